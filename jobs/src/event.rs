@@ -1,0 +1,162 @@
+//! What customers, merchants and operators are told: outcomes, event ids and the body of an event.
+//!
+//! One event has one id and one body, whatever the channel and the attempt.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Customer, OrderStatus, Secret, Timestamp, TopupId, TopupType};
+
+/// What happened to an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The card is there.
+    Fulfilled,
+    /// The operator will process it within 48 hours.
+    Scheduled,
+    /// The provider cancelled and refunded it.
+    Refunded,
+    /// It outlived fast polling and is rechecked later.
+    Delayed,
+    /// It is no longer followed, or the provider contradicts itself: a human must look.
+    Unresolved,
+    /// It has been scheduled for more than 72 hours.
+    Overdue,
+}
+
+/// The text names no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no outcome has this name")]
+pub struct UnknownOutcome;
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] =
+        [Self::Fulfilled, Self::Scheduled, Self::Refunded, Self::Delayed, Self::Unresolved, Self::Overdue];
+
+    /// The name as it stands in event ids, metrics and the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fulfilled => "fulfilled",
+            Self::Scheduled => "scheduled",
+            Self::Refunded => "refunded",
+            Self::Delayed => "delayed",
+            Self::Unresolved => "unresolved",
+            Self::Overdue => "overdue",
+        }
+    }
+
+    /// The type of its event, for example `topup.fulfilled`.
+    #[must_use]
+    pub fn event_type(self) -> String {
+        format!("topup.{self}")
+    }
+
+    /// Whether the operator is told as well as the merchant.
+    #[must_use]
+    pub const fn concerns_operator(self) -> bool {
+        matches!(self, Self::Delayed | Self::Unresolved | Self::Overdue)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Outcome {
+    type Err = UnknownOutcome;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text).ok_or(UnknownOutcome)
+    }
+}
+
+/// `evt_<topupId>_<outcome>`: the same for every channel and every attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventId(String);
+
+impl EventId {
+    /// The id of the event that this outcome of this order is.
+    #[must_use]
+    pub fn new(topup_id: &TopupId, outcome: Outcome) -> Self {
+        Self(format!("evt_{topup_id}_{outcome}"))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Body of an event as a webhook carries it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// `topup.` and the outcome.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When the outcome was recorded.
+    pub timestamp: Timestamp,
+    /// The order at that moment.
+    pub data: EventData,
+}
+
+/// The order of an event. Fields that do not apply are `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventData {
+    /// The provider's id of the order.
+    pub topup_id: TopupId,
+    /// The merchant's reference.
+    pub topup_ref: Option<String>,
+    /// Status in the store.
+    pub status: OrderStatus,
+    /// Kind of top-up.
+    #[serde(rename = "type")]
+    pub kind: Option<TopupType>,
+    /// The number that was topped up.
+    pub number: Option<Secret>,
+    /// Amount in dinars.
+    pub topup_amount: Option<i64>,
+    /// The card code; only in `topup.fulfilled`.
+    pub card_code: Option<Secret>,
+    /// Proof of purchase; only in `topup.fulfilled`.
+    pub num_trans: Option<String>,
+    /// When the operator processed it; only in `topup.fulfilled`.
+    pub date_traitement: Option<String>,
+    /// When the order is looked at next.
+    pub next_check_at: Option<Timestamp>,
+    /// The outcome in the customer's language.
+    pub message: String,
+    /// The customer, as the producer told.
+    pub customer: Option<Customer>,
+    /// The producer's metadata, as it came.
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_types_carry_the_outcome() {
+        let id: TopupId = "6901616fe9e88196b4eb64b2".parse().unwrap();
+        for outcome in Outcome::ALL {
+            assert_eq!(outcome.as_str().parse().ok(), Some(outcome));
+        }
+        assert_eq!(EventId::new(&id, Outcome::Fulfilled).as_str(), "evt_6901616fe9e88196b4eb64b2_fulfilled");
+        assert_eq!(Outcome::Overdue.event_type(), "topup.overdue");
+    }
+}

@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+
+mod decide;
+mod event;
+mod message;
+mod name;
+mod notify_customer;
+mod order;
+mod poll_topup;
+mod recheck_topup;
+mod schedule;
+mod track;
+
+pub use decide::{DeadLetterReason, Decision, Next, Observation, Situation, Tracking, decide};
+pub use event::{Event, EventData, EventId, Outcome, UnknownOutcome};
+pub use message::{Accepted, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, Opts, Rejection, accept};
+pub use name::{JobName, UnknownJobName};
+pub use notify_customer::NotifyCustomer;
+pub use order::{
+    Card, Customer, InvalidTopupId, Locale, OrderStatus, ProviderOrder, Secret, TopupId, TopupStatus,
+    TopupType, UnknownOrderStatus,
+};
+pub use poll_topup::PollTopup;
+pub use recheck_topup::RecheckTopup;
+pub use schedule::{
+    Backoff, BackoffType, Jitter, NOTIFY_WAITS, PollStrategy, RetryPolicy, UnknownPollStrategy, notify_wait,
+};
+pub use track::TrackTopup;
+
+/// A moment of domain time, always UTC.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;
+
+#[cfg(test)]
+mod schema_tests;

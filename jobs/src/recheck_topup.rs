@@ -1,0 +1,20 @@
+//! `recheck-topup`: ask again, hours later, about an order that was QUEUED or outlived fast polling.
+//! It mirrors the `recheckQueue` of the provider's guide.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{TopupId, TrackTopup};
+
+/// Payload of `recheck-topup`: the order to look at again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RecheckTopup(pub TrackTopup);
+
+impl RecheckTopup {
+    /// A payload that names the order and nothing else.
+    #[must_use]
+    pub fn new(topup_id: TopupId) -> Self {
+        Self(TrackTopup::new(topup_id))
+    }
+}
