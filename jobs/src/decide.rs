@@ -156,21 +156,27 @@ pub fn decide(situation: &Situation<'_>, observation: &Observation, now: Timesta
         return absorbed(situation, observation);
     }
     let mut record = situation.tracking.clone();
-    if !matches!(observation, Observation::NotFound) {
-        record.not_found = 0;
-    }
     match observation {
         Observation::Answered(order) => {
             record.last_checked_at = Some(now);
             record.last_error = None;
+            record.not_found = 0;
             answered(situation, record, order, now)
         }
         Observation::NotFound => not_found(record, now),
         Observation::Failed(error) => {
             record.last_error = Some(error.clone());
+            record.not_found = 0;
             failed(situation, record, now)
         }
-        Observation::GateClosed(wait) => Decision::unchanged(situation, Next::Wait(*wait)),
+        Observation::GateClosed(wait) => {
+            // Time in which nobody may ask is not time in which the order was polled.
+            if situation.job == JobName::PollTopup {
+                record.polling_since += *wait;
+            }
+            record.next_check_at = Some(now + *wait);
+            Decision { record, next: Next::Wait(*wait), notify: None, warning: None }
+        }
     }
 }
 
@@ -279,17 +285,25 @@ fn handling(
     let elapsed = (now - record.polling_since).to_std().unwrap_or_default();
     let wait = situation.jitter.apply(situation.strategy.interval(elapsed));
     if record.polls >= POLL_LIMIT_COUNT || elapsed + wait > POLL_LIMIT {
-        return Decision { warning, ..delayed(record, now) };
+        return Decision { warning, ..delayed(situation, record, now) };
     }
     record.next_check_at = Some(now + wait);
     Decision { record, next: Next::Poll(wait), notify: None, warning }
 }
 
 /// The limit of fast polling is reached: the next poll would fall behind it.
-fn delayed(mut record: Tracking, now: Timestamp) -> Decision {
+fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> Decision {
     record.status = OrderStatus::Delayed;
-    record.delays = record.delays.saturating_add(1);
-    let wait = delayed_wait(record.delays);
+    let wait = match situation.tracking.next_check_at {
+        // The look is repeated after a crash: the time that was set stays.
+        Some(at) if situation.tracking.status == OrderStatus::Delayed && at > now => {
+            (at - now).to_std().unwrap_or_default()
+        }
+        _ => {
+            record.delays = record.delays.saturating_add(1);
+            delayed_wait(record.delays)
+        }
+    };
     record.next_check_at = Some(now + wait);
     Decision { record, next: Next::Recheck(wait), notify: Some(Outcome::Delayed), warning: None }
 }
@@ -311,7 +325,7 @@ fn failed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> De
         let wait = situation.jitter.apply(poll_error_wait(attempts_made));
         let elapsed = (now - record.polling_since).to_std().unwrap_or_default();
         if elapsed + wait > POLL_LIMIT {
-            return delayed(record, now);
+            return delayed(situation, record, now);
         }
         wait
     } else {

@@ -198,11 +198,27 @@ fn a_failed_recheck_waits_1_h_then_3_h_then_is_a_dead_letter() {
 }
 
 #[test]
-fn a_closed_gate_costs_nothing() {
-    let tracking = scheduled();
-    let decision = recheck(&tracking, &Observation::GateClosed(MINUTE), HOUR);
-    assert_eq!(decision.next, Next::Wait(MINUTE));
-    assert_eq!(decision.record, tracking);
+fn a_closed_gate_costs_neither_an_attempt_nor_time_of_polling() {
+    let tracking = Tracking { polls: 7, not_found: 2, ..Tracking::new(start()) };
+    let closed = Observation::GateClosed(15 * MINUTE);
+    let decision = poll(&tracking, &closed, MINUTE);
+    assert_eq!((decision.next, decision.notify), (Next::Wait(15 * MINUTE), None));
+    assert_eq!((decision.record.polls, decision.record.not_found), (7, 2));
+    assert_eq!(decision.record.next_check_at, Some(start() + 16 * MINUTE));
+    let after = poll(&decision.record, &answer("HANDLING"), 16 * MINUTE);
+    assert_eq!(after.next, Next::Poll(5 * SECOND), "a minute of polling has passed, not sixteen");
+    let decision = recheck(&scheduled(), &closed, 24 * HOUR);
+    assert_eq!(decision.next, Next::Wait(15 * MINUTE));
+    assert_eq!(decision.record.scheduled_at, Some(start()));
+}
+
+#[test]
+fn a_delay_repeated_after_a_crash_keeps_its_time() {
+    let delayed = poll(&Tracking::new(start()), &answer("HANDLING"), 295 * SECOND).record;
+    let again = poll(&delayed, &answer("HANDLING"), 305 * SECOND);
+    assert_eq!(again.record.delays, 1);
+    assert_eq!(again.record.next_check_at, delayed.next_check_at);
+    assert_eq!(again.notify, Some(Outcome::Delayed));
 }
 
 #[test]
@@ -256,7 +272,7 @@ proptest! {
             };
             prop_assert!(wait <= 24 * HOUR, "{:?}", wait);
             prop_assert!(ended || wait > Duration::ZERO || matches!(observation, Observation::GateClosed(_)));
-            if !ended && !matches!(observation, Observation::GateClosed(_)) {
+            if !ended {
                 prop_assert_eq!(decision.record.next_check_at, Some(now + wait));
             }
             prop_assert!(decision.record.polls <= 60);

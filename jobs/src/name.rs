@@ -1,6 +1,6 @@
 //! The one name of each job: constant, queue name, schema file, metric label.
 //!
-//! A job is added here first; `JobName::ALL` is the visible list that the service registers from.
+//! A job is added here first; `JobName::ALL` is the visible list of them.
 
 use std::fmt;
 

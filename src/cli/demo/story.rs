@@ -1,0 +1,305 @@
+//! The course of the demo: who enters when, and what the person is told of it.
+//!
+//! The times here are real time since the first order. What happens between them is up to the workers; the
+//! story only watches, and says what it has seen.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use redis::AsyncCommands;
+use redis::streams::StreamRangeReply;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+
+use super::folder::Folder;
+use super::ledger::{Counts, Ledger};
+use super::producer::Producer;
+use super::screen::Screen;
+use super::shop::{ANSWER_TIME, Shop};
+use super::stage::{Casting, QUEUES, Stage};
+use super::verdict::{Evidence, ProvidersWord, Verdict, jobs};
+use super::{DemoSettings, TIME_SCALE, redis_server};
+use crate::orders::CardCipher;
+use crate::queue::Names;
+use crate::simulator::{Simulator, SimulatorSettings, serve};
+
+const TICK: Duration = Duration::from_millis(100);
+const NONSENSE_AT: Duration = Duration::from_secs(3);
+const KILL_AT: Duration = Duration::from_secs(10);
+const REPLACE_AFTER: Duration = Duration::from_secs(4);
+/// Longest wait for the worker to be telling the shop something before it is killed: the shop may have heard
+/// it, and nobody knows.
+const BUSY_TIME: Duration = Duration::from_millis(500);
+/// Domain time.
+const A_DAY: Duration = Duration::from_hours(24);
+/// The longest order lives 48 hours, that is 48 seconds; then something is wrong.
+const DEADLINE: Duration = Duration::from_secs(75);
+
+/// Everything between the first order and the last word.
+struct Story<'a> {
+    screen: &'a Screen,
+    folder: &'a Folder,
+    stage: &'a mut Stage,
+    casting: Casting,
+    producer: Producer,
+    shop: Shop,
+    simulator: Simulator,
+    ledger: Ledger,
+    started: Instant,
+    nonsense_sent: bool,
+    killed: Option<(Duration, usize)>,
+    replaced: bool,
+    told: Vec<&'static str>,
+}
+
+/// Sets everything up, lets it run, and compares.
+pub(super) async fn play(
+    settings: &DemoSettings,
+    redis_server: &Path,
+    folder: &Folder,
+    stage: &mut Stage,
+    screen: &Screen,
+) -> anyhow::Result<Verdict> {
+    let names: Names = "{topup}".parse()?;
+    let (process, redis_url) = redis_server::start(redis_server, folder).await?;
+    stage.redis_runs(process);
+    screen.tell("a private Redis runs, every change on its disk")?;
+
+    let api_key = format!("demo-{}", ulid::Ulid::generate());
+    let simulated =
+        SimulatorSettings { seed: settings.seed, api_keys: vec![api_key.clone()], ..Default::default() };
+    let simulator = Simulator::new(simulated, TIME_SCALE);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let api_url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(serve(listener, simulator.clone(), std::future::pending()));
+
+    let secret = Shop::secret();
+    let shop = Shop::new(&secret)?;
+    let shop_url = shop.open().await?;
+    screen.tell("a simulated provider runs, and a shop that checks every signature")?;
+
+    let database_url = format!("sqlite://{}", folder.path().join("orders.db").display());
+    let redis = redis::Client::open(redis_url.as_str())?.get_multiplexed_async_connection().await?;
+    let mut casting = Casting {
+        program: std::env::current_exe().context("this program cannot find itself")?,
+        settings: vec![
+            ("REDIS_URL", redis_url),
+            ("DATABASE_URL", database_url.clone()),
+            ("ONECLICKDZ_API_URL", api_url.clone()),
+            ("ONECLICKDZ_API_KEY", api_key.clone()),
+            ("ENCRYPTION_KEY", CardCipher::generate_key().expose_secret().to_owned()),
+            ("WEBHOOK_URL", shop_url),
+            ("WEBHOOK_SECRET", secret),
+            ("ALLOW_INSECURE_WEBHOOKS", "true".to_owned()),
+            ("TIME_SCALE", TIME_SCALE.to_string()),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+        ],
+        names: names.clone(),
+        redis: redis.clone(),
+    };
+    stage.start_workers(2, &mut casting, folder).await?;
+    let orders = settings.orders;
+    screen.tell(&format!("two workers are ready; a backend now sends {orders} orders, one XADD each"))?;
+    screen.tell("")?;
+
+    let mut story = Story {
+        producer: Producer::new(orders, &api_url, &api_key, redis, &names)?,
+        ledger: Ledger::open(&database_url).await?,
+        started: Instant::now(),
+        screen,
+        folder,
+        stage,
+        casting,
+        shop,
+        simulator,
+        nonsense_sent: false,
+        killed: None,
+        replaced: false,
+        told: Vec::new(),
+    };
+    let mut problems = story.run().await?;
+    let took = story.started.elapsed();
+    problems.extend(story.stage.stop_workers().await);
+    story.verdict(took, problems).await
+}
+
+impl Story<'_> {
+    /// Runs until every order is over and every event has arrived, or time is up.
+    async fn run(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let at = self.started.elapsed();
+            self.producer.send_due(at).await?;
+            self.act(at).await?;
+            self.stage.must_run()?;
+            let counts = self.ledger.counts().await?;
+            let arrived = self.shop.book().taken();
+            self.narrate(&counts).await?;
+            self.screen.show(&self.clock(), &counts, arrived)?;
+            let events = usize::try_from(counts.events).unwrap_or(usize::MAX);
+            let sent = u64::try_from(self.producer.sent().len()).unwrap_or(u64::MAX);
+            let over = self.producer.all_sent() && counts.settled() == sent;
+            if over && self.replaced && counts.pending == 0 && arrived == events {
+                return Ok(Vec::new());
+            }
+            if at > DEADLINE {
+                let (over, pending) = (counts.settled(), counts.pending);
+                return Ok(vec![format!(
+                    "after {} seconds {over} of {sent} orders are over, and {pending} notifications have not arrived",
+                    at.as_secs()
+                )]);
+            }
+        }
+    }
+
+    /// The three things that happen at a set time.
+    async fn act(&mut self, at: Duration) -> anyhow::Result<()> {
+        if at >= NONSENSE_AT && !self.nonsense_sent {
+            self.nonsense_sent = true;
+            self.producer.send_nonsense().await?;
+        }
+        match self.killed {
+            None if at >= KILL_AT => self.kill(at).await?,
+            Some((killed_at, _)) if !self.replaced && at >= killed_at + REPLACE_AFTER => {
+                self.replaced = true;
+                self.stage.start_workers(1, &mut self.casting, self.folder).await?;
+                self.tell("a new worker starts in its place")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sends the orders that were kept back and kills a worker in the middle of them.
+    async fn kill(&mut self, at: Duration) -> anyhow::Result<()> {
+        self.producer.send_rest().await?;
+        let give_up = Instant::now() + BUSY_TIME;
+        while !self.stage.first_is_telling(&mut self.casting).await? && Instant::now() < give_up {
+            tokio::task::yield_now().await;
+        }
+        // Half way: the shop has heard it and the worker has not been answered.
+        tokio::time::sleep(ANSWER_TIME / 2).await;
+        let name = self.stage.first_worker().to_owned();
+        let held = self.stage.kill_first(&mut self.casting).await?;
+        self.killed = Some((at, held));
+        let held = jobs(held);
+        self.tell(&format!("more orders come in, and {name} is killed (kill -9) with {held} in hand"))?;
+        self.tell(
+            "the other worker goes on, and takes over what was in hand once the lease on it has run out",
+        )
+    }
+
+    /// Says what is seen for the first time.
+    async fn narrate(&mut self, counts: &Counts) -> anyhow::Result<()> {
+        let rejected: usize = self.casting.redis.xlen(self.casting.names.rejected()).await?;
+        let seen = {
+            let book = self.shop.book();
+            [
+                (
+                    book.heard_of("scheduled"),
+                    "QUEUED: stored as SCHEDULED, the shop is told; next look in 24 hours",
+                ),
+                (
+                    book.heard_of("delayed"),
+                    "still HANDLING after 5 minutes: DELAYED, the shop is told; looked at again later",
+                ),
+                (book.heard_of("refunded"), "REFUNDED: stored, and the shop is told"),
+                (
+                    book.heard_of("fulfilled"),
+                    "FULFILLED: the card is stored encrypted and sent to the shop, signed",
+                ),
+                (
+                    book.taken_after_trouble(),
+                    "the shop answered 503; it was told again, with the same id and body",
+                ),
+                (rejected > 0, "a message that is not JSON: put aside with the reason, nothing is dropped"),
+                (
+                    self.looked_again(),
+                    "QUEUED orders were looked at a day later; where they still are, next look in 12 hours",
+                ),
+                (
+                    counts.fulfilled_later > 0,
+                    "an order that was QUEUED is FULFILLED: its card is on its way to the shop",
+                ),
+            ]
+        };
+        for (happened, line) in seen {
+            if happened && !self.told.contains(&line) {
+                self.told.push(line);
+                self.tell(line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the provider was asked for an order that has been QUEUED for a day.
+    fn looked_again(&self) -> bool {
+        let sent = self.producer.sent().iter();
+        let mut last = sent.filter_map(|sent| self.simulator.calls(&sent.topup_id).pop());
+        last.any(|call| call.at >= A_DAY && call.answer == "QUEUED")
+    }
+
+    fn tell(&self, line: &str) -> anyhow::Result<()> {
+        self.screen.tell(&format!("{}   {line}", self.clock()))
+    }
+
+    /// Domain time since the first order: `day 2, 07:12`.
+    fn clock(&self) -> String {
+        domain_clock(self.started.elapsed())
+    }
+
+    async fn verdict(&mut self, took: Duration, problems: Vec<String>) -> anyhow::Result<Verdict> {
+        let (redis, names) = (&mut self.casting.redis, &self.casting.names);
+        let rejected: StreamRangeReply = redis.xrange_all(names.rejected()).await?;
+        let reasons = rejected.ids.iter().map(|entry| entry.get("reason").unwrap_or_default());
+        let rejected: Vec<String> = reasons.collect();
+        let mut dead_letters = 0;
+        for job in QUEUES {
+            dead_letters += redis.scard::<_, usize>(format!("{}:dead", names.queue(job))).await?;
+        }
+        let inbox: usize = redis.xlen(names.inbox()).await?;
+        let word = |id: &str| ProvidersWord {
+            status: self.simulator.status(id).map_or("unknown".to_owned(), |status| status.to_string()),
+            card_code: self.simulator.card_code(id),
+            calls: self.simulator.calls(id).len(),
+        };
+        let sent = self.producer.sent();
+        let provider: BTreeMap<_, _> =
+            sent.iter().map(|sent| (sent.topup_id.clone(), word(&sent.topup_id))).collect();
+        let books = self.ledger.books().await?;
+        let shop = self.shop.book();
+        Ok(Verdict::new(Evidence {
+            sent,
+            provider: &provider,
+            books: &books,
+            shop: &shop,
+            rejected: &rejected,
+            left_over: (dead_letters, inbox),
+            killed_with: self.killed.map(|(_, held)| held),
+            problems,
+            took,
+            domain: took.mul_f64(TIME_SCALE),
+        }))
+    }
+}
+
+fn domain_clock(real: Duration) -> String {
+    let minutes = real.mul_f64(TIME_SCALE).as_secs() / 60;
+    format!("day {}, {:02}:{:02}", minutes / 1440 + 1, minutes / 60 % 24, minutes % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_counts_days_from_one() {
+        assert_eq!(domain_clock(Duration::ZERO), "day 1, 00:00");
+        assert_eq!(domain_clock(Duration::from_millis(24_500)), "day 2, 00:30");
+    }
+}

@@ -1,0 +1,234 @@
+//! The end of the demo: both sides compared, order by order and event by event.
+//!
+//! Pure: everything is read before. An order counts as lost unless the store says that it is over; nothing
+//! is rounded, excused or left out. A problem names an order by its id, never by anything of the customer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::ledger::{Books, Entry};
+use super::producer::Sent;
+use super::shop::{Book, Told};
+
+/// More problems than this are counted, not told.
+const MOST_TOLD: usize = 10;
+
+/// The provider's word on one order.
+pub(super) struct ProvidersWord {
+    pub(super) status: String,
+    pub(super) card_code: Option<String>,
+    /// How often `check-id` was called for it.
+    pub(super) calls: usize,
+}
+
+/// Everything that was seen.
+pub(super) struct Evidence<'a> {
+    pub(super) sent: &'a [Sent],
+    /// By `topupId`.
+    pub(super) provider: &'a BTreeMap<String, ProvidersWord>,
+    pub(super) books: &'a Books,
+    pub(super) shop: &'a Book,
+    /// Why messages were rejected.
+    pub(super) rejected: &'a [String],
+    /// Jobs among the dead letters, and messages still in the inbox.
+    pub(super) left_over: (usize, usize),
+    /// Jobs the killed worker held, if one was killed.
+    pub(super) killed_with: Option<usize>,
+    /// Problems that were found before.
+    pub(super) problems: Vec<String>,
+    pub(super) took: Duration,
+    /// The same in domain time.
+    pub(super) domain: Duration,
+}
+
+/// What is said at the end.
+pub(super) struct Verdict {
+    lines: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Verdict {
+    pub(super) fn new(mut evidence: Evidence<'_>) -> Self {
+        let mut problems = std::mem::take(&mut evidence.problems);
+        problems.extend(evidence.orders());
+        problems.extend(evidence.events());
+        problems.extend(evidence.rest());
+        let mut lines = evidence.summary();
+        if problems.is_empty() {
+            lines.extend(NEXT.map(str::to_owned));
+        } else {
+            lines.push(String::new());
+            lines.extend(problems.iter().take(MOST_TOLD).map(|problem| format!("problem: {problem}")));
+            let more = problems.len().saturating_sub(MOST_TOLD);
+            lines.extend((more > 0).then(|| format!("and {more} problems more")));
+        }
+        Self { lines, problems }
+    }
+
+    pub(super) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    pub(super) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+const NEXT: [&str; 4] = [
+    "",
+    "What to do next:",
+    "  hand over an order of your own, one Redis command in any language: see \"For producers\" in jobs/README.md",
+    "  start a worker: topup-worker run --help   (settings are flags or environment variables)",
+];
+
+impl Evidence<'_> {
+    fn settled(&self) -> usize {
+        self.sent.iter().filter(|sent| self.outcome(&sent.topup_id).is_some()).count()
+    }
+
+    /// The final status in the store, if the order is there and over.
+    fn outcome(&self, topup_id: &str) -> Option<&str> {
+        let status = self.books.orders.get(topup_id)?.status.as_str();
+        matches!(status, "FULFILLED" | "REFUNDED").then_some(status)
+    }
+
+    fn orders(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for Sent { topup_id: id, .. } in self.sent {
+            let provider = self.provider.get(id).map_or("unknown", |word| word.status.as_str());
+            match self.books.orders.get(id) {
+                None => {
+                    problems.push(format!("order {id} is not in the store; the provider says {provider}"));
+                }
+                Some(Entry { status, .. }) if status != provider => {
+                    problems
+                        .push(format!("order {id} is {status} in the store; the provider says {provider}"));
+                }
+                Some(_) if self.outcome(id).is_none() => {
+                    problems.push(format!("order {id} is not over: the provider, too, says {provider}"));
+                }
+                Some(_) => {}
+            }
+        }
+        let sent: BTreeSet<&str> = self.sent.iter().map(|sent| sent.topup_id.as_str()).collect();
+        let unknown = self.books.orders.keys().filter(|id| !sent.contains(id.as_str()));
+        problems.extend(unknown.map(|id| format!("order {id} is in the store and was never sent")));
+        problems
+    }
+
+    fn events(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut due = self.books.events.clone();
+        for (id, entry) in &self.books.orders {
+            let outcome = self.outcome(id).map(str::to_lowercase);
+            let scheduled = entry.was_scheduled.then(|| "scheduled".to_owned());
+            let delayed = entry.was_delayed.then(|| "delayed".to_owned());
+            let outcomes = [outcome, scheduled, delayed].into_iter().flatten();
+            due.extend(outcomes.map(|outcome| format!("evt_{id}_{outcome}")));
+        }
+        for id in &due {
+            match self.shop.events.get(id) {
+                None => problems.push(format!("event {id} never arrived")),
+                Some(told) if told.taken == 0 => {
+                    problems.push(format!("event {id} was turned away and did not come again"));
+                }
+                Some(_) => {}
+            }
+        }
+        for (id, told) in &self.shop.events {
+            if !due.contains(id) {
+                problems.push(format!("event {id} arrived and is not in the store"));
+            }
+            if !told.same_body {
+                problems.push(format!("event {id} arrived with different bodies"));
+            }
+            problems.extend(self.content(id, told));
+        }
+        if self.shop.forged > 0 {
+            problems.push(format!("{} signatures were not right", self.shop.forged));
+        }
+        problems
+    }
+
+    /// Whether the body speaks of the order its id names, with the provider's card where there is one.
+    fn content(&self, id: &str, told: &Told) -> Option<String> {
+        let body: Value = match serde_json::from_slice(&told.body) {
+            Ok(body) => body,
+            Err(_) => return Some(format!("the body of event {id} is not JSON")),
+        };
+        let topup_id = body["data"]["topupId"].as_str().unwrap_or_default();
+        let outcome = body["type"].as_str().and_then(|kind| kind.strip_prefix("topup.")).unwrap_or_default();
+        if id != format!("evt_{topup_id}_{outcome}") {
+            return Some(format!("the body of event {id} speaks of another"));
+        }
+        let card = self.provider.get(topup_id).and_then(|word| word.card_code.as_deref());
+        let expected = card.filter(|_| outcome == "fulfilled");
+        (body["data"]["cardCode"].as_str() != expected)
+            .then(|| format!("the card in event {id} is not the provider's"))
+    }
+
+    fn rest(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.rejected.len() != 1 {
+            problems.push(format!("{} messages were rejected instead of one", self.rejected.len()));
+        }
+        let (dead_letters, inbox) = self.left_over;
+        if dead_letters > 0 {
+            problems.push(format!("{dead_letters} jobs are among the dead letters"));
+        }
+        if inbox > 0 {
+            problems.push(format!("{inbox} messages are still in the inbox"));
+        }
+        if self.killed_with.is_none() {
+            problems.push("no worker was killed".to_owned());
+        }
+        problems
+    }
+
+    fn summary(&self) -> Vec<String> {
+        let lost = self.sent.len() - self.settled();
+        let count = |status: &str| {
+            let here = self.sent.iter().filter(|sent| self.outcome(&sent.topup_id) == Some(status)).count();
+            let there = self.provider.values().filter(|word| word.status == status).count();
+            format!("{here:>4} in the store, {there:>4} at the provider")
+        };
+        let told = self.shop.events.values();
+        let deliveries: u32 = told.clone().map(|told| told.taken).sum();
+        let distinct = self.shop.taken();
+        let same = told.clone().filter(|told| told.same_body).map(|told| told.taken.saturating_sub(1));
+        let repeats: u32 = same.sum();
+        let turned_away: u32 = told.map(|told| told.turned_away).sum();
+        let calls: usize = self.provider.values().map(|word| word.calls).sum();
+        let killed = self.killed_with.map_or("none killed".to_owned(), |held| {
+            format!("1 killed with {} in hand; 1 started in its place", jobs(held))
+        });
+        let rejected = self.rejected.first().map_or("nothing", String::as_str);
+        let (seconds, hours) = (self.took.as_secs(), self.domain.as_secs() / 3600);
+        vec![
+            String::new(),
+            format!("After {seconds} seconds, in which {hours} hours passed for the orders:"),
+            String::new(),
+            format!("  orders sent      {:>4}", self.sent.len()),
+            format!("  FULFILLED        {}", count("FULFILLED")),
+            format!("  REFUNDED         {}", count("REFUNDED")),
+            String::new(),
+            format!(
+                "  notifications    {deliveries:>4} delivered, {distinct} of them different, {repeats} repeated with the same body"
+            ),
+            format!("  told again       {turned_away:>4} that the shop first answered with 503"),
+            format!("  bad signatures   {:>4}", self.shop.forged),
+            format!("  rejected         {:>4} message: {rejected}", self.rejected.len()),
+            format!("  check-id calls   {calls:>4}"),
+            format!("  workers          {:>4} at the start, {killed}", 2),
+            String::new(),
+            format!("lost: {lost}"),
+        ]
+    }
+}
+
+/// A number of jobs in words.
+pub(super) fn jobs(count: usize) -> String {
+    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
+}

@@ -1,0 +1,60 @@
+//! `topup-worker enqueue`: what a producer does with one XADD, checked before it is sent.
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use topup_jobs::accept;
+
+use super::say;
+use crate::config::{RedisSettings, SettingsError};
+use crate::queue::{Connection, RedisHealth};
+
+#[derive(Debug, Args)]
+pub(super) struct EnqueueSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
+
+    /// The provider's id of the order, 24 hexadecimal digits
+    topup_id: String,
+
+    /// poll-topup, or recheck-topup for an order that is known to be QUEUED
+    #[arg(long, default_value = "poll-topup")]
+    name: String,
+
+    /// The merchant's reference
+    #[arg(long)]
+    topup_ref: Option<String>,
+
+    /// The customer as a JSON object: name, email, phone, locale
+    #[arg(long)]
+    customer: Option<String>,
+
+    /// Any JSON object, handed back in every event
+    #[arg(long)]
+    metadata: Option<String>,
+
+    /// Options as a JSON object: delay, attempts, backoff, force
+    #[arg(long)]
+    opts: Option<String>,
+}
+
+pub(super) async fn enqueue(settings: EnqueueSettings) -> anyhow::Result<()> {
+    let mut data = Map::from_iter([("topupId".to_owned(), json!(settings.topup_id))]);
+    data.extend(settings.topup_ref.map(|reference| ("topupRef".to_owned(), json!(reference))));
+    for (name, text) in [("customer", settings.customer), ("metadata", settings.metadata)] {
+        if let Some(text) = text {
+            let value: Value = serde_json::from_str(&text)
+                .map_err(|_| SettingsError::Unusable { name, why: "it is not JSON".to_owned() })?;
+            data.insert(name.to_owned(), value);
+        }
+    }
+    let mut fields = vec![("name", settings.name), ("data", Value::Object(data).to_string())];
+    fields.extend(settings.opts.map(|opts| ("opts", opts)));
+    let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    accept(&bytes).map_err(|why| SettingsError::Unusable { name: "the message", why: why.to_string() })?;
+
+    let connection = Connection::new(&settings.redis.client()?, &RedisHealth::default())?;
+    let mut add = redis::cmd("XADD");
+    add.arg(settings.redis.prefix.inbox()).arg("*").arg(&fields);
+    let id: String = add.query_async(&mut connection.get()).await?;
+    say(id)
+}

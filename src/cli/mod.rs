@@ -1,0 +1,86 @@
+//! The command line: one file a command.
+
+mod demo;
+mod enqueue;
+mod keygen;
+mod migrate;
+mod order;
+mod run;
+mod simulate_api;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{LogSettings, SettingsError};
+use crate::telemetry;
+use crate::topup_api::ClientError;
+
+/// Takes an internet top-up order from "sent" to "the customer has the card".
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    log: LogSettings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work: follow orders, store every change, tell the customers
+    Run(Box<crate::config::RunSettings>),
+    /// See the main job in a minute: a private Redis, the simulator, two workers, some sixty orders
+    Demo(demo::DemoSettings),
+    /// Serve the provider's API as documented, with orders that live fast
+    SimulateApi(simulate_api::SimulateApiSettings),
+    /// Hand an order over, as a producer does
+    Enqueue(enqueue::EnqueueSettings),
+    /// Show what is stored of an order and who was told
+    Order(order::OrderSettings),
+    /// Bring the tables of the database up to date
+    Migrate(migrate::MigrateSettings),
+    /// Print a new ENCRYPTION_KEY
+    Keygen,
+}
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// As asked.
+    Done = 0,
+    /// Something failed.
+    Failed = 1,
+    /// A setting cannot be used.
+    BadSettings = 2,
+}
+
+impl Cli {
+    /// Carries out the command.
+    pub async fn execute(self) -> Exit {
+        telemetry::init(self.log.log_format);
+        let done = match self.command {
+            Command::Run(settings) => run::run(*settings).await,
+            Command::Demo(settings) => demo::demo(settings).await,
+            Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await,
+            Command::Enqueue(settings) => enqueue::enqueue(settings).await,
+            Command::Order(settings) => order::order(settings).await,
+            Command::Migrate(settings) => migrate::migrate(&settings).await,
+            Command::Keygen => keygen::keygen(),
+        };
+        match done {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                let settings = error.is::<SettingsError>() || error.is::<ClientError>();
+                if settings { Exit::BadSettings } else { Exit::Failed }
+            }
+        }
+    }
+}
+
+/// Prints a line for the person at the terminal or the program behind the pipe.
+fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{line}")?;
+    Ok(())
+}

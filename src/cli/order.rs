@@ -1,0 +1,67 @@
+//! `topup-worker order <topupId>`: what is stored of an order and who was told. Without the card's code
+//! and without anything of the customer: a terminal is a log.
+
+use chrono::SecondsFormat;
+use clap::Args;
+use topup_jobs::{Timestamp, TopupId};
+
+use super::say;
+use crate::config::{SettingsError, StoreSettings};
+use crate::orders::{OrderStore, SqliteStore};
+
+#[derive(Debug, Args)]
+pub(super) struct OrderSettings {
+    #[command(flatten)]
+    store: StoreSettings,
+
+    /// The provider's id of the order
+    topup_id: String,
+}
+
+pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
+    let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
+        SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
+    })?;
+    let store = SqliteStore::open(settings.store.database_url()?, settings.store.cipher()?).await?;
+    let Some(order) = store.order(&topup_id).await? else {
+        anyhow::bail!("no order {topup_id} is stored; was it enqueued, and did a worker take it in?");
+    };
+    let card = match store.card(&topup_id).await? {
+        Some(_) => "stored, encrypted",
+        None => "none",
+    };
+    let tracking = &order.tracking;
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let lines = [
+        ("order", topup_id.to_string()),
+        ("reference", or_none(order.topup_ref.clone())),
+        ("status", tracking.status.to_string()),
+        ("type", or_none(order.kind.clone().map(String::from))),
+        ("amount", or_none(order.topup_amount.map(|amount| format!("{amount} DA")))),
+        ("card", card.to_owned()),
+        ("tracked at", time(Some(tracking.tracked_at))),
+        ("last checked at", time(tracking.last_checked_at)),
+        ("next check at", time(tracking.next_check_at)),
+        ("scheduled at", time(tracking.scheduled_at)),
+        ("fulfilled at", time(tracking.fulfilled_at)),
+        ("refunded at", time(tracking.refunded_at)),
+        ("last error", or_none(tracking.last_error.clone())),
+    ];
+    for (name, value) in lines {
+        say(format_args!("{name:<16} {value}"))?;
+    }
+    for told in store.notifications(&topup_id).await? {
+        let (outcome, channel, status) = (told.outcome, told.channel, told.status.as_str());
+        let at = time(told.sent_at.or(told.next_attempt_at));
+        let error = told.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
+        say(format_args!(
+            "{:<16} {outcome} by {channel}: {status} {at}, {} attempts{error}",
+            "told", told.attempts
+        ))?;
+    }
+    Ok(())
+}
+
+fn time(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
+}

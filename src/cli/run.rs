@@ -1,0 +1,16 @@
+//! `topup-worker run`.
+
+use crate::app;
+use crate::config::RunSettings;
+use crate::queue::Stopped;
+use crate::shutdown::Shutdown;
+
+pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
+    let config = settings.validate()?;
+    let shutdown = Shutdown::new();
+    shutdown.on_signals()?;
+    match app::run(config, shutdown).await? {
+        Stopped::Drained | Stopped::CutShort => Ok(()),
+        Stopped::Failed => anyhow::bail!("a task of the service died; start it again"),
+    }
+}

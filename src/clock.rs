@@ -1,0 +1,86 @@
+//! Domain time: the one place that reads the clock of the machine.
+//!
+//! With a scale of 3600 an hour of the domain passes in a second: for demos and tests. The scale applies
+//! to the waits of the domain and to the times it stores, never to leases, HTTP time-outs, reconnects or
+//! the time stamp of a webhook.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use topup_jobs::Timestamp;
+
+/// Tells domain time.
+pub trait Clock: Send + Sync + 'static {
+    /// Now, in domain time.
+    fn now(&self) -> Timestamp;
+    /// How long a wait of the domain takes in real time.
+    fn real(&self, wait: Duration) -> Duration;
+    /// How much domain time passes in this much real time.
+    fn domain(&self, real: Duration) -> Duration;
+}
+
+/// Now, by the clock of the machine.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+pub fn real_now() -> Timestamp {
+    Utc::now()
+}
+
+/// Domain time that began at the anchor and runs `scale` times as fast as the machine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct ScaledClock {
+    anchor: Timestamp,
+    scale: f64,
+}
+
+impl ScaledClock {
+    /// The machine's clock, unscaled.
+    #[must_use]
+    pub fn real_time() -> Self {
+        Self::new(1.0, Timestamp::UNIX_EPOCH)
+    }
+
+    /// A clock that ran at real time up to the anchor and runs `scale` times as fast since.
+    #[must_use]
+    pub fn new(scale: f64, anchor: Timestamp) -> Self {
+        Self { anchor, scale }
+    }
+}
+
+impl Clock for ScaledClock {
+    fn now(&self) -> Timestamp {
+        let now = real_now();
+        if (self.scale - 1.0).abs() < f64::EPSILON {
+            return now;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "microseconds of a demo"
+        )]
+        let elapsed = (now - self.anchor).num_microseconds().map(|real| (real as f64 * self.scale) as i64);
+        self.anchor + elapsed.map_or(TimeDelta::zero(), TimeDelta::microseconds)
+    }
+
+    fn real(&self, wait: Duration) -> Duration {
+        wait.div_f64(self.scale)
+    }
+
+    fn domain(&self, real: Duration) -> Duration {
+        real.mul_f64(self.scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_passes_in_a_second_at_3600() {
+        let anchor = real_now();
+        let clock = ScaledClock::new(3600.0, anchor);
+        assert_eq!(clock.real(Duration::from_hours(1)), Duration::from_secs(1));
+        let (domain, real) = (clock.now() - anchor, real_now() - anchor);
+        assert!(domain <= real * 3600, "{domain} of {real}");
+    }
+}

@@ -1,0 +1,123 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    run: RunSettings,
+}
+
+const GOOD: [&str; 4] = ["--encryption-key", KEY, "--oneclickdz-api-key", "k"];
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn validate(more: &[&str]) -> Result<Config, SettingsError> {
+    let args = ["topup-worker"].iter().chain(&GOOD).chain(more);
+    Command::try_parse_from(args).unwrap().run.validate()
+}
+
+#[test]
+fn the_key_is_all_that_must_be_set() {
+    let config = validate(&[]).unwrap();
+    assert_eq!(config.names.to_string(), "{topup}");
+    assert_eq!(config.concurrency, 64);
+    assert!(config.webhook.is_none());
+}
+
+#[test]
+fn impossible_settings_are_told_with_their_names() {
+    for (args, name) in [
+        (&["--redis-url", "nonsense"][..], "REDIS_URL"),
+        (&["--database-url", "mysql://x"], "DATABASE_URL"),
+        (&["--database-url", "sqlite::memory:"], "DATABASE_URL"),
+        (&["--concurrency", "0"], "CONCURRENCY"),
+        (&["--time-scale", "0"], "TIME_SCALE"),
+        (&["--time-scale", "3600"], "TIME_SCALE"),
+        (&["--oneclickdz-api-url", "ftp://x"], "ONECLICKDZ_API_URL"),
+        (&["--webhook-url", "http://example.dz", "--webhook-secret", SECRET], "WEBHOOK_URL"),
+        (&["--webhook-url", "https://example.dz"], "WEBHOOK_SECRET"),
+        (&["--webhook-url", "token-of-mine"], "WEBHOOK_URL"),
+        (&["--webhook-url", "https://example.dz", "--webhook-secret", ""], "WEBHOOK_SECRET"),
+        (&["--webhook-url", "https://example.dz", "--webhook-secret", "secret"], "WEBHOOK_SECRET"),
+        (&["--operator-webhook-url", "https://example.dz"], "OPERATOR_WEBHOOK_SECRET"),
+    ] {
+        let error = validate(args).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with(name), "{args:?}: {error}");
+        assert!(!error.contains("token-of-mine"), "{error}");
+    }
+}
+
+#[test]
+fn without_an_encryption_key_nothing_starts() {
+    let run = Command::try_parse_from(["topup-worker", "--oneclickdz-api-key", "k"]).unwrap().run;
+    let error = run.validate().err().unwrap().to_string();
+    assert!(error.starts_with("ENCRYPTION_KEY is not set") && error.contains("keygen"), "{error}");
+}
+
+#[test]
+fn a_scaled_clock_goes_with_the_simulator() {
+    let config =
+        validate(&["--time-scale", "3600", "--oneclickdz-api-url", "http://127.0.0.1:8080"]).unwrap();
+    assert!((config.time_scale - 3600.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn an_insecure_endpoint_must_be_allowed() {
+    let endpoint =
+        ["--webhook-url", "http://127.0.0.1:1/", "--webhook-secret", SECRET, "--allow-insecure-webhooks"];
+    assert!(validate(&endpoint).unwrap().webhook.is_some());
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let args = [
+        "topup-worker",
+        "--encryption-key",
+        KEY,
+        "--oneclickdz-api-key",
+        "key-value",
+        "--webhook-secret",
+        SECRET,
+        "--redis-url",
+        "redis://user:redis-password@localhost",
+        "--webhook-url",
+        "https://example.dz/url-token",
+    ];
+    let shown = format!("{:?}", Command::try_parse_from(args).unwrap().run);
+    for secret in [KEY, "key-value", SECRET, "redis-password", "url-token"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+/// Rows of the settings table of a README: name and default.
+fn documented(readme: &str) -> Vec<(String, String)> {
+    let table = readme.split("<!-- settings -->").nth(1).unwrap().split("<!-- /settings -->").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let cell = |row: &str, n: usize| row.split('|').nth(n).unwrap_or_default().trim().replace('`', "");
+    rows.map(|row| (cell(row, 1), cell(row, 2))).collect()
+}
+
+#[test]
+fn the_readmes_name_every_setting_and_its_default() {
+    use clap::{Args, CommandFactory};
+
+    let command = LogSettings::augment_args(Command::command());
+    let mut settings: Vec<(String, String)> = command
+        .get_arguments()
+        .filter_map(|arg| {
+            let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+            let default: Vec<_> = defaults.collect();
+            let default =
+                if default.is_empty() || default == ["false"] { "–".to_owned() } else { default.join(" ") };
+            Some((arg.get_env()?.to_string_lossy().into_owned(), default))
+        })
+        .collect();
+    settings.sort();
+    for readme in [include_str!("../README.md"), include_str!("../README.fr.md")] {
+        let mut documented = documented(readme);
+        documented.retain(|(name, _)| name != "RUST_LOG");
+        documented.sort();
+        assert_eq!(documented, settings);
+    }
+}

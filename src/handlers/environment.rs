@@ -1,0 +1,71 @@
+//! What the handlers work with: traits at every edge, the real thing or a scripted one behind them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use topup_jobs::{Jitter, JobName, NotifyCustomer, PollStrategy};
+
+use super::NextJob;
+use crate::clock::Clock;
+use crate::notify::Channels;
+use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
+use crate::topup_api::{Gate, TopupApi};
+
+/// Dependencies of the handlers.
+#[derive(Clone)]
+pub struct Environment {
+    /// Where orders are stored.
+    pub store: Arc<dyn OrderStore>,
+    /// The provider.
+    pub api: Arc<dyn TopupApi>,
+    /// Whether the provider may be asked.
+    pub gate: Arc<dyn Gate>,
+    /// Who is told.
+    pub channels: Channels,
+    /// Domain time.
+    pub clock: Arc<dyn Clock>,
+    /// Pace of fast polling.
+    pub strategy: PollStrategy,
+    /// Draws the randomness of a wait.
+    pub jitter: fn() -> Jitter,
+}
+
+/// A pause of real time after trouble of our own, which costs the job nothing.
+pub(super) const TROUBLE_PAUSE: Duration = Duration::from_secs(10);
+
+/// A random jitter.
+#[must_use]
+pub fn random_jitter() -> Jitter {
+    use rand::RngExt;
+    Jitter::new(rand::rng().random_range(-1.0..=1.0))
+}
+
+impl Environment {
+    /// Jobs for everything that is still to be told of this order. They are enqueued with every look at
+    /// the order, so that a crash after the store's commit loses none; one that is already there stays.
+    pub(super) async fn jobs_to_tell(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {
+        let notifications = self.store.notifications(&order.topup_id).await?;
+        let pending = notifications.into_iter().filter(|told| told.status == NotificationStatus::Pending);
+        let jobs = pending.map(|told| {
+            let payload = NotifyCustomer {
+                topup_id: order.topup_id.clone(),
+                outcome: told.outcome,
+                channel: told.channel,
+            };
+            NextJob::new(JobName::NotifyCustomer, payload.job_id(), &payload, Duration::ZERO)
+        });
+        Ok(jobs.collect())
+    }
+}
+
+/// The whole chain of an error, for the one place that logs it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        source = error.source();
+    }
+    words
+}

@@ -1,0 +1,168 @@
+//! One look at an order: load → ask → decide → apply. Shared by `poll-topup` and `recheck-topup`, which
+//! differ only in what `decide` makes of the answer.
+
+use std::time::Duration;
+
+use topup_jobs::{
+    Decision, Event, EventData, JobName, Next, Observation, Outcome, PollTopup, ProviderOrder, RecheckTopup,
+    Situation, Timestamp, TrackTopup, Tracking, decide,
+};
+
+use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::job::encode;
+use super::{End, Job, NextJob, Settlement};
+use crate::notify;
+use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
+use crate::topup_api::{ApiError, Passage};
+
+/// Looks at the order once and says what becomes of the job.
+pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
+    tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
+    match look(env, name, job).await {
+        Ok(settlement) => settlement,
+        Err(error) => {
+            // Our own trouble, not the order's: it waits, and no attempt is lost.
+            tracing::error!(error = chain(&error), "the store failed; the job waits");
+            Settlement::new(End::Wait(TROUBLE_PAUSE))
+        }
+    }
+}
+
+async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result<Settlement, StoreError> {
+    let request = &job.payload;
+    let order = env.store.track(request, env.clock.now()).await?;
+    if order.tracking.status.is_final() && !request.force {
+        tracing::debug!(order.status = %order.tracking.status, "the order is final; nothing to do");
+        let next = env.jobs_to_tell(&order).await?;
+        return Ok(Settlement { next, ..Settlement::new(End::Finish) });
+    }
+    let observation = observe(env, request).await;
+    let now = env.clock.now();
+    let situation = Situation {
+        job: name,
+        tracking: &order.tracking,
+        attempts_made: job.attempts_made,
+        strategy: env.strategy,
+        retry: request.retry.unwrap_or_default(),
+        jitter: (env.jitter)(),
+    };
+    let decision = decide(&situation, &observation, now);
+    if let Some(warning) = &decision.warning {
+        tracing::warn!(warning, "an answer of the provider is unusual");
+    }
+    let seen = match &observation {
+        Observation::Answered(seen) => Some(seen),
+        _ => None,
+    };
+    let event = decision.notify.map(|outcome| NewEvent {
+        outcome,
+        body: event(outcome, &order, seen, &decision.record, now),
+        channels: env.channels.wanting(outcome),
+    });
+    let change = Change { order: &order, record: &decision.record, seen, event };
+    if env.store.apply(change).await? == Applied::Outdated {
+        tracing::debug!("the order was changed meanwhile; looking again");
+        return Ok(Settlement::new(End::Wait(Duration::ZERO)));
+    }
+    report(&decision, &observation);
+    let mut settlement = settle(env, request, decision);
+    settlement.next.extend(env.jobs_to_tell(&order).await?);
+    Ok(settlement)
+}
+
+/// Asks the provider, unless the gate is closed.
+async fn observe(env: &Environment, request: &TrackTopup) -> Observation {
+    let probe = match env.gate.pass().await {
+        Passage::Open { probe } => probe,
+        Passage::Closed(wait) => return Observation::GateClosed(env.clock.domain(wait)),
+    };
+    let answer = env.api.check_id(&request.topup_id).await;
+    if let Err(error) = &answer
+        && let Some(wait) = error.closes_gate()
+    {
+        let real = env.clock.real(wait);
+        tracing::warn!(%error, wait_ms = real.as_millis(), "nobody asks the provider for a while");
+        env.gate.close(real).await;
+        return Observation::GateClosed(wait);
+    }
+    // Any other answer says at least that the provider lets this service ask.
+    if probe {
+        tracing::info!("the provider answers again; everybody may ask");
+        env.gate.proven().await;
+    }
+    match answer {
+        Ok(order) => Observation::Answered(order),
+        Err(ApiError::NotFound(_)) => Observation::NotFound,
+        Err(error) => Observation::Failed(error.to_string()),
+    }
+}
+
+fn report(decision: &Decision, observation: &Observation) {
+    let status = decision.record.status;
+    match (&decision.next, observation) {
+        (Next::DeadLetter(reason), _) => {
+            tracing::error!(order.status = %status, reason = reason.as_str(), "the order goes to the dead letters");
+        }
+        (_, Observation::Failed(error)) => tracing::warn!(error, "the provider did not answer usably"),
+        _ => tracing::debug!(order.status = %status, "looked at the order"),
+    }
+}
+
+/// The jobs that carry out the decision. From the first look on they carry neither the customer nor the
+/// metadata: those are in the store.
+fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settlement {
+    let follow_up = |job, wait| {
+        let (payload, id) = (request.follow_up(), request.topup_id.as_str());
+        let delay = env.clock.real(wait);
+        let next = match job {
+            JobName::PollTopup => NextJob::new(job, id, &PollTopup(payload), delay),
+            _ => NextJob::new(job, id, &RecheckTopup(payload), delay),
+        };
+        Settlement { next: vec![next], ..Settlement::new(End::Finish) }
+    };
+    let stays = |end| {
+        let payload = TrackTopup { force: request.force, ..request.follow_up() };
+        Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
+    };
+    match decision.next {
+        Next::Done => Settlement::new(End::Finish),
+        Next::Poll(wait) => follow_up(JobName::PollTopup, wait),
+        Next::Recheck(wait) => follow_up(JobName::RecheckTopup, wait),
+        Next::Retry(wait) => {
+            let error = decision.record.last_error.unwrap_or_default();
+            stays(End::Retry(env.clock.real(wait), error))
+        }
+        Next::Wait(wait) => stays(End::Wait(env.clock.real(wait))),
+        Next::DeadLetter(reason) => stays(End::DeadLetter(reason.as_str().to_owned())),
+    }
+}
+
+/// The event as it is stored: everything but the card, which the sender reads when it tells.
+fn event(
+    outcome: Outcome,
+    order: &Order,
+    seen: Option<&ProviderOrder>,
+    record: &Tracking,
+    now: Timestamp,
+) -> Event {
+    let locale = order.customer.as_ref().map(|customer| customer.locale).unwrap_or_default();
+    Event {
+        kind: outcome.event_type(),
+        timestamp: now,
+        data: EventData {
+            topup_id: order.topup_id.clone(),
+            topup_ref: order.topup_ref.clone().or_else(|| seen?.topup_ref.clone()),
+            status: record.status,
+            kind: order.kind.clone().or_else(|| seen?.kind.clone()),
+            number: order.number.clone().or_else(|| seen?.number.clone()),
+            topup_amount: order.topup_amount.or_else(|| seen?.topup_amount),
+            card_code: None,
+            num_trans: None,
+            date_traitement: None,
+            next_check_at: record.next_check_at,
+            message: notify::message(outcome, locale).to_owned(),
+            customer: order.customer.clone(),
+            metadata: order.metadata.clone(),
+        },
+    }
+}

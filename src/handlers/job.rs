@@ -1,0 +1,104 @@
+//! What a handler gets and what it answers, in the words of the domain.
+//!
+//! A handler says explicitly what becomes of its job; there is no error type that the queue would have
+//! to interpret. It knows neither Redis nor apalis.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use topup_jobs::JobName;
+
+/// The work of one job.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// What the job carries.
+    type Payload: DeserializeOwned + Send;
+    /// The job's one name.
+    const NAME: JobName;
+
+    /// Does the work and says what becomes of the job.
+    async fn handle(&self, job: Job<Self::Payload>) -> Settlement;
+}
+
+/// A job as a handler sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job<P> {
+    /// Its id in the queue.
+    pub id: String,
+    /// Failed attempts before this one.
+    pub attempts_made: u32,
+    /// What it carries.
+    pub payload: P,
+}
+
+impl<P> Job<P> {
+    /// The job with another form of its payload.
+    pub(super) fn map<Q>(self, change: impl FnOnce(P) -> Q) -> Job<Q> {
+        Job { id: self.id, attempts_made: self.attempts_made, payload: change(self.payload) }
+    }
+}
+
+/// What becomes of a job, and what follows from it; both happen in one step or not at all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settlement {
+    /// What becomes of the job itself.
+    pub end: End,
+    /// What it carries from now on, if it goes on and that is to change.
+    pub payload: Option<Vec<u8>>,
+    /// Jobs that follow. One that is already in its queue is left as it is; one with the name and id of
+    /// the job itself takes its place.
+    pub next: Vec<NextJob>,
+}
+
+/// What becomes of the job itself. Waits are real time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It is done and leaves no trace.
+    Finish,
+    /// It runs again after this wait; that is no failure.
+    Wait(Duration),
+    /// It failed and runs again after this wait.
+    Retry(Duration, String),
+    /// It is kept aside for an operator, for this reason.
+    DeadLetter(String),
+}
+
+impl Settlement {
+    /// A settlement from which nothing follows.
+    #[must_use]
+    pub fn new(end: End) -> Self {
+        Self { end, payload: None, next: Vec::new() }
+    }
+}
+
+/// A job to be enqueued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextJob {
+    /// Which job, and by that which queue.
+    pub job: JobName,
+    /// Its id; the queue holds one job of an id.
+    pub id: String,
+    /// Its payload as JSON.
+    pub payload: Vec<u8>,
+    /// Real wait before it runs.
+    pub delay: Duration,
+}
+
+impl NextJob {
+    /// A job with this payload.
+    ///
+    /// # Panics
+    /// Never for the payloads of `topup-jobs`: they are plain structs of texts and numbers.
+    #[must_use]
+    pub fn new(job: JobName, id: impl Into<String>, payload: &impl Serialize, delay: Duration) -> Self {
+        Self { job, id: id.into(), payload: encode(payload), delay }
+    }
+}
+
+/// A payload as it stands in the queue.
+pub(super) fn encode(payload: &impl Serialize) -> Vec<u8> {
+    // Invariant: the payloads have no map with keys other than text and no failing serializer.
+    serde_json::to_vec(payload).expect("payloads serialize")
+}

@@ -1,0 +1,17 @@
+//! One file per job: load → ask → decide → apply. Knows neither apalis nor Redis nor HTTP.
+//!
+//! The store is committed before the job is settled. A crash between the two repeats the job, and repeating
+//! changes nothing: the store absorbs, and what is still to be told is found there.
+
+mod environment;
+mod follow;
+mod job;
+mod notify_customer;
+mod poll_topup;
+mod recheck_topup;
+
+pub use environment::{Environment, random_jitter};
+pub use job::{End, Handler, Job, NextJob, Settlement};
+pub use notify_customer::NotifyCustomerHandler;
+pub use poll_topup::PollTopupHandler;
+pub use recheck_topup::RecheckTopupHandler;

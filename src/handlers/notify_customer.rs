@@ -1,0 +1,125 @@
+//! `notify-customer`: tell one channel about one outcome of one order.
+//!
+//! The event is read from the store, the card of a fulfilled order among it, so every attempt carries the
+//! same id and the same body. That it was told is stored before the job ends; a crash between the two
+//! tells it again, under the same id.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, notify_wait};
+
+use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::{End, Handler, Job, Settlement};
+use crate::notify::{Delivery, SendError};
+use crate::orders::{Notification, NotificationStatus, StoreError};
+
+/// Handler of `notify-customer`.
+pub struct NotifyCustomerHandler(pub Environment);
+
+#[async_trait]
+impl Handler for NotifyCustomerHandler {
+    type Payload = NotifyCustomer;
+    const NAME: JobName = JobName::NotifyCustomer;
+
+    async fn handle(&self, job: Job<NotifyCustomer>) -> Settlement {
+        tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
+        match tell(&self.0, &job).await {
+            Ok(end) => Settlement::new(end),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the store failed; the job waits");
+                Settlement::new(End::Wait(TROUBLE_PAUSE))
+            }
+        }
+    }
+}
+
+async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, StoreError> {
+    let told = &job.payload;
+    let notifications = env.store.notifications(&told.topup_id).await?;
+    let stored = notifications
+        .into_iter()
+        .find(|stored| stored.outcome == told.outcome && stored.channel == told.channel);
+    let Some(stored) = stored else {
+        return Ok(End::DeadLetter("the store knows of nothing to tell".to_owned()));
+    };
+    if stored.status != NotificationStatus::Pending {
+        return Ok(End::Finish);
+    }
+    let Some(event) = read_event(env, told).await? else {
+        return Ok(End::DeadLetter("the store knows of no such event".to_owned()));
+    };
+    let attempts = job.attempts_made + 1;
+    let wait = notify_wait(attempts, (env.jitter)());
+    let next_attempt_at = Some(env.clock.now() + wait.unwrap_or_default());
+    let attempt = Notification { attempts, next_attempt_at, ..stored };
+    // Stored before it is sent: a store that cannot be written must not have this sent again and again.
+    env.store.record_attempt(told, &attempt).await?;
+    let event_id = told.event_id();
+    let delivery = Delivery { event_id: &event_id, outcome: told.outcome, event: &event };
+    let sent = match env.channels.get(&told.channel) {
+        Some(channel) => channel.send(delivery).await,
+        None => {
+            Err(SendError::Failed { what: "this worker has no such channel".to_owned(), retry_after: None })
+        }
+    };
+    record(env, told, attempt, wait, sent).await
+}
+
+async fn read_event(env: &Environment, told: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
+    let Some(mut event) = env.store.event(told).await? else { return Ok(None) };
+    if told.outcome == Outcome::Fulfilled
+        && let Some(card) = env.store.card(&told.topup_id).await?
+    {
+        event.data.card_code = Some(card.card_code);
+        event.data.num_trans = card.num_trans;
+        event.data.date_traitement = card.date_traitement;
+    }
+    Ok(Some(event))
+}
+
+/// Stores how the attempt went and says what becomes of the job; `wait` is that before the next attempt,
+/// in domain time, if there is to be one.
+async fn record(
+    env: &Environment,
+    told: &NotifyCustomer,
+    mut attempt: Notification,
+    wait: Option<Duration>,
+    sent: Result<(), SendError>,
+) -> Result<End, StoreError> {
+    let now = env.clock.now();
+    let end = match sent {
+        Ok(()) => {
+            attempt.status = NotificationStatus::Sent;
+            attempt.sent_at = Some(now);
+            attempt.last_error = None;
+            End::Finish
+        }
+        Err(SendError::Refused(why)) => {
+            tracing::warn!(channel = told.channel, why, "the receiver wants no more of this event");
+            attempt.status = NotificationStatus::Refused;
+            attempt.last_error = Some(why);
+            End::Finish
+        }
+        Err(SendError::Failed { what, retry_after }) => {
+            attempt.last_error = Some(what.clone());
+            if let Some(wait) = wait {
+                // What the receiver asks for is real time, whatever the clock's scale.
+                let real = env.clock.real(wait).max(retry_after.unwrap_or_default());
+                attempt.next_attempt_at = Some(now + env.clock.domain(real));
+                let wait_ms = real.as_millis();
+                tracing::warn!(channel = told.channel, error = what, wait_ms, "not told yet");
+                End::Retry(real, what)
+            } else {
+                tracing::error!(channel = told.channel, error = what, "not told, after the last attempt");
+                attempt.status = NotificationStatus::Failed;
+                End::DeadLetter(format!("undelivered after {} attempts", attempt.attempts))
+            }
+        }
+    };
+    if attempt.status != NotificationStatus::Pending {
+        attempt.next_attempt_at = None;
+    }
+    env.store.record_attempt(told, &attempt).await?;
+    Ok(end)
+}

@@ -1,0 +1,20 @@
+//! `recheck-topup`: the slow pace, for orders that are QUEUED or outlived fast polling.
+
+use async_trait::async_trait;
+use topup_jobs::{JobName, RecheckTopup};
+
+use super::follow::follow;
+use super::{Environment, Handler, Job, Settlement};
+
+/// Handler of `recheck-topup`.
+pub struct RecheckTopupHandler(pub Environment);
+
+#[async_trait]
+impl Handler for RecheckTopupHandler {
+    type Payload = RecheckTopup;
+    const NAME: JobName = JobName::RecheckTopup;
+
+    async fn handle(&self, job: Job<RecheckTopup>) -> Settlement {
+        follow(&self.0, Self::NAME, &job.map(|payload| payload.0)).await
+    }
+}

@@ -1,0 +1,165 @@
+//! Inbox → queues: takes the producers' messages in.
+//!
+//! Every worker reads the stream from its beginning; what has been taken is no longer there. A message is
+//! checked here and then moved by one script, which only the worker that deletes it carries out. So there
+//! is no consumer group to mend after a crash, and nothing is lost or doubled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Client, RedisError, RedisResult, Value};
+use topup_jobs::{Accepted, JobName, PollTopup, RecheckTopup, accept};
+
+use crate::clock::Clock;
+use crate::handlers::NextJob;
+use crate::queue::{Connection, Names, Pause, RedisHealth, millis, scripts};
+use crate::shutdown::Shutdown;
+
+/// Messages read at a time. The largest accepted has 16 KiB; what is larger is read once to be refused.
+const MOST_READ: usize = 64;
+/// How long one read waits on the side of Redis for a message.
+const BLOCK: Duration = Duration::from_secs(5);
+
+/// Takes messages in until asked to stop.
+pub struct Intake {
+    names: Names,
+    clock: Arc<dyn Clock>,
+    reading: Connection,
+    moving: Connection,
+}
+
+/// A message as it stands in the stream: its id, and names and values of its fields.
+struct Message {
+    id: String,
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Intake {
+    /// An intake of the inbox under these names.
+    ///
+    /// # Errors
+    /// [`RedisError`] where the client's address is unusable.
+    pub fn new(
+        client: &Client,
+        names: Names,
+        clock: Arc<dyn Clock>,
+        health: &RedisHealth,
+    ) -> Result<Self, RedisError> {
+        let (reading, moving) = (Connection::blocking(client, health)?, Connection::new(client, health)?);
+        Ok(Self { names, clock, reading, moving })
+    }
+
+    /// Takes messages in until asked to stop. Redis being away only makes it wait.
+    pub async fn run(self, shutdown: Shutdown) {
+        let mut pause = Pause::new();
+        while !shutdown.is_requested() {
+            let messages = tokio::select! {
+                () = shutdown.requested() => return,
+                messages = self.read() => messages,
+            };
+            let Some(messages) = messages else {
+                pause.wait().await;
+                continue;
+            };
+            // A move that has begun is finished; it is one script.
+            match self.take(messages).await {
+                Ok(()) => {
+                    self.moving.answered();
+                    pause = Pause::new();
+                }
+                Err(error) => {
+                    self.moving.failed(&error);
+                    pause.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Waits for messages. Nothing where Redis did not answer.
+    async fn read(&self) -> Option<Vec<Message>> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(MOST_READ).arg("BLOCK").arg(millis(BLOCK));
+        read.arg("STREAMS").arg(self.names.inbox()).arg(0);
+        let mut connection = self.reading.get();
+        // Redis itself ends the read in time; a connection that does not has died silently.
+        match tokio::time::timeout(BLOCK * 2, read.query_async(&mut connection)).await {
+            Ok(Ok(answer)) => Some(messages(answer)),
+            Ok(Err(error)) => {
+                self.reading.failed(&error);
+                None
+            }
+            Err(_elapsed) => {
+                self.reading.went_silent();
+                None
+            }
+        }
+    }
+
+    async fn take(&self, messages: Vec<Message>) -> RedisResult<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let mut call = scripts::INTAKE.prepare_invoke();
+        call.key(self.names.inbox()).key(self.names.rejected());
+        call.key(self.names.queue(JobName::PollTopup)).key(self.names.queue(JobName::RecheckTopup));
+        for message in &messages {
+            call.arg(&message.id);
+            let fields = message.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+            match accept(&fields.collect::<Vec<_>>()) {
+                Ok(accepted) => {
+                    let job = self.job(accepted);
+                    call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
+                    call.arg(job.payload).arg(millis(job.delay));
+                }
+                Err(rejection) => {
+                    call.arg("reject").arg(rejection.to_string());
+                }
+            }
+        }
+        let results: Vec<String> = call.invoke_async(&mut self.moving.get()).await?;
+        for (message, result) in messages.iter().zip(results) {
+            match result.as_str() {
+                "rejected" => tracing::warn!(message.id, "a message was rejected; the reason stands with it"),
+                "duplicate" => {
+                    tracing::info!(message.id, "the order is followed already; the message is dropped");
+                }
+                _ => tracing::debug!(message.id, result, "took a message in"),
+            }
+        }
+        Ok(())
+    }
+
+    fn job(&self, accepted: Accepted) -> NextJob {
+        let id = accepted.order.topup_id.to_string();
+        let delay = self.clock.real(accepted.delay);
+        match accepted.job {
+            JobName::PollTopup => NextJob::new(accepted.job, id, &PollTopup(accepted.order), delay),
+            _ => NextJob::new(accepted.job, id, &RecheckTopup(accepted.order), delay),
+        }
+    }
+}
+
+/// The messages in an answer to XREAD: `[[stream, [[id, [name, value, …]], …]]]`, or nothing.
+fn messages(answer: Value) -> Vec<Message> {
+    let array = |value| match value {
+        Value::Array(values) => values,
+        _ => Vec::new(),
+    };
+    let streams = match answer {
+        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
+        streams => array(streams).pop().and_then(|stream| array(stream).into_iter().nth(1)),
+    };
+    let entries = streams.map(array).unwrap_or_default();
+    let message = |entry| {
+        let mut parts = array(entry).into_iter();
+        let id = redis::from_redis_value(parts.next()?).ok()?;
+        let fields = array(parts.next()?).into_iter().map(|part| match part {
+            Value::BulkString(bytes) => bytes,
+            _ => Vec::new(),
+        });
+        let flat: Vec<Vec<u8>> = fields.collect();
+        let pairs = flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        Some(Message { id, fields: pairs.collect() })
+    };
+    entries.into_iter().filter_map(message).collect()
+}

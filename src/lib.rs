@@ -1,0 +1,21 @@
+//! topup-worker takes an internet top-up order from "sent" to "the customer has the card", whatever
+//! crashes on the way. The README says what it is for; this is how it is put together:
+//!
+//! `main → cli → app → {intake, queue} → handlers → traits → topup-jobs`
+
+mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod handlers;
+mod health;
+mod http;
+pub mod intake;
+pub mod notify;
+pub mod orders;
+pub mod queue;
+mod restore;
+pub mod shutdown;
+pub mod simulator;
+mod telemetry;
+pub mod topup_api;

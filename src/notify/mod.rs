@@ -1,0 +1,85 @@
+//! Telling: channels, and the texts they carry.
+//!
+//! A channel gets an event whole and says whether it took it. It does not wait, repeat or remember: that
+//! is the queue's and the store's business. What is told must not reach a log, an error or a metric.
+
+mod log;
+mod stream;
+mod texts;
+mod webhook;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use topup_jobs::{Event, EventId, Outcome};
+
+pub use log::LogChannel;
+pub use stream::EventStream;
+pub use texts::message;
+pub use webhook::{InvalidSecret, Webhook, WebhookSecret};
+
+/// One event on its way to one channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// Its id; the same for every attempt.
+    pub event_id: &'a EventId,
+    /// What happened.
+    pub outcome: Outcome,
+    /// The event, the card of a fulfilled order included.
+    pub event: &'a Event,
+}
+
+/// The channel did not take it. In words without anything of the event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// It may be tried again, after this long if the receiver named a time (real time).
+    #[error("{what}")]
+    Failed {
+        /// What went wrong.
+        what: String,
+        /// `Retry-After` of the receiver.
+        retry_after: Option<Duration>,
+    },
+    /// The receiver wants no more of this event.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A way to tell somebody.
+#[async_trait]
+pub trait Channel: Send + Sync + 'static {
+    /// Name in jobs, the store and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Whether this outcome is told here.
+    fn wants(&self, outcome: Outcome) -> bool;
+
+    /// Tells it. `Ok` only when the receiver has it.
+    async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError>;
+}
+
+/// The channels of this deployment.
+#[derive(Clone)]
+pub struct Channels(Vec<Arc<dyn Channel>>);
+
+impl Channels {
+    /// These channels.
+    #[must_use]
+    pub fn new(channels: Vec<Arc<dyn Channel>>) -> Self {
+        Self(channels)
+    }
+
+    /// Names of the channels that want this outcome.
+    #[must_use]
+    pub fn wanting(&self, outcome: Outcome) -> Vec<String> {
+        let wanting = self.0.iter().filter(|channel| channel.wants(outcome));
+        wanting.map(|channel| channel.name().to_owned()).collect()
+    }
+
+    /// The channel of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Channel>> {
+        self.0.iter().find(|channel| channel.name() == name)
+    }
+}

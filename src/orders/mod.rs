@@ -1,0 +1,174 @@
+//! Where orders live: the merchant's database, told the truth at every change.
+//!
+//! The store is committed before the job is settled. A change based on an outdated reading is refused, so
+//! two workers that hold the same order by mistake cannot overwrite each other, and nothing overwrites a
+//! final state. Card codes are encrypted before they get here and leave only through [`OrderStore::card`].
+
+mod encryption;
+mod sqlite;
+
+use async_trait::async_trait;
+use topup_jobs::{
+    Card, Customer, Event, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret, Timestamp, TopupId,
+    TopupType, TrackTopup, Tracking,
+};
+
+pub use encryption::{CardCipher, DecryptionError, InvalidKey};
+pub use sqlite::SqliteStore;
+
+/// An order as it is stored, but for its card.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    /// The provider's id.
+    pub topup_id: TopupId,
+    /// The merchant's reference.
+    pub topup_ref: Option<String>,
+    /// Kind of top-up, once the provider has told it.
+    pub kind: Option<TopupType>,
+    /// The number, once the provider has told it.
+    pub number: Option<Secret>,
+    /// Amount in dinars, once the provider has told it.
+    pub topup_amount: Option<i64>,
+    /// The customer, as the producer told.
+    pub customer: Option<Customer>,
+    /// The producer's metadata.
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Status, times and counts.
+    pub tracking: Tracking,
+    /// Number of changes so far.
+    pub version: i64,
+}
+
+/// A change of an order, to be stored as a whole or not at all.
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// The order as it was read.
+    pub order: &'a Order,
+    /// Its new state.
+    pub record: &'a Tracking,
+    /// What the provider answered, if it did.
+    pub seen: Option<&'a ProviderOrder>,
+    /// The event this gives rise to, and the channels to be told. Stored once; a repeat changes nothing.
+    pub event: Option<NewEvent>,
+}
+
+/// An event to be stored.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// What happened.
+    pub outcome: Outcome,
+    /// Its body, without the card.
+    pub body: Event,
+    /// Names of the channels to be told.
+    pub channels: Vec<String>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It is stored.
+    Stored,
+    /// Somebody else changed the order meanwhile; nothing is stored.
+    Outdated,
+}
+
+/// How far telling a channel about an event has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// What happened.
+    pub outcome: Outcome,
+    /// Which channel.
+    pub channel: String,
+    /// How far.
+    pub status: NotificationStatus,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When it is tried next.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When it arrived.
+    pub sent_at: Option<Timestamp>,
+    /// What went wrong at the last attempt.
+    pub last_error: Option<String>,
+}
+
+/// How far telling a channel has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotificationStatus {
+    /// Still to be told.
+    Pending,
+    /// The channel took it.
+    Sent,
+    /// Every attempt failed.
+    Failed,
+    /// The receiver wants no more (410).
+    Refused,
+}
+
+impl NotificationStatus {
+    const ALL: [Self; 4] = [Self::Pending, Self::Sent, Self::Failed, Self::Refused];
+
+    /// The status as it is stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The store failed. The words of the database stand in `source`; no value of an order is in them.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database did not do it.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// The tables could not be brought up to date.
+    #[error("the tables of the database could not be brought up to date")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// A stored card cannot be read.
+    #[error(transparent)]
+    Decryption(#[from] DecryptionError),
+    /// A stored row is not what this service writes.
+    #[error("a stored {0} cannot be read")]
+    Row(&'static str),
+}
+
+/// Stores orders, events and notifications.
+#[async_trait]
+pub trait OrderStore: Send + Sync + 'static {
+    /// The order of this id, stored first if it is new. What the producer told is added where it was
+    /// not known before. An order that had been given up (it is not final and has no next look) is
+    /// followed from the beginning again.
+    async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
+
+    /// The order of this id, if it is known.
+    async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError>;
+
+    /// Stores a change.
+    async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError>;
+
+    /// The card of a fulfilled order, decrypted.
+    async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError>;
+
+    /// The body of an event, without the card.
+    async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError>;
+
+    /// Orders that should have been looked at before this time, in no order, and their status.
+    async fn unchecked_orders(
+        &self,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<Vec<(TopupId, OrderStatus)>, StoreError>;
+
+    /// What should have been told before this time, in no order.
+    async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError>;
+
+    /// Who is told of the order's events, and how far that has come.
+    async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError>;
+
+    /// Stores how an attempt to tell a channel went.
+    async fn record_attempt(&self, told: &NotifyCustomer, attempt: &Notification) -> Result<(), StoreError>;
+}

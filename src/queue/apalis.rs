@@ -1,0 +1,208 @@
+//! The adapter to apalis: the only module that knows its types.
+//!
+//! [`QueueBackend`] feeds an apalis worker with claimed jobs; [`SettleLayer`] takes the lease off each job
+//! before the handler sees it and settles with what the handler says. A handler runs as a task of its own,
+//! so that handlers use all cores and a panic stays its own.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use apalis::prelude::{
+    Backend, BoxDynError, Monitor, Task, TaskBuilder, TaskId, Worker, WorkerBuilder, WorkerContext,
+};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::task::AbortOnDropHandle;
+use tower::{Layer, Service};
+use tracing::Instrument;
+
+use super::lease::{ClaimedJob, SettlingEnd};
+use crate::handlers::{End, Handler, Job, Settlement};
+
+/// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
+const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
+/// A handler that panics or takes too long is tried this often in a row.
+const MOST_FAULTS: u32 = 3;
+
+/// The source of an apalis worker: jobs that the consumer has claimed.
+#[derive(Debug)]
+pub(super) struct QueueBackend {
+    jobs: Arc<Mutex<UnboundedReceiver<ClaimedJob>>>,
+    /// Gone when the worker that runs on this backend is.
+    _running: Option<Arc<()>>,
+}
+
+impl Backend for QueueBackend {
+    type Task = Task<ClaimedJob>;
+    type Error = Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Self::Task, Infallible>>> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.poll_recv(cx).map(|job| {
+            job.map(|job| {
+                let id = TaskId::from_string(String::from_utf8_lossy(&job.id));
+                let attempts_made = usize::try_from(job.attempts_made).unwrap_or(usize::MAX);
+                Ok(TaskBuilder::new(job).task_id(id).attempt(attempts_made).build())
+            })
+        })
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        // The consumer leaves the queue itself, after the last lease.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl apalis_core::backend::BackendConfig for QueueBackend {
+    type Args = ClaimedJob;
+    type Id = String;
+    type Kind = apalis_core::backend::finalize::Ephemeral;
+    type Config = ();
+    type Layer = SettleLayer;
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> SettleLayer {
+        SettleLayer
+    }
+}
+
+/// Settles each job with what its handler says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SettleLayer;
+
+impl<S> Layer<S> for SettleLayer {
+    type Service = SettleService<S>;
+
+    fn layer(&self, handler: S) -> SettleService<S> {
+        SettleService { handler }
+    }
+}
+
+/// See [`SettleLayer`].
+#[derive(Debug, Clone)]
+pub(super) struct SettleService<S> {
+    handler: S,
+}
+
+impl<S> Service<Task<ClaimedJob>> for SettleService<S>
+where
+    S: Service<Task<ClaimedJob>, Response = Settlement, Error = BoxDynError>,
+    S::Future: Send + 'static,
+{
+    type Response = ();
+    type Error = BoxDynError;
+    type Future = Pin<Box<dyn Future<Output = Result<(), BoxDynError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
+        self.handler.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut task: Task<ClaimedJob>) -> Self::Future {
+        let (lease, faults) = (task.args.lease.take(), task.args.faults);
+        let handled = tokio::time::timeout(HANDLER_TIMEOUT, self.handler.call(task));
+        let handled = AbortOnDropHandle::new(tokio::spawn(handled.in_current_span()));
+        Box::pin(async move {
+            let end = match handled.await {
+                Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
+                Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
+                Ok(Err(_elapsed)) => fault("the handler took too long", faults),
+                Err(_panic) => fault("the handler panicked", faults),
+            };
+            if let Some(lease) = lease {
+                lease.settle(end);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What becomes of a job whose handler failed to say it.
+fn fault(what: &str, faults: u32) -> SettlingEnd {
+    tracing::error!(faults = faults + 1, "{what}");
+    if faults + 1 >= MOST_FAULTS {
+        SettlingEnd::Settled(Settlement::new(End::DeadLetter(format!("{what}, {MOST_FAULTS} times"))))
+    } else {
+        SettlingEnd::Fault(Duration::from_secs(1 << faults), what.to_owned())
+    }
+}
+
+/// Adds an apalis worker to the monitor that runs the handler on the jobs. What is returned is gone when
+/// that worker is.
+pub(super) fn register<H: Handler>(
+    monitor: Monitor,
+    jobs: UnboundedReceiver<ClaimedJob>,
+    handler: H,
+) -> (Monitor, Weak<()>) {
+    let running = Arc::new(());
+    let watched = Arc::downgrade(&running);
+    let (jobs, handler) = (Arc::new(Mutex::new(jobs)), Arc::new(handler));
+    let running = Mutex::new(Some(running));
+    let monitor = monitor.register(move |_| {
+        let running = running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        worker(QueueBackend { jobs: Arc::clone(&jobs), _running: running }, Arc::clone(&handler))
+    });
+    (monitor, watched)
+}
+
+fn worker<H: Handler>(
+    backend: QueueBackend,
+    handler: Arc<H>,
+) -> Worker<
+    ClaimedJob,
+    QueueBackend,
+    impl Service<
+        Task<ClaimedJob>,
+        Response = Settlement,
+        Error = BoxDynError,
+        Future = impl Future<Output = Result<Settlement, BoxDynError>> + Send + 'static,
+    > + Send
+    + 'static,
+    tower::layer::util::Identity,
+> {
+    WorkerBuilder::new(H::NAME.as_str()).backend(backend).build(move |job: ClaimedJob| {
+        let handler = Arc::clone(&handler);
+        async move { Ok::<_, BoxDynError>(run(&*handler, job).await) }
+    })
+}
+
+/// Decodes and runs one job. Whatever bytes it carries, it ends in a settlement.
+async fn run<H: Handler>(handler: &H, job: ClaimedJob) -> Settlement {
+    let id = String::from_utf8_lossy(&job.id).into_owned();
+    let Some(payload) = job.payload else {
+        return unreadable(H::NAME, "it has no payload");
+    };
+    let payload = match serde_json::from_slice(&payload) {
+        Ok(payload) => payload,
+        // Of the error only its kind and place: its own words may repeat a value.
+        Err(error) => {
+            let what = match error.classify() {
+                serde_json::error::Category::Data => "has a wrong or missing field",
+                _ => "is not JSON",
+            };
+            let (line, column) = (error.line(), error.column());
+            return unreadable(H::NAME, &format!("its payload {what} (at line {line}, column {column})"));
+        }
+    };
+    let span =
+        tracing::info_span!("job", job.name = %H::NAME, job.id = %id, job.attempt = job.attempts_made + 1);
+    handler.handle(Job { id, attempts_made: job.attempts_made, payload }).instrument(span).await
+}
+
+fn unreadable(job: topup_jobs::JobName, why: &str) -> Settlement {
+    tracing::warn!(job.name = %job, why, "a job that cannot be read goes to the dead letters");
+    Settlement::new(End::DeadLetter(format!("unreadable: {why}")))
+}

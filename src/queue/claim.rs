@@ -1,0 +1,162 @@
+//! Claiming: as many due jobs as there are free slots, and none in advance.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{RedisResult, Value};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Pause;
+use super::consumer::Shared;
+use super::lease::{ClaimedJob, Lease, Settling};
+use super::scripts;
+
+/// An idle worker looks for jobs this often even if nobody told it of any: a plain apalis producer
+/// schedules without a word, and a word may be lost with a connection.
+const LOOK: Duration = Duration::from_secs(1);
+const MOST_CLAIMED: usize = 256;
+
+/// The claim task of a consumer.
+pub(super) struct Claim {
+    pub(super) shared: Arc<Shared>,
+    /// One permit for each job that may run at once.
+    pub(super) slots: Arc<Semaphore>,
+    /// Where claimed jobs go.
+    pub(super) jobs: UnboundedSender<ClaimedJob>,
+    /// Where their leases are settled.
+    pub(super) settle: UnboundedSender<Settling>,
+}
+
+/// What a claim brought.
+struct Claimed {
+    jobs: usize,
+    waiting: u64,
+    next_due: Option<Duration>,
+}
+
+impl Claim {
+    /// Claims until asked to stop.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut pause = Pause::new();
+        while let Some(slots) = self.free_slots(&stop).await {
+            let asked = slots.len();
+            match self.claim(slots).await {
+                Ok(Some(claimed)) => {
+                    self.shared.connection.answered();
+                    pause = Pause::new();
+                    if claimed.jobs < asked || claimed.waiting == 0 {
+                        self.sleep(claimed.next_due, &stop).await;
+                    }
+                }
+                Ok(None) => {
+                    self.shared.register.notify_one();
+                    pause.wait().await;
+                }
+                Err(error) => {
+                    self.shared.connection.failed(&error);
+                    self.shared.stranded.store(true, Ordering::Relaxed);
+                    pause.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a free slot and takes all there are, up to what one claim may ask for.
+    async fn free_slots(&self, stop: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
+        let first = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
+        };
+        let mut slots = vec![first];
+        while slots.len() < MOST_CLAIMED
+            && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+        {
+            slots.push(slot);
+        }
+        Some(slots)
+    }
+
+    async fn sleep(&self, next_due: Option<Duration>, stop: &CancellationToken) {
+        let wait = next_due.unwrap_or(LOOK).min(LOOK);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.shared.wake.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    /// Claims up to one job a slot. `None`: the worker is not registered.
+    async fn claim(&self, slots: Vec<OwnedSemaphorePermit>) -> RedisResult<Option<Claimed>> {
+        let worker = self.shared.worker();
+        let mut connection = self.shared.connection.get();
+        if self.shared.stranded.load(Ordering::Relaxed) {
+            give_back(&self.shared, &worker).await?;
+            self.shared.stranded.store(false, Ordering::Relaxed);
+        }
+        let values: Vec<Value> = scripts::CLAIM
+            .key(&self.shared.queue)
+            .arg(&*worker)
+            .arg(slots.len())
+            .invoke_async(&mut connection)
+            .await?;
+        let mut values = values.into_iter();
+        let (Some(due_ms), Some(waiting)) = (values.next(), values.next()) else { return Ok(None) };
+        let due_ms: i64 = redis::from_redis_value(due_ms)?;
+        let mut claimed = Claimed {
+            jobs: 0,
+            waiting: redis::from_redis_value(waiting)?,
+            next_due: u64::try_from(due_ms).ok().map(Duration::from_millis),
+        };
+        let mut slots = slots.into_iter();
+        while let (Some(id), Some(payload), Some(attempts), Some(faults), Some(slot)) =
+            (values.next(), values.next(), values.next(), values.next(), slots.next())
+        {
+            let id = bytes(id).unwrap_or_default();
+            *self.shared.held().entry(id.clone()).or_default() += 1;
+            let lease = Lease {
+                worker: Arc::clone(&worker),
+                id: id.clone(),
+                settle: self.settle.clone(),
+                slot: Some(slot),
+            };
+            claimed.jobs += 1;
+            // Where nobody listens any more the lease is dropped, and with that the job given back.
+            drop(self.jobs.send(ClaimedJob {
+                id,
+                payload: bytes(payload),
+                attempts_made: redis::from_redis_value(attempts).unwrap_or(0),
+                faults: redis::from_redis_value(faults).unwrap_or(0),
+                lease: Some(lease),
+            }));
+        }
+        Ok(Some(claimed))
+    }
+}
+
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.into_bytes()),
+        _ => None,
+    }
+}
+
+/// Gives back what stands as claimed by this worker and is not held by it. Only between two claims: the
+/// jobs of a claim that is under way are not held yet.
+async fn give_back(shared: &Shared, worker: &str) -> RedisResult<()> {
+    let mut connection = shared.connection.get();
+    let inflight = format!("{}:inflight:{worker}", shared.queue);
+    let mut claimed: Vec<Vec<u8>> = redis::cmd("SMEMBERS").arg(inflight).query_async(&mut connection).await?;
+    claimed.retain(|id| !shared.held().contains_key(id));
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    let mut call = scripts::GIVE_BACK.key(&shared.queue);
+    let given: u64 = call.arg(worker).arg(claimed).invoke_async(&mut connection).await?;
+    tracing::info!(queue = shared.queue, given, "gave back jobs whose claim was not answered");
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! A claimed job and the lease on it.
+//!
+//! The lease is a value: whoever holds it owns the job and one of the worker's slots. Settling consumes
+//! it; dropping it unsettled gives the job back, so that no path of the code can lose one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::handlers::{End, Settlement};
+
+/// A job that this worker has claimed.
+#[derive(Debug)]
+pub(super) struct ClaimedJob {
+    /// Its id in the queue, as the bytes that stand there.
+    pub(super) id: Vec<u8>,
+    /// What it carries; nothing where a foreign program left an id without a payload.
+    pub(super) payload: Option<Vec<u8>>,
+    /// Failed attempts before this one.
+    pub(super) attempts_made: u32,
+    /// How often its handler has failed to say what becomes of it.
+    pub(super) faults: u32,
+    /// The right to settle it.
+    pub(super) lease: Option<Lease>,
+}
+
+/// The right to settle a job, and the slot it takes.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) worker: Arc<str>,
+    pub(super) id: Vec<u8>,
+    pub(super) settle: UnboundedSender<Settling>,
+    pub(super) slot: Option<OwnedSemaphorePermit>,
+}
+
+/// A settlement on its way to Redis; the slot is free once it has arrived.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub(super) worker: Arc<str>,
+    pub(super) id: Vec<u8>,
+    pub(super) end: SettlingEnd,
+    _slot: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+pub(super) enum SettlingEnd {
+    Settled(Settlement),
+    /// The handler failed to say what becomes of the job; it runs again after this wait.
+    Fault(Duration, String),
+    /// The job goes back to the head of its queue.
+    Released,
+}
+
+impl Lease {
+    /// Hands over what becomes of the job. It is kept until Redis has it.
+    pub(super) fn settle(mut self, end: SettlingEnd) {
+        self.send(end);
+    }
+
+    fn send(&mut self, end: SettlingEnd) {
+        if let Some(slot) = self.slot.take() {
+            let settling =
+                Settling { worker: Arc::clone(&self.worker), id: self.id.clone(), end, _slot: slot };
+            if self.settle.send(settling).is_err() {
+                // The settling task ends only after every lease is gone, or with the process.
+                tracing::warn!("a job was left to its lease: the settling task has ended");
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.send(SettlingEnd::Released);
+    }
+}
+
+impl Settling {
+    /// The arguments of `settle.lua` for this job.
+    pub(super) fn write_args(&self, names: &super::Names, call: &mut redis::ScriptInvocation<'_>) {
+        let (action, delay, reason) = match &self.end {
+            SettlingEnd::Released => ("release", Duration::ZERO, ""),
+            SettlingEnd::Fault(wait, what) => ("fault", *wait, what.as_str()),
+            SettlingEnd::Settled(settlement) => match &settlement.end {
+                End::Finish => ("finish", Duration::ZERO, ""),
+                End::Wait(wait) => ("wait", *wait, ""),
+                End::Retry(wait, error) => ("retry", *wait, error.as_str()),
+                End::DeadLetter(reason) => ("bury", Duration::ZERO, reason.as_str()),
+            },
+        };
+        let (payload, next) = match &self.end {
+            SettlingEnd::Settled(settlement) => {
+                (settlement.payload.as_deref().unwrap_or_default(), settlement.next.as_slice())
+            }
+            _ => Default::default(),
+        };
+        call.arg(&*self.worker).arg(self.id.as_slice());
+        call.arg(action).arg(millis(delay)).arg(reason).arg(payload).arg(next.len());
+        for next in next {
+            call.arg(names.queue(next.job)).arg(next.id.as_str()).arg(next.payload.as_slice());
+            call.arg(millis(next.delay));
+        }
+    }
+}
+
+/// Whole milliseconds, rounded up: a job must not run before its time.
+pub(crate) fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,154 @@
+//! The job queues: apalis workers on apalis-redis's key layout, with a consumer of our own.
+//!
+//! Every queue `{topup}:<job>` consists of these structures:
+//!
+//! | key | type | content |
+//! |---|---|---|
+//! | `:active` | list | ids of jobs that are due, oldest first |
+//! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with fractions |
+//! | `:data` | hash | payload by id, from the job's arrival to its end |
+//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`; absent for a job to which nothing has happened |
+//! | `:inflight:<worker>` | set | ids that this worker has claimed |
+//! | `:workers` | sorted set | workers, scored by their last heartbeat |
+//! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
+//! | `:settled:<worker>` | string | number of the last batch of settlements that was carried out |
+//!
+//! The channel `:wake` carries word that something became due earlier than the workers know of.
+//! A job is at any moment in exactly one of `:active`, `:scheduled`, one `:inflight` set and `:dead`; every
+//! move is one script under `lua/`. Nothing of a finished job stays. Redis 6.2 or later.
+//!
+//! What this module must not do: know what a job means, or sleep a domain wait in memory.
+
+mod apalis;
+mod claim;
+mod connection;
+mod consumer;
+mod heartbeat;
+mod lease;
+mod names;
+pub(crate) mod scripts;
+mod settle;
+mod wake;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ::apalis::prelude::Monitor;
+use redis::{Client, RedisError};
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use connection::Pause;
+pub use connection::{Connection, RedisHealth};
+pub(crate) use lease::millis;
+pub use names::{InvalidPrefix, Names};
+
+use self::consumer::{Consumer, LEASE};
+use crate::handlers::Handler;
+use crate::shutdown::Shutdown;
+
+/// `host-pid-ulid`: unique for each start, so that a worker never meets its own past.
+fn worker_name() -> Arc<str> {
+    let host = gethostname::gethostname();
+    format!("{}-{}-{}", host.to_string_lossy(), std::process::id(), ulid::Ulid::generate()).into()
+}
+
+/// The queues of one worker process.
+pub struct Queues {
+    client: Client,
+    names: Names,
+    connection: Connection,
+    slots: usize,
+    monitor: Monitor,
+    consumers: Vec<Consumer>,
+    workers: Vec<Weak<()>>,
+    listeners: Vec<wake::Listener>,
+}
+
+/// How the queues ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Every running job came to its end.
+    Drained,
+    /// Time was up, or a second signal came; running jobs were given back.
+    CutShort,
+    /// A task of the service died.
+    Failed,
+}
+
+impl Queues {
+    /// Queues under these names, each running at most `slots` jobs at once.
+    ///
+    /// # Errors
+    /// [`RedisError`] where the client's address is unusable.
+    pub fn new(client: Client, names: Names, slots: usize, health: &RedisHealth) -> Result<Self, RedisError> {
+        let connection = Connection::new(&client, health)?;
+        Ok(Self {
+            client,
+            names,
+            connection,
+            slots,
+            monitor: Monitor::new(),
+            consumers: Vec::new(),
+            workers: Vec::new(),
+            listeners: Vec::new(),
+        })
+    }
+
+    /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
+    #[must_use]
+    pub fn with<H: Handler>(mut self, handler: H) -> Self {
+        let queue = self.names.queue(H::NAME);
+        let wake = Arc::new(Notify::new());
+        self.listeners.push((queue.clone(), Arc::clone(&wake)));
+        let (consumer, jobs) =
+            Consumer::start(self.names.clone(), queue, self.slots, self.connection.clone(), wake);
+        self.consumers.push(consumer);
+        let (monitor, worker) = apalis::register(self.monitor, jobs, handler);
+        self.monitor = monitor;
+        self.workers.push(worker);
+        self
+    }
+
+    /// Works until asked to stop, then lets running jobs finish for `deadline` and gives the rest back.
+    pub async fn run(self, shutdown: Shutdown, deadline: Duration) -> Stopped {
+        let _listening = AbortOnDropHandle::new(tokio::spawn(wake::listen(self.client, self.listeners)));
+        let asked = shutdown.clone();
+        let mut working = Box::pin(self.monitor.run_with_signal(async move {
+            asked.requested().await;
+            Ok(())
+        }));
+        let mut stopped = tokio::select! {
+            // The monitor ends by itself once it is asked; that is no failure.
+            biased;
+            () = shutdown.requested() => Stopped::Drained,
+            _ = &mut working => Stopped::Failed,
+            () = any_died(&self.consumers, &self.workers) => Stopped::Failed,
+        };
+        self.consumers.iter().for_each(Consumer::stop);
+        if stopped == Stopped::Drained {
+            tokio::select! {
+                _ = &mut working => {}
+                () = tokio::time::sleep(deadline) => stopped = Stopped::CutShort,
+                () = shutdown.insisted() => stopped = Stopped::CutShort,
+            }
+        }
+        drop(working);
+        let leave = async {
+            for consumer in self.consumers {
+                consumer.leave().await;
+            }
+        };
+        // Redis may be away for good; then the leases run out and other workers take the jobs over.
+        if tokio::time::timeout(LEASE, leave).await.is_err() {
+            stopped = Stopped::CutShort;
+        }
+        stopped
+    }
+}
+
+async fn any_died(consumers: &[Consumer], workers: &[Weak<()>]) {
+    while consumers.iter().all(Consumer::is_alive) && workers.iter().all(|worker| worker.strong_count() > 0) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,116 @@
+//! Names of the project's keys in Redis.
+//!
+//! A job's queue is the apalis queue `{topup}:<job>`, so that its keys are `{topup}:poll-topup:active`
+//! and so on, exactly as `apalis_redis::Config` names them (a test below holds the scripts to that).
+//! The prefix is one hash tag: all keys share a slot, and a script works in Redis Cluster.
+
+use topup_jobs::JobName;
+
+/// The prefix of every key of one deployment, `{topup}` unless set otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+/// The prefix cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the prefix must be a name in braces, for example {{topup}}: that keeps all keys in one slot of Redis Cluster"
+)]
+pub struct InvalidPrefix;
+
+impl std::str::FromStr for Names {
+    type Err = InvalidPrefix;
+
+    fn from_str(prefix: &str) -> Result<Self, Self::Err> {
+        let inner = prefix.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        match inner {
+            Some(inner) if !inner.is_empty() && !inner.contains(['{', '}', ' ', '\n']) => {
+                Ok(Self { prefix: prefix.to_owned() })
+            }
+            _ => Err(InvalidPrefix),
+        }
+    }
+}
+
+impl std::fmt::Display for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.prefix)
+    }
+}
+
+impl Names {
+    /// The apalis queue of a job.
+    #[must_use]
+    pub fn queue(&self, job: JobName) -> String {
+        format!("{}:{job}", self.prefix)
+    }
+
+    /// Stream into which producers put their messages.
+    #[must_use]
+    pub fn inbox(&self) -> String {
+        format!("{}:inbox", self.prefix)
+    }
+
+    /// Stream of the messages that could not be accepted.
+    #[must_use]
+    pub fn rejected(&self) -> String {
+        format!("{}:rejected", self.prefix)
+    }
+
+    /// Stream of outcomes, for producers who would rather read than receive.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}:events", self.prefix)
+    }
+
+    /// The gate to the provider: whether it is closed, whether it is unproven, and whose probe it is.
+    #[must_use]
+    pub fn gate(&self) -> [String; 3] {
+        ["gate", "gate:unproven", "gate:probe"].map(|key| format!("{}:{key}", self.prefix))
+    }
+
+    /// The queue of a job as apalis-redis wants it, for a Rust producer's `RedisStorage`.
+    #[must_use]
+    pub fn apalis_config(&self, job: JobName) -> apalis_redis::Config {
+        apalis_redis::Config::default().queue(self.queue(job))
+    }
+
+    /// Where a scaled clock began, so that all processes of a demo agree on the time.
+    #[must_use]
+    pub fn time_anchor(&self) -> String {
+        format!("{}:time-anchor", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scripts_use_the_key_names_of_apalis_redis() {
+        let queue = "{topup}:poll-topup";
+        let config = "{topup}".parse::<Names>().unwrap().apalis_config(JobName::PollTopup);
+        let scripts = super::super::scripts::SOURCES.concat();
+        for key in [
+            config.active_jobs_list(),
+            config.scheduled_jobs_set(),
+            config.job_data_hash(),
+            config.dead_jobs_set(),
+            config.workers_set(),
+            format!("{}:", config.job_meta_hash()),
+            format!("{}:", config.inflight_jobs_set()),
+        ] {
+            let suffix = key.strip_prefix(queue).unwrap();
+            assert!(scripts.contains(&format!("'{suffix}'")), "no script uses {suffix}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_one_hash_tag() {
+        assert_eq!("{topup}".parse::<Names>().unwrap().queue(JobName::PollTopup), "{topup}:poll-topup");
+        for bad in ["topup", "{}", "{a}{b}", "{a}:b", "", "{a b}"] {
+            assert_eq!(bad.parse::<Names>(), Err(InvalidPrefix), "{bad}");
+        }
+    }
+}

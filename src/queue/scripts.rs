@@ -1,0 +1,29 @@
+//! The Lua scripts, each loaded once. What a script does and returns stands at the head of its file.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+const PRELUDE: &str = include_str!("lua/prelude.lua");
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub(crate) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(&[PRELUDE, include_str!($file)].concat()));)*
+        #[cfg(test)]
+        pub(super) const SOURCES: &[&str] = &[PRELUDE, $(include_str!($file)),*];
+    };
+}
+
+scripts! {
+    CLAIM = "lua/claim.lua";
+    GATE_ASK = "lua/gate_ask.lua";
+    GATE_CLOSE = "lua/gate_close.lua";
+    GIVE_BACK = "lua/give_back.lua";
+    HEARTBEAT = "lua/heartbeat.lua";
+    INTAKE = "lua/intake.lua";
+    LEAVE = "lua/leave.lua";
+    REAP = "lua/reap.lua";
+    RESTORE = "lua/restore.lua";
+    SETTLE = "lua/settle.lua";
+}

@@ -1,0 +1,194 @@
+//! Faults: everything other than an order that a check may be answered with.
+//!
+//! Each is something the provider documents, or that other clients of it have seen. They are answered for one
+//! order by its script, or for any check by the error rate. A fault must not change an order, nor the lockout
+//! or the rate limit: a scripted `401` is an answer, not a failed key.
+
+use std::convert::Infallible;
+use std::io;
+
+use axum::body::{Body, Bytes};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::envelope::{ApiError, Stamp, Success, router_error};
+use super::orders::OrderView;
+
+/// Chunks of the huge body: 64 KiB each, 64 MiB together.
+const HUGE_CHUNK: &[u8] = &[b'a'; 64 * 1024];
+const HUGE_CHUNKS: usize = 1024;
+
+/// An answer to a check that is no order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// `500 INTERNAL_ERROR`.
+    InternalError500,
+    /// `503 SERVICE_UNAVAILABLE`.
+    Unavailable503 {
+        /// Seconds of the `Retry-After` header, absent if none.
+        retry_after: Option<u64>,
+    },
+    /// `503 AUTH_UNAVAILABLE` with `Retry-After: 5`.
+    AuthUnavailable503,
+    /// `404 NOT_FOUND`, as if the order did not exist.
+    NotFound404,
+    /// `429 RATE_LIMIT_EXCEEDED`.
+    RateLimited429 {
+        /// Seconds of the `Retry-After` header, absent if none.
+        retry_after: Option<u64>,
+    },
+    /// `401 INVALID_ACCESS_TOKEN`, though the key was right; it does not count towards the lockout.
+    InvalidToken401,
+    /// `403 IP_BLOCKED`.
+    IpBlocked403,
+    /// A `404` of the router in front of the API: `{message,error,statusCode}`, without `success` and without
+    /// a code.
+    RouterError,
+    /// `200` with an HTML page.
+    NotJson,
+    /// `200` with JSON that ends within the order, and a `Content-Length` that is right for what is there.
+    /// The cut comes after the card fields of a fulfilled order: a client that logs what it cannot read gives
+    /// the card away.
+    Truncated,
+    /// `200`, `success: true`, and data without a status.
+    WrongShape,
+    /// `200` with a body of 64 MiB.
+    HugeBody,
+    /// No answer at all until the server stops.
+    Hang,
+    /// The connection is closed before any answer.
+    DropConnection,
+}
+
+/// Becomes true when the server is asked to stop, so that a hanging answer does not keep it from stopping.
+#[derive(Clone)]
+pub(super) struct Stopping(pub(super) watch::Receiver<bool>);
+
+impl Fault {
+    /// How the record of calls shows it: the status and code where there are such, or else words.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            Self::RouterError => "404 router error".to_owned(),
+            Self::NotJson => "200 not JSON".to_owned(),
+            Self::Truncated => "200 truncated".to_owned(),
+            Self::WrongShape => "200 wrong shape".to_owned(),
+            Self::HugeBody => "200 huge body".to_owned(),
+            Self::Hang => "no answer".to_owned(),
+            Self::DropConnection => "connection dropped".to_owned(),
+            other => other.api_error("").map_or_else(String::new, |error| error.label()),
+        }
+    }
+
+    fn api_error(&self, topup_id: &str) -> Option<ApiError> {
+        Some(match self {
+            Self::InternalError500 => ApiError::internal(),
+            Self::Unavailable503 { retry_after } => ApiError::unavailable(*retry_after),
+            Self::AuthUnavailable503 => ApiError::auth_unavailable(),
+            Self::NotFound404 => ApiError::not_found("ID", topup_id),
+            Self::RateLimited429 { retry_after } => ApiError::rate_limited(*retry_after),
+            Self::InvalidToken401 => ApiError::invalid_token(4),
+            Self::IpBlocked403 => ApiError::ip_blocked(),
+            _ => return None,
+        })
+    }
+
+    /// Draws whether a check is a fault at this error rate, and which.
+    pub(super) fn draw(rate: f64, rng: &mut StdRng) -> Option<Self> {
+        if rate <= 0.0 || rng.random::<f64>() >= rate {
+            return None;
+        }
+        Some(match rng.random_range(0..5) {
+            0 => Self::InternalError500,
+            1 => Self::Unavailable503 { retry_after: None },
+            2 => Self::NotJson,
+            3 => Self::Truncated,
+            _ => Self::DropConnection,
+        })
+    }
+
+    /// The answer, given the order as it truly is. `Hang` does not return before the server stops.
+    pub(super) async fn respond(
+        self,
+        order: OrderView,
+        stamp: Stamp,
+        stopping: Option<Stopping>,
+    ) -> Response {
+        if let Some(error) = self.api_error(&order.id) {
+            return error.into_response(stamp);
+        }
+        match self {
+            Self::RouterError => router_error("Route GET:/v3/internet/check-id not found"),
+            Self::NotJson => {
+                let page = "<html><head><title>One moment</title></head><body>Please wait…</body></html>";
+                ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
+            }
+            Self::Truncated => truncated(order, stamp),
+            Self::WrongShape => {
+                Success::new(json!({ "_id": order.id, "ref": order.reference }), stamp).into_response()
+            }
+            Self::HugeBody => huge(),
+            Self::Hang => {
+                match stopping {
+                    // An error means that the server is gone, which is as good as stopping.
+                    Some(Stopping(mut stopping)) => drop(stopping.wait_for(|stop| *stop).await),
+                    None => std::future::pending().await,
+                }
+                dropped()
+            }
+            _ => dropped(),
+        }
+    }
+}
+
+fn truncated(order: OrderView, stamp: Stamp) -> Response {
+    let Ok(mut body) = serde_json::to_vec(&Success::new(order, stamp)) else {
+        return dropped();
+    };
+    let mark = br#","created_at""#;
+    let cut = body.windows(mark.len()).rposition(|part| part == mark).map_or(body.len() / 2, |at| at + 5);
+    body.truncate(cut);
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn huge() -> Response {
+    let start = Bytes::from_static(br#"{"success":true,"data":{"status":"HANDLING","filler":""#);
+    let chunks = stream::iter(std::iter::repeat_n(Bytes::from_static(HUGE_CHUNK), HUGE_CHUNKS));
+    let whole = stream::iter([start]).chain(chunks).chain(stream::iter([Bytes::from_static(br#""}}"#)]));
+    let body = Body::from_stream(whole.map(Ok::<_, Infallible>));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A body that fails at its first frame: hyper has not flushed the head by then, and closes the connection.
+fn dropped() -> Response {
+    let failing = stream::iter([Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionAborted))]);
+    (StatusCode::INTERNAL_SERVER_ERROR, Body::from_stream(failing)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn the_error_rate_is_a_share() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut faults = |rate| (0..2_000).filter(|_| Fault::draw(rate, &mut rng).is_some()).count();
+        assert_eq!(faults(0.0), 0);
+        assert_eq!(faults(1.0), 2_000);
+        assert!((400..600).contains(&faults(0.25)));
+    }
+
+    #[test]
+    fn labels_name_status_and_code() {
+        assert_eq!(Fault::Unavailable503 { retry_after: Some(9) }.label(), "503 SERVICE_UNAVAILABLE");
+        assert_eq!(Fault::InvalidToken401.label(), "401 INVALID_ACCESS_TOKEN");
+        assert_eq!(Fault::Hang.label(), "no answer");
+    }
+}

@@ -1,0 +1,230 @@
+//! The orders the simulator holds, and what each answers at its age.
+//!
+//! Everything random about an order comes from the seed and the order's place in the sequence, so that the
+//! life and the card of the seventh order do not depend on what was asked meanwhile. Ids are built as the
+//! provider's are (seconds, five constant bytes, a counter): a restarted simulator does not hand out the ids
+//! of its former life. No type here that holds a number or a card may implement `Debug`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::Datelike;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+use super::clock::SimClock;
+use super::kind::Kind;
+use super::mix::{Mix, script_for};
+use super::script::{Answer, Script, SimStatus};
+
+/// One check that was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Age of the order then, in domain time.
+    pub at: Duration,
+    /// The status word that was answered, or the fault or refusal, such as `503 SERVICE_UNAVAILABLE`.
+    pub answer: String,
+}
+
+/// How the life of a new order is found.
+pub(super) enum Plan {
+    Script(Script),
+    /// By the hint in the reference, or else drawn from this mix.
+    Drawn(Mix),
+}
+
+/// A new order, before it has an id.
+pub(super) struct Draft {
+    pub(super) kind: Kind,
+    pub(super) number: String,
+    pub(super) topup_amount: u64,
+    pub(super) reference: Option<String>,
+    pub(super) plan: Plan,
+}
+
+/// An order as the API shows it, fields in the documented order.
+#[derive(Serialize)]
+pub(super) struct OrderView {
+    #[serde(rename = "_id")]
+    pub(super) id: String,
+    #[serde(rename = "ref")]
+    pub(super) reference: String,
+    status: String,
+    r#type: Kind,
+    number: String,
+    topup_amount: u64,
+    #[serde(flatten)]
+    card: Option<CardView>,
+    created_at: String,
+}
+
+#[derive(Serialize)]
+struct CardView {
+    card_code: String,
+    num_trans: String,
+    date_traitement: String,
+}
+
+/// One order.
+pub(super) struct Order {
+    pub(super) id: String,
+    pub(super) reference: String,
+    pub(super) created: Duration,
+    pub(super) script: Script,
+    pub(super) calls: Vec<Call>,
+    pub(super) card_code: String,
+    num_trans: String,
+    kind: Kind,
+    number: String,
+    topup_amount: u64,
+}
+
+impl Order {
+    /// The age of the order at domain time `now`.
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.created)
+    }
+
+    /// Its true state at this age.
+    pub(super) fn truth(&self, age: Duration) -> SimStatus {
+        self.script.truth(age).status().unwrap_or(SimStatus::Handling)
+    }
+
+    /// The order as `answer` tells it, with the card fields only if the answer has them.
+    pub(super) fn view(&self, answer: &Answer, age: Duration, clock: &SimClock) -> OrderView {
+        let processed = self.created.saturating_add(self.script.fulfilled_at(age).unwrap_or(age));
+        let card = (*answer == Answer::Fulfilled).then(|| CardView {
+            card_code: self.card_code.clone(),
+            num_trans: self.num_trans.clone(),
+            date_traitement: clock.timestamp(processed),
+        });
+        OrderView {
+            id: self.id.clone(),
+            reference: self.reference.clone(),
+            status: answer.status().unwrap_or(SimStatus::Handling).to_string(),
+            r#type: self.kind,
+            number: self.number.clone(),
+            topup_amount: self.topup_amount,
+            card,
+            created_at: clock.timestamp(self.created),
+        }
+    }
+}
+
+/// All orders, oldest first.
+pub(super) struct Orders {
+    seed: u64,
+    all: Vec<Order>,
+    by_id: HashMap<String, usize>,
+    /// The youngest order of each reference: whether the provider refuses a second one is not documented.
+    by_ref: HashMap<String, usize>,
+}
+
+impl Orders {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, all: Vec::new(), by_id: HashMap::new(), by_ref: HashMap::new() }
+    }
+
+    /// Creates an order and gives its id and reference.
+    pub(super) fn create(&mut self, draft: Draft, clock: &SimClock) -> (String, String) {
+        let (place, created) = (self.all.len(), clock.elapsed());
+        let sequence = u64::try_from(place).unwrap_or(u64::MAX);
+        let mut rng =
+            StdRng::seed_from_u64(self.seed.wrapping_add(sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let date = clock.date(created);
+        let id = object_id(self.seed, sequence, date.timestamp());
+        let card_code = format!("{:012}", rng.random_range(0..1_000_000_000_000_u64));
+        let num_trans = format!("AT-{}-{:05}", date.year(), rng.random_range(0..100_000_u32));
+        let reference = draft.reference.unwrap_or_else(|| format!("topup-{id}"));
+        let script = match draft.plan {
+            Plan::Script(script) => script,
+            Plan::Drawn(mix) => script_for(mix, &reference, &mut rng),
+        };
+        self.by_id.insert(id.clone(), place);
+        self.by_ref.insert(reference.clone(), place);
+        self.all.push(Order {
+            id: id.clone(),
+            reference: reference.clone(),
+            created,
+            script,
+            calls: Vec::new(),
+            card_code,
+            num_trans,
+            kind: draft.kind,
+            number: draft.number,
+            topup_amount: draft.topup_amount,
+        });
+        (id, reference)
+    }
+
+    pub(super) fn by_id(&self, id: &str) -> Option<&Order> {
+        self.all.get(*self.by_id.get(id)?)
+    }
+
+    pub(super) fn by_id_mut(&mut self, id: &str) -> Option<&mut Order> {
+        self.all.get_mut(*self.by_id.get(id)?)
+    }
+
+    pub(super) fn by_ref_mut(&mut self, reference: &str) -> Option<&mut Order> {
+        self.all.get_mut(*self.by_ref.get(reference)?)
+    }
+
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = &Order> {
+        self.all.iter().rev()
+    }
+}
+
+/// 24 hex digits: seconds, five bytes of the seed, a counter.
+fn object_id(seed: u64, sequence: u64, seconds: i64) -> String {
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+    let machine = StdRng::seed_from_u64(!seed).random_range(0..1_u64 << 40);
+    format!("{seconds:08x}{machine:010x}{:06x}", sequence & 0x00FF_FFFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(reference: Option<&str>) -> Draft {
+        Draft {
+            kind: Kind::Adsl,
+            number: "036362608".to_owned(),
+            topup_amount: 1000,
+            reference: reference.map(str::to_owned),
+            plan: Plan::Drawn(Mix::default()),
+        }
+    }
+
+    fn lives(seed: u64) -> Vec<(String, Script)> {
+        let (mut orders, clock) = (Orders::new(seed), SimClock::start(1.0));
+        for _ in 0..50 {
+            orders.create(draft(None), &clock);
+        }
+        orders.all.into_iter().map(|order| (order.card_code, order.script)).collect()
+    }
+
+    #[test]
+    fn the_seed_decides_lives_and_cards() {
+        assert_eq!(lives(1), lives(1));
+        assert_ne!(lives(1), lives(2));
+    }
+
+    #[test]
+    fn ids_are_24_hex_digits_and_differ() {
+        let (mut orders, clock) = (Orders::new(1), SimClock::start(1.0));
+        let (first, _) = orders.create(draft(None), &clock);
+        let (second, reference) = orders.create(draft(None), &clock);
+        assert_ne!(first, second);
+        assert_eq!(reference, format!("topup-{second}"));
+        assert!(first.len() == 24 && first.bytes().all(|byte| byte.is_ascii_hexdigit()), "{first}");
+    }
+
+    #[test]
+    fn a_reference_used_twice_finds_the_younger_order() {
+        let (mut orders, clock) = (Orders::new(1), SimClock::start(1.0));
+        orders.create(draft(Some("a")), &clock);
+        let (second, _) = orders.create(draft(Some("a")), &clock);
+        assert_eq!(orders.by_ref_mut("a").map(|order| order.id.clone()), Some(second));
+    }
+}

@@ -1,0 +1,191 @@
+//! Settings of the simulator: flags and environment variables of one name, checked in words as they are read.
+//!
+//! Ids and flags carry the prefix `simulator-`, so that a command can flatten these beside the worker's own
+//! settings. The time scale is not among them: it belongs to the whole program and is handed to
+//! `Simulator::new`.
+
+use std::fmt;
+
+use clap::builder::BoolishValueParser;
+
+use super::mix::Mix;
+
+/// How the simulated provider behaves.
+#[derive(Clone, PartialEq, clap::Args)]
+#[command(next_help_heading = "Simulator")]
+pub struct SimulatorSettings {
+    /// Seed of everything random: the same seed gives the same lives and cards, order by order
+    #[arg(
+        id = "simulator-seed",
+        long = "simulator-seed",
+        env = "SIMULATOR_SEED",
+        value_name = "NUMBER",
+        default_value_t = 1
+    )]
+    pub seed: u64,
+
+    /// Keys that are accepted in X-Access-Token, separated by commas
+    #[arg(
+        id = "simulator-api-keys", long = "simulator-api-keys", env = "SIMULATOR_API_KEYS",
+        value_name = "KEYS", hide_env_values = true, value_delimiter = ',', default_value = "sandbox-key", value_parser = key
+    )]
+    pub api_keys: Vec<String>,
+
+    /// Requests each key may make in any minute of domain time; 0 means no limit
+    #[arg(
+        id = "simulator-rate-limit",
+        long = "simulator-rate-limit",
+        env = "SIMULATOR_RATE_LIMIT",
+        value_name = "REQUESTS",
+        default_value_t = 0
+    )]
+    pub rate_limit: u32,
+
+    /// Weights of the lives of orders that are sent without a hint in their reference
+    #[arg(
+        id = "simulator-mix", long = "simulator-mix", env = "SIMULATOR_MIX", value_name = "WEIGHTS",
+        default_value_t = Mix::default()
+    )]
+    pub mix: Mix,
+
+    /// Show the card fields in the rows of the list as well (the documentation leaves it open)
+    #[arg(
+        id = "simulator-list-with-cards", long = "simulator-list-with-cards", env = "SIMULATOR_LIST_WITH_CARDS",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub list_with_cards: bool,
+
+    /// Share of checks, from 0 to 1, that are answered with a fault: 500, 503, no JSON, cut JSON or a dropped
+    /// connection
+    #[arg(
+        id = "simulator-error-rate", long = "simulator-error-rate", env = "SIMULATOR_ERROR_RATE",
+        value_name = "SHARE", default_value_t = 0.0, value_parser = share
+    )]
+    pub error_rate: f64,
+
+    /// Real milliseconds added to each answer
+    #[arg(
+        id = "simulator-latency-ms",
+        long = "simulator-latency-ms",
+        env = "SIMULATOR_LATENCY_MS",
+        value_name = "MS",
+        default_value_t = 0
+    )]
+    pub latency_ms: u64,
+}
+
+impl Default for SimulatorSettings {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            api_keys: vec!["sandbox-key".to_owned()],
+            rate_limit: 0,
+            mix: Mix::default(),
+            list_with_cards: false,
+            error_rate: 0.0,
+            latency_ms: 0,
+        }
+    }
+}
+
+/// By hand, because a key must never reach a log: only their number is shown.
+impl fmt::Debug for SimulatorSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatorSettings")
+            .field("seed", &self.seed)
+            .field("api_keys", &format_args!("[{} redacted]", self.api_keys.len()))
+            .field("rate_limit", &self.rate_limit)
+            .field("mix", &self.mix)
+            .field("list_with_cards", &self.list_with_cards)
+            .field("error_rate", &self.error_rate)
+            .field("latency_ms", &self.latency_ms)
+            .finish()
+    }
+}
+
+fn key(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("a key must not be empty".to_owned());
+    }
+    // Other characters could never arrive in a header, so the key could never be right.
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a key may hold only visible ASCII characters without spaces".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("must be a number from 0 to 1, such as 0.05".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        simulator: SimulatorSettings,
+    }
+
+    fn parse(args: &[&str]) -> Result<SimulatorSettings, String> {
+        Command::try_parse_from([&["test"], args].concat())
+            .map(|command| command.simulator)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        assert_eq!(parse(&[]), Ok(SimulatorSettings::default()));
+    }
+
+    #[test]
+    fn every_setting_is_a_flag() {
+        let settings = parse(&[
+            "--simulator-seed=9",
+            "--simulator-api-keys=one,two",
+            "--simulator-rate-limit=60",
+            "--simulator-mix=slow=1",
+            "--simulator-list-with-cards",
+            "--simulator-error-rate=0.25",
+            "--simulator-latency-ms=20",
+        ]);
+        let expected = SimulatorSettings {
+            seed: 9,
+            api_keys: vec!["one".to_owned(), "two".to_owned()],
+            rate_limit: 60,
+            mix: Mix { fulfilled: 0, refunded: 0, queued: 0, slow: 1 },
+            list_with_cards: true,
+            error_rate: 0.25,
+            latency_ms: 20,
+        };
+        assert_eq!(settings, Ok(expected));
+    }
+
+    #[test]
+    fn impossible_settings_are_refused_in_words() {
+        for (arg, words) in [
+            ("--simulator-error-rate=1.5", "from 0 to 1"),
+            ("--simulator-error-rate=NaN", "from 0 to 1"),
+            ("--simulator-api-keys=one,,two", "must not be empty"),
+            ("--simulator-api-keys=o ne", "visible ASCII"),
+            ("--simulator-mix=fast=1", "not a life of an order"),
+        ] {
+            let error = parse(&[arg]).expect_err(arg);
+            assert!(error.contains(words), "{arg}: {error}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let shown = format!("{:?}", SimulatorSettings::default());
+        assert!(!shown.contains("sandbox-key"), "{shown}");
+        assert!(shown.contains("1 redacted"), "{shown}");
+    }
+}

@@ -1,0 +1,69 @@
+//! What only a real connection shows: answers cut, dropped and hanging, and the server stopping.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+struct Server {
+    addr: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+async fn start(simulator: &Simulator) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(serve(listener, simulator.clone(), async move { drop(stopped.await) }));
+    Server { addr, stop, task }
+}
+
+/// Asks over a plain socket and gives all bytes that come until the connection is closed.
+fn ask(addr: SocketAddr, path: &str) -> JoinHandle<Vec<u8>> {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-Access-Token: {KEY}\r\nConnection: close\r\n\r\n");
+    tokio::task::spawn_blocking(move || {
+        let mut socket = std::net::TcpStream::connect(addr).expect("a connection");
+        socket.write_all(request.as_bytes()).expect("sent");
+        let mut bytes = Vec::new();
+        // A reset counts as the end.
+        drop(socket.read_to_end(&mut bytes));
+        bytes
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_connection_answers_come_whole_cut_or_not_at_all() {
+    let simulator = simulator();
+    let server = start(&simulator).await;
+    let ids = [Answer::Queued, Answer::Fault(Fault::Truncated), Answer::Fault(Fault::DropConnection)]
+        .map(|answer| simulator.create(Script::always(answer)));
+    let [whole, cut, none] = ids.map(|id| ask(server.addr, &check_id(&id)));
+    let whole = String::from_utf8(whole.await.expect("bytes")).expect("text");
+    assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with('}'), "{whole}");
+    let cut = String::from_utf8(cut.await.expect("bytes")).expect("text").to_ascii_lowercase();
+    let (head, body) = cut.split_once("\r\n\r\n").expect("head and body");
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+    assert_eq!(none.await.expect("bytes"), b"", "not even a head before the connection is dropped");
+    server.stop.send(()).expect("still serving");
+    server.task.await.expect("no panic").expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_answer_ends_when_the_server_stops() {
+    let simulator = simulator();
+    let server = start(&simulator).await;
+    let id = simulator.create(Script::always(Answer::Fault(Fault::Hang)));
+    let asked = ask(server.addr, &check_id(&id));
+    while simulator.calls(&id).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!asked.is_finished());
+    server.stop.send(()).expect("still serving");
+    server.task.await.expect("no panic").expect("stopped");
+    assert_eq!(asked.await.expect("bytes"), b"");
+}

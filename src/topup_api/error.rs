@@ -1,0 +1,94 @@
+//! What can come instead of an order, and what it means for asking again.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What is known of an answer that was no order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// `error.code`, if the body had one.
+    pub code: Option<String>,
+    /// `requestId`, for the provider's support.
+    pub request_id: Option<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP {}", self.status)?;
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        if let Some(request_id) = &self.request_id {
+            write!(f, " ({request_id})")?;
+        }
+        Ok(())
+    }
+}
+
+/// The provider did not answer with an order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The provider does not know the order: 404 with the code `NOT_FOUND`. A 404 of a router is no such
+    /// answer: it says nothing about the order.
+    #[error("the provider does not know this order: {0}")]
+    NotFound(Answer),
+    /// 401: the key is missing or wrong. Five of these lock the address out for 15 minutes.
+    #[error("the provider refuses the key: {0}")]
+    Unauthorized(Answer),
+    /// 403: the address or the account is blocked.
+    #[error("the provider refuses this address or account: {0}")]
+    Forbidden(Answer),
+    /// 429: too many requests.
+    #[error("the provider's rate limit is reached: {answer}")]
+    RateLimited {
+        /// The answer.
+        answer: Answer,
+        /// `Retry-After`, usually absent.
+        retry_after: Option<Duration>,
+    },
+    /// 503 with `Retry-After`.
+    #[error("the provider is unavailable for a while: {answer}")]
+    Unavailable {
+        /// The answer.
+        answer: Answer,
+        /// `Retry-After`.
+        retry_after: Duration,
+    },
+    /// Any other status that is not 200.
+    #[error("the provider failed: {0}")]
+    Failed(Answer),
+    /// 200 with a body that is not the documented envelope of an order.
+    #[error("the provider's answer cannot be read: {what} ({answer})")]
+    Unreadable {
+        /// The answer.
+        answer: Answer,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The connection failed or broke.
+    #[error("the connection to the provider failed: {0}")]
+    Connection(&'static str),
+    /// No answer in time.
+    #[error("the provider did not answer in time")]
+    TimedOut,
+}
+
+impl ApiError {
+    /// How long nobody may ask, in the provider's time, where the error concerns more than this order.
+    #[must_use]
+    pub fn closes_gate(&self) -> Option<Duration> {
+        const LOCKED_OUT: Duration = Duration::from_mins(15);
+        const LONGEST: Duration = Duration::from_hours(1);
+        match self {
+            // The next try is made only when a lock-out would be over, and by one alone.
+            Self::Unauthorized(_) | Self::Forbidden(_) => Some(LOCKED_OUT),
+            Self::RateLimited { retry_after, .. } => {
+                Some(retry_after.unwrap_or(Duration::from_secs(10)).min(LONGEST))
+            }
+            Self::Unavailable { retry_after, .. } => Some((*retry_after).min(LONGEST)),
+            _ => None,
+        }
+    }
+}
