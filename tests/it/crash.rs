@@ -1,0 +1,192 @@
+//! Whatever crashes on the way: every order ends as the provider says, and no event has two bodies.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use topup_jobs::{OrderStatus, TopupId};
+use topup_worker::orders::OrderStore;
+use topup_worker::simulator::{Script, SimulatorSettings};
+
+use crate::support::redis::TestRedis;
+use crate::support::{Bed, Proxy, until};
+
+const ORDERS: u64 = 500;
+const SCALE: f64 = 30.0;
+
+/// Orders that live as the documentation says: 3–45 s of HANDLING, some refunded, some queued.
+fn orders(bed: &Bed) -> Vec<String> {
+    let script = |n: u64| match n % 10 {
+        0 => Script::refunded_after(Duration::from_secs(5 + n % 35)),
+        1 => Script::queued_after(Duration::from_secs(5 + n % 25), Duration::from_hours(20)),
+        _ => Script::fulfilled_after(Duration::from_secs(3 + n % 42)),
+    };
+    (0..ORDERS).map(|n| bed.order(script(n))).collect()
+}
+
+/// What must be true of the orders when the dust has settled.
+async fn account(bed: &Bed, orders: &[String]) {
+    let store = bed.store().await;
+    let mut expected = HashSet::new();
+    for (n, id) in orders.iter().enumerate() {
+        let (status, outcome) = match n % 10 {
+            0 => (OrderStatus::Refunded, "refunded"),
+            1 => (OrderStatus::Scheduled, "scheduled"),
+            _ => (OrderStatus::Fulfilled, "fulfilled"),
+        };
+        let stored = bed.stored(std::slice::from_ref(id), status).await.remove(0);
+        let event = format!("evt_{id}_{outcome}");
+        until(&event, async || bed.sink.received().iter().any(|one| one.id() == event).then_some(())).await;
+        expected.insert(event);
+        let topup_id: TopupId = id.parse().unwrap();
+        until("the store says that it was told", async || {
+            let told = store.notifications(&topup_id).await.ok()?;
+            assert!(
+                told.iter().all(|one| one.outcome.as_str() == outcome || one.outcome.as_str() == "delayed")
+            );
+            told.iter().all(|one| one.status.as_str() == "sent").then_some(())
+        })
+        .await;
+        let card = store.card(&topup_id).await.unwrap().map(|card| card.card_code.reveal().to_owned());
+        let provider = bed.simulator.card_code(id).filter(|_| status == OrderStatus::Fulfilled);
+        assert_eq!(card, provider, "the stored card is the provider's");
+        assert_eq!(stored.tracking.fulfilled_at.is_some(), status == OrderStatus::Fulfilled);
+    }
+    let mut bodies = HashMap::new();
+    for received in bed.sink.received() {
+        let id = received.id().to_owned();
+        let first = bodies.entry(id).or_insert_with(|| received.body.clone());
+        assert_eq!(*first, received.body, "{} has two bodies", received.id());
+    }
+    let told: HashSet<String> = bodies.into_keys().filter(|id| !id.ends_with("_delayed")).collect();
+    assert_eq!(told, expected, "each outcome is told, and no other");
+    // Exactly the scheduled orders are still followed.
+    let followed: usize = bed.redis(&["ZCARD", "{topup}:recheck-topup:scheduled"]).await;
+    assert_eq!(followed, orders.len() / 10);
+    for job in ["poll-topup", "notify-customer"] {
+        until("nothing is left over", async || {
+            let left: usize = bed.redis(&["HLEN", &format!("{{topup}}:{job}:data")]).await;
+            (left == 0).then_some(())
+        })
+        .await;
+    }
+    let dead: usize = bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await;
+    assert_eq!(dead, 0);
+}
+
+#[tokio::test]
+async fn a_worker_killed_at_any_moment_loses_nothing() {
+    let bed = Bed::new(SCALE).await;
+    let orders = orders(&bed);
+    let _steady = bed.worker().await;
+    let mut victim = bed.worker().await;
+    bed.enqueue(&orders).await;
+    // Moments spread over intake, polling and telling, from a fixed sequence.
+    for pause_ms in [150, 330, 70, 510, 240] {
+        sleep(Duration::from_millis(pause_ms)).await;
+        victim.kill();
+        victim = bed.worker().await;
+    }
+    account(&bed, &orders).await;
+}
+
+#[tokio::test]
+async fn redis_restarted_in_the_middle_loses_nothing_and_ends_no_worker() {
+    let redis = match TestRedis::container().await {
+        Some(redis) => redis,
+        None => TestRedis::start().await,
+    };
+    let mut bed = Bed::on(redis, SCALE, SimulatorSettings::default()).await;
+    let orders = orders(&bed);
+    let mut workers = [bed.worker().await, bed.worker().await];
+    bed.enqueue(&orders).await;
+    for pause_ms in [200, 400] {
+        sleep(Duration::from_millis(pause_ms)).await;
+        bed.redis.kill().await;
+        sleep(Duration::from_millis(700)).await;
+        bed.redis.start_again().await;
+    }
+    account(&bed, &orders).await;
+    for worker in &mut workers {
+        assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
+        assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_worker_settles_nothing_that_is_no_longer_its_own() {
+    let mut bed = Bed::on(
+        TestRedis::start().await,
+        SCALE,
+        // Slow answers keep jobs in flight at the moment of freezing.
+        SimulatorSettings { latency_ms: 400, ..SimulatorSettings::default() },
+    )
+    .await;
+    bed.set("CONCURRENCY", "40");
+    let orders = orders(&bed);
+    let frozen = bed.worker().await;
+    bed.enqueue(&orders).await;
+    until("jobs are in flight", async || (bed.simulator.total_calls() > 20).then_some(())).await;
+    frozen.signal("STOP");
+    let _other = bed.worker().await;
+    until("the frozen worker is taken for dead", async || {
+        let workers: usize = bed.redis(&["ZCARD", "{topup}:poll-topup:workers"]).await;
+        (workers == 1).then_some(())
+    })
+    .await;
+    frozen.signal("CONT");
+    until("it knows that it was taken for dead", async || {
+        frozen.log().contains("starts under a new name").then_some(())
+    })
+    .await;
+    account(&bed, &orders).await;
+}
+
+#[tokio::test]
+async fn answers_of_redis_that_are_lost_strand_no_job() {
+    let mut bed = Bed::new(SCALE).await;
+    let orders = orders(&bed);
+    let proxy = Proxy::start(&bed.redis.url(), Duration::from_millis(20)).await;
+    bed.set("REDIS_URL", proxy.url());
+    let mut worker = bed.worker().await;
+    bed.enqueue(&orders).await;
+    for _ in 0..25 {
+        sleep(Duration::from_millis(170)).await;
+        proxy.cut();
+    }
+    account(&bed, &orders).await;
+    assert_eq!(worker.ended(), None);
+    assert!(!worker.log().contains("taken for dead"), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_silent_is_replaced() {
+    let mut bed = Bed::new(SCALE).await;
+    let orders = orders(&bed);
+    let proxy = Proxy::start(&bed.redis.url(), Duration::ZERO).await;
+    bed.set("REDIS_URL", proxy.url());
+    let worker = bed.worker().await;
+    bed.enqueue(&orders[..250]).await;
+    until("orders are polled", async || (bed.simulator.total_calls() > 100).then_some(())).await;
+    proxy.silence();
+    bed.enqueue(&orders[250..]).await;
+    account(&bed, &orders).await;
+    assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn what_redis_forgets_is_put_back_from_the_store() {
+    let bed = Bed::new(SCALE).await;
+    let order = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(1)));
+    let polled = bed.order(Script::fulfilled_after(Duration::from_mins(4)));
+    let mut worker = bed.worker().await;
+    bed.enqueue([&order, &polled]).await;
+    bed.told(&order, "scheduled").await;
+    // Redis comes back with nothing but the clock that this deployment shares.
+    let anchor: String = bed.redis(&["GET", "{topup}:time-anchor"]).await;
+    bed.redis::<()>(&["FLUSHALL"]).await;
+    bed.redis::<()>(&["SET", "{topup}:time-anchor", &anchor]).await;
+    bed.told(&polled, "fulfilled").await;
+    assert_eq!(worker.ended(), None);
+    assert!(worker.log().contains("put back jobs that no queue held"), "{}", worker.log());
+}

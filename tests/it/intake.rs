@@ -1,0 +1,141 @@
+//! What producers send: good messages run, bad ones are rejected in words, and nothing stops the workers.
+
+use std::time::Duration;
+
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::Script;
+
+use crate::support::{Bed, until};
+
+/// Names and values of a message, as they stand in a stream.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+/// A word of the reason, and the message that is rejected for it.
+type Bad<'a> = (&'a str, Vec<(&'a [u8], &'a [u8])>);
+
+const ID: &str = r#"{"topupId":"6901616fe9e88196b4eb64b2"}"#;
+
+#[tokio::test]
+async fn bad_messages_are_rejected_with_a_reason_and_good_ones_beside_them_run() {
+    let bed = Bed::new(60.0).await;
+    let huge = vec![b'x'; 1 << 20];
+    let many: Vec<(Vec<u8>, Vec<u8>)> =
+        (0..9_000).map(|n| (format!("f{n}").into_bytes(), b"v".to_vec())).collect();
+    let many: Vec<(&[u8], &[u8])> = many.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    let bad: [Bad<'_>; 12] = [
+        ("not JSON", vec![(b"name", b"poll-topup"), (b"data", b"topupId=1")]),
+        ("\"data.topupId\" is missing", vec![(b"name", b"poll-topup"), (b"data", b"{}")]),
+        ("a number; send a text", vec![(b"name", b"poll-topup"), (b"data", br#"{"topupId":12}"#)]),
+        ("24 hexadecimal", vec![(b"name", b"poll-topup"), (b"data", br#"{"topupId":"12"}"#)]),
+        ("an array; send a JSON object", vec![(b"name", b"poll-topup"), (b"data", b"[1]")]),
+        ("at most 16384", vec![(b"name", b"poll-topup"), (b"data", &huge)]),
+        ("neither \"poll-topup\"", vec![(b"name", b"sell-topup"), (b"data", ID.as_bytes())]),
+        (
+            "opts.delay",
+            vec![(b"name", b"poll-topup"), (b"data", ID.as_bytes()), (b"opts", br#"{"delay":-5}"#)],
+        ),
+        ("not JSON", vec![(b"name", b"poll-topup"), (b"data", b"\xff\xfe\x00\x01")]),
+        ("\"name\" is missing", vec![(b"\x00\xff", b"\xfe")]),
+        ("\"data\" is missing", vec![(b"name", b"recheck-topup")]),
+        ("at most 16384", many),
+    ];
+    let good: Vec<String> = (0..20).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    for (n, (_, fields)) in bad.iter().enumerate() {
+        bed.message(fields).await;
+        bed.enqueue([&good[n]]).await;
+    }
+    bed.enqueue(&good[bad.len()..]).await;
+    let _worker = bed.worker().await;
+    bed.stored(&good, OrderStatus::Fulfilled).await;
+    bed.idle().await;
+
+    let mut connection = bed.connection().await;
+    let rejected: Vec<(String, Fields)> = redis::cmd("XRANGE")
+        .arg("{topup}:rejected")
+        .arg("-")
+        .arg("+")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(rejected.len(), bad.len());
+    for ((_, entry), (words, fields)) in rejected.iter().zip(&bad) {
+        let value =
+            |wanted: &[u8]| entry.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_slice());
+        let reason = String::from_utf8_lossy(value(b"reason").unwrap());
+        assert!(reason.contains(words), "{reason:?} should say {words:?}");
+        assert!(value(b"id").is_some_and(|id| id.contains(&b'-')));
+        if fields.len() < 100 {
+            assert!(fields.iter().all(|(name, sent)| value(name) == Some(*sent)), "the fields are kept");
+        } else {
+            assert!(value(b"fields").unwrap().len() > 9_000 * 5, "all fields are kept");
+        }
+    }
+}
+
+#[tokio::test]
+async fn foreign_bytes_in_a_queue_end_in_the_dead_letters_and_their_neighbours_run() {
+    let bed = Bed::new(60.0).await;
+    let good: Vec<String> = (0..5).map(|_| bed.order(Script::refunded_after(Duration::ZERO))).collect();
+    let queue = "{topup}:poll-topup";
+    let mut pipe = redis::pipe();
+    for (id, payload) in [
+        (&b"binary"[..], &b"\xff\x00\xfe"[..]),
+        (b"\xde\xad\xbe\xef", b"{}"),
+        (b"wrong-types", br#"{"topupId":["0661998877"]}"#),
+        (b"empty", b""),
+    ] {
+        pipe.cmd("HSET").arg(format!("{queue}:data")).arg(id).arg(payload);
+        pipe.cmd("RPUSH").arg(format!("{queue}:active")).arg(id);
+    }
+    // An id without a payload, one whose meta key is of another type, and one that was pushed twice.
+    pipe.cmd("RPUSH").arg(format!("{queue}:active")).arg("no-payload").arg("odd-meta").arg("binary");
+    pipe.cmd("SET").arg(format!("{queue}:meta:odd-meta")).arg("text");
+    pipe.cmd("HSET").arg(format!("{queue}:data")).arg("odd-meta").arg("nonsense");
+    pipe.exec_async(&mut bed.connection().await).await.unwrap();
+    bed.enqueue(&good).await;
+    let mut worker = bed.worker().await;
+    bed.stored(&good, OrderStatus::Refunded).await;
+
+    let dead = until("all six are dead letters", async || {
+        let mut connection = bed.connection().await;
+        let dead: Vec<Vec<u8>> =
+            redis::cmd("SMEMBERS").arg(format!("{queue}:dead")).query_async(&mut connection).await.unwrap();
+        (dead.len() == 6).then_some(dead)
+    })
+    .await;
+    assert!(dead.contains(&b"\xde\xad\xbe\xef".to_vec()));
+    let payload: Vec<u8> = bed.redis(&["HGET", &format!("{queue}:data"), "binary"]).await;
+    assert_eq!(payload, b"\xff\x00\xfe", "the raw payload is kept");
+    let reason: String = bed.redis(&["HGET", &format!("{queue}:meta:wrong-types"), "reason"]).await;
+    assert!(reason.starts_with("unreadable: its payload has a wrong or missing field"), "{reason}");
+    assert!(!reason.contains("0661998877"), "{reason}");
+    assert_eq!(worker.ended(), None);
+}
+
+#[tokio::test]
+async fn twenty_thousand_due_jobs_waiting_for_the_first_worker_all_run() {
+    use apalis::prelude::TaskSink;
+    use apalis_redis::{Config, RedisStorage};
+    use topup_jobs::PollTopup;
+
+    const JOBS: usize = 20_000;
+    let bed = Bed::new(1.0).await;
+    // Many jobs of few orders: the first of each asks, and every other finds the order final.
+    let orders: Vec<String> = (0..50).map(|_| bed.order(Script::refunded_after(Duration::ZERO))).collect();
+    let connection = apalis_redis::connect(bed.redis.url()).await.unwrap();
+    let config = Config::default().queue("{topup}:poll-topup");
+    let mut storage = RedisStorage::<PollTopup>::new(connection).with_config(config);
+    for _ in 0..JOBS / 500 {
+        let jobs = (0..500).map(|n| PollTopup::new(orders[n % orders.len()].parse().unwrap()));
+        storage.push_bulk(jobs.collect()).await.unwrap();
+    }
+    let waiting: usize = bed.redis(&["ZCARD", "{topup}:poll-topup:scheduled"]).await;
+    assert_eq!(waiting, JOBS);
+    let mut worker = bed.worker().await;
+    bed.idle().await;
+    bed.stored(&orders, OrderStatus::Refunded).await;
+    assert_eq!(worker.ended(), None);
+    let dead: usize = bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await;
+    assert_eq!(dead, 0);
+    let meta: Vec<String> = bed.redis(&["KEYS", "{topup}:*:meta:*"]).await;
+    assert_eq!(meta, Vec::<String>::new(), "nothing of a finished job stays");
+}

@@ -1,0 +1,11 @@
+//! Integration tests: the built program against a real Redis, the simulator and a recording receiver.
+#![cfg(test)]
+
+mod crash;
+mod help;
+mod intake;
+mod outcomes;
+mod pace;
+mod secrets;
+mod shutdown;
+mod support;

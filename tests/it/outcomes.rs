@@ -1,0 +1,186 @@
+//! Orders put in with one plain command end as the provider says, in the store and at the receiver.
+
+use std::process::Command;
+use std::time::Duration;
+
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::{Answer, Fault, Script};
+
+use crate::support::{Bed, Received, SECRET};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+#[tokio::test]
+async fn orders_end_fulfilled_refunded_and_scheduled_then_fulfilled() {
+    let bed = Bed::new(3600.0 * 4.0).await;
+    let fulfilled = bed.order(Script::fulfilled_after(10 * SECOND));
+    let refunded = bed.order(Script::refunded_after(5 * SECOND));
+    let scheduled = bed.order(Script::queued_after(5 * SECOND, 30 * HOUR));
+    let _worker = bed.worker().await;
+    bed.enqueue([&fulfilled, &refunded, &scheduled]).await;
+
+    for (id, outcome) in [
+        (&fulfilled, "fulfilled"),
+        (&refunded, "refunded"),
+        (&scheduled, "scheduled"),
+        (&scheduled, "fulfilled"),
+    ] {
+        let received = bed.told(id, outcome).await;
+        verify(&received);
+        let body = received.json();
+        assert_eq!(body["type"], format!("topup.{outcome}"));
+        assert_eq!(body["data"]["topupId"], **id);
+        assert_eq!(body["data"]["metadata"]["cart"], "c-1");
+        assert_eq!(body["data"]["customer"]["phone"], "0661998877");
+        let card = bed.simulator.card_code(id);
+        let told = body["data"]["cardCode"].as_str().map(str::to_owned);
+        assert_eq!(told, card.filter(|_| outcome == "fulfilled"), "{outcome}");
+    }
+    bed.idle().await;
+    for (id, status) in [(&fulfilled, "FULFILLED"), (&refunded, "REFUNDED"), (&scheduled, "FULFILLED")] {
+        let shown = bed.shown(id);
+        assert!(shown.contains(&format!("status           {status}\n")), "{shown}");
+    }
+    let events: usize = bed.redis(&["XLEN", "{topup}:events"]).await;
+    assert_eq!(events, 4);
+}
+
+/// Checks a signature with another implementation than ours: the Python package of Standard Webhooks.
+fn verify(received: &Received) {
+    let Some(python) = std::env::var_os("TOPUP_TEST_PYTHON") else {
+        eprintln!("left out: the signature is not checked by Python (TOPUP_TEST_PYTHON is not set)");
+        return;
+    };
+    let headers: serde_json::Map<_, _> = ["webhook-id", "webhook-timestamp", "webhook-signature"]
+        .into_iter()
+        .map(|name| (name.to_owned(), received.header(name).into()))
+        .collect();
+    let script = "import sys, json; from standardwebhooks import Webhook; \
+                  Webhook(sys.argv[1]).verify(sys.argv[2], json.loads(sys.argv[3]))";
+    let body = String::from_utf8_lossy(&received.body).into_owned();
+    let headers = serde_json::Value::Object(headers).to_string();
+    let verified = Command::new(&python).args(["-c", script, SECRET, &body, &headers]).output().unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    let forged = body.replace("topup.", "topup,");
+    let refused = Command::new(&python).args(["-c", script, SECRET, &forged, &headers]).output().unwrap();
+    assert!(!refused.status.success(), "a forged body passes");
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_at_first_is_told_again_with_the_same_bytes() {
+    let bed = Bed::new(600.0).await;
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.sink.answer_first([500, 302, 429]);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
+    bed.idle().await;
+    let received = bed.sink.received();
+    assert_eq!(received.len(), 4, "5 s, 5 min and 30 min later, and then no more");
+    assert!(received.iter().all(|one| one.body == received[0].body && one.id() == received[0].id()));
+    assert!(bed.shown(&id).contains("fulfilled by webhook: sent"), "{}", bed.shown(&id));
+    assert!(bed.shown(&id).contains("4 attempts"), "{}", bed.shown(&id));
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_left_alone() {
+    let bed = Bed::new(600.0).await;
+    let id = bed.order(Script::refunded_after(Duration::ZERO));
+    bed.sink.answer_first([410]);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    bed.told(&id, "refunded").await;
+    bed.idle().await;
+    assert_eq!(bed.sink.received().len(), 1);
+    assert!(bed.shown(&id).contains("refunded by webhook: refused"), "{}", bed.shown(&id));
+}
+
+#[tokio::test]
+async fn an_order_the_provider_does_not_know_ends_in_the_dead_letters_and_is_told() {
+    let bed = Bed::new(600.0).await;
+    let id = "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned();
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    let received = bed.told(&id, "unresolved").await;
+    assert_eq!(received.json()["type"], "topup.unresolved");
+    bed.idle().await;
+    let dead: Vec<String> = bed.redis(&["SMEMBERS", "{topup}:poll-topup:dead"]).await;
+    assert_eq!(dead, std::slice::from_ref(&id));
+    let reason: String = bed.redis(&["HGET", &format!("{{topup}}:poll-topup:meta:{id}"), "reason"]).await;
+    assert_eq!(reason, "not-found");
+}
+
+#[tokio::test]
+async fn a_closed_gate_makes_every_order_wait_and_loses_no_attempt() {
+    let bed = Bed::new(60.0).await;
+    let limited = Answer::Fault(Fault::RateLimited429 { retry_after: Some(60) });
+    let first = bed.order(Script::fulfilled_after(Duration::ZERO).first([limited]));
+    let second = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    bed.enqueue([&first]).await;
+    crate::support::until("the gate closes", async || {
+        (bed.redis::<usize>(&["EXISTS", "{topup}:gate"]).await == 1).then_some(())
+    })
+    .await;
+    bed.enqueue([&second]).await;
+    bed.stored(&[first.clone(), second.clone()], OrderStatus::Fulfilled).await;
+    let calls = bed.simulator.calls(&first);
+    assert!(calls[1].at >= calls[0].at + 59 * SECOND, "{calls:?}");
+    assert_eq!(calls.len(), 2);
+    assert_eq!(bed.simulator.calls(&second).len(), 1, "nobody asked while the gate was closed");
+}
+
+#[tokio::test]
+async fn an_order_handed_over_twice_is_followed_once_and_a_final_one_not_at_all() {
+    let bed = Bed::new(60.0).await;
+    let id = bed.order(Script::fulfilled_after(20 * SECOND));
+    let _worker = bed.worker().await;
+    bed.enqueue([&id, &id, &id]).await;
+    bed.told(&id, "fulfilled").await;
+    bed.idle().await;
+    let calls = bed.simulator.calls(&id).len();
+    assert!((5..=9).contains(&calls), "one sequence of polls: {calls}");
+    bed.enqueue([&id]).await;
+    bed.idle().await;
+    assert_eq!(bed.simulator.calls(&id).len(), calls, "a final order is not asked for");
+    assert_eq!(bed.sink.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_rust_producer_may_push_with_apalis_redis() {
+    use apalis::prelude::TaskSink;
+    use apalis_redis::{Config, RedisStorage};
+    use topup_jobs::PollTopup;
+
+    let bed = Bed::new(60.0).await;
+    let _worker = bed.worker().await;
+    let id = bed.order(Script::fulfilled_after(5 * SECOND));
+    let connection = apalis_redis::connect(bed.redis.url()).await.unwrap();
+    let config = Config::default().queue("{topup}:poll-topup");
+    let mut storage = RedisStorage::<PollTopup>::new(connection).with_config(config);
+    storage.push(PollTopup::new(id.parse().unwrap())).await.unwrap();
+    bed.told(&id, "fulfilled").await;
+    bed.idle().await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_tried_by_one_order_at_a_time_and_never_locks_the_address_out() {
+    let mut bed = Bed::new(600.0).await;
+    bed.set("ONECLICKDZ_API_KEY", "revoked-key");
+    let orders: Vec<String> = (0..50).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    let mut worker = bed.worker().await;
+    bed.enqueue(&orders).await;
+    // Two closures of 15 minutes: the second proves that not everybody asks when the first is over.
+    crate::support::until("the second try is refused", async || {
+        (worker.log().matches("refuses the key").count() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(bed.simulator.total_calls(), 2, "one request for each closure");
+    assert!(worker.stop().await.success());
+    bed.set("ONECLICKDZ_API_KEY", "sandbox-key");
+    let _worker = bed.worker().await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    let dead: usize = bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await;
+    assert_eq!(dead, 0, "every order has waited");
+}

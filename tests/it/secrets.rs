@@ -1,0 +1,149 @@
+//! Nothing secret or personal is where it must not be: logs at any level, Redis, the command line.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::{Answer, Fault, Script};
+
+use crate::support::{Bed, ENCRYPTION_KEY, SECRET};
+
+/// What the customer of every test order is called, writes from and is called at.
+const PERSONAL: [&str; 3] = ["Zohra", "zohra.bk@example.dz", "0661998877"];
+
+#[tokio::test]
+async fn no_log_and_no_command_shows_anything_secret_or_personal() {
+    let mut bed = Bed::new(600.0).await;
+    bed.set("RUST_LOG", "trace");
+    bed.sink.answer_first([500, 503]);
+    let fulfilled = bed.order(Script::fulfilled_after(Duration::from_secs(4)));
+    // Its answer breaks off behind the card.
+    let truncated = bed.order(Script::fulfilled_after(Duration::ZERO).first([
+        Answer::Fault(Fault::Truncated),
+        Answer::Fault(Fault::NotJson),
+        Answer::Fault(Fault::WrongShape),
+    ]));
+    let queued = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(1)));
+    let orders = [fulfilled, truncated, queued];
+    let mut worker = bed.worker().await;
+    bed.enqueue(&orders).await;
+    bed.message(&[
+        (b"name", b"poll-topup"),
+        (b"data", br#"{"topupId":"0661998877","customer":{"phone":"0661998877"}}"#),
+    ])
+    .await;
+    bed.stored(&orders[..2], OrderStatus::Fulfilled).await;
+    bed.told(&orders[2], "scheduled").await;
+    bed.told(&orders[1], "fulfilled").await;
+    let mut log = worker.log();
+    for order in &orders {
+        log.push_str(&bed.shown(order));
+    }
+    assert!(worker.stop().await.success());
+    log.push_str(&worker.log());
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log speaks at length");
+    let cards = orders.iter().filter_map(|order| bed.simulator.card_code(order));
+    let secrets = [ENCRYPTION_KEY, SECRET, "sandbox-key", "036362608"].map(str::to_owned);
+    for secret in cards.chain(secrets).chain(PERSONAL.map(str::to_owned)) {
+        let line = log.lines().find(|line| line.contains(&secret));
+        assert_eq!(line, None, "{secret} is in the log");
+    }
+}
+
+#[tokio::test]
+async fn redis_never_sees_a_card_and_forgets_the_customer() {
+    let bed = Bed::new(600.0).await;
+    let seen = watch(&bed).await;
+    let orders: Vec<String> = (0..20)
+        .map(|n| bed.order(Script::fulfilled_after(Duration::from_secs(n))))
+        .chain([bed.order(Script::refunded_after(Duration::ZERO))])
+        .collect();
+    let _worker = bed.worker().await;
+    bed.enqueue(&orders).await;
+    for order in &orders[..20] {
+        bed.told(order, "fulfilled").await;
+    }
+    bed.told(&orders[20], "refunded").await;
+    bed.idle().await;
+
+    let commands = seen.lock().unwrap().join("\n");
+    assert!(commands.contains("zohra.bk@example.dz"), "the producer's messages were watched");
+    for order in &orders {
+        let card = bed.simulator.card_code(order).unwrap();
+        assert!(!commands.contains(&card), "the card of {order} went to Redis");
+    }
+    let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
+    for key in keys {
+        let dump: Vec<u8> = bed.redis(&["DUMP", &key]).await;
+        let values = format!("{} {}", String::from_utf8_lossy(&dump), everything(&bed, &key).await);
+        for word in PERSONAL.iter().chain(&["036362608"]) {
+            assert!(!values.contains(word), "{word} stays in {key}");
+        }
+    }
+}
+
+/// All that a key holds, as text.
+async fn everything(bed: &Bed, key: &str) -> String {
+    let kind: String = bed.redis(&["TYPE", key]).await;
+    let value: redis::Value = match kind.as_str() {
+        "string" => bed.redis(&["GET", key]).await,
+        "list" => bed.redis(&["LRANGE", key, "0", "-1"]).await,
+        "hash" => bed.redis(&["HGETALL", key]).await,
+        "set" => bed.redis(&["SMEMBERS", key]).await,
+        "zset" => bed.redis(&["ZRANGE", key, "0", "-1"]).await,
+        _ => bed.redis(&["XRANGE", key, "-", "+"]).await,
+    };
+    format!("{value:?}")
+}
+
+/// Every command that Redis gets from now on.
+async fn watch(bed: &Bed) -> Arc<Mutex<Vec<String>>> {
+    let client = redis::Client::open(bed.redis.url()).unwrap();
+    let mut monitor = client.get_async_monitor().await.unwrap().into_on_message::<String>();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Some(command) = monitor.next().await {
+            keep.lock().unwrap().push(command);
+        }
+    });
+    seen
+}
+
+/// As in the provider's guide.
+const NODE: &str = r"
+const crypto = require('crypto');
+const { iv, encryptedData, authTag } = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+const key = Buffer.from(process.env.ENCRYPTION_KEY, 'hex');
+const decipher = crypto.createDecipheriv('aes-256-gcm', key, Buffer.from(iv, 'hex'));
+decipher.setAuthTag(Buffer.from(authTag, 'hex'));
+process.stdout.write(decipher.update(encryptedData, 'hex', 'utf8') + decipher.final('utf8'));
+";
+
+#[tokio::test]
+async fn node_decrypts_the_stored_card_as_the_guide_does() {
+    if Command::new("node").arg("--version").output().is_err() {
+        eprintln!("left out: the stored card is not decrypted by Node (no node)");
+        return;
+    }
+    let bed = Bed::new(600.0).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
+    let stored = bed.sealed_card(&order).await;
+    assert!(!stored.contains(&bed.simulator.card_code(&order).unwrap()));
+    let mut node = Command::new("node")
+        .args(["-e", NODE])
+        .env("ENCRYPTION_KEY", ENCRYPTION_KEY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    node.stdin.take().unwrap().write_all(stored.as_bytes()).unwrap();
+    let output = node.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).ok(), bed.simulator.card_code(&order));
+}

@@ -1,0 +1,192 @@
+//! A bed for one test: a Redis of its own, the simulator, a receiver, a folder, and workers on demand.
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use topup_jobs::{OrderStatus, TopupId};
+use topup_worker::orders::{CardCipher, Order, OrderStore, SqliteStore};
+use topup_worker::simulator::{Script, Simulator, SimulatorSettings, serve};
+
+use super::redis::TestRedis;
+use super::sink::{Received, SECRET, Sink};
+use super::until;
+use super::worker::{PROGRAM, Worker};
+
+/// Key of the card codes in every test.
+pub(crate) const ENCRYPTION_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+/// A customer whose every word is looked for where it must not be.
+const CUSTOMER: &str =
+    r#"{"name":"Zohra Benkaddour","email":"zohra.bk@example.dz","phone":"0661998877","locale":"ar"}"#;
+
+/// See the module.
+pub(crate) struct Bed {
+    pub(crate) redis: TestRedis,
+    pub(crate) simulator: Simulator,
+    pub(crate) sink: Sink,
+    settings: Vec<(&'static str, String)>,
+    folder: TempDir,
+    workers: AtomicUsize,
+}
+
+impl Bed {
+    /// A bed on which an hour of the domain takes 3600 / `scale` seconds.
+    pub(crate) async fn new(scale: f64) -> Self {
+        Self::on(TestRedis::start().await, scale, SimulatorSettings::default()).await
+    }
+
+    /// A bed on this Redis, with the provider as set.
+    pub(crate) async fn on(redis: TestRedis, scale: f64, settings: SimulatorSettings) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let simulator = Simulator::new(settings, scale);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let api = format!("http://{}", listener.local_addr().expect("it is bound"));
+        tokio::spawn(serve(listener, simulator.clone(), std::future::pending()));
+        let sink = Sink::default();
+        let database = folder.path().join("orders.db");
+        let settings = vec![
+            ("REDIS_URL", redis.url()),
+            ("DATABASE_URL", format!("sqlite://{}", database.display())),
+            ("ENCRYPTION_KEY", ENCRYPTION_KEY.to_owned()),
+            ("ONECLICKDZ_API_URL", api),
+            ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned()),
+            ("WEBHOOK_URL", sink.listen().await),
+            ("WEBHOOK_SECRET", SECRET.to_owned()),
+            ("ALLOW_INSECURE_WEBHOOKS", "true".to_owned()),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("TIME_SCALE", scale.to_string()),
+            ("RUST_LOG", "info".to_owned()),
+        ];
+        Self { redis, simulator, sink, settings, folder, workers: AtomicUsize::new(0) }
+    }
+
+    /// Changes a setting of the workers that are started from now on.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value.into()));
+    }
+
+    /// Starts a worker and waits until it is ready.
+    pub(crate) async fn worker(&self) -> Worker {
+        let number = self.workers.fetch_add(1, Ordering::Relaxed);
+        let worker = Worker::start(&self.settings, &self.folder.path().join(format!("worker-{number}.log")));
+        worker.ready().await;
+        worker
+    }
+
+    /// Runs a command of the program with the settings of the bed.
+    pub(crate) fn program(&self, args: &[&str]) -> Output {
+        let settings = self.settings.iter().map(|(name, value)| (*name, value));
+        Command::new(PROGRAM).args(args).envs(settings).output().expect("the program runs")
+    }
+
+    /// What `topup-worker order` shows.
+    pub(crate) fn shown(&self, topup_id: &str) -> String {
+        String::from_utf8_lossy(&self.program(&["order", topup_id]).stdout).into_owned()
+    }
+
+    /// A connection of the test's own.
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(self.redis.url()).expect("an address");
+        until("Redis answers", async || client.get_multiplexed_async_connection().await.ok()).await
+    }
+
+    /// A new order at the provider; returns its id.
+    pub(crate) fn order(&self, script: Script) -> String {
+        self.simulator.create(script)
+    }
+
+    /// Hands orders over as a producer does: one XADD each.
+    pub(crate) async fn enqueue<'a>(&self, topup_ids: impl IntoIterator<Item = &'a String>) {
+        let mut pipe = redis::pipe();
+        for topup_id in topup_ids {
+            let data =
+                format!(r#"{{"topupId":"{topup_id}","customer":{CUSTOMER},"metadata":{{"cart":"c-1"}}}}"#);
+            pipe.cmd("XADD")
+                .arg("{topup}:inbox")
+                .arg("*")
+                .arg("name")
+                .arg("poll-topup")
+                .arg("data")
+                .arg(data);
+        }
+        let mut connection = self.connection().await;
+        pipe.exec_async(&mut connection).await.expect("the messages are in");
+    }
+
+    /// Adds one raw message to the inbox.
+    pub(crate) async fn message(&self, fields: &[(&[u8], &[u8])]) {
+        let mut add = redis::cmd("XADD");
+        add.arg("{topup}:inbox").arg("*");
+        for (name, value) in fields {
+            add.arg(*name).arg(*value);
+        }
+        let mut connection = self.connection().await;
+        add.exec_async(&mut connection).await.expect("the message is in");
+    }
+
+    /// One command, as `redis-cli` would send it.
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut connection = self.connection().await;
+        let mut call = redis::cmd(command[0]);
+        call.arg(&command[1..]);
+        call.query_async(&mut connection).await.expect("Redis answers")
+    }
+
+    /// The store, as the workers write it.
+    pub(crate) async fn store(&self) -> SqliteStore {
+        let cipher = CardCipher::new(&ENCRYPTION_KEY.into()).expect("a key");
+        let url = &self.settings.iter().find(|(name, _)| *name == "DATABASE_URL").expect("it is set").1;
+        SqliteStore::open(url, cipher).await.expect("the store opens")
+    }
+
+    /// The card code of an order as it stands in the database.
+    pub(crate) async fn sealed_card(&self, topup_id: &str) -> String {
+        let database = format!("sqlite://{}", self.folder.path().join("orders.db").display());
+        let pool = sqlx::SqlitePool::connect(&database).await.expect("the database opens");
+        let sealed = sqlx::query_scalar("SELECT card_code FROM internet_orders WHERE topup_id = ?");
+        sealed.bind(topup_id).fetch_one(&pool).await.expect("a card is stored")
+    }
+
+    /// Waits until every order has this status in the store, and returns them.
+    pub(crate) async fn stored(&self, topup_ids: &[String], status: OrderStatus) -> Vec<Order> {
+        let store = self.store().await;
+        let mut orders = Vec::new();
+        for topup_id in topup_ids {
+            let id: TopupId = topup_id.parse().expect("an id");
+            let what = format!("{topup_id} is {status}");
+            let order = until(&what, async || {
+                let order = store.order(&id).await.ok().flatten()?;
+                (order.tracking.status == status).then_some(order)
+            });
+            orders.push(order.await);
+        }
+        orders
+    }
+
+    /// Waits until the receiver has this event, and returns its first delivery.
+    pub(crate) async fn told(&self, topup_id: &str, outcome: &str) -> Received {
+        let id = format!("evt_{topup_id}_{outcome}");
+        until(&format!("{id} is delivered"), async || {
+            self.sink.received().into_iter().find(|received| received.id() == id)
+        })
+        .await
+    }
+
+    /// Waits until no queue holds a job that is not dead, and nothing is in the inbox.
+    pub(crate) async fn idle(&self) {
+        until("the queues are empty", async || {
+            let mut left: usize = self.redis(&["XLEN", "{topup}:inbox"]).await;
+            for job in topup_jobs::JobName::ALL {
+                let (data, dead) = (format!("{{topup}}:{job}:data"), format!("{{topup}}:{job}:dead"));
+                let (all, buried): (usize, usize) =
+                    (self.redis(&["HLEN", &data]).await, self.redis(&["SCARD", &dead]).await);
+                left += all - buried.min(all);
+            }
+            (left == 0).then_some(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,103 @@
+//! A wire to Redis that a test can cut, freeze and slow down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// What happens to the connections that were open before the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    /// They go on.
+    Open,
+    /// They are closed, whatever was on its way.
+    Cut,
+    /// They stay open and carry nothing any more.
+    Silent,
+}
+
+/// Forwards to Redis; every answer is on its way for a while, so that a cut loses some.
+pub(crate) struct Proxy {
+    address: String,
+    wire: Arc<watch::Sender<(u64, Wire)>>,
+}
+
+impl Proxy {
+    /// Listens in front of the Redis at this `redis://host:port`; answers take so long.
+    pub(crate) async fn start(redis_url: &str, answers_take: Duration) -> Self {
+        let redis = redis_url.trim_start_matches("redis://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let wire = Arc::new(watch::Sender::new((0, Wire::Open)));
+        let changes = Arc::clone(&wire);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if let Ok(server) = TcpStream::connect(&redis).await {
+                    tokio::spawn(forward(client, server, changes.subscribe(), answers_take));
+                }
+            }
+        });
+        Self { address: format!("redis://{address}"), wire }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Closes every connection there is; answers on their way are lost.
+    pub(crate) fn cut(&self) {
+        self.change(Wire::Cut);
+    }
+
+    /// Every connection there is stays open and carries nothing any more.
+    pub(crate) fn silence(&self) {
+        self.change(Wire::Silent);
+    }
+
+    fn change(&self, to: Wire) {
+        self.wire.send_modify(|wire| *wire = (wire.0 + 1, to));
+    }
+}
+
+async fn forward(
+    client: TcpStream,
+    server: TcpStream,
+    mut wire: watch::Receiver<(u64, Wire)>,
+    answers_take: Duration,
+) {
+    wire.mark_unchanged();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let both = async {
+        let questions = copy(from_client, to_server, Duration::ZERO);
+        let answers = copy(from_server, to_client, answers_take);
+        tokio::select! { () = questions => {}, () = answers => {} }
+    };
+    let mut both = Box::pin(both);
+    tokio::select! {
+        () = &mut both => {}
+        changed = wire.changed() => {
+            if changed.is_ok() && wire.borrow().1 == Wire::Silent {
+                // The halves stay open in `both`, which nobody polls any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+async fn copy(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    takes: Duration,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        sleep(takes).await;
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
