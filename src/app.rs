@@ -33,15 +33,17 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     // Ends with the process: it answers to the last.
     let mut serving = tokio::spawn(health::serve(listener, health.clone(), shutdown.clone()));
 
-    let store = SqliteStore::open(&config.database_url, config.cipher)
-        .await
-        .context("the database of DATABASE_URL cannot be opened")?;
-    let store: Arc<dyn OrderStore> = Arc::new(store);
     let connection = Connection::new(&config.redis, &redis_health).context("REDIS_URL cannot be used")?;
-    let clock = tokio::select! {
-        clock = scaled_clock(&connection, &config.names, config.time_scale) => clock?,
+    let opening = async {
+        let store = SqliteStore::open(&config.database_url, config.cipher).await;
+        let store = store.context("the database of DATABASE_URL cannot be opened")?;
+        anyhow::Ok((store, scaled_clock(&connection, &config.names, config.time_scale).await?))
+    };
+    let (store, clock) = tokio::select! {
+        opened = opening => opened?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
+    let store: Arc<dyn OrderStore> = Arc::new(store);
     let clock: Arc<dyn Clock> = Arc::new(clock);
     let gate = RedisGate::new(connection.clone(), &config.names);
     gate.doubt().await;

@@ -6,13 +6,6 @@
 -- Returns for each message `gone`, `rejected`, `duplicate` or `accepted`
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
-local at = 0
-
-local function take()
-    at = at + 1
-    return ARGV[at]
-end
-
 local function followed(id)
     for queue = 3, #KEYS do
         forget_dead_letter(KEYS[queue], id)

@@ -4,6 +4,13 @@
 
 local unpack = unpack
 
+-- The next argument, for scripts that read them one by one; `at` is the last one read.
+local at = 0
+local function take()
+    at = at + 1
+    return ARGV[at]
+end
+
 -- Seconds since 1970 by the clock of Redis, to the millisecond. Hosts need not agree on the time.
 local function now()
     local time = redis.call('TIME')

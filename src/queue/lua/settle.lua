@@ -8,14 +8,8 @@
 -- for a batch that was settled already: its answer was lost and it was sent again.
 local queue, last_batch = KEYS[1], KEYS[2]
 local LAST_BATCH_KEPT_SECONDS = 3600
-local at = 1
-
-local function take()
-    at = at + 1
-    return ARGV[at]
-end
-
-if redis.call('GET', last_batch) == ARGV[1] then
+local batch = take()
+if redis.call('GET', last_batch) == batch then
     return {}
 end
 
@@ -68,5 +62,5 @@ while at < #ARGV do
     end
     results[#results + 1] = owned and 1 or 0
 end
-redis.call('SET', last_batch, ARGV[1], 'EX', LAST_BATCH_KEPT_SECONDS)
+redis.call('SET', last_batch, batch, 'EX', LAST_BATCH_KEPT_SECONDS)
 return results
