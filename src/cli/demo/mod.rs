@@ -10,6 +10,7 @@
 
 mod folder;
 mod ledger;
+mod narrator;
 mod process;
 mod producer;
 mod redis_server;

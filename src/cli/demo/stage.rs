@@ -106,6 +106,8 @@ impl Stage {
 
     /// Asks the workers to stop and waits. Names those that did not stop in time, or not well.
     pub(super) async fn stop_workers(&mut self) -> Vec<String> {
+        // What ended by itself was told already.
+        self.workers.retain(|worker| worker.pid().is_some());
         for worker in &self.workers {
             worker.ask_to_stop().await;
         }

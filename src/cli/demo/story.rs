@@ -16,11 +16,12 @@ use tokio::net::TcpListener;
 
 use super::folder::Folder;
 use super::ledger::{Counts, Ledger};
+use super::narrator::{Narrator, Scene, domain_clock, jobs};
 use super::producer::Producer;
 use super::screen::Screen;
 use super::shop::{ANSWER_TIME, Shop};
 use super::stage::{Casting, QUEUES, Stage};
-use super::verdict::{Evidence, ProvidersWord, Verdict, jobs};
+use super::verdict::{Evidence, ProvidersWord, Verdict};
 use super::{DemoSettings, TIME_SCALE, redis_server};
 use crate::orders::CardCipher;
 use crate::queue::Names;
@@ -52,7 +53,7 @@ struct Story<'a> {
     nonsense_sent: bool,
     killed: Option<(Duration, usize)>,
     replaced: bool,
-    told: Vec<&'static str>,
+    narrator: Narrator,
 }
 
 /// Sets everything up, lets it run, and compares.
@@ -118,7 +119,7 @@ pub(super) async fn play(
         nonsense_sent: false,
         killed: None,
         replaced: false,
-        told: Vec::new(),
+        narrator: Narrator::default(),
     };
     let mut problems = story.run().await?;
     let took = story.started.elapsed();
@@ -197,47 +198,14 @@ impl Story<'_> {
     /// Says what is seen for the first time.
     async fn narrate(&mut self, counts: &Counts) -> anyhow::Result<()> {
         let rejected: usize = self.casting.redis.xlen(self.casting.names.rejected()).await?;
-        let seen = {
-            let book = self.shop.book();
-            [
-                (
-                    book.heard_of("scheduled"),
-                    "QUEUED: stored as SCHEDULED, the shop is told; next look in 24 hours",
-                ),
-                (
-                    book.heard_of("delayed"),
-                    "still HANDLING after 5 minutes: DELAYED, the shop is told; looked at again later",
-                ),
-                (book.heard_of("refunded"), "REFUNDED: stored, and the shop is told"),
-                (
-                    book.heard_of("fulfilled"),
-                    "FULFILLED: the card is stored encrypted and sent to the shop, signed",
-                ),
-                (
-                    book.taken_after_trouble(),
-                    "the shop answered 503; it was told again, with the same id and body",
-                ),
-                (rejected > 0, "a message that is not JSON: put aside with the reason, nothing is dropped"),
-                (
-                    self.looked_again(),
-                    "QUEUED orders were looked at a day later; where they still are, next look in 12 hours",
-                ),
-                (
-                    counts.fulfilled_later > 0,
-                    "an order that was QUEUED is FULFILLED: its card is on its way to the shop",
-                ),
-            ]
+        let looked_again = self.looked_again();
+        let lines = {
+            let shop = &self.shop.book();
+            self.narrator.lines(&Scene { counts, shop, rejected, looked_again })
         };
-        for (happened, line) in seen {
-            if happened && !self.told.contains(&line) {
-                self.told.push(line);
-                self.tell(line)?;
-            }
-        }
-        Ok(())
+        lines.into_iter().try_for_each(|line| self.tell(line))
     }
 
-    /// Whether the provider was asked for an order that has been QUEUED for a day.
     fn looked_again(&self) -> bool {
         let sent = self.producer.sent().iter();
         let mut last = sent.filter_map(|sent| self.simulator.calls(&sent.topup_id).pop());
@@ -248,7 +216,6 @@ impl Story<'_> {
         self.screen.tell(&format!("{}   {line}", self.clock()))
     }
 
-    /// Domain time since the first order: `day 2, 07:12`.
     fn clock(&self) -> String {
         domain_clock(self.started.elapsed())
     }
@@ -285,21 +252,5 @@ impl Story<'_> {
             took,
             domain: took.mul_f64(TIME_SCALE),
         }))
-    }
-}
-
-fn domain_clock(real: Duration) -> String {
-    let minutes = real.mul_f64(TIME_SCALE).as_secs() / 60;
-    format!("day {}, {:02}:{:02}", minutes / 1440 + 1, minutes / 60 % 24, minutes % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_clock_counts_days_from_one() {
-        assert_eq!(domain_clock(Duration::ZERO), "day 1, 00:00");
-        assert_eq!(domain_clock(Duration::from_millis(24_500)), "day 2, 00:30");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ledger::{Books, Entry};
+use super::narrator::jobs;
 use super::producer::Sent;
 use super::shop::{Book, Told};
 
@@ -228,7 +229,6 @@ impl Evidence<'_> {
     }
 }
 
-/// A number of jobs in words.
-pub(super) fn jobs(count: usize) -> String {
-    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
-}
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;
