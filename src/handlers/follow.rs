@@ -87,7 +87,7 @@ async fn observe(env: &Environment, request: &TrackTopup) -> Observation {
     }
     // Any other answer says at least that the provider lets this service ask.
     if probe {
-        tracing::info!("the provider answers again; everybody may ask");
+        tracing::info!("the provider lets this service ask");
         env.gate.proven().await;
     }
     match answer {

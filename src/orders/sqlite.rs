@@ -41,12 +41,11 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError`] where the address is unusable or the file cannot be opened or migrated.
     pub async fn open(url: &str, cipher: CardCipher) -> Result<Self, StoreError> {
-        // Several processes that meet at a new file get in each other's way; one wins, and the others find
-        // the tables made.
+        // Switching a new file to WAL does not wait for another process that does the same.
         let mut tries = 0;
         loop {
             match Self::open_once(url, cipher.clone()).await {
-                Err(_) if tries < OPEN_TRIES => tries += 1,
+                Err(error) if is_busy(&error) && tries < OPEN_TRIES => tries += 1,
                 opened => return opened,
             }
             tokio::time::sleep(OPEN_PAUSE).await;
@@ -62,7 +61,10 @@ impl SqliteStore {
             .foreign_keys(true);
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
         let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_with(options.clone()).await?;
-        sqlx::migrate!("src/orders/migrations/sqlite").run(&writer).await?;
+        // One process at a time: sqlx takes no lock for migrations on SQLite.
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::migrate!("src/orders/migrations/sqlite").run(&mut *transaction).await?;
+        transaction.commit().await?;
         let readers = pool(READERS).connect_with(options).await?;
         Ok(Self { writer, readers, cipher })
     }
@@ -147,6 +149,19 @@ impl SqliteStore {
         .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// Whether another process holds the file right now (`SQLITE_BUSY` in its three forms).
+fn is_busy(error: &StoreError) -> bool {
+    let (StoreError::Database(error) | StoreError::Migration(sqlx::migrate::MigrateError::Execute(error))) =
+        error
+    else {
+        return false;
+    };
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| ["5", "261", "517"].contains(&&*code))
 }
 
 async fn insert_event(
