@@ -127,7 +127,15 @@ async fn a_frozen_worker_settles_nothing_that_is_no_longer_its_own() {
     let frozen = bed.worker().await;
     bed.enqueue(&orders).await;
     until("jobs are in flight", async || (bed.simulator.total_calls() > 20).then_some(())).await;
-    frozen.signal("STOP");
+    // Frozen while it writes, it would hold SQLite's lock, and with that everybody up until it goes on.
+    loop {
+        frozen.signal("STOP");
+        if bed.database_is_free().await {
+            break;
+        }
+        frozen.signal("CONT");
+        sleep(Duration::from_millis(3)).await;
+    }
     let _other = bed.worker().await;
     until("the frozen worker is taken for dead", async || {
         let workers: usize = bed.redis(&["ZCARD", "{topup}:poll-topup:workers"]).await;

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
@@ -148,6 +149,19 @@ impl Bed {
         let pool = sqlx::SqlitePool::connect(&database).await.expect("the database opens");
         let sealed = sqlx::query_scalar("SELECT card_code FROM internet_orders WHERE topup_id = ?");
         sealed.bind(topup_id).fetch_one(&pool).await.expect("a card is stored")
+    }
+
+    /// Whether no process is in the middle of writing to the database.
+    pub(crate) async fn database_is_free(&self) -> bool {
+        use sqlx::Connection;
+        let options = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(self.folder.path().join("orders.db"))
+            .busy_timeout(Duration::from_millis(100));
+        let mut connection =
+            sqlx::SqliteConnection::connect_with(&options).await.expect("the database opens");
+        let free = sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.is_ok();
+        drop(connection.close().await);
+        free
     }
 
     /// Waits until every order has this status in the store, and returns them.
