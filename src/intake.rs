@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Client, RedisError, RedisResult, Value};
-use topup_jobs::{Accepted, JobName, PollTopup, RecheckTopup, accept};
+use topup_jobs::{Accepted, JobName, accept};
 
 use crate::clock::Clock;
 use crate::handlers::NextJob;
@@ -107,7 +107,8 @@ impl Intake {
             let fields = message.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
             match accept(&fields.collect::<Vec<_>>()) {
                 Ok(accepted) => {
-                    let job = self.job(accepted);
+                    let Accepted { job, order, delay } = accepted;
+                    let job = NextJob::look(job, order, self.clock.real(delay));
                     call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
                     call.arg(job.payload).arg(millis(job.delay));
                 }
@@ -127,15 +128,6 @@ impl Intake {
             }
         }
         Ok(())
-    }
-
-    fn job(&self, accepted: Accepted) -> NextJob {
-        let id = accepted.order.topup_id.to_string();
-        let delay = self.clock.real(accepted.delay);
-        match accepted.job {
-            JobName::PollTopup => NextJob::new(accepted.job, id, &PollTopup(accepted.order), delay),
-            _ => NextJob::new(accepted.job, id, &RecheckTopup(accepted.order), delay),
-        }
     }
 }
 

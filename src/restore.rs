@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use topup_jobs::{JobName, NotifyCustomer, OrderStatus, PollTopup, RecheckTopup, TopupId};
+use topup_jobs::{JobName, OrderStatus, TopupId, TrackTopup};
 
 use crate::clock::Clock;
 use crate::handlers::NextJob;
@@ -63,7 +63,7 @@ impl Restore {
         let orders = self.store.unchecked_orders(before, MOST).await?;
         let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
         let untold = self.store.untold(before, MOST).await?;
-        let untold: Vec<NextJob> = untold.iter().map(tell).collect();
+        let untold: Vec<NextJob> = untold.iter().map(NextJob::tell).collect();
         let following = [JobName::PollTopup, JobName::RecheckTopup];
         Ok(self.put_back(&following, &orders).await?
             + self.put_back(&[JobName::NotifyCustomer], &untold).await?)
@@ -86,14 +86,7 @@ impl Restore {
 }
 
 fn look(topup_id: TopupId, status: OrderStatus) -> NextJob {
-    let id = topup_id.to_string();
-    if status == OrderStatus::Handling {
-        NextJob::new(JobName::PollTopup, id, &PollTopup::new(topup_id), Duration::ZERO)
-    } else {
-        NextJob::new(JobName::RecheckTopup, id, &RecheckTopup::new(topup_id), Duration::ZERO)
-    }
-}
-
-fn tell(told: &NotifyCustomer) -> NextJob {
-    NextJob::new(JobName::NotifyCustomer, told.job_id(), told, Duration::ZERO)
+    let handling = status == OrderStatus::Handling;
+    let job = if handling { JobName::PollTopup } else { JobName::RecheckTopup };
+    NextJob::look(job, TrackTopup::new(topup_id), Duration::ZERO)
 }

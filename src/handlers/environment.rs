@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use topup_jobs::{Jitter, JobName, NotifyCustomer, PollStrategy};
+use topup_jobs::{Jitter, NotifyCustomer, PollStrategy};
 
 use super::NextJob;
 use crate::clock::Clock;
@@ -47,12 +47,8 @@ impl Environment {
         let notifications = self.store.notifications(&order.topup_id).await?;
         let pending = notifications.into_iter().filter(|told| told.status == NotificationStatus::Pending);
         let jobs = pending.map(|told| {
-            let payload = NotifyCustomer {
-                topup_id: order.topup_id.clone(),
-                outcome: told.outcome,
-                channel: told.channel,
-            };
-            NextJob::new(JobName::NotifyCustomer, payload.job_id(), &payload, Duration::ZERO)
+            let (topup_id, outcome, channel) = (order.topup_id.clone(), told.outcome, told.channel);
+            NextJob::tell(&NotifyCustomer { topup_id, outcome, channel })
         });
         Ok(jobs.collect())
     }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use topup_jobs::{
-    Decision, Event, EventData, JobName, Next, Observation, Outcome, PollTopup, ProviderOrder, RecheckTopup,
-    Situation, Timestamp, TrackTopup, Tracking, decide,
+    Decision, Event, EventData, JobName, Next, Observation, Outcome, ProviderOrder, Situation, Timestamp,
+    TrackTopup, Tracking, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -112,12 +112,7 @@ fn report(decision: &Decision, observation: &Observation) {
 /// metadata: those are in the store.
 fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settlement {
     let follow_up = |job, wait| {
-        let (payload, id) = (request.follow_up(), request.topup_id.as_str());
-        let delay = env.clock.real(wait);
-        let next = match job {
-            JobName::PollTopup => NextJob::new(job, id, &PollTopup(payload), delay),
-            _ => NextJob::new(job, id, &RecheckTopup(payload), delay),
-        };
+        let next = NextJob::look(job, request.follow_up(), env.clock.real(wait));
         Settlement { next: vec![next], ..Settlement::new(End::Finish) }
     };
     let stays = |end| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use topup_jobs::JobName;
+use topup_jobs::{JobName, NotifyCustomer, PollTopup, RecheckTopup, TrackTopup};
 
 /// The work of one job.
 #[async_trait]
@@ -94,6 +94,21 @@ impl NextJob {
     #[must_use]
     pub fn new(job: JobName, id: impl Into<String>, payload: &impl Serialize, delay: Duration) -> Self {
         Self { job, id: id.into(), payload: encode(payload), delay }
+    }
+    /// A look at an order, `poll-topup` or `recheck-topup`: one job of an order, whatever its payload.
+    #[must_use]
+    pub fn look(job: JobName, order: TrackTopup, delay: Duration) -> Self {
+        let id = order.topup_id.to_string();
+        match job {
+            JobName::PollTopup => Self::new(job, id, &PollTopup(order), delay),
+            _ => Self::new(JobName::RecheckTopup, id, &RecheckTopup(order), delay),
+        }
+    }
+
+    /// `notify-customer`, at once.
+    #[must_use]
+    pub fn tell(told: &NotifyCustomer) -> Self {
+        Self::new(JobName::NotifyCustomer, told.job_id(), told, Duration::ZERO)
     }
 }
 
