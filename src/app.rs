@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::task::JoinHandle;
-use topup_jobs::Timestamp;
+use topup_jobs::{JobName, Timestamp};
 
-use crate::clock::{Clock, ScaledClock, real_now};
+use crate::clock::{ScaledClock, real_now};
 use crate::config::Config;
 use crate::handlers::{
     Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler, random_jitter,
@@ -14,8 +14,10 @@ use crate::handlers::{
 use crate::health::{self, Health};
 use crate::intake::Intake;
 use crate::notify::{Channel, Channels, EventStream, LogChannel, Webhook, WebhookSecret};
-use crate::orders::{OrderStore, SqliteStore};
-use crate::queue::{Connection, Names, Pause, Queues, RedisHealth, Stopped};
+use crate::orders::SqliteStore;
+use crate::queue::{
+    Connection, IsolatedJob, Isolation, Names, Pause, Queues, RedisHealth, Stopped, run_isolated,
+};
 use crate::restore::Restore;
 use crate::shutdown::Shutdown;
 use crate::topup_api::{Client, RedisGate};
@@ -34,36 +36,17 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     let mut serving = tokio::spawn(health::serve(listener, health.clone(), shutdown.clone()));
 
     let connection = Connection::new(&config.redis, &redis_health).context("REDIS_URL cannot be used")?;
-    let opening = async {
-        let store = SqliteStore::open(&config.database_url, config.cipher).await;
-        let store = store.context("the database of DATABASE_URL cannot be opened")?;
-        anyhow::Ok((store, scaled_clock(&connection, &config.names, config.time_scale).await?))
-    };
-    let (store, clock) = tokio::select! {
-        opened = opening => opened?,
+    let environment = tokio::select! {
+        environment = environment(&config, &connection) => environment?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
-    let store: Arc<dyn OrderStore> = Arc::new(store);
-    let clock: Arc<dyn Clock> = Arc::new(clock);
-    let gate = RedisGate::new(connection.clone(), &config.names);
-    gate.doubt().await;
-    let environment = Environment {
-        store: Arc::clone(&store),
-        api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
-        gate: Arc::new(gate),
-        channels: Channels::new(channels(
-            config.webhook,
-            config.operator_webhook,
-            EventStream::new(connection.clone(), &config.names),
-        )?),
-        clock: Arc::clone(&clock),
-        strategy: config.poll_strategy,
-        jitter: random_jitter,
-    };
+    RedisGate::new(connection.clone(), &config.names).doubt().await;
+    let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     let names = config.names.clone();
     let restore = Restore { store, clock: Arc::clone(&clock), connection, names };
     let intake = Intake::new(&config.redis, config.names.clone(), clock, &redis_health)?;
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)?
+        .isolating(Isolation::new(run_job_command))
         .with(PollTopupHandler(environment.clone()))
         .with(RecheckTopupHandler(environment.clone()))
         .with(NotifyCustomerHandler(environment));
@@ -84,6 +67,50 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     shutdown.ask();
     tracing::info!(?stopped, "stopped");
     Ok(stopped)
+}
+
+/// Runs one job in this process, for a worker that suspects it of killing its process.
+///
+/// # Errors
+/// Where there is no such job, or what a handler needs cannot be set up.
+pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
+    let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
+    let connection =
+        Connection::new(&config.redis, &RedisHealth::default()).context("REDIS_URL cannot be used")?;
+    let environment = environment(config, &connection).await?;
+    match job.name {
+        JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
+        JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,
+        JobName::NotifyCustomer => run_isolated(&NotifyCustomerHandler(environment), job).await?,
+    }
+    Ok(())
+}
+
+/// The command line of this process, with `run-job` in the place of `run`.
+fn run_job_command() -> tokio::process::Command {
+    let mut args = std::env::args_os();
+    let program = std::env::current_exe().ok().or_else(|| args.next().map(Into::into)).unwrap_or_default();
+    let mut command = tokio::process::Command::new(program);
+    let args = std::env::args_os().skip(1);
+    command.args(args.map(|arg| if arg == "run" { "run-job".into() } else { arg }));
+    command
+}
+
+/// What the handlers work with.
+async fn environment(config: &Config, connection: &Connection) -> anyhow::Result<Environment> {
+    let store = SqliteStore::open(&config.database_url, config.cipher.clone()).await;
+    let store = store.context("the database of DATABASE_URL cannot be opened")?;
+    let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
+    let stream = EventStream::new(connection.clone(), &config.names);
+    Ok(Environment {
+        store: Arc::new(store),
+        api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
+        gate: Arc::new(RedisGate::new(connection.clone(), &config.names)),
+        channels: Channels::new(channels(&config.webhook, &config.operator_webhook, stream)?),
+        clock: Arc::new(clock),
+        strategy: config.poll_strategy,
+        jitter: random_jitter,
+    })
 }
 
 /// Waits for one of the service's own tasks to end without having been asked.
@@ -107,17 +134,17 @@ async fn died(
 type Endpoint = Option<(url::Url, WebhookSecret)>;
 
 fn channels(
-    merchant: Endpoint,
-    operator: Endpoint,
+    merchant: &Endpoint,
+    operator: &Endpoint,
     stream: EventStream,
 ) -> anyhow::Result<Vec<Arc<dyn Channel>>> {
     let mut channels: Vec<Arc<dyn Channel>> = vec![Arc::new(stream)];
     channels.push(match merchant {
-        Some((url, secret)) => Arc::new(Webhook::merchant(url, secret)?),
+        Some((url, secret)) => Arc::new(Webhook::merchant(url.clone(), secret.clone())?),
         None => Arc::new(LogChannel),
     });
     if let Some((url, secret)) = operator {
-        channels.push(Arc::new(Webhook::operator(url, secret)?));
+        channels.push(Arc::new(Webhook::operator(url.clone(), secret.clone())?));
     }
     Ok(channels)
 }

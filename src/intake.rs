@@ -16,7 +16,7 @@ use crate::queue::{Connection, Names, Pause, RedisHealth, millis, scripts};
 use crate::shutdown::Shutdown;
 
 /// Messages read at a time. The largest accepted has 16 KiB; what is larger is read once to be refused.
-const MOST_READ: usize = 64;
+const MOST_READ: usize = 256;
 /// How long one read waits on the side of Redis for a message.
 const BLOCK: Duration = Duration::from_secs(5);
 

@@ -5,6 +5,7 @@ mod enqueue;
 mod keygen;
 mod migrate;
 mod order;
+mod private;
 mod run;
 mod simulate_api;
 
@@ -28,6 +29,9 @@ pub struct Cli {
 enum Command {
     /// Work: follow orders, store every change, tell the customers
     Run(Box<crate::config::RunSettings>),
+    /// Run one job whose process has died before; a worker starts this
+    #[command(hide = true)]
+    RunJob(Box<crate::config::RunSettings>),
     /// See the main job in a minute: a private Redis, the simulator, two workers, some sixty orders
     Demo(demo::DemoSettings),
     /// Serve the provider's API as documented, with orders that live fast
@@ -60,6 +64,7 @@ impl Cli {
         telemetry::init(self.log.log_format);
         let done = match self.command {
             Command::Run(settings) => run::run(*settings).await,
+            Command::RunJob(settings) => run::run_job(*settings).await,
             Command::Demo(settings) => demo::demo(settings).await,
             Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await,
             Command::Enqueue(settings) => enqueue::enqueue(settings).await,

@@ -14,3 +14,8 @@ pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
         Stopped::Failed => anyhow::bail!("a task of the service died; start it again"),
     }
 }
+
+/// `topup-worker run-job`, which a worker runs for a job whose process has died.
+pub(super) async fn run_job(settings: RunSettings) -> anyhow::Result<()> {
+    app::run_job(&settings.validate()?).await
+}

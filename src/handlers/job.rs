@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use topup_jobs::{JobName, NotifyCustomer, PollTopup, RecheckTopup, TrackTopup};
 
 /// The work of one job.
@@ -41,7 +41,7 @@ impl<P> Job<P> {
 }
 
 /// What becomes of a job, and what follows from it; both happen in one step or not at all.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settlement {
     /// What becomes of the job itself.
     pub end: End,
@@ -53,7 +53,7 @@ pub struct Settlement {
 }
 
 /// What becomes of the job itself. Waits are real time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// It is done and leaves no trace.
     Finish,
@@ -74,7 +74,7 @@ impl Settlement {
 }
 
 /// A job to be enqueued.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextJob {
     /// Which job, and by that which queue.
     pub job: JobName,

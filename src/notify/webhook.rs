@@ -5,6 +5,7 @@
 //! not followed; 410 ends the event; `Retry-After` is honoured up to a
 //! week.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One or more signing secrets, the newest first.
-pub struct WebhookSecret(Vec<standardwebhooks::Webhook>);
+#[derive(Clone)]
+pub struct WebhookSecret(Arc<[standardwebhooks::Webhook]>);
 
 /// The secret cannot sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +46,7 @@ impl WebhookSecret {
             standardwebhooks::Webhook::new(word).ok().filter(|_| fits).ok_or(InvalidSecret)
         });
         let signers = signers.collect::<Result<Vec<_>, _>>()?;
-        if signers.is_empty() { Err(InvalidSecret) } else { Ok(Self(signers)) }
+        if signers.is_empty() { Err(InvalidSecret) } else { Ok(Self(signers.into())) }
     }
 
     /// `webhook-signature` for these bytes, or nothing where the id cannot be signed.

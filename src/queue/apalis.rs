@@ -2,7 +2,8 @@
 //!
 //! [`QueueBackend`] feeds an apalis worker with claimed jobs; [`SettleLayer`] takes the lease off each job
 //! before the handler sees it and settles with what the handler says. A handler runs as a task of its own,
-//! so that handlers use all cores and a panic stays its own.
+//! so that handlers use all cores and a panic stays its own; a job whose process has died before runs in a
+//! process of its own.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,9 +17,12 @@ use apalis::prelude::{
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::task::AbortOnDropHandle;
+use topup_jobs::JobName;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
+use super::consumer::MOST_CRASHES;
+use super::isolation::{IsolatedJob, Isolation, IsolationError};
 use super::lease::{ClaimedJob, SettlingEnd};
 use crate::handlers::{End, Handler, Job, Settlement};
 
@@ -31,6 +35,7 @@ const MOST_FAULTS: u32 = 3;
 #[derive(Debug)]
 pub(super) struct QueueBackend {
     jobs: Arc<Mutex<UnboundedReceiver<ClaimedJob>>>,
+    layer: SettleLayer,
     /// Gone when the worker that runs on this backend is.
     _running: Option<Arc<()>>,
 }
@@ -76,19 +81,22 @@ impl apalis_core::backend::BackendConfig for QueueBackend {
     }
 
     fn middleware(&mut self, _: &mut WorkerContext) -> SettleLayer {
-        SettleLayer
+        self.layer.clone()
     }
 }
 
 /// Settles each job with what its handler says.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SettleLayer;
+#[derive(Debug, Clone)]
+pub(super) struct SettleLayer {
+    name: JobName,
+    isolation: Option<Isolation>,
+}
 
 impl<S> Layer<S> for SettleLayer {
     type Service = SettleService<S>;
 
     fn layer(&self, handler: S) -> SettleService<S> {
-        SettleService { handler }
+        SettleService { handler, layer: self.clone() }
     }
 }
 
@@ -96,6 +104,7 @@ impl<S> Layer<S> for SettleLayer {
 #[derive(Debug, Clone)]
 pub(super) struct SettleService<S> {
     handler: S,
+    layer: SettleLayer,
 }
 
 impl<S> Service<Task<ClaimedJob>> for SettleService<S>
@@ -113,20 +122,67 @@ where
 
     fn call(&mut self, mut task: Task<ClaimedJob>) -> Self::Future {
         let (lease, faults) = (task.args.lease.take(), task.args.faults);
-        let handled = tokio::time::timeout(HANDLER_TIMEOUT, self.handler.call(task));
-        let handled = AbortOnDropHandle::new(tokio::spawn(handled.in_current_span()));
+        let isolated = self.layer.isolated(&mut task.args);
+        let handling = self.handler.call(task);
         Box::pin(async move {
-            let end = match handled.await {
-                Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
-                Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
-                Ok(Err(_elapsed)) => fault("the handler took too long", faults),
-                Err(_panic) => fault("the handler panicked", faults),
+            let end = match isolated {
+                Some((isolation, job, crashes)) => run_apart(&isolation, &job, crashes, faults).await,
+                None => None,
+            };
+            let end = match end {
+                Some(end) => end,
+                None => run_as_task(handling, faults).await,
             };
             if let Some(lease) = lease {
                 lease.settle(end);
             }
             Ok(())
         })
+    }
+}
+
+impl SettleLayer {
+    /// The job as it is sent to a process of its own, where it needs one.
+    fn isolated(&self, job: &mut ClaimedJob) -> Option<(Isolation, IsolatedJob, u32)> {
+        let isolation = self.isolation.clone().filter(|_| job.crashes > 0)?;
+        let id = String::from_utf8_lossy(&job.id).into_owned();
+        let payload = job.payload.clone()?;
+        Some((isolation, IsolatedJob::new(self.name, id, job.attempts_made, payload), job.crashes))
+    }
+}
+
+async fn run_as_task<F>(handling: F, faults: u32) -> SettlingEnd
+where
+    F: Future<Output = Result<Settlement, BoxDynError>> + Send + 'static,
+{
+    let handled = tokio::time::timeout(HANDLER_TIMEOUT, handling);
+    match AbortOnDropHandle::new(tokio::spawn(handled.in_current_span())).await {
+        Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
+        Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
+        Ok(Err(_elapsed)) => fault("the handler took too long", faults),
+        Err(_panic) => fault("the handler panicked", faults),
+    }
+}
+
+/// Runs a job in a process of its own. `None`: none is to be had, and the job has to run here.
+async fn run_apart(
+    isolation: &Isolation,
+    job: &IsolatedJob,
+    crashes: u32,
+    faults: u32,
+) -> Option<SettlingEnd> {
+    match tokio::time::timeout(HANDLER_TIMEOUT, isolation.run(job)).await {
+        Ok(Ok(settlement)) => Some(SettlingEnd::Settled(settlement)),
+        Ok(Err(error @ IsolationError::Died(_))) => {
+            let poison = crashes + 1 >= MOST_CRASHES;
+            tracing::error!(job.name = %job.name, job.id = job.id(), crashes = crashes + 1, poison, "{error}");
+            Some(SettlingEnd::Crashed)
+        }
+        Ok(Err(IsolationError::Unavailable(error))) => {
+            tracing::warn!(%error, "no process of its own for a job whose process has died; it runs in this one");
+            None
+        }
+        Err(_elapsed) => Some(fault("the handler took too long", faults)),
     }
 }
 
@@ -146,14 +202,17 @@ pub(super) fn register<H: Handler>(
     monitor: Monitor,
     jobs: UnboundedReceiver<ClaimedJob>,
     handler: H,
+    isolation: Option<Isolation>,
 ) -> (Monitor, Weak<()>) {
+    let layer = SettleLayer { name: H::NAME, isolation };
     let running = Arc::new(());
     let watched = Arc::downgrade(&running);
     let (jobs, handler) = (Arc::new(Mutex::new(jobs)), Arc::new(handler));
     let running = Mutex::new(Some(running));
     let monitor = monitor.register(move |_| {
         let running = running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        worker(QueueBackend { jobs: Arc::clone(&jobs), _running: running }, Arc::clone(&handler))
+        let (jobs, layer) = (Arc::clone(&jobs), layer.clone());
+        worker(QueueBackend { jobs, layer, _running: running }, Arc::clone(&handler))
     });
     (monitor, watched)
 }
@@ -179,13 +238,22 @@ fn worker<H: Handler>(
     })
 }
 
-/// Decodes and runs one job. Whatever bytes it carries, it ends in a settlement.
 async fn run<H: Handler>(handler: &H, job: ClaimedJob) -> Settlement {
     let id = String::from_utf8_lossy(&job.id).into_owned();
-    let Some(payload) = job.payload else {
+    run_payload(handler, id, job.attempts_made, job.payload.as_deref()).await
+}
+
+/// Decodes and runs one job. Whatever bytes it carries, it ends in a settlement.
+pub(super) async fn run_payload<H: Handler>(
+    handler: &H,
+    id: String,
+    attempts_made: u32,
+    payload: Option<&[u8]>,
+) -> Settlement {
+    let Some(payload) = payload else {
         return unreadable(H::NAME, "it has no payload");
     };
-    let payload = match serde_json::from_slice(&payload) {
+    let payload = match serde_json::from_slice(payload) {
         Ok(payload) => payload,
         // Of the error only its kind and place: its own words may repeat a value.
         Err(error) => {
@@ -197,12 +265,11 @@ async fn run<H: Handler>(handler: &H, job: ClaimedJob) -> Settlement {
             return unreadable(H::NAME, &format!("its payload {what} (at line {line}, column {column})"));
         }
     };
-    let span =
-        tracing::info_span!("job", job.name = %H::NAME, job.id = %id, job.attempt = job.attempts_made + 1);
-    handler.handle(Job { id, attempts_made: job.attempts_made, payload }).instrument(span).await
+    let span = tracing::info_span!("job", job.name = %H::NAME, job.id = %id, job.attempt = attempts_made + 1);
+    handler.handle(Job { id, attempts_made, payload }).instrument(span).await
 }
 
-fn unreadable(job: topup_jobs::JobName, why: &str) -> Settlement {
+fn unreadable(job: JobName, why: &str) -> Settlement {
     tracing::warn!(job.name = %job, why, "a job that cannot be read goes to the dead letters");
     Settlement::new(End::DeadLetter(format!("unreadable: {why}")))
 }

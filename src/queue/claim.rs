@@ -14,9 +14,9 @@ use super::consumer::Shared;
 use super::lease::{ClaimedJob, Lease, Settling};
 use super::scripts;
 
-/// An idle worker looks for jobs this often even if nobody told it of any: a plain apalis producer
-/// schedules without a word, and a word may be lost with a connection.
-const LOOK: Duration = Duration::from_secs(1);
+/// Longest sleep between two looks. Whatever becomes due earlier than expected is told of: by the word of
+/// whoever scheduled it, or by the next heartbeat.
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 const MOST_CLAIMED: usize = 256;
 
 /// The claim task of a consumer.
@@ -52,7 +52,7 @@ impl Claim {
                     }
                 }
                 Ok(None) => {
-                    self.shared.register.notify_one();
+                    self.shared.report_now.notify_one();
                     pause.wait().await;
                 }
                 Err(error) => {
@@ -81,7 +81,7 @@ impl Claim {
     }
 
     async fn sleep(&self, next_due: Option<Duration>, stop: &CancellationToken) {
-        let wait = next_due.unwrap_or(LOOK).min(LOOK);
+        let wait = next_due.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shared.wake.notified() => {}
@@ -89,7 +89,7 @@ impl Claim {
         }
     }
 
-    /// Claims up to one job a slot. `None`: the worker is not registered.
+    /// Claims up to one job a slot. `None`: the worker was taken for dead.
     async fn claim(&self, slots: Vec<OwnedSemaphorePermit>) -> RedisResult<Option<Claimed>> {
         let worker = self.shared.worker();
         let mut connection = self.shared.connection.get();
@@ -97,10 +97,12 @@ impl Claim {
             give_back(&self.shared, &worker).await?;
             self.shared.stranded.store(false, Ordering::Relaxed);
         }
+        let holds = !self.shared.held().is_empty();
         let values: Vec<Value> = scripts::CLAIM
             .key(&self.shared.queue)
             .arg(&*worker)
             .arg(slots.len())
+            .arg(i32::from(holds))
             .invoke_async(&mut connection)
             .await?;
         let mut values = values.into_iter();
@@ -112,8 +114,9 @@ impl Claim {
             next_due: u64::try_from(due_ms).ok().map(Duration::from_millis),
         };
         let mut slots = slots.into_iter();
-        while let (Some(id), Some(payload), Some(attempts), Some(faults), Some(slot)) =
-            (values.next(), values.next(), values.next(), values.next(), slots.next())
+        let number = |value| redis::from_redis_value(value).unwrap_or(0);
+        while let (Some(id), Some(payload), Some(attempts), Some(faults), Some(crashes), Some(slot)) =
+            (values.next(), values.next(), values.next(), values.next(), values.next(), slots.next())
         {
             let id = bytes(id).unwrap_or_default();
             *self.shared.held().entry(id.clone()).or_default() += 1;
@@ -128,8 +131,9 @@ impl Claim {
             drop(self.jobs.send(ClaimedJob {
                 id,
                 payload: bytes(payload),
-                attempts_made: redis::from_redis_value(attempts).unwrap_or(0),
-                faults: redis::from_redis_value(faults).unwrap_or(0),
+                attempts_made: number(attempts),
+                faults: number(faults),
+                crashes: number(crashes),
                 lease: Some(lease),
             }));
         }

@@ -1,9 +1,9 @@
 //! One worker's side of one queue: claim, keep the lease, settle.
 //!
-//! Three tasks, so that none waits for another or for a handler: *claim* takes as many due jobs as there
-//! are free slots and sleeps until the next one is due; *lease* renews the worker's lease on all its jobs
-//! and gives the jobs of dead workers on; *settle* hands results to Redis in batches and holds them while
-//! Redis is away. None of them ends because of Redis.
+//! Two tasks, so that neither waits for the other or for a handler: *claim* takes as many due jobs as there
+//! are free slots and sleeps until the next one is due; *settle* hands results to Redis in batches and holds
+//! them while Redis is away. The leases of all queues are kept by one task of the process. None of them ends
+//! because of Redis.
 //!
 //! An answer of Redis may be lost after its script has run. So a batch of settlements carries a number
 //! under which it is carried out once, and jobs that stand as claimed by this worker while it holds no
@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::Names;
 use super::claim::Claim;
 use super::connection::Connection;
-use super::heartbeat::keep_lease;
 use super::lease::ClaimedJob;
 use super::settle::settle_all;
 
 /// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
-pub(super) const LEASE: Duration = Duration::from_secs(6);
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+/// A job whose process died this often while running it is poison.
+pub(super) const MOST_CRASHES: u32 = 3;
 
 /// What the tasks of a consumer share.
 pub(super) struct Shared {
@@ -42,8 +43,8 @@ pub(super) struct Shared {
     /// Name under which jobs are claimed now. Each start has its own, and a worker that was taken for
     /// dead takes a new one: whatever it still holds under the old name is no longer its own.
     worker: RwLock<Arc<str>>,
-    /// Wakes the lease task: the worker's registration was found gone.
-    pub(super) register: Notify,
+    /// Has the process report at once: the worker's registration was found gone.
+    pub(super) report_now: Arc<Notify>,
     /// Ids of the jobs of which this worker knows, each as often as it holds a lease on it or a
     /// settlement that Redis has not confirmed.
     held: Mutex<HashMap<Vec<u8>, usize>>,
@@ -82,9 +83,9 @@ impl Shared {
 
 /// The tasks of one consumer.
 pub(super) struct Consumer {
+    pub(super) shared: Arc<Shared>,
     stop: CancellationToken,
     claim: JoinHandle<()>,
-    lease: JoinHandle<()>,
     settle: JoinHandle<()>,
 }
 
@@ -96,6 +97,7 @@ impl Consumer {
         slots: usize,
         connection: Connection,
         wake: Arc<Notify>,
+        report_now: Arc<Notify>,
     ) -> (Self, UnboundedReceiver<ClaimedJob>) {
         let worker = super::worker_name();
         let shared = Arc::new(Shared {
@@ -105,7 +107,7 @@ impl Consumer {
             connection,
             wake,
             worker: RwLock::new(worker),
-            register: Notify::new(),
+            report_now,
             held: Mutex::default(),
             stranded: AtomicBool::new(false),
         });
@@ -116,9 +118,9 @@ impl Consumer {
             Claim { shared: Arc::clone(&shared), slots: Arc::new(Semaphore::new(slots)), jobs, settle };
         let consumer = Self {
             claim: tokio::spawn(claim.run(stop.clone())),
-            lease: tokio::spawn(keep_lease(Arc::clone(&shared))),
-            settle: tokio::spawn(settle_all(shared, settlings)),
+            settle: tokio::spawn(settle_all(Arc::clone(&shared), settlings)),
             stop,
+            shared,
         };
         (consumer, received)
     }
@@ -137,12 +139,11 @@ impl Consumer {
                 tracing::error!(%error, "a task of the queue died");
             }
         }
-        self.lease.abort();
     }
 
     /// Whether all tasks run.
     pub(super) fn is_alive(&self) -> bool {
         let claims = self.stop.is_cancelled() || !self.claim.is_finished();
-        claims && !self.lease.is_finished() && !self.settle.is_finished()
+        claims && !self.settle.is_finished()
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct ClaimedJob {
     pub(super) attempts_made: u32,
     /// How often its handler has failed to say what becomes of it.
     pub(super) faults: u32,
+    /// How often the process that ran it has died.
+    pub(super) crashes: u32,
     /// The right to settle it.
     pub(super) lease: Option<Lease>,
 }
@@ -35,13 +37,12 @@ pub(super) struct Lease {
     pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
-/// A settlement on its way to Redis; the slot is free once it has arrived.
+/// A settlement on its way to Redis.
 #[derive(Debug)]
 pub(super) struct Settling {
     pub(super) worker: Arc<str>,
     pub(super) id: Vec<u8>,
     pub(super) end: SettlingEnd,
-    _slot: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(super) enum SettlingEnd {
     Settled(Settlement),
     /// The handler failed to say what becomes of the job; it runs again after this wait.
     Fault(Duration, String),
+    /// The process of its own in which it ran has died; it runs again, or it is poison.
+    Crashed,
     /// The job goes back to the head of its queue.
     Released,
 }
@@ -60,9 +63,9 @@ impl Lease {
     }
 
     fn send(&mut self, end: SettlingEnd) {
-        if let Some(slot) = self.slot.take() {
-            let settling =
-                Settling { worker: Arc::clone(&self.worker), id: self.id.clone(), end, _slot: slot };
+        // The slot is free for the next job while this one's settlement is on its way.
+        if self.slot.take().is_some() {
+            let settling = Settling { worker: Arc::clone(&self.worker), id: self.id.clone(), end };
             if self.settle.send(settling).is_err() {
                 // The settling task ends only after every lease is gone, or with the process.
                 tracing::warn!("a job was left to its lease: the settling task has ended");
@@ -83,6 +86,7 @@ impl Settling {
         let (action, delay, reason) = match &self.end {
             SettlingEnd::Released => ("release", Duration::ZERO, ""),
             SettlingEnd::Fault(wait, what) => ("fault", *wait, what.as_str()),
+            SettlingEnd::Crashed => ("crash", Duration::ZERO, ""),
             SettlingEnd::Settled(settlement) => match &settlement.end {
                 End::Finish => ("finish", Duration::ZERO, ""),
                 End::Wait(wait) => ("wait", *wait, ""),
@@ -96,8 +100,7 @@ impl Settling {
             }
             _ => Default::default(),
         };
-        call.arg(&*self.worker).arg(self.id.as_slice());
-        call.arg(action).arg(millis(delay)).arg(reason).arg(payload).arg(next.len());
+        call.arg(self.id.as_slice()).arg(action).arg(millis(delay)).arg(reason).arg(payload).arg(next.len());
         for next in next {
             call.arg(names.queue(next.job)).arg(next.id.as_str()).arg(next.payload.as_slice());
             call.arg(millis(next.delay));

@@ -24,6 +24,7 @@ mod claim;
 mod connection;
 mod consumer;
 mod heartbeat;
+mod isolation;
 mod lease;
 mod names;
 pub(crate) mod scripts;
@@ -40,10 +41,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use connection::Pause;
 pub use connection::{Connection, RedisHealth};
+pub use isolation::{IsolatedJob, Isolation, run_isolated};
 pub(crate) use lease::millis;
 pub use names::{InvalidPrefix, Names};
 
 use self::consumer::{Consumer, LEASE};
+use self::heartbeat::keep_leases;
 use crate::handlers::Handler;
 use crate::shutdown::Shutdown;
 
@@ -63,6 +66,9 @@ pub struct Queues {
     consumers: Vec<Consumer>,
     workers: Vec<Weak<()>>,
     listeners: Vec<wake::Listener>,
+    /// Has the process report to Redis at once.
+    report_now: Arc<Notify>,
+    isolation: Option<Isolation>,
 }
 
 /// How the queues ended.
@@ -92,7 +98,15 @@ impl Queues {
             consumers: Vec::new(),
             workers: Vec::new(),
             listeners: Vec::new(),
+            report_now: Arc::default(),
+            isolation: None,
         })
+    }
+
+    /// Has jobs whose process has died before run in processes of their own; for the handlers added after it.
+    #[must_use]
+    pub fn isolating(self, isolation: Isolation) -> Self {
+        Self { isolation: Some(isolation), ..self }
     }
 
     /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
@@ -101,10 +115,16 @@ impl Queues {
         let queue = self.names.queue(H::NAME);
         let wake = Arc::new(Notify::new());
         self.listeners.push((queue.clone(), Arc::clone(&wake)));
-        let (consumer, jobs) =
-            Consumer::start(self.names.clone(), queue, self.slots, self.connection.clone(), wake);
+        let (consumer, jobs) = Consumer::start(
+            self.names.clone(),
+            queue,
+            self.slots,
+            self.connection.clone(),
+            wake,
+            Arc::clone(&self.report_now),
+        );
         self.consumers.push(consumer);
-        let (monitor, worker) = apalis::register(self.monitor, jobs, handler);
+        let (monitor, worker) = apalis::register(self.monitor, jobs, handler, self.isolation.clone());
         self.monitor = monitor;
         self.workers.push(worker);
         self
@@ -113,6 +133,9 @@ impl Queues {
     /// Works until asked to stop, then lets running jobs finish for `deadline` and gives the rest back.
     pub async fn run(self, shutdown: Shutdown, deadline: Duration) -> Stopped {
         let _listening = AbortOnDropHandle::new(tokio::spawn(wake::listen(self.client, self.listeners)));
+        let shared = self.consumers.iter().map(|consumer| Arc::clone(&consumer.shared)).collect();
+        let keeping = keep_leases(shared, self.connection, self.report_now);
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
         let asked = shutdown.clone();
         let mut working = Box::pin(self.monitor.run_with_signal(async move {
             asked.requested().await;
@@ -123,7 +146,7 @@ impl Queues {
             biased;
             () = shutdown.requested() => Stopped::Drained,
             _ = &mut working => Stopped::Failed,
-            () = any_died(&self.consumers, &self.workers) => Stopped::Failed,
+            () = any_died(&self.consumers, &self.workers, &keeping) => Stopped::Failed,
         };
         self.consumers.iter().for_each(Consumer::stop);
         if stopped == Stopped::Drained {
@@ -147,8 +170,11 @@ impl Queues {
     }
 }
 
-async fn any_died(consumers: &[Consumer], workers: &[Weak<()>]) {
-    while consumers.iter().all(Consumer::is_alive) && workers.iter().all(|worker| worker.strong_count() > 0) {
+async fn any_died(consumers: &[Consumer], workers: &[Weak<()>], keeping: &AbortOnDropHandle<()>) {
+    while consumers.iter().all(Consumer::is_alive)
+        && workers.iter().all(|worker| worker.strong_count() > 0)
+        && !keeping.is_finished()
+    {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -6,53 +6,60 @@ use redis::RedisResult;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::connection::Pause;
-use super::consumer::Shared;
+use super::consumer::{MOST_CRASHES, Shared};
 use super::lease::Settling;
 use super::scripts;
 
-const MOST_SETTLED: usize = 128;
+const MOST_SETTLED: usize = 256;
 
 /// Hands settlements to Redis in batches until every lease is gone, then leaves the queue.
 pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedReceiver<Settling>) {
-    let mut batch = Vec::with_capacity(MOST_SETTLED);
+    let mut received = Vec::with_capacity(MOST_SETTLED);
     let mut number = 0_u64;
-    while settlings.recv_many(&mut batch, MOST_SETTLED).await > 0 {
-        number += 1;
-        let mut pause = Pause::new();
-        let owned = loop {
-            match settle(&shared, number, &batch).await {
-                Ok(owned) => break owned,
-                Err(error) => {
-                    shared.connection.failed(&error);
-                    pause.wait().await;
-                }
-            }
-        };
-        shared.connection.answered();
-        let lost = owned.iter().filter(|owned| !**owned).count();
-        if lost > 0 {
-            let queue = &shared.queue;
-            tracing::warn!(queue, lost, "jobs of this worker had been taken over; their results are dropped");
+    while settlings.recv_many(&mut received, MOST_SETTLED).await > 0 {
+        // What was claimed under one name is settled under that name.
+        for batch in received.chunk_by(|one, other| one.worker == other.worker) {
+            number += 1;
+            settle_surely(&shared, number, batch).await;
         }
-        for settled in batch.drain(..) {
+        for settled in received.drain(..) {
             shared.forget(&settled.id);
         }
     }
     let mut connection = shared.connection.get();
-    let worker = shared.worker();
     let mut leave = scripts::LEAVE.key(&shared.queue);
-    leave.key(&shared.last_batch).arg(&*worker);
+    leave.key(&shared.last_batch).arg(&*shared.worker());
     if let Err(error) = leave.invoke_async::<u64>(&mut connection).await {
         shared.connection.failed(&error);
+    }
+}
+
+/// Settles a batch, however long Redis is away.
+async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
+    let mut pause = Pause::new();
+    let owned = loop {
+        match settle(shared, number, batch).await {
+            Ok(owned) => break owned,
+            Err(error) => {
+                shared.connection.failed(&error);
+                pause.wait().await;
+            }
+        }
+    };
+    shared.connection.answered();
+    let lost = owned.iter().filter(|owned| !**owned).count();
+    if lost > 0 {
+        let queue = &shared.queue;
+        tracing::warn!(queue, lost, "jobs of this worker had been taken over; their results are dropped");
     }
 }
 
 async fn settle(shared: &Shared, number: u64, batch: &[Settling]) -> RedisResult<Vec<bool>> {
     let mut call = scripts::SETTLE.prepare_invoke();
     call.key(&shared.queue).key(&shared.last_batch).arg(number);
+    call.arg(batch.first().map_or("", |settling| &*settling.worker)).arg(MOST_CRASHES);
     for settling in batch {
         settling.write_args(&shared.names, &mut call);
     }
-    let mut connection = shared.connection.get();
-    call.invoke_async(&mut connection).await
+    call.invoke_async(&mut shared.connection.get()).await
 }

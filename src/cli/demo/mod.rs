@@ -8,12 +8,9 @@
 //! free one of the loopback, no setting of the environment reaches the workers, and nothing is left running.
 //! It must print no card, phone number or e-mail address, and repair nothing that the service does wrong.
 
-mod folder;
 mod ledger;
 mod narrator;
-mod process;
 mod producer;
-mod redis_server;
 mod screen;
 mod shop;
 mod stage;
@@ -25,10 +22,10 @@ use std::future::Future;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::folder::Folder;
 use self::screen::Screen;
 use self::stage::Stage;
 use self::verdict::Verdict;
+use super::private::{Folder, redis_server};
 
 /// An hour passes in a second.
 const TIME_SCALE: f64 = 3600.0;

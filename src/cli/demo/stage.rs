@@ -13,8 +13,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::process::Command;
 use topup_jobs::JobName;
 
-use super::folder::Folder;
-use super::process::Process;
+use crate::cli::private::Folder;
+use crate::cli::private::Process;
 use crate::queue::Names;
 
 /// Longest wait until a new worker has signed on; real time.

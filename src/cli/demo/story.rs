@@ -14,7 +14,6 @@ use redis::streams::StreamRangeReply;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 
-use super::folder::Folder;
 use super::ledger::{Counts, Ledger};
 use super::narrator::{Narrator, Scene, domain_clock, jobs};
 use super::producer::Producer;
@@ -22,7 +21,8 @@ use super::screen::Screen;
 use super::shop::{ANSWER_TIME, Shop};
 use super::stage::{Casting, QUEUES, Stage};
 use super::verdict::{Evidence, ProvidersWord, Verdict};
-use super::{DemoSettings, TIME_SCALE, redis_server};
+use super::{DemoSettings, TIME_SCALE};
+use crate::cli::private::{Folder, redis_server};
 use crate::orders::CardCipher;
 use crate::queue::Names;
 use crate::simulator::{Simulator, SimulatorSettings, serve};

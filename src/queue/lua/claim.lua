@@ -1,40 +1,59 @@
--- Claims at most as many jobs as the worker has free slots.
--- KEYS[1] queue   ARGV: worker, limit
--- Returns {} for a worker that has lost its registration, otherwise
--- {milliseconds until the next scheduled job or -1, jobs still waiting, id, payload, attempts, faults, …}
+-- Claims at most as many jobs as the worker has free slots, and renews its lease with them.
+-- KEYS[1] queue   ARGV: worker, limit, 1 if the worker holds jobs already
+-- Returns {} for a worker that holds jobs and has lost its registration, otherwise
+-- {milliseconds until the next scheduled job or -1, jobs still waiting,
+--   then for each job: id, payload, attempts, faults, crashes}
 local queue = KEYS[1]
 local worker, limit = ARGV[1], tonumber(ARGV[2])
+local workers, active, scheduled = queue .. ':workers', queue .. ':active', queue .. ':scheduled'
 
-if not redis.call('ZSCORE', queue .. ':workers', worker) then
+if ARGV[3] == '1' and not redis.call('ZSCORE', workers, worker) then
     return {}
 end
 
-local active, scheduled = queue .. ':active', queue .. ':scheduled'
-local time = now()
 -- Promotion is capped: whatever the backlog, one call does a bounded amount of work. It is done even
 -- while the list is long, so that a stream of fresh jobs cannot hold back those that were scheduled.
-local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', time, 'LIMIT', 0, limit)
+local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now(), 'LIMIT', 0, limit)
 if #due > 0 then
     redis.call('RPUSH', active, unpack(due))
     redis.call('ZREM', scheduled, unpack(due))
 end
 
 local result = { -1, 0 }
-local inflight = queue .. ':inflight:' .. worker
-for _, id in ipairs(redis.call('LPOP', active, limit) or {}) do
+local popped = redis.call('LPOP', active, limit) or {}
+if #popped > 0 then
+    local inflight = queue .. ':inflight:' .. worker
     -- An id that a foreign program pushed twice is claimed once.
-    if redis.call('SADD', inflight, id) == 1 then
-        local counts = redis.pcall('HMGET', queue .. ':meta:' .. id, 'attempts', 'faults')
-        result[#result + 1] = id
-        result[#result + 1] = redis.call('HGET', queue .. ':data', id)
-        result[#result + 1] = counts[1] or '0'
-        result[#result + 1] = counts[2] or '0'
+    local ids, metas, seen = {}, {}, {}
+    for n, held in ipairs(redis.call('SMISMEMBER', inflight, unpack(popped))) do
+        local id = popped[n]
+        if held == 0 and not seen[id] then
+            seen[id] = true
+            ids[#ids + 1] = id
+            metas[#metas + 1] = queue .. ':meta:' .. id
+        end
+    end
+    if #ids > 0 then
+        redis.call('SADD', inflight, unpack(ids))
+        redis.call('ZADD', workers, now(), worker)
+        local payloads = redis.call('HMGET', queue .. ':data', unpack(ids))
+        -- Most jobs have no history; one question tells so for all of them.
+        local histories = redis.call('EXISTS', unpack(metas)) > 0
+        for n, id in ipairs(ids) do
+            local counts = histories and redis.pcall('HMGET', metas[n], 'attempts', 'faults', 'crashes') or {}
+            local first = #result
+            result[first + 1] = id
+            result[first + 2] = payloads[n]
+            result[first + 3] = counts[1] or '0'
+            result[first + 4] = counts[2] or '0'
+            result[first + 5] = counts[3] or '0'
+        end
     end
 end
 
 local head = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 if head[2] then
-    result[1] = math.max(0, math.ceil((tonumber(head[2]) - time) * 1000))
+    result[1] = math.max(0, math.ceil((tonumber(head[2]) - now()) * 1000))
 end
 result[2] = redis.call('LLEN', active)
 return result

@@ -2,15 +2,13 @@
 -- was lost, or Redis came back with older data.
 -- KEYS[1] queue   ARGV: worker, ids
 -- Returns the number of jobs given back.
-local queue = KEYS[1]
+local queue, inflight = KEYS[1], KEYS[1] .. ':inflight:' .. ARGV[1]
 local given = 0
 for at = 2, #ARGV do
-    if redis.call('SREM', queue .. ':inflight:' .. ARGV[1], ARGV[at]) == 1 then
-        redis.call('LPUSH', queue .. ':active', ARGV[at])
+    if redis.call('SREM', inflight, ARGV[at]) == 1 then
+        give_back(queue, ARGV[at])
         given = given + 1
     end
 end
-if given > 0 then
-    wake(queue)
-end
+place()
 return given

@@ -1,9 +1,30 @@
--- Renews the lease of a worker on all its jobs, or registers a worker.
--- KEYS[1] queue   ARGV: worker, 1 to register
--- Returns the number of jobs the worker holds, or -1 for one that was taken for dead meanwhile.
-local workers = KEYS[1] .. ':workers'
-if ARGV[2] ~= '1' and not redis.call('ZSCORE', workers, ARGV[1]) then
-    return -1
+-- Reports that a worker process lives, in all its queues, and looks what there is to do in them.
+-- KEYS queues   ARGV: lease in ms, then for each queue: worker, 1 if it holds jobs there
+-- Returns for each queue {jobs in flight, ms until the next job is due or -1, 1 if a lease has run out}. Jobs
+-- in flight are -1 for a worker that holds jobs and was taken for dead meanwhile. A worker that holds
+-- none is counted as 0 and registered again whatever happened: nothing of it can have been taken.
+local lease = tonumber(take()) / 1000
+local results = {}
+for n, queue in ipairs(KEYS) do
+    local worker, holds = take(), take() == '1'
+    local workers = queue .. ':workers'
+    local held = 0
+    if holds then
+        held = redis.call('ZSCORE', workers, worker) and redis.call('SCARD', queue .. ':inflight:' .. worker) or -1
+    end
+    if held >= 0 then
+        redis.call('ZADD', workers, now(), worker)
+    end
+    local next_due = -1
+    if redis.call('EXISTS', queue .. ':active') == 1 then
+        next_due = 0
+    else
+        local head = redis.call('ZRANGE', queue .. ':scheduled', 0, 0, 'WITHSCORES')
+        if head[2] then
+            next_due = math.max(0, math.ceil((tonumber(head[2]) - now()) * 1000))
+        end
+    end
+    local expired = redis.call('ZRANGEBYSCORE', workers, '-inf', now() - lease, 'LIMIT', 0, 1)
+    results[n] = { held, next_due, #expired }
 end
-redis.call('ZADD', workers, now(), ARGV[1])
-return redis.call('SCARD', KEYS[1] .. ':inflight:' .. ARGV[1])
+return results

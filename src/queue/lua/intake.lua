@@ -1,51 +1,87 @@
 -- Moves messages out of the inbox: into a queue, to the rejected ones, or away where the order is already
--- followed. A message is deleted last, in the same step: no crash and no second worker can lose or double it.
+-- followed. Messages are deleted last, in the same step: no crash and no second worker can lose or double one.
 -- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be followed
 -- ARGV, for each message: id, then `reject` and the reason,
---   or `accept` and queue, id of the job, payload, delay in ms
+--   or `accept` and queue, id of the job, payload, delay in ms since the message was added
 -- Returns for each message `gone`, `rejected`, `duplicate` or `accepted`
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
-local function followed(id)
-    for queue = 3, #KEYS do
-        forget_dead_letter(KEYS[queue], id)
-        if redis.call('HEXISTS', KEYS[queue] .. ':data', id) == 1 then
-            return true
-        end
+
+local messages, message_ids, job_ids = {}, {}, {}
+while at < #ARGV do
+    local message = { id = take(), verdict = take() }
+    if message.verdict == 'reject' then
+        message.reason = take()
+    else
+        message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
+        job_ids[#job_ids + 1] = message.job
     end
-    return false
+    messages[#messages + 1] = message
+    message_ids[#message_ids + 1] = message.id
 end
 
-local function reject(message, fields, reason)
+-- What of it is still there: another worker may have been faster.
+local entries = {}
+for _, entry in ipairs(redis.call('XRANGE', inbox, message_ids[1], message_ids[#message_ids])) do
+    entries[entry[1]] = entry[2]
+end
+
+-- By id of the job: whether one of the queues holds it. A dead letter does not count and goes.
+local followed = {}
+if #job_ids > 0 then
+    for n = 3, #KEYS do
+        for m, dead in ipairs(redis.call('SMISMEMBER', KEYS[n] .. ':dead', unpack(job_ids))) do
+            if dead == 1 then
+                forget_dead_letter(KEYS[n], job_ids[m])
+            end
+        end
+        for m, payload in ipairs(redis.call('HMGET', KEYS[n] .. ':data', unpack(job_ids))) do
+            followed[job_ids[m]] = followed[job_ids[m]] or payload
+        end
+    end
+end
+
+local function reject(message, fields)
     if #fields > MOST_FIELDS then
         -- More than a script can hand on one by one: kept whole, as one MessagePack array.
         fields = { 'fields', cmsgpack.pack(fields) }
     end
-    redis.call('XADD', rejected, '*', 'id', message, 'reason', reason, unpack(fields))
+    redis.call('XADD', rejected, '*', 'id', message.id, 'reason', message.reason, unpack(fields))
     return 'rejected'
 end
 
-local function accept(queue, id, payload, delay_ms)
-    if followed(id) then
+-- By key: ids and payloads of the jobs that are accepted.
+local payloads = {}
+
+local function accept(message)
+    if followed[message.job] then
         return 'duplicate'
     end
-    push(queue, id, payload, delay_ms)
+    followed[message.job] = true
+    local data = list(payloads, message.queue .. ':data')
+    data[#data + 1] = message.job
+    data[#data + 1] = message.payload
+    -- A delay counts from the moment the producer added the message, however long nobody took it in.
+    local added_ms = tonumber(string.match(message.id, '^%d+'))
+    local waited_ms = math.max(0, now() * 1000 - added_ms)
+    schedule(message.queue, message.job, message.delay_ms > 0 and message.delay_ms - waited_ms or 0)
     return 'accepted'
 end
 
 local results = {}
-while at < #ARGV do
-    local message, verdict = take(), take()
-    local entry = redis.call('XRANGE', inbox, message, message)[1]
-    local result = 'gone'
-    if verdict == 'reject' then
-        local reason = take()
-        result = entry and reject(message, entry[2], reason) or result
+for n, message in ipairs(messages) do
+    local fields = entries[message.id]
+    if not fields then
+        results[n] = 'gone'
+    elseif message.verdict == 'reject' then
+        results[n] = reject(message, fields)
     else
-        local queue, id, payload, delay_ms = take(), take(), take(), tonumber(take())
-        result = entry and accept(queue, id, payload, delay_ms) or result
+        results[n] = accept(message)
     end
-    redis.call('XDEL', inbox, message)
-    results[#results + 1] = result
 end
+for data, values in pairs(payloads) do
+    call_with('HSET', data, values)
+end
+place()
+redis.call('XDEL', inbox, unpack(message_ids))
 return results

@@ -11,29 +11,70 @@ local function take()
     return ARGV[at]
 end
 
--- Seconds since 1970 by the clock of Redis, to the millisecond. Hosts need not agree on the time.
+-- Seconds since 1970 by the clock of Redis, to the millisecond. Hosts need not agree on the time. It stands
+-- still while a script runs, so it is asked once.
+local asked
 local function now()
-    local time = redis.call('TIME')
-    return tonumber(time[1]) + math.floor(tonumber(time[2]) / 1000) / 1000
+    if not asked then
+        local time = redis.call('TIME')
+        asked = tonumber(time[1]) + math.floor(tonumber(time[2]) / 1000) / 1000
+    end
+    return asked
 end
 
--- Tells the workers that something became due earlier than they know of.
-local function wake(queue)
-    redis.call('PUBLISH', queue .. ':wake', '')
+-- Jobs that a script makes due, by queue: ids in the order in which they run, and scores with ids.
+local ready, waiting = {}, {}
+
+local function list(of, queue)
+    of[queue] = of[queue] or {}
+    return of[queue]
 end
 
--- Lets a job that has its payload in place run after `delay_ms`.
+-- Lets a job that has its payload in place run after `delay_ms`, once `place` is called.
 local function schedule(queue, id, delay_ms)
     if delay_ms <= 0 then
-        redis.call('RPUSH', queue .. ':active', id)
-        wake(queue)
-        return
+        table.insert(list(ready, queue), id)
+    else
+        local jobs = list(waiting, queue)
+        jobs[#jobs + 1] = now() + delay_ms / 1000
+        jobs[#jobs + 1] = id
+        if not jobs.first or jobs[#jobs - 1] < jobs.first.due then
+            jobs.first = { due = jobs[#jobs - 1], id = id }
+        end
     end
-    local scheduled = queue .. ':scheduled'
-    redis.call('ZADD', scheduled, now() + delay_ms / 1000, id)
-    if redis.call('ZRANGE', scheduled, 0, 0)[1] == id then
-        wake(queue)
+end
+
+-- Calls a command with a list of any length; a script cannot pass more than some thousand values at once.
+local MOST_VALUES = 1000
+local function call_with(command, key, values)
+    for first = 1, #values, MOST_VALUES do
+        redis.call(command, key, unpack(values, first, math.min(first + MOST_VALUES - 1, #values)))
     end
+end
+
+-- Puts the scheduled jobs in place and tells the workers of a queue where one is due earlier than they know.
+local function place()
+    local wake = {}
+    for queue, ids in pairs(ready) do
+        call_with('RPUSH', queue .. ':active', ids)
+        wake[queue] = true
+    end
+    for queue, jobs in pairs(waiting) do
+        call_with('ZADD', queue .. ':scheduled', jobs)
+        if redis.call('ZRANGE', queue .. ':scheduled', 0, 0)[1] == jobs.first.id then
+            wake[queue] = true
+        end
+    end
+    for queue in pairs(wake) do
+        redis.call('PUBLISH', queue .. ':wake', '')
+    end
+    ready, waiting = {}, {}
+end
+
+-- Gives a job that was claimed back to the head of its queue, and calls for somebody to take it.
+local function give_back(queue, id)
+    redis.call('LPUSH', queue .. ':active', id)
+    list(ready, queue)
 end
 
 local function forget_dead_letter(queue, id)
@@ -44,7 +85,7 @@ local function forget_dead_letter(queue, id)
 end
 
 -- Puts a job into a queue. One that is already there is left alone and 0 returned; a dead letter of the
--- same id is replaced.
+-- same id is replaced. It may run once `place` is called.
 local function push(queue, id, payload, delay_ms)
     forget_dead_letter(queue, id)
     if redis.call('HSETNX', queue .. ':data', id, payload) == 0 then
@@ -58,4 +99,15 @@ end
 local function bury(queue, id, reason)
     redis.call('SADD', queue .. ':dead', id)
     redis.pcall('HSET', queue .. ':meta:' .. id, 'status', 'Killed', 'reason', reason, 'dead_at', now())
+end
+
+-- The process that ran a job has died: it is due again, or buried as poison; returns whether it is.
+local function crashed(queue, id, most_crashes)
+    local crashes = redis.pcall('HINCRBY', queue .. ':meta:' .. id, 'crashes', 1)
+    if type(crashes) == 'number' and crashes >= most_crashes then
+        bury(queue, id, 'poison: the process that ran it died ' .. crashes .. ' times')
+        return true
+    end
+    schedule(queue, id, 0)
+    return false
 end

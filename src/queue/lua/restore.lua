@@ -13,4 +13,5 @@ for at = 1, #ARGV, 3 do
         restored = restored + 1
     end
 end
+place()
 return restored

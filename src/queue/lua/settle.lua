@@ -1,66 +1,101 @@
 -- Settles a batch of jobs, each in full: its end and whatever follows from it, in one step. What follows is
--- put in place before the job is taken away, so that an error halfway leaves the job where it was.
+-- put in place before the jobs are taken away, so that an error halfway leaves them where they were.
 -- KEYS[1] queue   KEYS[2] the last batch of this consumer
--- ARGV: number of the batch, then for each job: worker, id, action, delay in ms, reason,
---   payload that it carries from now on (empty: the one it has),
+-- ARGV: number of the batch, worker, crashes that make a job poison, then for each job:
+--   id, action, delay in ms, reason, payload that it carries from now on (empty: the one it has),
 --   number of jobs that follow, then for each: queue, id, payload, delay in ms
 -- Returns for each job 1, or 0 where another worker owns it by now; then nothing of it is done. Returns {}
 -- for a batch that was settled already: its answer was lost and it was sent again.
 local queue, last_batch = KEYS[1], KEYS[2]
+local data = queue .. ':data'
 local LAST_BATCH_KEPT_SECONDS = 3600
-local batch = take()
+
+local batch, worker, most_crashes = take(), take(), tonumber(take())
 if redis.call('GET', last_batch) == batch then
     return {}
 end
+local inflight = queue .. ':inflight:' .. worker
 
-local results = {}
+local jobs, ids = {}, {}
 while at < #ARGV do
-    local worker, id, action, delay_ms, reason, payload = take(), take(), take(), tonumber(take()), take(), take()
-    local inflight, data, meta = queue .. ':inflight:' .. worker, queue .. ':data', queue .. ':meta:' .. id
-    local owned = redis.call('SISMEMBER', inflight, id) == 1
+    local job = { id = take(), action = take(), delay_ms = tonumber(take()), reason = take(), payload = take() }
+    local next_jobs = tonumber(take())
+    if next_jobs > 0 then
+        job.next = {}
+        for n = 1, next_jobs do
+            job.next[n] = { queue = take(), id = take(), payload = take(), delay_ms = tonumber(take()) }
+        end
+    end
+    jobs[#jobs + 1] = job
+    ids[#ids + 1] = job.id
+end
 
+local owned = redis.call('SMISMEMBER', inflight, unpack(ids))
+local settled, finished, histories = {}, {}, {}
+
+-- Puts in place what follows. Returns whether that takes the place of the job itself.
+local function follow(job)
     local replaced = false
-    for _ = 1, tonumber(take()) do
-        local next_queue, next_id, next_payload, next_delay_ms = take(), take(), take(), tonumber(take())
-        if owned and next_queue == queue and next_id == id then
-            -- The job that follows takes the place of this one.
-            redis.call('HSET', data, id, next_payload)
-            schedule(queue, id, next_delay_ms)
+    for _, following in ipairs(job.next or {}) do
+        if following.queue == queue and following.id == job.id then
+            redis.call('HSET', data, job.id, following.payload)
+            schedule(queue, job.id, following.delay_ms)
             replaced = true
-        elseif owned then
-            push(next_queue, next_id, next_payload, next_delay_ms)
+        else
+            push(following.queue, following.id, following.payload, following.delay_ms)
         end
     end
+    return replaced
+end
 
-    if owned then
-        if payload ~= '' then
-            redis.call('HSET', data, id, payload)
+local function settle(job)
+    local id, action, meta = job.id, job.action, queue .. ':meta:' .. job.id
+    local replaced = follow(job)
+    if action == 'finish' then
+        if not replaced then
+            finished[#finished + 1] = id
         end
-        if action == 'bury' then
-            bury(queue, id, reason)
-        elseif action == 'release' then
-            redis.call('LPUSH', queue .. ':active', id)
-            wake(queue)
-        elseif action == 'fault' then
-            redis.pcall('HINCRBY', meta, 'faults', 1)
-            redis.pcall('HSET', meta, 'last_error', reason)
-            schedule(queue, id, delay_ms)
-        elseif action ~= 'finish' then
-            redis.pcall('HDEL', meta, 'crashes', 'faults')
-            if action == 'retry' then
-                redis.pcall('HINCRBY', meta, 'attempts', 1)
-                redis.pcall('HSET', meta, 'last_error', reason)
-            end
-            schedule(queue, id, delay_ms)
-        elseif not replaced then
-            redis.call('HDEL', data, id)
-        end
-        if action == 'finish' then
-            redis.call('DEL', meta)
-        end
-        redis.call('SREM', inflight, id)
+        histories[#histories + 1] = meta
+        return
     end
-    results[#results + 1] = owned and 1 or 0
+    if job.payload ~= '' then
+        redis.call('HSET', data, id, job.payload)
+    end
+    if action == 'bury' then
+        bury(queue, id, job.reason)
+    elseif action == 'release' then
+        give_back(queue, id)
+    elseif action == 'fault' then
+        redis.pcall('HINCRBY', meta, 'faults', 1)
+        redis.pcall('HSET', meta, 'last_error', job.reason)
+        schedule(queue, id, job.delay_ms)
+    elseif action == 'crash' then
+        crashed(queue, id, most_crashes)
+    else
+        redis.pcall('HDEL', meta, 'crashes', 'faults')
+        if action == 'retry' then
+            redis.pcall('HINCRBY', meta, 'attempts', 1)
+            redis.pcall('HSET', meta, 'last_error', job.reason)
+        end
+        schedule(queue, id, job.delay_ms)
+    end
+end
+
+for n, job in ipairs(jobs) do
+    if owned[n] == 1 then
+        settle(job)
+        settled[#settled + 1] = job.id
+    end
+end
+place()
+if #finished > 0 then
+    redis.call('HDEL', data, unpack(finished))
+end
+if #histories > 0 then
+    redis.call('DEL', unpack(histories))
+end
+if #settled > 0 then
+    redis.call('SREM', inflight, unpack(settled))
 end
 redis.call('SET', last_batch, batch, 'EX', LAST_BATCH_KEPT_SECONDS)
-return results
+return owned

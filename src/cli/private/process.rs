@@ -1,7 +1,7 @@
-//! One child process of the demo: started with its log in the demo's folder, and surely ended.
+//! One child process: started with its log in the command's folder, and surely ended.
 //!
-//! Each is a process group of its own, so that a Ctrl-C at the terminal reaches the demo alone and the demo
-//! ends the others in order. Should the demo itself fall over, `kill_on_drop` ends them.
+//! Each is a process group of its own, so that a Ctrl-C at the terminal reaches the command alone and that
+//! ends the others in order. Should the command itself fall over, `kill_on_drop` ends them.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -10,20 +10,20 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::process::{Child, Command};
 
-use super::folder::Folder;
+use super::Folder;
 
 /// How long a process that was asked to stop may take; real time.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
 /// A running child.
-pub(super) struct Process {
-    pub(super) name: String,
+pub(in crate::cli) struct Process {
+    pub(in crate::cli) name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    pub(super) fn start(name: &str, mut command: Command, folder: &Folder) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn start(name: &str, mut command: Command, folder: &Folder) -> anyhow::Result<Self> {
         let (log, path) = folder.log(name)?;
         let child = command
             .stdin(Stdio::null())
@@ -37,12 +37,12 @@ impl Process {
     }
 
     /// Its number, while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(in crate::cli) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
     /// Fails if the process has ended, with the last line of its log.
-    pub(super) fn must_run(&mut self) -> anyhow::Result<()> {
+    pub(in crate::cli) fn must_run(&mut self) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing").trim();
@@ -50,12 +50,12 @@ impl Process {
     }
 
     /// Ends it at once, as a crash does.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+    pub(in crate::cli) async fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
     }
 
     /// Asks it to stop with SIGTERM.
-    pub(super) async fn ask_to_stop(&self) {
+    pub(in crate::cli) async fn ask_to_stop(&self) {
         let Some(pid) = self.pid() else { return };
         // The shell's own `kill`: the program of that name is missing on slim systems.
         let asked = Command::new("sh")
@@ -70,7 +70,7 @@ impl Process {
     }
 
     /// Waits until it has stopped; ends it where it takes too long, and then tells nothing.
-    pub(super) async fn stopped(mut self) -> Option<ExitStatus> {
+    pub(in crate::cli) async fn stopped(mut self) -> Option<ExitStatus> {
         match tokio::time::timeout(STOP_TIME, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_elapsed) => {

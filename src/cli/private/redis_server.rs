@@ -1,7 +1,7 @@
-//! A Redis of the demo's own: on a free port of the loopback, its data in the demo's folder.
+//! A Redis of the command's own: on a free port of the loopback, its data in the command's folder.
 //!
 //! It writes every change to its append-only file, as a real one must: Redis is where an order lives between
-//! two looks. The one of the person who runs the demo is never asked.
+//! two looks. The one of the person who runs it is never asked.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -12,8 +12,8 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use super::folder::Folder;
-use super::process::Process;
+use super::Folder;
+use super::Process;
 use crate::config::SettingsError;
 
 /// Names a redis-server to use instead of the one on PATH.
@@ -24,13 +24,13 @@ const START_TIME: Duration = Duration::from_secs(10);
 const MOST_PORTS: u32 = 3;
 
 /// Where redis-server is.
-pub(super) fn find() -> Result<PathBuf, SettingsError> {
+pub(in crate::cli) fn find() -> Result<PathBuf, SettingsError> {
     let given = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
     let name = given.clone().unwrap_or_else(|| OsString::from("redis-server"));
     if let Some(found) = on_path(Path::new(&name)) {
         return Ok(found);
     }
-    let advice = "the demo starts a Redis of its own and found no redis-server on the PATH; install Redis \
+    let advice = "this command starts a Redis of its own and found no redis-server on the PATH; install Redis \
                   7 or newer (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis), or \
                   set it to the path of a redis-server";
     Err(match given {
@@ -52,7 +52,7 @@ fn on_path(name: &Path) -> Option<PathBuf> {
 }
 
 /// Starts it and waits until it answers. Gives its address, too.
-pub(super) async fn start(program: &Path, folder: &Folder) -> anyhow::Result<(Process, String)> {
+pub(in crate::cli) async fn start(program: &Path, folder: &Folder) -> anyhow::Result<(Process, String)> {
     let data = folder.path().join("redis");
     std::fs::create_dir(&data).context("the folder of Redis cannot be made")?;
     let mut tries = 0;

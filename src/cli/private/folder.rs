@@ -1,4 +1,4 @@
-//! The demo's folder: everything it writes lies in here, and the folder goes with the demo.
+//! The folder of a command: everything it writes lies in here, and the folder goes with the command.
 //!
 //! Only the logs stay, and only where something went wrong and a person must look at them.
 
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// A folder for nobody but this user, removed when dropped.
-pub(super) struct Folder {
+pub(in crate::cli) struct Folder {
     path: PathBuf,
     keep_logs: bool,
 }
 
 impl Folder {
-    pub(super) fn make() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("topup-worker-demo-{}", ulid::Ulid::generate()));
+    pub(in crate::cli) fn make() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("topup-worker-{}", ulid::Ulid::generate()));
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -25,18 +25,18 @@ impl Folder {
         Ok(Self { path, keep_logs: false })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::cli) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A new file for the log of a process, and where it is.
-    pub(super) fn log(&self, name: &str) -> io::Result<(File, PathBuf)> {
+    pub(in crate::cli) fn log(&self, name: &str) -> io::Result<(File, PathBuf)> {
         let path = self.path.join(name.replace(' ', "-")).with_extension("log");
         Ok((File::create(&path)?, path))
     }
 
     /// Leaves the logs, and nothing else, when the folder is dropped.
-    pub(super) fn keep_logs(&mut self) {
+    pub(in crate::cli) fn keep_logs(&mut self) {
         self.keep_logs = true;
     }
 
@@ -58,7 +58,7 @@ impl Drop for Folder {
         let removed =
             if self.keep_logs { self.remove_all_but_logs() } else { fs::remove_dir_all(&self.path) };
         if let Err(error) = removed {
-            tracing::warn!(%error, "the demo's folder {} could not be removed", self.path.display());
+            tracing::warn!(%error, "the folder {} could not be removed", self.path.display());
         }
     }
 }
