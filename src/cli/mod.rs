@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod bench;
 mod demo;
 mod enqueue;
 mod keygen;
@@ -44,6 +45,11 @@ enum Command {
     Migrate(migrate::MigrateSettings),
     /// Print a new ENCRYPTION_KEY
     Keygen,
+    /// Measure the queue on this machine
+    Bench(bench::BenchSettings),
+    /// A worker of `bench`
+    #[command(hide = true)]
+    BenchWorker(bench::BenchWorkerSettings),
 }
 
 /// How the program ends.
@@ -71,6 +77,8 @@ impl Cli {
             Command::Order(settings) => order::order(settings).await,
             Command::Migrate(settings) => migrate::migrate(&settings).await,
             Command::Keygen => keygen::keygen(),
+            Command::Bench(settings) => bench::bench(settings).await,
+            Command::BenchWorker(settings) => bench::bench_worker(settings).await,
         };
         match done {
             Ok(()) => Exit::Done,

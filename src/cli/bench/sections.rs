@@ -1,0 +1,192 @@
+//! The parts of the bench, one function each.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::ground::{Due, Ground};
+use super::handler::BenchHandler;
+use super::report::{Report, percentile};
+use super::worker::{Worker, spawn, spawn_whole};
+use super::{BenchSettings, Section};
+use crate::cli::private::Process;
+
+/// How long idleness is watched.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+/// A job that is not meant to end.
+const FOR_EVER: Duration = Duration::from_mins(10);
+/// Slots for delayed jobs, as the peers have them.
+const DELAYED_SLOTS: u32 = 200;
+const DELAYED: u32 = 10_000;
+const DELAYED_DENSE: u32 = 20_000;
+/// What adding and taking in a job takes at most.
+const FILLING_TAKES: Duration = Duration::from_micros(60);
+
+pub(super) async fn measure(
+    section: Section,
+    settings: &BenchSettings,
+    ground: &mut Ground,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    ground.clear().await?;
+    match section {
+        Section::Add => add(settings, ground, report).await,
+        Section::Noop => noop(settings, ground, report).await,
+        Section::Delayed => delayed(ground, report, "delayed_10s", DELAYED, Duration::from_secs(10)).await,
+        Section::DelayedDense => {
+            delayed(ground, report, "delayed_4s", DELAYED_DENSE, Duration::from_secs(4)).await
+        }
+        Section::Memory => memory(ground, report).await,
+        Section::Drain => drain(settings, ground, report).await,
+        Section::Recovery => recovery(settings, ground, report).await,
+        Section::Scaling => scaling(settings, ground, report).await,
+        Section::Idle => idle(ground, report).await,
+    }
+}
+
+async fn add(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    let took = ground.add(settings.jobs, Due::Now).await?;
+    report.add("add_jobs_per_second", rate(settings.jobs, took));
+    let took = ground.take_in().await?;
+    report.add("intake_jobs_per_second", rate(settings.jobs, took));
+    Ok(())
+}
+
+async fn noop(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    ground.fill(settings.jobs, Due::Now).await?;
+    let (handler, began) = (BenchHandler::default(), Instant::now());
+    let worker = Worker::start(ground, settings.slots, handler.clone())?;
+    ground.until_empty().await?;
+    report.add("noop_jobs_per_second", rate(settings.jobs, began.elapsed()));
+    anyhow::ensure!(handler.done() == u64::from(settings.jobs), "{} jobs were run", handler.done());
+    worker.stop().await
+}
+
+async fn delayed(
+    ground: &mut Ground,
+    report: &mut Report,
+    name: &str,
+    jobs: u32,
+    window: Duration,
+) -> anyhow::Result<()> {
+    ground.fill(jobs, Due::Over { lead: Duration::from_secs(5), window }).await?;
+    let handler = BenchHandler::default();
+    let worker = Worker::start(ground, DELAYED_SLOTS, handler.clone())?;
+    ground.until_empty().await?;
+    let lateness = handler.lateness();
+    anyhow::ensure!(lateness.len() == jobs as usize, "{} jobs were run", lateness.len());
+    report.add(format!("{name}_lateness_p50_ms"), percentile(&lateness, 0.5));
+    report.add(format!("{name}_lateness_p99_ms"), percentile(&lateness, 0.99));
+    report.add(format!("{name}_lateness_max_ms"), percentile(&lateness, 1.0));
+    worker.stop().await
+}
+
+async fn memory(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    let before = ground.info("used_memory").await?;
+    let lead = Duration::from_hours(1);
+    ground.fill(DELAYED, Due::Over { lead, window: Duration::from_hours(1) }).await?;
+    let taken = ground.info("used_memory").await?.saturating_sub(before);
+    report.add("bytes_per_delayed_job", as_f64(taken) / f64::from(DELAYED));
+    Ok(())
+}
+
+async fn drain(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    // All scheduled for one moment, which has come when the worker starts.
+    let lead = Duration::from_secs(5) + FILLING_TAKES * settings.backlog;
+    let due = Instant::now() + lead;
+    ground.fill(settings.backlog, Due::Over { lead, window: Duration::ZERO }).await?;
+    let waiting = ground.number(&["ZCARD", &ground.key("scheduled")]).await?;
+    tokio::time::sleep_until((due + Duration::from_secs(1)).into()).await;
+    let began = Instant::now();
+    let worker = spawn(ground, "draining worker", settings.slots, Duration::ZERO)?;
+    let (mut pings, mut most_rss_kib) = (Vec::new(), 0);
+    let (data, mut asked_rss) = (ground.key("data"), Instant::now());
+    while ground.number(&["HLEN", &data]).await? > 0 {
+        let asked = Instant::now();
+        redis::cmd("PING").exec_async(&mut ground.redis.clone()).await?;
+        pings.push(i64::try_from(asked.elapsed().as_micros())?);
+        if asked_rss.elapsed() > Duration::from_millis(200) {
+            most_rss_kib = most_rss_kib.max(rss_kib(&worker).await?);
+            asked_rss = Instant::now();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pings.sort_unstable();
+    report.add("drain_backlog_jobs", as_f64(waiting));
+    report.add("drain_jobs_per_second", rate(settings.backlog, began.elapsed()));
+    report.add("drain_worker_rss_mib", as_f64(most_rss_kib) / 1024.0);
+    report.add("drain_ping_p99_ms", percentile(&pings, 0.99) / 1000.0);
+    end(worker).await
+}
+
+async fn recovery(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    let jobs = settings.slots;
+    let mut victim = spawn(ground, "victim", settings.slots, FOR_EVER)?;
+    ground.add(jobs, Due::Now).await?;
+    ground.take_in().await?;
+    let active = ground.key("active");
+    ground.until("the jobs are claimed", async || Ok(ground.number(&["LLEN", &active]).await? == 0)).await?;
+    let heir = spawn(ground, "heir", settings.slots, Duration::ZERO)?;
+    let workers = ground.key("workers");
+    ground.until("both work", async || Ok(ground.number(&["ZCARD", &workers]).await? == 2)).await?;
+    // It must have seen the victim alive for as long as a lease before it may take it for dead.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let killed = Instant::now();
+    victim.kill().await?;
+    ground.until_empty().await?;
+    report.add("recovery_seconds", killed.elapsed().as_secs_f64());
+    end(heir).await
+}
+
+async fn scaling(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    for workers in [1, 2, 4] {
+        ground.fill(settings.jobs, Due::Now).await?;
+        let began = Instant::now();
+        let workers: Vec<Process> = (0..workers)
+            .map(|number| spawn(ground, &format!("worker {number}"), settings.slots, Duration::ZERO))
+            .collect::<anyhow::Result<_>>()?;
+        ground.until_empty().await?;
+        let name = format!("scaling_{}_workers_jobs_per_second", workers.len());
+        report.add(name, rate(settings.jobs, began.elapsed()));
+        for worker in workers {
+            end(worker).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn idle(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    let worker = spawn_whole(ground)?;
+    let workers = ground.key("workers");
+    ground.until("it works", async || Ok(ground.number(&["ZCARD", &workers]).await? == 1)).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = ground.info("total_commands_processed").await?;
+    tokio::time::sleep(IDLE_TIME).await;
+    // The question itself counts as one.
+    let asked = ground.info("total_commands_processed").await? - before - 1;
+    report.add("idle_commands_per_second", as_f64(asked) / IDLE_TIME.as_secs_f64());
+    report.add("idle_worker_rss_mib", as_f64(rss_kib(&worker).await?) / 1024.0);
+    end(worker).await
+}
+
+async fn end(worker: Process) -> anyhow::Result<()> {
+    worker.ask_to_stop().await;
+    worker.stopped().await.context("a worker did not stop")?;
+    Ok(())
+}
+
+/// Resident memory of a process; `ps` has this form on Linux and macOS alike.
+async fn rss_kib(process: &Process) -> anyhow::Result<u64> {
+    let pid = process.pid().context("the worker has ended")?.to_string();
+    let output = tokio::process::Command::new("ps").args(["-o", "rss=", "-p", &pid]).output().await?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
+}
+
+fn rate(jobs: u32, took: Duration) -> f64 {
+    f64::from(jobs) / took.as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}

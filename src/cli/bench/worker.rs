@@ -1,0 +1,92 @@
+//! Workers of the bench: in this process, or as processes of their own.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use secrecy::ExposeSecret;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+
+use super::ground::Ground;
+use super::handler::BenchHandler;
+use crate::cli::private::Process;
+use crate::orders::CardCipher;
+use crate::queue::{Names, Queues, RedisHealth, Stopped};
+use crate::shutdown::Shutdown;
+
+/// How long a worker may take to end its running jobs.
+const END_TIME: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct BenchWorkerSettings {
+    #[arg(long)]
+    redis_url: String,
+    #[arg(long)]
+    prefix: Names,
+    #[arg(long)]
+    slots: usize,
+    /// How long each job is kept
+    #[arg(long, default_value_t = 0)]
+    hold_ms: u64,
+}
+
+/// A worker in this process.
+pub(super) struct Worker {
+    stop: Shutdown,
+    running: JoinHandle<Stopped>,
+}
+
+impl Worker {
+    pub(super) fn start(ground: &Ground, slots: u32, handler: BenchHandler) -> anyhow::Result<Self> {
+        let (stop, health) = (Shutdown::new(), RedisHealth::default());
+        let queues = Queues::new(ground.client.clone(), ground.names.clone(), slots as usize, &health)?;
+        let running = tokio::spawn(queues.with(handler).run(stop.clone(), END_TIME));
+        Ok(Self { stop, running })
+    }
+
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        self.stop.ask();
+        let stopped = self.running.await?;
+        anyhow::ensure!(stopped == Stopped::Drained, "the worker ended as {stopped:?}");
+        Ok(())
+    }
+}
+
+/// Starts a worker as a process of its own.
+pub(super) fn spawn(ground: &Ground, name: &str, slots: u32, hold: Duration) -> anyhow::Result<Process> {
+    let mut command = Command::new(std::env::current_exe().context("this program cannot find itself")?);
+    command.arg("bench-worker").args(["--redis-url", &ground.redis_url]);
+    command.args(["--prefix", &ground.names.to_string(), "--slots", &slots.to_string()]);
+    command.args(["--hold-ms", &hold.as_millis().to_string()]);
+    Process::start(name, command, &ground.folder)
+}
+
+/// Starts a worker as `run` does: all queues and the inbox. It finds nothing to do, and so asks no provider.
+pub(super) fn spawn_whole(ground: &Ground) -> anyhow::Result<Process> {
+    let mut command = Command::new(std::env::current_exe().context("this program cannot find itself")?);
+    let database = ground.folder.path().join("orders.db");
+    command.arg("run").env_clear().envs([
+        ("REDIS_URL", ground.redis_url.clone()),
+        ("TOPUP_PREFIX", ground.names.to_string()),
+        ("DATABASE_URL", format!("sqlite://{}", database.display())),
+        ("ENCRYPTION_KEY", CardCipher::generate_key().expose_secret().to_owned()),
+        ("ONECLICKDZ_API_URL", "http://127.0.0.1:9".to_owned()),
+        ("ONECLICKDZ_API_KEY", "none".to_owned()),
+        ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+    ]);
+    Process::start("idle worker", command, &ground.folder)
+}
+
+/// The process that [`spawn`] starts: works until it is ended.
+pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyhow::Result<()> {
+    let client = redis::Client::open(settings.redis_url)?;
+    let stop = Shutdown::new();
+    stop.on_signals()?;
+    let handler = BenchHandler::holding(Duration::from_millis(settings.hold_ms));
+    Queues::new(client, settings.prefix, settings.slots, &RedisHealth::default())?
+        .with(handler)
+        .run(stop, END_TIME)
+        .await;
+    Ok(())
+}
