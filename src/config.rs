@@ -127,6 +127,22 @@ pub struct ApiSettings {
     pub oneclickdz_api_key: Option<SecretString>,
 }
 
+impl ApiSettings {
+    fn key(&self) -> Result<SecretString, SettingsError> {
+        let advice = "copy it from the provider's dashboard";
+        let missing = SettingsError::Missing { name: "ONECLICKDZ_API_KEY", advice };
+        set(self.oneclickdz_api_key.as_ref()).cloned().ok_or(missing)
+    }
+
+    fn url(&self) -> Result<&Url, SettingsError> {
+        if matches!(self.oneclickdz_api_url.scheme(), "http" | "https") {
+            Ok(&self.oneclickdz_api_url)
+        } else {
+            Err(unusable("ONECLICKDZ_API_URL", "it begins with neither https:// nor http://"))
+        }
+    }
+}
+
 /// Who is told.
 #[derive(Debug, Clone, Args)]
 pub struct NotifySettings {
@@ -248,31 +264,46 @@ impl RunSettings {
     /// # Errors
     /// The first [`SettingsError`] found.
     pub fn validate(self) -> Result<Config, SettingsError> {
-        let api_key = set(self.api.oneclickdz_api_key.as_ref()).cloned().ok_or(SettingsError::Missing {
-            name: "ONECLICKDZ_API_KEY",
-            advice: "copy it from the provider's dashboard",
-        })?;
-        if !matches!(self.api.oneclickdz_api_url.scheme(), "http" | "https") {
-            return Err(unusable("ONECLICKDZ_API_URL", "it begins with neither https:// nor http://"));
-        }
-        if !(1..=10_000).contains(&self.concurrency) {
-            return Err(unusable("CONCURRENCY", "it must be from 1 to 10,000"));
-        }
         Ok(Config {
+            api_key: self.api.key()?,
+            api_url: self.api.url()?.clone(),
+            concurrency: self.concurrency()?,
             redis: self.redis.client()?,
             names: self.redis.prefix.clone(),
             database_url: self.store.database_url()?.to_owned(),
             cipher: self.store.cipher()?,
             time_scale: self.clock.validate(&self.api.oneclickdz_api_url)?,
-            api_url: self.api.oneclickdz_api_url,
-            api_key,
             webhook: self.notify.webhook()?,
             operator_webhook: self.notify.operator_webhook()?,
-            concurrency: self.concurrency,
             http_addr: self.http_addr,
             poll_strategy: self.poll_strategy,
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout_seconds),
         })
+    }
+
+    /// Everything that [`RunSettings::validate`] would refuse, for somebody who wants to mend all at once.
+    #[must_use]
+    pub fn faults(&self) -> Vec<SettingsError> {
+        let faults = [
+            self.api.key().err(),
+            self.api.url().err(),
+            self.concurrency().err(),
+            self.redis.client().err(),
+            self.store.database_url().err(),
+            self.store.cipher().err(),
+            self.clock.validate(&self.api.oneclickdz_api_url).err(),
+            self.notify.webhook().err(),
+            self.notify.operator_webhook().err(),
+        ];
+        faults.into_iter().flatten().collect()
+    }
+
+    fn concurrency(&self) -> Result<usize, SettingsError> {
+        if (1..=10_000).contains(&self.concurrency) {
+            Ok(self.concurrency)
+        } else {
+            Err(unusable("CONCURRENCY", "it must be from 1 to 10,000"))
+        }
     }
 }
 

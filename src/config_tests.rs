@@ -45,6 +45,9 @@ fn impossible_settings_are_told_with_their_names() {
         let error = validate(args).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with(name), "{args:?}: {error}");
         assert!(!error.contains("token-of-mine"), "{error}");
+        let args = ["topup-worker"].iter().chain(&GOOD).chain(args);
+        let faults = Command::try_parse_from(args).unwrap().run.faults();
+        assert_eq!(faults.iter().map(ToString::to_string).collect::<Vec<_>>(), [error]);
     }
 }
 
@@ -53,6 +56,17 @@ fn without_an_encryption_key_nothing_starts() {
     let run = Command::try_parse_from(["topup-worker", "--oneclickdz-api-key", "k"]).unwrap().run;
     let error = run.validate().err().unwrap().to_string();
     assert!(error.starts_with("ENCRYPTION_KEY is not set") && error.contains("keygen"), "{error}");
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let args = ["topup-worker", "--encryption-key", "short", "--concurrency", "0", "--redis-url", "x"];
+    let faults = Command::try_parse_from(args).unwrap().run.faults();
+    let words = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(faults.len(), 4);
+    for name in ["ENCRYPTION_KEY", "CONCURRENCY", "REDIS_URL", "ONECLICKDZ_API_KEY"] {
+        assert!(words.contains(name), "{words}");
+    }
 }
 
 #[test]

@@ -30,3 +30,47 @@ pub(crate) async fn read_capped(mut response: Response, most: usize) -> Result<V
     }
     Ok(body)
 }
+
+/// Why no connection came about, in words of our own: those of the HTTP stack contain the address.
+pub(crate) fn no_connection(error: &reqwest::Error) -> &'static str {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref() {
+            return no_tls(tls);
+        }
+        // Read for its meaning and never shown.
+        if error.to_string().starts_with("dns error") {
+            return "its name cannot be resolved";
+        }
+        let io = error.downcast_ref::<std::io::Error>();
+        match io.map(std::io::Error::kind) {
+            Some(std::io::ErrorKind::ConnectionRefused) => return "the connection was refused",
+            Some(std::io::ErrorKind::NetworkUnreachable | std::io::ErrorKind::HostUnreachable) => {
+                return "no way leads there";
+            }
+            _ => {}
+        }
+        // An I/O error passes over what it wraps when asked for its source.
+        next = match io.and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    "no connection"
+}
+
+fn no_tls(error: &rustls::Error) -> &'static str {
+    use rustls::CertificateError as Wrong;
+    match error {
+        rustls::Error::InvalidCertificate(wrong) => match wrong {
+            Wrong::Expired | Wrong::ExpiredContext { .. } => "its certificate has expired",
+            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => "its certificate is not valid yet",
+            Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            Wrong::UnknownIssuer => "its certificate comes from an unknown authority",
+            _ => "its certificate is not valid",
+        },
+        _ => "no TLS connection came about",
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod doctor;
 mod enqueue;
 mod keygen;
 mod migrate;
@@ -45,6 +46,8 @@ enum Command {
     Migrate(migrate::MigrateSettings),
     /// Print a new ENCRYPTION_KEY
     Keygen,
+    /// Look at everything `run` needs and say what to mend; changes and sends nothing
+    Doctor(Box<doctor::DoctorSettings>),
     /// Measure the queue on this machine
     Bench(bench::BenchSettings),
     /// A worker of `bench`
@@ -68,20 +71,22 @@ impl Cli {
     /// Carries out the command.
     pub async fn execute(self) -> Exit {
         telemetry::init(self.log.log_format);
-        let done = match self.command {
-            Command::Run(settings) => run::run(*settings).await,
-            Command::RunJob(settings) => run::run_job(*settings).await,
-            Command::Demo(settings) => demo::demo(settings).await,
-            Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await,
-            Command::Enqueue(settings) => enqueue::enqueue(settings).await,
-            Command::Order(settings) => order::order(settings).await,
-            Command::Migrate(settings) => migrate::migrate(&settings).await,
-            Command::Keygen => keygen::keygen(),
-            Command::Bench(settings) => bench::bench(settings).await,
-            Command::BenchWorker(settings) => bench::bench_worker(settings).await,
+        let done = |()| Exit::Done;
+        let ended = match self.command {
+            Command::Run(settings) => run::run(*settings).await.map(done),
+            Command::RunJob(settings) => run::run_job(*settings).await.map(done),
+            Command::Demo(settings) => demo::demo(settings).await.map(done),
+            Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await.map(done),
+            Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),
+            Command::Order(settings) => order::order(settings).await.map(done),
+            Command::Migrate(settings) => migrate::migrate(&settings).await.map(done),
+            Command::Keygen => keygen::keygen().map(done),
+            Command::Doctor(settings) => doctor::doctor(*settings).await,
+            Command::Bench(settings) => bench::bench(settings).await.map(done),
+            Command::BenchWorker(settings) => bench::bench_worker(settings).await.map(done),
         };
-        match done {
-            Ok(()) => Exit::Done,
+        match ended {
+            Ok(exit) => exit,
             Err(error) => {
                 tracing::error!("{error:#}");
                 let settings = error.is::<SettingsError>() || error.is::<ClientError>();

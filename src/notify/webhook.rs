@@ -102,6 +102,16 @@ impl Webhook {
             .build()?;
         Ok(Self { http, name, url, secret, only_operator })
     }
+
+    /// Greets the receiver with a `HEAD` request and returns the status it answers with. That carries no
+    /// event and no signature; a receiver answers as it likes to a method it has no use for.
+    ///
+    /// # Errors
+    /// Why there was no answer, in words without the address.
+    pub async fn greet(&self) -> Result<u16, &'static str> {
+        let answer = self.http.head(self.url.clone()).send().await.map_err(|error| classify(&error))?;
+        Ok(answer.status().as_u16())
+    }
 }
 
 #[async_trait]
@@ -151,7 +161,7 @@ fn classify(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "no answer in time"
     } else if error.is_connect() {
-        "no connection"
+        crate::http::no_connection(error)
     } else {
         "the connection broke off"
     }

@@ -5,6 +5,7 @@
 //! final state. Card codes are encrypted before they get here and leave only through [`OrderStore::card`].
 
 mod encryption;
+mod inspect;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use topup_jobs::{
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
+pub(crate) use inspect::{InspectError, Inspector, Tables, database_file};
 pub use sqlite::SqliteStore;
 
 /// An order as it is stored, but for its card.

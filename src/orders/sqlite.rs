@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
@@ -26,6 +27,8 @@ const READERS: u32 = 4;
 /// How often opening is tried again, after a pause each.
 const OPEN_TRIES: u32 = 10;
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/migrations/sqlite");
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -63,7 +66,7 @@ impl SqliteStore {
         let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_with(options.clone()).await?;
         // One process at a time: sqlx takes no lock for migrations on SQLite.
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-        sqlx::migrate!("src/orders/migrations/sqlite").run(&mut *transaction).await?;
+        MIGRATOR.run(&mut *transaction).await?;
         transaction.commit().await?;
         let readers = pool(READERS).connect_with(options).await?;
         Ok(Self { writer, readers, cipher })
@@ -152,7 +155,7 @@ impl SqliteStore {
 }
 
 /// Whether another process holds the file right now (`SQLITE_BUSY` in its three forms).
-fn is_busy(error: &StoreError) -> bool {
+pub(super) fn is_busy(error: &StoreError) -> bool {
     let (StoreError::Database(error) | StoreError::Migration(sqlx::migrate::MigrateError::Execute(error))) =
         error
     else {

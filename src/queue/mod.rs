@@ -50,6 +50,9 @@ use self::heartbeat::keep_leases;
 use crate::handlers::Handler;
 use crate::shutdown::Shutdown;
 
+/// A worker that has not reported for this long counts as gone.
+pub(crate) const WORKER_IS_GONE_AFTER: Duration = LEASE;
+
 /// `host-pid-ulid`: unique for each start, so that a worker never meets its own past.
 fn worker_name() -> Arc<str> {
     let host = gethostname::gethostname();

@@ -76,6 +76,30 @@ impl Names {
         apalis_redis::Config::default().queue(self.queue(job))
     }
 
+    /// Every key of which the name is known beforehand, with the type that Redis must give it.
+    #[must_use]
+    pub(crate) fn layout(&self) -> Vec<(String, &'static str)> {
+        const QUEUE: [(&str, &str); 5] = [
+            ("active", "list"),
+            ("scheduled", "zset"),
+            ("data", "hash"),
+            ("dead", "set"),
+            ("workers", "zset"),
+        ];
+        let mut keys = vec![
+            (self.inbox(), "stream"),
+            (self.rejected(), "stream"),
+            (self.events(), "stream"),
+            (self.time_anchor(), "string"),
+        ];
+        keys.extend(self.gate().map(|key| (key, "string")));
+        for job in JobName::ALL {
+            let queue = self.queue(job);
+            keys.extend(QUEUE.map(|(key, kind)| (format!("{queue}:{key}"), kind)));
+        }
+        keys
+    }
+
     /// Where a scaled clock began, so that all processes of a demo agree on the time.
     #[must_use]
     pub fn time_anchor(&self) -> String {

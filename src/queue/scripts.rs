@@ -11,7 +11,7 @@ macro_rules! scripts {
         $(pub(crate) static $name: LazyLock<Script> =
             LazyLock::new(|| Script::new(&[PRELUDE, include_str!($file)].concat()));)*
         #[cfg(test)]
-        pub(super) const SOURCES: &[&str] = &[PRELUDE, $(include_str!($file)),*];
+        pub(crate) const SOURCES: &[&str] = &[PRELUDE, $(include_str!($file)),*];
     };
 }
 

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::{ProviderOrder, TopupId};
 use url::Url;
 
-use super::wire::read_order;
+use super::wire::{read_data, read_order};
 use super::{ApiError, TopupApi};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,10 +61,28 @@ impl Client {
         Ok(Self { http, base: base.clone(), token })
     }
 
-    async fn get(&self, path: &[&str]) -> Result<(u16, reqwest::header::HeaderMap, Vec<u8>), ApiError> {
+    /// Asks for as little as can be asked, one row of the list of orders, to learn whether the key is
+    /// accepted. One request; a key that is refused counts towards the provider's lock-out.
+    ///
+    /// # Errors
+    /// [`ApiError`] where the answer is not that list.
+    pub async fn try_key(&self) -> Result<(), ApiError> {
+        let path = ["v3", "internet", "list"];
+        let (status, headers, body) = self.get(&path, &[("page", "1"), ("pageSize", "1")]).await?;
+        read_data(status, &headers, &body).map(drop)
+    }
+
+    async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<(u16, reqwest::header::HeaderMap, Vec<u8>), ApiError> {
         let mut url = self.base.clone();
         // Invariant: `new` refuses an address that cannot have a path.
         url.path_segments_mut().expect("the base has a path").pop_if_empty().extend(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let request = self.http.get(url).header("X-Access-Token", self.token.clone());
         let response = request.send().await.map_err(|error| classify(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -84,7 +102,7 @@ fn classify(error: &reqwest::Error) -> ApiError {
     if error.is_timeout() {
         ApiError::TimedOut
     } else if error.is_connect() {
-        ApiError::Connection("no connection")
+        ApiError::Connection(crate::http::no_connection(error))
     } else if error.is_body() || error.is_decode() {
         ApiError::Connection("the answer broke off")
     } else {
@@ -96,7 +114,7 @@ fn classify(error: &reqwest::Error) -> ApiError {
 impl TopupApi for Client {
     async fn check_id(&self, topup_id: &TopupId) -> Result<ProviderOrder, ApiError> {
         let path = ["v3", "internet", "check-id", topup_id.as_str()];
-        let (status, headers, body) = self.get(&path).await?;
+        let (status, headers, body) = self.get(&path, &[]).await?;
         read_order(status, &headers, &body, topup_id.as_str())
     }
 }

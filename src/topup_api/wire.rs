@@ -54,13 +54,12 @@ impl Lenient {
     }
 }
 
-/// Reads an answer to `check-id` for the order of this id.
-pub(super) fn read_order(
+/// Reads the envelope of any answer: what is known of the answer, and its data.
+pub(super) fn read_data(
     status: u16,
     headers: &HeaderMap,
     body: &[u8],
-    topup_id: &str,
-) -> Result<ProviderOrder, ApiError> {
+) -> Result<(Answer, serde_json::Value), ApiError> {
     let envelope = serde_json::from_slice::<Envelope>(body);
     let answer = describe(status, envelope.as_ref().ok());
     if status != 200 {
@@ -72,6 +71,18 @@ pub(super) fn read_order(
         return Err(refusal(answer, retry_after(headers)));
     }
     let data = envelope.data.ok_or_else(|| unreadable("it has no data"))?;
+    Ok((answer, data))
+}
+
+/// Reads an answer to `check-id` for the order of this id.
+pub(super) fn read_order(
+    status: u16,
+    headers: &HeaderMap,
+    body: &[u8],
+    topup_id: &str,
+) -> Result<ProviderOrder, ApiError> {
+    let (answer, data) = read_data(status, headers, body)?;
+    let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
     let order: WireOrder =
         serde_json::from_value(data).map_err(|_| unreadable("its data is not an order"))?;
     if order.id.is_some_and(|id| !id.eq_ignore_ascii_case(topup_id)) {

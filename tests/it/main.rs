@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod crash;
+mod doctor;
 mod help;
 mod intake;
 mod outcomes;

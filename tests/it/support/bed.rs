@@ -83,6 +83,13 @@ impl Bed {
         Command::new(PROGRAM).args(args).envs(settings).output().expect("the program runs")
     }
 
+    /// As [`program`](Self::program), for commands that ask the simulator or the receiver of this test.
+    pub(crate) async fn program_beside(&self, args: &[&str]) -> Output {
+        let settings = self.settings.iter().map(|(name, value)| (*name, value));
+        let mut command = tokio::process::Command::new(PROGRAM);
+        command.args(args).envs(settings).kill_on_drop(true).output().await.expect("the program runs")
+    }
+
     /// What `topup-worker order` shows.
     pub(crate) fn shown(&self, topup_id: &str) -> String {
         String::from_utf8_lossy(&self.program(&["order", topup_id]).stdout).into_owned()

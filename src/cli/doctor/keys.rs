@@ -1,0 +1,183 @@
+//! What stands in Redis under the prefix: whether the keys are what they should be, and how much waits.
+
+use std::fmt::Write;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, pipe};
+use topup_jobs::JobName;
+
+use super::limited;
+use super::report::{Check, counted};
+use crate::queue::{Names, WORKER_IS_GONE_AFTER};
+
+const TYPES: &str = "redis-keys";
+const QUEUES: &str = "redis-queues";
+/// The checks of this file, in their order.
+pub(super) const NAMES: [&str; 2] = [TYPES, QUEUES];
+
+pub(super) async fn look(connection: &MultiplexedConnection, names: &Names) -> [Check; 2] {
+    let (types, queues) =
+        tokio::join!(limited(TYPES, types(connection, names)), limited(QUEUES, queues(connection, names)));
+    [types, queues]
+}
+
+async fn types(connection: &MultiplexedConnection, names: &Names) -> Check {
+    let layout = names.layout();
+    let mut ask = pipe();
+    for (key, _) in &layout {
+        ask.cmd("TYPE").arg(key);
+    }
+    match ask.query_async::<Vec<String>>(&mut connection.clone()).await {
+        Ok(found) => judge(&layout, &found),
+        Err(_) => Check::warn(
+            TYPES,
+            "the types of the keys cannot be read here",
+            format!("make sure that no other program uses keys that begin with {names}:"),
+        ),
+    }
+}
+
+fn judge(layout: &[(String, &'static str)], found: &[String]) -> Check {
+    let wrong = layout.iter().zip(found).filter(|((_, kind), found)| *found != "none" && found != kind);
+    let wrong: Vec<_> =
+        wrong.map(|((key, kind), _)| format!("{key} must be a {}", spelt_out(kind))).collect();
+    let there = found.iter().filter(|found| *found != "none").count();
+    match wrong.as_slice() {
+        [] => Check::ok(TYPES, format!("{there} of {} keys are there, each of its type", layout.len())),
+        _ => Check::fail(
+            TYPES,
+            format!("another program has written here: {}", wrong.join(", ")),
+            "move what stands there away (`redis-cli RENAME <key> <other name>`), or give this service a \
+             TOPUP_PREFIX of its own",
+        ),
+    }
+}
+
+fn spelt_out(kind: &str) -> &str {
+    if kind == "zset" { "sorted set" } else { kind }
+}
+
+/// How much waits, and for what.
+#[derive(Debug, Default)]
+struct Waiting {
+    workers: u64,
+    inbox: u64,
+    /// Jobs that are due or wait for their time, of all queues.
+    jobs: u64,
+    /// Dead letters of each job.
+    dead: Vec<(JobName, u64)>,
+    rejected: u64,
+}
+
+async fn queues(connection: &MultiplexedConnection, names: &Names) -> Check {
+    match count(connection, names).await {
+        Ok(waiting) => tell(&waiting, names),
+        Err(error) if error.to_string().contains("WRONGTYPE") => {
+            Check::skip(QUEUES, format!("nothing can be counted before {TYPES} is mended"))
+        }
+        Err(_) => Check::warn(
+            QUEUES,
+            "workers and dead letters cannot be counted here",
+            "look at them as a user that may read every key",
+        ),
+    }
+}
+
+async fn count(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Waiting> {
+    let mut connection = connection.clone();
+    let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
+    // Each worker reports to every queue, so one queue knows them all.
+    let polls = names.queue(JobName::PollTopup);
+    let mut ask = pipe();
+    ask.cmd("ZCOUNT").arg(format!("{polls}:workers"));
+    ask.arg(now.saturating_sub(WORKER_IS_GONE_AFTER.as_secs())).arg("+inf");
+    ask.cmd("XLEN").arg(names.inbox());
+    ask.cmd("XLEN").arg(names.rejected());
+    for job in JobName::ALL {
+        let queue = names.queue(job);
+        ask.cmd("LLEN").arg(format!("{queue}:active"));
+        ask.cmd("ZCARD").arg(format!("{queue}:scheduled"));
+        ask.cmd("SCARD").arg(format!("{queue}:dead"));
+    }
+    let counts: Vec<u64> = ask.query_async(&mut connection).await?;
+    let mut counts = counts.into_iter();
+    let mut next = || counts.next().unwrap_or_default();
+    let mut waiting = Waiting { workers: next(), inbox: next(), rejected: next(), ..Waiting::default() };
+    for job in JobName::ALL {
+        waiting.jobs += next() + next();
+        waiting.dead.push((job, next()));
+    }
+    Ok(waiting)
+}
+
+fn tell(waiting: &Waiting, names: &Names) -> Check {
+    let Waiting { workers, inbox, jobs, dead, rejected } = waiting;
+    let dead: Vec<_> = dead.iter().filter(|(_, count)| *count > 0).collect();
+    let buried = dead.iter().map(|(_, count)| count).sum();
+    let found = format!(
+        "{} at work, {} in the inbox, {} in the queues, {}, {}",
+        counted(*workers, "worker"),
+        counted(*inbox, "message"),
+        counted(*jobs, "job"),
+        counted(buried, "dead letter"),
+        counted(*rejected, "rejected message"),
+    );
+    if buried == 0 && *rejected == 0 {
+        return Check::ok(QUEUES, found);
+    }
+    let mut advice = String::from("look at them:");
+    for (job, _) in dead {
+        let _ = write!(advice, " `redis-cli SMEMBERS '{}:dead'`", names.queue(*job));
+    }
+    if *rejected > 0 {
+        let _ = write!(advice, " `redis-cli XRANGE '{}' - +`", names.rejected());
+    }
+    advice.push_str("; the README says what each reason means and what to do");
+    Check::warn(QUEUES, found, advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict;
+    use super::*;
+
+    fn names() -> Names {
+        "{topup}".parse().unwrap()
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_type_is_named_with_what_it_should_be() {
+        let layout = names().layout();
+        let mut found = vec!["none".to_owned(); layout.len()];
+        assert_eq!(judge(&layout, &found).verdict, Verdict::Ok);
+        let active = layout.iter().position(|(key, _)| key == "{topup}:poll-topup:active").unwrap();
+        "list".clone_into(&mut found[active]);
+        assert_eq!(judge(&layout, &found).verdict, Verdict::Ok);
+        "zset".clone_into(&mut found[active]);
+        let check = judge(&layout, &found);
+        assert_eq!(check.verdict, Verdict::Fail);
+        assert!(check.found.ends_with("{topup}:poll-topup:active must be a list"), "{}", check.found);
+    }
+
+    #[test]
+    fn what_waits_for_a_person_is_a_warning_with_the_commands_to_look_at_it() {
+        let mut waiting = Waiting { workers: 2, inbox: 1, jobs: 3, ..Waiting::default() };
+        let check = tell(&waiting, &names());
+        assert_eq!(
+            check,
+            Check::ok(
+                QUEUES,
+                "2 workers at work, 1 message in the inbox, 3 jobs in the queues, 0 dead letters, \
+                 0 rejected messages"
+            )
+        );
+        waiting.dead = vec![(JobName::PollTopup, 0), (JobName::RecheckTopup, 1)];
+        waiting.rejected = 4;
+        let check = tell(&waiting, &names());
+        assert_eq!(check.verdict, Verdict::Warn);
+        let advice = check.advice.unwrap();
+        assert!(advice.contains("SMEMBERS '{topup}:recheck-topup:dead'"), "{advice}");
+        assert!(advice.contains("XRANGE '{topup}:rejected' - +"), "{advice}");
+        assert!(!advice.contains("poll-topup"), "{advice}");
+    }
+}

@@ -1,0 +1,98 @@
+//! `topup-worker doctor`: looks at everything `run` needs and says what is wrong and how to mend it.
+//!
+//! It changes nothing of anybody's data and sends nothing to anybody: the database is written in a
+//! transaction that is rolled back, the provider is asked one harmless question, a webhook's receiver is
+//! greeted and not told. Every check runs for itself under a time limit, and one that fails hides no other;
+//! only those that need a Redis which is not there are skipped.
+//!
+//! `report` holds the findings and prints them; every other file is one thing that is looked at.
+
+mod http_addr;
+mod keys;
+mod permissions;
+mod provider;
+mod redis;
+mod report;
+mod server;
+mod settings;
+mod store;
+mod webhook;
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Exit, say};
+use crate::config::{Config, RunSettings};
+use crate::topup_api::Client;
+
+use self::report::{Check, Report};
+
+/// Longest time one check may take. Long enough for a name that resolves slowly and a TLS handshake.
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorSettings {
+    #[command(flatten)]
+    run: RunSettings,
+
+    /// Print the findings as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
+    let json = settings.json;
+    let (checks, usable) = match settings::read(settings.run) {
+        Ok((config, client)) => (look(config, &client).await, true),
+        Err(wrong) => (wrong, false),
+    };
+    let report = Report::new(checks);
+    if json {
+        say(serde_json::to_string_pretty(&report)?)?;
+    } else {
+        say(&report)?;
+    }
+    Ok(match (usable, report.is_ok()) {
+        (false, _) => Exit::BadSettings,
+        (true, false) => Exit::Failed,
+        (true, true) => Exit::Done,
+    })
+}
+
+/// Carries out every check.
+async fn look(config: Config, client: &Client) -> Vec<Check> {
+    let names = &config.names;
+    // The provider is asked only where Redis does not say that nobody may ask.
+    let redis_then_provider = async {
+        let (reached, connection) = redis::reach(&config.redis).await;
+        let (redis, provider) = match &connection {
+            Some(connection) => tokio::join!(
+                redis::look(connection, names, config.time_scale),
+                provider::look(client, Some((connection, names)))
+            ),
+            None => (redis::skipped(), provider::look(client, None).await),
+        };
+        (reached, redis, provider)
+    };
+    let ((reached, redis, provider), store, webhook, operator, http_addr) = tokio::join!(
+        redis_then_provider,
+        store::look(&config.database_url, &config.cipher),
+        webhook::merchant(config.webhook),
+        webhook::operator(config.operator_webhook),
+        http_addr::look(config.http_addr),
+    );
+    let mut checks = vec![settings::usable(config.time_scale), reached];
+    checks.extend(redis);
+    checks.extend(store);
+    checks.extend([provider, webhook, operator, http_addr]);
+    checks
+}
+
+/// The finding of this check, or that it took too long.
+async fn limited(name: &'static str, check: impl Future<Output = Check>) -> Check {
+    tokio::time::timeout(LIMIT, check).await.unwrap_or_else(|_elapsed| {
+        let found = format!("no answer within {} s", LIMIT.as_secs());
+        Check::fail(name, found, "something on the way holds it up; look at the load and the network between")
+    })
+}

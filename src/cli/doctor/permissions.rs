@@ -1,0 +1,252 @@
+//! Whether this user of Redis may run every command that the service runs, on the keys it runs it on.
+//!
+//! Redis 7 answers that itself (`ACL DRYRUN`) without carrying anything out. Where it does not, or where the
+//! user may not ask, a script tries each command on a key of its own, `{topup}:doctor:<ulid>`, which it
+//! removes before anybody can see it. The script cannot subscribe, nor tell which other keys are forbidden.
+//!
+//! The list of commands is the service's, written down a second time: a test below holds it to the scripts.
+
+use std::collections::BTreeSet;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Script, Value, pipe};
+use topup_jobs::JobName;
+
+use super::report::Check;
+use crate::queue::Names;
+
+pub(super) const NAME: &str = "redis-permissions";
+
+/// What the service runs on each queue; `@` is the name of the queue.
+const ON_QUEUE: &[&str] = &[
+    "PUBLISH @:wake w",
+    "RPUSH @:active i",
+    "LPUSH @:active i",
+    "LPOP @:active 1",
+    "LLEN @:active",
+    "EXISTS @:active",
+    "ZADD @:scheduled 1 i",
+    "ZRANGE @:scheduled 0 0",
+    "ZRANGEBYSCORE @:scheduled -inf 1",
+    "ZREM @:scheduled i",
+    "HSETNX @:data i p",
+    "HSET @:data i p",
+    "HMGET @:data i",
+    "HEXISTS @:data i",
+    "HDEL @:data i",
+    "HSET @:meta:i status s",
+    "HMGET @:meta:i attempts faults crashes",
+    "HINCRBY @:meta:i crashes 1",
+    "HDEL @:meta:i crashes",
+    "EXISTS @:meta:i",
+    "DEL @:meta:i",
+    "SADD @:dead i",
+    "SREM @:dead i",
+    "SMISMEMBER @:dead i",
+    "SADD @:inflight:w i",
+    "SREM @:inflight:w i",
+    "SMEMBERS @:inflight:w",
+    "SMISMEMBER @:inflight:w i",
+    "SCARD @:inflight:w",
+    "SPOP @:inflight:w 1",
+    "EXISTS @:inflight:w",
+    "DEL @:inflight:w",
+    "ZADD @:workers 1 w",
+    "ZSCORE @:workers w",
+    "ZREM @:workers w",
+    "ZRANGEBYSCORE @:workers -inf 1",
+    "GET @:settled:w",
+    "SET @:settled:w 1 EX 1",
+    "DEL @:settled:w",
+];
+/// What it runs beside the queues; `@` is the prefix.
+const ON_PREFIX: &[&str] = &[
+    "TIME",
+    "XREAD COUNT 1 STREAMS @:inbox 0",
+    "XRANGE @:inbox - + COUNT 1",
+    "XDEL @:inbox 1-1",
+    "XADD @:rejected * f v",
+    "XADD @:events MAXLEN ~ 9 * f v",
+    "PTTL @:gate",
+    "SET @:gate 1 PX 1",
+    "EXISTS @:gate:unproven",
+    "SET @:gate:unproven 1",
+    "DEL @:gate:unproven",
+    "SET @:gate:probe 1 PX 1 NX",
+    "DEL @:gate:probe",
+];
+/// What it runs only where the clock is scaled.
+const ON_ANCHOR: &[&str] = &["SETNX @:time-anchor 1", "GET @:time-anchor"];
+/// What a script cannot try: scripts themselves, and listening.
+const OUTSIDE: &[&str] = &["EVALSHA 0 1 @:active", "SCRIPT LOAD s", "SUBSCRIBE @:wake"];
+
+/// Tries commands on one key, and removes it after each.
+const PROBE: &str = "
+-- KEYS[1] a key nobody uses   ARGV, for each command: number of its words, its words
+-- Returns for each command that was refused: its name and the words of Redis.
+local refused, at = {}, 1
+local function try(...)
+    local answer = redis.pcall(...)
+    local err = type(answer) == 'table' and answer.err
+    if err then
+        refused[#refused + 1] = (...)
+        refused[#refused + 1] = err
+    end
+    return not err
+end
+-- Whoever may not remove the key must not make it.
+if not try('DEL', KEYS[1]) then
+    return refused
+end
+while at <= #ARGV do
+    local words = tonumber(ARGV[at])
+    try(unpack(ARGV, at + 1, at + words))
+    redis.call('DEL', KEYS[1])
+    at = at + words + 1
+end
+return refused
+";
+
+/// What was refused.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Refused {
+    commands: BTreeSet<String>,
+    keys: BTreeSet<String>,
+    channels: bool,
+    /// Redis takes no writes from anybody, under this code.
+    writes: Option<String>,
+}
+
+pub(super) async fn look(connection: &MultiplexedConnection, names: &Names, time_scale: f64) -> Check {
+    let scaled = (time_scale - 1.0).abs() > f64::EPSILON;
+    if let Ok(refused) = ask(connection, names, scaled).await {
+        let known = Check::ok(NAME, "this user may run every command on every key that the service uses");
+        return tell(refused, names, known);
+    }
+    let probe = format!("{names}:doctor:{}", ulid::Ulid::generate());
+    let tried = match attempt(connection, &probe, scaled).await {
+        Ok(refused) => refused,
+        Err(error) => {
+            let words = error.to_string();
+            if words.contains("access one of the keys") || words.contains("to access the '") {
+                return Check::warn(
+                    NAME,
+                    format!("cannot be tried: this user may not use keys that begin with {names}:doctor:"),
+                    format!("allow it every key and channel of the service: `~{names}:* &{names}:*`"),
+                );
+            }
+            let mut refused = Refused::default();
+            refused.add("EVALSHA", &words, None);
+            refused
+        }
+    };
+    let known =
+        Check::ok(NAME, "this user may run every command that the service uses (tried on a key of its own)");
+    tell(tried, names, known)
+}
+
+/// Asks Redis what this user may do. Fails where Redis does not say.
+async fn ask(connection: &MultiplexedConnection, names: &Names, scaled: bool) -> RedisResult<Refused> {
+    let mut connection = connection.clone();
+    let user: String = redis::cmd("ACL").arg("WHOAMI").query_async(&mut connection).await?;
+    let mut commands: Vec<Vec<String>> = Vec::new();
+    for job in JobName::ALL {
+        let queue = names.queue(job);
+        commands.extend(ON_QUEUE.iter().chain(OUTSIDE).map(|command| words(command, &queue)));
+    }
+    let anchor = if scaled { ON_ANCHOR } else { &[] };
+    commands.extend(ON_PREFIX.iter().chain(anchor).map(|command| words(command, &names.to_string())));
+    let mut dry_run = pipe();
+    for command in &commands {
+        dry_run.cmd("ACL").arg("DRYRUN").arg(&user).arg(command);
+    }
+    let answers: Vec<Value> = dry_run.query_async(&mut connection).await?;
+    let mut refused = Refused::default();
+    for (command, answer) in commands.iter().zip(answers) {
+        if let Value::BulkString(words) = answer {
+            let place = command.iter().find(|word| word.starts_with(&names.to_string()));
+            refused.add(&command[0], &String::from_utf8_lossy(&words), place.map(String::as_str));
+        }
+    }
+    Ok(refused)
+}
+
+/// Tries every command in a script that leaves nothing.
+async fn attempt(connection: &MultiplexedConnection, probe: &str, scaled: bool) -> RedisResult<Refused> {
+    let script = Script::new(PROBE);
+    let mut call = script.key(probe);
+    let anchor = if scaled { ON_ANCHOR } else { &[] };
+    for command in ON_QUEUE.iter().chain(ON_PREFIX).chain(anchor) {
+        let words = command.split(' ').map(|word| if word.starts_with('@') { probe } else { word });
+        let words: Vec<_> = words.collect();
+        call.arg(words.len()).arg(words);
+    }
+    let answer: Vec<String> = call.invoke_async(&mut connection.clone()).await?;
+    let mut refused = Refused::default();
+    for told in answer.chunks_exact(2) {
+        refused.add(&told[0], &told[1], None);
+    }
+    Ok(refused)
+}
+
+/// The words of a command, with the name in the place of `@`.
+fn words(command: &str, name: &str) -> Vec<String> {
+    command.split(' ').map(|word| word.replacen('@', name, usize::from(word.starts_with('@')))).collect()
+}
+
+impl Refused {
+    /// Adds one refusal. Redis has worded them differently over time; the name of the user is in some.
+    fn add(&mut self, command: &str, why: &str, place: Option<&str>) {
+        if why.contains("permissions to run the") || why.contains("can't run this command") {
+            // `script|load` and the like stand in quotes; the older words name no command.
+            let quoted = why.split('\'').nth(1).filter(|_| why.contains("to run the '"));
+            let plain =
+                |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"|-".contains(&byte));
+            self.commands.insert(quoted.filter(plain).unwrap_or(command).to_ascii_lowercase());
+        } else if why.contains("channel") {
+            self.channels = true;
+        } else if why.contains("permissions to access") || why.contains("can't access") {
+            self.keys.extend(place.map(str::to_owned));
+        } else {
+            let code = why.split([' ', ':']).find(|word| word.bytes().all(|byte| byte.is_ascii_uppercase()));
+            self.writes = Some(code.filter(|code| !code.is_empty()).unwrap_or("an error").to_owned());
+        }
+    }
+}
+
+fn tell(refused: Refused, names: &Names, known: Check) -> Check {
+    let Refused { commands, keys, channels, writes } = refused;
+    let list = |of: &BTreeSet<String>| of.iter().cloned().collect::<Vec<_>>().join(", ");
+    let mut found = Vec::new();
+    let mut rules = Vec::new();
+    if !commands.is_empty() {
+        found.push(format!("may not run {}", list(&commands)));
+        rules.extend(commands.iter().map(|command| format!("+{command}")));
+    }
+    if !keys.is_empty() {
+        let (some, more) = (keys.iter().take(3).cloned().collect(), keys.len().saturating_sub(3));
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        found.push(format!("may not use the keys {}{more}", list(&some)));
+        rules.push(format!("~{names}:*"));
+    }
+    if channels {
+        found.push(format!("may not use the channels that begin with {names}:"));
+        rules.push(format!("&{names}:*"));
+    }
+    if !found.is_empty() {
+        let advice = format!("as an administrator: `redis-cli ACL SETUSER <user> '{}'`", rules.join("' '"));
+        return Check::fail(NAME, format!("this user {}", found.join(", ")), advice);
+    }
+    match writes {
+        Some(code) => Check::fail(
+            NAME,
+            format!("Redis refuses to write ({code})"),
+            "mend what the other checks of Redis say; its own log says more",
+        ),
+        None => known,
+    }
+}
+
+#[cfg(test)]
+#[path = "permissions_tests.rs"]
+mod tests;

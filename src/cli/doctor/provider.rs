@@ -1,0 +1,137 @@
+//! The provider: whether it accepts the key. One request, whatever comes of it: five refusals block this
+//! address for 15 minutes, and the workers with it. While the gate is closed nobody asks, nor does the doctor.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+
+use super::limited;
+use super::report::{Check, in_words};
+use crate::queue::Names;
+use crate::topup_api::{ApiError, Client};
+
+const NAME: &str = "provider";
+
+/// Asks, unless Redis says that nobody may. Without a Redis to ask, no gate is known to be closed.
+pub(super) async fn look(client: &Client, redis: Option<(&MultiplexedConnection, &Names)>) -> Check {
+    limited(NAME, async {
+        if let Some((connection, names)) = redis
+            && let Some(left) = closed_for(connection, names).await
+        {
+            return Check::warn(
+                NAME,
+                format!("not asked: the workers ask nothing for another {}", in_words(left)),
+                "a 401, 403, 429 or 503 of the provider has closed the gate for everybody; the log of the \
+                 workers says which. Wait, or mend the cause and wait",
+            );
+        }
+        let asked = Instant::now();
+        let answer = client.try_key().await;
+        judge(answer, asked.elapsed())
+    })
+    .await
+}
+
+/// How long the gate is still closed. It is only read here; asking at the gate would make this the probe.
+async fn closed_for(connection: &MultiplexedConnection, names: &Names) -> Option<Duration> {
+    let [gate, ..] = names.gate();
+    let left_ms: i64 = redis::cmd("PTTL").arg(gate).query_async(&mut connection.clone()).await.ok()?;
+    u64::try_from(left_ms).ok().filter(|left| *left > 0).map(Duration::from_millis)
+}
+
+fn judge(answer: Result<(), ApiError>, took: Duration) -> Check {
+    let Err(error) = answer else {
+        return Check::ok(NAME, format!("accepts the key, answers in {}", in_words(took)));
+    };
+    // The words of an `ApiError` are this program's own: status, code and request id, never a body.
+    let found = error.to_string();
+    let code = match &error {
+        ApiError::Forbidden(answer) | ApiError::Failed(answer) => answer.code.as_deref(),
+        _ => None,
+    };
+    let advice = match (&error, code) {
+        (ApiError::Unauthorized(_), _) => {
+            "set ONECLICKDZ_API_KEY as the provider's dashboard shows it. Each refusal counts: five block this \
+             address for 15 min, so mend it before asking again"
+        }
+        (ApiError::Forbidden(_), Some("IP_BLOCKED")) => {
+            "stop every program that uses a wrong key from this address, and wait 15 min"
+        }
+        (ApiError::Forbidden(_), Some("IP_NOT_ALLOWED")) => {
+            "add the public address of this host to the allowed ones in the provider's dashboard"
+        }
+        (ApiError::Forbidden(_), Some("API_DISABLED")) => {
+            "have the API switched on for this account by the provider"
+        }
+        (ApiError::Forbidden(_), _) => "look at the account in the provider's dashboard, or ask the provider",
+        (ApiError::RateLimited { .. }, _) => {
+            return Check::warn(
+                NAME,
+                found,
+                "wait a minute; if it stays so, other programs use up the requests of this key",
+            );
+        }
+        (ApiError::Unavailable { .. }, _) => {
+            return Check::warn(NAME, found, "wait; it is not the key, and the workers wait by themselves");
+        }
+        (ApiError::NotFound(_) | ApiError::Unreadable { .. }, _) => NOT_THE_API,
+        (ApiError::Failed(answer), _) if answer.status < 500 => NOT_THE_API,
+        (ApiError::Failed(_), _) => "wait and ask again; the workers do so by themselves",
+        (ApiError::Connection(_) | ApiError::TimedOut, _) => {
+            "check ONECLICKDZ_API_URL, and that this host may open HTTPS connections to it; HTTP goes out \
+             directly, proxy variables are ignored"
+        }
+    };
+    Check::fail(NAME, found, advice)
+}
+
+const NOT_THE_API: &str = "what answers does not look like the provider's API: set ONECLICKDZ_API_URL to its \
+                           address without /v3";
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict::{self, Fail, Ok as Fine, Warn};
+    use super::*;
+    use crate::topup_api::Answer;
+
+    fn verdict(error: ApiError, words: &str) -> Verdict {
+        let check = judge(Err(error), Duration::ZERO);
+        let advice = check.advice.unwrap_or_default();
+        assert!(advice.contains(words), "{advice}");
+        check.verdict
+    }
+
+    #[test]
+    fn every_answer_has_its_words() {
+        let answer = |status, code: &str| Answer { status, code: Some(code.to_owned()), request_id: None };
+        assert_eq!(judge(Ok(()), Duration::ZERO).verdict, Fine);
+        for (error, words, expected) in [
+            (ApiError::Unauthorized(answer(401, "ERR_AUTH")), "ONECLICKDZ_API_KEY", Fail),
+            (ApiError::Forbidden(answer(403, "IP_BLOCKED")), "wait 15 min", Fail),
+            (ApiError::Forbidden(answer(403, "IP_NOT_ALLOWED")), "allowed ones", Fail),
+            (ApiError::Forbidden(answer(403, "API_DISABLED")), "switched on", Fail),
+            (ApiError::Forbidden(answer(403, "OTHER")), "dashboard", Fail),
+            (
+                ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None },
+                "wait a minute",
+                Warn,
+            ),
+            (
+                ApiError::Unavailable {
+                    answer: answer(503, "AUTH_UNAVAILABLE"),
+                    retry_after: Duration::from_secs(5),
+                },
+                "not the key",
+                Warn,
+            ),
+            (ApiError::Failed(answer(500, "INTERNAL_ERROR")), "ask again", Fail),
+            (ApiError::Failed(Answer { status: 404, ..Answer::default() }), "without /v3", Fail),
+            (ApiError::Failed(Answer { status: 301, ..Answer::default() }), "without /v3", Fail),
+            (ApiError::Unreadable { answer: Answer::default(), what: "it is HTML" }, "without /v3", Fail),
+            (ApiError::Connection("the connection was refused"), "ONECLICKDZ_API_URL", Fail),
+            (ApiError::TimedOut, "ONECLICKDZ_API_URL", Fail),
+        ] {
+            assert_eq!(verdict(error, words), expected, "{words}");
+        }
+    }
+}

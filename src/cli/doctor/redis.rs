@@ -1,0 +1,188 @@
+//! Redis: whether it can be reached, and the checks of the one that answers.
+//!
+//! The only place of the doctor that uses a client. Everything after that is asked over one connection, and
+//! nothing is asked again: a doctor that waits for Redis to come back would not say that it is away.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+
+use super::report::{Check, in_words};
+use super::server::{self, CLOCK, Info};
+use super::{LIMIT, keys, limited, permissions};
+use crate::clock::real_now;
+use crate::queue::Names;
+
+const NAME: &str = "redis";
+/// Shorter than the limit of a check, so that the words say where it stuck.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects and measures the way there and back.
+pub(super) async fn reach(client: &Client) -> (Check, Option<MultiplexedConnection>) {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(CONNECT_TIMEOUT));
+    let reaching = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let asked = Instant::now();
+        let answer = redis::cmd("PING").query_async::<()>(&mut connection).await;
+        match answer {
+            // The service itself does not need PING; who may not even do that is told by `permissions`.
+            Err(error) if !is_forbidden(&error) => Err(error),
+            _ => Ok((connection, asked.elapsed())),
+        }
+    };
+    match tokio::time::timeout(LIMIT, reaching).await {
+        Ok(Ok((connection, took))) => {
+            (Check::ok(NAME, format!("answers in {}", in_words(took))), Some(connection))
+        }
+        Ok(Err(error)) => (unreachable(&error), None),
+        Err(_elapsed) => (silent(), None),
+    }
+}
+
+/// The checks of a Redis that answers.
+pub(super) async fn look(connection: &MultiplexedConnection, names: &Names, time_scale: f64) -> Vec<Check> {
+    let settings = async {
+        let info: RedisResult<String> = redis::cmd("INFO").query_async(&mut connection.clone()).await;
+        let info = info.ok().map(|text| Info::parse(&text));
+        server::checks(info.as_ref(), appendfsync(connection).await.as_deref())
+    };
+    let (mut checks, clock, permissions, keys) = tokio::join!(
+        async {
+            // Nothing known is what the checks make of no answer, too.
+            tokio::time::timeout(LIMIT, settings).await.unwrap_or_else(|_elapsed| server::checks(None, None))
+        },
+        limited(CLOCK, clock(connection)),
+        limited(permissions::NAME, permissions::look(connection, names, time_scale)),
+        keys::look(connection, names),
+    );
+    checks.extend([clock, permissions]);
+    checks.extend(keys);
+    checks
+}
+
+/// The same checks where there is no Redis to look at.
+pub(super) fn skipped() -> Vec<Check> {
+    let names = server::NAMES.iter().chain(&[CLOCK, permissions::NAME]).chain(&keys::NAMES);
+    names.map(|name| Check::skip(name, "Redis cannot be reached")).collect()
+}
+
+/// `appendfsync` as it is set, unless this Redis does not let it be read.
+async fn appendfsync(connection: &MultiplexedConnection) -> Option<String> {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg("appendfsync");
+    let answer: Vec<String> = ask.query_async(&mut connection.clone()).await.ok()?;
+    answer.into_iter().nth(1)
+}
+
+async fn clock(connection: &MultiplexedConnection) -> Check {
+    let before = real_now();
+    let answer = redis::cmd("TIME").query_async::<(i64, i64)>(&mut connection.clone()).await;
+    let after = real_now();
+    match answer {
+        Ok((seconds, micros)) => {
+            let middle = before + (after - before) / 2;
+            server::clock(seconds * 1_000_000 + micros - middle.timestamp_micros())
+        }
+        Err(_) => Check::warn(
+            CLOCK,
+            "the time of Redis cannot be read here",
+            "make sure that this host and that of Redis keep time by NTP",
+        ),
+    }
+}
+
+/// Whether this user may not do that.
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
+fn silent() -> Check {
+    Check::fail(
+        NAME,
+        format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+        "check the host and the port in REDIS_URL, and whether a firewall stands between; a Redis that is \
+         there may be frozen or busy with a long command",
+    )
+}
+
+/// The error in words of our own: those of the library may repeat the address.
+fn unreachable(error: &RedisError) -> Check {
+    if error.is_timeout() {
+        return silent();
+    }
+    // Read for its meaning and never shown.
+    let text = error.to_string().to_ascii_lowercase();
+    let (found, advice) = if error.is_connection_refusal() {
+        (
+            "the connection was refused: nothing listens there",
+            "start Redis, or correct the host and the port in REDIS_URL; in a container, 127.0.0.1 is the \
+             container itself",
+        )
+    } else if error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS") {
+        (
+            "the user or the password was refused",
+            "correct them in REDIS_URL, redis://user:password@host:port; a special character in them is \
+             written as %XX, and the user `default` may be left out",
+        )
+    } else if error.code() == Some("NOAUTH") {
+        ("a password is asked for", "add it to REDIS_URL: redis://:password@host:port, or user:password")
+    } else if is_forbidden(error) {
+        (
+            "this user may not use the database of REDIS_URL",
+            "allow it SELECT, or leave the number of the database out of REDIS_URL",
+        )
+    } else if error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) {
+        ("it is loading its data", "wait until it has; `run` does so by itself")
+    } else if text.contains("switch database") {
+        ("it does not know the database of REDIS_URL", "correct the number at the end of REDIS_URL")
+    } else if text.contains("certificate") || text.contains("tls") {
+        (
+            "no TLS connection came about",
+            "check that the certificate of Redis is valid, names this host and comes from a known authority, \
+             and that the port is the one for TLS",
+        )
+    } else if text.contains("lookup") || text.contains("resolve") {
+        ("its name cannot be resolved", "correct the host in REDIS_URL, or the DNS of this machine")
+    } else if text.contains("unreachable") || text.contains("no route") {
+        ("no way leads to its host", "correct the host in REDIS_URL, or look at the network and the firewall")
+    } else if error.is_connection_dropped() {
+        (
+            "the connection was closed before an answer came",
+            "check that the port is that of Redis; one for TLS closes a plain connection, and a Redis with \
+             `maxclients` reached closes every new one",
+        )
+    } else {
+        ("no connection came about", "check REDIS_URL: host, port, user and password")
+    };
+    Check::fail(NAME, found, advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(error: &RedisError) -> String {
+        let check = unreachable(error);
+        assert!(!format!("{check:?}").contains("secret-host"));
+        check.found
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_told_in_words() {
+        let io = |kind, words: &str| RedisError::from(std::io::Error::new(kind, words.to_owned()));
+        let refused = io(std::io::ErrorKind::ConnectionRefused, "secret-host refused");
+        assert!(found(&refused).contains("nothing listens"));
+        let lookup = io(std::io::ErrorKind::Other, "failed to lookup address information: secret-host");
+        assert!(found(&lookup).contains("name cannot be resolved"));
+        let tls = io(std::io::ErrorKind::InvalidData, "invalid peer certificate: secret-host");
+        assert!(found(&tls).contains("TLS"));
+        assert!(found(&io(std::io::ErrorKind::TimedOut, "secret-host")).contains("no answer"));
+        let auth = RedisError::from((ErrorKind::AuthenticationFailed, "x", "secret-host".to_owned()));
+        assert!(found(&auth).contains("password was refused"));
+        let password = RedisError::from((ErrorKind::Extension, "NOAUTH", "secret-host".to_owned()));
+        assert!(!found(&password).is_empty());
+    }
+}

@@ -1,0 +1,174 @@
+//! What a check found, and its two printings: lines for people, JSON for machines.
+//!
+//! Both are made of the same findings, so they cannot disagree. A text in here is written by this program:
+//! no address, no error of a library and no value of a setting is ever passed through, since any of them may
+//! hold a password.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    /// As it should be.
+    Ok,
+    /// `run` works, and something may go wrong later or is not as it should be.
+    Warn,
+    /// `run` would not work, or would lose what it promises to keep.
+    Fail,
+    /// Not looked at, because another check stands in the way.
+    Skip,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    /// What was looked at; the same word in both printings.
+    pub(super) name: &'static str,
+    pub(super) verdict: Verdict,
+    /// What was found, in one line.
+    pub(super) found: String,
+    /// What to do, where there is something to do.
+    pub(super) advice: Option<String>,
+}
+
+impl Check {
+    /// As it should be.
+    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Ok, found: found.into(), advice: None }
+    }
+
+    /// To be looked at.
+    pub(super) fn warn(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Warn, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    /// To be mended.
+    pub(super) fn fail(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Fail, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    /// Not looked at.
+    pub(super) fn skip(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Skip, found: found.into(), advice: None }
+    }
+}
+
+/// All checks, in the order in which they are printed.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Whether no check failed.
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+impl Report {
+    pub(super) fn new(checks: Vec<Check>) -> Self {
+        Self { ok: checks.iter().all(|check| check.verdict != Verdict::Fail), checks }
+    }
+
+    /// Whether no check failed.
+    pub(super) fn is_ok(&self) -> bool {
+        self.ok
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        self.checks.iter().filter(|check| check.verdict == verdict).count()
+    }
+}
+
+impl Verdict {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+/// The lines for people; no line end after the last.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
+        for Check { name, verdict, found, advice } in &self.checks {
+            writeln!(f, "{:<4}  {name:<width$}  {found}", verdict.word())?;
+            if let Some(advice) = advice {
+                writeln!(f, "      {:<width$}  → {advice}", "")?;
+            }
+        }
+        let mut sum = String::new();
+        for verdict in [Verdict::Ok, Verdict::Warn, Verdict::Fail, Verdict::Skip] {
+            let count = self.count(verdict);
+            if count > 0 || verdict == Verdict::Fail {
+                let comma = if sum.is_empty() { "" } else { ", " };
+                write!(sum, "{comma}{count} {}", verdict.word())?;
+            }
+        }
+        f.write_str(&sum)
+    }
+}
+
+/// A time in words, as exact as a person wants it: `0.4 ms`, `12 s`, `14 min`.
+pub(super) fn in_words(time: Duration) -> String {
+    let millis = time.as_secs_f64() * 1000.0;
+    if millis < 10.0 {
+        format!("{millis:.1} ms")
+    } else if time < Duration::from_secs(1) {
+        format!("{millis:.0} ms")
+    } else if time < Duration::from_mins(2) {
+        format!("{} s", time.as_secs())
+    } else {
+        format!("{} min", time.as_secs().div_ceil(60))
+    }
+}
+
+/// `1 worker`, `2 workers`.
+pub(super) fn counted(count: u64, one: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {one}{s}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report::new(vec![
+            Check::ok("redis", "answers"),
+            Check::warn("redis-clock", "3 s ahead", "set the clock"),
+            Check::skip("store", "not looked at"),
+        ])
+    }
+
+    #[test]
+    fn a_line_a_check_and_what_to_do_below_it() {
+        let lines = "ok    redis        answers\n\
+                     warn  redis-clock  3 s ahead\n\
+                     \x20                  → set the clock\n\
+                     skip  store        not looked at\n\
+                     1 ok, 1 warn, 0 fail, 1 skip";
+        assert_eq!(report().to_string(), lines);
+    }
+
+    #[test]
+    fn only_a_failed_check_makes_the_report_bad() {
+        assert!(report().is_ok());
+        let failed = Report::new(vec![Check::ok("a", "b"), Check::fail("c", "d", "e")]);
+        assert!(!failed.is_ok());
+        let json = serde_json::to_value(failed).unwrap();
+        assert_eq!(json["ok"], false);
+        let check = serde_json::json!({"name": "c", "verdict": "fail", "found": "d", "advice": "e"});
+        assert_eq!(json["checks"][1], check);
+    }
+
+    #[test]
+    fn times_are_as_exact_as_a_person_wants_them() {
+        let words = [400, 12_000, 999_000, 12_000_000, 840_000_000].map(Duration::from_micros).map(in_words);
+        assert_eq!(words, ["0.4 ms", "12 ms", "999 ms", "12 s", "14 min"]);
+    }
+}

@@ -1,0 +1,68 @@
+use super::super::report::Verdict::{self, Fail, Ok, Warn};
+use super::*;
+
+const HEALTHY: &str = "# Server\r\nredis_version:7.0.15\r\nrole:master\r\naof_enabled:1\r\n\
+    aof_last_write_status:ok\r\naof_last_bgrewrite_status:ok\r\nrdb_last_bgsave_status:ok\r\n\
+    maxmemory_policy:noeviction\r\nmaxmemory:0\r\nused_memory:1075568\r\n";
+
+/// Verdicts after these fields were changed.
+fn verdicts(changes: &[(&str, &str)], appendfsync: Option<&str>) -> Vec<(&'static str, Verdict)> {
+    let mut info = Info::parse(HEALTHY);
+    for (name, value) in changes {
+        info.0.insert((*name).to_owned(), (*value).to_owned());
+    }
+    let checks = checks(Some(&info), appendfsync);
+    assert!(checks.iter().all(|check| check.advice.is_some() == (check.verdict != Ok)), "{checks:?}");
+    checks.into_iter().map(|check| (check.name, check.verdict)).collect()
+}
+
+#[test]
+fn a_healthy_redis_is_all_right() {
+    assert_eq!(verdicts(&[], Some("always")), NAMES.map(|name| (name, Ok)));
+}
+
+#[test]
+fn what_is_not_as_it_should_be_is_told_by_its_own_check_alone() {
+    for (changes, appendfsync, name, verdict) in [
+        (&[("redis_version", "6.0.16")][..], "always", VERSION, Fail),
+        (&[("redis_version", "5.9")], "always", VERSION, Fail),
+        (&[("redis_version", "next")], "always", VERSION, Warn),
+        (&[("role", "slave")], "always", ROLE, Fail),
+        (&[("aof_enabled", "0")], "always", PERSISTENCE, Fail),
+        (&[], "everysec", PERSISTENCE, Warn),
+        (&[], "no", PERSISTENCE, Warn),
+        (&[("aof_last_write_status", "err")], "always", WRITES, Fail),
+        (&[("aof_last_bgrewrite_status", "err")], "always", WRITES, Warn),
+        (&[("rdb_last_bgsave_status", "err")], "always", WRITES, Warn),
+        (&[("maxmemory_policy", "allkeys-lru")], "always", EVICTION, Warn),
+        (&[("maxmemory_policy", "allkeys-lru"), ("maxmemory", "104857600")], "always", EVICTION, Fail),
+        (&[("maxmemory", "1344460")], "always", MEMORY, Warn),
+    ] {
+        let told = verdicts(changes, Some(appendfsync));
+        let expected = NAMES.map(|known| (known, if known == name { verdict } else { Ok }));
+        assert_eq!(told, expected, "{changes:?} {appendfsync}");
+    }
+    for (version, verdict) in [("6.2.0", Ok), ("10.0", Ok), ("7.2.4", Ok)] {
+        assert_eq!(
+            verdicts(&[("redis_version", version)], Some("always"))[0],
+            (VERSION, verdict),
+            "{version}"
+        );
+    }
+    assert_eq!(verdicts(&[("maxmemory", "1344461")], Some("always"))[5], (MEMORY, Ok), "79 %");
+}
+
+#[test]
+fn what_cannot_be_read_is_a_warning_and_says_what_to_make_sure_of() {
+    let told = checks(None, None);
+    assert_eq!(told.iter().map(|check| check.name).collect::<Vec<_>>(), NAMES);
+    assert!(told.iter().all(|check| check.verdict == Warn && check.found.contains("cannot be read here")));
+    assert_eq!(verdicts(&[], None)[2], (PERSISTENCE, Warn));
+}
+
+#[test]
+fn two_seconds_are_noticed_and_none_is_a_failure() {
+    assert_eq!(clock(1_999_999).verdict, Ok);
+    assert_eq!(clock(-2_000_000).found, "2 s behind the clock of this host");
+    assert_eq!(clock(i64::MAX).verdict, Warn);
+}

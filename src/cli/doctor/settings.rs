@@ -1,0 +1,48 @@
+//! The settings: all that cannot be used are told at once, and not only the first.
+
+use super::report::{Check, in_words};
+use crate::config::{Config, RunSettings};
+use crate::topup_api::Client;
+
+const NAME: &str = "settings";
+/// Where every setting is explained.
+const ADVICE: &str = "`topup-worker run --help` explains every setting";
+
+/// The settings in the form `run` uses them, or all that is wrong with them.
+pub(super) fn read(settings: RunSettings) -> Result<(Config, Client), Vec<Check>> {
+    let wrong = settings.faults();
+    if !wrong.is_empty() {
+        return Err(wrong.into_iter().map(|fault| fail(&fault)).collect());
+    }
+    let config = settings.validate().map_err(|fault| vec![fail(&fault)])?;
+    let client = Client::new(&config.api_url, &config.api_key).map_err(|fault| vec![fail(&fault)])?;
+    Ok((config, client))
+}
+
+fn fail(fault: &impl std::fmt::Display) -> Check {
+    Check::fail(NAME, fault.to_string(), ADVICE)
+}
+
+/// Every setting can be used.
+pub(super) fn usable(time_scale: f64) -> Check {
+    if (time_scale - 1.0).abs() < f64::EPSILON {
+        return Check::ok(NAME, "every setting can be used");
+    }
+    let hour = std::time::Duration::from_hours(1).div_f64(time_scale);
+    Check::warn(
+        NAME,
+        format!("TIME_SCALE is set: an hour passes in {}", in_words(hour)),
+        "leave it out for real orders; it is for demos and tests",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scaled_clock_is_told() {
+        assert_eq!(usable(1.0), Check::ok(NAME, "every setting can be used"));
+        assert_eq!(usable(3600.0).found, "TIME_SCALE is set: an hour passes in 1 s");
+    }
+}

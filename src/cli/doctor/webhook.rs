@@ -1,0 +1,128 @@
+//! The receivers of the webhooks: whether they answer. They are greeted with a `HEAD` request over the same
+//! HTTP stack that tells them of events; no event and no signature is sent. The address is never shown, since
+//! some receivers know their senders by a word in it.
+
+use url::{Host, Url};
+
+use super::limited;
+use super::report::Check;
+use crate::notify::{Webhook, WebhookSecret};
+
+const MERCHANT: &str = "webhook";
+const OPERATOR: &str = "operator-webhook";
+
+type Endpoint = Option<(Url, WebhookSecret)>;
+
+pub(super) async fn merchant(endpoint: Endpoint) -> Check {
+    let Some((url, secret)) = endpoint else {
+        return Check::warn(
+            MERCHANT,
+            "not set: outcomes are only logged, and nobody gets the cards",
+            "set WEBHOOK_URL and WEBHOOK_SECRET",
+        );
+    };
+    look(MERCHANT, "WEBHOOK_URL", is_exposed(&url), Webhook::merchant(url, secret)).await
+}
+
+pub(super) async fn operator(endpoint: Endpoint) -> Check {
+    let Some((url, secret)) = endpoint else {
+        return Check::ok(
+            OPERATOR,
+            "not set: the merchant's webhook alone is told of orders that need a person",
+        );
+    };
+    look(OPERATOR, "OPERATOR_WEBHOOK_URL", is_exposed(&url), Webhook::operator(url, secret)).await
+}
+
+async fn look(
+    name: &'static str,
+    setting: &str,
+    exposed: bool,
+    webhook: Result<Webhook, reqwest::Error>,
+) -> Check {
+    let Ok(webhook) = webhook else {
+        return Check::fail(
+            name,
+            "the HTTP stack cannot be set up",
+            "look at the certificates of this machine",
+        );
+    };
+    limited(name, async { judge(name, setting, exposed, webhook.greet().await) }).await
+}
+
+/// Whether events would cross a network that others can read.
+fn is_exposed(url: &Url) -> bool {
+    let at_home = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() != "https" && !at_home
+}
+
+fn judge(name: &'static str, setting: &str, exposed: bool, answer: Result<u16, &'static str>) -> Check {
+    const NOT_TOLD: &str = "(no event was sent)";
+    match answer {
+        Err(why) => Check::fail(
+            name,
+            format!("does not answer: {why} {NOT_TOLD}"),
+            format!(
+                "check {setting}, the receiver and its certificate, and that this host may connect to it"
+            ),
+        ),
+        Ok(status @ 300..400) => Check::warn(
+            name,
+            format!("answers with a redirect, HTTP {status} {NOT_TOLD}"),
+            format!("redirects are not followed: set {setting} to the address it leads to"),
+        ),
+        Ok(status @ 500..) if status != 501 => Check::warn(
+            name,
+            format!("answers with HTTP {status} {NOT_TOLD}"),
+            "something answers there and its application does not; look at its log",
+        ),
+        Ok(_) if exposed => Check::warn(
+            name,
+            format!("answers, but card codes would travel without TLS {NOT_TOLD}"),
+            format!("set {setting} to an https:// address and leave ALLOW_INSECURE_WEBHOOKS out"),
+        ),
+        // 404 and 405 are what a receiver that knows POST only says to a greeting.
+        Ok(status) => Check::ok(name, format!("answers a greeting with HTTP {status} {NOT_TOLD}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict::{self, Fail, Ok as Fine, Warn};
+    use super::*;
+
+    #[test]
+    fn any_answer_will_do_but_a_redirect_or_a_failure() {
+        let verdict = |answer| judge(MERCHANT, "WEBHOOK_URL", false, answer);
+        for (status, expected) in
+            [(200, Fine), (404, Fine), (405, Fine), (501, Fine), (301, Warn), (502, Warn)]
+        {
+            let check = verdict(Ok(status));
+            assert_eq!(check.verdict, expected, "{status}");
+            assert!(check.found.contains("no event was sent"), "{check:?}");
+        }
+        assert_eq!(verdict(Err("no answer in time")).verdict, Fail);
+    }
+
+    #[test]
+    fn only_a_receiver_on_this_machine_may_go_without_tls() {
+        let exposed = |url: &str| is_exposed(&url.parse().unwrap());
+        assert!(exposed("http://shop.example/"));
+        assert!(exposed("http://192.0.2.1/"));
+        for url in ["https://shop.example/", "http://127.0.0.1:1/", "http://localhost/", "http://[::1]/"] {
+            assert!(!exposed(url), "{url}");
+        }
+        assert_eq!(judge(MERCHANT, "WEBHOOK_URL", true, Ok(204)).verdict, Verdict::Warn);
+    }
+
+    #[tokio::test]
+    async fn without_a_receiver_nobody_gets_the_cards() {
+        assert_eq!(merchant(None).await.verdict, Warn);
+        assert_eq!(operator(None).await.verdict, Fine);
+    }
+}

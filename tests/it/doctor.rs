@@ -1,0 +1,371 @@
+//! `topup-worker doctor` finds what is wrong, says so, changes nothing and gives nothing away.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::Script;
+
+use crate::support::{Bed, ENCRYPTION_KEY, SECRET};
+
+const REDIS_PASSWORD: &str = "redis-password-of-mine";
+const OTHER_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+const WEBHOOK_TOKEN: &str = "token-of-mine";
+
+/// What the doctor said, as a program reads it.
+struct Found {
+    code: Option<i32>,
+    checks: Vec<Value>,
+}
+
+impl Found {
+    /// Names and verdicts of the checks that are not all right.
+    fn not_ok(&self) -> Vec<(&str, &str)> {
+        let verdicts = self.checks.iter().map(verdict);
+        verdicts.filter(|(_, verdict)| *verdict != "ok").collect()
+    }
+
+    /// What was found by this check, and what to do.
+    fn words(&self, name: &str) -> String {
+        let check = self.checks.iter().find(|check| check["name"] == name).expect("it was looked at");
+        format!("{} → {}", check["found"].as_str().unwrap(), check["advice"].as_str().unwrap_or_default())
+    }
+}
+
+fn verdict(check: &Value) -> (&str, &str) {
+    (check["name"].as_str().unwrap(), check["verdict"].as_str().unwrap())
+}
+
+/// Whatever it prints, in whatever form, has no secret in it.
+fn assert_discreet(printed: &str) {
+    for secret in
+        [ENCRYPTION_KEY, OTHER_KEY, SECRET, "sandbox-key", "wrong-key", REDIS_PASSWORD, WEBHOOK_TOKEN]
+    {
+        assert!(!printed.contains(secret), "{secret} is in:\n{printed}");
+    }
+}
+
+async fn print(bed: &Bed, args: &[&str]) -> (Option<i32>, String) {
+    let output = bed.program_beside(&[&["doctor"], args].concat()).await;
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_discreet(&printed);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "everything is in the report");
+    (output.status.code(), printed)
+}
+
+async fn doctor(bed: &Bed) -> Found {
+    let (code, printed) = print(bed, &["--json"]).await;
+    let mut report: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(report["ok"], code == Some(0), "{printed}");
+    let Value::Array(checks) = report["checks"].take() else { panic!("{printed}") };
+    for check in &checks {
+        let (name, verdict) = verdict(check);
+        let advised = check["advice"].as_str().is_some_and(|advice| !advice.is_empty());
+        assert_eq!(advised, matches!(verdict, "warn" | "fail"), "{name}");
+    }
+    Found { code, checks }
+}
+
+/// A bed whose database has its tables, and nothing else.
+async fn bed() -> Bed {
+    let bed = Bed::new(1.0).await;
+    drop(bed.store().await);
+    bed
+}
+
+/// The address of the bed's Redis for a user with these rules.
+async fn log_in(bed: &mut Bed, rules: &[&str]) {
+    let password = format!(">{REDIS_PASSWORD}");
+    let set = ["ACL", "SETUSER", "worker", "reset", "on", &password];
+    let _: String = bed.redis(&[&set, rules].concat()).await;
+    let address = bed.redis.url().replace("redis://", &format!("redis://worker:{REDIS_PASSWORD}@"));
+    bed.set("REDIS_URL", address);
+}
+
+/// The report without what differs from run to run.
+fn steady(report: &str) -> String {
+    let lines = report.lines().map(|line| {
+        if line.contains("redis-version") {
+            return line.split(" 6.2").next().unwrap_or(line).rsplit_once(' ').unwrap().0.to_owned()
+                + " N, 6.2 or newer";
+        }
+        let words: Vec<_> = line.split(' ').collect();
+        let unit = |at: usize| words.get(at + 1).is_some_and(|next| next.starts_with("ms") || *next == "MiB");
+        let steady = |(at, word): (usize, &&str)| match *word {
+            number if unit(at) && number.parse::<f64>().is_ok() => "N".to_owned(),
+            file if file.ends_with("/orders.db") => "/data/orders.db".to_owned(),
+            word => word.to_owned(),
+        };
+        words.iter().enumerate().map(steady).collect::<Vec<_>>().join(" ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn where_all_is_well_it_says_so_and_touches_nothing() {
+    let bed = bed().await;
+    let (code, printed) = print(&bed, &[]).await;
+    assert_eq!(code, Some(0), "{printed}");
+    insta::assert_snapshot!(steady(&printed));
+    let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
+    assert_eq!(keys, [""; 0]);
+    assert_eq!(bed.sink.received().len(), 0);
+    assert_eq!(bed.simulator.total_calls(), 1);
+}
+
+#[tokio::test]
+async fn both_forms_say_the_same() {
+    let bed = bed().await;
+    let _: String = bed.redis(&["CONFIG", "SET", "appendonly", "no"]).await;
+    let _: i64 = bed.redis(&["SADD", "{topup}:recheck-topup:dead", "6901616fe9e88196b4eb64b2"]).await;
+    let found = doctor(&bed).await;
+    let (code, printed) = print(&bed, &[]).await;
+    assert_eq!((found.code, code), (Some(1), Some(1)));
+    let lines = printed.lines().filter(|line| !line.starts_with(' '));
+    let lines: Vec<_> = lines.map(|line| line.split_whitespace().take(2).collect::<Vec<_>>()).collect();
+    let (sum, lines) = lines.split_last().unwrap();
+    let json: Vec<_> = found.checks.iter().map(verdict).collect();
+    assert_eq!(lines.iter().map(|line| (line[1], line[0])).collect::<Vec<_>>(), json);
+    let all_right = json.iter().filter(|(_, verdict)| *verdict == "ok").count();
+    assert_eq!(sum[0], all_right.to_string());
+    assert_eq!(found.not_ok(), [("redis-persistence", "fail"), ("redis-queues", "warn")]);
+    assert!(found.words("redis-queues").contains("redis-cli SMEMBERS '{topup}:recheck-topup:dead'"));
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_hides_nothing_else() {
+    let mut bed = bed().await;
+    bed.redis.kill().await;
+    bed.set("ONECLICKDZ_API_KEY", "wrong-key");
+    let found = doctor(&bed).await;
+    assert_eq!(found.code, Some(1));
+    assert!(found.words("redis").contains("nothing listens there"), "{}", found.words("redis"));
+    let not_ok = found.not_ok();
+    assert_eq!((not_ok[0], not_ok[not_ok.len() - 1]), (("redis", "fail"), ("provider", "fail")));
+    let skipped = &not_ok[1..not_ok.len() - 1];
+    assert!(skipped.len() > 8, "{skipped:?}");
+    assert!(
+        skipped.iter().all(|(name, verdict)| name.starts_with("redis-") && *verdict == "skip"),
+        "{skipped:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_redis_that_does_not_keep_orders_is_told_of() {
+    let bed = bed().await;
+    for (set, back, name, verdict, words) in [
+        (
+            ["maxmemory-policy", "allkeys-lru"],
+            ["maxmemory-policy", "noeviction"],
+            "redis-eviction",
+            "warn",
+            "maxmemory",
+        ),
+        (["appendonly", "no"], ["appendonly", "yes"], "redis-persistence", "fail", "appendonly yes"),
+        (["appendfsync", "everysec"], ["appendfsync", "always"], "redis-persistence", "warn", "last second"),
+        (["maxmemory", "2gb"], ["maxmemory", "0"], "", "", ""),
+    ] {
+        let _: String = bed.redis(&["CONFIG", "SET", set[0], set[1]]).await;
+        let found = doctor(&bed).await;
+        if name.is_empty() {
+            assert_eq!(found.not_ok(), []);
+        } else {
+            assert_eq!(found.not_ok(), [(name, verdict)]);
+            assert!(found.words(name).contains(words), "{}", found.words(name));
+        }
+        assert_eq!(found.code, Some(i32::from(verdict == "fail")));
+        let _: String = bed.redis(&["CONFIG", "SET", back[0], back[1]]).await;
+    }
+    let _: String = bed.redis(&["CONFIG", "SET", "maxmemory", "2gb"]).await;
+    let _: String = bed.redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    assert_eq!(doctor(&bed).await.not_ok(), [("redis-eviction", "fail")]);
+}
+
+#[tokio::test]
+async fn a_replica_is_no_place_for_orders() {
+    let bed = bed().await;
+    let _: String = bed.redis(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(1), vec![("redis-role", "fail")]));
+    assert!(found.words("redis-role").contains("the master"));
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_do_everything_is_told_what_is_lacking() {
+    let mut bed = bed().await;
+    let everything = ["~{topup}:*", "&{topup}:*", "+@all"];
+
+    log_in(&mut bed, &everything).await;
+    assert_eq!(doctor(&bed).await.not_ok(), []);
+
+    log_in(&mut bed, &[&everything[..], &["-xdel", "-script|load"]].concat()).await;
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(1), vec![("redis-permissions", "fail")]));
+    let words = found.words("redis-permissions");
+    assert!(words.contains("may not run script|load, xdel"), "{words}");
+    assert!(words.contains("'+script|load' '+xdel'"), "{words}");
+
+    log_in(&mut bed, &["~{topup}:*-topup:*", "&{topup}:poll-topup:*", "+@all"]).await;
+    let words = doctor(&bed).await.words("redis-permissions");
+    assert!(words.contains("the keys {topup}:events, {topup}:gate, ") && words.contains(" more"), "{words}");
+    assert!(words.contains("may not use the channels"), "{words}");
+}
+
+#[tokio::test]
+async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_own() {
+    let mut bed = bed().await;
+    let managed = ["~{topup}:*", "&{topup}:*", "+@all", "-@admin", "-@dangerous"];
+
+    log_in(&mut bed, &managed).await;
+    let found = doctor(&bed).await;
+    // What cannot be read is no failure.
+    let unread = ["version", "role", "persistence", "writes", "eviction", "memory"];
+    let unread = unread.map(|name| (format!("redis-{name}"), "warn"));
+    let expected: Vec<_> = unread.iter().map(|(name, verdict)| (name.as_str(), *verdict)).collect();
+    assert_eq!((found.code, found.not_ok()), (Some(0), expected));
+    assert!(found.words("redis-permissions").contains("tried on a key of its own"));
+
+    log_in(&mut bed, &[&managed[..], &["-spop", "-hincrby"]].concat()).await;
+    let words = doctor(&bed).await.words("redis-permissions");
+    assert!(words.contains("may not run hincrby, spop") && words.contains("'+hincrby' '+spop'"), "{words}");
+
+    // Whoever may not remove a key must not make one.
+    log_in(&mut bed, &[&managed[..], &["-del"]].concat()).await;
+    let words = doctor(&bed).await.words("redis-permissions");
+    assert!(words.contains("may not run del "), "{words}");
+
+    log_in(&mut bed, &[&managed[..], &["-evalsha"]].concat()).await;
+    assert!(doctor(&bed).await.words("redis-permissions").contains("may not run evalsha "));
+
+    log_in(&mut bed, &["~{topup}:inbox", "+@all", "-@admin", "-@dangerous"]).await;
+    let found = doctor(&bed).await;
+    assert!(
+        found.words("redis-permissions").contains("cannot be tried"),
+        "{}",
+        found.words("redis-permissions")
+    );
+
+    let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
+    assert_eq!(keys, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_wrong_password_of_redis_is_told_and_not_shown() {
+    let mut bed = bed().await;
+    log_in(&mut bed, &["~*", "&*", "+@all"]).await;
+    let _: String = bed.redis(&["ACL", "SETUSER", "worker", "resetpass", ">another"]).await;
+    let words = doctor(&bed).await.words("redis");
+    assert!(words.contains("the user or the password was refused"), "{words}");
+
+    bed.set("REDIS_URL", bed.redis.url());
+    let _: String = bed.redis(&["CONFIG", "SET", "requirepass", REDIS_PASSWORD]).await;
+    let words = doctor(&bed).await.words("redis");
+    assert!(words.contains("a password is asked for"), "{words}");
+}
+
+#[tokio::test]
+async fn a_wrong_key_of_the_provider_costs_one_refusal() {
+    let mut bed = bed().await;
+    bed.set("ONECLICKDZ_API_KEY", "wrong-key");
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(1), vec![("provider", "fail")]));
+    let words = found.words("provider");
+    assert!(words.contains("401 INVALID_ACCESS_TOKEN") && words.contains("five block"), "{words}");
+    assert_eq!(bed.simulator.total_calls(), 1);
+}
+
+#[tokio::test]
+async fn while_the_gate_is_closed_the_provider_is_not_asked() {
+    let mut bed = bed().await;
+    bed.set("ONECLICKDZ_API_KEY", "wrong-key");
+    let _: String = bed.redis(&["SET", "{topup}:gate", "1", "PX", "600000"]).await;
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(0), vec![("provider", "warn")]));
+    assert!(found.words("provider").contains("another 10 min"), "{}", found.words("provider"));
+    assert_eq!(bed.simulator.total_calls(), 0);
+}
+
+#[tokio::test]
+async fn a_provider_and_receivers_that_are_not_there_are_told_of() {
+    let mut bed = bed().await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere = nobody.local_addr().unwrap();
+    drop(nobody);
+    bed.set("ONECLICKDZ_API_URL", format!("http://{nowhere}"));
+    let tls = bed.sink.listen().await.replace("http://", "https://");
+    bed.set("OPERATOR_WEBHOOK_URL", format!("{tls}{WEBHOOK_TOKEN}"));
+    bed.set("WEBHOOK_URL", format!("http://{nowhere}/{WEBHOOK_TOKEN}"));
+    let found = doctor(&bed).await;
+    let expected = ["provider", "webhook", "operator-webhook"].map(|name| (name, "fail"));
+    assert_eq!((found.code, found.not_ok()), (Some(1), expected.to_vec()));
+    for (name, words) in [
+        ("provider", "the connection was refused"),
+        ("webhook", "the connection was refused (no event was sent)"),
+        ("operator-webhook", "no TLS connection came about (no event was sent)"),
+    ] {
+        assert!(found.words(name).contains(words), "{}", found.words(name));
+    }
+    bed.set("WEBHOOK_URL", format!("https://no-such-host.invalid/{WEBHOOK_TOKEN}"));
+    let words = doctor(&bed).await.words("webhook");
+    assert!(words.contains("its name cannot be resolved"), "{words}");
+}
+
+#[tokio::test]
+async fn the_key_of_another_database_is_found_out() {
+    let mut bed = Bed::new(600.0).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let mut worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
+
+    let found = doctor(&bed).await;
+    assert!(found.words("store-key").contains("opens the stored cards"), "{}", found.words("store-key"));
+    assert!(found.words("redis-queues").starts_with("1 worker at work"), "{}", found.words("redis-queues"));
+    assert_eq!(found.not_ok(), [("settings", "warn")], "the clock is scaled here");
+
+    bed.set("ENCRYPTION_KEY", OTHER_KEY);
+    let (code, printed) = print(&bed, &[]).await;
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("fail  store-key          ENCRYPTION_KEY is not the one"), "{printed}");
+    assert!(!printed.contains(&bed.simulator.card_code(&order).unwrap()));
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_another_program_wrote_under_the_prefix_is_named() {
+    let bed = bed().await;
+    let _: String = bed.redis(&["SET", "{topup}:poll-topup:active", "x"]).await;
+    let found = doctor(&bed).await;
+    assert_eq!(found.not_ok(), [("redis-keys", "fail"), ("redis-queues", "skip")]);
+    assert!(found.words("redis-keys").contains("{topup}:poll-topup:active must be a list"));
+}
+
+#[tokio::test]
+async fn a_taken_address_is_a_warning() {
+    let mut bed = bed().await;
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    bed.set("HTTP_ADDR", other.local_addr().unwrap().to_string());
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(0), vec![("http-addr", "warn")]));
+}
+
+#[tokio::test]
+async fn every_setting_that_cannot_be_used_is_told_at_once() {
+    let mut bed = bed().await;
+    bed.set("ENCRYPTION_KEY", WEBHOOK_TOKEN);
+    bed.set("WEBHOOK_SECRET", WEBHOOK_TOKEN);
+    bed.set("CONCURRENCY", "0");
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(2), vec![("settings", "fail"); 3]));
+    let (code, printed) = print(&bed, &[]).await;
+    assert_eq!(code, Some(2));
+    for name in ["ENCRYPTION_KEY", "WEBHOOK_SECRET", "CONCURRENCY"] {
+        assert!(printed.contains(name), "{printed}");
+    }
+    assert_eq!(bed.simulator.total_calls(), 0);
+    // A key that no header can carry.
+    let mut bed = Bed::new(1.0).await;
+    bed.set("ONECLICKDZ_API_KEY", "wrong-key\u{7f}");
+    assert_eq!(doctor(&bed).await.code, Some(2));
+}
