@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use topup_jobs::{JobName, Timestamp};
 
@@ -74,6 +75,8 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
 /// # Errors
 /// Where there is no such job, or what a handler needs cannot be set up.
 pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
+    // Whoever stops a service may signal all its processes. This one ends with its worker, and not before.
+    let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
     let connection =
         Connection::new(&config.redis, &RedisHealth::default()).context("REDIS_URL cannot be used")?;

@@ -171,6 +171,7 @@ async fn run_apart(
     crashes: u32,
     faults: u32,
 ) -> Option<SettlingEnd> {
+    let _place = isolation.place().await;
     match tokio::time::timeout(HANDLER_TIMEOUT, isolation.run(job)).await {
         Ok(Ok(settlement)) => Some(SettlingEnd::Settled(settlement)),
         Ok(Err(error @ IsolationError::Died(_))) => {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use topup_jobs::JobName;
 
 use super::apalis::run_payload;
@@ -66,15 +66,20 @@ impl Isolation {
         Self { command: Arc::new(command), places: Arc::new(Semaphore::new(MOST_PROCESSES)) }
     }
 
+    /// Waits until one more process may be started.
+    pub(super) async fn place(&self) -> SemaphorePermit<'_> {
+        // Invariant: the semaphore is never closed.
+        self.places.acquire().await.expect("places are never closed")
+    }
+
     /// Runs the job in a process. Dropped, it ends the process.
     ///
     /// # Errors
     /// [`IsolationError`] where that brought no settlement.
     pub(super) async fn run(&self, job: &IsolatedJob) -> Result<Settlement, IsolationError> {
-        // Invariant: the semaphore is never closed.
-        let _place = self.places.acquire().await.expect("places are never closed");
         let mut command = (self.command)();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        // A group of its own: a Ctrl-C at the terminal is the worker's business, not a crash of the job.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(IsolationError::Unavailable)?;
         let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(IsolationError::Unavailable(std::io::ErrorKind::BrokenPipe.into()));
