@@ -36,7 +36,7 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     // Ends with the process: it answers to the last.
     let mut serving = tokio::spawn(health::serve(listener, health.clone(), shutdown.clone()));
 
-    let connection = Connection::new(&config.redis, &redis_health).context("REDIS_URL cannot be used")?;
+    let connection = Connection::new(&config.redis, &redis_health);
     let environment = tokio::select! {
         environment = environment(&config, &connection) => environment?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
@@ -45,8 +45,8 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     let names = config.names.clone();
     let restore = Restore { store, clock: Arc::clone(&clock), connection, names };
-    let intake = Intake::new(&config.redis, config.names.clone(), clock, &redis_health)?;
-    let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)?
+    let intake = Intake::new(&config.redis, config.names.clone(), clock, &redis_health);
+    let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
         .with(PollTopupHandler(environment.clone()))
         .with(RecheckTopupHandler(environment.clone()))
@@ -78,8 +78,7 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     // Whoever stops a service may signal all its processes. This one ends with its worker, and not before.
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
-    let connection =
-        Connection::new(&config.redis, &RedisHealth::default()).context("REDIS_URL cannot be used")?;
+    let connection = Connection::new(&config.redis, &RedisHealth::default());
     let environment = environment(config, &connection).await?;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,

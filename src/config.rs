@@ -7,13 +7,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::PollStrategy;
 use url::Url;
 
 use crate::notify::WebhookSecret;
 use crate::orders::{CardCipher, InvalidKey};
-use crate::queue::Names;
+use crate::queue::{Names, RedisAddress};
 
 /// Host of the real API: a scaled clock is refused with it.
 const REAL_API_HOST: &str = "api.oneclickdz.com";
@@ -54,9 +56,13 @@ fn set(value: Option<&SecretString>) -> Option<&SecretString> {
 /// Where Redis is.
 #[derive(Debug, Clone, Args)]
 pub struct RedisSettings {
-    /// Address of Redis
+    /// Address of Redis: redis://, redis+sentinel:// or redis+cluster://; rediss… for TLS
     #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
     pub redis_url: SecretString,
+
+    /// Certificates (PEM) of the authorities to trust with Redis, instead of the system's
+    #[arg(long, env = "REDIS_CA_FILE")]
+    pub redis_ca_file: Option<String>,
 
     /// Prefix of every key, a name in braces
     #[arg(long = "prefix", env = "TOPUP_PREFIX", default_value = "{topup}")]
@@ -64,15 +70,30 @@ pub struct RedisSettings {
 }
 
 impl RedisSettings {
-    /// A client of that Redis; it does not connect yet.
+    /// The address of that Redis; it does not connect.
     ///
     /// # Errors
-    /// [`SettingsError`] where the address is unusable.
-    pub fn client(&self) -> Result<redis::Client, SettingsError> {
-        // The error of the client may repeat the address, and with it a password.
-        redis::Client::open(self.redis_url.expose_secret()).map_err(|_| {
-            unusable("REDIS_URL", "it is not of the form redis://[user:password@]host:port[/db]")
-        })
+    /// [`SettingsError`] where the address or the file of certificates is unusable.
+    pub fn address(&self) -> Result<RedisAddress, SettingsError> {
+        let address = RedisAddress::parse(self.redis_url.expose_secret(), &self.prefix)
+            .map_err(|error| unusable("REDIS_URL", error.to_string()))?;
+        let Some(file) = self.redis_ca_file.as_ref().filter(|file| !file.trim().is_empty()) else {
+            return Ok(address);
+        };
+        if !address.is_encrypted() {
+            return Err(unusable(
+                "REDIS_CA_FILE",
+                "REDIS_URL is without TLS; its TLS forms begin with rediss",
+            ));
+        }
+        let pem = std::fs::read(file).map_err(|error| unusable("REDIS_CA_FILE", error.to_string()))?;
+        // The client would take a file without any certificate and then trust nobody.
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+            Ok(address.trusting(pem))
+        } else {
+            Err(unusable("REDIS_CA_FILE", "it must hold certificates in PEM form"))
+        }
     }
 }
 
@@ -230,8 +251,8 @@ pub struct RunSettings {
 
 /// Settings that have been checked.
 pub struct Config {
-    /// Client of Redis.
-    pub redis: redis::Client,
+    /// Address of Redis.
+    pub redis: RedisAddress,
     /// Names of the keys.
     pub names: Names,
     /// Address of the database.
@@ -268,7 +289,7 @@ impl RunSettings {
             api_key: self.api.key()?,
             api_url: self.api.url()?.clone(),
             concurrency: self.concurrency()?,
-            redis: self.redis.client()?,
+            redis: self.redis.address()?,
             names: self.redis.prefix.clone(),
             database_url: self.store.database_url()?.to_owned(),
             cipher: self.store.cipher()?,
@@ -288,7 +309,7 @@ impl RunSettings {
             self.api.key().err(),
             self.api.url().err(),
             self.concurrency().err(),
-            self.redis.client().err(),
+            self.redis.address().err(),
             self.store.database_url().err(),
             self.store.cipher().err(),
             self.clock.validate(&self.api.oneclickdz_api_url).err(),

@@ -29,6 +29,10 @@ fn the_key_is_all_that_must_be_set() {
 fn impossible_settings_are_told_with_their_names() {
     for (args, name) in [
         (&["--redis-url", "nonsense"][..], "REDIS_URL"),
+        (&["--redis-url", "redis+sentinel://:token-of-mine@a"], "REDIS_URL"),
+        (&["--redis-ca-file", "Cargo.toml"], "REDIS_CA_FILE"),
+        (&["--redis-url", "rediss://a", "--redis-ca-file", "/nowhere/ca.pem"], "REDIS_CA_FILE"),
+        (&["--redis-url", "rediss://a", "--redis-ca-file", "Cargo.toml"], "REDIS_CA_FILE"),
         (&["--database-url", "mysql://x"], "DATABASE_URL"),
         (&["--database-url", "sqlite::memory:"], "DATABASE_URL"),
         (&["--concurrency", "0"], "CONCURRENCY"),

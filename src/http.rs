@@ -1,5 +1,5 @@
-//! What every HTTP client of this service shares: rustls with ring, no proxy of the environment, and a
-//! cap on what is read.
+//! What every HTTP client of this service shares: its TLS stack, no proxy of the environment, and a cap on
+//! what is read.
 
 use reqwest::{ClientBuilder, Response};
 
@@ -14,8 +14,7 @@ pub(crate) enum ReadError {
 
 /// A client builder with this service's TLS stack.
 pub(crate) fn client_builder() -> ClientBuilder {
-    // Fails only where a provider is installed already, which is then this one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::tls::use_ring();
     reqwest::Client::builder().no_proxy().user_agent(concat!("topup-worker/", env!("CARGO_PKG_VERSION")))
 }
 

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 use topup_jobs::{Accepted, JobName, accept};
 
 use crate::clock::Clock;
 use crate::handlers::NextJob;
-use crate::queue::{Connection, Names, Pause, RedisHealth, millis, scripts};
+use crate::queue::{Connection, Names, Pause, RedisAddress, RedisHealth, millis, scripts};
 use crate::shutdown::Shutdown;
 
 /// Messages read at a time. The largest accepted has 16 KiB; what is larger is read once to be refused.
@@ -36,17 +36,10 @@ struct Message {
 
 impl Intake {
     /// An intake of the inbox under these names.
-    ///
-    /// # Errors
-    /// [`RedisError`] where the client's address is unusable.
-    pub fn new(
-        client: &Client,
-        names: Names,
-        clock: Arc<dyn Clock>,
-        health: &RedisHealth,
-    ) -> Result<Self, RedisError> {
-        let (reading, moving) = (Connection::blocking(client, health)?, Connection::new(client, health)?);
-        Ok(Self { names, clock, reading, moving })
+    #[must_use]
+    pub fn new(address: &RedisAddress, names: Names, clock: Arc<dyn Clock>, health: &RedisHealth) -> Self {
+        let (reading, moving) = (Connection::blocking(address, health), Connection::new(address, health));
+        Self { names, clock, reading, moving }
     }
 
     /// Takes messages in until asked to stop. Redis being away only makes it wait.

@@ -18,4 +18,5 @@ mod restore;
 pub mod shutdown;
 pub mod simulator;
 mod telemetry;
+mod tls;
 pub mod topup_api;

@@ -6,7 +6,7 @@ use topup_jobs::accept;
 
 use super::say;
 use crate::config::{RedisSettings, SettingsError};
-use crate::queue::{Connection, RedisHealth};
+use crate::queue::{Connection, RedisHealth, describe};
 
 #[derive(Debug, Args)]
 pub(super) struct EnqueueSettings {
@@ -52,9 +52,12 @@ pub(super) async fn enqueue(settings: EnqueueSettings) -> anyhow::Result<()> {
     let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     accept(&bytes).map_err(|why| SettingsError::Unusable { name: "the message", why: why.to_string() })?;
 
-    let connection = Connection::new(&settings.redis.client()?, &RedisHealth::default())?;
+    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
     let mut add = redis::cmd("XADD");
     add.arg(settings.redis.prefix.inbox()).arg("*").arg(&fields);
-    let id: String = add.query_async(&mut connection.get()).await?;
+    let id: String = add
+        .query_async(&mut connection.get())
+        .await
+        .map_err(|error| anyhow::anyhow!("Redis did not take the message: {}", describe(&error)))?;
     say(id)
 }

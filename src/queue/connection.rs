@@ -2,64 +2,72 @@
 //!
 //! Redis being away is a state, not an error that ends anything: whoever gets an error reports it here,
 //! waits and tries again. The change of state is logged once, whichever task saw it first. A connection
-//! that went silent, or leads to a server that has become a replica, is replaced: the client by itself
-//! would wait for the kernel to give it up.
+//! that went silent, or leads to a server that has lost its role or its keys, is left for a new one to
+//! wherever the address leads by then: the client by itself would wait for the kernel to give it up, or go
+//! on asking a replica.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::TcpSettings;
-use redis::{Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value};
 use tokio::time::Instant;
+
+use super::address::RedisAddress;
+use super::refusal::{describe, lacks_permission, leaves_connection};
 
 /// Longest pause between two tries while Redis is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long finding the master may take. Each question has a limit of its own; this is for what has none.
+const FIND_TIMEOUT: Duration = Duration::from_secs(15);
+/// The pause before the master is looked for again: it is not there at once, and many wait for it.
+const FIND_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// The same refusal is logged no more often.
+const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(30);
+/// So long after Redis refused a command for want of a permission, the worker is not ready. Longer than the
+/// pause between two tries of anything.
+const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
-/// A connection that mends itself; clones share it.
+/// The connection to whichever server was found, once it is found; all who wait share the search.
+type Found = Shared<BoxFuture<'static, RedisResult<ConnectionManager>>>;
+
+/// A connection that mends itself; clones share it. Commands are sent with it.
 #[derive(Clone)]
 pub struct Connection {
-    client: Client,
+    address: RedisAddress,
     answer_timeout: Option<Duration>,
-    current: Arc<RwLock<ConnectionManager>>,
+    /// And how often the server had become another one by then.
+    current: Arc<RwLock<(u64, Found)>>,
     health: RedisHealth,
 }
 
 impl Connection {
-    /// A connection of this client. It does not wait for Redis to be there.
-    ///
-    /// # Errors
-    /// [`RedisError`] where the client's address is unusable.
-    pub fn new(client: &Client, health: &RedisHealth) -> Result<Self, RedisError> {
-        Self::with(client, health, Some(ANSWER_TIMEOUT))
+    /// A connection to that Redis. It does not wait for Redis to be there.
+    #[must_use]
+    pub fn new(address: &RedisAddress, health: &RedisHealth) -> Self {
+        Self::with(address, health, Some(ANSWER_TIMEOUT))
     }
 
     /// As [`Connection::new`], for commands that block on the side of Redis.
-    ///
-    /// # Errors
-    /// [`RedisError`] where the client's address is unusable.
-    pub(crate) fn blocking(client: &Client, health: &RedisHealth) -> Result<Self, RedisError> {
-        Self::with(client, health, None)
+    pub(crate) fn blocking(address: &RedisAddress, health: &RedisHealth) -> Self {
+        Self::with(address, health, None)
     }
 
-    fn with(
-        client: &Client,
-        health: &RedisHealth,
-        answer_timeout: Option<Duration>,
-    ) -> Result<Self, RedisError> {
-        let settings = TcpSettings::default().set_nodelay(true);
-        let info = client.get_connection_info().clone().into_connection_info()?.set_tcp_settings(settings);
-        let client = Client::open(info)?;
-        let current = Arc::new(RwLock::new(manager(&client, answer_timeout)?));
-        Ok(Self { client, answer_timeout, current, health: health.clone() })
+    fn with(address: &RedisAddress, health: &RedisHealth, answer_timeout: Option<Duration>) -> Self {
+        let found = find(address.clone(), answer_timeout, Duration::ZERO);
+        let current = Arc::new(RwLock::new((address.moves(), found)));
+        Self { address: address.clone(), answer_timeout, current, health: health.clone() }
     }
 
     /// The connection to send a command with.
-    pub(crate) fn get(&self) -> ConnectionManager {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn get(&self) -> Self {
+        self.clone()
     }
 
     /// A command was answered.
@@ -67,48 +75,135 @@ impl Connection {
         self.health.answered();
     }
 
-    /// A command failed.
+    /// A command failed. The connection has seen it and was left if need be.
     pub(crate) fn failed(&self, error: &RedisError) {
         self.health.failed(error);
-        let replica = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-        if error.is_timeout() || replica {
-            self.replace();
-        }
     }
 
     /// No answer came in time, by the caller's own clock.
     pub(crate) fn went_silent(&self) {
         self.health.down("no answer in time");
-        self.replace();
+        self.leave(&self.current());
     }
 
-    fn replace(&self) {
-        if let Ok(fresh) = manager(&self.client, self.answer_timeout) {
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    fn current(&self) -> Found {
+        let (moves, found) = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if moves == self.address.moves() {
+            return found;
         }
+        self.leave(&found);
+        self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Leaves this connection, unless another task has done so: of the many commands that fail with a
+    /// connection, one replaces it.
+    fn leave(&self, left: &Found) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.1.ptr_eq(left) {
+            let pause = if self.address.is_fixed() { Duration::ZERO } else { FIND_AGAIN_AFTER };
+            let moves = self.address.moves();
+            *current = (moves, find(self.address.clone(), self.answer_timeout, pause));
+        }
+    }
+
+    /// Has the connection of now carry out a command, and leaves it where the answer says so.
+    async fn carry_out<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        command: impl FnOnce(ConnectionManager) -> F,
+        refusal: impl FnOnce(&T) -> Option<RedisError>,
+    ) -> RedisResult<T> {
+        let found = self.current();
+        let answer = match found.clone().await {
+            Ok(manager) => command(manager).await,
+            Err(error) => Err(error),
+        };
+        // What Redis says of a command is an answer. An error is the connection's own, or that of finding and
+        // logging in, and some of those the client would keep for ever.
+        let to_leave = match &answer {
+            Ok(answer) => refusal(answer).is_some_and(|error| leaves_connection(&error)),
+            Err(_) => true,
+        };
+        if to_leave {
+            self.leave(&found);
+        }
+        answer
     }
 }
 
-fn manager(client: &Client, answer_timeout: Option<Duration>) -> Result<ConnectionManager, RedisError> {
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(answer_timeout)
-        .set_number_of_retries(1)
-        .set_max_delay(Duration::from_millis(100));
-    ConnectionManager::new_lazy_with_config(client.clone(), config)
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        let command =
+            move |mut manager: ConnectionManager| async move { manager.send_packed_command(cmd).await };
+        self.carry_out(command, refusal).boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let commands = move |mut manager: ConnectionManager| async move {
+            manager.send_packed_commands(pipeline, offset, count).await
+        };
+        self.carry_out(commands, |values: &Vec<Value>| values.iter().find_map(refusal)).boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.address.database()
+    }
+}
+
+/// A refusal comes as an answer like any other.
+fn refusal(answer: &Value) -> Option<RedisError> {
+    match answer {
+        Value::ServerError(error) => Some(error.clone().into()),
+        _ => None,
+    }
+}
+
+fn find(address: RedisAddress, answer_timeout: Option<Duration>, pause: Duration) -> Found {
+    let search = async move {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        let client = match tokio::time::timeout(FIND_TIMEOUT, address.client()).await {
+            Ok(client) => client?,
+            Err(_elapsed) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        };
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(answer_timeout)
+            .set_number_of_retries(1)
+            .set_max_delay(Duration::from_millis(100));
+        ConnectionManager::new_lazy_with_config(client, config)
+    };
+    search.boxed().shared()
 }
 
 /// Whether Redis answers, as seen by all tasks of this process together.
 #[derive(Debug, Clone, Default)]
 pub struct RedisHealth {
     down: Arc<AtomicBool>,
+    refusal: Arc<Mutex<Option<Refusal>>>,
+}
+
+/// Redis is there and refuses a command.
+#[derive(Debug)]
+struct Refusal {
+    words: String,
+    logged: Instant,
+    /// When it last did so for want of a permission.
+    forbidden: Option<Instant>,
 }
 
 impl RedisHealth {
-    /// Whether the last command was answered.
+    /// Whether the last command was answered, and none is refused for want of a permission.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        !self.down.load(Ordering::Relaxed)
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let forbidden = refusal.as_ref().and_then(|refusal| refusal.forbidden);
+        !self.down.load(Ordering::Relaxed) && forbidden.is_none_or(|at| at.elapsed() >= REFUSAL_LASTS)
     }
 
     fn answered(&self) {
@@ -120,26 +215,35 @@ impl RedisHealth {
     fn failed(&self, error: &RedisError) {
         let words = describe(error);
         match error.kind() {
+            _ if lacks_permission(error) => self.refused(words, true),
             // Redis is there and refuses this one command: that is no outage, and has to be seen.
             ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension => {
-                tracing::error!(error = words, "Redis refuses a command; trying again");
+                self.refused(words, false);
             }
             _ => self.down(&words),
         }
+    }
+
+    fn refused(&self, words: String, forbidden: bool) {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = refusal.as_ref().filter(|known| known.words == words).map(|known| known.logged);
+        let due = known.is_none_or(|logged| logged.elapsed() >= REFUSAL_LOGGED_EVERY);
+        if due {
+            tracing::error!(error = words, "Redis refuses a command; trying again");
+        }
+        let now = Instant::now();
+        let before = refusal.as_ref().and_then(|before| before.forbidden);
+        *refusal = Some(Refusal {
+            words,
+            logged: known.filter(|_| !due).unwrap_or(now),
+            forbidden: if forbidden { Some(now) } else { before },
+        });
     }
 
     fn down(&self, why: &str) {
         if !self.down.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = why, "Redis does not answer; trying again until it does");
         }
-    }
-}
-
-/// The error in words without any argument of the command, which may carry a payload.
-fn describe(error: &RedisError) -> String {
-    match error.code() {
-        Some(code) => format!("{:?} ({code})", error.kind()),
-        None => format!("{:?}", error.kind()),
     }
 }
 

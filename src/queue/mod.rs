@@ -19,6 +19,7 @@
 //!
 //! What this module must not do: know what a job means, or sleep a domain wait in memory.
 
+mod address;
 mod apalis;
 mod claim;
 mod connection;
@@ -27,6 +28,7 @@ mod heartbeat;
 mod isolation;
 mod lease;
 mod names;
+mod refusal;
 pub(crate) mod scripts;
 mod settle;
 mod wake;
@@ -35,15 +37,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ::apalis::prelude::Monitor;
-use redis::{Client, RedisError};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use address::{InvalidAddress, RedisAddress};
 pub(crate) use connection::Pause;
 pub use connection::{Connection, RedisHealth};
 pub use isolation::{IsolatedJob, Isolation, run_isolated};
 pub(crate) use lease::millis;
 pub use names::{InvalidPrefix, Names};
+pub(crate) use refusal::describe;
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;
@@ -61,7 +64,7 @@ fn worker_name() -> Arc<str> {
 
 /// The queues of one worker process.
 pub struct Queues {
-    client: Client,
+    address: RedisAddress,
     names: Names,
     connection: Connection,
     slots: usize,
@@ -87,13 +90,11 @@ pub enum Stopped {
 
 impl Queues {
     /// Queues under these names, each running at most `slots` jobs at once.
-    ///
-    /// # Errors
-    /// [`RedisError`] where the client's address is unusable.
-    pub fn new(client: Client, names: Names, slots: usize, health: &RedisHealth) -> Result<Self, RedisError> {
-        let connection = Connection::new(&client, health)?;
-        Ok(Self {
-            client,
+    #[must_use]
+    pub fn new(address: RedisAddress, names: Names, slots: usize, health: &RedisHealth) -> Self {
+        let connection = Connection::new(&address, health);
+        Self {
+            address,
             names,
             connection,
             slots,
@@ -103,7 +104,7 @@ impl Queues {
             listeners: Vec::new(),
             report_now: Arc::default(),
             isolation: None,
-        })
+        }
     }
 
     /// Has jobs whose process has died before run in processes of their own; for the handlers added after it.
@@ -135,7 +136,8 @@ impl Queues {
 
     /// Works until asked to stop, then lets running jobs finish for `deadline` and gives the rest back.
     pub async fn run(self, shutdown: Shutdown, deadline: Duration) -> Stopped {
-        let _listening = AbortOnDropHandle::new(tokio::spawn(wake::listen(self.client, self.listeners)));
+        let _watching = AbortOnDropHandle::new(tokio::spawn(self.address.clone().watch()));
+        let _listening = AbortOnDropHandle::new(tokio::spawn(wake::listen(self.address, self.listeners)));
         let shared = self.consumers.iter().map(|consumer| Arc::clone(&consumer.shared)).collect();
         let keeping = keep_leases(shared, self.connection, self.report_now);
         let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));

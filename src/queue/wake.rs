@@ -6,27 +6,28 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use redis::{Client, RedisResult};
+use redis::RedisResult;
 use tokio::sync::Notify;
 
+use super::address::RedisAddress;
 use super::connection::Pause;
 
 /// A queue and whom to wake for it.
 pub(super) type Listener = (String, Arc<Notify>);
 
 /// Listens for ever; reconnects whenever the connection ends.
-pub(super) async fn listen(client: Client, listeners: Vec<Listener>) {
+pub(super) async fn listen(address: RedisAddress, listeners: Vec<Listener>) {
     let mut pause = Pause::new();
     loop {
-        if listen_once(&client, &listeners).await.is_ok() {
+        if listen_once(&address, &listeners).await.is_ok() {
             pause = Pause::new();
         }
         pause.wait().await;
     }
 }
 
-async fn listen_once(client: &Client, listeners: &[Listener]) -> RedisResult<()> {
-    let mut subscription = client.get_async_pubsub().await?;
+async fn listen_once(address: &RedisAddress, listeners: &[Listener]) -> RedisResult<()> {
+    let mut subscription = address.client().await?.get_async_pubsub().await?;
     for (queue, _) in listeners {
         subscription.subscribe(format!("{queue}:wake")).await?;
     }

@@ -8,14 +8,15 @@ use topup_jobs::{OrderStatus, TopupId};
 use topup_worker::orders::OrderStore;
 use topup_worker::simulator::{Script, SimulatorSettings};
 
+use crate::support::deployment::Deployment;
 use crate::support::redis::TestRedis;
 use crate::support::{Bed, Proxy, until};
 
 const ORDERS: u64 = 500;
-const SCALE: f64 = 30.0;
+pub(crate) const SCALE: f64 = 30.0;
 
 /// Orders that live as the documentation says: 3–45 s of HANDLING, some refunded, some queued.
-fn orders(bed: &Bed) -> Vec<String> {
+pub(crate) fn orders<R: Deployment>(bed: &Bed<R>) -> Vec<String> {
     let script = |n: u64| match n % 10 {
         0 => Script::refunded_after(Duration::from_secs(5 + n % 35)),
         1 => Script::queued_after(Duration::from_secs(5 + n % 25), Duration::from_hours(20)),
@@ -25,7 +26,7 @@ fn orders(bed: &Bed) -> Vec<String> {
 }
 
 /// What must be true of the orders when the dust has settled.
-async fn account(bed: &Bed, orders: &[String]) {
+pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
     let store = bed.store().await;
     let mut expected = HashSet::new();
     for (n, id) in orders.iter().enumerate() {

@@ -7,6 +7,7 @@ mod help;
 mod intake;
 mod outcomes;
 mod pace;
+mod redis_kinds;
 mod secrets;
 mod shutdown;
 mod support;

@@ -114,7 +114,7 @@ async fn readiness_follows_redis_and_the_signal_to_stop() {
 }
 
 /// What `GET /readyz` answers, as it comes.
-async fn get(address: &str) -> String {
+pub(crate) async fn get(address: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut answer = String::new();
     if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {

@@ -13,7 +13,7 @@ use super::handler::DUE;
 use crate::cli::private::{Folder, Process, redis_server};
 use crate::clock::{ScaledClock, real_now};
 use crate::intake::Intake;
-use crate::queue::{Names, RedisHealth};
+use crate::queue::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
 /// Messages in one call, as the peers add them.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 /// See the module.
 pub(super) struct Ground {
     pub(super) redis_url: String,
-    pub(super) client: redis::Client,
+    pub(super) address: RedisAddress,
     pub(super) redis: MultiplexedConnection,
     pub(super) names: Names,
     /// Dropped last: the server goes, then its data.
@@ -51,15 +51,16 @@ impl Ground {
             let (server, url) = redis_server::start(&redis_server::find()?, &folder).await?;
             (Some(server), url)
         };
-        let client =
-            redis::Client::open(redis_url.as_str()).context("--redis-url is no address of a Redis")?;
+        let names: Names = "{topup-bench}".parse()?;
+        let address = RedisAddress::parse(&redis_url, &names)?;
+        let client = address.client().await.context("Redis does not answer")?;
         // Emptying a Redis of a million jobs takes a while.
         let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
         let connecting = client.get_multiplexed_async_connection_with_config(&patient);
         let mut redis = connecting.await.context("Redis does not answer")?;
         let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await?;
         anyhow::ensure!(keys == 0, "the Redis of --redis-url holds {keys} keys; give the bench an empty one");
-        Ok(Self { redis_url, client, redis, names: "{topup-bench}".parse()?, _server: server, folder })
+        Ok(Self { redis_url, address, redis, names, _server: server, folder })
     }
 
     /// Empties it again.
@@ -117,7 +118,7 @@ impl Ground {
     pub(super) async fn take_in(&self) -> anyhow::Result<Duration> {
         let health = RedisHealth::default();
         let clock = Arc::new(ScaledClock::real_time());
-        let intake = Intake::new(&self.client, self.names.clone(), clock, &health)?;
+        let intake = Intake::new(&self.address, self.names.clone(), clock, &health);
         let (stop, began) = (Shutdown::new(), Instant::now());
         let taking = tokio::spawn(intake.run(stop.clone()));
         let inbox = self.names.inbox();

@@ -55,7 +55,7 @@ async fn add(settings: &BenchSettings, ground: &mut Ground, report: &mut Report)
 async fn noop(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
     ground.fill(settings.jobs, Due::Now).await?;
     let (handler, began) = (BenchHandler::default(), Instant::now());
-    let worker = Worker::start(ground, settings.slots, handler.clone())?;
+    let worker = Worker::start(ground, settings.slots, handler.clone());
     ground.until_empty().await?;
     report.add("noop_jobs_per_second", rate(settings.jobs, began.elapsed()));
     anyhow::ensure!(handler.done() == u64::from(settings.jobs), "{} jobs were run", handler.done());
@@ -71,7 +71,7 @@ async fn delayed(
 ) -> anyhow::Result<()> {
     ground.fill(jobs, Due::Over { lead: Duration::from_secs(5), window }).await?;
     let handler = BenchHandler::default();
-    let worker = Worker::start(ground, DELAYED_SLOTS, handler.clone())?;
+    let worker = Worker::start(ground, DELAYED_SLOTS, handler.clone());
     ground.until_empty().await?;
     let lateness = handler.lateness();
     anyhow::ensure!(lateness.len() == jobs as usize, "{} jobs were run", lateness.len());

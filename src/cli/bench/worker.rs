@@ -12,7 +12,7 @@ use super::ground::Ground;
 use super::handler::BenchHandler;
 use crate::cli::private::Process;
 use crate::orders::CardCipher;
-use crate::queue::{Names, Queues, RedisHealth, Stopped};
+use crate::queue::{Names, Queues, RedisAddress, RedisHealth, Stopped};
 use crate::shutdown::Shutdown;
 
 /// How long a worker may take to end its running jobs.
@@ -38,11 +38,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(ground: &Ground, slots: u32, handler: BenchHandler) -> anyhow::Result<Self> {
+    pub(super) fn start(ground: &Ground, slots: u32, handler: BenchHandler) -> Self {
         let (stop, health) = (Shutdown::new(), RedisHealth::default());
-        let queues = Queues::new(ground.client.clone(), ground.names.clone(), slots as usize, &health)?;
+        let queues = Queues::new(ground.address.clone(), ground.names.clone(), slots as usize, &health);
         let running = tokio::spawn(queues.with(handler).run(stop.clone(), END_TIME));
-        Ok(Self { stop, running })
+        Self { stop, running }
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
@@ -80,11 +80,11 @@ pub(super) fn spawn_whole(ground: &Ground) -> anyhow::Result<Process> {
 
 /// The process that [`spawn`] starts: works until it is ended.
 pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyhow::Result<()> {
-    let client = redis::Client::open(settings.redis_url)?;
+    let address = RedisAddress::parse(&settings.redis_url, &settings.prefix)?;
     let stop = Shutdown::new();
     stop.on_signals()?;
     let handler = BenchHandler::holding(Duration::from_millis(settings.hold_ms));
-    Queues::new(client, settings.prefix, settings.slots, &RedisHealth::default())?
+    Queues::new(address, settings.prefix, settings.slots, &RedisHealth::default())
         .with(handler)
         .run(stop, END_TIME)
         .await;

@@ -6,25 +6,26 @@
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
 use super::report::{Check, in_words};
 use super::server::{self, CLOCK, Info};
 use super::{LIMIT, keys, limited, permissions};
 use crate::clock::real_now;
-use crate::queue::Names;
+use crate::queue::{Names, RedisAddress};
 
 const NAME: &str = "redis";
 /// Shorter than the limit of a check, so that the words say where it stuck.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects and measures the way there and back.
-pub(super) async fn reach(client: &Client) -> (Check, Option<MultiplexedConnection>) {
+pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedConnection>) {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(CONNECT_TIMEOUT));
     let reaching = async {
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection =
+            address.client().await?.get_multiplexed_async_connection_with_config(&config).await?;
         let asked = Instant::now();
         let answer = redis::cmd("PING").query_async::<()>(&mut connection).await;
         match answer {

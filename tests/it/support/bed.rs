@@ -11,6 +11,7 @@ use topup_jobs::{OrderStatus, TopupId};
 use topup_worker::orders::{CardCipher, Order, OrderStore, SqliteStore};
 use topup_worker::simulator::{Script, Simulator, SimulatorSettings, serve};
 
+use super::deployment::Deployment;
 use super::redis::TestRedis;
 use super::sink::{Received, SECRET, Sink};
 use super::until;
@@ -23,8 +24,8 @@ const CUSTOMER: &str =
     r#"{"name":"Zohra Benkaddour","email":"zohra.bk@example.dz","phone":"0661998877","locale":"ar"}"#;
 
 /// See the module.
-pub(crate) struct Bed {
-    pub(crate) redis: TestRedis,
+pub(crate) struct Bed<R = TestRedis> {
+    pub(crate) redis: R,
     pub(crate) simulator: Simulator,
     pub(crate) sink: Sink,
     settings: Vec<(&'static str, String)>,
@@ -37,9 +38,11 @@ impl Bed {
     pub(crate) async fn new(scale: f64) -> Self {
         Self::on(TestRedis::start().await, scale, SimulatorSettings::default()).await
     }
+}
 
+impl<R: Deployment> Bed<R> {
     /// A bed on this Redis, with the provider as set.
-    pub(crate) async fn on(redis: TestRedis, scale: f64, settings: SimulatorSettings) -> Self {
+    pub(crate) async fn on(redis: R, scale: f64, settings: SimulatorSettings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let simulator = Simulator::new(settings, scale);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
@@ -71,10 +74,15 @@ impl Bed {
 
     /// Starts a worker and waits until it is ready.
     pub(crate) async fn worker(&self) -> Worker {
-        let number = self.workers.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::start(&self.settings, &self.folder.path().join(format!("worker-{number}.log")));
+        let worker = self.starting_worker();
         worker.ready().await;
         worker
+    }
+
+    /// Starts a worker.
+    pub(crate) fn starting_worker(&self) -> Worker {
+        let number = self.workers.fetch_add(1, Ordering::Relaxed);
+        Worker::start(&self.settings, &self.folder.path().join(format!("worker-{number}.log")))
     }
 
     /// Runs a command of the program with the settings of the bed.
@@ -97,8 +105,10 @@ impl Bed {
 
     /// A connection of the test's own.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        let client = redis::Client::open(self.redis.url()).expect("an address");
-        until("Redis answers", async || client.get_multiplexed_async_connection().await.ok()).await
+        until("Redis answers", async || {
+            self.redis.client().await?.get_multiplexed_async_connection().await.ok()
+        })
+        .await
     }
 
     /// A new order at the provider; returns its id.

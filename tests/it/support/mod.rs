@@ -1,6 +1,7 @@
 //! What the tests share: a bed with a Redis, the simulator, a recording receiver and worker processes.
 
 mod bed;
+pub(crate) mod deployment;
 mod proxy;
 pub(crate) mod redis;
 mod sink;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) use bed::{Bed, ENCRYPTION_KEY};
 pub(crate) use proxy::Proxy;
 pub(crate) use sink::{Received, SECRET};
+pub(crate) use worker::PROGRAM;
 
 /// How long anything may take on a machine that is busy with other tests. A test that works never waits for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);

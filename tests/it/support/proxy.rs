@@ -1,6 +1,6 @@
 //! A wire to Redis that a test can cut, freeze and slow down.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,29 +22,37 @@ enum Wire {
 /// Forwards to Redis; every answer is on its way for a while, so that a cut loses some.
 pub(crate) struct Proxy {
     address: String,
+    redis: Arc<Mutex<String>>,
     wire: Arc<watch::Sender<(u64, Wire)>>,
 }
 
 impl Proxy {
     /// Listens in front of the Redis at this `redis://host:port`; answers take so long.
     pub(crate) async fn start(redis_url: &str, answers_take: Duration) -> Self {
-        let redis = redis_url.trim_start_matches("redis://").to_owned();
+        let redis = Arc::new(Mutex::new(redis_url.trim_start_matches("redis://").to_owned()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let wire = Arc::new(watch::Sender::new((0, Wire::Open)));
-        let changes = Arc::clone(&wire);
+        let (changes, leads_to) = (Arc::clone(&wire), Arc::clone(&redis));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let redis = leads_to.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if let Ok(server) = TcpStream::connect(&redis).await {
                     tokio::spawn(forward(client, server, changes.subscribe(), answers_take));
                 }
             }
         });
-        Self { address: format!("redis://{address}"), wire }
+        Self { address: format!("redis://{address}"), redis, wire }
     }
 
     pub(crate) fn url(&self) -> String {
         self.address.clone()
+    }
+
+    /// Leads new connections to another server; those that are open stay where they are.
+    pub(crate) fn lead_to(&self, redis_url: &str) {
+        let redis = redis_url.trim_start_matches("redis://").to_owned();
+        *self.redis.lock().unwrap_or_else(PoisonError::into_inner) = redis;
     }
 
     /// Closes every connection there is; answers on their way are lost.

@@ -16,6 +16,7 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -59,10 +60,17 @@ enum Server {
 impl TestRedis {
     /// Starts a private `redis-server` on a free port of the loopback interface.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// Starts a private `redis-server` with these arguments of its own, made for the folder of its data. They
+    /// come first, so that one may be the name of a file of settings.
+    pub(crate) async fn start_with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
         let mut last = String::new();
         for _ in 0..PORTS_TRIED {
             let port = free_port();
             let mut server = PrivateServer::new(port);
+            server.arguments = arguments(server.dir.path());
             match server.spawn_ready().await {
                 Ok(()) => return Self { port, server: Server::Process(server) },
                 Err(reason) => last = reason,
@@ -120,6 +128,11 @@ impl TestRedis {
     /// Where the server listens, in the form `REDIS_URL` takes. The same for its whole life, kills included.
     pub(crate) fn url(&self) -> String {
         url(self.port)
+    }
+
+    /// The port of it.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Whether the server runs in a container.
@@ -192,6 +205,7 @@ struct PrivateServer {
     port: u16,
     /// Held for its `Drop`, which comes after this type's own: the server is gone when its directory goes.
     dir: TempDir,
+    arguments: Vec<String>,
     /// `None` while killed.
     process: Option<Child>,
 }
@@ -199,7 +213,7 @@ struct PrivateServer {
 impl PrivateServer {
     fn new(port: u16) -> Self {
         let dir = tempfile::Builder::new().prefix("topup-redis-").tempdir().expect("a temporary directory");
-        Self { port, dir, process: None }
+        Self { port, dir, arguments: Vec::new(), process: None }
     }
 
     /// Starts the process on the port and directory it was given, and waits until it answers.
@@ -208,6 +222,7 @@ impl PrivateServer {
         let log = self.dir.path().join("redis.log");
         self.kill();
         let process = Command::new(&binary)
+            .args(&self.arguments)
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.dir.path())
@@ -281,7 +296,7 @@ fn image() -> (String, String) {
 
 /// A port nobody listens on, below the range from which systems serve outgoing connections: those could otherwise
 /// take it while the server is down.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let random = RandomState::new().hash_one(()) % 12_000;
         let port = 20_000 + u16::try_from(random).expect("12,000 fits");

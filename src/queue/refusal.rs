@@ -1,0 +1,128 @@
+//! What an error of Redis says, to a program and to people.
+//!
+//! The text that Redis sends may repeat an argument of the command, and with that a payload. So the words
+//! here are made from the kind of the error; only what can hold no argument is repeated.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// Whether the connection on which a server says this is to be left for a new one, to wherever the master is
+/// by then. It is not for what the right server says of one command.
+pub(super) fn leaves_connection(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ExecAbort, NoScript, NotBusy, ResponseError, TryAgain};
+    match error.kind() {
+        // Redis 6 wraps what happens within a script.
+        ErrorKind::Server(ResponseError) => detail(error).contains("-READONLY"),
+        ErrorKind::Server(ExecAbort | NoScript | NotBusy | TryAgain | BusyLoading) => false,
+        // A master that became a replica ends the commands that block with this.
+        ErrorKind::Extension => matches!(error.code(), Some("UNBLOCKED" | "NOAUTH")),
+        _ => true,
+    }
+}
+
+/// Whether the user of Redis lacks a permission.
+pub(super) fn lacks_permission(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || is_of_acl(detail(error))
+}
+
+/// The error in words without any argument of the command, which may carry a payload.
+pub(crate) fn describe(error: &RedisError) -> String {
+    match error.kind() {
+        // From the operating system or from TLS; no command is known there.
+        ErrorKind::Io => error.to_string(),
+        ErrorKind::AuthenticationFailed => "the user or the password in REDIS_URL is refused".to_owned(),
+        ErrorKind::MasterNameNotFoundBySentinel => {
+            "no Sentinel knows a master of the name in REDIS_URL that is up".to_owned()
+        }
+        ErrorKind::ClusterConnectionNotFound => "the cluster's nodes name no owner of our keys".to_owned(),
+        ErrorKind::Server(ServerErrorKind::Ask) => {
+            "the cluster moves our keys to another node (ASK)".to_owned()
+        }
+        ErrorKind::Server(ServerErrorKind::Moved) => {
+            "another node of the cluster has our keys (MOVED)".to_owned()
+        }
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => {
+            "the server has become a replica (READONLY)".to_owned()
+        }
+        _ if lacks_permission(error) => {
+            format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
+        }
+        kind => match error.code() {
+            Some(code) => format!("{kind:?} ({code})"),
+            None => format!("{kind:?}"),
+        },
+    }
+}
+
+/// What access control says of a command within a script. It names commands, never their arguments.
+fn is_of_acl(detail: &str) -> bool {
+    detail.starts_with("The user executing the script") || detail.starts_with("ACL failure in script")
+}
+
+fn detail(error: &RedisError) -> &str {
+    error.detail().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{ServerError, Value};
+
+    use super::super::scripts;
+    use super::*;
+
+    /// What the client makes of this line of Redis.
+    fn error(line: &str) -> RedisError {
+        match redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap() {
+            Value::ServerError(error) => ServerError::into(error),
+            other => panic!("{other:?} is no error"),
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_that_is_not_the_one_any_more_leaves_it() {
+        for line in [
+            "READONLY You can't write against a read only replica.",
+            "ERR Error running script (call to f_1): @user_script:4: -READONLY You can't write",
+            "MOVED 3999 127.0.0.1:6381",
+            "ASK 3999 127.0.0.1:6381",
+            "CLUSTERDOWN Hash slot not served",
+            "MASTERDOWN Link with MASTER is down",
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+            "NOAUTH Authentication required.",
+            "NOPERM this user has no permissions to run the 'select' command",
+        ] {
+            assert!(leaves_connection(&error(line)), "{line}");
+        }
+        for line in [
+            "ERR value is not an integer",
+            "WRONGTYPE Operation against a key",
+            "NOSCRIPT No matching script",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "LOADING Redis is loading the dataset in memory",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+        ] {
+            assert!(!leaves_connection(&error(line)), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_words_hold_no_argument() {
+        let unknown = describe(&error("ERR unknown command 'XADD', with args beginning with: '0661998877'"));
+        assert_eq!(unknown, "Server(ResponseError) (ERR)");
+        let forbidden = describe(&error("NOPERM this user has no permissions to run the 'xread' command"));
+        assert!(forbidden.contains("NOPERM") && forbidden.contains("'xread'"), "{forbidden}");
+    }
+
+    #[test]
+    fn the_documented_permissions_are_those_that_the_scripts_need() {
+        for readme in [include_str!("../../README.md"), include_str!("../../README.fr.md")] {
+            let line = readme.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
+            let allowed: Vec<_> = line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
+            for script in scripts::SOURCES {
+                for call in script.split("call('").skip(1).chain(script.split("call_with('").skip(1)) {
+                    let command = call.split('\'').next().unwrap().to_lowercase();
+                    assert!(allowed.contains(&command.as_str()), "{command} is not in: {line}");
+                }
+            }
+        }
+    }
+}
