@@ -91,18 +91,17 @@ impl Claim {
 
     /// Claims up to one job a slot. `None`: the worker was taken for dead.
     async fn claim(&self, slots: Vec<OwnedSemaphorePermit>) -> RedisResult<Option<Claimed>> {
-        let worker = self.shared.worker();
+        let (worker, held) = self.shared.worker_and_held();
         let mut connection = self.shared.connection.get();
         if self.shared.stranded.load(Ordering::Relaxed) {
             give_back(&self.shared, &worker).await?;
             self.shared.stranded.store(false, Ordering::Relaxed);
         }
-        let holds = !self.shared.held().is_empty();
         let values: Vec<Value> = scripts::CLAIM
             .key(&self.shared.queue)
             .arg(&*worker)
             .arg(slots.len())
-            .arg(i32::from(holds))
+            .arg(i32::from(held > 0))
             .invoke_async(&mut connection)
             .await?;
         let mut values = values.into_iter();
@@ -119,7 +118,7 @@ impl Claim {
             (values.next(), values.next(), values.next(), values.next(), values.next(), slots.next())
         {
             let id = bytes(id).unwrap_or_default();
-            *self.shared.held().entry(id.clone()).or_default() += 1;
+            let current = self.shared.hold(&worker, &id);
             let lease = Lease {
                 worker: Arc::clone(&worker),
                 id: id.clone(),
@@ -127,6 +126,10 @@ impl Claim {
                 slot: Some(slot),
             };
             claimed.jobs += 1;
+            if !current {
+                // Taken for dead while the claim was under way: nobody renews the lease on it.
+                continue;
+            }
             // Where nobody listens any more the lease is dropped, and with that the job given back.
             drop(self.jobs.send(ClaimedJob {
                 id,
@@ -155,7 +158,7 @@ async fn give_back(shared: &Shared, worker: &str) -> RedisResult<()> {
     let mut connection = shared.connection.get();
     let inflight = format!("{}:inflight:{worker}", shared.queue);
     let mut claimed: Vec<Vec<u8>> = redis::cmd("SMEMBERS").arg(inflight).query_async(&mut connection).await?;
-    claimed.retain(|id| !shared.held().contains_key(id));
+    claimed.retain(|id| !shared.holds(id));
     if claimed.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -40,42 +40,68 @@ pub(super) struct Shared {
     pub(super) connection: Connection,
     /// Wakes the claim task: something may be due.
     pub(super) wake: Arc<Notify>,
-    /// Name under which jobs are claimed now. Each start has its own, and a worker that was taken for
-    /// dead takes a new one: whatever it still holds under the old name is no longer its own.
-    worker: RwLock<Arc<str>>,
     /// Has the process report at once: the worker's registration was found gone.
     pub(super) report_now: Arc<Notify>,
-    /// Ids of the jobs of which this worker knows, each as often as it holds a lease on it or a
-    /// settlement that Redis has not confirmed.
-    held: Mutex<HashMap<Vec<u8>, usize>>,
+    identity: Mutex<Identity>,
     /// Set when Redis may count more jobs as claimed by this worker than it knows of.
     pub(super) stranded: AtomicBool,
 }
 
+/// Under which name jobs are claimed now, and which. Each start has a name of its own, and a worker that was
+/// taken for dead takes a new one: whatever it still holds under the old name is no longer its own.
+struct Identity {
+    worker: Arc<str>,
+    /// Ids of the jobs claimed under this name, each as often as there is a lease on it or a settlement that
+    /// Redis has not confirmed.
+    held: HashMap<Vec<u8>, usize>,
+}
+
 impl Shared {
-    /// See the field.
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        // A poisoned lock holds a whole identity all the same: nothing in between can panic.
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name under which jobs are claimed now.
     pub(super) fn worker(&self) -> Arc<str> {
-        // A poisoned lock holds a whole name all the same: it is replaced in one assignment.
-        Arc::clone(&self.worker.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.identity().worker)
     }
 
-    /// Takes a new name.
+    /// The same, and how many leases there are under it.
+    pub(super) fn worker_and_held(&self) -> (Arc<str>, usize) {
+        let identity = self.identity();
+        (Arc::clone(&identity.worker), identity.held.values().sum())
+    }
+
+    /// Takes a new name, under which nothing is held yet.
     pub(super) fn rename(&self) {
-        *self.worker.write().unwrap_or_else(PoisonError::into_inner) = super::worker_name();
+        *self.identity() = Identity { worker: super::worker_name(), held: HashMap::new() };
     }
 
-    /// See the field.
-    pub(super) fn held(&self) -> MutexGuard<'_, HashMap<Vec<u8>, usize>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A job was claimed under this name. Returns whether that is the name still.
+    pub(super) fn hold(&self, worker: &str, id: &[u8]) -> bool {
+        let mut identity = self.identity();
+        let current = &*identity.worker == worker;
+        if current {
+            *identity.held.entry(id.to_vec()).or_default() += 1;
+        }
+        current
     }
 
-    /// A lease on this job has ended, as far as Redis is concerned.
-    pub(super) fn forget(&self, id: &[u8]) {
-        let mut held = self.held();
-        if let Some(times) = held.get_mut(id) {
+    /// Whether there is a lease on this job.
+    pub(super) fn holds(&self, id: &[u8]) -> bool {
+        self.identity().held.contains_key(id)
+    }
+
+    /// A lease under this name has ended, as far as Redis is concerned.
+    pub(super) fn forget(&self, worker: &str, id: &[u8]) {
+        let mut identity = self.identity();
+        if &*identity.worker == worker
+            && let Some(times) = identity.held.get_mut(id)
+        {
             *times -= 1;
             if *times == 0 {
-                held.remove(id);
+                identity.held.remove(id);
             }
         }
     }
@@ -106,9 +132,8 @@ impl Consumer {
             queue,
             connection,
             wake,
-            worker: RwLock::new(worker),
             report_now,
-            held: Mutex::default(),
+            identity: Mutex::new(Identity { worker, held: HashMap::new() }),
             stranded: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();

@@ -50,7 +50,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 }
             }
         }
-        let busy = queues.iter().any(|shared| !shared.held().is_empty());
+        let busy = queues.iter().any(|shared| shared.worker_and_held().1 > 0);
         tokio::select! {
             () = tokio::time::sleep(if busy { HEARTBEAT } else { IDLE_HEARTBEAT }) => {}
             () = report_now.notified() => {}
@@ -62,8 +62,8 @@ async fn heartbeat(queues: &[Arc<Shared>], connection: &Connection) -> RedisResu
     let mut call = scripts::HEARTBEAT.prepare_invoke();
     call.arg(millis(LEASE));
     for shared in queues {
-        call.key(&shared.queue);
-        call.arg(&*shared.worker()).arg(i32::from(!shared.held().is_empty()));
+        let (worker, held) = shared.worker_and_held();
+        call.key(&shared.queue).arg(&*worker).arg(i32::from(held > 0));
     }
     call.invoke_async(&mut connection.get()).await
 }
@@ -83,7 +83,7 @@ async fn attend(
         return Ok(());
     };
     // Once is nothing: a claim or a settlement may be under way.
-    let strangers = claimed > shared.held().values().sum();
+    let strangers = claimed > shared.worker_and_held().1;
     if strangers && *strangers_before {
         shared.stranded.store(true, Ordering::Relaxed);
     }

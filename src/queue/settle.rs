@@ -23,7 +23,7 @@ pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedRece
             settle_surely(&shared, number, batch).await;
         }
         for settled in received.drain(..) {
-            shared.forget(&settled.id);
+            shared.forget(&settled.worker, &settled.id);
         }
     }
     let mut connection = shared.connection.get();

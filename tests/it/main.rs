@@ -5,6 +5,7 @@ mod crash;
 mod doctor;
 mod help;
 mod intake;
+mod model;
 mod outcomes;
 mod pace;
 mod redis_kinds;

@@ -7,23 +7,28 @@
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
 
-local messages, message_ids, job_ids = {}, {}, {}
+local messages, message_ids = {}, {}
 while at < #ARGV do
     local message = { id = take(), verdict = take() }
     if message.verdict == 'reject' then
         message.reason = take()
     else
         message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
-        job_ids[#job_ids + 1] = message.job
     end
     messages[#messages + 1] = message
     message_ids[#message_ids + 1] = message.id
 end
 
--- What of it is still there: another worker may have been faster.
-local entries = {}
+-- What of it is still there: another worker may have been faster. Only for such a message is anything done;
+-- the job of one that is gone may be a dead letter by now.
+local entries, job_ids = {}, {}
 for _, entry in ipairs(redis.call('XRANGE', inbox, message_ids[1], message_ids[#message_ids])) do
     entries[entry[1]] = entry[2]
+end
+for _, message in ipairs(messages) do
+    if message.job and entries[message.id] then
+        job_ids[#job_ids + 1] = message.job
+    end
 end
 
 -- By id of the job: whether one of the queues holds it. A dead letter does not count and goes.

@@ -38,9 +38,7 @@ local function schedule(queue, id, delay_ms)
         local jobs = list(waiting, queue)
         jobs[#jobs + 1] = now() + delay_ms / 1000
         jobs[#jobs + 1] = id
-        if not jobs.first or jobs[#jobs - 1] < jobs.first.due then
-            jobs.first = { due = jobs[#jobs - 1], id = id }
-        end
+        jobs.first_due = math.min(jobs.first_due or math.huge, jobs[#jobs - 1])
     end
 end
 
@@ -61,7 +59,9 @@ local function place()
     end
     for queue, jobs in pairs(waiting) do
         call_with('ZADD', queue .. ':scheduled', jobs)
-        if redis.call('ZRANGE', queue .. ':scheduled', 0, 0)[1] == jobs.first.id then
+        -- By its time, not by its id: of jobs due at the same time any may stand first.
+        local head = redis.call('ZRANGE', queue .. ':scheduled', 0, 0, 'WITHSCORES')
+        if tonumber(head[2]) >= jobs.first_due then
             wake[queue] = true
         end
     end

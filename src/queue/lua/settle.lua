@@ -4,8 +4,8 @@
 -- ARGV: number of the batch, worker, crashes that make a job poison, then for each job:
 --   id, action, delay in ms, reason, payload that it carries from now on (empty: the one it has),
 --   number of jobs that follow, then for each: queue, id, payload, delay in ms
--- Returns for each job 1, or 0 where another worker owns it by now; then nothing of it is done. Returns {}
--- for a batch that was settled already: its answer was lost and it was sent again.
+-- Returns for each job 1, or 0 where another worker owns it by now or this batch has settled it already; then
+-- nothing of it is done. Returns {} for a batch that was settled already: its answer was lost and it was sent again.
 local queue, last_batch = KEYS[1], KEYS[2]
 local data = queue .. ':data'
 local LAST_BATCH_KEPT_SECONDS = 3600
@@ -33,14 +33,17 @@ end
 local owned = redis.call('SMISMEMBER', inflight, unpack(ids))
 local settled, finished, histories = {}, {}, {}
 
--- Puts in place what follows. Returns whether that takes the place of the job itself.
+-- Puts in place what follows. Returns whether that takes the place of the job itself. A job of this batch that
+-- is finished has its payload until the end; it is not in the queue any more, and what follows may take its place.
 local function follow(job)
     local replaced = false
     for _, following in ipairs(job.next or {}) do
-        if following.queue == queue and following.id == job.id then
-            redis.call('HSET', data, job.id, following.payload)
-            schedule(queue, job.id, following.delay_ms)
-            replaced = true
+        local itself = following.queue == queue and following.id == job.id
+        if itself or following.queue == queue and finished[following.id] then
+            redis.call('HSET', data, following.id, following.payload)
+            schedule(queue, following.id, following.delay_ms)
+            finished[following.id] = nil
+            replaced = replaced or itself
         else
             push(following.queue, following.id, following.payload, following.delay_ms)
         end
@@ -53,7 +56,7 @@ local function settle(job)
     local replaced = follow(job)
     if action == 'finish' then
         if not replaced then
-            finished[#finished + 1] = id
+            finished[id] = true
         end
         histories[#histories + 1] = meta
         return
@@ -81,15 +84,24 @@ local function settle(job)
     end
 end
 
+-- After Redis came back with older data a worker may have claimed a job twice; its first settlement ends both.
+local ended = {}
 for n, job in ipairs(jobs) do
-    if owned[n] == 1 then
+    if ended[job.id] then
+        owned[n] = 0
+    elseif owned[n] == 1 then
         settle(job)
         settled[#settled + 1] = job.id
+        ended[job.id] = true
     end
 end
 place()
-if #finished > 0 then
-    redis.call('HDEL', data, unpack(finished))
+local gone = {}
+for id in pairs(finished) do
+    gone[#gone + 1] = id
+end
+if #gone > 0 then
+    redis.call('HDEL', data, unpack(gone))
 end
 if #histories > 0 then
     redis.call('DEL', unpack(histories))

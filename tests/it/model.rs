@@ -1,0 +1,89 @@
+//! The scripts of the queue against a model of it: random sequences of everything that producers, workers, dead
+//! workers and foreign programs do, carried out on a real Redis and in plain values side by side. After every
+//! step the answer, all that Redis holds, and the word sent to the workers must be the same.
+//!
+//! The scripts run from their files. In most cases they are given the time instead of asking Redis for it, so
+//! that jobs fall due and leases run out exactly when a sequence says so, and nothing waits. `PROPTEST_CASES`
+//! sets the number of sequences.
+
+mod call;
+mod case;
+mod compare;
+mod found;
+mod ground;
+mod ops;
+mod queue;
+mod queues;
+mod snapshot;
+mod workers;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use case::Case;
+use ground::{Ground, Time};
+use ops::ops;
+
+/// Some time in milliseconds, not a whole second.
+const SOME_TIME_MS: u64 = 1_761_998_400_123;
+/// So many sequences come upon everything that can happen.
+const ENOUGH_CASES: u32 = 200;
+
+/// Carries out so many sequences of at most so many operations; returns what has happened in them.
+fn check(time: Time, cases: u32, most_ops: usize) -> BTreeSet<&'static str> {
+    // A failure shows its shortest sequence, and that belongs into a test below rather than into a file.
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let (ground, happened) = (RefCell::new(Ground::start(time)), RefCell::default());
+    let checked = TestRunner::new(config).run(&ops(most_ops), |ops| {
+        let played = Case::new(&mut ground.borrow_mut()).play(&ops);
+        let happened: &mut BTreeSet<_> = &mut happened.borrow_mut();
+        happened.extend(played.map_err(TestCaseError::fail)?);
+        Ok(())
+    });
+    if let Err(difference) = checked {
+        panic!("{difference}");
+    }
+    happened.into_inner()
+}
+
+#[test]
+fn the_scripts_do_what_the_model_does() {
+    let cases = ProptestConfig::default().cases;
+    let happened = check(Time::Set(SOME_TIME_MS), cases, 120);
+    let everything = [
+        "accepted",
+        "accepted with delay",
+        "batch sent again",
+        "bury",
+        "claim",
+        "claim of a worker taken for dead",
+        "claim of an id held already",
+        "crash",
+        "duplicate",
+        "fault",
+        "finish",
+        "gone",
+        "heartbeat of a worker taken for dead",
+        "more dead workers than one reap takes",
+        "poison by a crash",
+        "poison by a dead worker",
+        "reaped",
+        "reaped in part",
+        "rejected",
+        "release",
+        "restored",
+        "retry",
+        "settlement of a job not owned",
+        "wait",
+    ];
+    let missing: Vec<_> = everything.iter().filter(|what| !happened.contains(*what)).collect();
+    assert!(cases < ENOUGH_CASES || missing.is_empty(), "the sequences never came upon {missing:?}");
+}
+
+#[test]
+fn the_scripts_do_the_same_by_the_clock_of_redis() {
+    check(Time::Real, ProptestConfig::default().cases.div_ceil(16), 60);
+}

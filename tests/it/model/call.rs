@@ -1,0 +1,223 @@
+//! One thing that happens to the queues: the call of a script, or what a foreign program does.
+
+/// The queues; every script is told their names.
+pub(super) const QUEUES: [&str; 3] = ["{model}:poll", "{model}:recheck", "{model}:notify"];
+/// In these two an order may be followed, and the inbox feeds them.
+pub(super) const FOLLOWING: [&str; 2] = [QUEUES[0], QUEUES[1]];
+pub(super) const INBOX: &str = "{model}:inbox";
+pub(super) const REJECTED: &str = "{model}:rejected";
+
+/// A job that is to be put into a queue.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) queue: &'static str,
+    pub(super) id: String,
+    pub(super) payload: String,
+    pub(super) delay_ms: u64,
+}
+
+/// A message in the inbox and what the worker makes of it: a job, or a reason to reject it.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) id: String,
+    pub(super) verdict: Result<Job, String>,
+}
+
+impl Message {
+    /// The one field with which it stands in the stream.
+    pub(super) fn field(&self) -> (String, String) {
+        ("said".to_owned(), format!("message {}", self.id))
+    }
+}
+
+/// What becomes of one job of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Settlement {
+    pub(super) id: String,
+    pub(super) action: &'static str,
+    pub(super) delay_ms: u64,
+    pub(super) reason: String,
+    /// Empty: the one it has.
+    pub(super) payload: String,
+    pub(super) next: Vec<Job>,
+}
+
+/// One report of a heartbeat.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    pub(super) queue: &'static str,
+    pub(super) worker: String,
+    pub(super) holds: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Call {
+    Intake {
+        messages: Vec<Message>,
+    },
+    Restore {
+        queues: Vec<&'static str>,
+        jobs: Vec<Job>,
+    },
+    Claim {
+        queue: &'static str,
+        worker: String,
+        limit: usize,
+        holds: bool,
+    },
+    Settle(Batch),
+    Heartbeat {
+        lease_ms: u64,
+        reports: Vec<Report>,
+    },
+    Reap {
+        queue: &'static str,
+        lease_ms: u64,
+        most_crashes: i64,
+        most: usize,
+    },
+    GiveBack {
+        queue: &'static str,
+        worker: String,
+        ids: Vec<String>,
+    },
+    Leave {
+        queue: &'static str,
+        last_batch: String,
+        worker: String,
+    },
+    /// A producer adds a message.
+    Add(Message),
+    /// A program on apalis-redis pushes a job, due at this second.
+    Push {
+        job: Job,
+        due_seconds: u64,
+        attempts: &'static str,
+    },
+    /// An id is put into `:active`, whatever there is of it already.
+    Id {
+        queue: &'static str,
+        id: String,
+    },
+    /// A text where the history of a job should be, or no longer.
+    Text {
+        queue: &'static str,
+        id: String,
+    },
+}
+
+/// A batch of settlements.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) queue: &'static str,
+    /// The key under which its number is kept.
+    pub(super) number_key: String,
+    pub(super) number: u64,
+    pub(super) worker: String,
+    pub(super) most_crashes: i64,
+    pub(super) settlements: Vec<Settlement>,
+}
+
+impl Call {
+    /// The script that is called, by the name of its file.
+    pub(super) fn script(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Intake { .. } => "intake",
+            Self::Restore { .. } => "restore",
+            Self::Claim { .. } => "claim",
+            Self::Settle(_) => "settle",
+            Self::Heartbeat { .. } => "heartbeat",
+            Self::Reap { .. } => "reap",
+            Self::GiveBack { .. } => "give_back",
+            Self::Leave { .. } => "leave",
+            Self::Add(_) | Self::Push { .. } | Self::Id { .. } | Self::Text { .. } => return None,
+        })
+    }
+
+    /// The keys and arguments of the script.
+    pub(super) fn arguments(&self) -> (Vec<String>, Vec<String>) {
+        let flag = |holds: bool| u8::from(holds).to_string();
+        let text = |text: &str| text.to_owned();
+        match self {
+            Self::Intake { messages } => {
+                let keys = [INBOX, REJECTED].iter().chain(&FOLLOWING).map(ToString::to_string).collect();
+                (keys, messages.iter().flat_map(message_arguments).collect())
+            }
+            Self::Restore { queues, jobs } => {
+                let jobs = jobs.iter().flat_map(|job| [text(job.queue), job.id.clone(), job.payload.clone()]);
+                (queues.iter().map(ToString::to_string).collect(), jobs.collect())
+            }
+            Self::Claim { queue, worker, limit, holds } => {
+                (vec![text(queue)], vec![worker.clone(), limit.to_string(), flag(*holds)])
+            }
+            Self::Settle(batch) => {
+                let keys = vec![text(batch.queue), batch.number_key.clone()];
+                let mut arguments =
+                    vec![batch.number.to_string(), batch.worker.clone(), batch.most_crashes.to_string()];
+                arguments.extend(batch.settlements.iter().flat_map(settlement_arguments));
+                (keys, arguments)
+            }
+            Self::Heartbeat { lease_ms, reports } => {
+                let of_each = reports.iter().flat_map(|report| [report.worker.clone(), flag(report.holds)]);
+                let arguments = std::iter::once(lease_ms.to_string()).chain(of_each).collect();
+                (reports.iter().map(|report| text(report.queue)).collect(), arguments)
+            }
+            Self::Reap { queue, lease_ms, most_crashes, most } => {
+                (vec![text(queue)], vec![lease_ms.to_string(), most_crashes.to_string(), most.to_string()])
+            }
+            Self::GiveBack { queue, worker, ids } => {
+                (vec![text(queue)], std::iter::once(worker).chain(ids).cloned().collect())
+            }
+            Self::Leave { queue, last_batch, worker } => {
+                (vec![text(queue), last_batch.clone()], vec![worker.clone()])
+            }
+            Self::Add(_) | Self::Push { .. } | Self::Id { .. } | Self::Text { .. } => Default::default(),
+        }
+    }
+
+    /// The commands of what is no script.
+    pub(super) fn commands(&self) -> Vec<Vec<String>> {
+        let command = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        match self {
+            Self::Add(message) => {
+                let (name, value) = message.field();
+                vec![command(&["XADD", INBOX, &message.id, &name, &value])]
+            }
+            Self::Push { job: Job { queue, id, payload, .. }, due_seconds, attempts } => {
+                let (meta, due) = (format!("{queue}:meta:{id}"), due_seconds.to_string());
+                vec![
+                    command(&["HSETNX", &format!("{queue}:data"), id, payload]),
+                    command(&["DEL", &meta]),
+                    command(&["HSET", &meta, "attempts", attempts, "status", "Pending"]),
+                    command(&["ZADD", &format!("{queue}:scheduled"), &due, id]),
+                ]
+            }
+            Self::Id { queue, id } => vec![command(&["RPUSH", &format!("{queue}:active"), id])],
+            Self::Text { queue, id } => {
+                vec![command(&["SET", &format!("{queue}:meta:{id}"), "not a hash"])]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn message_arguments(message: &Message) -> Vec<String> {
+    let id = message.id.clone();
+    match &message.verdict {
+        Ok(job) => {
+            let Job { queue, id: job_id, payload, delay_ms } = job.clone();
+            vec![id, "accept".to_owned(), queue.to_owned(), job_id, payload, delay_ms.to_string()]
+        }
+        Err(reason) => vec![id, "reject".to_owned(), reason.clone()],
+    }
+}
+
+fn settlement_arguments(settlement: &Settlement) -> Vec<String> {
+    let Settlement { id, action, delay_ms, reason, payload, next } = settlement.clone();
+    let mut arguments =
+        vec![id, action.to_owned(), delay_ms.to_string(), reason, payload, next.len().to_string()];
+    for Job { queue, id, payload, delay_ms } in next {
+        arguments.extend([queue.to_owned(), id, payload, delay_ms.to_string()]);
+    }
+    arguments
+}

@@ -1,0 +1,296 @@
+//! One sequence of operations, carried out on Redis and in the model side by side.
+
+use std::collections::BTreeSet;
+
+use super::call::{Batch, Call, Job, Message, QUEUES, Report, Settlement};
+use super::compare::compare;
+use super::ground::Ground;
+use super::ops::{JOBS, Op, Pick};
+use super::queues::Model;
+use super::snapshot::{Answer, broken};
+
+/// A worker that has not reported for this long is taken for dead.
+const LEASE_MS: u64 = 5_000;
+/// How far ahead of Redis the clock of a producer may be.
+const AHEAD_MS: u64 = 700;
+const MOST_WORKERS: usize = 9;
+const CROWD: usize = 18;
+
+/// A worker, as far as it knows itself. It may be frozen at any time, and come back.
+struct Worker {
+    queue: &'static str,
+    /// Under which it claims; another once it learns that it was taken for dead.
+    name: String,
+    last_batch: String,
+    /// The jobs it holds, each with the name under which it was claimed.
+    held: Vec<(String, String)>,
+    sent: Option<Batch>,
+}
+
+pub(super) struct Case<'a> {
+    ground: &'a mut Ground,
+    model: Model,
+    workers: Vec<Worker>,
+    messages: Vec<Message>,
+    /// How many of the messages have been taken in.
+    taken: usize,
+    last_message_ms: u64,
+    /// Queues and ids that foreign programs have spoilt.
+    spoilt: BTreeSet<(&'static str, String)>,
+    /// For names, payloads and numbers that never come twice.
+    count: u64,
+}
+
+fn id(job: u8) -> String {
+    // In Redis's order of ids, so that jobs of the same time come in an order other than they were pushed.
+    char::from(b'a' + job % JOBS).to_string()
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(ground: &'a mut Ground) -> Self {
+        ground.clear();
+        let mut case = Self {
+            ground,
+            model: Model::default(),
+            workers: Vec::new(),
+            messages: Vec::new(),
+            taken: 0,
+            last_message_ms: 0,
+            spoilt: BTreeSet::new(),
+            count: 0,
+        };
+        for queue in [0, 0, 0, 1, 1, 2] {
+            case.start(QUEUES[queue]);
+        }
+        case
+    }
+
+    /// Carries all operations out. Returns what has happened, or how Redis and the model differ.
+    pub(super) fn play(mut self, ops: &[Op]) -> Result<BTreeSet<&'static str>, String> {
+        for (n, op) in ops.iter().enumerate() {
+            self.step(op).map_err(|difference| format!("operation {n}, {op:?}:\n{difference}"))?;
+        }
+        Ok(self.model.happened)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    fn start(&mut self, queue: &'static str) {
+        if self.workers.len() < MOST_WORKERS {
+            let name = format!("w{}", self.next());
+            let last_batch = format!("{queue}:settled:{name}");
+            self.workers.push(Worker { queue, name, last_batch, held: Vec::new(), sent: None });
+        }
+    }
+
+    fn job(&mut self, queue: &'static str, job: u8, delay_ms: u64) -> Job {
+        let payload = format!("payload {}", self.next());
+        Job { queue, id: id(job), payload, delay_ms: self.ground.scaled(delay_ms) }
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), String> {
+        match op {
+            Op::Add { recheck, job, delay_ms, bad, ahead } => {
+                let now = self.ground.now_ms() + if *ahead { self.ground.scaled(AHEAD_MS) } else { 0 };
+                self.last_message_ms = self.last_message_ms.max(now);
+                let verdict = self.job(QUEUES[usize::from(*recheck)], *job, *delay_ms);
+                let verdict = if *bad { Err("it is bad".to_owned()) } else { Ok(verdict) };
+                let number = self.next();
+                let message = Message { id: format!("{}-{number}", self.last_message_ms), verdict };
+                self.messages.push(message.clone());
+                self.call(&Call::Add(message))?;
+            }
+            Op::Intake { new, again } => {
+                let end = self.messages.len().min(self.taken + new);
+                let messages = self.messages[self.taken.saturating_sub(*again)..end].to_vec();
+                self.taken = end;
+                if !messages.is_empty() {
+                    self.call(&Call::Intake { messages })?;
+                }
+            }
+            Op::Restore { jobs, narrow } => {
+                let jobs = jobs.iter().map(|(job, recheck)| self.job(QUEUES[usize::from(*recheck)], *job, 0));
+                let jobs = jobs.collect();
+                self.call(&Call::Restore { queues: QUEUES[usize::from(*narrow)..2].to_vec(), jobs })?;
+            }
+            Op::ForeignPush { queue, job, due_in_seconds, garbled } => {
+                let job = self.job(QUEUES[usize::from(*queue)], *job, 0);
+                // The program leaves an id that has a payload alone.
+                if !self.model.queue(job.queue).data.contains_key(&job.id) {
+                    let due_seconds = self.ground.now_ms() / 1000 + due_in_seconds;
+                    let attempts = if *garbled { "many" } else { "4" };
+                    self.call(&Call::Push { job, due_seconds, attempts })?;
+                }
+            }
+            Op::ForeignId { queue, job } => {
+                let (queue, id) = (QUEUES[usize::from(*queue)], id(*job));
+                self.spoilt.insert((queue, id.clone()));
+                self.call(&Call::Id { queue, id })?;
+            }
+            Op::ForeignText { queue, job } => {
+                let (queue, id) = (QUEUES[usize::from(*queue)], id(*job));
+                self.spoilt.insert((queue, id.clone()));
+                self.call(&Call::Text { queue, id })?;
+            }
+            Op::Start { queue } => self.start(QUEUES[usize::from(*queue)]),
+            Op::Claim { worker, limit, lost } => self.claim(usize::from(*worker), *limit, *lost)?,
+            Op::Settle { worker, most_crashes, picks } => {
+                self.settle(usize::from(*worker), *most_crashes, picks)?;
+            }
+            Op::SettleAgain { worker } => {
+                let worker = usize::from(*worker) % self.workers.len();
+                if let Some(batch) = self.workers[worker].sent.clone() {
+                    self.call(&Call::Settle(batch))?;
+                }
+            }
+            Op::Heartbeat { workers } => self.heartbeat(*workers)?,
+            Op::Crowd => {
+                let report = |n| Report { queue: QUEUES[0], worker: format!("x{n:02}"), holds: false };
+                let lease_ms = self.ground.scaled(LEASE_MS);
+                self.call(&Call::Heartbeat { lease_ms, reports: (0..CROWD).map(report).collect() })?;
+            }
+            Op::Pass { ms } => self.ground.pass(*ms),
+            Op::Reap { queue, most_crashes, most } => {
+                let (queue, lease_ms) = (QUEUES[usize::from(*queue)], self.ground.scaled(LEASE_MS));
+                self.call(&Call::Reap { queue, lease_ms, most_crashes: *most_crashes, most: *most })?;
+            }
+            Op::GiveBack { worker, jobs, other } => self.give_back(usize::from(*worker), *jobs, *other)?,
+            Op::Leave { worker } => {
+                let worker = usize::from(*worker) % self.workers.len();
+                let Worker { queue, name, last_batch, .. } = self.workers.remove(worker);
+                self.call(&Call::Leave { queue, last_batch, worker: name })?;
+                self.start(queue);
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, worker: usize, limit: usize, lost: bool) -> Result<(), String> {
+        let worker = worker % self.workers.len();
+        let Worker { queue, name, held, .. } = &self.workers[worker];
+        let (queue, name, holds) = (*queue, name.clone(), !held.is_empty());
+        let answer = self.call(&Call::Claim { queue, worker: name.clone(), limit, holds })?;
+        let Answer::List(values) = answer else { return Err("no list".to_owned()) };
+        for job in values.get(2..).unwrap_or_default().chunks_exact(5).filter(|_| !lost) {
+            let Answer::Text(id) = &job[0] else { return Err("no id".to_owned()) };
+            self.workers[worker].held.push((name.clone(), id.clone()));
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, worker: usize, most_crashes: i64, picks: &[Pick]) -> Result<(), String> {
+        let worker = worker % self.workers.len();
+        let Worker { queue, name, last_batch, held, .. } = &self.workers[worker];
+        let (queue, last_batch) = (*queue, last_batch.clone());
+        // What was claimed under one name is settled under that name.
+        let name = held.first().map_or(name, |(name, _)| name).clone();
+        let settlements = picks.iter().map(|pick| {
+            let mut held: Vec<String> = self.workers[worker].held.iter().map(|(_, id)| id.clone()).collect();
+            let known = pick.held && !held.is_empty();
+            let id = if known { held.swap_remove(usize::from(pick.job) % held.len()) } else { id(pick.job) };
+            let mut next: Vec<Job> = pick
+                .next
+                .iter()
+                .map(|(queue, job, delay_ms)| self.job(QUEUES[usize::from(*queue)], *job, *delay_ms))
+                .filter(|job| (job.queue, &job.id) != (queue, &id))
+                .collect();
+            // Only a job that is finished is replaced; handlers ask for nothing else.
+            if let Some(delay_ms) = pick.replaced_ms.filter(|_| pick.action == "finish") {
+                next.push(Job { id: id.clone(), ..self.job(queue, 0, delay_ms) });
+            }
+            Settlement {
+                id,
+                action: pick.action,
+                delay_ms: self.ground.scaled(pick.delay_ms),
+                reason: format!("reason {}", self.next()),
+                payload: if pick.new_payload { format!("payload {}", self.next()) } else { String::new() },
+                next,
+            }
+        });
+        let settlements: Vec<Settlement> = settlements.collect();
+        self.workers[worker].held.retain(|(under, id)| {
+            *under != name || settlements.iter().all(|settlement| settlement.id != *id)
+        });
+        let number = self.next();
+        let batch = Batch { queue, number_key: last_batch, number, worker: name, most_crashes, settlements };
+        self.workers[worker].sent = Some(batch.clone());
+        self.call(&Call::Settle(batch)).map(drop)
+    }
+
+    fn heartbeat(&mut self, workers: u16) -> Result<(), String> {
+        let reporting: Vec<usize> = (0..self.workers.len()).filter(|n| workers >> n & 1 == 1).collect();
+        let report = |worker: &Worker| Report {
+            queue: worker.queue,
+            worker: worker.name.clone(),
+            holds: !worker.held.is_empty(),
+        };
+        let reports: Vec<Report> = reporting.iter().map(|n| report(&self.workers[*n])).collect();
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let lease_ms = self.ground.scaled(LEASE_MS);
+        let Answer::List(answers) = self.call(&Call::Heartbeat { lease_ms, reports })? else {
+            return Err("no list".to_owned());
+        };
+        for (n, answer) in reporting.into_iter().zip(answers) {
+            if matches!(answer, Answer::List(values) if values.first() == Some(&Answer::Number(-1))) {
+                self.workers[n].name = format!("w{}", self.next());
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, worker: usize, jobs: u8, other: u8) -> Result<(), String> {
+        let worker = &self.workers[worker % self.workers.len()];
+        let (queue, name) = (worker.queue, worker.name.clone());
+        let claimed = self.model.queue(queue).inflight.get(&name).cloned().unwrap_or_default();
+        let unknown = claimed.into_iter().filter(|id| worker.held.iter().all(|(_, held)| held != id));
+        let chosen = unknown.enumerate().filter(|(n, _)| jobs >> (n % 8) & 1 == 1).map(|(_, id)| id);
+        let mut ids: Vec<String> = chosen.collect();
+        let other = id(other);
+        if worker.held.iter().all(|(_, held)| *held != other) {
+            ids.push(other);
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.call(&Call::GiveBack { queue, worker: name, ids }).map(drop)
+    }
+
+    /// Carries a call out on both sides, and compares.
+    fn call(&mut self, call: &Call) -> Result<Answer, String> {
+        let found = self.ground.run(call).map_err(|error| format!("{call:?}\n{error}"))?;
+        // The script ran in one of these milliseconds; with set time there is but one.
+        let (first, last) = found.between_ms;
+        let mut differences = Vec::new();
+        for now_ms in first..=last {
+            let mut model = self.model.clone();
+            let expected = model.run(call, seconds(now_ms), &found.snapshot);
+            match compare(call, &model, &expected, &found) {
+                None => {
+                    self.model = model;
+                    self.model.take_times(&found.snapshot);
+                    differences.clear();
+                    break;
+                }
+                Some(difference) => differences.push(difference),
+            }
+        }
+        if let Some(difference) = differences.first() {
+            return Err(format!("{call:?}\n{difference}"));
+        }
+        match broken(&found.snapshot, &self.spoilt) {
+            None => Ok(found.answer),
+            Some(broken) => Err(format!("{call:?}\n{broken}")),
+        }
+    }
+}
+
+/// Counted as the prelude counts, to the same last bit.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of this century are far below 2^53")]
+fn seconds(ms: u64) -> f64 {
+    (ms / 1000) as f64 + (ms % 1000) as f64 / 1000.0
+}

@@ -1,0 +1,257 @@
+//! The queues as plain values: what each script does and answers, said as simply as possible.
+//!
+//! Jobs of a batch are settled one after another, messages are taken in one after another, and every change is
+//! made at once; the scripts may do it in any order that comes to the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::call::{Batch, Call, FOLLOWING, INBOX, Job, Message, QUEUES, REJECTED, Settlement};
+use super::queue::{History, Queue, milliseconds, seconds};
+use super::snapshot::{Answer, Content, Fields, Snapshot, list, number, text};
+
+/// All queues and streams.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Model {
+    pub(super) queues: BTreeMap<&'static str, Queue>,
+    /// The last batch by the key it stands under.
+    last_batches: BTreeMap<String, u64>,
+    /// A stream that has been emptied is still there.
+    inbox: Option<Vec<(String, Fields)>>,
+    rejected: Vec<Fields>,
+    pub(super) now: f64,
+    /// What has happened, to hold the generated sequences to their purpose.
+    pub(super) happened: BTreeSet<&'static str>,
+}
+
+/// What a call is expected to bring about, apart from the state.
+#[derive(Debug, Clone)]
+pub(super) struct Expected {
+    pub(super) answer: Answer,
+    /// Channels on which word must be sent, since a worker would oversleep without it.
+    pub(super) must_wake: BTreeSet<String>,
+    /// Channels on which word may be sent.
+    pub(super) may_wake: BTreeSet<String>,
+}
+
+impl Model {
+    pub(super) fn queue(&mut self, name: &'static str) -> &mut Queue {
+        self.queues.entry(name).or_default()
+    }
+
+    /// Carries a call out at this time, in seconds. Redis takes the members of a set in an order of its own;
+    /// where that decides, it is read from what was found.
+    pub(super) fn run(&mut self, call: &Call, now: f64, found: &Snapshot) -> Expected {
+        self.now = now;
+        for name in QUEUES {
+            self.queue(name).begin();
+        }
+        let answer = match call {
+            Call::Intake { messages } => self.intake(messages),
+            Call::Restore { queues, jobs } => self.restore(queues, jobs),
+            Call::Claim { queue, worker, limit, holds } => self.claim(queue, worker, *limit, *holds),
+            Call::Settle(batch) => self.settle(batch),
+            Call::Heartbeat { lease_ms, reports } => {
+                Answer::List(reports.iter().map(|report| self.report(report, seconds(*lease_ms))).collect())
+            }
+            Call::Reap { queue, lease_ms, most_crashes, most } => {
+                self.reap(queue, seconds(*lease_ms), *most_crashes, *most, found)
+            }
+            Call::GiveBack { queue, worker, ids } => {
+                let queue = self.queue(queue);
+                let owned: Vec<_> = ids.iter().filter(|id| queue.lose(worker, id)).collect();
+                for id in &owned {
+                    queue.give_back(id);
+                }
+                number(owned.len())
+            }
+            Call::Leave { queue, last_batch, worker } => {
+                self.last_batches.remove(last_batch);
+                self.queue(queue).leave(worker, &list(found, &format!("{queue}:active")))
+            }
+            Call::Add(message) => {
+                let entry = (message.id.clone(), Fields::from([message.field()]));
+                self.inbox.get_or_insert_default().push(entry);
+                Answer::Nothing
+            }
+            Call::Push { job, due_seconds, attempts } => {
+                #[expect(clippy::cast_precision_loss, reason = "seconds of this century")]
+                self.queue(job.queue).push_as_apalis(job, *due_seconds as f64, attempts);
+                Answer::Nothing
+            }
+            Call::Id { queue, id } => {
+                self.queue(queue).active.push_back(id.clone());
+                Answer::Nothing
+            }
+            Call::Text { queue, id } => {
+                self.queue(queue).histories.insert(id.clone(), History::Text("not a hash".to_owned()));
+                Answer::Nothing
+            }
+        };
+        let waking = |wakes: fn(&Queue) -> bool| {
+            let woken = self.queues.iter().filter(|(_, queue)| wakes(queue));
+            woken.map(|(name, _)| format!("{name}:wake")).collect()
+        };
+        Expected { answer, must_wake: waking(Queue::must_wake), may_wake: waking(Queue::may_wake) }
+    }
+
+    fn intake(&mut self, messages: &[Message]) -> Answer {
+        let verdicts = messages.iter().map(|message| {
+            let inbox = self.inbox.get_or_insert_default();
+            let Some(at) = inbox.iter().position(|(id, _)| *id == message.id) else { return "gone" };
+            let (id, mut fields) = inbox.remove(at);
+            let job = match &message.verdict {
+                Ok(job) => job,
+                Err(reason) => {
+                    fields.extend([("id".to_owned(), id), ("reason".to_owned(), reason.clone())]);
+                    self.rejected.push(fields);
+                    return "rejected";
+                }
+            };
+            for queue in FOLLOWING {
+                self.queue(queue).forget_dead_letter(&job.id);
+            }
+            if FOLLOWING.iter().any(|queue| self.queue(queue).data.contains_key(&job.id)) {
+                return "duplicate";
+            }
+            let now = self.now;
+            let queue = self.queue(job.queue);
+            queue.data.insert(job.id.clone(), job.payload.clone());
+            // From the moment of its message on, as its id tells it, or from now where that is yet to come.
+            let added_ms: f64 = id.split('-').next().unwrap().parse().unwrap();
+            let waited_ms = f64::max(0.0, now * 1000.0 - added_ms);
+            queue.schedule(&job.id, milliseconds(job.delay_ms) - waited_ms, now);
+            if job.delay_ms == 0 { "accepted" } else { "accepted with delay" }
+        });
+        let verdicts: Vec<&str> = verdicts.collect();
+        self.happened.extend(&verdicts);
+        Answer::List(verdicts.iter().map(|verdict| text(verdict.split(' ').next().unwrap())).collect())
+    }
+
+    fn restore(&mut self, queues: &[&'static str], jobs: &[Job]) -> Answer {
+        let mut restored = 0;
+        for job in jobs {
+            let held =
+                queues.iter().chain([&job.queue]).any(|queue| self.queue(queue).data.contains_key(&job.id));
+            if !held {
+                self.happened.insert("restored");
+                self.push(job);
+                restored += 1;
+            }
+        }
+        number(restored)
+    }
+
+    fn push(&mut self, job: &Job) {
+        let now = self.now;
+        let queue = self.queue(job.queue);
+        queue.forget_dead_letter(&job.id);
+        if !queue.data.contains_key(&job.id) {
+            queue.data.insert(job.id.clone(), job.payload.clone());
+            queue.schedule(&job.id, milliseconds(job.delay_ms), now);
+        }
+    }
+
+    fn settle(&mut self, batch: &Batch) -> Answer {
+        if self.last_batches.insert(batch.number_key.clone(), batch.number) == Some(batch.number) {
+            self.happened.insert("batch sent again");
+            return Answer::List(Vec::new());
+        }
+        let owned = batch.settlements.iter().map(|settlement| {
+            let owned = self.queue(batch.queue).lose(&batch.worker, &settlement.id);
+            if owned {
+                self.happened.insert(settlement.action);
+                self.settle_one(batch, settlement);
+            } else {
+                self.happened.insert("settlement of a job not owned");
+            }
+            number(usize::from(owned))
+        });
+        Answer::List(owned.collect())
+    }
+
+    fn settle_one(&mut self, batch: &Batch, settlement: &Settlement) {
+        let Settlement { id, action, delay_ms, reason, payload, next } = settlement;
+        let mut replaced = false;
+        for job in next {
+            if job.queue == batch.queue && job.id == *id {
+                let now = self.now;
+                let queue = self.queue(batch.queue);
+                queue.data.insert(id.clone(), job.payload.clone());
+                queue.schedule(id, milliseconds(job.delay_ms), now);
+                replaced = true;
+            } else {
+                self.push(job);
+            }
+        }
+        let now = self.now;
+        let queue = self.queues.get_mut(batch.queue).unwrap();
+        if *action == "finish" {
+            if !replaced {
+                queue.data.remove(id);
+            }
+            queue.histories.remove(id);
+            return;
+        }
+        if !payload.is_empty() {
+            queue.data.insert(id.clone(), payload.clone());
+        }
+        match *action {
+            "bury" => queue.bury(id, reason, now),
+            "release" => queue.give_back(id),
+            "crash" => {
+                if queue.crash(id, batch.most_crashes, now) {
+                    self.happened.insert("poison by a crash");
+                }
+            }
+            "fault" => {
+                queue.count(id, "faults");
+                queue.note(id, "last_error", reason);
+                queue.schedule(id, milliseconds(*delay_ms), now);
+            }
+            _ => {
+                queue.forget_counts(id);
+                if *action == "retry" {
+                    queue.count(id, "attempts");
+                    queue.note(id, "last_error", reason);
+                }
+                queue.schedule(id, milliseconds(*delay_ms), now);
+            }
+        }
+    }
+
+    /// Takes over the times at which jobs are due, once they are found to be right: where a delay counts from a
+    /// message, they differ in the last bit with the millisecond in which the script ran.
+    pub(super) fn take_times(&mut self, found: &Snapshot) {
+        for (name, queue) in &mut self.queues {
+            if let Some(Content::Scores(scores)) = found.get(&format!("{name}:scheduled")) {
+                queue.scheduled.clone_from(scores);
+            }
+        }
+    }
+
+    /// All keys as they should stand in Redis.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut keys = Snapshot::new();
+        for (name, queue) in &self.queues {
+            queue.tell(name, &mut keys);
+        }
+        for (key, number) in &self.last_batches {
+            keys.insert(key.clone(), Content::Text(number.to_string()));
+        }
+        let rejected = self.rejected.iter().map(|fields| (String::new(), fields.clone())).collect();
+        keys.insert(REJECTED.to_owned(), Content::Stream(rejected));
+        // Redis keeps no empty key, but for a stream.
+        keys.retain(|_, content| match content {
+            Content::Text(_) => true,
+            Content::List(ids) => !ids.is_empty(),
+            Content::Set(ids) => !ids.is_empty(),
+            Content::Scores(scores) => !scores.is_empty(),
+            Content::Hash(fields) => !fields.is_empty(),
+            Content::Stream(entries) => !entries.is_empty(),
+        });
+        if let Some(inbox) = &self.inbox {
+            keys.insert(INBOX.to_owned(), Content::Stream(inbox.clone()));
+        }
+        keys
+    }
+}

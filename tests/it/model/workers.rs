@@ -1,0 +1,120 @@
+//! What workers do, in the model: they claim, report, and take over from those that do not.
+
+use std::collections::BTreeSet;
+
+use super::call::Report;
+use super::queue::History;
+use super::queues::Model;
+use super::snapshot::{Answer, Snapshot, list, members, number, text};
+
+/// Workers that one reap looks at.
+const MOST_REAPED_WORKERS: usize = 16;
+
+impl Model {
+    pub(super) fn claim(&mut self, queue: &'static str, worker: &str, limit: usize, holds: bool) -> Answer {
+        let now = self.now;
+        let queue = self.queues.get_mut(queue).unwrap();
+        if holds && !queue.workers.contains_key(worker) {
+            self.happened.insert("claim of a worker taken for dead");
+            return Answer::List(Vec::new());
+        }
+        let mut due: Vec<(f64, String)> = queue
+            .scheduled
+            .iter()
+            .map(|(id, due)| (*due, id.clone()))
+            .filter(|(due, _)| *due <= now)
+            .collect();
+        due.sort_by(|one, other| one.partial_cmp(other).unwrap());
+        for (_, id) in due.into_iter().take(limit) {
+            queue.scheduled.remove(&id);
+            queue.active.push_back(id);
+        }
+        let popped: Vec<String> = queue.active.drain(..limit.min(queue.active.len())).collect();
+        let mut claimed = Vec::new();
+        for id in popped {
+            if !queue.inflight.entry(worker.to_owned()).or_default().insert(id.clone()) {
+                self.happened.insert("claim of an id held already");
+                continue;
+            }
+            self.happened.insert("claim");
+            queue.workers.insert(worker.to_owned(), now);
+            claimed.extend([text(&id), queue.data.get(&id).map_or(Answer::Nothing, |payload| text(payload))]);
+            for count in ["attempts", "faults", "crashes"] {
+                claimed.push(match queue.histories.get(&id) {
+                    Some(History::Fields(fields)) => text(fields.get(count).map_or("0", String::as_str)),
+                    _ => text("0"),
+                });
+            }
+        }
+        let mut answer = vec![Answer::Number(queue.next_due_ms(now)), number(queue.active.len())];
+        answer.extend(claimed);
+        Answer::List(answer)
+    }
+
+    pub(super) fn report(&mut self, report: &Report, lease: f64) -> Answer {
+        let Report { queue, worker, holds } = report;
+        let now = self.now;
+        let queue = self.queues.get_mut(queue).unwrap();
+        let lost = *holds && !queue.workers.contains_key(worker);
+        if lost {
+            self.happened.insert("heartbeat of a worker taken for dead");
+        } else {
+            queue.workers.insert(worker.clone(), now);
+        }
+        let held = queue.inflight.get(worker).filter(|_| *holds).map_or(0, BTreeSet::len);
+        let next_due = if queue.active.is_empty() { queue.next_due_ms(now) } else { 0 };
+        let expired = queue.workers.values().any(|seen| *seen <= now - lease);
+        let held = if lost { Answer::Number(-1) } else { number(held) };
+        Answer::List(vec![held, Answer::Number(next_due), number(usize::from(expired))])
+    }
+
+    pub(super) fn reap(
+        &mut self,
+        name: &str,
+        lease: f64,
+        most_crashes: i64,
+        most: usize,
+        found: &Snapshot,
+    ) -> Answer {
+        let now = self.now;
+        let queue = self.queues.get_mut(name).unwrap();
+        let mut expired: Vec<(f64, String)> =
+            queue.workers.iter().map(|(name, seen)| (*seen, name.clone())).collect();
+        expired.retain(|(seen, _)| *seen <= now - lease);
+        expired.sort_by(|one, other| one.partial_cmp(other).unwrap());
+        if expired.len() > MOST_REAPED_WORKERS {
+            self.happened.insert("more dead workers than one reap takes");
+        }
+        let (mut moved, mut buried) = (0, Vec::new());
+        let active_found = list(found, &format!("{name}:active"));
+        for (_, worker) in expired.into_iter().take(MOST_REAPED_WORKERS) {
+            let held = queue.inflight.remove(&worker).unwrap_or_default();
+            let left = members(found, &format!("{name}:inflight:{worker}"));
+            let taken: BTreeSet<String> = held.difference(&left).cloned().collect();
+            // The choice is Redis's, the number is not.
+            let due = most.min(held.len());
+            let mut taken = if taken.len() == due { taken } else { held.iter().take(due).cloned().collect() };
+            let left: BTreeSet<String> = held.difference(&taken).cloned().collect();
+            if left.is_empty() {
+                queue.workers.remove(&worker);
+            } else {
+                self.happened.insert("reaped in part");
+                queue.inflight.insert(worker, left);
+            }
+            // In the order in which they were found at the end of the list, then those that are not there.
+            let order: Vec<String> = active_found.iter().skip(queue.active.len()).cloned().collect();
+            let ordered: Vec<String> =
+                order.into_iter().take(taken.len()).filter(|id| taken.remove(id)).collect();
+            for id in ordered.into_iter().chain(taken) {
+                if queue.crash(&id, most_crashes, now) {
+                    self.happened.insert("poison by a dead worker");
+                    buried.push(text(&id));
+                } else {
+                    self.happened.insert("reaped");
+                    moved += 1;
+                }
+            }
+        }
+        Answer::List(vec![number(moved), Answer::List(buried)])
+    }
+}
