@@ -57,7 +57,8 @@ pub struct Settlement {
 pub enum End {
     /// It is done and leaves no trace.
     Finish,
-    /// It runs again after this wait; that is no failure.
+    /// It could not do its work yet and runs again after this wait. That is no failure, and no proof either:
+    /// crashes and faults before it still count.
     Wait(Duration),
     /// It failed and runs again after this wait.
     Retry(Duration, String),

@@ -23,7 +23,7 @@ use super::refusal::{describe, lacks_permission, leaves_connection};
 /// Longest pause between two tries while Redis is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long finding the master may take. Each question has a limit of its own; this is for what has none.
 const FIND_TIMEOUT: Duration = Duration::from_secs(15);
 /// The pause before the master is looked for again: it is not there at once, and many wait for it.

@@ -3,6 +3,7 @@
 
 mod crash;
 mod doctor;
+mod faults;
 mod help;
 mod intake;
 mod model;

@@ -78,7 +78,7 @@ const ON_PREFIX: &[&str] = &[
 /// What it runs only where the clock is scaled.
 const ON_ANCHOR: &[&str] = &["SETNX @:time-anchor 1", "GET @:time-anchor"];
 /// What a script cannot try: scripts themselves, and listening.
-const OUTSIDE: &[&str] = &["EVALSHA 0 1 @:active", "SCRIPT LOAD s", "SUBSCRIBE @:wake"];
+const OUTSIDE: &[&str] = &["EVALSHA 0 1 @:active", "SCRIPT LOAD s", "SUBSCRIBE @:wake", "PING"];
 
 /// Tries commands on one key, and removes it after each.
 const PROBE: &str = "

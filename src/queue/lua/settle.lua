@@ -75,8 +75,9 @@ local function settle(job)
     elseif action == 'crash' then
         crashed(queue, id, most_crashes)
     else
-        redis.pcall('HDEL', meta, 'crashes', 'faults')
+        -- A job that waits did not come to its work: that says nothing about what it does to its process.
         if action == 'retry' then
+            redis.pcall('HDEL', meta, 'crashes', 'faults')
             redis.pcall('HINCRBY', meta, 'attempts', 1)
             redis.pcall('HSET', meta, 'last_error', job.reason)
         end

@@ -209,8 +209,8 @@ impl Model {
                 queue.schedule(id, milliseconds(*delay_ms), now);
             }
             _ => {
-                queue.forget_counts(id);
                 if *action == "retry" {
+                    queue.forget_counts(id);
                     queue.count(id, "attempts");
                     queue.note(id, "last_error", reason);
                 }

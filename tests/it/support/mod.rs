@@ -2,6 +2,7 @@
 
 mod bed;
 pub(crate) mod deployment;
+pub(crate) mod engine;
 mod proxy;
 pub(crate) mod redis;
 mod sink;

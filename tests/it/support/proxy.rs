@@ -29,8 +29,13 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Listens in front of the Redis at this `redis://host:port`; answers take so long.
     pub(crate) async fn start(redis_url: &str, answers_take: Duration) -> Self {
+        Self::start_at("127.0.0.1", redis_url, answers_take).await
+    }
+
+    /// The same, listening at this address of the machine.
+    pub(crate) async fn start_at(host: &str, redis_url: &str, answers_take: Duration) -> Self {
         let redis = Arc::new(Mutex::new(redis_url.trim_start_matches("redis://").to_owned()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let listener = TcpListener::bind((host, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let wire = Arc::new(watch::Sender::new((0, Wire::Open)));
         let (changes, leads_to) = (Arc::clone(&wire), Arc::clone(&redis));

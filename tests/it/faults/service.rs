@@ -1,0 +1,144 @@
+//! The same faults through the real program: a job that kills its process, a Redis that is away for a minute, and
+//! one that is part of a cluster.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::{Script, SimulatorSettings};
+
+use crate::crash::{SCALE, account, orders};
+use crate::shutdown::get;
+use crate::support::redis::TestRedis;
+use crate::support::{Bed, until};
+
+#[tokio::test]
+async fn an_order_whose_processes_die_is_a_dead_letter_after_three_crashes_and_the_others_end_right() {
+    // Slow answers keep a job in flight until its process is killed.
+    let settings = SimulatorSettings { latency_ms: 3_000, ..SimulatorSettings::default() };
+    let mut bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
+    bed.set("CONCURRENCY", "10");
+    let poison = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let others: Vec<String> = (0..12).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    let mut victim = bed.worker().await;
+    bed.enqueue([&poison]).await;
+    asked(&bed, &poison, 1).await;
+    let mut survivor = bed.worker().await;
+    victim.kill();
+    bed.enqueue(&others).await;
+    for crashes in 2..=3 {
+        asked(&bed, &poison, crashes).await;
+        let children = run_job_children(survivor.pid());
+        assert_eq!(children.len(), 1, "only the suspect runs in a process of its own: {children:?}");
+        let killed = Command::new("kill").args(["-s", "KILL", &children[0]]).status().expect("kill is there");
+        assert!(killed.success());
+    }
+    let dead = until("the order is a dead letter", async || {
+        let dead: Vec<String> = bed.redis(&["SMEMBERS", "{topup}:poll-topup:dead"]).await;
+        (!dead.is_empty()).then_some(dead)
+    })
+    .await;
+    assert_eq!(dead, std::slice::from_ref(&poison));
+    let reason: String = bed.redis(&["HGET", &format!("{{topup}}:poll-topup:meta:{poison}"), "reason"]).await;
+    assert_eq!(reason, "poison: the process that ran it died 3 times");
+    bed.stored(&others, OrderStatus::Fulfilled).await;
+    bed.idle().await;
+    assert_eq!(bed.simulator.calls(&poison).len(), 3, "it is asked for no more");
+    assert_eq!(survivor.ended(), None, "{}", survivor.log());
+}
+
+/// Waits until the provider has been asked this often for an order: its job is in flight once more.
+async fn asked(bed: &Bed, order: &String, times: usize) {
+    let what = format!("{order} is asked for, time {times}");
+    until(&what, async || (bed.simulator.calls(order).len() >= times).then_some(())).await;
+}
+
+/// Pids of the processes in which a worker runs single jobs.
+fn run_job_children(worker: u32) -> Vec<String> {
+    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().expect("ps is there");
+    let processes = String::from_utf8_lossy(&output.stdout).into_owned();
+    let child = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent) = (words.next()?, words.next()?);
+        (parent == worker.to_string() && words.any(|word| word == "run-job")).then(|| pid.to_owned())
+    };
+    processes.lines().filter_map(child).collect()
+}
+
+#[tokio::test]
+async fn a_minute_without_redis_ends_no_worker_and_loses_nothing() {
+    let mut bed = Bed::new(SCALE).await;
+    let orders = orders(&bed);
+    let first = bed.worker().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    bed.set("HTTP_ADDR", &address);
+    let second = bed.worker().await;
+    let is = async |word: &str| until(word, async || get(&address).await.contains(word).then_some(())).await;
+    is("\r\n\r\nready").await;
+    bed.enqueue(&orders).await;
+    until("orders are polled", async || (bed.simulator.total_calls() > 100).then_some(())).await;
+    bed.redis.kill().await;
+    let away = sleep(Duration::from_mins(1));
+    is("not ready: Redis does not answer").await;
+    away.await;
+    is("not ready: Redis does not answer").await;
+    bed.redis.start_again().await;
+    is("\r\n\r\nready").await;
+    account(&bed, &orders).await;
+    for mut worker in [first, second] {
+        assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
+        assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
+    }
+}
+
+#[tokio::test]
+async fn everything_works_on_a_redis_in_cluster_mode_and_stays_in_one_slot() {
+    let redis = TestRedis::start_with(|_| ["--cluster-enabled", "yes"].map(str::to_owned).to_vec()).await;
+    let bed = Bed::on(redis, 600.0, SimulatorSettings::default()).await;
+    let slots: Vec<String> = (0..16_384).map(|slot: u32| slot.to_string()).collect();
+    let mut take_all = vec!["CLUSTER", "ADDSLOTS"];
+    take_all.extend(slots.iter().map(String::as_str));
+    bed.redis::<()>(&take_all).await;
+    until("the cluster is up", async || {
+        let state: String = bed.redis(&["CLUSTER", "INFO"]).await;
+        state.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let worker = bed.worker().await;
+    let fulfilled = bed.order(Script::fulfilled_after(Duration::from_secs(10)));
+    let followed = bed.order(Script::queued_after(Duration::from_secs(5), Duration::from_hours(1_000)));
+    let unknown = "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned();
+    bed.enqueue([&fulfilled, &followed, &unknown]).await;
+    bed.message(&[(b"name", b"no such job")]).await;
+    for (order, outcome) in [(&fulfilled, "fulfilled"), (&followed, "scheduled"), (&unknown, "unresolved")] {
+        bed.told(order, outcome).await;
+    }
+    // Streams, queues, dead letters, workers, the gate and the clock: all of them.
+    let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
+    assert!(keys.len() >= 8, "{keys:?}");
+    let mut used = BTreeSet::new();
+    for key in &keys {
+        used.insert(bed.redis::<u32>(&["CLUSTER", "KEYSLOT", key]).await);
+    }
+    assert_eq!(used.len(), 1, "{keys:?} are in the slots {used:?}");
+    assert!(!worker.log().contains("refuses"), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn an_order_that_is_handed_over_again_is_one_job() {
+    let settings = SimulatorSettings { latency_ms: 2_000, ..SimulatorSettings::default() };
+    let bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    bed.enqueue([&order, &order]).await;
+    asked(&bed, &order, 1).await;
+    bed.enqueue([&order, &order]).await;
+    bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
+    bed.idle().await;
+    assert_eq!(bed.simulator.calls(&order).len(), 1);
+    assert_eq!(bed.sink.received().len(), 1);
+}
