@@ -56,12 +56,13 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     health.started();
     tracing::info!("ready for work");
 
-    let mut working = std::pin::pin!(queues.run(shutdown.clone(), config.shutdown_timeout));
+    // A task of the pool: the thread that waits for the program to end would be woken for every job.
+    let mut working = tokio::spawn(queues.run(shutdown.clone(), config.shutdown_timeout));
     let stopped = tokio::select! {
-        stopped = &mut working => stopped,
+        stopped = &mut working => stopped?,
         () = died(&shutdown, [&mut intake, &mut restore], &mut serving) => {
             shutdown.ask();
-            working.await;
+            working.await?;
             Stopped::Failed
         }
     };

@@ -122,7 +122,7 @@ where
 
     fn call(&mut self, mut task: Task<ClaimedJob>) -> Self::Future {
         let (lease, faults) = (task.args.lease.take(), task.args.faults);
-        let isolated = self.layer.isolated(&mut task.args);
+        let isolated = self.layer.isolated(&task.args);
         let handling = self.handler.call(task);
         Box::pin(async move {
             let end = match isolated {
@@ -143,7 +143,7 @@ where
 
 impl SettleLayer {
     /// The job as it is sent to a process of its own, where it needs one.
-    fn isolated(&self, job: &mut ClaimedJob) -> Option<(Isolation, IsolatedJob, u32)> {
+    fn isolated(&self, job: &ClaimedJob) -> Option<(Isolation, IsolatedJob, u32)> {
         let isolation = self.isolation.clone().filter(|_| job.crashes > 0)?;
         let id = String::from_utf8_lossy(&job.id).into_owned();
         let payload = job.payload.clone()?;

@@ -47,7 +47,9 @@ impl Claim {
                 Ok(Some(claimed)) => {
                     self.shared.connection.answered();
                     pause = Pause::new();
-                    if claimed.jobs < asked || claimed.waiting == 0 {
+                    // Even the shortest sleep takes a millisecond, in which a backlog could be worked off.
+                    let more = claimed.waiting > 0 || claimed.next_due == Some(Duration::ZERO);
+                    if claimed.jobs < asked || !more {
                         self.sleep(claimed.next_due, &stop).await;
                     }
                 }

@@ -1,7 +1,7 @@
 //! Listens for word that a job became due earlier than a worker knows of.
 //!
-//! One connection a process for all queues. A word that is lost costs a worker the second it waits
-//! between two looks, nothing more. But a connection on which nothing was said may be one on which nothing
+//! One connection a process for all queues. A word that is lost costs a worker the time until its next
+//! heartbeat, nothing more. But a connection on which nothing was said may be one on which nothing
 //! can be heard any more, so it is asked once in a while, and replaced where it does not answer.
 
 use std::sync::Arc;

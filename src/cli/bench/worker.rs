@@ -84,9 +84,8 @@ pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyho
     let stop = Shutdown::new();
     stop.on_signals()?;
     let handler = BenchHandler::holding(Duration::from_millis(settings.hold_ms));
-    Queues::new(address, settings.prefix, settings.slots, &RedisHealth::default())
-        .with(handler)
-        .run(stop, END_TIME)
-        .await;
+    let queues = Queues::new(address, settings.prefix, settings.slots, &RedisHealth::default()).with(handler);
+    // On the pool, as `run` does it.
+    tokio::spawn(queues.run(stop, END_TIME)).await?;
     Ok(())
 }

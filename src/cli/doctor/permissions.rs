@@ -28,7 +28,7 @@ const ON_QUEUE: &[&str] = &[
     "ZADD @:scheduled 1 i",
     "ZRANGE @:scheduled 0 0",
     "ZRANGEBYSCORE @:scheduled -inf 1",
-    "ZREM @:scheduled i",
+    "ZREMRANGEBYRANK @:scheduled 0 0",
     "HSETNX @:data i p",
     "HSET @:data i p",
     "HMGET @:data i",

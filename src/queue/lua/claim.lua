@@ -16,7 +16,8 @@ end
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now(), 'LIMIT', 0, limit)
 if #due > 0 then
     redis.call('RPUSH', active, unpack(due))
-    redis.call('ZREM', scheduled, unpack(due))
+    -- They are the first ones: taking them away by rank spares a search for each.
+    redis.call('ZREMRANGEBYRANK', scheduled, 0, #due - 1)
 end
 
 local result = { -1, 0 }
