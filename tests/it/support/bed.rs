@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -105,8 +106,11 @@ impl<R: Deployment> Bed<R> {
 
     /// A connection of the test's own.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        // The client's own limit is half a second, which a machine that is busy with other tests may need.
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
         until("Redis answers", async || {
-            self.redis.client().await?.get_multiplexed_async_connection().await.ok()
+            let client = self.redis.client().await?;
+            client.get_multiplexed_async_connection_with_config(&patient).await.ok()
         })
         .await
     }
