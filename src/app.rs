@@ -92,9 +92,9 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
 /// The command line of this process, with `run-job` in the place of `run`.
 fn run_job_command() -> tokio::process::Command {
     let mut args = std::env::args_os();
-    let program = std::env::current_exe().ok().or_else(|| args.next().map(Into::into)).unwrap_or_default();
+    let called_as = args.next().unwrap_or_default();
+    let program = std::env::current_exe().unwrap_or_else(|_| called_as.into());
     let mut command = tokio::process::Command::new(program);
-    let args = std::env::args_os().skip(1);
     command.args(args.map(|arg| if arg == "run" { "run-job".into() } else { arg }));
     command
 }

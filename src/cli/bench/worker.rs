@@ -53,9 +53,13 @@ impl Worker {
     }
 }
 
+fn this_program() -> anyhow::Result<Command> {
+    Ok(Command::new(std::env::current_exe().context("this program cannot find itself")?))
+}
+
 /// Starts a worker as a process of its own.
 pub(super) fn spawn(ground: &Ground, name: &str, slots: u32, hold: Duration) -> anyhow::Result<Process> {
-    let mut command = Command::new(std::env::current_exe().context("this program cannot find itself")?);
+    let mut command = this_program()?;
     command.arg("bench-worker").args(["--redis-url", &ground.redis_url]);
     command.args(["--prefix", &ground.names.to_string(), "--slots", &slots.to_string()]);
     command.args(["--hold-ms", &hold.as_millis().to_string()]);
@@ -64,7 +68,7 @@ pub(super) fn spawn(ground: &Ground, name: &str, slots: u32, hold: Duration) -> 
 
 /// Starts a worker as `run` does: all queues and the inbox. It finds nothing to do, and so asks no provider.
 pub(super) fn spawn_whole(ground: &Ground) -> anyhow::Result<Process> {
-    let mut command = Command::new(std::env::current_exe().context("this program cannot find itself")?);
+    let mut command = this_program()?;
     let database = ground.folder.path().join("orders.db");
     command.arg("run").env_clear().envs([
         ("REDIS_URL", ground.redis_url.clone()),
