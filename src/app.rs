@@ -8,13 +8,13 @@ use tokio::task::JoinHandle;
 use topup_jobs::{JobName, Timestamp};
 
 use crate::clock::{ScaledClock, real_now};
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::handlers::{
     Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler, random_jitter,
 };
 use crate::health::{self, Health};
 use crate::intake::Intake;
-use crate::notify::{Channel, Channels, EventStream, LogChannel, Webhook, WebhookSecret};
+use crate::notify::{Channel, Channels, EventStream, LogChannel, Webhook};
 use crate::orders::SqliteStore;
 use crate::queue::{
     Connection, IsolatedJob, Isolation, Names, Pause, Queues, RedisHealth, Stopped, run_isolated,
@@ -109,7 +109,7 @@ async fn environment(config: &Config, connection: &Connection) -> anyhow::Result
         store: Arc::new(store),
         api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
         gate: Arc::new(RedisGate::new(connection.clone(), &config.names)),
-        channels: Channels::new(channels(&config.webhook, &config.operator_webhook, stream)?),
+        channels: Channels::new(channels(config.webhook.as_ref(), config.operator_webhook.as_ref(), stream)?),
         clock: Arc::new(clock),
         strategy: config.poll_strategy,
         jitter: random_jitter,
@@ -134,20 +134,18 @@ async fn died(
     tracing::error!("a task of the service ended by itself");
 }
 
-type Endpoint = Option<(url::Url, WebhookSecret)>;
-
 fn channels(
-    merchant: &Endpoint,
-    operator: &Endpoint,
+    merchant: Option<&Endpoint>,
+    operator: Option<&Endpoint>,
     stream: EventStream,
 ) -> anyhow::Result<Vec<Arc<dyn Channel>>> {
     let mut channels: Vec<Arc<dyn Channel>> = vec![Arc::new(stream)];
     channels.push(match merchant {
-        Some((url, secret)) => Arc::new(Webhook::merchant(url.clone(), secret.clone())?),
+        Some(endpoint) => Arc::new(Webhook::merchant(endpoint.clone())?),
         None => Arc::new(LogChannel),
     });
-    if let Some((url, secret)) = operator {
-        channels.push(Arc::new(Webhook::operator(url.clone(), secret.clone())?));
+    if let Some(endpoint) = operator {
+        channels.push(Arc::new(Webhook::operator(endpoint.clone())?));
     }
     Ok(channels)
 }

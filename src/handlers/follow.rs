@@ -57,7 +57,7 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     let event = decision.notify.map(|outcome| NewEvent {
         outcome,
         body: event(outcome, &order, seen, &decision.record, now),
-        channels: env.channels.wanting(outcome),
+        channels: env.channels.wanting(outcome, &order),
     });
     let change = Change { order: &order, record: &decision.record, seen, event };
     if env.store.apply(change).await? == Applied::Outdated {

@@ -4,6 +4,7 @@
 //! same id and the same body. That it was told is stored before the job ends; a crash between the two
 //! tells it again, under the same id.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
 use super::{End, Handler, Job, Settlement};
-use crate::notify::{Delivery, SendError};
+use crate::notify::{CardForm, Channel, Delivery, SendError};
 use crate::orders::{Notification, NotificationStatus, StoreError};
 
 /// Handler of `notify-customer`.
@@ -46,7 +47,8 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     if stored.status != NotificationStatus::Pending {
         return Ok(End::Finish);
     }
-    let Some(event) = read_event(env, told).await? else {
+    let channel = env.channels.get(&told.channel);
+    let Some(event) = read_event(env, told, channel).await? else {
         return Ok(End::DeadLetter("the store knows of no such event".to_owned()));
     };
     let attempts = job.attempts_made + 1;
@@ -57,7 +59,7 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     env.store.record_attempt(told, &attempt).await?;
     let event_id = told.event_id();
     let delivery = Delivery { event_id: &event_id, outcome: told.outcome, event: &event };
-    let sent = match env.channels.get(&told.channel) {
+    let sent = match channel {
         Some(channel) => channel.send(delivery).await,
         None => {
             Err(SendError::Failed { what: "this worker has no such channel".to_owned(), retry_after: None })
@@ -66,9 +68,15 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     record(env, told, attempt, wait, sent).await
 }
 
-async fn read_event(env: &Environment, told: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
+/// The event as this channel gets it: with the card only where it carries the code.
+async fn read_event(
+    env: &Environment,
+    told: &NotifyCustomer,
+    channel: Option<&Arc<dyn Channel>>,
+) -> Result<Option<Event>, StoreError> {
     let Some(mut event) = env.store.event(told).await? else { return Ok(None) };
     if told.outcome == Outcome::Fulfilled
+        && channel.is_some_and(|channel| channel.card_form() == CardForm::Code)
         && let Some(card) = env.store.card(&told.topup_id).await?
     {
         event.data.card_code = Some(card.card_code);

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use topup_jobs::Outcome;
 
-use super::{Channel, Delivery, SendError};
+use super::{CardForm, Channel, Delivery, SendError};
+use crate::orders::Order;
 
 /// Logs each outcome with its ids, without anything personal and without the card.
 #[derive(Debug, Clone, Copy)]
@@ -15,8 +16,12 @@ impl Channel for LogChannel {
         "log"
     }
 
-    fn wants(&self, _: Outcome) -> bool {
+    fn wants(&self, _: Outcome, _: &Order) -> bool {
         true
+    }
+
+    fn card_form(&self) -> CardForm {
+        CardForm::Nothing
     }
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {

@@ -14,6 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use topup_jobs::{Event, EventId, Outcome};
 
+use crate::orders::Order;
+
 pub use log::LogChannel;
 pub use stream::EventStream;
 pub use texts::message;
@@ -26,7 +28,7 @@ pub struct Delivery<'a> {
     pub event_id: &'a EventId,
     /// What happened.
     pub outcome: Outcome,
-    /// The event, the card of a fulfilled order included.
+    /// The event, with the card of a fulfilled order where the channel carries the code.
     pub event: &'a Event,
 }
 
@@ -46,14 +48,26 @@ pub enum SendError {
     Refused(String),
 }
 
+/// What a channel carries of the card of a fulfilled order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CardForm {
+    /// The code itself.
+    Code,
+    /// Nothing of it.
+    Nothing,
+}
+
 /// A way to tell somebody.
 #[async_trait]
 pub trait Channel: Send + Sync + 'static {
     /// Name in jobs, the store and metrics.
     fn name(&self) -> &'static str;
 
-    /// Whether this outcome is told here.
-    fn wants(&self, outcome: Outcome) -> bool;
+    /// Whether this outcome of this order is told here.
+    fn wants(&self, outcome: Outcome, order: &Order) -> bool;
+
+    /// What it carries of a card. What a channel does not carry it is not given.
+    fn card_form(&self) -> CardForm;
 
     /// Tells it. `Ok` only when the receiver has it.
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError>;
@@ -70,10 +84,10 @@ impl Channels {
         Self(channels)
     }
 
-    /// Names of the channels that want this outcome.
+    /// Names of the channels that want this outcome of this order.
     #[must_use]
-    pub fn wanting(&self, outcome: Outcome) -> Vec<String> {
-        let wanting = self.0.iter().filter(|channel| channel.wants(outcome));
+    pub fn wanting(&self, outcome: Outcome, order: &Order) -> Vec<String> {
+        let wanting = self.0.iter().filter(|channel| channel.wants(outcome, order));
         wanting.map(|channel| channel.name().to_owned()).collect()
     }
 

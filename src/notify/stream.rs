@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use chrono::SecondsFormat;
 use topup_jobs::Outcome;
 
-use super::{Channel, Delivery, SendError};
+use super::{CardForm, Channel, Delivery, SendError};
+use crate::orders::Order;
 use crate::queue::{Connection, Names};
 
 /// About this many events are kept.
@@ -33,8 +34,12 @@ impl Channel for EventStream {
         "events"
     }
 
-    fn wants(&self, _: Outcome) -> bool {
+    fn wants(&self, _: Outcome, _: &Order) -> bool {
         true
+    }
+
+    fn card_form(&self) -> CardForm {
+        CardForm::Nothing
     }
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {

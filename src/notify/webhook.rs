@@ -14,8 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::Outcome;
 use url::Url;
 
-use super::{Channel, Delivery, SendError};
+use super::{CardForm, Channel, Delivery, SendError};
 use crate::clock::real_now;
+use crate::config::Endpoint;
+use crate::orders::Order;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Standard Webhooks recommends 15 to 30 seconds.
@@ -77,22 +79,21 @@ impl Webhook {
     ///
     /// # Errors
     /// `reqwest::Error` where the HTTP stack cannot be set up.
-    pub fn merchant(url: Url, secret: WebhookSecret) -> Result<Self, reqwest::Error> {
-        Self::new("webhook", url, secret, false)
+    pub fn merchant(endpoint: Endpoint) -> Result<Self, reqwest::Error> {
+        Self::new("webhook", endpoint, false)
     }
 
     /// The operator's endpoint: it is told what a human must look at.
     ///
     /// # Errors
     /// `reqwest::Error` where the HTTP stack cannot be set up.
-    pub fn operator(url: Url, secret: WebhookSecret) -> Result<Self, reqwest::Error> {
-        Self::new("operator-webhook", url, secret, true)
+    pub fn operator(endpoint: Endpoint) -> Result<Self, reqwest::Error> {
+        Self::new("operator-webhook", endpoint, true)
     }
 
     fn new(
         name: &'static str,
-        url: Url,
-        secret: WebhookSecret,
+        Endpoint { url, secret }: Endpoint,
         only_operator: bool,
     ) -> Result<Self, reqwest::Error> {
         let http = crate::http::client_builder()
@@ -120,8 +121,12 @@ impl Channel for Webhook {
         self.name
     }
 
-    fn wants(&self, outcome: Outcome) -> bool {
+    fn wants(&self, outcome: Outcome, _: &Order) -> bool {
         !self.only_operator || outcome.concerns_operator()
+    }
+
+    fn card_form(&self) -> CardForm {
+        CardForm::Code
     }
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {

@@ -6,32 +6,31 @@ use url::{Host, Url};
 
 use super::limited;
 use super::report::Check;
-use crate::notify::{Webhook, WebhookSecret};
+use crate::config::Endpoint;
+use crate::notify::Webhook;
 
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-type Endpoint = Option<(Url, WebhookSecret)>;
-
-pub(super) async fn merchant(endpoint: Endpoint) -> Check {
-    let Some((url, secret)) = endpoint else {
+pub(super) async fn merchant(endpoint: Option<Endpoint>) -> Check {
+    let Some(endpoint) = endpoint else {
         return Check::warn(
             MERCHANT,
             "not set: outcomes are only logged, and nobody gets the cards",
             "set WEBHOOK_URL and WEBHOOK_SECRET",
         );
     };
-    look(MERCHANT, "WEBHOOK_URL", is_exposed(&url), Webhook::merchant(url, secret)).await
+    look(MERCHANT, "WEBHOOK_URL", is_exposed(&endpoint.url), Webhook::merchant(endpoint)).await
 }
 
-pub(super) async fn operator(endpoint: Endpoint) -> Check {
-    let Some((url, secret)) = endpoint else {
+pub(super) async fn operator(endpoint: Option<Endpoint>) -> Check {
+    let Some(endpoint) = endpoint else {
         return Check::ok(
             OPERATOR,
             "not set: the merchant's webhook alone is told of orders that need a person",
         );
     };
-    look(OPERATOR, "OPERATOR_WEBHOOK_URL", is_exposed(&url), Webhook::operator(url, secret)).await
+    look(OPERATOR, "OPERATOR_WEBHOOK_URL", is_exposed(&endpoint.url), Webhook::operator(endpoint)).await
 }
 
 async fn look(

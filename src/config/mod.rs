@@ -1,0 +1,221 @@
+//! Settings: flags and environment variables are the same, read once, checked once, in words.
+//!
+//! One clap struct and one file a section; [`RunSettings::validate`] turns them into types that cannot be
+//! wrong. A secret is a `SecretString` from the moment it is read and is never printed.
+
+mod api;
+mod redis;
+mod store;
+mod webhook;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
+use topup_jobs::PollStrategy;
+use url::Url;
+
+use crate::orders::{CardCipher, InvalidKey};
+use crate::queue::{Names, RedisAddress};
+
+pub use self::api::ApiSettings;
+pub use self::redis::RedisSettings;
+pub use self::store::StoreSettings;
+pub use self::webhook::{Endpoint, WebhookSettings};
+
+/// Host of the real API: a scaled clock is refused with it.
+const REAL_API_HOST: &str = "api.oneclickdz.com";
+
+/// A setting, or two settings together, cannot be used. The words name the setting.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A required setting is missing.
+    #[error("{name} is not set: {advice}")]
+    Missing {
+        /// The setting.
+        name: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A setting has an unusable value.
+    #[error("{name} cannot be used: {why}")]
+    Unusable {
+        /// The setting.
+        name: &'static str,
+        /// Why, without the value.
+        why: String,
+    },
+    /// The encryption key.
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
+}
+
+fn unusable(name: &'static str, why: impl Into<String>) -> SettingsError {
+    SettingsError::Unusable { name, why: why.into() }
+}
+
+/// The value of a setting, unless it is empty: an empty variable is one that is not set.
+fn set(value: Option<&SecretString>) -> Option<&SecretString> {
+    value.filter(|value| !value.expose_secret().trim().is_empty())
+}
+
+/// The clock.
+#[derive(Debug, Clone, Args)]
+pub struct ClockSettings {
+    /// How many times as fast the domain's waits pass; for demos and tests
+    #[arg(long, env = "TIME_SCALE", default_value_t = 1.0)]
+    pub time_scale: f64,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The log. `RUST_LOG` sets its level.
+#[derive(Debug, Clone, Args)]
+pub struct LogSettings {
+    /// Form of the log
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "pretty", global = true)]
+    pub log_format: LogFormat,
+}
+
+/// Everything `run` needs.
+#[derive(Debug, Clone, Args)]
+pub struct RunSettings {
+    /// Where Redis is.
+    #[command(flatten)]
+    pub redis: RedisSettings,
+    /// Where orders are stored.
+    #[command(flatten)]
+    pub store: StoreSettings,
+    /// The provider.
+    #[command(flatten)]
+    pub api: ApiSettings,
+    /// The endpoints that are told.
+    #[command(flatten)]
+    pub webhook: WebhookSettings,
+    /// The clock.
+    #[command(flatten)]
+    pub clock: ClockSettings,
+
+    /// Most jobs of each kind that run at once
+    #[arg(long, env = "CONCURRENCY", default_value_t = 64)]
+    pub concurrency: usize,
+
+    /// Address of `/healthz` and `/readyz`
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:9464")]
+    pub http_addr: SocketAddr,
+
+    /// Pace of fast polling: adaptive or fixed
+    #[arg(long, env = "POLL_STRATEGY", default_value = "adaptive")]
+    pub poll_strategy: PollStrategy,
+
+    /// Seconds that running jobs get to finish after the first signal to stop
+    #[arg(long, env = "SHUTDOWN_TIMEOUT_SECONDS", default_value_t = 25)]
+    pub shutdown_timeout_seconds: u64,
+}
+
+/// Settings that have been checked.
+pub struct Config {
+    /// Address of Redis.
+    pub redis: RedisAddress,
+    /// Names of the keys.
+    pub names: Names,
+    /// Address of the database.
+    pub database_url: String,
+    /// Cipher of the card codes.
+    pub cipher: CardCipher,
+    /// Address of the provider.
+    pub api_url: Url,
+    /// Key of the provider.
+    pub api_key: SecretString,
+    /// The merchant's endpoint.
+    pub webhook: Option<Endpoint>,
+    /// The operator's endpoint.
+    pub operator_webhook: Option<Endpoint>,
+    /// Scale of the clock.
+    pub time_scale: f64,
+    /// Most jobs of each kind at once.
+    pub concurrency: usize,
+    /// Address of the health endpoints.
+    pub http_addr: SocketAddr,
+    /// Pace of fast polling.
+    pub poll_strategy: PollStrategy,
+    /// Time for running jobs to finish.
+    pub shutdown_timeout: Duration,
+}
+
+impl RunSettings {
+    /// Checks every setting, alone and together with the others.
+    ///
+    /// # Errors
+    /// The first [`SettingsError`] found.
+    pub fn validate(self) -> Result<Config, SettingsError> {
+        Ok(Config {
+            api_key: self.api.key()?,
+            api_url: self.api.url()?.clone(),
+            concurrency: self.concurrency()?,
+            redis: self.redis.address()?,
+            names: self.redis.prefix.clone(),
+            database_url: self.store.database_url()?.to_owned(),
+            cipher: self.store.cipher()?,
+            time_scale: self.clock.validate(&self.api.oneclickdz_api_url)?,
+            webhook: self.webhook.merchant()?,
+            operator_webhook: self.webhook.operator()?,
+            http_addr: self.http_addr,
+            poll_strategy: self.poll_strategy,
+            shutdown_timeout: Duration::from_secs(self.shutdown_timeout_seconds),
+        })
+    }
+
+    /// Everything that [`RunSettings::validate`] would refuse, for somebody who wants to mend all at once.
+    #[must_use]
+    pub fn faults(&self) -> Vec<SettingsError> {
+        let faults = [
+            self.api.key().err(),
+            self.api.url().err(),
+            self.concurrency().err(),
+            self.redis.address().err(),
+            self.store.database_url().err(),
+            self.store.cipher().err(),
+            self.clock.validate(&self.api.oneclickdz_api_url).err(),
+            self.webhook.merchant().err(),
+            self.webhook.operator().err(),
+        ];
+        faults.into_iter().flatten().collect()
+    }
+
+    fn concurrency(&self) -> Result<usize, SettingsError> {
+        if (1..=10_000).contains(&self.concurrency) {
+            Ok(self.concurrency)
+        } else {
+            Err(unusable("CONCURRENCY", "it must be from 1 to 10,000"))
+        }
+    }
+}
+
+impl ClockSettings {
+    fn validate(&self, api: &Url) -> Result<f64, SettingsError> {
+        let scale = self.time_scale;
+        if !scale.is_finite() || !(1.0..=1_000_000.0).contains(&scale) {
+            return Err(unusable("TIME_SCALE", "it must be a number from 1 to 1,000,000"));
+        }
+        let scaled = (scale - 1.0).abs() > f64::EPSILON;
+        if scaled && api.host_str() == Some(REAL_API_HOST) {
+            return Err(unusable(
+                "TIME_SCALE",
+                "the real API knows no scaled time; use it only with the simulator's ONECLICKDZ_API_URL",
+            ));
+        }
+        Ok(scale)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Where Redis is.
+
+use clap::Args;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{SettingsError, unusable};
+use crate::queue::{Names, RedisAddress};
+
+/// Where Redis is.
+#[derive(Debug, Clone, Args)]
+pub struct RedisSettings {
+    /// Address of Redis: redis://, redis+sentinel:// or redis+cluster://; rediss… for TLS
+    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    pub redis_url: SecretString,
+
+    /// Certificates (PEM) of the authorities to trust with Redis, instead of the system's
+    #[arg(long, env = "REDIS_CA_FILE")]
+    pub redis_ca_file: Option<String>,
+
+    /// Prefix of every key, a name in braces
+    #[arg(long = "prefix", env = "TOPUP_PREFIX", default_value = "{topup}")]
+    pub prefix: Names,
+}
+
+impl RedisSettings {
+    /// The address of that Redis; it does not connect.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where the address or the file of certificates is unusable.
+    pub fn address(&self) -> Result<RedisAddress, SettingsError> {
+        let address = RedisAddress::parse(self.redis_url.expose_secret(), &self.prefix)
+            .map_err(|error| unusable("REDIS_URL", error.to_string()))?;
+        let Some(file) = self.redis_ca_file.as_ref().filter(|file| !file.trim().is_empty()) else {
+            return Ok(address);
+        };
+        if !address.is_encrypted() {
+            return Err(unusable(
+                "REDIS_CA_FILE",
+                "REDIS_URL is without TLS; its TLS forms begin with rediss",
+            ));
+        }
+        let pem = std::fs::read(file).map_err(|error| unusable("REDIS_CA_FILE", error.to_string()))?;
+        // The client would take a file without any certificate and then trust nobody.
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+            Ok(address.trusting(pem))
+        } else {
+            Err(unusable("REDIS_CA_FILE", "it must hold certificates in PEM form"))
+        }
+    }
+}

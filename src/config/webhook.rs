@@ -1,0 +1,75 @@
+//! The endpoints that are told of outcomes.
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::{SettingsError, set, unusable};
+use crate::notify::WebhookSecret;
+
+/// An endpoint and the secret its events are signed with.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its address.
+    pub url: Url,
+    /// The secret.
+    pub secret: WebhookSecret,
+}
+
+/// The endpoints that are told.
+#[derive(Debug, Clone, Args)]
+pub struct WebhookSettings {
+    /// The merchant's endpoint for every outcome; where it is not set, outcomes are logged, masked
+    #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
+    pub webhook_url: Option<SecretString>,
+
+    /// Signing secret of the endpoint, `whsec_…`; several, separated by spaces or commas, while rotating
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
+    pub webhook_secret: Option<SecretString>,
+
+    /// The operator's endpoint, for orders that a human must look at
+    #[arg(long, env = "OPERATOR_WEBHOOK_URL", hide_env_values = true)]
+    pub operator_webhook_url: Option<SecretString>,
+
+    /// Signing secret of the operator's endpoint; that of the merchant's where it is not set
+    #[arg(long, env = "OPERATOR_WEBHOOK_SECRET", hide_env_values = true)]
+    pub operator_webhook_secret: Option<SecretString>,
+
+    /// Allow endpoints without TLS; for demos and tests
+    #[arg(long, env = "ALLOW_INSECURE_WEBHOOKS")]
+    pub allow_insecure_webhooks: bool,
+}
+
+impl WebhookSettings {
+    pub(super) fn merchant(&self) -> Result<Option<Endpoint>, SettingsError> {
+        let Some(url) = set(self.webhook_url.as_ref()) else { return Ok(None) };
+        let secret = set(self.webhook_secret.as_ref());
+        self.endpoint(["WEBHOOK_URL", "WEBHOOK_SECRET"], url, secret).map(Some)
+    }
+
+    pub(super) fn operator(&self) -> Result<Option<Endpoint>, SettingsError> {
+        let Some(url) = set(self.operator_webhook_url.as_ref()) else { return Ok(None) };
+        let secret = set(self.operator_webhook_secret.as_ref()).or(set(self.webhook_secret.as_ref()));
+        self.endpoint(["OPERATOR_WEBHOOK_URL", "OPERATOR_WEBHOOK_SECRET"], url, secret).map(Some)
+    }
+
+    fn endpoint(
+        &self,
+        [url_name, secret_name]: [&'static str; 2],
+        url: &SecretString,
+        secret: Option<&SecretString>,
+    ) -> Result<Endpoint, SettingsError> {
+        let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is no address"))?;
+        if url.scheme() != "https" && !(self.allow_insecure_webhooks && url.scheme() == "http") {
+            return Err(unusable(
+                url_name,
+                "card codes travel over TLS only; use https://, or ALLOW_INSECURE_WEBHOOKS=true for a test",
+            ));
+        }
+        let advice = "the receiver needs it to tell your events from forged ones; it begins with whsec_";
+        let secret = secret.ok_or(SettingsError::Missing { name: secret_name, advice })?;
+        let secret =
+            WebhookSecret::parse(secret).map_err(|error| unusable(secret_name, error.to_string()))?;
+        Ok(Endpoint { url, secret })
+    }
+}
