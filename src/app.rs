@@ -42,9 +42,8 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     RedisGate::new(connection.clone(), &config.names).doubt().await;
-    let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
-    let names = config.names.clone();
-    let restore = Restore { store, clock: Arc::clone(&clock), connection, names };
+    let clock = Arc::clone(&environment.clock);
+    let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
     let intake = Intake::new(&config.redis, config.names.clone(), clock, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))

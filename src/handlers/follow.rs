@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use topup_jobs::{
     Decision, Event, EventData, JobName, Next, Observation, Outcome, ProviderOrder, Situation, Timestamp,
-    TrackTopup, Tracking, decide,
+    TopupId, TrackTopup, Tracking, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -68,6 +68,35 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     let mut settlement = settle(env, request, decision);
     settlement.next.extend(env.jobs_to_tell(&order).await?);
     Ok(settlement)
+}
+
+/// Stores that an order is followed no longer, and returns the jobs that tell so. For one that the queue has
+/// buried by itself, in these words; an order that is given up or final already is left as it is.
+pub(crate) async fn give_up(
+    env: &Environment,
+    topup_id: &TopupId,
+    reason: &str,
+) -> Result<Vec<NextJob>, StoreError> {
+    let Some(order) = env.store.order(topup_id).await? else { return Ok(Vec::new()) };
+    if order.tracking.status.is_final() || order.tracking.next_check_at.is_none() {
+        return Ok(Vec::new());
+    }
+    let last_error = Some(reason.to_owned());
+    let record = Tracking { next_check_at: None, last_error, ..order.tracking.clone() };
+    let outcome = Outcome::Unresolved;
+    let event = NewEvent {
+        outcome,
+        body: event(outcome, &order, None, &record, env.clock.now()),
+        channels: env.channels.wanting(outcome, &order),
+    };
+    let change = Change { order: &order, record: &record, seen: None, event: Some(event) };
+    match env.store.apply(change).await? {
+        Applied::Stored => {
+            tracing::error!(order.id = %topup_id, reason, "the order is followed no longer");
+            env.jobs_to_tell(&order).await
+        }
+        Applied::Outdated => Ok(Vec::new()),
+    }
 }
 
 /// Asks the provider, unless the gate is closed.

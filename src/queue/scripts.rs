@@ -16,6 +16,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
     GATE_ASK = "lua/gate_ask.lua";
     GATE_CLOSE = "lua/gate_close.lua";

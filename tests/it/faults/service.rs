@@ -46,6 +46,9 @@ async fn an_order_whose_processes_die_is_a_dead_letter_after_three_crashes_and_t
     bed.stored(&others, OrderStatus::Fulfilled).await;
     bed.idle().await;
     assert_eq!(bed.simulator.calls(&poison).len(), 3, "it is asked for no more");
+    bed.told(&poison, "unresolved").await;
+    let shown = bed.shown(&poison);
+    assert!(shown.contains("poison: the process that ran it died 3 times"), "{shown}");
     assert_eq!(survivor.ended(), None, "{}", survivor.log());
 }
 
