@@ -8,13 +8,13 @@ use tokio::task::JoinHandle;
 use topup_jobs::{JobName, Timestamp};
 
 use crate::clock::{ScaledClock, real_now};
-use crate::config::{Config, Endpoint};
+use crate::config::Config;
 use crate::handlers::{
     Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler, random_jitter,
 };
 use crate::health::{self, Health};
 use crate::intake::Intake;
-use crate::notify::{Channel, Channels, EventStream, LogChannel, Webhook};
+use crate::notify::{Channel, Channels, Circuits, EventStream, LogChannel, Sender, Webhook};
 use crate::orders::SqliteStore;
 use crate::queue::{
     Connection, IsolatedJob, Isolation, Names, Pause, Queues, RedisHealth, Stopped, run_isolated,
@@ -44,7 +44,8 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     RedisGate::new(connection.clone(), &config.names).doubt().await;
     let clock = Arc::clone(&environment.clock);
     let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
-    let intake = Intake::new(&config.redis, config.names.clone(), clock, &redis_health);
+    let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
+    let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
         .with(PollTopupHandler(environment.clone()))
@@ -108,7 +109,8 @@ async fn environment(config: &Config, connection: &Connection) -> anyhow::Result
         store: Arc::new(store),
         api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
         gate: Arc::new(RedisGate::new(connection.clone(), &config.names)),
-        channels: Channels::new(channels(config.webhook.as_ref(), config.operator_webhook.as_ref(), stream)?),
+        channels: Channels::new(channels(config, stream)?),
+        circuits: Circuits::new(config.concurrency),
         clock: Arc::new(clock),
         strategy: config.poll_strategy,
         jitter: random_jitter,
@@ -133,18 +135,20 @@ async fn died(
     tracing::error!("a task of the service ended by itself");
 }
 
-fn channels(
-    merchant: Option<&Endpoint>,
-    operator: Option<&Endpoint>,
-    stream: EventStream,
-) -> anyhow::Result<Vec<Arc<dyn Channel>>> {
+fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn Channel>>> {
+    let sender = Sender::new(config.webhook_guard.clone())?;
+    let callbacks = config.callbacks.as_ref();
+    let hosts = callbacks.map(|callbacks| callbacks.hosts.clone()).unwrap_or_default();
     let mut channels: Vec<Arc<dyn Channel>> = vec![Arc::new(stream)];
-    channels.push(match merchant {
-        Some(endpoint) => Arc::new(Webhook::merchant(endpoint.clone())?),
+    channels.push(match &config.webhook {
+        Some(endpoint) => Arc::new(Webhook::merchant(sender.clone(), endpoint.clone(), hosts.clone())),
         None => Arc::new(LogChannel),
     });
-    if let Some(endpoint) = operator {
-        channels.push(Arc::new(Webhook::operator(endpoint.clone())?));
+    if let Some(callbacks) = callbacks {
+        channels.push(Arc::new(Webhook::callback(sender.clone(), hosts, callbacks.secret.clone())));
+    }
+    if let Some(endpoint) = &config.operator_webhook {
+        channels.push(Arc::new(Webhook::operator(sender, endpoint.clone())));
     }
     Ok(channels)
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
-use topup_jobs::{Accepted, JobName, accept};
+use topup_jobs::{Accepted, JobName, TrackTopup, accept};
 
 use crate::clock::Clock;
 use crate::handlers::NextJob;
+use crate::notify::CallbackHosts;
 use crate::queue::{Connection, Names, Pause, RedisAddress, RedisHealth, millis, scripts};
 use crate::shutdown::Shutdown;
 
@@ -24,6 +25,7 @@ const BLOCK: Duration = Duration::from_secs(5);
 pub struct Intake {
     names: Names,
     clock: Arc<dyn Clock>,
+    callbacks: CallbackHosts,
     reading: Connection,
     moving: Connection,
 }
@@ -35,11 +37,17 @@ struct Message {
 }
 
 impl Intake {
-    /// An intake of the inbox under these names.
+    /// An intake of the inbox under these names, for orders that may be told on these hosts.
     #[must_use]
-    pub fn new(address: &RedisAddress, names: Names, clock: Arc<dyn Clock>, health: &RedisHealth) -> Self {
+    pub fn new(
+        address: &RedisAddress,
+        names: Names,
+        clock: Arc<dyn Clock>,
+        callbacks: CallbackHosts,
+        health: &RedisHealth,
+    ) -> Self {
         let (reading, moving) = (Connection::blocking(address, health), Connection::new(address, health));
-        Self { names, clock, reading, moving }
+        Self { names, clock, callbacks, reading, moving }
     }
 
     /// Takes messages in until asked to stop. Redis being away only makes it wait.
@@ -88,6 +96,15 @@ impl Intake {
         }
     }
 
+    /// The order of a message, or why it cannot be accepted here.
+    fn check(&self, fields: &[(&[u8], &[u8])]) -> Result<Accepted, String> {
+        let accepted = accept(fields).map_err(|rejection| rejection.to_string())?;
+        if let TrackTopup { callback_url: Some(address), .. } = &accepted.order {
+            self.callbacks.check(address).map_err(|refused| refused.to_string())?;
+        }
+        Ok(accepted)
+    }
+
     async fn take(&self, messages: Vec<Message>) -> RedisResult<()> {
         if messages.is_empty() {
             return Ok(());
@@ -98,15 +115,14 @@ impl Intake {
         for message in &messages {
             call.arg(&message.id);
             let fields = message.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-            match accept(&fields.collect::<Vec<_>>()) {
-                Ok(accepted) => {
-                    let Accepted { job, order, delay } = accepted;
+            match self.check(&fields.collect::<Vec<_>>()) {
+                Ok(Accepted { job, order, delay }) => {
                     let job = NextJob::look(job, order, self.clock.real(delay));
                     call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
                     call.arg(job.payload).arg(millis(job.delay));
                 }
-                Err(rejection) => {
-                    call.arg("reject").arg(rejection.to_string());
+                Err(reason) => {
+                    call.arg("reject").arg(reason);
                 }
             }
         }

@@ -19,6 +19,8 @@ pub const MAX_METADATA_BYTES: usize = 4 * 1024;
 /// A delay beyond a year is taken for a mistake, most often of units.
 const MAX_DELAY_MS: u64 = 365 * 24 * 3_600 * 1_000;
 const MAX_TEXT_CHARS: usize = 256;
+/// What every browser and server takes.
+const MAX_URL_CHARS: usize = 2048;
 const MAX_ATTEMPTS: u64 = 100;
 
 /// The optional field `opts` of a message, in Bull's words.
@@ -139,6 +141,7 @@ fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection
         topup_ref: text(data, "data.topupRef", "topupRef")?,
         customer: present(data, "customer").map(customer).transpose()?,
         metadata: present(data, "metadata").map(metadata).transpose()?,
+        callback_url: text_up_to(MAX_URL_CHARS, data, "data.callbackUrl", "callbackUrl")?.map(Secret::new),
         retry,
         force: opts.force,
     })
@@ -218,10 +221,19 @@ fn present<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
 }
 
 fn text(object: &Map<String, Value>, path: &str, key: &str) -> Result<Option<String>, Rejection> {
+    text_up_to(MAX_TEXT_CHARS, object, path, key)
+}
+
+fn text_up_to(
+    most_chars: usize,
+    object: &Map<String, Value>,
+    path: &str,
+    key: &str,
+) -> Result<Option<String>, Rejection> {
     match present(object, key) {
         None => Ok(None),
-        Some(Value::String(text)) if text.chars().count() <= MAX_TEXT_CHARS => Ok(Some(text.clone())),
-        Some(Value::String(_)) => reject(format!("\"{path}\" is longer than {MAX_TEXT_CHARS} characters")),
+        Some(Value::String(text)) if text.chars().count() <= most_chars => Ok(Some(text.clone())),
+        Some(Value::String(_)) => reject(format!("\"{path}\" is longer than {most_chars} characters")),
         Some(other) => reject(format!("\"{path}\" is {}; send a text", kind(other))),
     }
 }
@@ -260,7 +272,7 @@ mod tests {
     fn everything_a_producer_may_say_is_taken_over() {
         let data = format!(
             r#"{{"topupId":"{ID}","topupRef":"order-1","customer":{{"name":"A","email":"a@b.dz","phone":"06","locale":"ar"}},
-                "metadata":{{"cart":[1,2]}},"unknown":true,"extra":null}}"#
+                "metadata":{{"cart":[1,2]}},"callbackUrl":"https://shop.dz/t","unknown":true,"extra":null}}"#
         );
         let opts =
             r#"{"delay":1500,"attempts":5,"backoff":{"type":"fixed","delay":10},"jobId":"x","force":true}"#;
@@ -274,12 +286,14 @@ mod tests {
         );
         assert_eq!(accepted.order.customer.unwrap().locale, Locale::Ar);
         assert_eq!(accepted.order.metadata.unwrap()["cart"][1], 2);
+        assert_eq!(accepted.order.callback_url, Some(Secret::new("https://shop.dz/t")));
     }
 
     #[test]
     fn each_mistake_is_named_in_words() {
         let data = format!(r#"{{"topupId":"{ID}"}}"#);
         let long = format!(r#"{{"topupId":"{ID}","metadata":{{"x":"{}"}}}}"#, "x".repeat(5_000));
+        let far = format!(r#"{{"topupId":"{ID}","callbackUrl":"https://shop.dz/{}"}}"#, "x".repeat(2_048));
         let huge = "x".repeat(1 << 20);
         for (name, data, opts, word) in [
             ("pol-topup", data.as_str(), None, "neither \"poll-topup\""),
@@ -290,6 +304,7 @@ mod tests {
             ("poll-topup", r#"{"topupId":7}"#, None, "a number; send a text"),
             ("poll-topup", r#"{"topupId":"7"}"#, None, "24 hexadecimal digits"),
             ("poll-topup", &long, None, "at most 4096"),
+            ("poll-topup", &far, None, "\"data.callbackUrl\" is longer than 2048 characters"),
             ("poll-topup", &huge, None, "at most 16384"),
             ("poll-topup", &data, Some(r#"{"delay":-1}"#), "\"opts.delay\" is not a whole number"),
             ("poll-topup", &data, Some(r#"{"delay":"5"}"#), "\"opts.delay\" is not a whole number"),

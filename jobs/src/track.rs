@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Customer, RetryPolicy, TopupId};
+use crate::{Customer, RetryPolicy, Secret, TopupId};
 
 /// An order to follow. Only `topupId` is required; unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +20,10 @@ pub struct TrackTopup {
     /// Any JSON object up to 4 KiB; handed back in every event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Where the merchant is told of this order instead of at its endpoint: an `https://` address of at most
+    /// 2,048 characters on a host that the service allows. May hold a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<Secret>,
     /// How rechecks of this order are retried after an error; the default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
@@ -32,11 +36,19 @@ impl TrackTopup {
     /// An order of which only the id is known.
     #[must_use]
     pub fn new(topup_id: TopupId) -> Self {
-        Self { topup_id, topup_ref: None, customer: None, metadata: None, retry: None, force: false }
+        Self {
+            topup_id,
+            topup_ref: None,
+            customer: None,
+            metadata: None,
+            callback_url: None,
+            retry: None,
+            force: false,
+        }
     }
 
-    /// What the following jobs of this order carry: neither the customer nor the metadata, which are
-    /// in the store once the first job has run.
+    /// What the following jobs of this order carry: neither the customer nor the metadata nor the address,
+    /// which are in the store once the first job has run.
     #[must_use]
     pub fn follow_up(&self) -> Self {
         Self { retry: self.retry, ..Self::new(self.topup_id.clone()) }

@@ -1,6 +1,7 @@
 //! `topup-worker enqueue`: what a producer does with one XADD, checked before it is sent.
 
 use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use topup_jobs::accept;
 
@@ -32,6 +33,10 @@ pub(super) struct EnqueueSettings {
     #[arg(long)]
     metadata: Option<String>,
 
+    /// Where the merchant is told of this order instead of at its endpoint
+    #[arg(long)]
+    callback_url: Option<SecretString>,
+
     /// Options as a JSON object: delay, attempts, backoff, force
     #[arg(long)]
     opts: Option<String>,
@@ -40,6 +45,9 @@ pub(super) struct EnqueueSettings {
 pub(super) async fn enqueue(settings: EnqueueSettings) -> anyhow::Result<()> {
     let mut data = Map::from_iter([("topupId".to_owned(), json!(settings.topup_id))]);
     data.extend(settings.topup_ref.map(|reference| ("topupRef".to_owned(), json!(reference))));
+    let callback_url =
+        settings.callback_url.map(|url| ("callbackUrl".to_owned(), json!(url.expose_secret())));
+    data.extend(callback_url);
     for (name, text) in [("customer", settings.customer), ("metadata", settings.metadata)] {
         if let Some(text) = text {
             let value: Value = serde_json::from_str(&text)

@@ -4,6 +4,7 @@
 //! wrong. A secret is a `SecretString` from the moment it is read and is never printed.
 
 mod api;
+mod callback;
 mod redis;
 mod store;
 mod webhook;
@@ -16,10 +17,12 @@ use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::PollStrategy;
 use url::Url;
 
+use crate::notify::AddressGuard;
 use crate::orders::{CardCipher, InvalidKey};
 use crate::queue::{Names, RedisAddress};
 
 pub use self::api::ApiSettings;
+pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::redis::RedisSettings;
 pub use self::store::StoreSettings;
 pub use self::webhook::{Endpoint, WebhookSettings};
@@ -100,6 +103,9 @@ pub struct RunSettings {
     /// The endpoints that are told.
     #[command(flatten)]
     pub webhook: WebhookSettings,
+    /// The addresses that may come with an order.
+    #[command(flatten)]
+    pub callback: CallbackSettings,
     /// The clock.
     #[command(flatten)]
     pub clock: ClockSettings,
@@ -139,6 +145,10 @@ pub struct Config {
     pub webhook: Option<Endpoint>,
     /// The operator's endpoint.
     pub operator_webhook: Option<Endpoint>,
+    /// Where webhooks may go.
+    pub webhook_guard: AddressGuard,
+    /// Where orders may be told instead of at the merchant's endpoint.
+    pub callbacks: Option<Callbacks>,
     /// Scale of the clock.
     pub time_scale: f64,
     /// Most jobs of each kind at once.
@@ -168,6 +178,8 @@ impl RunSettings {
             time_scale: self.clock.validate(&self.api.oneclickdz_api_url)?,
             webhook: self.webhook.merchant()?,
             operator_webhook: self.webhook.operator()?,
+            webhook_guard: self.webhook.guard()?,
+            callbacks: self.callback.callbacks(&self.webhook)?,
             http_addr: self.http_addr,
             poll_strategy: self.poll_strategy,
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout_seconds),
@@ -187,6 +199,8 @@ impl RunSettings {
             self.clock.validate(&self.api.oneclickdz_api_url).err(),
             self.webhook.merchant().err(),
             self.webhook.operator().err(),
+            self.webhook.guard().err(),
+            self.callback.callbacks(&self.webhook).err(),
         ];
         faults.into_iter().flatten().collect()
     }

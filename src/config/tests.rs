@@ -45,6 +45,34 @@ fn impossible_settings_are_told_with_their_names() {
         (&["--webhook-url", "https://example.dz", "--webhook-secret", ""], "WEBHOOK_SECRET"),
         (&["--webhook-url", "https://example.dz", "--webhook-secret", "secret"], "WEBHOOK_SECRET"),
         (&["--operator-webhook-url", "https://example.dz"], "OPERATOR_WEBHOOK_SECRET"),
+        (&["--webhook-url", "https://10.0.0.1/token-of-mine", "--webhook-secret", SECRET], "WEBHOOK_URL"),
+        (&["--webhook-url", "https://u:token-of-mine@example.dz", "--webhook-secret", SECRET], "WEBHOOK_URL"),
+        (
+            &[
+                "--webhook-url",
+                "http://169.254.169.254/",
+                "--webhook-secret",
+                SECRET,
+                "--allow-insecure-webhooks",
+                "--webhook-allowed-networks",
+                "0.0.0.0/0",
+            ],
+            "WEBHOOK_URL",
+        ),
+        (&["--webhook-allowed-networks", "10.0.0.0/8 intranet"], "WEBHOOK_ALLOWED_NETWORKS"),
+        (
+            &[
+                "--webhook-url",
+                "https://10.0.0.1/",
+                "--webhook-secret",
+                SECRET,
+                "--webhook-allowed-networks",
+                "10/8",
+            ],
+            "WEBHOOK_ALLOWED_NETWORKS",
+        ),
+        (&["--callback-allowed-hosts", "https://example.dz"], "CALLBACK_ALLOWED_HOSTS"),
+        (&["--callback-allowed-hosts", "example.dz"], "WEBHOOK_SECRET"),
     ] {
         let error = validate(args).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with(name), "{args:?}: {error}");
@@ -85,6 +113,22 @@ fn an_insecure_endpoint_must_be_allowed() {
     let endpoint =
         ["--webhook-url", "http://127.0.0.1:1/", "--webhook-secret", SECRET, "--allow-insecure-webhooks"];
     assert!(validate(&endpoint).unwrap().webhook.is_some());
+}
+
+#[test]
+fn an_endpoint_inside_is_allowed_by_naming_its_network() {
+    let inside = ["--webhook-url", "https://10.20.1.1:8443/", "--webhook-secret", SECRET];
+    assert!(validate(&inside).is_err());
+    let named = [&inside[..], &["--webhook-allowed-networks", "10.20.0.0/16"]].concat();
+    assert!(validate(&named).unwrap().webhook.is_some());
+}
+
+#[test]
+fn callbacks_are_off_until_a_host_is_named() {
+    assert!(validate(&["--webhook-secret", SECRET]).unwrap().callbacks.is_none());
+    assert!(validate(&["--callback-allowed-hosts", " "]).unwrap().callbacks.is_none());
+    let named = ["--callback-allowed-hosts", "*.example.dz", "--webhook-secret", SECRET];
+    assert!(validate(&named).unwrap().callbacks.is_some());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{SettingsError, set, unusable};
-use crate::notify::WebhookSecret;
+use crate::notify::{AddressGuard, WebhookSecret};
 
 /// An endpoint and the secret its events are signed with.
 #[derive(Debug, Clone)]
@@ -35,9 +35,14 @@ pub struct WebhookSettings {
     #[arg(long, env = "OPERATOR_WEBHOOK_SECRET", hide_env_values = true)]
     pub operator_webhook_secret: Option<SecretString>,
 
-    /// Allow endpoints without TLS; for demos and tests
+    /// Allow endpoints without TLS, on this machine and in private networks; for demos and tests
     #[arg(long, env = "ALLOW_INSECURE_WEBHOOKS")]
     pub allow_insecure_webhooks: bool,
+
+    /// Networks that are not public and that webhooks may go to, such as `10.20.0.0/16`; several, separated by
+    /// spaces or commas
+    #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS")]
+    pub webhook_allowed_networks: Option<String>,
 }
 
 impl WebhookSettings {
@@ -53,6 +58,18 @@ impl WebhookSettings {
         self.endpoint(["OPERATOR_WEBHOOK_URL", "OPERATOR_WEBHOOK_SECRET"], url, secret).map(Some)
     }
 
+    /// Where webhooks may go.
+    pub(super) fn guard(&self) -> Result<AddressGuard, SettingsError> {
+        let networks = self.webhook_allowed_networks.as_deref().unwrap_or_default();
+        AddressGuard::new(self.allow_insecure_webhooks, networks)
+            .map_err(|error| unusable("WEBHOOK_ALLOWED_NETWORKS", error.to_string()))
+    }
+
+    /// The secret of whoever speaks for the merchant.
+    pub(super) fn secret(&self) -> Result<WebhookSecret, SettingsError> {
+        read_secret("WEBHOOK_SECRET", set(self.webhook_secret.as_ref()))
+    }
+
     fn endpoint(
         &self,
         [url_name, secret_name]: [&'static str; 2],
@@ -60,16 +77,16 @@ impl WebhookSettings {
         secret: Option<&SecretString>,
     ) -> Result<Endpoint, SettingsError> {
         let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is no address"))?;
-        if url.scheme() != "https" && !(self.allow_insecure_webhooks && url.scheme() == "http") {
-            return Err(unusable(
-                url_name,
-                "card codes travel over TLS only; use https://, or ALLOW_INSECURE_WEBHOOKS=true for a test",
-            ));
+        // Networks that cannot be read are told where they are read.
+        if let Ok(guard) = self.guard() {
+            guard.check_url(&url).map_err(|refused| unusable(url_name, refused.to_string()))?;
         }
-        let advice = "the receiver needs it to tell your events from forged ones; it begins with whsec_";
-        let secret = secret.ok_or(SettingsError::Missing { name: secret_name, advice })?;
-        let secret =
-            WebhookSecret::parse(secret).map_err(|error| unusable(secret_name, error.to_string()))?;
-        Ok(Endpoint { url, secret })
+        Ok(Endpoint { url, secret: read_secret(secret_name, secret)? })
     }
+}
+
+fn read_secret(name: &'static str, secret: Option<&SecretString>) -> Result<WebhookSecret, SettingsError> {
+    let advice = "the receiver needs it to tell your events from forged ones; it begins with whsec_";
+    let secret = secret.ok_or(SettingsError::Missing { name, advice })?;
+    WebhookSecret::parse(secret).map_err(|error| unusable(name, error.to_string()))
 }

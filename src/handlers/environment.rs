@@ -7,7 +7,7 @@ use topup_jobs::{Jitter, NotifyCustomer, PollStrategy};
 
 use super::NextJob;
 use crate::clock::Clock;
-use crate::notify::Channels;
+use crate::notify::{Channels, Circuits};
 use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
 use crate::topup_api::{Gate, TopupApi};
 
@@ -22,6 +22,8 @@ pub struct Environment {
     pub gate: Arc<dyn Gate>,
     /// Who is told.
     pub channels: Channels,
+    /// What keeps a receiver that does not answer from holding up the others.
+    pub circuits: Arc<Circuits>,
     /// Domain time.
     pub clock: Arc<dyn Clock>,
     /// Pace of fast polling.

@@ -3,6 +3,9 @@
 //! The event is read from the store, the card of a fulfilled order among it, so every attempt carries the
 //! same id and the same body. That it was told is stored before the job ends; a crash between the two
 //! tells it again, under the same id.
+//!
+//! A job that finds its receiver's circuit open, or its share of places taken, waits in the queue: it holds
+//! no place meanwhile and has made no attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +15,14 @@ use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
 use super::{End, Handler, Job, Settlement};
-use crate::notify::{CardForm, Channel, Delivery, SendError};
-use crate::orders::{Notification, NotificationStatus, StoreError};
+use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
+use crate::orders::{Notification, NotificationStatus, Order, StoreError};
+
+/// How long a job waits that finds its receiver's share of places taken. Real time.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// Domain time beyond which it is not stored when the next attempt comes: a clock that is scaled makes a
+/// year of real time longer than a calendar.
+const LONGEST_STORED: Duration = Duration::from_hours(24 * 365 * 1000);
 
 /// Handler of `notify-customer`.
 pub struct NotifyCustomerHandler(pub Environment);
@@ -65,7 +74,14 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     if stored.status != NotificationStatus::Pending {
         return Ok(End::Finish);
     }
+    let Some(order) = env.store.order(&told.topup_id).await? else {
+        return Ok(End::DeadLetter("the store knows of no such order".to_owned()));
+    };
     let channel = env.channels.get(&told.channel);
+    let place = match enter(env, channel, &order) {
+        Ok(place) => place,
+        Err(wait) => return Ok(End::Wait(wait)),
+    };
     let Some(event) = read_event(env, told, channel).await? else {
         return Ok(End::DeadLetter("the store knows of no such event".to_owned()));
     };
@@ -76,14 +92,43 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     // Stored before it is sent: a store that cannot be written must not have this sent again and again.
     env.store.record_attempt(told, &attempt).await?;
     let event_id = told.event_id();
-    let delivery = Delivery { event_id: &event_id, outcome: told.outcome, event: &event };
+    let delivery = Delivery { event_id: &event_id, outcome: told.outcome, event: &event, order: &order };
     let sent = match channel {
         Some(channel) => channel.send(delivery).await,
         None => {
             Err(SendError::Failed { what: "this worker has no such channel".to_owned(), retry_after: None })
         }
     };
+    if let Some(place) = place {
+        leave(env, told, place, &sent);
+    }
     record(env, told, attempt, wait, sent).await
+}
+
+/// A place at the receiver, if it needs one, or how long to wait for it, in real time.
+fn enter(
+    env: &Environment,
+    channel: Option<&Arc<dyn Channel>>,
+    order: &Order,
+) -> Result<Option<Place>, Duration> {
+    let Some(endpoint) = channel.and_then(|channel| channel.endpoint(order)) else { return Ok(None) };
+    env.circuits.enter(endpoint, env.clock.now()).map(Some).map_err(|outside| match outside {
+        Outside::Busy => (env.jitter)().apply(BUSY_PAUSE),
+        // Never before it closes, and not all at once.
+        Outside::Open(left) => (env.jitter)().apply(env.clock.real(left).mul_f64(1.2)) + BUSY_PAUSE / 10,
+    })
+}
+
+/// Gives the place back and tells the circuit how the attempt went.
+fn leave(env: &Environment, told: &NotifyCustomer, place: Place, sent: &Result<(), SendError>) {
+    let answered = !matches!(sent, Err(SendError::Unavailable(_)));
+    match place.ended(answered, env.clock.now()) {
+        Some(Turned::Opened) => {
+            tracing::warn!(channel = told.channel, "a receiver does not answer; its events wait");
+        }
+        Some(Turned::Closed) => tracing::info!(channel = told.channel, "the receiver answers again"),
+        None => {}
+    }
 }
 
 /// The event as this channel gets it: with the card only where it carries the code.
@@ -114,38 +159,38 @@ async fn record(
     sent: Result<(), SendError>,
 ) -> Result<End, StoreError> {
     let now = env.clock.now();
-    let end = match sent {
+    let (what, retry_after) = match sent {
         Ok(()) => {
-            attempt.status = NotificationStatus::Sent;
-            attempt.sent_at = Some(now);
-            attempt.last_error = None;
-            End::Finish
+            let sent_at = Some(now);
+            let status = NotificationStatus::Sent;
+            attempt = Notification { status, sent_at, next_attempt_at: None, last_error: None, ..attempt };
+            env.store.record_attempt(told, &attempt).await?;
+            return Ok(End::Finish);
         }
         Err(SendError::Refused(why)) => {
             tracing::warn!(channel = told.channel, why, "the receiver wants no more of this event");
-            attempt.status = NotificationStatus::Refused;
-            attempt.last_error = Some(why);
-            End::Finish
+            let (status, last_error) = (NotificationStatus::Refused, Some(why));
+            attempt = Notification { status, next_attempt_at: None, last_error, ..attempt };
+            env.store.record_attempt(told, &attempt).await?;
+            return Ok(End::Finish);
         }
-        Err(SendError::Failed { what, retry_after }) => {
-            attempt.last_error = Some(what.clone());
-            if let Some(wait) = wait {
-                // What the receiver asks for is real time, whatever the clock's scale.
-                let real = env.clock.real(wait).max(retry_after.unwrap_or_default());
-                attempt.next_attempt_at = Some(now + env.clock.domain(real));
-                let wait_ms = real.as_millis();
-                tracing::warn!(channel = told.channel, error = what, wait_ms, "not told yet");
-                End::Retry(real, what)
-            } else {
-                tracing::error!(channel = told.channel, error = what, "not told, after the last attempt");
-                attempt.status = NotificationStatus::Failed;
-                End::DeadLetter(format!("undelivered after {} attempts", attempt.attempts))
-            }
-        }
+        Err(SendError::Failed { what, retry_after }) => (what, retry_after),
+        Err(SendError::Unavailable(what)) => (what, None),
     };
-    if attempt.status != NotificationStatus::Pending {
+    attempt.last_error = Some(what.clone());
+    let end = if let Some(wait) = wait {
+        // What the receiver asks for is real time, whatever the clock's scale.
+        let real = env.clock.real(wait).max(retry_after.unwrap_or_default());
+        attempt.next_attempt_at = Some(now + env.clock.domain(real).min(LONGEST_STORED));
+        let wait_ms = real.as_millis();
+        tracing::warn!(channel = told.channel, error = what, wait_ms, "not told yet");
+        End::Retry(real, what)
+    } else {
+        tracing::error!(channel = told.channel, error = what, "not told, after the last attempt");
+        attempt.status = NotificationStatus::Failed;
         attempt.next_attempt_at = None;
-    }
+        End::DeadLetter(format!("undelivered after {} attempts", attempt.attempts))
+    };
     env.store.record_attempt(told, &attempt).await?;
     Ok(end)
 }

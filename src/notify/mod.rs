@@ -3,7 +3,14 @@
 //! A channel gets an event whole and says whether it took it. It does not wait, repeat or remember: that
 //! is the queue's and the store's business. What is told must not reach a log, an error or a metric.
 
+mod callback;
+mod circuit;
+mod guard;
 mod log;
+mod retry_after;
+mod sender;
+mod signature;
+mod special_networks;
 mod stream;
 mod texts;
 mod webhook;
@@ -16,10 +23,15 @@ use topup_jobs::{Event, EventId, Outcome};
 
 use crate::orders::Order;
 
+pub use callback::{CallbackHosts, CallbackRefused, InvalidHost};
+pub use circuit::{Circuits, Outside, Place, Turned};
+pub use guard::{AddressGuard, InvalidNetwork, Refused};
 pub use log::LogChannel;
+pub use sender::{Lookup, NoAnswer, Sender, SystemLookup};
+pub use signature::{InvalidSecret, WebhookSecret};
 pub use stream::EventStream;
 pub use texts::message;
-pub use webhook::{InvalidSecret, Webhook, WebhookSecret};
+pub use webhook::Webhook;
 
 /// One event on its way to one channel.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +42,8 @@ pub struct Delivery<'a> {
     pub outcome: Outcome,
     /// The event, with the card of a fulfilled order where the channel carries the code.
     pub event: &'a Event,
+    /// The order, for where it is to be told. What is told stands in the event.
+    pub order: &'a Order,
 }
 
 /// The channel did not take it. In words without anything of the event.
@@ -43,6 +57,10 @@ pub enum SendError {
         /// `Retry-After` of the receiver.
         retry_after: Option<Duration>,
     },
+    /// Nobody was reached: no connection, or no answer in time. It may be tried again; several in a row open
+    /// the endpoint's circuit.
+    #[error("{0}")]
+    Unavailable(String),
     /// The receiver wants no more of this event.
     #[error("{0}")]
     Refused(String),
@@ -68,6 +86,12 @@ pub trait Channel: Send + Sync + 'static {
 
     /// What it carries of a card. What a channel does not carry it is not given.
     fn card_form(&self) -> CardForm;
+
+    /// What it depends on to tell of this order, if that may keep it waiting: the name of a circuit, shared by
+    /// all channels that give the same, and never shown.
+    fn endpoint(&self, _order: &Order) -> Option<String> {
+        None
+    }
 
     /// Tells it. `Ok` only when the receiver has it.
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError>;

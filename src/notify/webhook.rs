@@ -1,158 +1,112 @@
-//! The webhook channel: Standard Webhooks 1.0.
+//! The webhook channels: Standard Webhooks 1.0.
 //!
 //! `webhook-id` is the event's id and the same for every attempt, `webhook-timestamp` the real time of the
-//! attempt, `webhook-signature` one `v1,…` for each secret. 2xx is success; a redirect is a failure and is
-//! not followed; 410 ends the event; `Retry-After` is honoured up to a
-//! week.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! attempt, `webhook-signature` one `v1,…` for each secret. 2xx is success, whatever becomes of the body
+//! behind it; everything else is a failure, a redirect among it; 410 ends the event; `Retry-After` is
+//! honoured, up to a year.
 
 use async_trait::async_trait;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use secrecy::{ExposeSecret, SecretString};
-use topup_jobs::Outcome;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use topup_jobs::{Event, EventId, Outcome};
 use url::Url;
 
+use super::callback::CallbackHosts;
+use super::retry_after::retry_after;
+use super::sender::Sender;
+use super::signature::WebhookSecret;
 use super::{CardForm, Channel, Delivery, SendError};
 use crate::clock::real_now;
 use crate::config::Endpoint;
 use crate::orders::Order;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Standard Webhooks recommends 15 to 30 seconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Standard Webhooks asks senders to stay below 20 kB, since receivers refuse large bodies.
+const MOST_BYTES: usize = 20_000;
 
-/// One or more signing secrets, the newest first.
-#[derive(Clone)]
-pub struct WebhookSecret(Arc<[standardwebhooks::Webhook]>);
-
-/// The secret cannot sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the webhook secret must be \"whsec_\" and 24 to 64 bytes in base64; several are separated by spaces or commas"
-)]
-pub struct InvalidSecret;
-
-impl WebhookSecret {
-    /// Reads one or more `whsec_…`, separated by spaces or commas.
-    ///
-    /// # Errors
-    /// [`InvalidSecret`] where one of them is not of that form, or none is there.
-    pub fn parse(text: &SecretString) -> Result<Self, InvalidSecret> {
-        let words = text.expose_secret().split([' ', ',']).filter(|word| !word.is_empty());
-        let signers = words.map(|word| {
-            // Standard Webhooks asks for 24 to 64 bytes: 32 to 88 characters of base64.
-            let encoded = word.strip_prefix("whsec_").ok_or(InvalidSecret)?;
-            let fits = (32..=88).contains(&encoded.len());
-            standardwebhooks::Webhook::new(word).ok().filter(|_| fits).ok_or(InvalidSecret)
-        });
-        let signers = signers.collect::<Result<Vec<_>, _>>()?;
-        if signers.is_empty() { Err(InvalidSecret) } else { Ok(Self(signers.into())) }
-    }
-
-    /// `webhook-signature` for these bytes, or nothing where the id cannot be signed.
-    fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
-        let signatures: Option<Vec<_>> =
-            self.0.iter().map(|signer| signer.sign(id, timestamp, body).ok()).collect();
-        signatures.map(|signatures| signatures.join(" "))
-    }
-}
-
-impl std::fmt::Debug for WebhookSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[hidden]")
-    }
-}
-
-/// An endpoint that is told by signed HTTP requests.
+/// Who is told by signed HTTP requests.
 pub struct Webhook {
-    http: reqwest::Client,
-    name: &'static str,
-    url: Url,
+    sender: Sender,
+    receiver: Receiver,
     secret: WebhookSecret,
-    only_operator: bool,
+}
+
+/// Whom a channel tells.
+enum Receiver {
+    /// The merchant's endpoint: everything, but for orders that are told at an address of their own.
+    Merchant { url: Url, callbacks: CallbackHosts },
+    /// The operator's endpoint: what a human must look at.
+    Operator { url: Url },
+    /// The address that came with the order.
+    Callback { callbacks: CallbackHosts },
 }
 
 impl Webhook {
-    /// The merchant's endpoint: it is told everything.
-    ///
-    /// # Errors
-    /// `reqwest::Error` where the HTTP stack cannot be set up.
-    pub fn merchant(endpoint: Endpoint) -> Result<Self, reqwest::Error> {
-        Self::new("webhook", endpoint, false)
+    /// The merchant's endpoint: it is told everything, but for orders that are told at a callback URL.
+    #[must_use]
+    pub fn merchant(sender: Sender, Endpoint { url, secret }: Endpoint, callbacks: CallbackHosts) -> Self {
+        Self { sender, receiver: Receiver::Merchant { url, callbacks }, secret }
     }
 
     /// The operator's endpoint: it is told what a human must look at.
-    ///
-    /// # Errors
-    /// `reqwest::Error` where the HTTP stack cannot be set up.
-    pub fn operator(endpoint: Endpoint) -> Result<Self, reqwest::Error> {
-        Self::new("operator-webhook", endpoint, true)
+    #[must_use]
+    pub fn operator(sender: Sender, Endpoint { url, secret }: Endpoint) -> Self {
+        Self { sender, receiver: Receiver::Operator { url }, secret }
     }
 
-    fn new(
-        name: &'static str,
-        Endpoint { url, secret }: Endpoint,
-        only_operator: bool,
-    ) -> Result<Self, reqwest::Error> {
-        let http = crate::http::client_builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(Self { http, name, url, secret, only_operator })
+    /// The callback URLs of orders on these hosts: they are told everything about their order.
+    #[must_use]
+    pub fn callback(sender: Sender, callbacks: CallbackHosts, secret: WebhookSecret) -> Self {
+        Self { sender, receiver: Receiver::Callback { callbacks }, secret }
     }
 
-    /// Greets the receiver with a `HEAD` request and returns the status it answers with. That carries no
-    /// event and no signature; a receiver answers as it likes to a method it has no use for.
-    ///
-    /// # Errors
-    /// Why there was no answer, in words without the address.
-    pub async fn greet(&self) -> Result<u16, &'static str> {
-        let answer = self.http.head(self.url.clone()).send().await.map_err(|error| classify(&error))?;
-        Ok(answer.status().as_u16())
+    /// Where this order is told.
+    fn address(&self, order: &Order) -> Option<Url> {
+        match &self.receiver {
+            Receiver::Merchant { url, .. } | Receiver::Operator { url } => Some(url.clone()),
+            Receiver::Callback { callbacks } => callbacks.of(order),
+        }
     }
 }
 
 #[async_trait]
 impl Channel for Webhook {
     fn name(&self) -> &'static str {
-        self.name
+        match self.receiver {
+            Receiver::Merchant { .. } => "webhook",
+            Receiver::Operator { .. } => "operator-webhook",
+            Receiver::Callback { .. } => "callback",
+        }
     }
 
-    fn wants(&self, outcome: Outcome, _: &Order) -> bool {
-        !self.only_operator || outcome.concerns_operator()
+    fn wants(&self, outcome: Outcome, order: &Order) -> bool {
+        match &self.receiver {
+            Receiver::Merchant { callbacks, .. } => callbacks.of(order).is_none(),
+            Receiver::Operator { .. } => outcome.concerns_operator(),
+            Receiver::Callback { callbacks } => callbacks.of(order).is_some(),
+        }
     }
 
     fn card_form(&self) -> CardForm {
         CardForm::Code
     }
 
+    fn endpoint(&self, order: &Order) -> Option<String> {
+        self.address(order).map(|url| url.origin().ascii_serialization())
+    }
+
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
-        let body = serde_json::to_vec(delivery.event).map_err(|_| failed("the event cannot be written"))?;
-        let (id, timestamp) = (delivery.event_id.as_str(), real_now().timestamp());
-        let signature =
-            self.secret.sign(id, timestamp, &body).ok_or_else(|| failed("the event cannot be signed"))?;
-        let response = self
-            .http
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header("webhook-id", id)
-            .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", signature)
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| failed(classify(&error)))?;
-        let status = response.status();
+        let Some(url) = self.address(delivery.order) else {
+            return Err(failed("the order's callbackUrl is not allowed by CALLBACK_ALLOWED_HOSTS any more"));
+        };
+        let body = body(delivery.event).ok_or_else(|| failed("the event cannot be written"))?;
+        let headers = headers(&self.secret, delivery.event_id, &body);
+        let headers = headers.ok_or_else(|| failed("the event cannot be signed"))?;
+        let (status, headers) = self.sender.post(&url, headers, body).await?;
         match status.as_u16() {
             200..300 => Ok(()),
             410 => Err(SendError::Refused("HTTP 410: the receiver wants no more".to_owned())),
-            code => Err(SendError::Failed {
-                what: format!("HTTP {code}"),
-                retry_after: retry_after(response.headers()),
-            }),
+            code => {
+                Err(SendError::Failed { what: format!("HTTP {code}"), retry_after: retry_after(&headers) })
+            }
         }
     }
 }
@@ -161,63 +115,88 @@ fn failed(what: &str) -> SendError {
     SendError::Failed { what: what.to_owned(), retry_after: None }
 }
 
-/// The error in a few words of our own: those of the HTTP stack contain the address.
-fn classify(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        crate::http::no_connection(error)
-    } else {
-        "the connection broke off"
-    }
+fn headers(secret: &WebhookSecret, event_id: &EventId, body: &[u8]) -> Option<HeaderMap> {
+    let (id, timestamp) = (event_id.as_str(), real_now().timestamp());
+    let signature = secret.sign(id, timestamp, body)?;
+    let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    headers.insert("webhook-id", id.parse().ok()?);
+    headers.insert("webhook-timestamp", timestamp.into());
+    headers.insert("webhook-signature", signature.parse().ok()?);
+    Some(headers)
 }
 
-/// `Retry-After`, in seconds or as a date. More than a week is taken for a mistake and cut to that.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    const LONGEST: Duration = Duration::from_hours(7 * 24);
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = if let Ok(seconds) = value.parse() {
-        Duration::from_secs(seconds)
-    } else {
-        let date = chrono::DateTime::parse_from_rfc2822(value).ok()?;
-        (date.to_utc() - real_now()).to_std().ok()?
-    };
-    Some(wait.min(LONGEST))
+/// The bytes of an event, the same at every attempt: they are made of what is stored and of nothing else.
+///
+/// A body above [`MOST_BYTES`] loses first the metadata and then the customer, which the merchant has
+/// already; what is still too long then is sent as it is, since the card in it is worth more than the limit.
+fn body(event: &Event) -> Option<Vec<u8>> {
+    let whole = serde_json::to_vec(event).ok()?;
+    if whole.len() <= MOST_BYTES {
+        return Some(whole);
+    }
+    let mut shorter = event.clone();
+    shorter.data.metadata = None;
+    let without_metadata = serde_json::to_vec(&shorter).ok()?;
+    if without_metadata.len() <= MOST_BYTES {
+        return Some(without_metadata);
+    }
+    shorter.data.customer = None;
+    serde_json::to_vec(&shorter).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use topup_jobs::{Customer, EventData, OrderStatus, Secret};
+
     use super::*;
 
-    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-
-    /// The published vector of the Standard Webhooks libraries.
-    #[test]
-    fn the_published_vector_is_met() {
-        let secret = WebhookSecret::parse(&SECRET.into()).unwrap();
-        let signature =
-            secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
-        assert_eq!(signature.as_deref(), Some("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="));
-    }
-
-    #[test]
-    fn several_secrets_sign_side_by_side() {
-        let two = format!("{SECRET} whsec_{}", "B".repeat(32));
-        let signature = WebhookSecret::parse(&two.into()).unwrap().sign("evt", 1, b"{}").unwrap();
-        assert_eq!(signature.split(' ').filter(|one| one.starts_with("v1,")).count(), 2);
-        for bad in ["", "secret", "whsec_", "whsec_short", &format!("{SECRET} nonsense")] {
-            assert_eq!(WebhookSecret::parse(&bad.into()).err(), Some(InvalidSecret), "{bad}");
+    fn event(metadata: usize, name: usize, reference: usize) -> Event {
+        let customer = Customer { name: Some(Secret::new("n".repeat(name))), ..Customer::default() };
+        let serde_json::Value::Object(metadata) = json!({"note": "m".repeat(metadata)}) else {
+            unreachable!("it is an object")
+        };
+        Event {
+            kind: Outcome::Fulfilled.event_type(),
+            timestamp: topup_jobs::Timestamp::UNIX_EPOCH,
+            data: EventData {
+                topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
+                topup_ref: Some("r".repeat(reference)),
+                status: OrderStatus::Fulfilled,
+                kind: None,
+                number: None,
+                topup_amount: None,
+                card_code: Some(Secret::new("123456789012")),
+                num_trans: None,
+                date_traitement: None,
+                next_check_at: None,
+                message: String::new(),
+                customer: Some(customer),
+                metadata: Some(metadata),
+            },
         }
     }
 
     #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let header = |value: &str| HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
-        assert_eq!(retry_after(&header("120")), Some(Duration::from_mins(2)));
-        let date = (real_now() + Duration::from_hours(1)).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        let wait = retry_after(&header(&date)).unwrap();
-        assert!(wait > Duration::from_secs(3500) && wait <= Duration::from_hours(1), "{wait:?}");
-        assert_eq!(retry_after(&header("soon")), None);
-        assert_eq!(retry_after(&header("99999999999")), Some(Duration::from_hours(7 * 24)));
+    fn a_body_too_long_loses_metadata_then_customer_and_never_the_card() {
+        let parts = |event: &Event| {
+            let body = body(event).unwrap();
+            assert_eq!(Some(&body), super::body(event).as_ref(), "the same event, the same bytes");
+            let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(value["data"]["cardCode"], "123456789012");
+            let there = |name: &str| !value["data"][name].is_null();
+            (body.len() <= MOST_BYTES, there("metadata"), there("customer"))
+        };
+        assert_eq!(parts(&event(4_000, 250, 250)), (true, true, true));
+        assert_eq!(parts(&event(4_000, 250, 17_000)), (true, false, true));
+        assert_eq!(parts(&event(4_000, 10_000, 17_000)), (true, false, false));
+        assert_eq!(parts(&event(4_000, 250, 21_000)), (false, false, false));
+    }
+
+    #[test]
+    fn the_limit_is_the_last_length_that_is_sent_whole() {
+        let spare = MOST_BYTES - body(&event(4_000, 250, 0)).unwrap().len();
+        assert_eq!(body(&event(4_000, 250, spare)).unwrap().len(), MOST_BYTES);
+        assert!(body(&event(4_000, 250, spare + 1)).unwrap().len() < MOST_BYTES - 4_000);
     }
 }

@@ -35,6 +35,8 @@ pub struct Order {
     pub customer: Option<Customer>,
     /// The producer's metadata.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Where the merchant is told of it instead of at its endpoint. May hold a token.
+    pub callback_url: Option<Secret>,
     /// Status, times and counts.
     pub tracking: Tracking,
     /// Number of changes so far.

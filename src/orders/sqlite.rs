@@ -78,12 +78,13 @@ impl SqliteStore {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO internet_orders (topup_id, topup_ref, status, customer, metadata, tracked_at,
-                 polling_since, polls, next_check_at, delays, not_found, overdue, version)
-             VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, 0, 0, 0, 0)
+                 polling_since, polls, next_check_at, delays, not_found, overdue, version, callback_url)
+             VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, 0, 0, 0, 0, ?)
              ON CONFLICT (topup_id) DO UPDATE SET
                  topup_ref = coalesce(topup_ref, excluded.topup_ref),
                  customer = coalesce(customer, excluded.customer),
-                 metadata = coalesce(metadata, excluded.metadata)",
+                 metadata = coalesce(metadata, excluded.metadata),
+                 callback_url = coalesce(callback_url, excluded.callback_url)",
         )
         .bind(request.topup_id.as_str())
         .bind(&request.topup_ref)
@@ -93,6 +94,7 @@ impl SqliteStore {
         .bind(new.tracked_at)
         .bind(new.polling_since)
         .bind(new.next_check_at)
+        .bind(request.callback_url.as_ref().map(Secret::reveal))
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
@@ -209,7 +211,8 @@ impl OrderStore for SqliteStore {
         if let Some(order) = self.order(&request.topup_id).await? {
             let told_more = (order.topup_ref.is_none() && request.topup_ref.is_some())
                 || (order.customer.is_none() && request.customer.is_some())
-                || (order.metadata.is_none() && request.metadata.is_some());
+                || (order.metadata.is_none() && request.metadata.is_some())
+                || (order.callback_url.is_none() && request.callback_url.is_some());
             let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
             if !told_more && !given_up {
                 return Ok(order);
@@ -346,6 +349,7 @@ fn read_order(row: &SqliteRow) -> Result<Order, StoreError> {
         topup_amount: row.try_get("topup_amount")?,
         customer: optional_json("customer")?.map(|text| read_json(&text, "customer")).transpose()?,
         metadata: optional_json("metadata")?.map(|text| read_json(&text, "metadata")).transpose()?,
+        callback_url: row.try_get::<Option<String>, _>("callback_url")?.map(Secret::new),
         tracking: Tracking {
             status: read_status(row)?,
             tracked_at: row.try_get("tracked_at")?,

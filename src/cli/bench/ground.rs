@@ -13,6 +13,7 @@ use super::handler::DUE;
 use crate::cli::private::{Folder, Process, redis_server};
 use crate::clock::{ScaledClock, real_now};
 use crate::intake::Intake;
+use crate::notify::CallbackHosts;
 use crate::queue::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
@@ -118,7 +119,7 @@ impl Ground {
     pub(super) async fn take_in(&self) -> anyhow::Result<Duration> {
         let health = RedisHealth::default();
         let clock = Arc::new(ScaledClock::real_time());
-        let intake = Intake::new(&self.address, self.names.clone(), clock, &health);
+        let intake = Intake::new(&self.address, self.names.clone(), clock, CallbackHosts::default(), &health);
         let (stop, began) = (Shutdown::new(), Instant::now());
         let taking = tokio::spawn(intake.run(stop.clone()));
         let inbox = self.names.inbox();

@@ -78,8 +78,8 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     let ((reached, redis, provider), store, webhook, operator, http_addr) = tokio::join!(
         redis_then_provider,
         store::look(&config.database_url, &config.cipher),
-        webhook::merchant(config.webhook),
-        webhook::operator(config.operator_webhook),
+        webhook::merchant(config.webhook, &config.webhook_guard),
+        webhook::operator(config.operator_webhook, &config.webhook_guard),
         http_addr::look(config.http_addr),
     );
     let mut checks = vec![settings::usable(config.time_scale), reached];

@@ -7,12 +7,12 @@ use url::{Host, Url};
 use super::limited;
 use super::report::Check;
 use crate::config::Endpoint;
-use crate::notify::Webhook;
+use crate::notify::{AddressGuard, NoAnswer, Refused, Sender};
 
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-pub(super) async fn merchant(endpoint: Option<Endpoint>) -> Check {
+pub(super) async fn merchant(endpoint: Option<Endpoint>, guard: &AddressGuard) -> Check {
     let Some(endpoint) = endpoint else {
         return Check::warn(
             MERCHANT,
@@ -20,33 +20,28 @@ pub(super) async fn merchant(endpoint: Option<Endpoint>) -> Check {
             "set WEBHOOK_URL and WEBHOOK_SECRET",
         );
     };
-    look(MERCHANT, "WEBHOOK_URL", is_exposed(&endpoint.url), Webhook::merchant(endpoint)).await
+    look(MERCHANT, "WEBHOOK_URL", &endpoint.url, guard).await
 }
 
-pub(super) async fn operator(endpoint: Option<Endpoint>) -> Check {
+pub(super) async fn operator(endpoint: Option<Endpoint>, guard: &AddressGuard) -> Check {
     let Some(endpoint) = endpoint else {
         return Check::ok(
             OPERATOR,
             "not set: the merchant's webhook alone is told of orders that need a person",
         );
     };
-    look(OPERATOR, "OPERATOR_WEBHOOK_URL", is_exposed(&endpoint.url), Webhook::operator(endpoint)).await
+    look(OPERATOR, "OPERATOR_WEBHOOK_URL", &endpoint.url, guard).await
 }
 
-async fn look(
-    name: &'static str,
-    setting: &str,
-    exposed: bool,
-    webhook: Result<Webhook, reqwest::Error>,
-) -> Check {
-    let Ok(webhook) = webhook else {
+async fn look(name: &'static str, setting: &str, url: &Url, guard: &AddressGuard) -> Check {
+    let Ok(sender) = Sender::new(guard.clone()) else {
         return Check::fail(
             name,
             "the HTTP stack cannot be set up",
             "look at the certificates of this machine",
         );
     };
-    limited(name, async { judge(name, setting, exposed, webhook.greet().await) }).await
+    limited(name, async { judge(name, setting, is_exposed(url), sender.greet(url).await) }).await
 }
 
 /// Whether events would cross a network that others can read.
@@ -60,10 +55,22 @@ fn is_exposed(url: &Url) -> bool {
     url.scheme() != "https" && !at_home
 }
 
-fn judge(name: &'static str, setting: &str, exposed: bool, answer: Result<u16, &'static str>) -> Check {
+fn judge(name: &'static str, setting: &str, exposed: bool, answer: Result<u16, NoAnswer>) -> Check {
     const NOT_TOLD: &str = "(no event was sent)";
     match answer {
-        Err(why) => Check::fail(
+        Err(NoAnswer::Refused(why)) => {
+            let advice = match why {
+                Refused::Special(_) => format!(
+                    "if {setting} is meant to lead there, name its network in WEBHOOK_ALLOWED_NETWORKS; if not, \
+                     look at what the name resolves to on this host"
+                ),
+                _ => format!(
+                    "set {setting} to a public https:// address, and look at what its name resolves to"
+                ),
+            };
+            Check::fail(name, format!("is not told: {why} {NOT_TOLD}"), advice)
+        }
+        Err(NoAnswer::Unavailable(why)) => Check::fail(
             name,
             format!("does not answer: {why} {NOT_TOLD}"),
             format!(
@@ -105,7 +112,20 @@ mod tests {
             assert_eq!(check.verdict, expected, "{status}");
             assert!(check.found.contains("no event was sent"), "{check:?}");
         }
-        assert_eq!(verdict(Err("no answer in time")).verdict, Fail);
+        assert_eq!(verdict(Err(NoAnswer::Unavailable("no answer in time"))).verdict, Fail);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_refused_is_told_with_what_opens_it() {
+        let guard = AddressGuard::default();
+        let look = async |url: &str| look(MERCHANT, "WEBHOOK_URL", &url.parse().unwrap(), &guard).await;
+        let inside = look("https://localhost:1/token").await;
+        assert_eq!(inside.verdict, Fail);
+        assert!(inside.found.starts_with("is not told: the address leads to this machine"), "{inside:?}");
+        assert!(inside.advice.is_some_and(|advice| advice.contains("WEBHOOK_ALLOWED_NETWORKS")));
+        let metadata = look("https://169.254.169.254/").await;
+        assert!(metadata.found.contains("where no webhook ever goes"), "{metadata:?}");
+        assert!(metadata.advice.is_some_and(|advice| !advice.contains("WEBHOOK_ALLOWED_NETWORKS")));
     }
 
     #[test]
@@ -121,7 +141,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_receiver_nobody_gets_the_cards() {
-        assert_eq!(merchant(None).await.verdict, Warn);
-        assert_eq!(operator(None).await.verdict, Fine);
+        let guard = AddressGuard::default();
+        assert_eq!(merchant(None, &guard).await.verdict, Warn);
+        assert_eq!(operator(None, &guard).await.verdict, Fine);
     }
 }

@@ -1,0 +1,58 @@
+//! `Retry-After`, as RFC 9110 has it: seconds, or a date in one of its three forms.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use topup_jobs::Timestamp;
+
+use crate::clock::real_now;
+
+/// What is longer is taken for a mistake, most often of units, and cut to this.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
+
+/// How long the receiver asks to be left alone, by the real clock. Nothing where it does not ask, or for a
+/// time that has passed.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits that are no u64 are a number beyond any year.
+        value.parse().map_or(LONGEST, Duration::from_secs)
+    } else {
+        let date = Timestamp::from(httpdate::parse_http_date(value).ok()?);
+        (date - real_now()).to_std().ok()?
+    };
+    Some(wait.min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &str) -> Option<Duration> {
+        retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]))
+    }
+
+    #[test]
+    fn seconds_are_honoured_in_full_and_more_than_a_year_is_cut() {
+        assert_eq!(read("120"), Some(Duration::from_mins(2)));
+        assert_eq!(read(" 2592000 "), Some(Duration::from_hours(30 * 24)));
+        assert_eq!(read("99999999999"), Some(LONGEST));
+        assert_eq!(read("99999999999999999999999999"), Some(LONGEST));
+    }
+
+    #[test]
+    fn each_form_of_a_date_is_understood() {
+        let then = real_now() + Duration::from_hours(1);
+        for form in ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"] {
+            let wait = read(&then.format(form).to_string()).unwrap();
+            assert!(wait > Duration::from_secs(3500) && wait <= Duration::from_hours(1), "{form}: {wait:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_to_come_asks_for_nothing() {
+        for value in ["soon", "-5", "1.5", "", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(read(value), None, "{value}");
+        }
+    }
+}
