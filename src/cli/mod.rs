@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod bench;
+mod dead_letters;
 mod demo;
 mod doctor;
 mod enqueue;
@@ -8,6 +9,7 @@ mod keygen;
 mod migrate;
 mod order;
 mod private;
+mod rejected;
 mod run;
 mod simulate_api;
 
@@ -42,6 +44,10 @@ enum Command {
     Enqueue(enqueue::EnqueueSettings),
     /// Show what is stored of an order and who was told
     Order(order::OrderSettings),
+    /// Jobs that were kept aside: show them, have them run again, delete them
+    DeadLetters(dead_letters::DeadLettersSettings),
+    /// Messages that could not be accepted: show them, put them back, delete them
+    Rejected(rejected::RejectedSettings),
     /// Bring the tables of the database up to date
     Migrate(migrate::MigrateSettings),
     /// Print a new ENCRYPTION_KEY
@@ -79,6 +85,8 @@ impl Cli {
             Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await.map(done),
             Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),
             Command::Order(settings) => order::order(settings).await.map(done),
+            Command::DeadLetters(settings) => dead_letters::dead_letters(settings).await.map(done),
+            Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
             Command::Migrate(settings) => migrate::migrate(&settings).await.map(done),
             Command::Keygen => keygen::keygen().map(done),
             Command::Doctor(settings) => doctor::doctor(*settings).await,

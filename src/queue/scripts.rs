@@ -18,6 +18,8 @@ macro_rules! scripts {
 scripts! {
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
+    DEAD_DISCARD = "lua/dead_discard.lua";
+    DEAD_REPLAY = "lua/dead_replay.lua";
     GATE_ASK = "lua/gate_ask.lua";
     GATE_CLOSE = "lua/gate_close.lua";
     GIVE_BACK = "lua/give_back.lua";
@@ -25,6 +27,7 @@ scripts! {
     INTAKE = "lua/intake.lua";
     LEAVE = "lua/leave.lua";
     REAP = "lua/reap.lua";
+    REJECTED_REPLAY = "lua/rejected_replay.lua";
     RESTORE = "lua/restore.lua";
     SETTLE = "lua/settle.lua";
 }

@@ -12,7 +12,18 @@ fn help(command: &[&str]) -> String {
 #[test]
 fn each_command_explains_itself() {
     insta::assert_snapshot!("topup-worker", help(&[]));
-    for command in ["run", "demo", "simulate-api", "enqueue", "order", "migrate", "keygen", "doctor"] {
+    for command in [
+        "run",
+        "demo",
+        "simulate-api",
+        "enqueue",
+        "order",
+        "dead-letters",
+        "rejected",
+        "migrate",
+        "keygen",
+        "doctor",
+    ] {
         insta::assert_snapshot!(command, help(&[command]));
     }
 }

@@ -77,11 +77,14 @@ local function give_back(queue, id)
     list(ready, queue)
 end
 
+-- Deletes a dead letter, and returns how many there were of that id.
 local function forget_dead_letter(queue, id)
-    if redis.call('SREM', queue .. ':dead', id) == 1 then
+    local dead = redis.call('SREM', queue .. ':dead', id)
+    if dead == 1 then
         redis.call('HDEL', queue .. ':data', id)
         redis.call('DEL', queue .. ':meta:' .. id)
     end
+    return dead
 end
 
 -- Puts a job into a queue. One that is already there is left alone and 0 returned; a dead letter of the

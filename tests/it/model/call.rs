@@ -86,6 +86,15 @@ pub(super) enum Call {
         last_batch: String,
         worker: String,
     },
+    /// A dead letter of the first queue is to run again; the job may be in the others.
+    Replay {
+        queues: Vec<&'static str>,
+        id: String,
+    },
+    Discard {
+        queue: &'static str,
+        id: String,
+    },
     /// A producer adds a message.
     Add(Message),
     /// A program on apalis-redis pushes a job, due at this second.
@@ -130,6 +139,8 @@ impl Call {
             Self::Reap { .. } => "reap",
             Self::GiveBack { .. } => "give_back",
             Self::Leave { .. } => "leave",
+            Self::Replay { .. } => "dead_replay",
+            Self::Discard { .. } => "dead_discard",
             Self::Add(_) | Self::Push { .. } | Self::Id { .. } | Self::Text { .. } => return None,
         })
     }
@@ -171,6 +182,10 @@ impl Call {
             Self::Leave { queue, last_batch, worker } => {
                 (vec![text(queue), last_batch.clone()], vec![worker.clone()])
             }
+            Self::Replay { queues, id } => {
+                (queues.iter().map(ToString::to_string).collect(), vec![id.clone()])
+            }
+            Self::Discard { queue, id } => (vec![text(queue)], vec![id.clone()]),
             Self::Add(_) | Self::Push { .. } | Self::Id { .. } | Self::Text { .. } => Default::default(),
         }
     }

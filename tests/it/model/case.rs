@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::call::{Batch, Call, Job, Message, QUEUES, Report, Settlement};
+use super::call::{Batch, Call, FOLLOWING, Job, Message, QUEUES, Report, Settlement};
 use super::compare::compare;
 use super::ground::Ground;
 use super::ops::{JOBS, Op, Pick};
@@ -164,8 +164,28 @@ impl<'a> Case<'a> {
                 self.call(&Call::Leave { queue, last_batch, worker: name })?;
                 self.start(queue);
             }
+            Op::Replay { queue, job, dead } => {
+                let queue = QUEUES[usize::from(*queue)];
+                let others =
+                    FOLLOWING.into_iter().filter(|other| FOLLOWING.contains(&queue) && *other != queue);
+                let queues = std::iter::once(queue).chain(others).collect();
+                let id = self.dead_letter(queue, *job, *dead);
+                self.call(&Call::Replay { queues, id })?;
+            }
+            Op::Discard { queue, job, dead } => {
+                let queue = QUEUES[usize::from(*queue)];
+                let id = self.dead_letter(queue, *job, *dead);
+                self.call(&Call::Discard { queue, id })?;
+            }
         }
         Ok(())
+    }
+
+    /// The id of a dead letter, if one is asked for and there is one, or else of any job.
+    fn dead_letter(&mut self, queue: &'static str, job: u8, dead: bool) -> String {
+        let letters = &self.model.queue(queue).dead;
+        let chosen = letters.iter().nth(usize::from(job) % letters.len().max(1));
+        chosen.filter(|_| dead).cloned().unwrap_or_else(|| id(job))
     }
 
     fn claim(&mut self, worker: usize, limit: usize, lost: bool) -> Result<(), String> {

@@ -10,8 +10,10 @@ use super::snapshot::{Answer, Content, Fields, Snapshot};
 use crate::support::redis::TestRedis;
 
 const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("claim", include_str!("../../../src/queue/lua/claim.lua")),
+    ("dead_discard", include_str!("../../../src/queue/lua/dead_discard.lua")),
+    ("dead_replay", include_str!("../../../src/queue/lua/dead_replay.lua")),
     ("give_back", include_str!("../../../src/queue/lua/give_back.lua")),
     ("heartbeat", include_str!("../../../src/queue/lua/heartbeat.lua")),
     ("intake", include_str!("../../../src/queue/lua/intake.lua")),

@@ -87,6 +87,17 @@ pub(super) enum Op {
     Leave {
         worker: u8,
     },
+    /// An operator has a dead letter run again, of those there are or one that is none.
+    Replay {
+        queue: u8,
+        job: u8,
+        dead: bool,
+    },
+    Discard {
+        queue: u8,
+        job: u8,
+        dead: bool,
+    },
 }
 
 /// A settlement: of a job that the worker holds, or else of any.
@@ -166,6 +177,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (any::<u8>(), any::<u8>(), job())
             .prop_map(|(worker, jobs, other)| Op::GiveBack { worker, jobs, other }),
         2 => any::<u8>().prop_map(|worker| Op::Leave { worker }),
+        5 => (queue(), job(), prop::bool::weighted(0.85))
+            .prop_map(|(queue, job, dead)| Op::Replay { queue, job, dead }),
+        2 => (queue(), job(), prop::bool::weighted(0.85))
+            .prop_map(|(queue, job, dead)| Op::Discard { queue, job, dead }),
     ]
 }
 

@@ -68,6 +68,13 @@ impl Model {
                 self.last_batches.remove(last_batch);
                 self.queue(queue).leave(worker, &list(found, &format!("{queue}:active")))
             }
+            Call::Replay { queues, id } => text(self.replay(queues, id)),
+            Call::Discard { queue, id } => {
+                let dead = self.queue(queue).dead.contains(id);
+                self.queue(queue).forget_dead_letter(id);
+                self.happened.extend(dead.then_some("discarded"));
+                number(usize::from(dead))
+            }
             Call::Add(message) => {
                 let entry = (message.id.clone(), Fields::from([message.field()]));
                 self.inbox.get_or_insert_default().push(entry);
@@ -139,6 +146,32 @@ impl Model {
             }
         }
         number(restored)
+    }
+
+    fn replay(&mut self, queues: &[&'static str], id: &str) -> &'static str {
+        let now = self.now;
+        let queue = queues[0];
+        let verdict = if !self.queue(queue).dead.contains(id) {
+            "gone"
+        } else if queues[1..].iter().any(|other| {
+            let other = self.queue(other);
+            other.forget_dead_letter(id);
+            other.data.contains_key(id)
+        }) {
+            "followed"
+        } else {
+            let queue = self.queue(queue);
+            queue.dead.remove(id);
+            queue.histories.remove(id);
+            queue.schedule(id, 0.0, now);
+            "replayed"
+        };
+        self.happened.insert(match verdict {
+            "gone" => "replay of what is no dead letter",
+            "followed" => "replay of what is followed elsewhere",
+            _ => "replayed",
+        });
+        verdict
     }
 
     fn push(&mut self, job: &Job) {

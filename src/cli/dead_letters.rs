@@ -1,0 +1,249 @@
+//! `topup-worker dead-letters`: jobs that were kept aside, to look at, to have run again, to delete.
+//!
+//! Only ids and reasons are shown: a payload may hold the customer, and a terminal is a log. What the store
+//! knows is brought in line before the queue is: a crash between the two leaves the letter where it was.
+
+use chrono::SecondsFormat;
+use clap::{Args, Subcommand};
+use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId};
+
+use super::say;
+use crate::clock::real_now;
+use crate::config::{RedisSettings, StoreSettings};
+use crate::orders::{Change, Notification, NotificationStatus, OrderStore, SqliteStore};
+use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed, describe};
+
+#[derive(Debug, Args)]
+pub(super) struct DeadLettersSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
+    #[command(flatten)]
+    store: StoreSettings,
+
+    /// Only those of this job: poll-topup, recheck-topup or notify-customer
+    #[arg(long, global = true)]
+    job: Option<JobName>,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show them all, the oldest first (what happens without a command)
+    List,
+    /// Show what is known of one
+    Show {
+        /// Its id, as `list` shows it
+        id: String,
+    },
+    /// Have one run again, or all; an order is followed anew, an event gets all its attempts again
+    Replay {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Delete one for good; its order is not followed any more, its event not told
+    Discard {
+        /// Its id, as `list` shows it
+        id: String,
+    },
+}
+
+/// One of them, or all.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// Its id, as `list` shows it
+    pub(super) id: Option<String>,
+
+    /// All of them
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Result<()> {
+    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
+    let letters = DeadLetters::new(connection, settings.redis.prefix.clone());
+    let jobs = settings.job.map_or_else(|| JobName::ALL.to_vec(), |job| vec![job]);
+    let mut all = Vec::new();
+    for job in jobs {
+        all.extend(letters.list(job).await.map_err(failed)?);
+    }
+    match settings.action.unwrap_or(Action::List) {
+        Action::List => all.iter().try_for_each(|letter| say(line(letter))),
+        Action::Show { id } => {
+            for letter in chosen(all, &id)? {
+                show(&letters, &letter).await?;
+            }
+            Ok(())
+        }
+        Action::Replay { which } => {
+            let store = open(&settings.store).await?;
+            let all = match which.id {
+                Some(id) => chosen(all, &id)?,
+                None => all,
+            };
+            for letter in all {
+                replay(&letters, &store, &letter).await?;
+            }
+            Ok(())
+        }
+        Action::Discard { id } => {
+            let store = open(&settings.store).await?;
+            for letter in chosen(all, &id)? {
+                discard(&letters, &store, &letter).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn open(settings: &StoreSettings) -> anyhow::Result<SqliteStore> {
+    Ok(SqliteStore::open(settings.database_url()?, settings.cipher()?).await?)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
+fn failed(error: redis::RedisError) -> anyhow::Error {
+    anyhow::anyhow!("Redis did not do it: {}", describe(&error))
+}
+
+/// The dead letters of this id: an order's may be one of several jobs.
+fn chosen(mut all: Vec<DeadLetter>, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
+    all.retain(|letter| shown(&letter.id) == id);
+    anyhow::ensure!(!all.is_empty(), "there is no dead letter {id}");
+    Ok(all)
+}
+
+/// An id as it is shown: one that a foreign program made may be any bytes.
+fn shown(id: &[u8]) -> String {
+    id.escape_ascii().to_string()
+}
+
+fn line(letter: &DeadLetter) -> String {
+    let DeadLetter { job, id, reason, .. } = letter;
+    format!("{}  {job:<15}  {}  {}", time(letter), shown(id), reason.escape_debug())
+}
+
+fn time(letter: &DeadLetter) -> String {
+    letter.dead_at.map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> {
+    let payload = letters.payload(letter).await.map_err(failed)?;
+    let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let told = subject.as_ref().and_then(|subject| match subject {
+        Subject::Told(told) => Some(format!("{} by {}", told.outcome, told.channel)),
+        Subject::Order(_) => None,
+    });
+    let order = subject.map(|subject| match subject {
+        Subject::Order(topup_id) => topup_id.to_string(),
+        Subject::Told(told) => told.topup_id.to_string(),
+    });
+    let size = payload.map_or_else(|| "none".to_owned(), |payload| format!("{} bytes", payload.len()));
+    for (name, value) in [
+        ("job", letter.job.to_string()),
+        ("id", shown(&letter.id)),
+        ("order", or_none(order)),
+        ("to tell", or_none(told)),
+        ("reason", letter.reason.escape_debug().to_string()),
+        ("dead at", time(letter)),
+        ("attempts made", or_none(letter.attempts_made.map(|made| made.to_string()))),
+        ("last error", or_none(letter.last_error.as_ref().map(|error| error.escape_debug().to_string()))),
+        ("payload", size),
+    ] {
+        say(format_args!("{name:<16} {value}"))?;
+    }
+    Ok(())
+}
+
+/// What a job is about.
+enum Subject {
+    Order(TopupId),
+    Told(NotifyCustomer),
+}
+
+/// Nothing where the payload cannot be read.
+fn subject(job: JobName, payload: &[u8]) -> Option<Subject> {
+    match job {
+        JobName::NotifyCustomer => serde_json::from_slice(payload).ok().map(Subject::Told),
+        // Both jobs carry the same.
+        JobName::PollTopup | JobName::RecheckTopup => {
+            serde_json::from_slice::<PollTopup>(payload).ok().map(|order| Subject::Order(order.0.topup_id))
+        }
+    }
+}
+
+async fn replay(letters: &DeadLetters, store: &SqliteStore, letter: &DeadLetter) -> anyhow::Result<()> {
+    let (job, id) = (letter.job, shown(&letter.id));
+    let payload = letters.payload(letter).await.map_err(failed)?;
+    let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
+        return say(format_args!("{job}  {id}  left: its payload cannot be read, and could not be then"));
+    };
+    if let Subject::Told(told) = &subject
+        && !tell_again(store, told).await?
+    {
+        return say(format_args!("{job}  {id}  left: the database knows of nothing to tell, or it was told"));
+    }
+    let done = match letters.replay(letter).await.map_err(failed)? {
+        Replayed::Due => "runs again",
+        Replayed::Gone => "is no dead letter any more",
+        Replayed::Followed => "left: the order is followed already",
+    };
+    say(format_args!("{job}  {id}  {done}"))
+}
+
+/// Has the event told from the first attempt on. False where there is nothing to tell.
+async fn tell_again(store: &SqliteStore, told: &NotifyCustomer) -> anyhow::Result<bool> {
+    let Some(stored) = notification(store, told).await? else { return Ok(false) };
+    if stored.status == NotificationStatus::Sent {
+        return Ok(false);
+    }
+    // Should Redis lose the job, the store has it put back once it is past this time.
+    let (status, next_attempt_at) = (NotificationStatus::Pending, Some(real_now()));
+    let anew = Notification { status, attempts: 0, next_attempt_at, last_error: None, ..stored };
+    store.record_attempt(told, &anew).await?;
+    Ok(true)
+}
+
+async fn notification(
+    store: &SqliteStore,
+    told: &NotifyCustomer,
+) -> Result<Option<Notification>, crate::orders::StoreError> {
+    let of_order = store.notifications(&told.topup_id).await?;
+    let same = |stored: &Notification| stored.outcome == told.outcome && stored.channel == told.channel;
+    Ok(of_order.into_iter().find(same))
+}
+
+async fn discard(letters: &DeadLetters, store: &SqliteStore, letter: &DeadLetter) -> anyhow::Result<()> {
+    let payload = letters.payload(letter).await.map_err(failed)?;
+    match payload.as_deref().and_then(|payload| subject(letter.job, payload)) {
+        Some(Subject::Order(topup_id)) => give_up(store, &topup_id).await?,
+        Some(Subject::Told(told)) => give_up_telling(store, &told).await?,
+        None => {}
+    }
+    let there = letters.discard(letter).await.map_err(failed)?;
+    let done = if there { "deleted" } else { "is no dead letter any more" };
+    say(format_args!("{}  {}  {done}", letter.job, shown(&letter.id)))
+}
+
+/// Without a next look the order is not put back into a queue.
+async fn give_up(store: &SqliteStore, topup_id: &TopupId) -> anyhow::Result<()> {
+    let Some(order) = store.order(topup_id).await? else { return Ok(()) };
+    let mut record = order.tracking.clone();
+    record.next_check_at = None;
+    // Outdated: somebody follows it, and then it is not for us to give up.
+    store.apply(Change { order: &order, record: &record, seen: None, event: None }).await?;
+    Ok(())
+}
+
+/// Without a next attempt the event is not put back into a queue.
+async fn give_up_telling(store: &SqliteStore, told: &NotifyCustomer) -> anyhow::Result<()> {
+    if let Some(stored) = notification(store, told).await?
+        && stored.status == NotificationStatus::Pending
+    {
+        let failed = Notification { status: NotificationStatus::Failed, next_attempt_at: None, ..stored };
+        store.record_attempt(told, &failed).await?;
+    }
+    Ok(())
+}

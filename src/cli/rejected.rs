@@ -1,0 +1,78 @@
+//! `topup-worker rejected`: messages that could not be accepted, to look at, to put back, to delete.
+//!
+//! Only ids and reasons are shown: a message may hold the customer, and a terminal is a log.
+
+use clap::{Args, Subcommand};
+
+use super::dead_letters::Which;
+use super::say;
+use crate::config::RedisSettings;
+use crate::queue::{Connection, RedisHealth, Rejected, RejectedMessages, Returned, describe};
+
+#[derive(Debug, Args)]
+pub(super) struct RejectedSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show them all, the oldest first (what happens without a command)
+    List,
+    /// Put one back into the inbox as it was sent, or all: once what they were rejected for is mended
+    Replay {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Delete one for good, or all
+    Discard {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
+    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
+    let messages = RejectedMessages::new(connection, settings.redis.prefix.clone());
+    match settings.action.unwrap_or(Action::List) {
+        Action::List => messages.list().await.map_err(failed)?.iter().try_for_each(|message| {
+            let Rejected { id, message_id, reason } = message;
+            say(format_args!("{id}  message {}  {}", message_id.escape_debug(), reason.escape_debug()))
+        }),
+        Action::Replay { which } => {
+            for id in chosen(&messages, which).await? {
+                let done = match messages.replay(&id).await.map_err(failed)? {
+                    Returned::InInbox(message_id) => format!("is in the inbox as {message_id}"),
+                    Returned::Gone => "is not there".to_owned(),
+                    Returned::Packed => "left: it has too many fields ever to be accepted".to_owned(),
+                };
+                say(format_args!("{id}  {done}"))?;
+            }
+            Ok(())
+        }
+        Action::Discard { which } => {
+            for id in chosen(&messages, which).await? {
+                let there = messages.discard(&id).await.map_err(failed)?;
+                say(format_args!("{id}  {}", if there { "deleted" } else { "is not there" }))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The ids meant. All of them are those there are now: what is put back and rejected again is not met twice.
+async fn chosen(messages: &RejectedMessages, which: Which) -> anyhow::Result<Vec<String>> {
+    let all = messages.list().await.map_err(failed)?.into_iter().map(|message| message.id);
+    let Some(id) = which.id else { return Ok(all.collect()) };
+    let one: Vec<String> = all.filter(|known| *known == id).collect();
+    anyhow::ensure!(!one.is_empty(), "there is no rejected message {id}");
+    Ok(one)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
+fn failed(error: redis::RedisError) -> anyhow::Error {
+    anyhow::anyhow!("Redis did not do it: {}", describe(&error))
+}
