@@ -22,6 +22,13 @@ apt_install() {
     apt-get -qq -y install --no-install-recommends "$@" </dev/null >/dev/null
 }
 
+# Whether there are the programs of a PostgreSQL server, where Debian puts them or on PATH.
+has_postgres() {
+  local programs
+  programs=(/usr/lib/postgresql/*/bin/initdb)
+  [ -x "${programs[0]}" ] || has initdb
+}
+
 # Exports REDIS_SERVER: the one given, the one on PATH, or one installed now.
 ensure_redis_server() {
   if [ -z "${REDIS_SERVER:-}" ] && ! has redis-server; then

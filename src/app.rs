@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use topup_jobs::{JobName, Timestamp};
@@ -15,11 +16,12 @@ use crate::handlers::{
 use crate::health::{self, Health};
 use crate::intake::Intake;
 use crate::notify::{Channel, Channels, Circuits, EventStream, LogChannel, Sender, Webhook};
-use crate::orders::SqliteStore;
+use crate::orders;
 use crate::queue::{
     Connection, IsolatedJob, Isolation, Names, Pause, Queues, RedisHealth, Stopped, run_isolated,
 };
 use crate::restore::Restore;
+use crate::retention::Retention;
 use crate::shutdown::Shutdown;
 use crate::topup_api::{Client, RedisGate};
 
@@ -43,6 +45,10 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     };
     RedisGate::new(connection.clone(), &config.names).doubt().await;
     let clock = Arc::clone(&environment.clock);
+    let retention = config.keep.map(|keep| {
+        let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&clock));
+        Retention { store, clock, keep }.run(shutdown.clone())
+    });
     let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
@@ -53,6 +59,7 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
         .with(NotifyCustomerHandler(environment));
     let mut intake = tokio::spawn(intake.run(shutdown.clone()));
     let mut restore = tokio::spawn(restore.run(shutdown.clone()));
+    let mut retention = tokio::spawn(when_set(retention, shutdown.clone()));
     health.started();
     tracing::info!("ready for work");
 
@@ -60,7 +67,7 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<St
     let mut working = tokio::spawn(queues.run(shutdown.clone(), config.shutdown_timeout));
     let stopped = tokio::select! {
         stopped = &mut working => stopped?,
-        () = died(&shutdown, [&mut intake, &mut restore], &mut serving) => {
+        () = died(&shutdown, [&mut intake, &mut restore, &mut retention], &mut serving) => {
             shutdown.ask();
             working.await?;
             Stopped::Failed
@@ -101,7 +108,7 @@ fn run_job_command() -> tokio::process::Command {
 
 /// What the handlers work with.
 async fn environment(config: &Config, connection: &Connection) -> anyhow::Result<Environment> {
-    let store = SqliteStore::open(&config.database_url, config.cipher.clone()).await;
+    let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await;
     let store = store.context("the database of DATABASE_URL cannot be opened")?;
     let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
     let stream = EventStream::new(connection.clone(), &config.names);
@@ -117,16 +124,25 @@ async fn environment(config: &Config, connection: &Connection) -> anyhow::Result
     })
 }
 
+/// A task of the service that not every deployment has.
+async fn when_set(task: Option<impl Future<Output = ()>>, shutdown: Shutdown) {
+    match task {
+        Some(task) => task.await,
+        None => shutdown.requested().await,
+    }
+}
+
 /// Waits for one of the service's own tasks to end without having been asked.
 async fn died(
     shutdown: &Shutdown,
-    tasks: [&mut JoinHandle<()>; 2],
+    tasks: [&mut JoinHandle<()>; 3],
     serving: &mut JoinHandle<std::io::Result<()>>,
 ) {
-    let [intake, restore] = tasks;
+    let [intake, restore, retention] = tasks;
     tokio::select! {
         _ = intake => {}
         _ = restore => {}
+        _ = retention => {}
         _ = serving => {}
     }
     if shutdown.is_requested() {

@@ -15,6 +15,7 @@ pub mod notify;
 pub mod orders;
 pub mod queue;
 mod restore;
+mod retention;
 pub mod shutdown;
 pub mod simulator;
 mod telemetry;

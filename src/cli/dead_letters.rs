@@ -10,7 +10,7 @@ use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId};
 use super::say;
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
-use crate::orders::{Change, Notification, NotificationStatus, OrderStore, SqliteStore};
+use crate::orders::{self, Change, Notification, NotificationStatus, OrderStore, SqlStore};
 use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed, describe};
 
 #[derive(Debug, Args)]
@@ -98,8 +98,8 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
     }
 }
 
-async fn open(settings: &StoreSettings) -> anyhow::Result<SqliteStore> {
-    Ok(SqliteStore::open(settings.database_url()?, settings.cipher()?).await?)
+async fn open(settings: &StoreSettings) -> anyhow::Result<SqlStore> {
+    Ok(orders::open(settings.database_url()?, settings.cipher()?).await?)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
@@ -174,7 +174,7 @@ fn subject(job: JobName, payload: &[u8]) -> Option<Subject> {
     }
 }
 
-async fn replay(letters: &DeadLetters, store: &SqliteStore, letter: &DeadLetter) -> anyhow::Result<()> {
+async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
     let (job, id) = (letter.job, shown(&letter.id));
     let payload = letters.payload(letter).await.map_err(failed)?;
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
@@ -194,20 +194,21 @@ async fn replay(letters: &DeadLetters, store: &SqliteStore, letter: &DeadLetter)
 }
 
 /// Has the event told from the first attempt on. False where there is nothing to tell.
-async fn tell_again(store: &SqliteStore, told: &NotifyCustomer) -> anyhow::Result<bool> {
+async fn tell_again(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<bool> {
     let Some(stored) = notification(store, told).await? else { return Ok(false) };
     if stored.status == NotificationStatus::Sent {
         return Ok(false);
     }
     // Should Redis lose the job, the store has it put back once it is past this time.
-    let (status, next_attempt_at) = (NotificationStatus::Pending, Some(real_now()));
-    let anew = Notification { status, attempts: 0, next_attempt_at, last_error: None, ..stored };
-    store.record_attempt(told, &anew).await?;
+    let (status, now) = (NotificationStatus::Pending, real_now());
+    let last_error = Some("replayed by the operator".to_owned());
+    let anew = Notification { status, attempts: 0, next_attempt_at: Some(now), last_error, ..stored };
+    store.record_attempt(told, &anew, now).await?;
     Ok(true)
 }
 
 async fn notification(
-    store: &SqliteStore,
+    store: &SqlStore,
     told: &NotifyCustomer,
 ) -> Result<Option<Notification>, crate::orders::StoreError> {
     let of_order = store.notifications(&told.topup_id).await?;
@@ -215,10 +216,10 @@ async fn notification(
     Ok(of_order.into_iter().find(same))
 }
 
-async fn discard(letters: &DeadLetters, store: &SqliteStore, letter: &DeadLetter) -> anyhow::Result<()> {
+async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
     let payload = letters.payload(letter).await.map_err(failed)?;
     match payload.as_deref().and_then(|payload| subject(letter.job, payload)) {
-        Some(Subject::Order(topup_id)) => give_up(store, &topup_id).await?,
+        Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id).await?,
         Some(Subject::Told(told)) => give_up_telling(store, &told).await?,
         None => {}
     }
@@ -227,23 +228,36 @@ async fn discard(letters: &DeadLetters, store: &SqliteStore, letter: &DeadLetter
     say(format_args!("{}  {}  {done}", letter.job, shown(&letter.id)))
 }
 
+/// How a discarded dead letter stands in the history of its order.
+const DISCARDED: &str = "discarded by the operator";
+
 /// Without a next look the order is not put back into a queue.
-async fn give_up(store: &SqliteStore, topup_id: &TopupId) -> anyhow::Result<()> {
+async fn give_up(store: &SqlStore, job: JobName, topup_id: &TopupId) -> anyhow::Result<()> {
     let Some(order) = store.order(topup_id).await? else { return Ok(()) };
     let mut record = order.tracking.clone();
     record.next_check_at = None;
     // Outdated: somebody follows it, and then it is not for us to give up.
-    store.apply(Change { order: &order, record: &record, seen: None, event: None }).await?;
+    let change = Change {
+        job,
+        at: real_now(),
+        order: &order,
+        record: &record,
+        seen: None,
+        given_up: Some(DISCARDED),
+        event: None,
+    };
+    store.apply(change).await?;
     Ok(())
 }
 
 /// Without a next attempt the event is not put back into a queue.
-async fn give_up_telling(store: &SqliteStore, told: &NotifyCustomer) -> anyhow::Result<()> {
+async fn give_up_telling(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<()> {
     if let Some(stored) = notification(store, told).await?
         && stored.status == NotificationStatus::Pending
     {
-        let failed = Notification { status: NotificationStatus::Failed, next_attempt_at: None, ..stored };
-        store.record_attempt(told, &failed).await?;
+        let (status, last_error) = (NotificationStatus::Failed, Some(DISCARDED.to_owned()));
+        let failed = Notification { status, next_attempt_at: None, last_error, ..stored };
+        store.record_attempt(told, &failed, real_now()).await?;
     }
     Ok(())
 }

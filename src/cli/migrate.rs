@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::say;
 use crate::config::StoreSettings;
-use crate::orders::{CardCipher, SqliteStore};
+use crate::orders::{self, CardCipher};
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateSettings {
@@ -18,6 +18,6 @@ pub(super) async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
         Some(_) => settings.store.cipher()?,
         None => CardCipher::new(&CardCipher::generate_key())?,
     };
-    SqliteStore::open(settings.store.database_url()?, cipher).await?;
+    orders::open(settings.store.database_url()?, cipher).await?;
     say("the tables are up to date")
 }

@@ -10,6 +10,7 @@ mod migrate;
 mod order;
 mod private;
 mod rejected;
+mod rekey;
 mod run;
 mod simulate_api;
 
@@ -42,7 +43,7 @@ enum Command {
     SimulateApi(simulate_api::SimulateApiSettings),
     /// Hand an order over, as a producer does
     Enqueue(enqueue::EnqueueSettings),
-    /// Show what is stored of an order and who was told
+    /// Show what is stored of an order, what became of it and who was told
     Order(order::OrderSettings),
     /// Jobs that were kept aside: show them, have them run again, delete them
     DeadLetters(dead_letters::DeadLettersSettings),
@@ -50,6 +51,8 @@ enum Command {
     Rejected(rejected::RejectedSettings),
     /// Bring the tables of the database up to date
     Migrate(migrate::MigrateSettings),
+    /// Encrypt the stored cards with the current key, after a change of ENCRYPTION_KEY
+    Rekey(rekey::RekeySettings),
     /// Print a new ENCRYPTION_KEY
     Keygen,
     /// Look at everything `run` needs and say what to mend; changes and sends nothing
@@ -88,6 +91,7 @@ impl Cli {
             Command::DeadLetters(settings) => dead_letters::dead_letters(settings).await.map(done),
             Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
             Command::Migrate(settings) => migrate::migrate(&settings).await.map(done),
+            Command::Rekey(settings) => rekey::rekey(&settings).await,
             Command::Keygen => keygen::keygen().map(done),
             Command::Doctor(settings) => doctor::doctor(*settings).await,
             Command::Bench(settings) => bench::bench(settings).await.map(done),

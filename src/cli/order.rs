@@ -1,5 +1,7 @@
-//! `topup-worker order <topupId>`: what is stored of an order and who was told. Without the card's code
-//! and without anything of the customer: a terminal is a log.
+//! `topup-worker order <topupId>`: what is stored of an order, what became of it and who was told. Without the
+//! card's code and without anything of the customer: a terminal is a log.
+
+use std::collections::HashSet;
 
 use chrono::SecondsFormat;
 use clap::Args;
@@ -7,7 +9,7 @@ use topup_jobs::{Timestamp, TopupId};
 
 use super::say;
 use crate::config::{SettingsError, StoreSettings};
-use crate::orders::{OrderStore, SqliteStore};
+use crate::orders::{self, Attempt, HistoryEntry, Occurrence, OrderStore};
 
 #[derive(Debug, Args)]
 pub(super) struct OrderSettings {
@@ -22,9 +24,12 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
-    let store = SqliteStore::open(settings.store.database_url()?, settings.store.cipher()?).await?;
+    let store = orders::open(settings.store.database_url()?, settings.store.cipher()?).await?;
     let Some(order) = store.order(&topup_id).await? else {
-        anyhow::bail!("no order {topup_id} is stored; was it enqueued, and did a worker take it in?");
+        anyhow::bail!(
+            "no order {topup_id} is stored; was it enqueued, did a worker take it in, and is it not older \
+             than RETENTION_DAYS?"
+        );
     };
     let card = match store.card(&topup_id).await? {
         Some(_) => "stored, encrypted",
@@ -59,7 +64,29 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
             "told", told.attempts
         ))?;
     }
+    say("history")?;
+    for entry in told_once(store.history(&topup_id).await?) {
+        say(format_args!("{} {}", time(Some(entry.at)), entry.what))?;
+    }
     Ok(())
+}
+
+/// The history without the beginnings of attempts of which it knows how they went.
+fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
+    let mut ended = HashSet::new();
+    history.reverse();
+    history.retain(|entry| match &entry.what {
+        Occurrence::Told { outcome, channel, attempt, result: Attempt::Begun, .. } => {
+            !ended.remove(&(*outcome, channel.clone(), *attempt))
+        }
+        Occurrence::Told { outcome, channel, attempt, .. } => {
+            ended.insert((*outcome, channel.clone(), *attempt));
+            true
+        }
+        _ => true,
+    });
+    history.reverse();
+    history
 }
 
 fn time(at: Option<Timestamp>) -> String {

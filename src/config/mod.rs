@@ -6,6 +6,7 @@
 mod api;
 mod callback;
 mod redis;
+mod retention;
 mod store;
 mod webhook;
 
@@ -24,6 +25,7 @@ use crate::queue::{Names, RedisAddress};
 pub use self::api::ApiSettings;
 pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::redis::RedisSettings;
+pub use self::retention::RetentionSettings;
 pub use self::store::StoreSettings;
 pub use self::webhook::{Endpoint, WebhookSettings};
 
@@ -97,6 +99,9 @@ pub struct RunSettings {
     /// Where orders are stored.
     #[command(flatten)]
     pub store: StoreSettings,
+    /// How long orders are kept.
+    #[command(flatten)]
+    pub retention: RetentionSettings,
     /// The provider.
     #[command(flatten)]
     pub api: ApiSettings,
@@ -134,9 +139,11 @@ pub struct Config {
     /// Names of the keys.
     pub names: Names,
     /// Address of the database.
-    pub database_url: String,
+    pub database_url: SecretString,
     /// Cipher of the card codes.
     pub cipher: CardCipher,
+    /// How long a final order is kept, if not for ever.
+    pub keep: Option<Duration>,
     /// Address of the provider.
     pub api_url: Url,
     /// Key of the provider.
@@ -173,8 +180,9 @@ impl RunSettings {
             concurrency: self.concurrency()?,
             redis: self.redis.address()?,
             names: self.redis.prefix.clone(),
-            database_url: self.store.database_url()?.to_owned(),
+            database_url: self.store.database_url()?.into(),
             cipher: self.store.cipher()?,
+            keep: self.retention.keep()?,
             time_scale: self.clock.validate(&self.api.oneclickdz_api_url)?,
             webhook: self.webhook.merchant()?,
             operator_webhook: self.webhook.operator()?,
@@ -196,6 +204,7 @@ impl RunSettings {
             self.redis.address().err(),
             self.store.database_url().err(),
             self.store.cipher().err(),
+            self.retention.keep().err(),
             self.clock.validate(&self.api.oneclickdz_api_url).err(),
             self.webhook.merchant().err(),
             self.webhook.operator().err(),

@@ -1,46 +1,53 @@
 //! Where orders are stored, and the key of the cards in there.
 
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{SettingsError, set, unusable};
-use crate::orders::CardCipher;
+use crate::orders::{CardCipher, DatabaseKind};
 
 /// Where orders are stored.
 #[derive(Debug, Clone, Args)]
 pub struct StoreSettings {
-    /// Database of the orders
+    /// Database of the orders: `sqlite://` and a file, or `postgres://user:password@host/database`
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://topup-worker.db", hide_env_values = true)]
-    pub database_url: String,
+    pub database_url: SecretString,
 
     /// Key of the card codes at rest: 64 hexadecimal digits, from `topup-worker keygen`
     #[arg(long, env = "ENCRYPTION_KEY", hide_env_values = true)]
     pub encryption_key: Option<SecretString>,
+
+    /// Keys that stored cards may still be encrypted with, separated by spaces or commas; see `rekey`
+    #[arg(long, env = "ENCRYPTION_KEYS_PREVIOUS", hide_env_values = true)]
+    pub encryption_keys_previous: Option<SecretString>,
 }
 
 impl StoreSettings {
     /// The database's address.
     ///
     /// # Errors
-    /// [`SettingsError`] where it is no SQLite address.
+    /// [`SettingsError`] where it is neither an SQLite nor a PostgreSQL address.
     pub fn database_url(&self) -> Result<&str, SettingsError> {
-        let path = self.database_url.strip_prefix("sqlite://").filter(|path| !path.contains(":memory:"));
-        if path.is_some_and(|path| !path.is_empty()) {
-            Ok(&self.database_url)
-        } else {
-            Err(unusable("DATABASE_URL", "it must be sqlite:// and the path of a file"))
-        }
+        let why =
+            "it must be sqlite:// and the path of a file, or postgres://user:password@host:port/database";
+        let url = self.database_url.expose_secret();
+        DatabaseKind::of(url).map(|_| url).ok_or_else(|| unusable("DATABASE_URL", why))
     }
 
     /// The cipher of the card codes.
     ///
     /// # Errors
-    /// [`SettingsError`] where the key is missing or unusable.
+    /// [`SettingsError`] where the key is missing or one is unusable.
     pub fn cipher(&self) -> Result<CardCipher, SettingsError> {
         let advice =
             "card codes are stored encrypted; make a key with `topup-worker keygen` and keep it safe";
         let key = set(self.encryption_key.as_ref())
             .ok_or(SettingsError::Missing { name: "ENCRYPTION_KEY", advice })?;
-        Ok(CardCipher::new(key)?)
+        let previous = set(self.encryption_keys_previous.as_ref()).map_or("", ExposeSecret::expose_secret);
+        let previous = previous.split([' ', ',']).filter(|key| !key.is_empty());
+        previous.into_iter().try_fold(CardCipher::new(key)?, |cipher, key| {
+            let why = "each key must be 64 hexadecimal digits; separate them by spaces or commas";
+            cipher.with_previous(&key.into()).map_err(|_| unusable("ENCRYPTION_KEYS_PREVIOUS", why))
+        })
     }
 }

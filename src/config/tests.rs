@@ -35,6 +35,10 @@ fn impossible_settings_are_told_with_their_names() {
         (&["--redis-url", "rediss://a", "--redis-ca-file", "Cargo.toml"], "REDIS_CA_FILE"),
         (&["--database-url", "mysql://x"], "DATABASE_URL"),
         (&["--database-url", "sqlite::memory:"], "DATABASE_URL"),
+        (&["--database-url", "postgres://user:token-of-mine@host:port/orders"], "DATABASE_URL"),
+        (&["--encryption-keys-previous", "token-of-mine"], "ENCRYPTION_KEYS_PREVIOUS"),
+        (&["--retention-days", "0"], "RETENTION_DAYS"),
+        (&["--retention-days", "36501"], "RETENTION_DAYS"),
         (&["--concurrency", "0"], "CONCURRENCY"),
         (&["--time-scale", "0"], "TIME_SCALE"),
         (&["--time-scale", "3600"], "TIME_SCALE"),
@@ -91,6 +95,21 @@ fn without_an_encryption_key_nothing_starts() {
 }
 
 #[test]
+fn databases_of_both_kinds_and_several_previous_keys_are_taken() {
+    for url in
+        ["sqlite:///data/orders.db", "postgres://topup:secret@db/orders", "postgresql://db:5433/orders"]
+    {
+        assert_eq!(validate(&["--database-url", url]).unwrap().database_url.expose_secret(), url);
+    }
+    let keys = format!("{} {},{}", "0".repeat(64), "1".repeat(64), "2".repeat(64));
+    let config = validate(&["--encryption-keys-previous", &keys, "--retention-days", "90"]).unwrap();
+    let old = CardCipher::new(&"2".repeat(64).into()).unwrap();
+    let card = topup_jobs::Secret::new("123456789012");
+    assert_eq!(config.cipher.decrypt(&old.encrypt(&card)), Ok(card));
+    assert_eq!(config.keep, Some(Duration::from_hours(90 * 24)));
+}
+
+#[test]
 fn all_faults_are_told_at_once() {
     let args = ["topup-worker", "--encryption-key", "short", "--concurrency", "0", "--redis-url", "x"];
     let faults = Command::try_parse_from(args).unwrap().run.faults();
@@ -139,6 +158,10 @@ fn debug_shows_no_secret() {
         KEY,
         "--oneclickdz-api-key",
         "key-value",
+        "--encryption-keys-previous",
+        "previous-key",
+        "--database-url",
+        "postgres://topup:database-password@db/orders",
         "--webhook-secret",
         SECRET,
         "--redis-url",
@@ -147,7 +170,9 @@ fn debug_shows_no_secret() {
         "https://example.dz/url-token",
     ];
     let shown = format!("{:?}", Command::try_parse_from(args).unwrap().run);
-    for secret in [KEY, "key-value", SECRET, "redis-password", "url-token"] {
+    for secret in
+        [KEY, "key-value", SECRET, "redis-password", "url-token", "previous-key", "database-password"]
+    {
         assert!(!shown.contains(secret), "{shown}");
     }
 }

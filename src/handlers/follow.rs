@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use topup_jobs::{
-    Decision, Event, EventData, JobName, Next, Observation, Outcome, ProviderOrder, Situation, Timestamp,
-    TopupId, TrackTopup, Tracking, decide,
+    Decision, Event, EventData, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, Situation,
+    Timestamp, TopupId, TrackTopup, Tracking, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -59,7 +59,12 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         body: event(outcome, &order, seen, &decision.record, now),
         channels: env.channels.wanting(outcome, &order),
     });
-    let change = Change { order: &order, record: &decision.record, seen, event };
+    let given_up = match decision.next {
+        Next::DeadLetter(reason) => Some(reason.as_str()),
+        _ => None,
+    };
+    let record = &decision.record;
+    let change = Change { job: name, at: now, order: &order, record, seen, given_up, event };
     if env.store.apply(change).await? == Applied::Outdated {
         tracing::debug!("the order was changed meanwhile; looking again");
         return Ok(Settlement::new(End::Wait(Duration::ZERO)));
@@ -81,15 +86,25 @@ pub(crate) async fn give_up(
     if order.tracking.status.is_final() || order.tracking.next_check_at.is_none() {
         return Ok(Vec::new());
     }
+    let now = env.clock.now();
     let last_error = Some(reason.to_owned());
     let record = Tracking { next_check_at: None, last_error, ..order.tracking.clone() };
     let outcome = Outcome::Unresolved;
     let event = NewEvent {
         outcome,
-        body: event(outcome, &order, None, &record, env.clock.now()),
+        body: event(outcome, &order, None, &record, now),
         channels: env.channels.wanting(outcome, &order),
     };
-    let change = Change { order: &order, record: &record, seen: None, event: Some(event) };
+    let handling = order.tracking.status == OrderStatus::Handling;
+    let change = Change {
+        job: if handling { JobName::PollTopup } else { JobName::RecheckTopup },
+        at: now,
+        order: &order,
+        record: &record,
+        seen: None,
+        given_up: Some(reason),
+        event: Some(event),
+    };
     match env.store.apply(change).await? {
         Applied::Stored => {
             tracing::error!(order.id = %topup_id, reason, "the order is followed no longer");

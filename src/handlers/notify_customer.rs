@@ -57,7 +57,7 @@ pub(crate) async fn give_up_telling(
     tracing::error!(order.id = %told.topup_id, channel = told.channel, reason, "not told: the job is a dead letter");
     let status = NotificationStatus::Failed;
     let given_up = Notification { status, next_attempt_at: None, last_error: Some(reason), ..stored };
-    env.store.record_attempt(told, &given_up).await
+    env.store.record_attempt(told, &given_up, env.clock.now()).await
 }
 
 /// What the store knows of telling this.
@@ -87,10 +87,11 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     };
     let attempts = job.attempts_made + 1;
     let wait = notify_wait(attempts, (env.jitter)());
-    let next_attempt_at = Some(env.clock.now() + wait.unwrap_or_default());
+    let now = env.clock.now();
+    let next_attempt_at = Some(now + wait.unwrap_or_default());
     let attempt = Notification { attempts, next_attempt_at, ..stored };
     // Stored before it is sent: a store that cannot be written must not have this sent again and again.
-    env.store.record_attempt(told, &attempt).await?;
+    env.store.begin_attempt(told, &attempt, now).await?;
     let event_id = told.event_id();
     let delivery = Delivery { event_id: &event_id, outcome: told.outcome, event: &event, order: &order };
     let sent = match channel {
@@ -164,14 +165,14 @@ async fn record(
             let sent_at = Some(now);
             let status = NotificationStatus::Sent;
             attempt = Notification { status, sent_at, next_attempt_at: None, last_error: None, ..attempt };
-            env.store.record_attempt(told, &attempt).await?;
+            env.store.record_attempt(told, &attempt, now).await?;
             return Ok(End::Finish);
         }
         Err(SendError::Refused(why)) => {
             tracing::warn!(channel = told.channel, why, "the receiver wants no more of this event");
             let (status, last_error) = (NotificationStatus::Refused, Some(why));
             attempt = Notification { status, next_attempt_at: None, last_error, ..attempt };
-            env.store.record_attempt(told, &attempt).await?;
+            env.store.record_attempt(told, &attempt, now).await?;
             return Ok(End::Finish);
         }
         Err(SendError::Failed { what, retry_after }) => (what, retry_after),
@@ -191,6 +192,6 @@ async fn record(
         attempt.next_attempt_at = None;
         End::DeadLetter(format!("undelivered after {} attempts", attempt.attempts))
     };
-    env.store.record_attempt(told, &attempt).await?;
+    env.store.record_attempt(told, &attempt, now).await?;
     Ok(end)
 }

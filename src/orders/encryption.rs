@@ -3,22 +3,39 @@
 //! AES-256-GCM with a random 16-byte IV, stored as JSON of hex strings
 //! `{"iv":…,"encryptedData":…,"authTag":…}` (guide "Security best practices"): a merchant's existing
 //! Node, Python or PHP code reads what this service stores. The key is `ENCRYPTION_KEY`, 64 hex digits.
+//!
+//! While a key is being changed there are several: what is written is written with the current one, what is
+//! read may have been written with any. `topup-worker rekey` ends that state.
 
 use aes_gcm::aead::consts::U16;
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{AesGcm, aes::Aes256};
+use hmac::{Hmac, Mac};
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use topup_jobs::Secret;
+use sha2::Sha256;
+use topup_jobs::{NotifyCustomer, Secret};
 
 type Cipher = AesGcm<Aes256, U16>;
 const TAG_BYTES: usize = 16;
+/// What the key of the links is derived with, so that it is not the key of the cards.
+const LINKS: &[u8] = b"topup-worker: links to a card, 1";
+/// Bytes of a link's token: nobody guesses 128 bits, and a link must be short enough for an SMS.
+const TOKEN_BYTES: usize = 16;
 
-/// Encrypts and decrypts card codes.
+/// Encrypts and decrypts card codes, and makes the tokens of the links to them.
 #[derive(Clone)]
 pub struct CardCipher {
-    cipher: Cipher,
+    current: Key,
+    previous: Vec<Key>,
+}
+
+/// What is made of one `ENCRYPTION_KEY`.
+#[derive(Clone)]
+struct Key {
+    cards: Cipher,
+    links: Hmac<Sha256>,
 }
 
 /// The key is unusable.
@@ -33,7 +50,7 @@ pub enum DecryptionError {
     #[error("a stored card code is not in the documented form")]
     Form,
     /// It was encrypted with another key, or has been changed.
-    #[error("a stored card code cannot be decrypted with this ENCRYPTION_KEY")]
+    #[error("a stored card code cannot be decrypted with ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS")]
     Key,
 }
 
@@ -48,15 +65,50 @@ struct Sealed {
     auth_tag: [u8; TAG_BYTES],
 }
 
+impl Key {
+    fn new(key: &SecretString) -> Result<Self, InvalidKey> {
+        let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey)?;
+        let cards = Cipher::new_from_slice(&bytes).map_err(|_| InvalidKey)?;
+        Ok(Self { cards, links: hmac(&hmac(&bytes).chain_update(LINKS).finalize().into_bytes()) })
+    }
+
+    fn decrypt(&self, sealed: &Sealed) -> Result<Secret, DecryptionError> {
+        let mut data = sealed.encrypted_data.clone();
+        data.extend_from_slice(&sealed.auth_tag);
+        let clear =
+            self.cards.decrypt(&sealed.iv.into(), data.as_slice()).map_err(|_| DecryptionError::Key)?;
+        String::from_utf8(clear).map(Secret::new).map_err(|_| DecryptionError::Form)
+    }
+
+    fn link_token(&self, told: &NotifyCustomer) -> String {
+        // No event id has a line break in it, so that no two events and channels run into one text.
+        let event = format!("{}\n{}", told.event_id(), told.channel);
+        let code = self.links.clone().chain_update(event).finalize().into_bytes();
+        hex::encode(&code[..TOKEN_BYTES])
+    }
+}
+
+fn hmac(key: &[u8]) -> Hmac<Sha256> {
+    // Invariant: HMAC takes keys of any length.
+    Hmac::new_from_slice(key).expect("HMAC takes any key")
+}
+
 impl CardCipher {
     /// A cipher with this key.
     ///
     /// # Errors
     /// [`InvalidKey`] unless it is 64 hexadecimal digits.
     pub fn new(key: &SecretString) -> Result<Self, InvalidKey> {
-        let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey)?;
-        let cipher = Cipher::new_from_slice(&bytes).map_err(|_| InvalidKey)?;
-        Ok(Self { cipher })
+        Ok(Self { current: Key::new(key)?, previous: Vec::new() })
+    }
+
+    /// The same, with one more key that is tried where the others do not decrypt.
+    ///
+    /// # Errors
+    /// [`InvalidKey`] unless it is 64 hexadecimal digits.
+    pub fn with_previous(mut self, key: &SecretString) -> Result<Self, InvalidKey> {
+        self.previous.push(Key::new(key)?);
+        Ok(self)
     }
 
     /// A new random key, as 64 hexadecimal digits.
@@ -72,7 +124,7 @@ impl CardCipher {
     #[must_use]
     pub fn encrypt(&self, card_code: &Secret) -> String {
         let iv: [u8; 16] = rand::rng().random();
-        let sealed = self.cipher.encrypt(&iv.into(), card_code.reveal().as_bytes());
+        let sealed = self.current.cards.encrypt(&iv.into(), card_code.reveal().as_bytes());
         // Invariant: a card code is far below the 64 GiB that AES-GCM takes.
         let mut encrypted_data = sealed.expect("a card code is short");
         let tag = encrypted_data.split_off(encrypted_data.len() - TAG_BYTES);
@@ -85,14 +137,47 @@ impl CardCipher {
     /// The card code of a stored form.
     ///
     /// # Errors
-    /// [`DecryptionError`] where the form is not the documented one or the key another.
+    /// [`DecryptionError`] where the form is not the documented one or no key fits.
     pub fn decrypt(&self, stored: &str) -> Result<Secret, DecryptionError> {
-        let sealed: Sealed = serde_json::from_str(stored).map_err(|_| DecryptionError::Form)?;
-        let mut data = sealed.encrypted_data;
-        data.extend_from_slice(&sealed.auth_tag);
-        let clear =
-            self.cipher.decrypt(&sealed.iv.into(), data.as_slice()).map_err(|_| DecryptionError::Key)?;
-        String::from_utf8(clear).map(Secret::new).map_err(|_| DecryptionError::Form)
+        let sealed = Sealed::read(stored)?;
+        match self.current.decrypt(&sealed) {
+            Err(DecryptionError::Key) => self.decrypt_with_previous(&sealed),
+            decrypted => decrypted,
+        }
+    }
+
+    /// The stored form under the current key; nothing where it is under it already.
+    ///
+    /// # Errors
+    /// As [`CardCipher::decrypt`].
+    pub fn encrypt_again(&self, stored: &str) -> Result<Option<String>, DecryptionError> {
+        let sealed = Sealed::read(stored)?;
+        match self.current.decrypt(&sealed) {
+            Err(DecryptionError::Key) => {
+                self.decrypt_with_previous(&sealed).map(|card_code| Some(self.encrypt(&card_code)))
+            }
+            decrypted => decrypted.map(|_| None),
+        }
+    }
+
+    fn decrypt_with_previous(&self, sealed: &Sealed) -> Result<Secret, DecryptionError> {
+        let mut tried = self.previous.iter().map(|key| key.decrypt(sealed));
+        tried.find(|tried| *tried != Err(DecryptionError::Key)).unwrap_or(Err(DecryptionError::Key))
+    }
+
+    /// The tokens that each key makes for the link of this event on this channel, the current key's first.
+    ///
+    /// A token is no stored randomness but a keyed hash of what is told to whom, so that every attempt sends
+    /// the same link although only the token's own hash is stored.
+    pub(super) fn link_tokens(&self, told: &NotifyCustomer) -> impl Iterator<Item = SecretString> {
+        let keys = std::iter::once(&self.current).chain(&self.previous);
+        keys.map(|key| key.link_token(told).into())
+    }
+}
+
+impl Sealed {
+    fn read(stored: &str) -> Result<Self, DecryptionError> {
+        serde_json::from_str(stored).map_err(|_| DecryptionError::Form)
     }
 }
 
@@ -104,6 +189,8 @@ impl std::fmt::Debug for CardCipher {
 
 #[cfg(test)]
 mod tests {
+    use topup_jobs::Outcome;
+
     use super::*;
 
     #[test]
@@ -140,5 +227,62 @@ mod tests {
         for bad in ["", "abc", &"0".repeat(63), &"g".repeat(64), &"0".repeat(66)] {
             assert_eq!(CardCipher::new(&bad.into()).err(), Some(InvalidKey));
         }
+    }
+
+    #[test]
+    fn a_previous_key_decrypts_and_the_current_one_encrypts() {
+        let (old, older, new) =
+            (CardCipher::generate_key(), CardCipher::generate_key(), CardCipher::generate_key());
+        let card = Secret::new("123456789012");
+        let stored = CardCipher::new(&old).unwrap().encrypt(&card);
+        let alone = CardCipher::new(&new).unwrap();
+        assert_eq!(alone.encrypt_again(&stored), Err(DecryptionError::Key));
+        let both = alone.clone().with_previous(&older).unwrap().with_previous(&old).unwrap();
+        assert_eq!(both.decrypt(&stored), Ok(card.clone()));
+        let again = both.encrypt_again(&stored).unwrap().expect("it was under another key");
+        assert_eq!(alone.decrypt(&again), Ok(card), "the previous keys are not needed any more");
+        assert_eq!(both.encrypt_again(&again), Ok(None));
+        assert_eq!(both.encrypt_again("{}"), Err(DecryptionError::Form));
+    }
+
+    #[test]
+    fn a_token_is_the_same_at_every_attempt_and_another_for_all_else() {
+        let told = |outcome, channel: &str| NotifyCustomer {
+            topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
+            outcome,
+            channel: channel.to_owned(),
+        };
+        let tokens = |cipher: &CardCipher, told: &NotifyCustomer| -> Vec<String> {
+            cipher.link_tokens(told).map(|token| token.expose_secret().to_owned()).collect()
+        };
+        let (old, new) = (CardCipher::generate_key(), CardCipher::generate_key());
+        let before = CardCipher::new(&old).unwrap();
+        let after = CardCipher::new(&new).unwrap().with_previous(&old).unwrap();
+        let sms = told(Outcome::Fulfilled, "sms");
+        let first = tokens(&before, &sms);
+        assert_eq!(first, tokens(&before, &sms));
+        assert!(first[0].len() == 32 && first[0].bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_eq!(tokens(&after, &sms)[1..], first, "a previous key still makes the link it has made");
+        let others = [
+            tokens(&after, &sms).swap_remove(0),
+            tokens(&before, &told(Outcome::Fulfilled, "email")).remove(0),
+            tokens(&before, &told(Outcome::Refunded, "sms")).remove(0),
+        ];
+        assert!(!others.contains(&first[0]));
+    }
+
+    /// Computed with Python's `hmac` module.
+    #[test]
+    fn tokens_stay_what_they_are_from_version_to_version() {
+        let cipher =
+            CardCipher::new(&"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff".into())
+                .unwrap();
+        let told = NotifyCustomer {
+            topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
+            outcome: Outcome::Fulfilled,
+            channel: "sms".to_owned(),
+        };
+        let token = cipher.link_tokens(&told).next().unwrap();
+        assert_eq!(token.expose_secret(), "9d6b23b506af2ae87dfc369f888484cd");
     }
 }

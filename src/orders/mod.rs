@@ -3,20 +3,27 @@
 //! The store is committed before the job is settled. A change based on an outdated reading is refused, so
 //! two workers that hold the same order by mistake cannot overwrite each other, and nothing overwrites a
 //! final state. Card codes are encrypted before they get here and leave only through [`OrderStore::card`].
+//!
+//! The database is SQLite or PostgreSQL, as the address says; `sql` knows both, and nobody else asks which.
 
 mod encryption;
+mod history;
 mod inspect;
-mod sqlite;
+mod reveal;
+mod sql;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use topup_jobs::{
-    Card, Customer, Event, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret, Timestamp, TopupId,
-    TopupType, TrackTopup, Tracking,
+    Card, Customer, Event, JobName, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret, Timestamp,
+    TopupId, TopupType, TrackTopup, Tracking,
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
-pub(crate) use inspect::{InspectError, Inspector, Tables, database_file};
-pub use sqlite::SqliteStore;
+pub use history::{Attempt, HistoryEntry, Occurrence};
+pub(crate) use inspect::{InspectError, Inspector, Sample, Tables, place};
+pub use reveal::{Reveal, RevealOutcome};
+pub use sql::{DatabaseKind, Rekeyed, SqlStore, open};
 
 /// An order as it is stored, but for its card.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,12 +53,18 @@ pub struct Order {
 /// A change of an order, to be stored as a whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Change<'a> {
+    /// The job that changes it.
+    pub job: JobName,
+    /// When, in domain time.
+    pub at: Timestamp,
     /// The order as it was read.
     pub order: &'a Order,
     /// Its new state.
     pub record: &'a Tracking,
     /// What the provider answered, if it did.
     pub seen: Option<&'a ProviderOrder>,
+    /// Why it is followed no longer, if that is so.
+    pub given_up: Option<&'a str>,
     /// The event this gives rise to, and the channels to be told. Stored once; a repeat changes nothing.
     pub event: Option<NewEvent>,
 }
@@ -123,9 +136,21 @@ impl NotificationStatus {
     }
 }
 
+impl std::str::FromStr for NotificationStatus {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let status = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        status.ok_or(StoreError::Row("notification status"))
+    }
+}
+
 /// The store failed. The words of the database stand in `source`; no value of an order is in them.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The address means no database.
+    #[error("the address is neither sqlite:// nor postgres://, or cannot be read")]
+    Address,
     /// The database did not do it.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -173,6 +198,54 @@ pub trait OrderStore: Send + Sync + 'static {
     /// Who is told of the order's events, and how far that has come.
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError>;
 
+    /// Stores that an attempt to tell a channel begins.
+    async fn begin_attempt(
+        &self,
+        told: &NotifyCustomer,
+        attempt: &Notification,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
     /// Stores how an attempt to tell a channel went.
-    async fn record_attempt(&self, told: &NotifyCustomer, attempt: &Notification) -> Result<(), StoreError>;
+    async fn record_attempt(
+        &self,
+        told: &NotifyCustomer,
+        attempt: &Notification,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// What became of an order, from its beginning on.
+    async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError>;
+
+    /// The token of the link by which this channel lets its receiver see the card once, up to `expires_at`.
+    /// Every attempt of one event gets the same token, and the time of the first stands.
+    async fn reveal_token(
+        &self,
+        told: &NotifyCustomer,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<SecretString, StoreError>;
+
+    /// The link of this token, if there is one.
+    async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError>;
+
+    /// Counts a try to see the card, `right` or wrong, and decides it: of any number of right tries at the
+    /// same time, one is [`RevealOutcome::Shown`]. That is said once: whoever shows the card reads it before.
+    async fn try_reveal(
+        &self,
+        token: &str,
+        right: bool,
+        most_tries: u32,
+        now: Timestamp,
+    ) -> Result<RevealOutcome, StoreError>;
+
+    /// Deletes final orders that became so before this time, with all that belongs to them, and gives their
+    /// number. One with something still to be told, or a link that still shows its card, stays.
+    async fn delete_ended(&self, before: Timestamp, now: Timestamp, most: u32) -> Result<u32, StoreError>;
+
+    /// Encrypts stored cards with the current key, the next ones behind this id.
+    async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError>;
+
+    /// How many links that a previous key has made are still to be sent again.
+    async fn links_of_previous_keys(&self) -> Result<u64, StoreError>;
 }

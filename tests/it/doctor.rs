@@ -9,6 +9,8 @@ use topup_worker::simulator::Script;
 
 use crate::support::{Bed, ENCRYPTION_KEY, SECRET};
 
+mod postgres;
+
 const REDIS_PASSWORD: &str = "redis-password-of-mine";
 const OTHER_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 const WEBHOOK_TOKEN: &str = "token-of-mine";

@@ -21,6 +21,7 @@ fn each_command_explains_itself() {
         "dead-letters",
         "rejected",
         "migrate",
+        "rekey",
         "keygen",
         "doctor",
     ] {

@@ -10,6 +10,7 @@
 mod http_addr;
 mod keys;
 mod permissions;
+mod postgres;
 mod provider;
 mod redis;
 mod report;
@@ -21,6 +22,7 @@ mod webhook;
 use std::time::Duration;
 
 use clap::Args;
+use secrecy::ExposeSecret;
 
 use super::{Exit, say};
 use crate::config::{Config, RunSettings};
@@ -44,7 +46,7 @@ pub(super) struct DoctorSettings {
 pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
     let json = settings.json;
     let (checks, usable) = match settings::read(settings.run) {
-        Ok((config, client)) => (look(config, &client).await, true),
+        Ok((config, client)) => (Box::pin(look(config, &client)).await, true),
         Err(wrong) => (wrong, false),
     };
     let report = Report::new(checks);
@@ -77,7 +79,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     };
     let ((reached, redis, provider), store, webhook, operator, http_addr) = tokio::join!(
         redis_then_provider,
-        store::look(&config.database_url, &config.cipher),
+        store::look(config.database_url.expose_secret(), &config.cipher),
         webhook::merchant(config.webhook, &config.webhook_guard),
         webhook::operator(config.operator_webhook, &config.webhook_guard),
         http_addr::look(config.http_addr),

@@ -1,65 +1,78 @@
 //! The store: whether the database opens, can be written, has the right tables, and whether the key opens
 //! what is stored. Nothing is made, migrated or committed, and no card leaves the function that opens it.
 
-use super::limited;
 use super::report::Check;
+use super::{limited, postgres};
 use crate::orders::{
-    CardCipher, DecryptionError, InspectError, Inspector, StoreError, Tables, database_file,
+    CardCipher, DatabaseKind, DecryptionError, InspectError, Inspector, Sample, StoreError, Tables, place,
 };
 
-const FILE: &str = "store";
+pub(super) const STORE: &str = "store";
 const TABLES: &str = "store-tables";
 const KEY: &str = "store-key";
 
-pub(super) async fn look(url: &str, cipher: &CardCipher) -> [Check; 3] {
-    let file = database_file(url).map(|file| file.display().to_string());
-    let file = file.unwrap_or_else(|| "the file of DATABASE_URL".to_owned());
+pub(super) async fn look(url: &str, cipher: &CardCipher) -> Vec<Check> {
+    let place = place(url).unwrap_or_else(|| "the database of DATABASE_URL".to_owned());
+    let server = DatabaseKind::of(url) == Some(DatabaseKind::Postgres);
     let opened = tokio::time::timeout(super::LIMIT, Inspector::open(url)).await;
     let mut inspector = match opened {
         Ok(Ok(Some(inspector))) => inspector,
         Ok(Ok(None)) => {
-            return [
-                Check::ok(FILE, format!("{file} is not there yet; `run` makes it")),
+            return vec![
+                Check::ok(STORE, format!("{place} is not there yet; `run` makes it")),
                 Check::skip(TABLES, "there is no database yet"),
                 Check::skip(KEY, "there is no database yet"),
             ];
         }
-        Ok(Err(error)) => return unopened(unusable(&file, &error)),
-        Err(_elapsed) => {
-            let found = format!("{file} is not opened in time");
-            return unopened(Check::fail(
-                FILE,
-                found,
-                "look at the disk: it may be a network share that hangs",
-            ));
-        }
+        Ok(Err(error)) => return unopened(unusable(&place, &error), server),
+        Err(_elapsed) => return unopened(silent(&place, server), server),
     };
-    let write = limited(FILE, async { write(&file, inspector.try_write().await) }).await;
+    let mut checks = vec![limited(STORE, async { write(&place, inspector.try_write().await) }).await];
+    if server {
+        checks.push(limited(postgres::VERSION, postgres::version(&mut inspector)).await);
+    }
     let tables = inspector.tables().await;
+    checks.push(judge(tables.as_ref().ok().copied()));
     let key = limited(KEY, async {
-        match inspector.try_key(cipher).await {
+        match inspector.try_keys(cipher).await {
             // Tables that are not made yet hold no card.
             Err(StoreError::Database(_)) if matches!(tables, Ok(Tables::ToMigrate)) => {
                 Check::skip(KEY, "there is no table of orders yet")
             }
             tried => key(&tried),
         }
-    })
-    .await;
+    });
+    checks.push(key.await);
+    if server {
+        checks.push(limited(postgres::CLOCK, postgres::clock(&mut inspector)).await);
+    }
     inspector.close().await;
-    [write, judge(tables.as_ref().ok().copied()), key]
+    checks
 }
 
-fn unopened(check: Check) -> [Check; 3] {
-    let skip = |name| Check::skip(name, "the database cannot be opened");
-    [check, skip(TABLES), skip(KEY)]
+fn unopened(check: Check, server: bool) -> Vec<Check> {
+    let others: &[&str] =
+        if server { &[postgres::VERSION, TABLES, KEY, postgres::CLOCK] } else { &[TABLES, KEY] };
+    let skipped = others.iter().map(|name| Check::skip(name, "the database cannot be opened"));
+    std::iter::once(check).chain(skipped).collect()
+}
+
+fn silent(place: &str, server: bool) -> Check {
+    let advice = if server {
+        "look at the host and the port of DATABASE_URL, and at the network between"
+    } else {
+        "look at the disk: it may be a network share that hangs"
+    };
+    Check::fail(STORE, format!("{place} is not opened in time"), advice)
 }
 
 fn unusable(file: &str, error: &InspectError) -> Check {
     let (found, advice) = match error {
-        InspectError::Address(_) => {
-            ("DATABASE_URL cannot be read".to_owned(), "write sqlite:// and the path of a file")
-        }
+        InspectError::Connect(error) => return postgres::unreachable(file, error),
+        InspectError::Address => (
+            "DATABASE_URL cannot be read".to_owned(),
+            "write sqlite:// and the path of a file, or postgres://user:password@host:port/database",
+        ),
         InspectError::Folder(error) if error.kind() == std::io::ErrorKind::NotFound => (
             format!("{file} cannot be made: its folder does not exist"),
             "make the folder, or correct DATABASE_URL; sqlite:/// begins an absolute path",
@@ -76,29 +89,32 @@ fn unusable(file: &str, error: &InspectError) -> Check {
             "let the user of this program read and write the file and its folder",
         ),
     };
-    Check::fail(FILE, found, advice)
+    Check::fail(STORE, found, advice)
 }
 
 fn write(file: &str, written: Result<bool, StoreError>) -> Check {
     match written {
-        Ok(true) => Check::ok(FILE, format!("{file} opens and can be written (nothing was left in it)")),
+        Ok(true) => Check::ok(STORE, format!("{file} opens and can be written (nothing was left in it)")),
         Ok(false) => Check::warn(
-            FILE,
+            STORE,
             format!("{file} is held by a process in the middle of a write"),
             "look for a worker that is frozen, and let it go on or kill it",
         ),
         Err(StoreError::Database(error)) if code(&error).as_deref() == Some("13") => {
-            Check::fail(FILE, format!("{file} cannot grow: the disk is full"), "make room on that disk")
+            Check::fail(STORE, format!("{file} cannot grow: the disk is full"), "make room on that disk")
+        }
+        Err(StoreError::Database(error)) if postgres::code(&error).is_some() => {
+            postgres::unwritable(file, &error)
         }
         Err(error) => Check::fail(
-            FILE,
+            STORE,
             format!("{file} cannot be written{}", in_its_words(&error)),
             "let the user of this program write to the file and to its folder, and look at the disk",
         ),
     }
 }
 
-/// SQLite's own words, which hold neither a value nor a path.
+/// The database's own words, which hold neither a value nor a path.
 fn in_its_words(error: &StoreError) -> String {
     let StoreError::Database(error) = error else { return String::new() };
     error.as_database_error().map(|error| format!(": {}", error.message())).unwrap_or_default()
@@ -126,21 +142,30 @@ fn judge(tables: Option<Tables>) -> Check {
         Some(Tables::Foreign) => Check::fail(
             TABLES,
             "not those of this program, or half migrated",
-            "set DATABASE_URL to a file of this program's own, or bring the last backup back",
+            "set DATABASE_URL to a database of this program's own, or bring the last backup back",
         ),
-        None => Check::fail(TABLES, "cannot be read", "look at the file with `sqlite3 <file> .schema`"),
+        None => Check::fail(
+            TABLES,
+            "cannot be read",
+            "look at them with `sqlite3 <file> .schema` or psql's `\\d`",
+        ),
     }
 }
 
-fn key(tried: &Result<bool, StoreError>) -> Check {
+fn key(tried: &Result<Sample, StoreError>) -> Check {
     match tried {
-        Ok(true) => Check::ok(KEY, "ENCRYPTION_KEY opens the stored cards"),
-        Ok(false) => Check::ok(KEY, "no card is stored yet"),
+        Ok(Sample { cards: 0, .. }) => Check::ok(KEY, "no card is stored yet"),
+        Ok(Sample { previous: 0, .. }) => Check::ok(KEY, "ENCRYPTION_KEY opens the stored cards"),
+        Ok(Sample { cards, previous }) => Check::warn(
+            KEY,
+            format!("{previous} of the {cards} cards looked at are opened by a previous key only"),
+            "run `topup-worker rekey`, and keep ENCRYPTION_KEYS_PREVIOUS until it says so",
+        ),
         Err(StoreError::Decryption(DecryptionError::Key)) => Check::fail(
             KEY,
             "ENCRYPTION_KEY is not the one that the stored cards were encrypted with",
-            "set the key of this database again; with another one the stored cards cannot be read, and new \
-             ones would be stored under a second key",
+            "set the key of this database again or, if you are changing it, that key in \
+             ENCRYPTION_KEYS_PREVIOUS; without it the stored cards cannot be read",
         ),
         Err(StoreError::Decryption(DecryptionError::Form)) => Check::fail(
             KEY,
@@ -161,10 +186,11 @@ mod tests {
 
     use super::super::report::Verdict::{Fail, Ok, Skip, Warn};
     use super::*;
-    use crate::orders::SqliteStore;
+    use crate::orders;
 
-    async fn verdicts(url: &str, key: &SecretString) -> [super::super::report::Verdict; 3] {
-        look(url, &CardCipher::new(key).unwrap()).await.map(|check| check.verdict)
+    async fn verdicts(url: &str, key: &SecretString) -> Vec<super::super::report::Verdict> {
+        let checks = look(url, &CardCipher::new(key).unwrap()).await;
+        checks.into_iter().map(|check| check.verdict).collect()
     }
 
     #[tokio::test]
@@ -180,7 +206,7 @@ mod tests {
         let left: Vec<std::ffi::OsString> = names();
         assert!(left.is_empty(), "{left:?}");
 
-        drop(SqliteStore::open(&url("good.db"), CardCipher::new(&key).unwrap()).await.unwrap());
+        drop(orders::open(&url("good.db"), CardCipher::new(&key).unwrap()).await.unwrap());
         assert_eq!(verdicts(&url("good.db"), &key).await, [Ok, Ok, Ok]);
 
         std::fs::write(folder.path().join("empty.db"), "").unwrap();

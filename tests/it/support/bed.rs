@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use topup_jobs::{OrderStatus, TopupId};
-use topup_worker::orders::{CardCipher, Order, OrderStore, SqliteStore};
+use topup_worker::orders::{self, CardCipher, Order, OrderStore, SqlStore};
 use topup_worker::simulator::{Script, Simulator, SimulatorSettings, serve};
 
 use super::deployment::Deployment;
@@ -158,10 +158,10 @@ impl<R: Deployment> Bed<R> {
     }
 
     /// The store, as the workers write it.
-    pub(crate) async fn store(&self) -> SqliteStore {
+    pub(crate) async fn store(&self) -> SqlStore {
         let cipher = CardCipher::new(&ENCRYPTION_KEY.into()).expect("a key");
         let url = &self.settings.iter().find(|(name, _)| *name == "DATABASE_URL").expect("it is set").1;
-        SqliteStore::open(url, cipher).await.expect("the store opens")
+        orders::open(url, cipher).await.expect("the store opens")
     }
 
     /// The card code of an order as it stands in the database.

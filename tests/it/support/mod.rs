@@ -3,6 +3,7 @@
 mod bed;
 pub(crate) mod deployment;
 pub(crate) mod engine;
+pub(crate) mod postgres;
 mod proxy;
 pub(crate) mod redis;
 mod sink;

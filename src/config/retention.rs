@@ -1,0 +1,32 @@
+//! How long orders are kept.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{SettingsError, unusable};
+
+/// A hundred years: a time that far back can still be told.
+const MOST_DAYS: u32 = 36_500;
+
+/// How long orders are kept.
+#[derive(Debug, Clone, Args)]
+pub struct RetentionSettings {
+    /// Days after which a final order is deleted with all that belongs to it; kept for ever where it is not set
+    #[arg(long, env = "RETENTION_DAYS")]
+    pub retention_days: Option<u32>,
+}
+
+impl RetentionSettings {
+    /// How long a final order is kept, if not for ever.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where it is no time in which an order could be told and looked up.
+    pub fn keep(&self) -> Result<Option<Duration>, SettingsError> {
+        match self.retention_days {
+            None => Ok(None),
+            Some(days @ 1..=MOST_DAYS) => Ok(Some(Duration::from_hours(24 * u64::from(days)))),
+            Some(_) => Err(unusable("RETENTION_DAYS", "it must be from 1 to 36,500 days")),
+        }
+    }
+}

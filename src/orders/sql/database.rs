@@ -1,0 +1,125 @@
+//! An open database of either kind, and a transaction in it: the small surface the statements run on.
+
+use sqlx::sqlite::SqlitePool;
+use sqlx::{PgPool, Postgres, Sqlite};
+
+use super::statement::{Row, Statement};
+use super::{postgres, sqlite};
+use crate::orders::StoreError;
+
+/// Which kind of database an address means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseKind {
+    /// One file, for workers on one machine.
+    Sqlite,
+    /// A server, for workers on any number of machines.
+    Postgres,
+}
+
+impl DatabaseKind {
+    /// The kind of this address; nothing where it cannot be used.
+    #[must_use]
+    pub fn of(url: &str) -> Option<Self> {
+        match url.split_once("://") {
+            Some(("sqlite", _)) => sqlite::usable(url).then_some(Self::Sqlite),
+            Some(("postgres" | "postgresql", _)) => postgres::usable(url).then_some(Self::Postgres),
+            _ => None,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(in crate::orders) enum Database {
+    /// One connection writes, so that this process never waits for itself.
+    Sqlite {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+impl Database {
+    /// Opens it and brings its tables up to date.
+    pub(in crate::orders) async fn open(url: &str) -> Result<Self, StoreError> {
+        match DatabaseKind::of(url) {
+            Some(DatabaseKind::Sqlite) => sqlite::open(url).await,
+            Some(DatabaseKind::Postgres) => Ok(Self::Postgres(postgres::open(url).await?)),
+            None => Err(StoreError::Address),
+        }
+    }
+
+    /// A transaction that writes. On SQLite it has the file to itself from its beginning on; on PostgreSQL
+    /// each change names the version or the state it is based on, and the server decides.
+    pub(in crate::orders) async fn begin(&self) -> Result<Transaction, StoreError> {
+        Ok(match self {
+            Self::Sqlite { writer, .. } => Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
+        })
+    }
+
+    /// Reads.
+    pub(in crate::orders) async fn fetch(&self, statement: Statement) -> Result<Vec<Row>, StoreError> {
+        Ok(match self {
+            Self::Sqlite { readers, .. } => sqlite_rows(statement.sqlite().fetch_all(readers).await?),
+            Self::Postgres(pool) => postgres_rows(statement.postgres().fetch_all(pool).await?),
+        })
+    }
+
+    /// Reads one row at most.
+    pub(in crate::orders) async fn fetch_optional(
+        &self,
+        statement: Statement,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.fetch(statement).await?.pop())
+    }
+}
+
+/// A transaction; rolled back when dropped.
+pub(in crate::orders) enum Transaction {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Transaction {
+    /// Writes; gives the number of rows.
+    pub(in crate::orders) async fn execute(&mut self, statement: Statement) -> Result<u64, StoreError> {
+        Ok(match self {
+            Self::Sqlite(open) => statement.sqlite().execute(&mut **open).await?.rows_affected(),
+            Self::Postgres(open) => statement.postgres().execute(&mut **open).await?.rows_affected(),
+        })
+    }
+
+    /// Reads, or writes and reads what was written.
+    pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, StoreError> {
+        Ok(match self {
+            Self::Sqlite(open) => sqlite_rows(statement.sqlite().fetch_all(&mut **open).await?),
+            Self::Postgres(open) => postgres_rows(statement.postgres().fetch_all(&mut **open).await?),
+        })
+    }
+
+    /// As [`Transaction::fetch`], one row at most.
+    pub(in crate::orders) async fn fetch_optional(
+        &mut self,
+        statement: Statement,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.fetch(statement).await?.pop())
+    }
+
+    /// Makes it count.
+    pub(in crate::orders) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(open) => open.commit().await?,
+            Self::Postgres(open) => open.commit().await?,
+        }
+        Ok(())
+    }
+}
+
+fn sqlite_rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<Row> {
+    rows.into_iter().map(Row::Sqlite).collect()
+}
+
+fn postgres_rows(rows: Vec<sqlx::postgres::PgRow>) -> Vec<Row> {
+    rows.into_iter().map(Row::Postgres).collect()
+}

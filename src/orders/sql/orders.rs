@@ -1,0 +1,247 @@
+//! `internet_orders`: the order, its card and its state.
+
+use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking};
+
+use super::database::{Database, Transaction};
+use super::statement::{Row, Statement, sql};
+use super::{history, json, notifications, read_json};
+use crate::orders::history::HANDED_OVER;
+use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError};
+
+pub(super) async fn track(
+    database: &Database,
+    request: &TrackTopup,
+    now: Timestamp,
+) -> Result<Order, StoreError> {
+    if let Some(order) = order(database, &request.topup_id).await? {
+        let told_more = (order.topup_ref.is_none() && request.topup_ref.is_some())
+            || (order.customer.is_none() && request.customer.is_some())
+            || (order.metadata.is_none() && request.metadata.is_some())
+            || (order.callback_url.is_none() && request.callback_url.is_some());
+        let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
+        if !told_more && !given_up {
+            return Ok(order);
+        }
+    }
+    let mut transaction = database.begin().await?;
+    let new = insert(&mut transaction, request, now).await?;
+    if !new {
+        take_up_again(&mut transaction, &request.topup_id, now).await?;
+    }
+    transaction.commit().await?;
+    order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
+}
+
+/// Stores the order and says so; or adds what the producer tells, where it is known already.
+async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<bool, StoreError> {
+    let new = Tracking::new(now);
+    let told = |text| {
+        sql(text)
+            .bind(request.topup_id.as_str())
+            .bind(request.topup_ref.as_deref())
+            .bind(request.customer.as_ref().map(json))
+            .bind(request.metadata.as_ref().map(json))
+            .bind(request.callback_url.as_ref().map(Secret::reveal))
+    };
+    let insert = told(
+        "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, status, tracked_at,
+             polling_since, next_check_at, overdue, polls, delays, not_found, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
+    );
+    let insert = insert
+        .bind(new.status.as_str())
+        .bind(new.tracked_at)
+        .bind(new.polling_since)
+        .bind(new.next_check_at)
+        .bind(new.overdue);
+    if open.execute(insert).await? == 0 {
+        let add = told(
+            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
+                 metadata = coalesce(metadata, $4), callback_url = coalesce(callback_url, $5)
+             WHERE topup_id = $1",
+        );
+        open.execute(add).await?;
+        return Ok(false);
+    }
+    let occurrence = handed_over(None, &new);
+    history::add(open, &request.topup_id, now, occurrence).await?;
+    Ok(true)
+}
+
+/// Follows an order that had been given up from the beginning again.
+async fn take_up_again(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
+    let given_up = sql("SELECT status FROM internet_orders
+         WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
+    let Some(row) = open.fetch_optional(given_up.bind(topup_id.as_str())).await? else { return Ok(()) };
+    let before: OrderStatus = row.parse("status")?;
+    let new = Tracking::new(now);
+    let update =
+        sql("UPDATE internet_orders SET status = $1, polling_since = $2, next_check_at = $3, overdue = $4,
+             polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
+         WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL")
+        .bind(new.status.as_str())
+        .bind(new.polling_since)
+        .bind(new.next_check_at)
+        .bind(new.overdue)
+        .bind(topup_id.as_str())
+        .bind(before.as_str());
+    if open.execute(update).await? == 1 {
+        history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;
+    }
+    Ok(())
+}
+
+fn handed_over(before: Option<OrderStatus>, record: &Tracking) -> Occurrence {
+    changed(HANDED_OVER, before, record, None)
+}
+
+fn changed(
+    cause: &str,
+    before: Option<OrderStatus>,
+    record: &Tracking,
+    given_up: Option<&str>,
+) -> Occurrence {
+    Occurrence::Changed {
+        cause: cause.to_owned(),
+        before,
+        after: record.status,
+        next_check_at: record.next_check_at,
+        polls: record.polls,
+        given_up: given_up.map(str::to_owned),
+        error: record.last_error.clone(),
+    }
+}
+
+pub(super) async fn order(database: &Database, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
+    let select =
+        sql("SELECT topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url, status,
+             tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at,
+             delays, not_found, overdue, last_error, version
+         FROM internet_orders WHERE topup_id = $1");
+    let row = database.fetch_optional(select.bind(topup_id.as_str())).await?;
+    row.map(|row| read(&row)).transpose()
+}
+
+fn read(row: &Row) -> Result<Order, StoreError> {
+    let text = |column| row.get::<Option<String>>(column);
+    Ok(Order {
+        topup_id: row.parse("topup_id")?,
+        topup_ref: text("topup_ref")?,
+        kind: text("type")?.map(TopupType::from),
+        number: text("number")?.map(Secret::new),
+        topup_amount: row.get("topup_amount")?,
+        customer: text("customer")?.map(|text| read_json(&text, "customer")).transpose()?,
+        metadata: text("metadata")?.map(|text| read_json(&text, "metadata")).transpose()?,
+        callback_url: text("callback_url")?.map(Secret::new),
+        tracking: Tracking {
+            status: row.parse("status")?,
+            tracked_at: row.get("tracked_at")?,
+            polling_since: row.get("polling_since")?,
+            polls: row.count("polls")?,
+            last_checked_at: row.get("last_checked_at")?,
+            next_check_at: row.get("next_check_at")?,
+            scheduled_at: row.get("scheduled_at")?,
+            fulfilled_at: row.get("fulfilled_at")?,
+            refunded_at: row.get("refunded_at")?,
+            delays: row.count("delays")?,
+            not_found: row.count("not_found")?,
+            overdue: row.get("overdue")?,
+            last_error: text("last_error")?,
+        },
+        version: row.get("version")?,
+    })
+}
+
+pub(super) async fn apply(
+    database: &Database,
+    cipher: &CardCipher,
+    change: Change<'_>,
+) -> Result<Applied, StoreError> {
+    let (before, record) = (&change.order.tracking, change.record);
+    let unchanged = record == before;
+    if unchanged && change.event.is_none() {
+        return Ok(Applied::Stored);
+    }
+    let topup_id = &change.order.topup_id;
+    let mut transaction = database.begin().await?;
+    if !unchanged {
+        if transaction.execute(update(cipher, &change)).await? == 0 {
+            return Ok(Applied::Outdated);
+        }
+        if is_told(before, record) {
+            let occurrence = changed(change.job.as_str(), Some(before.status), record, change.given_up);
+            history::add(&mut transaction, topup_id, change.at, occurrence).await?;
+        }
+    }
+    if let Some(event) = &change.event {
+        notifications::insert_event(&mut transaction, topup_id, event).await?;
+    }
+    transaction.commit().await?;
+    Ok(Applied::Stored)
+}
+
+/// Whether the history tells of this change: not of every poll at the fast pace.
+fn is_told(before: &Tracking, record: &Tracking) -> bool {
+    let rescheduled = before.next_check_at != record.next_check_at;
+    let polled = record.status == OrderStatus::Handling && record.next_check_at.is_some();
+    before.status != record.status || (rescheduled && !polled)
+}
+
+fn update(cipher: &CardCipher, change: &Change<'_>) -> Statement {
+    let (order, record, seen) = (change.order, change.record, change.seen);
+    let card = seen.and_then(|seen| seen.card.as_ref()).filter(|_| record.status == OrderStatus::Fulfilled);
+    sql("UPDATE internet_orders SET
+             topup_ref = coalesce(topup_ref, $1), type = coalesce(type, $2), number = coalesce(number, $3),
+             topup_amount = coalesce(topup_amount, $4), card_code = $5, num_trans = $6, date_traitement = $7,
+             status = $8, polling_since = $9, polls = $10, last_checked_at = $11, next_check_at = $12,
+             scheduled_at = $13, fulfilled_at = $14, refunded_at = $15, delays = $16, not_found = $17,
+             overdue = $18, last_error = $19, version = version + 1
+         WHERE topup_id = $20 AND version = $21 AND status NOT IN ('FULFILLED', 'REFUNDED')")
+    .bind(seen.and_then(|seen| seen.topup_ref.as_deref()))
+    .bind(seen.and_then(|seen| seen.kind.clone()).map(String::from))
+    .bind(seen.and_then(|seen| seen.number.as_ref()).map(Secret::reveal))
+    .bind(seen.and_then(|seen| seen.topup_amount))
+    .bind(card.map(|card| cipher.encrypt(&card.card_code)))
+    .bind(card.and_then(|card| card.num_trans.as_deref()))
+    .bind(card.and_then(|card| card.date_traitement.as_deref()))
+    .bind(record.status.as_str())
+    .bind(record.polling_since)
+    .bind(record.polls)
+    .bind(record.last_checked_at)
+    .bind(record.next_check_at)
+    .bind(record.scheduled_at)
+    .bind(record.fulfilled_at)
+    .bind(record.refunded_at)
+    .bind(record.delays)
+    .bind(record.not_found)
+    .bind(record.overdue)
+    .bind(record.last_error.as_deref())
+    .bind(order.topup_id.as_str())
+    .bind(order.version)
+}
+
+pub(super) async fn card(
+    database: &Database,
+    cipher: &CardCipher,
+    topup_id: &TopupId,
+) -> Result<Option<Card>, StoreError> {
+    let select = sql("SELECT card_code, num_trans, date_traitement FROM internet_orders WHERE topup_id = $1");
+    let Some(row) = database.fetch_optional(select.bind(topup_id.as_str())).await? else { return Ok(None) };
+    let Some(sealed) = row.get::<Option<String>>("card_code")? else { return Ok(None) };
+    Ok(Some(Card {
+        card_code: cipher.decrypt(&sealed)?,
+        num_trans: row.get("num_trans")?,
+        date_traitement: row.get("date_traitement")?,
+    }))
+}
+
+pub(super) async fn unchecked(
+    database: &Database,
+    before: Timestamp,
+    most: u32,
+) -> Result<Vec<(TopupId, OrderStatus)>, StoreError> {
+    let select = sql("SELECT topup_id, status FROM internet_orders
+         WHERE next_check_at IS NOT NULL AND next_check_at < $1 ORDER BY random() LIMIT $2");
+    let rows = database.fetch(select.bind(before).bind(most)).await?;
+    rows.iter().map(|row| Ok((row.parse("topup_id")?, row.parse("status")?))).collect()
+}

@@ -1,0 +1,50 @@
+//! PostgreSQL: a server, for workers on any number of machines.
+//!
+//! A connection ends a statement that takes too long, and the server ends a transaction whose worker has
+//! gone silent: a frozen worker or a lost network holds nobody up for longer than that.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Executor, PgPool};
+
+use crate::orders::StoreError;
+
+/// Connections of a worker at most. A look at an order holds one for milliseconds; nine workers fit into
+/// the hundred that a server takes as it is installed.
+const MOST_CONNECTIONS: u32 = 10;
+/// How long to wait for a free connection, or for the server to take a new one.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that nobody needed for so long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// The tables are made or changed without these: that may take its time.
+const LIMITS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '30s'";
+
+pub(in crate::orders) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/migrations/postgres");
+
+/// How to connect to this address.
+pub(in crate::orders) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    PgConnectOptions::from_str(url).map(|options| options.application_name("topup-worker"))
+}
+
+/// Whether this address can be read.
+pub(super) fn usable(url: &str) -> bool {
+    options(url).is_ok()
+}
+
+/// Connects and brings the tables up to date: one process at a time, by a lock that sqlx takes for it.
+pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
+    let options = options(url)?;
+    let pool = |connections| {
+        let pool = PgPoolOptions::new().max_connections(connections);
+        pool.acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(IDLE_TIMEOUT)
+    };
+    let migrating = pool(1).connect_with(options.clone()).await?;
+    MIGRATOR.run(&migrating).await?;
+    migrating.close().await;
+    let limited = pool(MOST_CONNECTIONS)
+        .after_connect(|connection, _| Box::pin(async move { connection.execute(LIMITS).await.map(drop) }));
+    Ok(limited.connect_with(options).await?)
+}

@@ -1,0 +1,101 @@
+//! `reveals`: the links under which a customer may see a card once.
+
+use secrecy::{ExposeSecret, SecretString};
+use topup_jobs::{NotifyCustomer, Timestamp};
+
+use super::database::Database;
+use super::history;
+use super::statement::{Row, Statement, sql};
+use crate::orders::reveal::hash;
+use crate::orders::{CardCipher, Occurrence, Reveal, RevealOutcome, StoreError};
+
+pub(super) async fn token(
+    database: &Database,
+    cipher: &CardCipher,
+    told: &NotifyCustomer,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<SecretString, StoreError> {
+    let select = sql("SELECT token_hash FROM reveals WHERE topup_id = $1 AND channel = $2");
+    let rows = database.fetch(select.bind(told.topup_id.as_str()).bind(told.channel.as_str())).await?;
+    let stored = rows.iter().map(|row| row.get("token_hash")).collect::<Result<Vec<String>, _>>()?;
+    let mut current = None;
+    for token in cipher.link_tokens(told) {
+        if stored.contains(&hash(token.expose_secret())) {
+            return Ok(token);
+        }
+        current.get_or_insert(token);
+    }
+    // Invariant: a cipher has a current key.
+    let token = current.expect("there is a current key");
+    let insert = sql("INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
+         VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (token_hash) DO NOTHING")
+    .bind(hash(token.expose_secret()))
+    .bind(told.topup_id.as_str())
+    .bind(told.channel.as_str())
+    .bind(now)
+    .bind(expires_at);
+    let mut transaction = database.begin().await?;
+    transaction.execute(insert).await?;
+    transaction.commit().await?;
+    Ok(token)
+}
+
+pub(super) async fn reveal(database: &Database, token: &str) -> Result<Option<Reveal>, StoreError> {
+    database.fetch_optional(select(hash(token))).await?.map(|row| read(&row)).transpose()
+}
+
+fn select(token_hash: String) -> Statement {
+    sql("SELECT topup_id, channel, expires_at, tries, revealed_at FROM reveals WHERE token_hash = $1")
+        .bind(token_hash)
+}
+
+fn read(row: &Row) -> Result<Reveal, StoreError> {
+    Ok(Reveal {
+        topup_id: row.parse("topup_id")?,
+        channel: row.get("channel")?,
+        expires_at: row.get("expires_at")?,
+        tries: row.count("tries")?,
+        revealed_at: row.get("revealed_at")?,
+    })
+}
+
+pub(super) async fn try_reveal(
+    database: &Database,
+    token: &str,
+    right: bool,
+    most_tries: u32,
+    now: Timestamp,
+) -> Result<RevealOutcome, StoreError> {
+    let mut transaction = database.begin().await?;
+    let token_hash = hash(token);
+    // The one statement that decides: whoever comes second finds what the first has made of the row.
+    let count = sql("UPDATE reveals SET tries = tries + 1, revealed_at = CASE WHEN $1 THEN $2 END
+         WHERE token_hash = $3 AND revealed_at IS NULL AND expires_at > $2 AND tries < $4
+         RETURNING topup_id, channel, expires_at, tries, revealed_at")
+    .bind(right)
+    .bind(now)
+    .bind(token_hash.as_str())
+    .bind(most_tries);
+    let (link, outcome) = if let Some(row) = transaction.fetch_optional(count).await? {
+        let link = read(&row)?;
+        let left = most_tries.saturating_sub(link.tries);
+        (link, if right { RevealOutcome::Shown } else { RevealOutcome::Wrong { left } })
+    } else {
+        let Some(row) = transaction.fetch_optional(select(token_hash)).await? else {
+            return Ok(RevealOutcome::Unknown);
+        };
+        let link = read(&row)?;
+        let outcome = match link.revealed_at {
+            Some(_) => RevealOutcome::AlreadyShown,
+            None if link.expires_at <= now => RevealOutcome::Expired,
+            None => RevealOutcome::Spent,
+        };
+        (link, outcome)
+    };
+    let result = outcome.as_str().to_owned();
+    let what = Occurrence::Asked { channel: link.channel, tries: link.tries, result };
+    history::add(&mut transaction, &link.topup_id, now, what).await?;
+    transaction.commit().await?;
+    Ok(outcome)
+}

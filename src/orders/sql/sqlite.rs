@@ -1,0 +1,68 @@
+//! SQLite: one file, WAL, every commit on the disk before it counts.
+//!
+//! Several processes on one machine may share the file. For several machines there is PostgreSQL.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::database::Database;
+use crate::orders::StoreError;
+
+/// How long a write waits for another process to finish its own.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+const READERS: u32 = 4;
+/// How often opening is tried again, after a pause each.
+const OPEN_TRIES: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(200);
+
+pub(in crate::orders) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/migrations/sqlite");
+
+/// Whether this address, which begins with `sqlite://`, names a file.
+pub(super) fn usable(url: &str) -> bool {
+    let file = url.strip_prefix("sqlite://").unwrap_or_default();
+    !file.is_empty() && !file.contains(":memory:") && SqliteConnectOptions::from_str(url).is_ok()
+}
+
+/// Opens the file (made if missing) and brings its tables up to date.
+pub(super) async fn open(url: &str) -> Result<Database, StoreError> {
+    // Switching a new file to WAL does not wait for another process that does the same.
+    let mut tries = 0;
+    loop {
+        match open_once(url).await {
+            Err(error) if is_busy(&error) && tries < OPEN_TRIES => tries += 1,
+            opened => return opened,
+        }
+        tokio::time::sleep(OPEN_PAUSE).await;
+    }
+}
+
+async fn open_once(url: &str) -> Result<Database, StoreError> {
+    let options = SqliteConnectOptions::from_str(url)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true);
+    let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
+    let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_with(options.clone()).await?;
+    // One process at a time: sqlx takes no lock for migrations on SQLite.
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    MIGRATOR.run(&mut *transaction).await?;
+    transaction.commit().await?;
+    let readers = pool(READERS).connect_with(options).await?;
+    Ok(Database::Sqlite { writer, readers })
+}
+
+/// Whether another process holds the file right now (`SQLITE_BUSY` in its three forms).
+pub(in crate::orders) fn is_busy(error: &StoreError) -> bool {
+    let (StoreError::Database(error) | StoreError::Migration(MigrateError::Execute(error))) = error else {
+        return false;
+    };
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| ["5", "261", "517"].contains(&&*code))
+}

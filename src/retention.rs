@@ -1,0 +1,55 @@
+//! Deletes orders that ended longer ago than the merchant wants to keep them.
+//!
+//! Off unless `RETENTION_DAYS` is set. Only what is final, told and no longer shown by a link goes; the store
+//! sees to that, in batches small enough that nobody else waits, and any number of workers may do this.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::orders::{OrderStore, StoreError};
+use crate::shutdown::Shutdown;
+
+/// How often to look. Real time.
+const EVERY: Duration = Duration::from_mins(1);
+/// Between two batches, for whoever waits to write. Real time.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Orders of a batch at most.
+const MOST: u32 = 100;
+
+/// See the module.
+pub(crate) struct Retention {
+    pub(crate) store: Arc<dyn OrderStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long an order is kept after its end, in domain time.
+    pub(crate) keep: Duration,
+}
+
+impl Retention {
+    /// Looks until asked to stop.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        loop {
+            let pause = match self.delete().await {
+                Ok(MOST) => PAUSE,
+                Ok(_) => EVERY,
+                Err(error) => {
+                    tracing::error!(%error, "old orders could not be deleted");
+                    EVERY
+                }
+            };
+            tokio::select! {
+                () = shutdown.requested() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn delete(&self) -> Result<u32, StoreError> {
+        let now = self.clock.now();
+        let deleted = self.store.delete_ended(now - self.keep, now, MOST).await?;
+        if deleted > 0 {
+            tracing::info!(deleted, "deleted orders that ended longer ago than RETENTION_DAYS");
+        }
+        Ok(deleted)
+    }
+}

@@ -1,0 +1,191 @@
+//! A database of a test's own, and orders in it.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use tempfile::TempDir;
+use topup_jobs::{
+    Card, Event, EventData, JobName, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret, Timestamp,
+    TopupId, TopupStatus, TopupType, TrackTopup, Tracking,
+};
+use topup_worker::orders::{
+    self, Applied, CardCipher, Change, NewEvent, Notification, NotificationStatus, OrderStore, SqlStore,
+};
+
+use crate::support::ENCRYPTION_KEY;
+use crate::support::postgres::TestPostgres;
+
+/// The card of every fulfilled order.
+pub(super) const CARD: &str = "123456789012";
+
+/// See the module.
+pub(super) struct Ground {
+    url: String,
+    database: Database,
+}
+
+enum Database {
+    File { _folder: TempDir },
+    Server { _server: TestPostgres },
+}
+
+impl Ground {
+    pub(super) fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("orders.db").display());
+        Self { url, database: Database::File { _folder: folder } }
+    }
+
+    pub(super) async fn postgres() -> Option<Self> {
+        let server = TestPostgres::start()?;
+        Some(Self { url: server.database().await, database: Database::Server { _server: server } })
+    }
+
+    /// The store as another worker opens it.
+    pub(super) async fn store(&self) -> SqlStore {
+        self.store_with(CardCipher::new(&ENCRYPTION_KEY.into()).unwrap()).await
+    }
+
+    pub(super) async fn store_with(&self, cipher: CardCipher) -> SqlStore {
+        orders::open(&self.url, cipher).await.unwrap()
+    }
+
+    /// The one column of this statement's answer, past the store.
+    pub(super) async fn column(&self, statement: &'static str) -> Vec<String> {
+        match &self.database {
+            Database::File { .. } => {
+                let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+                sqlx::query_scalar(statement).fetch_all(&mut connection).await.unwrap()
+            }
+            Database::Server { .. } => {
+                let mut connection = PgConnection::connect(&self.url).await.unwrap();
+                sqlx::query_scalar(statement).fetch_all(&mut connection).await.unwrap()
+            }
+        }
+    }
+
+    /// Its address.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether a text keeps U+0000, which PostgreSQL does not take.
+    pub(super) fn keeps_nul(&self) -> bool {
+        matches!(self.database, Database::File { .. })
+    }
+}
+
+/// So many seconds after the beginning of the tests.
+pub(super) fn at(seconds: u64) -> Timestamp {
+    let beginning: Timestamp = "2026-11-24T14:00:00.123456Z".parse().unwrap();
+    beginning + Duration::from_secs(seconds)
+}
+
+/// The id of the order of this number.
+pub(super) fn id(number: u32) -> TopupId {
+    format!("{number:024x}").parse().unwrap()
+}
+
+/// What tells the outcome of this order by `sms`.
+pub(super) fn told(topup_id: &TopupId, outcome: Outcome) -> NotifyCustomer {
+    NotifyCustomer { topup_id: topup_id.clone(), outcome, channel: "sms".to_owned() }
+}
+
+/// What the provider says of a fulfilled order.
+pub(super) fn fulfilled() -> ProviderOrder {
+    ProviderOrder {
+        status: TopupStatus::Fulfilled,
+        topup_ref: Some("order-123456".to_owned()),
+        kind: Some(TopupType::Adsl),
+        number: Some(Secret::new("036362608")),
+        topup_amount: Some(1_000),
+        card: Some(Card {
+            card_code: Secret::new(CARD),
+            num_trans: Some("AT-2025-12345".to_owned()),
+            date_traitement: Some("2025-11-01T12:00:45.000Z".to_owned()),
+        }),
+    }
+}
+
+/// The event of an outcome, to be told by `sms`.
+pub(super) fn event(topup_id: &TopupId, outcome: Outcome, now: Timestamp) -> NewEvent {
+    let data = EventData {
+        topup_id: topup_id.clone(),
+        topup_ref: None,
+        status: OrderStatus::Fulfilled,
+        kind: None,
+        number: None,
+        topup_amount: None,
+        card_code: None,
+        num_trans: None,
+        date_traitement: None,
+        next_check_at: None,
+        message: "رصيدك جاهز".to_owned(),
+        customer: None,
+        metadata: None,
+    };
+    NewEvent {
+        outcome,
+        body: Event { kind: outcome.event_type(), timestamp: now, data },
+        channels: vec!["sms".to_owned()],
+    }
+}
+
+/// Stores this change of an order, made by `poll-topup`.
+pub(super) async fn change(
+    store: &SqlStore,
+    topup_id: &TopupId,
+    now: Timestamp,
+    make: impl FnOnce(&mut Tracking),
+) -> Applied {
+    let order = store.order(topup_id).await.unwrap().expect("it is tracked");
+    let mut record = order.tracking.clone();
+    make(&mut record);
+    let change = Change {
+        job: JobName::PollTopup,
+        at: now,
+        order: &order,
+        record: &record,
+        seen: None,
+        given_up: None,
+        event: None,
+    };
+    store.apply(change).await.unwrap()
+}
+
+/// Tracks an order and stores that it is fulfilled, with an event that is still to be told.
+pub(super) async fn fulfill(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
+    let order = store.track(&TrackTopup::new(topup_id.clone()), now).await.unwrap();
+    let record = Tracking {
+        status: OrderStatus::Fulfilled,
+        next_check_at: None,
+        fulfilled_at: Some(now),
+        last_checked_at: Some(now),
+        polls: 1,
+        ..order.tracking.clone()
+    };
+    let change = Change {
+        job: JobName::PollTopup,
+        at: now,
+        order: &order,
+        record: &record,
+        seen: Some(&fulfilled()),
+        given_up: None,
+        event: Some(event(topup_id, Outcome::Fulfilled, now)),
+    };
+    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+}
+
+/// Stores that `sms` has taken the outcome.
+pub(super) async fn tell(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
+    let sent = Notification {
+        outcome: Outcome::Fulfilled,
+        channel: "sms".to_owned(),
+        status: NotificationStatus::Sent,
+        attempts: 1,
+        next_attempt_at: None,
+        sent_at: Some(now),
+        last_error: None,
+    };
+    store.record_attempt(&told(topup_id, Outcome::Fulfilled), &sent, now).await.unwrap();
+}

@@ -1,0 +1,106 @@
+//! What ended long ago is deleted; what is encrypted with an old key is encrypted again.
+
+use futures_util::future::join_all;
+use topup_jobs::{OrderStatus, Outcome, TrackTopup};
+use topup_worker::orders::{CardCipher, OrderStore};
+
+use super::ground::{CARD, Ground, at, fulfill, id, tell, told};
+use crate::support::ENCRYPTION_KEY;
+
+super::on_both!(
+    only_what_ended_long_ago_and_is_told_is_deleted,
+    workers_that_delete_at_once_delete_each_order_once,
+    cards_are_encrypted_again_from_where_it_was_left,
+    workers_that_encrypt_again_at_once_lose_no_card,
+);
+
+async fn only_what_ended_long_ago_and_is_told_is_deleted(ground: &Ground) {
+    let store = ground.store().await;
+    store.track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
+    for (number, ended) in [(2, 0), (3, 0), (4, 0), (5, 100)] {
+        fulfill(&store, &id(number), at(ended)).await;
+    }
+    for number in [3, 4, 5] {
+        tell(&store, &id(number), at(101)).await;
+    }
+    store.reveal_token(&told(&id(4), Outcome::Fulfilled), at(0), at(500)).await.unwrap();
+    let before = at(50);
+    assert_eq!(store.delete_ended(before, at(400), 10).await.unwrap(), 1);
+    assert_eq!(store.order(&id(3)).await.unwrap(), None);
+    assert_eq!(store.history(&id(3)).await.unwrap(), []);
+    assert_eq!(store.notifications(&id(3)).await.unwrap(), []);
+    for (number, why) in [(1, "not final"), (2, "not told"), (4, "a link shows it"), (5, "too young")] {
+        assert!(store.order(&id(number)).await.unwrap().is_some(), "{why}");
+    }
+    assert_eq!(store.delete_ended(before, at(501), 10).await.unwrap(), 1, "the link has expired");
+    let left = ground.column("SELECT topup_id FROM events UNION SELECT topup_id FROM order_events").await;
+    assert!(!left.contains(&id(3).to_string()) && !left.contains(&id(4).to_string()), "{left:?}");
+    assert_eq!(ground.column("SELECT token_hash FROM reveals").await, [""; 0]);
+    // Handed over again, it begins from the beginning.
+    let again = store.track(&TrackTopup::new(id(3)), at(600)).await.unwrap();
+    assert_eq!(again.tracking.status, OrderStatus::Handling);
+}
+
+async fn workers_that_delete_at_once_delete_each_order_once(ground: &Ground) {
+    let stores = [ground.store().await, ground.store().await, ground.store().await];
+    for number in 1..=40 {
+        fulfill(&stores[0], &id(number), at(0)).await;
+        tell(&stores[0], &id(number), at(1)).await;
+    }
+    let deleting = stores.iter().map(|store| store.delete_ended(at(50), at(60), 30));
+    let first: u32 = join_all(deleting).await.into_iter().map(Result::unwrap).sum();
+    assert!((30..=40).contains(&first), "{first}");
+    let rest = stores[0].delete_ended(at(50), at(60), 30).await.unwrap();
+    assert_eq!(first + rest, 40);
+    assert_eq!(ground.column("SELECT topup_id FROM internet_orders").await, [""; 0]);
+}
+
+async fn cards_are_encrypted_again_from_where_it_was_left(ground: &Ground) {
+    let old = ground.store().await;
+    for number in 1..=5 {
+        fulfill(&old, &id(number), at(0)).await;
+    }
+    let lost = ground.store_with(CardCipher::new(&CardCipher::generate_key()).unwrap()).await;
+    fulfill(&lost, &id(6), at(0)).await;
+
+    let new = CardCipher::new(&CardCipher::generate_key()).unwrap();
+    let store = ground.store_with(new.clone().with_previous(&ENCRYPTION_KEY.into()).unwrap()).await;
+    fulfill(&store, &id(7), at(0)).await;
+    let first = store.rekey(None, 2).await.unwrap();
+    assert_eq!((first.encrypted, first.last), (2, Some(id(2))));
+    // Interrupted, and begun again.
+    let all = store.rekey(None, 100).await.unwrap();
+    assert_eq!((all.encrypted, all.current, all.left), (3, 3, 0));
+    assert_eq!((all.unreadable, all.last), (vec![id(6)], Some(id(7))));
+    let none = store.rekey(Some(&id(7)), 100).await.unwrap();
+    assert_eq!(none.last, None);
+    let alone = ground.store_with(new).await;
+    for number in [1, 2, 3, 4, 5, 7] {
+        let card = alone.card(&id(number)).await.unwrap().unwrap();
+        assert_eq!(card.card_code.reveal(), CARD);
+        assert_eq!(card.num_trans.as_deref(), Some("AT-2025-12345"));
+    }
+    assert!(alone.card(&id(6)).await.is_err());
+}
+
+async fn workers_that_encrypt_again_at_once_lose_no_card(ground: &Ground) {
+    let old = ground.store().await;
+    for number in 1..=30 {
+        fulfill(&old, &id(number), at(0)).await;
+    }
+    let new = CardCipher::new(&CardCipher::generate_key()).unwrap();
+    let both = new.clone().with_previous(&ENCRYPTION_KEY.into()).unwrap();
+    let stores = [ground.store_with(both.clone()).await, ground.store_with(both).await];
+    let done = join_all(stores.iter().map(|store| store.rekey(None, 100))).await;
+    let (mut encrypted, mut others) = (0, 0);
+    for done in done {
+        let done = done.unwrap();
+        encrypted += done.encrypted;
+        others += done.left + done.current;
+    }
+    assert_eq!((encrypted, others), (30, 30), "each card by one of them");
+    let alone = ground.store_with(new).await;
+    for number in 1..=30 {
+        assert_eq!(alone.card(&id(number)).await.unwrap().unwrap().card_code.reveal(), CARD);
+    }
+}

@@ -1,0 +1,185 @@
+//! Orders, changes and events.
+
+use futures_util::future::join_all;
+use topup_jobs::{Customer, JobName, Locale, OrderStatus, Outcome, Secret, TrackTopup, Tracking};
+use topup_worker::orders::{Applied, Change, OrderStore};
+
+use super::ground::{CARD, Ground, at, change, event, fulfill, id, told};
+
+super::on_both!(
+    an_order_is_stored_once_and_completed_later,
+    all_of_an_order_reads_back,
+    of_changes_based_on_the_same_reading_one_counts,
+    a_final_state_absorbs,
+    an_event_is_stored_once,
+    what_is_overdue_is_found,
+    workers_that_start_at_once_make_the_tables_once,
+);
+
+async fn an_order_is_stored_once_and_completed_later(ground: &Ground) {
+    let (one, two) = (ground.store().await, ground.store().await);
+    let request = TrackTopup::new(id(1));
+    let tracked = (0..10).map(|n| [&one, &two][n % 2].track(&request, at(0)));
+    for order in join_all(tracked).await {
+        assert_eq!(order.unwrap().tracking, Tracking::new(at(0)));
+    }
+    assert_eq!(one.history(&id(1)).await.unwrap().len(), 1, "it was handed over once");
+    let more = TrackTopup {
+        topup_ref: Some("order-1".to_owned()),
+        customer: Some(Customer {
+            name: Some(Secret::new("Zohra")),
+            locale: Locale::Ar,
+            ..Customer::default()
+        }),
+        metadata: serde_json::json!({"cart": "ك-1"}).as_object().cloned(),
+        ..request.clone()
+    };
+    let order = two.track(&more, at(5)).await.unwrap();
+    assert_eq!((&order.topup_ref, &order.customer), (&more.topup_ref, &more.customer));
+    assert_eq!(order.metadata, more.metadata);
+    assert_eq!(order.tracking.tracked_at, at(0));
+    let other = TrackTopup { topup_ref: Some("order-2".to_owned()), ..request };
+    let order = one.track(&other, at(6)).await.unwrap();
+    assert_eq!(order.topup_ref.as_deref(), Some("order-1"), "what is known stays");
+}
+
+async fn all_of_an_order_reads_back(ground: &Ground) {
+    let store = ground.store().await;
+    let nul = TrackTopup { topup_ref: Some("a\0b".to_owned()), ..TrackTopup::new(id(2)) };
+    let order = store.track(&nul, at(0)).await.unwrap();
+    let kept = if ground.keeps_nul() { "a\0b" } else { "a\u{FFFD}b" };
+    assert_eq!(order.topup_ref.as_deref(), Some(kept));
+
+    fulfill(&store, &id(1), at(7)).await;
+    let order = store.order(&id(1)).await.unwrap().unwrap();
+    assert_eq!(order.number.as_ref().map(Secret::reveal), Some("036362608"));
+    assert_eq!((order.topup_amount, order.version), (Some(1_000), 1));
+    assert_eq!(order.tracking.fulfilled_at, Some(at(7)));
+    let card = store.card(&id(1)).await.unwrap().unwrap();
+    assert_eq!(card.card_code.reveal(), CARD);
+    assert_eq!(card.num_trans.as_deref(), Some("AT-2025-12345"));
+    let stored = ground.column("SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL").await;
+    assert!(stored.len() == 1 && !stored[0].contains(CARD), "{stored:?}");
+
+    let record = Tracking {
+        status: OrderStatus::Scheduled,
+        polling_since: at(1),
+        polls: 60,
+        last_checked_at: Some(at(2)),
+        next_check_at: Some(at(3)),
+        scheduled_at: Some(at(4)),
+        delays: 2,
+        not_found: 3,
+        overdue: true,
+        last_error: Some("HTTP 500".to_owned()),
+        ..Tracking::new(at(0))
+    };
+    assert_eq!(change(&store, &id(2), at(9), |tracking| *tracking = record.clone()).await, Applied::Stored);
+    assert_eq!(store.order(&id(2)).await.unwrap().unwrap().tracking, record);
+    assert_eq!(store.order(&id(3)).await.unwrap(), None);
+    assert_eq!(store.card(&id(2)).await.unwrap(), None);
+}
+
+async fn of_changes_based_on_the_same_reading_one_counts(ground: &Ground) {
+    let stores = [ground.store().await, ground.store().await];
+    let order = stores[0].track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
+    let records: Vec<Tracking> = (1..=10)
+        .map(|n| Tracking { status: OrderStatus::Delayed, delays: n, ..order.tracking.clone() })
+        .collect();
+    let changes = records.iter().enumerate().map(|(n, record)| {
+        stores[n % 2].apply(Change {
+            job: JobName::PollTopup,
+            at: at(1),
+            order: &order,
+            record,
+            seen: None,
+            given_up: None,
+            event: Some(event(&id(1), Outcome::Delayed, at(1))),
+        })
+    });
+    let applied: Vec<Applied> = join_all(changes).await.into_iter().map(Result::unwrap).collect();
+    let winners: Vec<usize> = (0..10).filter(|n| applied[*n] == Applied::Stored).collect();
+    assert_eq!(winners.len(), 1, "{applied:?}");
+    let order = stores[0].order(&id(1)).await.unwrap().unwrap();
+    assert_eq!(order.tracking, records[winners[0]]);
+    assert_eq!(stores[1].history(&id(1)).await.unwrap().len(), 2);
+    assert_eq!(stores[1].notifications(&id(1)).await.unwrap().len(), 1);
+}
+
+async fn a_final_state_absorbs(ground: &Ground) {
+    let store = ground.store().await;
+    fulfill(&store, &id(1), at(7)).await;
+    let refund = |record: &mut Tracking| {
+        record.status = OrderStatus::Refunded;
+        record.refunded_at = Some(at(8));
+    };
+    assert_eq!(change(&store, &id(1), at(8), refund).await, Applied::Outdated);
+    let order = store.track(&TrackTopup::new(id(1)), at(9)).await.unwrap();
+    assert_eq!(order.tracking.status, OrderStatus::Fulfilled);
+    assert_eq!(store.card(&id(1)).await.unwrap().unwrap().card_code.reveal(), CARD);
+}
+
+async fn an_event_is_stored_once(ground: &Ground) {
+    let store = ground.store().await;
+    fulfill(&store, &id(1), at(7)).await;
+    let order = store.order(&id(1)).await.unwrap().unwrap();
+    let again = Change {
+        job: JobName::RecheckTopup,
+        at: at(9),
+        order: &order,
+        record: &order.tracking,
+        seen: None,
+        given_up: None,
+        event: Some(event(&id(1), Outcome::Fulfilled, at(9))),
+    };
+    assert_eq!(store.apply(again).await.unwrap(), Applied::Stored);
+    let stored = store.event(&told(&id(1), Outcome::Fulfilled)).await.unwrap().unwrap();
+    assert_eq!(stored, event(&id(1), Outcome::Fulfilled, at(7)).body);
+    assert_eq!(store.event(&told(&id(1), Outcome::Refunded)).await.unwrap(), None);
+    assert_eq!(store.notifications(&id(1)).await.unwrap().len(), 1);
+}
+
+async fn what_is_overdue_is_found(ground: &Ground) {
+    let store = ground.store().await;
+    store.track(&TrackTopup::new(id(1)), at(10)).await.unwrap();
+    store.track(&TrackTopup::new(id(2)), at(30)).await.unwrap();
+    fulfill(&store, &id(3), at(10)).await;
+    let unchecked = store.unchecked_orders(at(20), 10).await.unwrap();
+    assert_eq!(unchecked, [(id(1), OrderStatus::Handling)]);
+    assert_eq!(store.unchecked_orders(at(40), 1).await.unwrap().len(), 1);
+    assert_eq!(store.untold(at(20), 10).await.unwrap(), [told(&id(3), Outcome::Fulfilled)]);
+    assert_eq!(store.untold(at(10), 10).await.unwrap(), []);
+}
+
+async fn workers_that_start_at_once_make_the_tables_once(ground: &Ground) {
+    for store in join_all((0..6).map(|_| ground.store())).await {
+        assert_eq!(store.order(&id(1)).await.unwrap(), None);
+    }
+    let applied = ground.column("SELECT description FROM _sqlx_migrations ORDER BY version").await;
+    assert_eq!(applied[..2], ["orders", "callback url"]);
+}
+
+/// A database that the first release has made keeps what is in it.
+#[tokio::test]
+async fn a_file_of_the_first_release_is_taken_over() {
+    use sqlx::Connection as _;
+
+    let ground = Ground::sqlite();
+    let released = sqlx::migrate!("src/orders/migrations/sqlite");
+    let options = ground.url().parse::<sqlx::sqlite::SqliteConnectOptions>().unwrap().create_if_missing(true);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    released.run_to(1, &mut connection).await.unwrap();
+    let insert =
+        "INSERT INTO internet_orders (topup_id, status, tracked_at, polling_since, polls, next_check_at,
+                      delays, not_found, overdue, version)
+                  VALUES ('000000000000000000000001', 'DELAYED', '2026-11-24T14:00:00.123456+00:00',
+                      '2026-11-24T14:00:00.123456+00:00', 60, '2026-11-24T15:00:00+00:00', 1, 0, 0, 7)";
+    sqlx::query(insert).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let store = ground.store().await;
+    let order = store.order(&id(1)).await.unwrap().unwrap();
+    assert_eq!((order.tracking.status, order.version), (OrderStatus::Delayed, 7));
+    assert_eq!(store.history(&id(1)).await.unwrap(), []);
+    let scheduled = |record: &mut Tracking| record.status = OrderStatus::Scheduled;
+    assert_eq!(change(&store, &id(1), at(1), scheduled).await, Applied::Stored);
+}

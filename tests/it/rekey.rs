@@ -1,0 +1,173 @@
+//! A change of `ENCRYPTION_KEY`: before and after it, the provider's own code reads what is stored.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::Script;
+
+use crate::support::{Bed, ENCRYPTION_KEY};
+
+const NEW_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+const MAY_BE_REMOVED: &str = "ENCRYPTION_KEYS_PREVIOUS may be removed";
+
+/// As in the provider's guide.
+const NODE: &str = r"
+const crypto = require('crypto');
+const { iv, encryptedData, authTag } = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+const key = Buffer.from(process.env.ENCRYPTION_KEY, 'hex');
+const decipher = crypto.createDecipheriv('aes-256-gcm', key, Buffer.from(iv, 'hex'));
+decipher.setAuthTag(Buffer.from(authTag, 'hex'));
+process.stdout.write(decipher.update(encryptedData, 'hex', 'utf8') + decipher.final('utf8'));
+";
+const PYTHON: &str = r"
+import json, os, sys
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+stored = {name: bytes.fromhex(value) for name, value in json.load(sys.stdin).items()}
+aesgcm = AESGCM(bytes.fromhex(os.environ['ENCRYPTION_KEY']))
+card_code = aesgcm.decrypt(stored['iv'], stored['encryptedData'] + stored['authTag'], None)
+sys.stdout.write(card_code.decode('utf-8'))
+";
+const PHP: &str = r"
+$stored = json_decode(file_get_contents('php://stdin'), true);
+$cardCode = openssl_decrypt(hex2bin($stored['encryptedData']), 'aes-256-gcm', hex2bin(getenv('ENCRYPTION_KEY')),
+    OPENSSL_RAW_DATA, hex2bin($stored['iv']), hex2bin($stored['authTag']));
+if ($cardCode === false) exit(1);
+echo $cardCode;
+";
+
+/// A language with what the guide's code needs.
+struct Language {
+    program: OsString,
+    option: &'static str,
+    code: &'static str,
+}
+
+impl Language {
+    /// The first of these programs that can run this; nothing, with a printed line, where none can.
+    fn find(programs: &[OsString], option: &'static str, needs: &str, code: &'static str) -> Option<Self> {
+        let runs = |program: &&OsString| {
+            let tried = Command::new(program).args([option, needs]).stderr(Stdio::null()).output();
+            tried.is_ok_and(|output| output.status.success())
+        };
+        let found = programs.iter().find(runs).cloned();
+        if found.is_none() {
+            eprintln!("left out: a stored card is not decrypted by {programs:?} (none can run `{needs}`)");
+        }
+        found.map(|program| Self { program, option, code })
+    }
+
+    /// What it makes of the stored form with this key.
+    fn decrypt(&self, stored: &str, key: &str) -> Option<String> {
+        let mut command = Command::new(&self.program);
+        command.args([self.option, self.code]).env("ENCRYPTION_KEY", key);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stored.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn node_decrypts_a_card_before_and_after() {
+    before_and_after(Language::find(&["node".into()], "-e", "require('crypto')", NODE)).await;
+}
+
+#[tokio::test]
+async fn python_decrypts_a_card_before_and_after() {
+    let given = std::env::var_os("TOPUP_TEST_PYTHON");
+    let programs: Vec<OsString> =
+        given.into_iter().chain(["python3".into(), "/usr/bin/python3".into()]).collect();
+    let needs = "from cryptography.hazmat.primitives.ciphers.aead import AESGCM";
+    before_and_after(Language::find(&programs, "-c", needs, PYTHON)).await;
+}
+
+#[tokio::test]
+async fn php_decrypts_a_card_before_and_after() {
+    let needs = "exit(extension_loaded('openssl') ? 0 : 1);";
+    before_and_after(Language::find(&["php".into()], "-r", needs, PHP)).await;
+}
+
+async fn before_and_after(language: Option<Language>) {
+    let Some(language) = language else { return };
+    let mut bed = Bed::new(600.0).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let mut worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
+    let card = bed.simulator.card_code(&order);
+    let stored = bed.sealed_card(&order).await;
+    assert!(!stored.contains(card.as_deref().unwrap()));
+    assert_eq!(language.decrypt(&stored, ENCRYPTION_KEY), card);
+
+    change_key(&mut bed);
+    assert!(worker.stop().await.success());
+    let done = rekey(&bed);
+    assert!(done.status.success(), "{done:?}");
+    let stored = bed.sealed_card(&order).await;
+    assert_eq!(language.decrypt(&stored, NEW_KEY), card);
+    assert_eq!(language.decrypt(&stored, ENCRYPTION_KEY), None);
+}
+
+fn change_key(bed: &mut Bed) {
+    bed.set("ENCRYPTION_KEY", NEW_KEY);
+    bed.set("ENCRYPTION_KEYS_PREVIOUS", format!("{} {ENCRYPTION_KEY}", "0".repeat(64)));
+}
+
+fn rekey(bed: &Bed) -> Output {
+    let done = bed.program(&["rekey"]);
+    for output in [&done.stdout, &done.stderr] {
+        let output = String::from_utf8_lossy(output);
+        assert!(!output.contains(NEW_KEY) && !output.contains(ENCRYPTION_KEY), "{output}");
+    }
+    done
+}
+
+#[tokio::test]
+async fn beside_running_workers_no_card_is_lost() {
+    let mut bed = Bed::new(600.0).await;
+    change_key(&mut bed);
+    let changed = bed.worker().await;
+    // A worker that has not been restarted yet.
+    bed.set("ENCRYPTION_KEY", ENCRYPTION_KEY);
+    bed.set("ENCRYPTION_KEYS_PREVIOUS", NEW_KEY);
+    let mut late = bed.worker().await;
+    let orders: Vec<String> =
+        (0..150).map(|n| bed.order(Script::fulfilled_after(Duration::from_secs(n)))).collect();
+    bed.enqueue(&orders).await;
+    change_key(&mut bed);
+    bed.told(&orders[0], "fulfilled").await;
+    assert!(rekey(&bed).status.success());
+    for order in &orders {
+        bed.told(order, "fulfilled").await;
+    }
+    assert!(late.stop().await.success());
+    let done = rekey(&bed);
+    let words = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && words.contains(MAY_BE_REMOVED), "{words}");
+    bed.set("ENCRYPTION_KEYS_PREVIOUS", "");
+    let alone = rekey(&bed);
+    let words = String::from_utf8_lossy(&alone.stdout);
+    assert!(alone.status.success() && words.contains("     150  encrypted with it before"), "{words}");
+    assert!(!changed.log().contains("the store failed"), "{}", changed.log());
+}
+
+#[tokio::test]
+async fn a_card_that_no_key_decrypts_is_named() {
+    let mut bed = Bed::new(600.0).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let mut worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
+    bed.idle().await;
+    assert!(worker.stop().await.success());
+    bed.set("ENCRYPTION_KEY", NEW_KEY);
+    let done = rekey(&bed);
+    let words = String::from_utf8_lossy(&done.stdout);
+    assert_eq!(done.status.code(), Some(1), "{words}");
+    assert!(words.contains(&order) && words.contains("       1  not decrypted by any key"), "{words}");
+    assert!(!words.contains(MAY_BE_REMOVED), "{words}");
+}
