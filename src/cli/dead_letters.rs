@@ -7,7 +7,7 @@ use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
 use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId};
 
-use super::say;
+use super::{one_line, say};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
 use crate::orders::{self, Change, Notification, NotificationStatus, OrderStore, SqlStore};
@@ -121,7 +121,7 @@ fn shown(id: &[u8]) -> String {
 
 fn line(letter: &DeadLetter) -> String {
     let DeadLetter { job, id, reason, .. } = letter;
-    format!("{}  {job:<15}  {}  {}", time(letter), shown(id), reason.escape_debug())
+    format!("{}  {job:<15}  {}  {}", time(letter), shown(id), one_line(reason))
 }
 
 fn time(letter: &DeadLetter) -> String {
@@ -146,10 +146,10 @@ async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> 
         ("id", shown(&letter.id)),
         ("order", or_none(order)),
         ("to tell", or_none(told)),
-        ("reason", letter.reason.escape_debug().to_string()),
+        ("reason", one_line(&letter.reason)),
         ("dead at", time(letter)),
         ("attempts made", or_none(letter.attempts_made.map(|made| made.to_string()))),
-        ("last error", or_none(letter.last_error.as_ref().map(|error| error.escape_debug().to_string()))),
+        ("last error", or_none(letter.last_error.as_deref().map(one_line))),
         ("payload", size),
     ] {
         say(format_args!("{name:<16} {value}"))?;

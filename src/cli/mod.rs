@@ -114,3 +114,8 @@ fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
 }
+
+/// A text from Redis, which any program may have written there, on one line and without control characters.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}

@@ -5,7 +5,7 @@
 use clap::{Args, Subcommand};
 
 use super::dead_letters::Which;
-use super::say;
+use super::{one_line, say};
 use crate::config::RedisSettings;
 use crate::queue::{Connection, RedisHealth, Rejected, RejectedMessages, Returned, describe};
 
@@ -40,7 +40,7 @@ pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
     match settings.action.unwrap_or(Action::List) {
         Action::List => messages.list().await.map_err(failed)?.iter().try_for_each(|message| {
             let Rejected { id, message_id, reason } = message;
-            say(format_args!("{id}  message {}  {}", message_id.escape_debug(), reason.escape_debug()))
+            say(format_args!("{id}  message {}  {}", one_line(message_id), one_line(reason)))
         }),
         Action::Replay { which } => {
             for id in chosen(&messages, which).await? {

@@ -17,3 +17,4 @@ mod secrets;
 mod shutdown;
 mod stores;
 mod support;
+mod webhook;

@@ -1,0 +1,61 @@
+//! Orders that are told at an address of their own.
+
+use std::time::Duration;
+
+use topup_jobs::{OrderStatus, Outcome};
+use topup_worker::simulator::Script;
+
+use super::receiver::{Answer, Receiver};
+use super::{enqueue_at, told_by};
+use crate::support::{Bed, SECRET, until};
+
+/// The day until a recheck passes in six seconds.
+const SCALE: f64 = 4.0 * 3600.0;
+
+#[tokio::test]
+async fn an_order_is_told_at_its_own_address_instead_and_no_proxy_and_no_log_hears_of_it() {
+    let mut bed = Bed::new(SCALE).await;
+    let proxy = Receiver::start(|_| Answer::status(502)).await;
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        bed.set(name, proxy.url.clone());
+    }
+    bed.set("CALLBACK_ALLOWED_HOSTS", "shop.example.dz 127.0.0.1");
+    bed.set("RUST_LOG", "trace");
+    let receiver = Receiver::start(|_| Answer::status(204)).await;
+    let (own, other) = (
+        bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(30))),
+        bed.order(Script::refunded_after(Duration::ZERO)),
+    );
+    let worker = bed.worker().await;
+    enqueue_at(&bed, &own, &receiver.url).await;
+    bed.enqueue([&other]).await;
+    bed.told(&other, "refunded").await;
+    until("both outcomes are told", async || (receiver.requests().len() == 2).then_some(())).await;
+    let ids: Vec<String> = receiver.requests().iter().map(|one| one.id().to_owned()).collect();
+    assert_eq!(ids, [format!("evt_{own}_scheduled"), format!("evt_{own}_fulfilled")]);
+    assert!(receiver.requests().iter().all(|one| one.is_signed_with(SECRET)));
+    bed.idle().await;
+    assert_eq!(bed.sink.received().len(), 1, "the merchant's endpoint is told of the other order only");
+    assert!(told_by(&bed, &own, Outcome::Fulfilled, "webhook").await.is_none());
+    assert_eq!(proxy.requests().len(), 0);
+    let log = [worker.log(), bed.shown(&own)].concat();
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log speaks at length");
+    assert_eq!(log.lines().find(|line| line.contains("token-of-mine")), None);
+}
+
+#[tokio::test]
+async fn an_order_whose_host_is_not_allowed_any_more_is_told_at_the_merchants_endpoint() {
+    let mut bed = Bed::new(SCALE).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    let receiver = Receiver::start(|_| Answer::status(204)).await;
+    let id = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(30)));
+    enqueue_at(&bed, &id, &receiver.url).await;
+    let mut worker = bed.worker().await;
+    until("it is told", async || (receiver.requests().len() == 1).then_some(())).await;
+    assert!(worker.stop().await.success());
+    bed.set("CALLBACK_ALLOWED_HOSTS", "");
+    let _worker = bed.worker().await;
+    bed.told(&id, "fulfilled").await;
+    bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
+    assert_eq!(receiver.requests().len(), 1);
+}

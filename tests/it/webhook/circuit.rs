@@ -1,0 +1,73 @@
+//! An endpoint that hangs or is dead costs nobody else anything, and its own events no attempt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use topup_jobs::{OrderStatus, Outcome};
+use topup_worker::orders::NotificationStatus;
+use topup_worker::simulator::Script;
+
+use super::receiver::{Answer, Receiver};
+use super::{enqueue_at, told_by};
+use crate::support::{Bed, until};
+
+fn order(bed: &Bed) -> String {
+    bed.order(Script::fulfilled_after(Duration::ZERO))
+}
+
+#[tokio::test]
+async fn an_endpoint_that_hangs_takes_half_of_the_places_and_nobody_waits_for_it() {
+    let mut bed = Bed::new(1.0).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    bed.set("CONCURRENCY", "4");
+    let silent = Receiver::start(|_| Answer::Silence).await;
+    let _worker = bed.worker().await;
+    for _ in 0..12 {
+        enqueue_at(&bed, &order(&bed), &silent.url).await;
+    }
+    until("it hangs", async || (silent.requests().len() == 2).then_some(())).await;
+    let others: Vec<String> = (0..6).map(|_| order(&bed)).collect();
+    bed.enqueue(&others).await;
+    for id in &others {
+        bed.told(id, "fulfilled").await;
+    }
+    // Those that hang do so for fifteen seconds: all of the others went past them.
+    assert_eq!(silent.requests().len(), 2, "everybody was told while the first two hung");
+    assert_eq!(silent.most_open(), 2);
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_is_left_alone_for_a_while_and_no_event_loses_an_attempt() {
+    // The circuit is open for three seconds.
+    let mut bed = Bed::new(10.0).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    bed.set("CONCURRENCY", "4");
+    let alive = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&alive);
+    let receiver = Receiver::start(move |_| {
+        if asked.load(Ordering::SeqCst) { Answer::status(204) } else { Answer::Bytes(String::new()) }
+    })
+    .await;
+    let orders: Vec<String> = (0..20).map(|_| order(&bed)).collect();
+    for id in &orders {
+        enqueue_at(&bed, id, &receiver.url).await;
+    }
+    let worker = bed.worker().await;
+    until("the circuit opens", async || worker.log().contains("a receiver does not answer").then_some(()))
+        .await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    // Five failures open it; one more may have been under way by then.
+    let tried = receiver.requests().len();
+    assert!((5..=6).contains(&tried), "{tried} attempts");
+    alive.store(true, Ordering::SeqCst);
+    bed.idle().await;
+    assert!(worker.log().contains("the receiver answers again"), "{}", worker.log());
+    let mut attempts = 0;
+    for id in &orders {
+        let told = told_by(&bed, id, Outcome::Fulfilled, "callback").await.unwrap();
+        assert_eq!(told.status, NotificationStatus::Sent, "{id}");
+        attempts += usize::try_from(told.attempts).unwrap();
+    }
+    assert_eq!(attempts, receiver.requests().len(), "what is counted was made");
+}

@@ -1,0 +1,65 @@
+//! Messages that were rejected are put back once what they were rejected for is mended.
+
+use std::time::Duration;
+
+use topup_worker::simulator::Script;
+
+use super::enqueue_at;
+use super::receiver::{Answer, Receiver};
+use crate::support::{Bed, until};
+
+fn output(bed: &Bed, args: &[&str]) -> String {
+    let output = bed.program(&[&["rejected"], args].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn rejected_messages_are_shown_without_their_words_put_back_as_they_were_and_deleted() {
+    let mut bed = Bed::new(600.0).await;
+    let receiver = Receiver::start(|_| Answer::status(204)).await;
+    let id = bed.order(Script::refunded_after(Duration::ZERO));
+    let mut worker = bed.worker().await;
+    enqueue_at(&bed, &id, &receiver.url).await;
+    bed.message(&[(b"name", b"0661998877"), (b"data", b"Zohra Benkaddour")]).await;
+    let many: Vec<(Vec<u8>, Vec<u8>)> =
+        (0..2_000).map(|n| (format!("f{n}").into_bytes(), vec![b'v'])).collect();
+    bed.message(&many.iter().map(|(name, value)| (&name[..], &value[..])).collect::<Vec<_>>()).await;
+    until("all three are rejected", async || {
+        (bed.redis::<usize>(&["XLEN", "{topup}:rejected"]).await == 3).then_some(())
+    })
+    .await;
+    let shown = output(&bed, &[]);
+    assert_eq!(shown, output(&bed, &["list"]));
+    assert!(
+        shown.contains("\"data.callbackUrl\" is not accepted here: CALLBACK_ALLOWED_HOSTS is not set"),
+        "{shown}"
+    );
+    for word in ["0661998877", "Zohra", "token-of-mine", &receiver.url] {
+        assert!(!shown.contains(word), "{word} is shown: {shown}");
+    }
+    let ids: Vec<&str> = shown.lines().filter_map(|line| line.split("  ").next()).collect();
+    assert_eq!(ids.len(), 3);
+
+    // Not mended yet: it comes back, with all that was sent and nothing that was added.
+    assert!(output(&bed, &["replay", ids[0]]).contains("is in the inbox as "));
+    until("it is rejected again", async || {
+        let anew = output(&bed, &[]);
+        (anew.lines().count() == 3 && !anew.contains(ids[0])).then_some(())
+    })
+    .await;
+    assert!(worker.stop().await.success());
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    let _worker = bed.worker().await;
+    let replayed = output(&bed, &["replay", "--all"]);
+    assert_eq!(replayed.matches("is in the inbox as ").count(), 2, "{replayed}");
+    assert!(replayed.contains(&format!("{}  left: it has too many fields", ids[2])), "{replayed}");
+    until("the order is told", async || (receiver.requests().len() == 1).then_some(())).await;
+    until("the bad one is rejected again", async || (output(&bed, &[]).lines().count() == 2).then_some(()))
+        .await;
+
+    assert_eq!(output(&bed, &["discard", "--all"]).matches("deleted").count(), 2);
+    assert_eq!(output(&bed, &[]), "");
+    let unknown = bed.program(&["rejected", "discard", ids[0]]);
+    assert_eq!(unknown.status.code(), Some(1));
+}

@@ -1,0 +1,141 @@
+//! Attempts come exactly when they should, for every way in which a receiver can fail, and all of one event
+//! carry one id, the same bytes and a valid signature.
+
+use std::time::Duration;
+
+use topup_jobs::{NOTIFY_WAITS, Outcome};
+use topup_worker::orders::NotificationStatus;
+use topup_worker::simulator::Script;
+
+use super::receiver::{Answer, Receiver};
+use super::{dead, enqueue_at, told_by};
+use crate::support::redis::free_port;
+use crate::support::{Bed, SECRET, until};
+
+/// Four hours pass in a second, three days in nineteen.
+const SCALE: f64 = 4.0 * 3600.0;
+/// What a machine that is busy with other tests may add to a wait.
+const BUSY: Duration = Duration::from_millis(2_500);
+/// After so long without an answer an attempt ends. Real time.
+const TIME_OUT: Duration = Duration::from_secs(15);
+const OUTCOME: Outcome = Outcome::Fulfilled;
+
+/// All attempts came, none before its time, with one id and the same bytes; `answered_after` is how long the
+/// first took to fail.
+fn assert_as_specified(name: &str, receiver: &Receiver, answered_after: Duration) {
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), NOTIFY_WAITS.len(), "{name}");
+    for (n, request) in requests.iter().enumerate() {
+        assert_eq!(request.id(), requests[0].id(), "{name}");
+        assert_eq!(request.body, requests[0].body, "{name}: attempt {n} carries other bytes");
+        assert!(request.is_signed_with(SECRET), "{name}: attempt {n}");
+    }
+    for (n, pair) in requests.windows(2).enumerate() {
+        let gap = pair[1].at - pair[0].at;
+        let wait = NOTIFY_WAITS[n + 1].div_f64(SCALE);
+        let since_failed = if n == 0 { gap.saturating_sub(answered_after) } else { gap };
+        assert!(since_failed >= wait.mul_f64(0.9), "{name}: attempt {} came after {gap:?}", n + 1);
+        assert!(since_failed <= wait.mul_f64(1.1) + BUSY, "{name}: attempt {} came after {gap:?}", n + 1);
+    }
+}
+
+#[tokio::test]
+async fn every_failure_is_tried_ten_times_at_the_times_that_are_specified() {
+    let mut bed = Bed::new(SCALE).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    let elsewhere = Receiver::start(|_| Answer::status(204)).await;
+    let location = format!("location: {}\r\n", elsewhere.url);
+    let mut failing = Vec::new();
+    for (name, receiver) in [
+        ("500", Receiver::start(|_| Answer::status(500)).await),
+        ("301", Receiver::start(move |_| Answer::with(301, &location)).await),
+        ("429 without a time", Receiver::start(|_| Answer::status(429)).await),
+        ("a connection that is closed", Receiver::start(|_| Answer::Bytes(String::new())).await),
+        ("half a status line", Receiver::start(|_| Answer::Bytes("HTTP/1.1 2".to_owned())).await),
+        ("no HTTP", Receiver::start(|_| Answer::Bytes("220 smtp.example ESMTP\r\n".to_owned())).await),
+        ("101", Receiver::start(|_| Answer::Bytes("HTTP/1.1 101 x\r\n\r\n".to_owned())).await),
+    ] {
+        let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+        enqueue_at(&bed, &id, &receiver.url).await;
+        failing.push((name, id, receiver));
+    }
+    let slow = Receiver::start(|n| if n == 0 { Answer::Silence } else { Answer::status(503) }).await;
+    let slow_id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    enqueue_at(&bed, &slow_id, &slow.url).await;
+    let down_id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    enqueue_at(&bed, &down_id, &format!("http://127.0.0.1:{}/", free_port())).await;
+    let _worker = bed.worker().await;
+
+    for (name, id, receiver) in &failing {
+        assert_eq!(dead(&bed, id, OUTCOME, "callback").await, "undelivered after 10 attempts", "{name}");
+        assert_as_specified(name, receiver, Duration::ZERO);
+    }
+    assert_eq!(elsewhere.requests().len(), 0, "a redirect was followed");
+    assert_eq!(dead(&bed, &down_id, OUTCOME, "callback").await, "undelivered after 10 attempts");
+    let down = told_by(&bed, &down_id, OUTCOME, "callback").await.unwrap();
+    assert_eq!((down.attempts, down.status), (10, NotificationStatus::Failed));
+    assert_eq!(down.last_error.as_deref(), Some("the connection was refused"));
+    dead(&bed, &slow_id, OUTCOME, "callback").await;
+    assert_as_specified("slow", &slow, TIME_OUT);
+    assert_eq!(bed.sink.received().len(), 0, "the merchant's endpoint is told of none of these orders");
+}
+
+#[tokio::test]
+async fn a_time_the_receiver_names_is_real_and_kept_in_full() {
+    let mut bed = Bed::new(SCALE).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    // The other form of the same is held by unit tests; a date needs a clock.
+    let receiver = Receiver::start(|_| Answer::with(429, "retry-after: 120\r\n")).await;
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let witness = Receiver::start(|_| Answer::status(500)).await;
+    let witness_id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    enqueue_at(&bed, &id, &receiver.url).await;
+    let job = format!("{id}:fulfilled:callback");
+    let due = until("the next attempt is scheduled", async || {
+        bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:notify-customer:scheduled", &job]).await
+    })
+    .await;
+    let (seconds, micros): (f64, f64) = bed.redis(&["TIME"]).await;
+    let left = due - (seconds + micros / 1e6);
+    let asked_for = 120.0 - receiver.requests()[0].at.elapsed().as_secs_f64();
+    assert!((left - asked_for).abs() < 1.5, "{left} s are left, of {asked_for}");
+    let stored = told_by(&bed, &id, OUTCOME, "callback").await.unwrap();
+    assert_eq!((stored.attempts, stored.last_error.as_deref()), (1, Some("HTTP 429")));
+
+    // All ten attempts of another event pass, and this one is left alone all the while.
+    enqueue_at(&bed, &witness_id, &witness.url).await;
+    dead(&bed, &witness_id, OUTCOME, "callback").await;
+    assert_eq!((witness.requests().len(), receiver.requests().len()), (10, 1));
+}
+
+#[tokio::test]
+async fn what_comes_behind_the_status_line_of_a_2xx_changes_nothing() {
+    let mut bed = Bed::new(SCALE).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    let chunks = format!("HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{}", "not a chunk");
+    let mut orders = Vec::new();
+    for (answer, code) in [
+        (Answer::Bytes("HTTP/1.1 200 x\r\ncontent-length: 5000\r\n\r\nhalf a bo".to_owned()), 200),
+        (Answer::Bytes(chunks), 200),
+        (Answer::Bytes("HTTP/1.1 202 x\r\n\r\nuntil it closes".to_owned()), 202),
+        (Answer::status(410), 410),
+    ] {
+        let receiver = Receiver::start(move |_| answer.clone()).await;
+        let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+        enqueue_at(&bed, &id, &receiver.url).await;
+        orders.push((id, receiver, code));
+    }
+    let _worker = bed.worker().await;
+    bed.stored(
+        &orders.iter().map(|(id, ..)| id.clone()).collect::<Vec<_>>(),
+        topup_jobs::OrderStatus::Fulfilled,
+    )
+    .await;
+    bed.idle().await;
+    for (id, receiver, code) in orders {
+        let told = told_by(&bed, &id, OUTCOME, "callback").await.unwrap();
+        let expected = if code == 410 { NotificationStatus::Refused } else { NotificationStatus::Sent };
+        assert_eq!((told.status, told.attempts, receiver.requests().len()), (expected, 1, 1), "{code}");
+    }
+}
