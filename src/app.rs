@@ -8,14 +8,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use topup_jobs::{JobName, Timestamp};
 
-use crate::clock::{ScaledClock, real_now};
+use crate::clock::{Clock, ScaledClock, real_now};
 use crate::config::Config;
 use crate::handlers::{
     Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler, random_jitter,
 };
 use crate::health::{self, Health};
 use crate::intake::Intake;
-use crate::notify::{Channel, Channels, Circuits, EventStream, LogChannel, Sender, Webhook};
+use crate::notify::{Channel, Channels, Circuits, EventStream, LogChannel, Sender, TURN, Webhook};
 use crate::orders;
 use crate::queue::{
     Connection, IsolatedJob, Isolation, Names, Pause, Queues, RedisHealth, Stopped, run_isolated,
@@ -117,7 +117,7 @@ async fn environment(config: &Config, connection: &Connection) -> anyhow::Result
         api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
         gate: Arc::new(RedisGate::new(connection.clone(), &config.names)),
         channels: Channels::new(channels(config, stream)?),
-        circuits: Circuits::new(config.concurrency),
+        circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
         clock: Arc::new(clock),
         strategy: config.poll_strategy,
         jitter: random_jitter,

@@ -18,8 +18,8 @@ use super::{End, Handler, Job, Settlement};
 use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
 use crate::orders::{Notification, NotificationStatus, Order, StoreError};
 
-/// How long a job waits that finds its receiver's share of places taken. Real time.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// A job that waits for a circuit comes back no sooner than this in real time, however fast the clock runs.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Domain time beyond which it is not stored when the next attempt comes: a clock that is scaled makes a
 /// year of real time longer than a calendar.
 const LONGEST_STORED: Duration = Duration::from_hours(24 * 365 * 1000);
@@ -114,9 +114,9 @@ fn enter(
 ) -> Result<Option<Place>, Duration> {
     let Some(endpoint) = channel.and_then(|channel| channel.endpoint(order)) else { return Ok(None) };
     env.circuits.enter(endpoint, env.clock.now()).map(Some).map_err(|outside| match outside {
-        Outside::Busy => (env.jitter)().apply(BUSY_PAUSE),
+        Outside::Busy(wait) => env.clock.real(wait),
         // Never before it closes, and not all at once.
-        Outside::Open(left) => (env.jitter)().apply(env.clock.real(left).mul_f64(1.2)) + BUSY_PAUSE / 10,
+        Outside::Open(wait) => (env.jitter)().apply(env.clock.real(wait).mul_f64(1.2)).max(SHORTEST_PAUSE),
     })
 }
 

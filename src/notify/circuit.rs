@@ -1,7 +1,10 @@
 //! What keeps an endpoint that does not answer from costing anybody else: each has a share of the places in
 //! which jobs run, and after several time-outs or failed connections in a row a circuit that opens.
 //!
-//! While it is open, jobs of that endpoint wait outside and lose no attempt; then one goes first, for all. Any
+//! Jobs that find no place come back one after another, as fast as places may come free, so that a backlog of one
+//! endpoint does not keep the worker busy with turning it away.
+//!
+//! While the circuit is open, jobs of that endpoint wait outside and lose no attempt; then one goes first, for all. Any
 //! answer, a refusal too, closes it again: an endpoint that answers holds up nobody. Each process judges for
 //! itself. This knows neither queues nor clocks: whoever asks says what time it is.
 
@@ -16,11 +19,17 @@ const FAILURES: u32 = 5;
 /// How long it stays open, in domain time. Short beside the waits between the attempts of one event, so that
 /// the schedule of an event is not held up by its own failures.
 const OPEN: Duration = Duration::from_secs(30);
+/// How long others wait while the first one tries.
+const FIRST_TRIES: Duration = Duration::from_secs(3);
+/// In so much real time all places of an endpoint that answers quickly come free once.
+pub const TURN: Duration = Duration::from_millis(50);
 
 /// The circuits of all endpoints.
 #[derive(Debug)]
 pub struct Circuits {
     most: usize,
+    /// Between two jobs that come back, in domain time.
+    spacing: Duration,
     endpoints: Mutex<HashMap<String, Endpoint>>,
 }
 
@@ -30,13 +39,15 @@ struct Endpoint {
     /// In a row.
     failures: u32,
     open_until: Option<Timestamp>,
+    /// When the last job comes back that found no place.
+    last_back: Option<Timestamp>,
 }
 
 /// Why a job must wait outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outside {
-    /// The endpoint's share is taken.
-    Busy,
+    /// The endpoint's share is taken; it is this job's turn after this much domain time.
+    Busy(Duration),
     /// The circuit is open for this much domain time.
     Open(Duration),
 }
@@ -51,10 +62,13 @@ pub enum Turned {
 }
 
 impl Circuits {
-    /// Circuits of a worker that runs `slots` jobs at once: an endpoint gets half of them.
+    /// Circuits of a worker that runs `slots` jobs at once: an endpoint gets half of them. `turn` is
+    /// [`TURN`] in domain time.
     #[must_use]
-    pub fn new(slots: usize) -> Arc<Self> {
-        Arc::new(Self { most: (slots / 2).max(1), endpoints: Mutex::default() })
+    pub fn new(slots: usize, turn: Duration) -> Arc<Self> {
+        let most = (slots / 2).max(1);
+        let spacing = turn.div_f64(f64::from(u32::try_from(most).unwrap_or(u32::MAX)));
+        Arc::new(Self { most, spacing, endpoints: Mutex::default() })
     }
 
     /// A place for one attempt at this endpoint.
@@ -64,16 +78,16 @@ impl Circuits {
     pub fn enter(self: &Arc<Self>, name: String, now: Timestamp) -> Result<Place, Outside> {
         let mut endpoints = self.endpoints();
         let endpoint = endpoints.entry(name.clone()).or_default();
-        let most = match endpoint.open_until {
-            Some(until) if now < until => {
-                return Err(Outside::Open((until - now).to_std().unwrap_or_default()));
+        let wait = |until: Timestamp| (until - now).to_std().unwrap_or_default();
+        match endpoint.open_until {
+            Some(until) if now < until => return Err(Outside::Open(wait(until))),
+            Some(_) if endpoint.in_flight > 0 => return Err(Outside::Open(FIRST_TRIES)),
+            None if endpoint.in_flight >= self.most => {
+                let back = endpoint.last_back.map_or(now, |last| last.max(now)) + self.spacing;
+                endpoint.last_back = Some(back);
+                return Err(Outside::Busy(wait(back)));
             }
-            // One goes first.
-            Some(_) => 1,
-            None => self.most,
-        };
-        if endpoint.in_flight >= most {
-            return Err(Outside::Busy);
+            _ => {}
         }
         endpoint.in_flight += 1;
         drop(endpoints);
@@ -142,9 +156,9 @@ mod tests {
     #[test]
     fn an_endpoint_gets_half_of_the_slots_and_leaves_the_rest_to_others() {
         for (slots, share) in [(1, 1), (2, 1), (3, 1), (64, 32)] {
-            let circuits = Circuits::new(slots);
+            let circuits = Circuits::new(slots, TURN);
             let mut places: Vec<_> = (0..share).map(|_| enter(&circuits, T0).unwrap()).collect();
-            assert_eq!(enter(&circuits, T0).err(), Some(Outside::Busy), "{slots}");
+            assert!(matches!(enter(&circuits, T0), Err(Outside::Busy(_))), "{slots}");
             assert!(circuits.enter("https://other.example".to_owned(), T0).is_ok());
             // A handler that panics gives its place back all the same.
             drop(places.pop());
@@ -154,7 +168,7 @@ mod tests {
 
     #[test]
     fn five_failures_in_a_row_open_it_and_one_goes_first_after_the_pause() {
-        let circuits = Circuits::new(64);
+        let circuits = Circuits::new(64, TURN);
         for turned in [None, None, None, None, Some(Turned::Opened)] {
             assert_eq!(fail(&circuits, T0), turned);
         }
@@ -162,7 +176,7 @@ mod tests {
         assert_eq!(enter(&circuits, soon).err(), Some(Outside::Open(Duration::from_secs(20))));
         let later = T0 + OPEN;
         let first = enter(&circuits, later).unwrap();
-        assert_eq!(enter(&circuits, later).err(), Some(Outside::Busy));
+        assert_eq!(enter(&circuits, later).err(), Some(Outside::Open(FIRST_TRIES)));
         assert_eq!(first.ended(false, later), None, "it stays open");
         assert_eq!(enter(&circuits, later).err(), Some(Outside::Open(OPEN)));
         let first = enter(&circuits, later + OPEN).unwrap();
@@ -171,8 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn those_that_find_no_place_come_back_one_after_another() {
+        let circuits = Circuits::new(20, TURN);
+        let _places: Vec<_> = (0..10).map(|_| enter(&circuits, T0).unwrap()).collect();
+        let back = |now| match enter(&circuits, now) {
+            Err(Outside::Busy(wait)) => wait.as_millis(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([back(T0), back(T0), back(T0)], [5, 10, 15]);
+        assert_eq!(back(T0 + Duration::from_millis(10)), 10, "behind the three");
+        assert_eq!(back(T0 + Duration::from_secs(1)), 5, "nobody is outside any more");
+    }
+
+    #[test]
     fn an_answer_in_between_begins_the_count_anew() {
-        let circuits = Circuits::new(64);
+        let circuits = Circuits::new(64, TURN);
         for _ in 0..3 {
             for _ in 0..FAILURES - 1 {
                 assert_eq!(fail(&circuits, T0), None);

@@ -24,7 +24,7 @@ use topup_jobs::{Event, EventId, Outcome};
 use crate::orders::Order;
 
 pub use callback::{CallbackHosts, CallbackRefused, InvalidHost};
-pub use circuit::{Circuits, Outside, Place, Turned};
+pub use circuit::{Circuits, Outside, Place, TURN, Turned};
 pub use guard::{AddressGuard, InvalidNetwork, Refused};
 pub use log::LogChannel;
 pub use sender::{Lookup, NoAnswer, Sender, SystemLookup};
