@@ -92,3 +92,36 @@ fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
 fn time(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
+
+#[cfg(test)]
+mod tests {
+    use topup_jobs::Outcome;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_one_line_and_one_that_was_cut_short_is_seen() {
+        let told = |attempt, result| HistoryEntry {
+            at: Timestamp::UNIX_EPOCH,
+            what: Occurrence::Told {
+                outcome: Outcome::Fulfilled,
+                channel: "webhook".to_owned(),
+                attempt,
+                result,
+                error: None,
+            },
+        };
+        // The worker of the first attempt died, and another made it again.
+        let cut_short = told(1, Attempt::Begun);
+        let history = vec![
+            cut_short.clone(),
+            told(1, Attempt::Begun),
+            told(1, Attempt::Retry),
+            told(2, Attempt::Begun),
+            told(2, Attempt::Sent),
+        ];
+        let shown = told_once(history);
+        assert_eq!(shown, [cut_short, told(1, Attempt::Retry), told(2, Attempt::Sent)]);
+        assert_eq!(shown[2].what.to_string(), "told fulfilled by webhook, attempt 2: sent");
+    }
+}

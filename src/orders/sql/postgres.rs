@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgPool};
+use sqlx::{Executor, PgConnection, PgPool};
 
 use crate::orders::StoreError;
 
@@ -21,6 +21,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// The tables are made or changed without these: that may take its time.
 const LIMITS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '30s'";
+
+/// That the table of the migrations exists is no news.
+const QUIET: &str = "SET client_min_messages = warning";
 
 pub(in crate::orders) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/migrations/postgres");
 
@@ -41,10 +44,14 @@ pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
         let pool = PgPoolOptions::new().max_connections(connections);
         pool.acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(IDLE_TIMEOUT)
     };
-    let migrating = pool(1).connect_with(options.clone()).await?;
+    let quiet = pool(1).after_connect(|connection, _| Box::pin(set(connection, QUIET)));
+    let migrating = quiet.connect_with(options.clone()).await?;
     MIGRATOR.run(&migrating).await?;
     migrating.close().await;
-    let limited = pool(MOST_CONNECTIONS)
-        .after_connect(|connection, _| Box::pin(async move { connection.execute(LIMITS).await.map(drop) }));
+    let limited = pool(MOST_CONNECTIONS).after_connect(|connection, _| Box::pin(set(connection, LIMITS)));
     Ok(limited.connect_with(options).await?)
+}
+
+async fn set(connection: &mut PgConnection, settings: &'static str) -> Result<(), sqlx::Error> {
+    connection.execute(settings).await.map(drop)
 }
