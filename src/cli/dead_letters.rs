@@ -180,10 +180,14 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
         return say(format_args!("{job}  {id}  left: its payload cannot be read, and could not be then"));
     };
-    if let Subject::Told(told) = &subject
-        && !tell_again(store, told).await?
-    {
-        return say(format_args!("{job}  {id}  left: the database knows of nothing to tell, or it was told"));
+    match &subject {
+        // An order that is given up is followed from the beginning by whoever takes it up again.
+        Subject::Order(topup_id) => give_up(store, job, topup_id, REPLAYED).await?,
+        Subject::Told(told) if tell_again(store, told).await? => {}
+        Subject::Told(_) => {
+            let why = "the database knows of nothing to tell, or it was told";
+            return say(format_args!("{job}  {id}  left: {why}"));
+        }
     }
     let done = match letters.replay(letter).await.map_err(failed)? {
         Replayed::Due => "runs again",
@@ -201,7 +205,7 @@ async fn tell_again(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<b
     }
     // Should Redis lose the job, the store has it put back once it is past this time.
     let (status, now) = (NotificationStatus::Pending, real_now());
-    let last_error = Some("replayed by the operator".to_owned());
+    let last_error = Some(REPLAYED.to_owned());
     let anew = Notification { status, attempts: 0, next_attempt_at: Some(now), last_error, ..stored };
     store.record_attempt(told, &anew, now).await?;
     Ok(true)
@@ -219,7 +223,7 @@ async fn notification(
 async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
     let payload = letters.payload(letter).await.map_err(failed)?;
     match payload.as_deref().and_then(|payload| subject(letter.job, payload)) {
-        Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id).await?,
+        Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id, DISCARDED).await?,
         Some(Subject::Told(told)) => give_up_telling(store, &told).await?,
         None => {}
     }
@@ -228,11 +232,12 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -
     say(format_args!("{}  {}  {done}", letter.job, shown(&letter.id)))
 }
 
-/// How a discarded dead letter stands in the history of its order.
+/// What was done with a dead letter, as it stands in the history of its order.
+const REPLAYED: &str = "replayed by the operator";
 const DISCARDED: &str = "discarded by the operator";
 
-/// Without a next look the order is not put back into a queue.
-async fn give_up(store: &SqlStore, job: JobName, topup_id: &TopupId) -> anyhow::Result<()> {
+/// Without a next look the order is not put back into a queue, and counts as given up.
+async fn give_up(store: &SqlStore, job: JobName, topup_id: &TopupId, why: &str) -> anyhow::Result<()> {
     let Some(order) = store.order(topup_id).await? else { return Ok(()) };
     let mut record = order.tracking.clone();
     record.next_check_at = None;
@@ -243,7 +248,7 @@ async fn give_up(store: &SqlStore, job: JobName, topup_id: &TopupId) -> anyhow::
         order: &order,
         record: &record,
         seen: None,
-        given_up: Some(DISCARDED),
+        given_up: Some(why),
         event: None,
     };
     store.apply(change).await?;

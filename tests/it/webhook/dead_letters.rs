@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use topup_jobs::Outcome;
+use topup_jobs::{Outcome, PollTopup, TopupId, TrackTopup};
 use topup_worker::orders::{NotificationStatus, OrderStore};
 use topup_worker::simulator::Script;
 
@@ -87,6 +87,30 @@ async fn an_order_that_is_replayed_is_followed_anew_and_one_that_is_discarded_no
     let left: Vec<String> = bed.redis(&["KEYS", &format!("*{gone}*")]).await;
     assert_eq!(left, Vec::<String>::new());
     assert!(output(&bed, &[]).contains(&again));
+}
+
+#[tokio::test]
+async fn an_order_whose_job_was_poison_is_followed_from_the_beginning_too() {
+    let bed = Bed::new(600.0).await;
+    let order = bed.order(Script::fulfilled_after(Duration::from_mins(3)));
+    let store = bed.store().await;
+    let topup_id: TopupId = order.parse().unwrap();
+    // So it stands when its process has died again and again: due long ago, with its five minutes over.
+    let long_ago = topup_jobs::Timestamp::UNIX_EPOCH;
+    store.track(&TrackTopup::new(topup_id.clone()), long_ago).await.unwrap();
+    let payload = serde_json::to_string(&PollTopup::new(topup_id.clone())).unwrap();
+    let queue = "{topup}:poll-topup";
+    let mut pipe = redis::pipe();
+    pipe.cmd("HSET").arg(format!("{queue}:data")).arg(&order).arg(payload);
+    pipe.cmd("SADD").arg(format!("{queue}:dead")).arg(&order);
+    pipe.exec_async(&mut bed.connection().await).await.unwrap();
+    assert_eq!(output(&bed, &["replay", "--all"]), format!("poll-topup  {order}  runs again\n"));
+    let _worker = bed.worker().await;
+    bed.told(&order, "fulfilled").await;
+    bed.idle().await;
+    let events: Vec<String> = bed.sink.received().iter().map(|one| one.id().to_owned()).collect();
+    assert_eq!(events, [format!("evt_{order}_fulfilled")], "it had its five minutes and was not delayed");
+    assert!(store.order(&topup_id).await.unwrap().unwrap().tracking.polling_since > long_ago);
 }
 
 #[tokio::test]
