@@ -3,19 +3,24 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::SecondsFormat;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use topup_jobs::{ProviderOrder, TopupId};
+use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 use url::Url;
 
+use super::list::{OrderList, PAGE_SIZE, read_list};
 use super::wire::{read_data, read_order};
-use super::{ApiError, TopupApi};
+use super::{Answer, ApiError, TopupApi};
+use crate::http::ReadError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the whole of one answer; the documented ones come within seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// An order has less than a kilobyte.
-const MAX_BODY_BYTES: usize = 256 * 1024;
+pub(super) const MAX_ORDER_BYTES: usize = 256 * 1024;
+/// A page has a hundred of them.
+pub(super) const MAX_LIST_BYTES: usize = 512 * 1024;
 
 /// A client of the provider's API with one key.
 #[derive(Clone)]
@@ -33,6 +38,12 @@ pub enum ClientError {
         "ONECLICKDZ_API_KEY has characters that cannot be sent; copy it again from the provider's dashboard"
     )]
     Key,
+    /// The secondary key has such characters.
+    #[error(
+        "ONECLICKDZ_API_KEY_SECONDARY has characters that cannot be sent; copy it again from the provider's \
+         dashboard"
+    )]
+    SecondaryKey,
     /// The address cannot have a path.
     #[error("ONECLICKDZ_API_URL is not an address of the form https://api.oneclickdz.com")]
     Address,
@@ -47,18 +58,36 @@ impl Client {
     /// # Errors
     /// [`ClientError`] where the key or the address is unusable.
     pub fn new(base: &Url, key: &SecretString) -> Result<Self, ClientError> {
-        let mut token = HeaderValue::from_str(key.expose_secret().trim()).map_err(|_| ClientError::Key)?;
-        token.set_sensitive(true);
+        Self::with_timeout(base, key, ANSWER_TIMEOUT)
+    }
+
+    /// A client that waits this long for the whole of an answer.
+    pub(super) fn with_timeout(
+        base: &Url,
+        key: &SecretString,
+        answer_timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let token = header(key).ok_or(ClientError::Key)?;
         if base.cannot_be_a_base() {
             return Err(ClientError::Address);
         }
         let http = crate::http::client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
+            .timeout(answer_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(ClientError::Http)?;
         Ok(Self { http, base: base.clone(), token })
+    }
+
+    /// A client like this one, on the same connections, that asks with the merchant's secondary key. Which of
+    /// the two asks is for the caller to decide.
+    ///
+    /// # Errors
+    /// [`ClientError::SecondaryKey`] where the key is unusable.
+    pub fn with_secondary_key(&self, key: &SecretString) -> Result<Self, ClientError> {
+        let token = header(key).ok_or(ClientError::SecondaryKey)?;
+        Ok(Self { token, ..self.clone() })
     }
 
     /// Asks for as little as can be asked, one row of the list of orders, to learn whether the key is
@@ -68,7 +97,8 @@ impl Client {
     /// [`ApiError`] where the answer is not that list.
     pub async fn try_key(&self) -> Result<(), ApiError> {
         let path = ["v3", "internet", "list"];
-        let (status, headers, body) = self.get(&path, &[("page", "1"), ("pageSize", "1")]).await?;
+        let (status, headers, body) =
+            self.get(&path, &[("page", "1"), ("pageSize", "1")], MAX_LIST_BYTES).await?;
         read_data(status, &headers, &body).map(drop)
     }
 
@@ -76,6 +106,7 @@ impl Client {
         &self,
         path: &[&str],
         query: &[(&str, &str)],
+        max_bytes: usize,
     ) -> Result<(u16, reqwest::header::HeaderMap, Vec<u8>), ApiError> {
         let mut url = self.base.clone();
         // Invariant: `new` refuses an address that cannot have a path.
@@ -86,15 +117,28 @@ impl Client {
         let request = self.http.get(url).header("X-Access-Token", self.token.clone());
         let response = request.send().await.map_err(|error| classify(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = crate::http::read_capped(response, MAX_BODY_BYTES).await.map_err(|error| match error {
-            crate::http::ReadError::TooLong => ApiError::Unreadable {
-                answer: super::Answer { status, ..super::Answer::default() },
-                what: "it is longer than 256 KiB",
-            },
-            crate::http::ReadError::Http(error) => classify(&error),
-        })?;
+        let body = match crate::http::read_capped(response, max_bytes).await {
+            Ok(body) => body,
+            // A refusal is one by its status: if a 401 that breaks off counted as a broken connection, the key
+            // would be tried again at once, and again, until the provider locks the address out.
+            Err(_) if status != 200 => Vec::new(),
+            Err(ReadError::TooLong) => {
+                return Err(ApiError::Unreadable {
+                    answer: Answer { status, ..Answer::default() },
+                    what: "it is longer than such an answer can be",
+                });
+            }
+            Err(ReadError::Http(error)) => return Err(classify(&error)),
+        };
         Ok((status, headers, body))
     }
+}
+
+/// The key as the header that carries it; nothing where a header cannot.
+fn header(key: &SecretString) -> Option<HeaderValue> {
+    let mut token = HeaderValue::from_str(key.expose_secret().trim()).ok()?;
+    token.set_sensitive(true);
+    Some(token)
 }
 
 /// The error in a few words of our own: those of the HTTP stack contain the address.
@@ -114,7 +158,16 @@ fn classify(error: &reqwest::Error) -> ApiError {
 impl TopupApi for Client {
     async fn check_id(&self, topup_id: &TopupId) -> Result<ProviderOrder, ApiError> {
         let path = ["v3", "internet", "check-id", topup_id.as_str()];
-        let (status, headers, body) = self.get(&path, &[]).await?;
+        let (status, headers, body) = self.get(&path, &[], MAX_ORDER_BYTES).await?;
         read_order(status, &headers, &body, topup_id.as_str())
+    }
+
+    async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError> {
+        let path = ["v3", "internet", "list"];
+        let [page_text, page_size] = [page, PAGE_SIZE].map(|number| number.to_string());
+        let [from, to] = [from, to].map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
+        let query = [("page", &*page_text), ("pageSize", &page_size), ("from", &from), ("to", &to)];
+        let (status, headers, body) = self.get(&path, &query, MAX_LIST_BYTES).await?;
+        read_list(status, &headers, &body, page)
     }
 }

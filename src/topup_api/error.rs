@@ -59,7 +59,7 @@ pub enum ApiError {
     /// Any other status that is not 200.
     #[error("the provider failed: {0}")]
     Failed(Answer),
-    /// 200 with a body that is not the documented envelope of an order.
+    /// 200 with a body that is not what was asked for in the documented envelope.
     #[error("the provider's answer cannot be read: {what} ({answer})")]
     Unreadable {
         /// The answer.
@@ -80,14 +80,16 @@ impl ApiError {
     #[must_use]
     pub fn closes_gate(&self) -> Option<Duration> {
         const LOCKED_OUT: Duration = Duration::from_mins(15);
+        // "Retry after 0" must not have everybody ask again and again without a pause.
+        const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_hours(1);
         match self {
             // The next try is made only when a lock-out would be over, and by one alone.
             Self::Unauthorized(_) | Self::Forbidden(_) => Some(LOCKED_OUT),
             Self::RateLimited { retry_after, .. } => {
-                Some(retry_after.unwrap_or(Duration::from_secs(10)).min(LONGEST))
+                Some(retry_after.unwrap_or(Duration::from_secs(10)).clamp(SHORTEST, LONGEST))
             }
-            Self::Unavailable { retry_after, .. } => Some((*retry_after).min(LONGEST)),
+            Self::Unavailable { retry_after, .. } => Some((*retry_after).clamp(SHORTEST, LONGEST)),
             _ => None,
         }
     }

@@ -6,22 +6,30 @@
 mod client;
 mod error;
 mod gate;
+mod list;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use topup_jobs::{ProviderOrder, TopupId};
+use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
 pub use client::{Client, ClientError};
 pub use error::{Answer, ApiError};
 pub use gate::RedisGate;
+pub use list::{ListedOrder, OrderList};
 
 /// The provider's API, as far as this service asks it.
 #[async_trait]
 pub trait TopupApi: Send + Sync + 'static {
     /// `GET /v3/internet/check-id/{id}`.
     async fn check_id(&self, topup_id: &TopupId) -> Result<ProviderOrder, ApiError>;
+
+    /// `GET /v3/internet/list`: a page, from 1 up, of the orders created in this time, in the provider's
+    /// order.
+    async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError>;
 }
 
 /// Whether the provider may be asked.

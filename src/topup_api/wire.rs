@@ -4,23 +4,20 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
+use serde_json::Value;
 use topup_jobs::{Card, ProviderOrder, Secret, TopupStatus, TopupType};
 
 use super::{Answer, ApiError};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope {
-    success: Option<bool>,
-    data: Option<serde_json::Value>,
-    error: Option<serde_json::Value>,
-    request_id: Option<String>,
-}
+/// The fields of a JSON object. Of a field that is there twice the last one counts, as for every other reader
+/// of this API.
+type Fields = serde_json::Map<String, Value>;
 
+/// An order as it stands in any answer. Read it with [`WireOrder::read`].
 #[derive(Deserialize)]
-struct WireOrder {
+pub(super) struct WireOrder {
     #[serde(rename = "_id")]
-    id: Option<String>,
+    pub(super) id: Option<String>,
     #[serde(default, rename = "ref")]
     topup_ref: Lenient,
     status: String,
@@ -38,40 +35,69 @@ struct WireOrder {
     date_traitement: Lenient,
 }
 
+impl WireOrder {
+    /// The order in this value; nothing where it has no status that can be one. An array is none, though
+    /// serde would read its elements as the fields in their order.
+    pub(super) fn read(value: Value) -> Option<Self> {
+        let order: Self = value.is_object().then(|| serde_json::from_value(value).ok()).flatten()?;
+        // A status that is not known is logged.
+        is_plain(&order.status).then_some(order)
+    }
+}
+
+impl From<WireOrder> for ProviderOrder {
+    fn from(order: WireOrder) -> Self {
+        Self {
+            status: TopupStatus::from(order.status.as_str()),
+            topup_ref: order.topup_ref.text(),
+            kind: order.kind.text().map(TopupType::from),
+            number: order.number.text().map(Secret::new),
+            topup_amount: order.topup_amount.text().and_then(|amount| amount.parse().ok()),
+            card: order.card_code.text().map(|card_code| Card {
+                card_code: Secret::new(card_code),
+                num_trans: order.num_trans.text(),
+                date_traitement: order.date_traitement.text(),
+            }),
+        }
+    }
+}
+
 /// A field whose odd form must not cost the customer the card beside it.
 #[derive(Default, Deserialize)]
-struct Lenient(serde_json::Value);
+struct Lenient(Value);
 
 impl Lenient {
     /// A text, or a whole number written as one; nothing where it is empty or anything else. A number
     /// that does not fit a `u64` has lost digits on the way and is not taken.
     fn text(self) -> Option<String> {
         match self.0 {
-            serde_json::Value::String(text) if !text.trim().is_empty() => Some(text),
-            serde_json::Value::Number(number) => number.as_u64().map(|number| number.to_string()),
+            Value::String(text) if !text.trim().is_empty() => Some(text),
+            Value::Number(number) => number.as_u64().map(|number| number.to_string()),
             _ => None,
         }
     }
 }
 
 /// Reads the envelope of any answer: what is known of the answer, and its data.
-pub(super) fn read_data(
-    status: u16,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<(Answer, serde_json::Value), ApiError> {
-    let envelope = serde_json::from_slice::<Envelope>(body);
-    let answer = describe(status, envelope.as_ref().ok());
+pub(super) fn read_data(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<(Answer, Value), ApiError> {
+    let envelope: Option<Fields> = serde_json::from_slice(body).ok();
+    let answer = describe(status, envelope.as_ref());
     if status != 200 {
         return Err(refusal(answer, retry_after(headers)));
     }
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
-    let envelope = envelope.map_err(|_| unreadable("it is not the JSON of an envelope"))?;
-    if envelope.success == Some(false) {
-        return Err(refusal(answer, retry_after(headers)));
+    let mut envelope = envelope.ok_or_else(|| unreadable("it is not the JSON of an envelope"))?;
+    match (envelope.get("success"), error_code(&envelope)) {
+        // What is stored of an answer may be final, so one that says both is not believed but asked again.
+        (Some(Value::Bool(true)), Some(_)) => return Err(unreadable("it is a success and an error at once")),
+        (Some(Value::Bool(true)) | None, None) => {}
+        (Some(Value::Bool(false)) | None, _) => return Err(refusal(answer, retry_after(headers))),
+        _ => return Err(unreadable("its success is neither true nor false")),
     }
-    let data = envelope.data.ok_or_else(|| unreadable("it has no data"))?;
-    Ok((answer, data))
+    match envelope.remove("data") {
+        None | Some(Value::Null) => Err(unreadable("it has no data")),
+        Some(data) => Ok((answer, data)),
+    }
 }
 
 /// Reads an answer to `check-id` for the order of this id.
@@ -83,45 +109,39 @@ pub(super) fn read_order(
 ) -> Result<ProviderOrder, ApiError> {
     let (answer, data) = read_data(status, headers, body)?;
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
-    let order: WireOrder =
-        serde_json::from_value(data).map_err(|_| unreadable("its data is not an order"))?;
-    if order.id.is_some_and(|id| !id.eq_ignore_ascii_case(topup_id)) {
+    let order = WireOrder::read(data).ok_or_else(|| unreadable("its data is not an order"))?;
+    if order.id.as_ref().is_some_and(|id| !id.eq_ignore_ascii_case(topup_id)) {
         return Err(unreadable("it is about another order"));
     }
-    Ok(ProviderOrder {
-        status: TopupStatus::from(order.status.as_str()),
-        topup_ref: order.topup_ref.text(),
-        kind: order.kind.text().map(TopupType::from),
-        number: order.number.text().map(Secret::new),
-        topup_amount: order.topup_amount.text().and_then(|amount| amount.parse().ok()),
-        card: order.card_code.text().map(|card_code| Card {
-            card_code: Secret::new(card_code),
-            num_trans: order.num_trans.text(),
-            date_traitement: order.date_traitement.text(),
-        }),
-    })
+    Ok(order.into())
 }
 
-fn describe(status: u16, envelope: Option<&Envelope>) -> Answer {
-    let code = envelope.and_then(|envelope| envelope.error.as_ref()?.get("code")?.as_str());
-    let request_id = envelope.and_then(|envelope| envelope.request_id.as_deref());
+fn describe(status: u16, envelope: Option<&Fields>) -> Answer {
+    let plain = |word: &str| is_plain(word).then(|| word.to_owned());
+    let code = envelope.and_then(error_code);
+    let request_id = envelope.and_then(|envelope| envelope.get("requestId")?.as_str());
     Answer { status, code: code.and_then(plain), request_id: request_id.and_then(plain) }
 }
 
-/// A word that is safe to log: nothing but letters, digits, `_` and `-`.
-fn plain(word: &str) -> Option<String> {
-    let plain =
-        word.len() <= 64 && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    plain.then(|| word.to_owned())
+fn error_code(envelope: &Fields) -> Option<&str> {
+    envelope.get("error")?.get("code")?.as_str()
+}
+
+/// Whether a word is safe to log: short, of letters, digits, `_` and `-` only, and not without a letter, as a
+/// phone number or a card code would be.
+fn is_plain(word: &str) -> bool {
+    word.len() <= 64
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        && word.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 fn refusal(answer: Answer, retry_after: Option<Duration>) -> ApiError {
     match (answer.status, answer.code.as_deref()) {
-        (_, Some("NOT_FOUND")) => ApiError::NotFound(answer),
+        (200 | 404, Some("NOT_FOUND")) => ApiError::NotFound(answer),
         (401, _) | (_, Some("MISSING_ACCESS_TOKEN" | "INVALID_ACCESS_TOKEN" | "ERR_AUTH")) => {
             ApiError::Unauthorized(answer)
         }
-        (403, _) => ApiError::Forbidden(answer),
+        (403, _) | (_, Some("IP_BLOCKED" | "IP_NOT_ALLOWED" | "API_DISABLED")) => ApiError::Forbidden(answer),
         (429, _) | (_, Some("RATE_LIMIT_EXCEEDED")) => ApiError::RateLimited { answer, retry_after },
         (503, _) => match retry_after {
             Some(retry_after) => ApiError::Unavailable { answer, retry_after },
@@ -131,9 +151,12 @@ fn refusal(answer: Answer, retry_after: Option<Duration>) -> ApiError {
     }
 }
 
-/// `Retry-After` in seconds. The form with a date is not used by the provider and is ignored.
+/// `Retry-After` in seconds; more of them than can be counted are the longest wait there is. The form with a
+/// date is not used by the provider and is ignored.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    number.then(|| text.parse().map_or(Duration::MAX, Duration::from_secs))
 }
 
 #[cfg(test)]
@@ -218,8 +241,17 @@ mod tests {
 
     #[test]
     fn what_an_error_repeats_is_safe_to_log() {
-        let body = r#"{"success":false,"error":{"code":"call 0661223344"},"requestId":"a b"}"#;
-        assert_eq!(read(500, body).unwrap_err().to_string(), "the provider failed: HTTP 500");
+        for (code, request_id) in [("call 0661223344", "a b"), ("0661223344", "213-661-223-344"), ("", "é")]
+        {
+            let body =
+                format!(r#"{{"success":false,"error":{{"code":"{code}"}},"requestId":"{request_id}"}}"#);
+            assert_eq!(read(500, &body).unwrap_err().to_string(), "the provider failed: HTTP 500");
+        }
+        // An unknown status is logged as well.
+        for status in ["0661223344", "call 0661223344", ""] {
+            let body = format!(r#"{{"success":true,"data":{{"status":"{status}"}}}}"#);
+            assert!(matches!(read(200, &body), Err(ApiError::Unreadable { .. })), "{status}");
+        }
     }
 
     #[test]

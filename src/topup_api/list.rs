@@ -1,0 +1,191 @@
+//! A page of the list of orders.
+//!
+//! The documentation leaves open how the rows are called, whether a page tells how many there are, and whether
+//! a row carries the card. So all of that is read if it is there. A row that cannot be read costs nobody else
+//! their answer: it is counted, and its order can still be asked for by its id.
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use topup_jobs::{ProviderOrder, TopupId};
+
+use super::ApiError;
+use super::wire::{WireOrder, read_data};
+
+/// Rows asked for with each page: the most the provider gives.
+pub(super) const PAGE_SIZE: u32 = 100;
+
+/// A page of the list of orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderList {
+    /// Its rows that can be read, in the provider's order.
+    pub orders: Vec<ListedOrder>,
+    /// The page after this one, if there is one, or may be.
+    pub next_page: Option<u32>,
+    /// Rows that cannot be read, or that do not say which order they are about.
+    pub unreadable: u32,
+}
+
+/// A row of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedOrder {
+    /// Which order it is about.
+    pub topup_id: TopupId,
+    /// The order. A `FULFILLED` one without a card is no contradiction here: the row may just not show it.
+    pub order: ProviderOrder,
+}
+
+/// Reads an answer to `list` for this page.
+pub(super) fn read_list(
+    status: u16,
+    headers: &HeaderMap,
+    body: &[u8],
+    page: u32,
+) -> Result<OrderList, ApiError> {
+    let (answer, data) = read_data(status, headers, body).map_err(|error| match error {
+        // No order was asked for, so nothing is said about any.
+        ApiError::NotFound(answer) => ApiError::Failed(answer),
+        error => error,
+    })?;
+    let Some((rows, pagination)) = parts(data) else {
+        return Err(ApiError::Unreadable { answer, what: "its data is not a list of orders" });
+    };
+    let next_page = next_page(page, rows.len(), pagination.as_ref());
+    let mut list = OrderList { orders: Vec::with_capacity(rows.len()), next_page, unreadable: 0 };
+    for row in rows {
+        match listed(row) {
+            Some(order) => list.orders.push(order),
+            None => list.unreadable += 1,
+        }
+    }
+    Ok(list)
+}
+
+/// The rows, under either name, and the pagination.
+fn parts(data: Value) -> Option<(Vec<Value>, Option<Value>)> {
+    let Value::Object(mut data) = data else { return None };
+    let rows = ["topups", "items"].into_iter().find_map(|name| match data.remove(name) {
+        Some(Value::Array(rows)) => Some(rows),
+        _ => None,
+    })?;
+    Some((rows, data.remove("pagination")))
+}
+
+/// A page without a row is the last one whatever else it says: there must be an end to asking. Where nothing
+/// is said, a full page may be followed by another.
+fn next_page(page: u32, rows: usize, pagination: Option<&Value>) -> Option<u32> {
+    let total_pages = pagination.and_then(|pagination| pagination.get("totalPages")?.as_u64());
+    let more = match total_pages {
+        _ if rows == 0 => false,
+        Some(total_pages) => u64::from(page) < total_pages,
+        None => rows >= PAGE_SIZE as usize,
+    };
+    if more { page.checked_add(1) } else { None }
+}
+
+fn listed(row: Value) -> Option<ListedOrder> {
+    let order = WireOrder::read(row)?;
+    let topup_id = order.id.clone()?.try_into().ok()?;
+    Some(ListedOrder { topup_id, order: order.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use topup_jobs::TopupStatus;
+
+    use super::*;
+
+    fn id(number: usize) -> String {
+        format!("{number:024x}")
+    }
+
+    fn rows(count: usize) -> Value {
+        (0..count).map(|number| json!({"_id": id(number), "status": "HANDLING"})).collect()
+    }
+
+    fn read(page: u32, data: &Value) -> Result<OrderList, ApiError> {
+        let body = json!({"success": true, "data": data}).to_string();
+        read_list(200, &HeaderMap::new(), body.as_bytes(), page)
+    }
+
+    #[test]
+    fn rows_are_read_under_either_name_with_and_without_a_card() {
+        let with_card = json!({"_id": id(1).to_uppercase(), "status": "FULFILLED", "card_code": "123456789012",
+            "num_trans": "AT-1"});
+        let without = json!({"_id": id(10), "status": "FULFILLED", "number": "036362608"});
+        for name in ["topups", "items"] {
+            let list = read(1, &json!({ name: [with_card, without] })).unwrap();
+            let ids: Vec<&str> = list.orders.iter().map(|row| row.topup_id.as_str()).collect();
+            assert_eq!(ids, [id(1), id(10)], "{name}");
+            let card = list.orders[0].order.card.as_ref().unwrap();
+            assert_eq!((card.card_code.reveal(), card.num_trans.as_deref()), ("123456789012", Some("AT-1")));
+            assert_eq!(
+                (&list.orders[1].order.status, &list.orders[1].order.card),
+                (&TopupStatus::Fulfilled, &None)
+            );
+            assert_eq!((list.next_page, list.unreadable), (None, 0));
+        }
+        let beside = json!({"topups": null, "items": [without]});
+        assert_eq!(read(1, &beside).unwrap().orders.len(), 1, "a name without rows hides no other");
+    }
+
+    #[test]
+    fn the_pagination_tells_the_next_page_and_a_full_page_where_it_tells_nothing() {
+        for (page, count, pagination, next_page) in [
+            (1, 100, json!({"page": 1, "pageSize": 100, "totalPages": 3, "totalResults": 250}), Some(2)),
+            (3, 50, json!({"page": 3, "pageSize": 100, "totalPages": 3, "totalResults": 250}), None),
+            (1, 100, json!({"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": 100}), None),
+            (1, 20, json!({"pageSize": 20, "totalPages": 2}), Some(2)),
+            (1, 100, Value::Null, Some(2)),
+            (7, 99, Value::Null, None),
+            (1, 100, json!({"totalPages": "3"}), Some(2)),
+            (1, 99, json!({"totalPages": -1}), None),
+            (1, 100, json!([3]), Some(2)),
+            (9, 0, json!({"totalPages": 1_000}), None),
+            (u32::MAX, 100, Value::Null, None),
+        ] {
+            let list = read(page, &json!({"topups": rows(count), "pagination": pagination})).unwrap();
+            assert_eq!(list.next_page, next_page, "page {page} of {count} rows, {pagination}");
+            assert_eq!(list.orders.len(), count);
+        }
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_costs_no_other() {
+        let good = json!({"_id": id(1), "status": "HANDLING"});
+        for bad in [
+            json!(null),
+            json!("036362608"),
+            json!({}),
+            json!({"_id": id(2)}),
+            json!({"_id": id(2), "status": 5}),
+            json!({"_id": id(2), "status": "call 0661223344"}),
+            json!({"status": "HANDLING"}),
+            json!({"_id": "short", "status": "HANDLING"}),
+            json!({"_id": 17, "status": "HANDLING"}),
+            json!([id(2), "ref", "FULFILLED", "ADSL", "036362608", 1000, "123456789012", "AT-1", "2025"]),
+        ] {
+            let list = read(1, &json!({"topups": [bad, good, bad]})).unwrap();
+            assert_eq!((list.orders.len(), list.unreadable), (1, 2), "{bad}");
+        }
+        let mut full = rows(100);
+        full[0] = json!(null);
+        assert_eq!(
+            read(1, &json!({ "topups": full })).unwrap().next_page,
+            Some(2),
+            "it still fills the page"
+        );
+    }
+
+    #[test]
+    fn what_is_no_list_is_a_typed_error() {
+        for data in [json!({}), json!([]), json!("topups"), json!({"topups": {}}), json!({"topups": "none"})]
+        {
+            let error = read(1, &data).unwrap_err();
+            assert!(matches!(error, ApiError::Unreadable { .. }), "{data}: {error}");
+        }
+        let body = br#"{"success":false,"error":{"code":"NOT_FOUND"}}"#;
+        let error = read_list(404, &HeaderMap::new(), body, 1).unwrap_err();
+        assert_eq!(error.to_string(), "the provider failed: HTTP 404 NOT_FOUND", "it tells of no order");
+    }
+}
