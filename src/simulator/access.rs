@@ -3,20 +3,21 @@
 //! The lockout counts per simulator and not per address: all its clients sit on one machine, and the real
 //! provider counts per IP address. A request without the header is refused but not counted, for it tried no
 //! key. The rate limit is the strictest reading of "60 requests a minute": no more than that in any sixty
-//! seconds. Nothing here may show a key, not even in an error.
+//! seconds. A key can be revoked while the simulator runs, as a merchant does who rotates keys. Nothing here may show a key, not even in an error.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::envelope::ApiError;
 use super::settings::SimulatorSettings;
+use super::traffic::{RequestKind, Traffic};
 
 /// Wrong keys in a row that block the address.
 const FAILURES_TO_LOCKOUT: u32 = 5;
 /// How long the block lasts, in domain time.
 const LOCKOUT: Duration = Duration::from_mins(15);
 /// The window of the rate limit, in domain time.
-const WINDOW: Duration = Duration::from_mins(1);
+pub(super) const WINDOW: Duration = Duration::from_mins(1);
 
 /// What the provider remembers about its callers.
 #[derive(Default)]
@@ -25,6 +26,8 @@ pub(super) struct Access {
     blocked_until: Option<Duration>,
     /// Times of the requests of the last minute, by the place of the key in the settings.
     recent: HashMap<usize, VecDeque<Duration>>,
+    revoked: HashSet<String>,
+    pub(super) traffic: Traffic,
 }
 
 impl Access {
@@ -33,19 +36,24 @@ impl Access {
         &mut self,
         settings: &SimulatorSettings,
         token: Option<&[u8]>,
+        kind: RequestKind,
         now: Duration,
     ) -> Result<(), ApiError> {
+        let accepted = |key: &String| Some(key.as_bytes()) == token && !self.revoked.contains(key);
+        let key = settings.api_keys.iter().position(accepted);
+        self.traffic.count(kind, key, now);
         if let Some(until) = self.blocked_until {
             if now < until {
                 return Err(ApiError::ip_blocked());
             }
             self.blocked_until = None;
         }
-        let token = token.ok_or_else(ApiError::missing_token)?;
-        let Some(key) = settings.api_keys.iter().position(|key| key.as_bytes() == token) else {
-            return Err(self.failed(now));
-        };
+        if token.is_none() {
+            return Err(ApiError::missing_token());
+        }
+        let Some(key) = key else { return Err(self.failed(now)) };
         self.failures = 0;
+        self.traffic.key_accepted();
         if settings.rate_limit == 0 {
             return Ok(());
         }
@@ -54,13 +62,26 @@ impl Access {
             recent.pop_front();
         }
         if recent.len() >= usize::try_from(settings.rate_limit).unwrap_or(usize::MAX) {
-            return Err(ApiError::rate_limited(None));
+            let free = recent.front().map(|oldest| oldest.saturating_add(WINDOW).saturating_sub(now));
+            let retry_after = free.filter(|_| settings.retry_after).map(whole_seconds);
+            return Err(ApiError::rate_limited(retry_after));
         }
         recent.push_back(now);
         Ok(())
     }
 
+    /// From now on this key is refused like any wrong one.
+    pub(super) fn revoke(&mut self, key: &str) {
+        self.revoked.insert(key.to_owned());
+    }
+
+    /// This key is accepted again, if the settings have it.
+    pub(super) fn restore(&mut self, key: &str) {
+        self.revoked.remove(key);
+    }
+
     fn failed(&mut self, now: Duration) -> ApiError {
+        self.traffic.key_refused();
         self.failures += 1;
         let left = FAILURES_TO_LOCKOUT.saturating_sub(self.failures);
         if left == 0 {
@@ -69,6 +90,11 @@ impl Access {
         }
         ApiError::invalid_token(left)
     }
+}
+
+/// A client that waits so long finds room, so a started second counts as a whole one.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 #[cfg(test)]
@@ -82,6 +108,10 @@ mod tests {
         Duration::from_secs(secs)
     }
 
+    fn admit(access: &mut Access, settings: &SimulatorSettings, token: Option<&[u8]>, at: u64) -> String {
+        label(access.admit(settings, token, RequestKind::CheckId, secs(at)))
+    }
+
     fn label(result: Result<(), ApiError>) -> String {
         result.map_or_else(|error| error.label(), |()| "admitted".to_owned())
     }
@@ -90,12 +120,12 @@ mod tests {
     fn five_wrong_keys_in_a_row_block_even_the_right_one_for_fifteen_minutes() {
         let (settings, mut access) = (SimulatorSettings::default(), Access::default());
         for at in 0..5 {
-            assert_eq!(label(access.admit(&settings, BAD, secs(at))), "401 INVALID_ACCESS_TOKEN");
+            assert_eq!(admit(&mut access, &settings, BAD, at), "401 INVALID_ACCESS_TOKEN");
         }
-        assert_eq!(label(access.admit(&settings, GOOD, secs(5))), "403 IP_BLOCKED");
-        assert_eq!(label(access.admit(&settings, GOOD, secs(4 + 899))), "403 IP_BLOCKED");
-        assert_eq!(label(access.admit(&settings, GOOD, secs(4 + 900))), "admitted");
-        assert_eq!(label(access.admit(&settings, BAD, secs(1000))), "401 INVALID_ACCESS_TOKEN");
+        assert_eq!(admit(&mut access, &settings, GOOD, 5), "403 IP_BLOCKED");
+        assert_eq!(admit(&mut access, &settings, GOOD, 4 + 899), "403 IP_BLOCKED");
+        assert_eq!(admit(&mut access, &settings, GOOD, 4 + 900), "admitted");
+        assert_eq!(admit(&mut access, &settings, BAD, 1000), "401 INVALID_ACCESS_TOKEN");
     }
 
     #[test]
@@ -103,14 +133,14 @@ mod tests {
         let (settings, mut access) = (SimulatorSettings::default(), Access::default());
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(label(access.admit(&settings, BAD, secs(0))), "401 INVALID_ACCESS_TOKEN");
+                assert_eq!(admit(&mut access, &settings, BAD, 0), "401 INVALID_ACCESS_TOKEN");
             }
-            assert_eq!(label(access.admit(&settings, GOOD, secs(0))), "admitted");
+            assert_eq!(admit(&mut access, &settings, GOOD, 0), "admitted");
         }
         for _ in 0..9 {
-            assert_eq!(label(access.admit(&settings, None, secs(0))), "401 MISSING_ACCESS_TOKEN");
+            assert_eq!(admit(&mut access, &settings, None, 0), "401 MISSING_ACCESS_TOKEN");
         }
-        assert_eq!(label(access.admit(&settings, GOOD, secs(0))), "admitted");
+        assert_eq!(admit(&mut access, &settings, GOOD, 0), "admitted");
     }
 
     #[test]
@@ -121,7 +151,7 @@ mod tests {
             ..SimulatorSettings::default()
         };
         let mut access = Access::default();
-        let mut at = |token, time| label(access.admit(&settings, token, secs(time)));
+        let mut at = |token, time| admit(&mut access, &settings, token, time);
         assert_eq!(at(GOOD, 0), "admitted");
         assert_eq!(at(GOOD, 50), "admitted");
         assert_eq!(at(GOOD, 59), "429 RATE_LIMIT_EXCEEDED");
@@ -129,5 +159,36 @@ mod tests {
         assert_eq!(at(GOOD, 60), "admitted");
         assert_eq!(at(GOOD, 100), "429 RATE_LIMIT_EXCEEDED");
         assert_eq!(at(GOOD, 110), "admitted");
+    }
+
+    #[test]
+    fn the_rate_limit_says_when_there_is_room_if_told_to() {
+        let settings = SimulatorSettings { rate_limit: 1, retry_after: true, ..SimulatorSettings::default() };
+        let mut access = Access::default();
+        let mut refused = |millis| {
+            let now = Duration::from_millis(millis);
+            access.admit(&settings, GOOD, RequestKind::CheckId, now).err().map(|error| error.retry_after())
+        };
+        assert_eq!(refused(500), None);
+        assert_eq!(refused(1_000), Some(Some(60)), "a started second counts as a whole one");
+        assert_eq!(refused(60_499), Some(Some(1)));
+        assert_eq!(refused(60_500), None);
+    }
+
+    #[test]
+    fn a_revoked_key_is_refused_and_counted_until_it_is_restored() {
+        let settings = SimulatorSettings {
+            api_keys: vec!["sandbox-key".to_owned(), "second".to_owned()],
+            ..SimulatorSettings::default()
+        };
+        let mut access = Access::default();
+        access.revoke("sandbox-key");
+        assert_eq!(admit(&mut access, &settings, GOOD, 0), "401 INVALID_ACCESS_TOKEN");
+        assert_eq!(access.failures, 1);
+        assert_eq!(admit(&mut access, &settings, Some(b"second"), 0), "admitted");
+        access.restore("sandbox-key");
+        access.restore("stranger");
+        assert_eq!(admit(&mut access, &settings, GOOD, 0), "admitted");
+        assert_eq!(admit(&mut access, &settings, Some(b"stranger"), 0), "401 INVALID_ACCESS_TOKEN");
     }
 }

@@ -41,6 +41,12 @@ impl<T: Serialize> Success<T> {
         Self { ok: true, data, meta: Meta { timestamp: stamp.timestamp }, request_id: stamp.request_id }
     }
 
+    /// The body, for an answer that is not a plain one.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        // Invariant: it holds texts, numbers and lists, which can all be written.
+        serde_json::to_vec(self).expect("an envelope is JSON")
+    }
+
     /// The answer `200` with this body.
     pub(super) fn into_response(self) -> Response {
         Json(self).into_response()
@@ -158,6 +164,12 @@ impl ApiError {
 
     pub(super) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "An unexpected error occurred")
+    }
+
+    /// Seconds of the `Retry-After` header.
+    #[cfg(test)]
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        self.retry_after
     }
 
     /// Status and code, as the record of calls shows them: `404 NOT_FOUND`.

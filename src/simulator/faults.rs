@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
@@ -22,6 +23,8 @@ use super::orders::OrderView;
 /// Chunks of the huge body: 64 KiB each, 64 MiB together.
 const HUGE_CHUNK: &[u8] = &[b'a'; 64 * 1024];
 const HUGE_CHUNKS: usize = 1024;
+/// Wait before each byte of the slow body.
+const SLOW_BYTE: Duration = Duration::from_secs(1);
 
 /// An answer to a check that is no order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,14 @@ pub enum Fault {
     /// The cut comes after the card fields of a fulfilled order: a client that logs what it cannot read gives
     /// the card away.
     Truncated,
+    /// `200` with a `Content-Length`, and the connection closed half-way through the order.
+    BrokenOff,
+    /// `200` with the order, a byte a second; real time, as the client's time-out is.
+    SlowBody,
+    /// `200` with the order, said to be HTML.
+    WrongContentType,
+    /// `200` with the order under the id of another.
+    OtherOrder,
     /// `200`, `success: true`, and data without a status.
     WrongShape,
     /// `200` with a body of 64 MiB.
@@ -77,6 +88,10 @@ impl Fault {
             Self::RouterError => "404 router error".to_owned(),
             Self::NotJson => "200 not JSON".to_owned(),
             Self::Truncated => "200 truncated".to_owned(),
+            Self::BrokenOff => "200 broken off".to_owned(),
+            Self::SlowBody => "200 slow body".to_owned(),
+            Self::WrongContentType => "200 wrong content type".to_owned(),
+            Self::OtherOrder => "200 other order".to_owned(),
             Self::WrongShape => "200 wrong shape".to_owned(),
             Self::HugeBody => "200 huge body".to_owned(),
             Self::Hang => "no answer".to_owned(),
@@ -115,7 +130,7 @@ impl Fault {
     /// The answer, given the order as it truly is. `Hang` does not return before the server stops.
     pub(super) async fn respond(
         self,
-        order: OrderView,
+        mut order: OrderView,
         stamp: Stamp,
         stopping: Option<Stopping>,
     ) -> Response {
@@ -129,16 +144,23 @@ impl Fault {
                 ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
             }
             Self::Truncated => truncated(order, stamp),
+            Self::BrokenOff => broken_off(order, stamp),
+            Self::SlowBody => slow(order, stamp, stopping),
+            Self::WrongContentType => {
+                ([(header::CONTENT_TYPE, "text/html")], Success::new(order, stamp).to_bytes()).into_response()
+            }
+            Self::OtherOrder => {
+                let last = if order.id.ends_with('0') { '1' } else { '0' };
+                order.id.pop();
+                order.id.push(last);
+                Success::new(order, stamp).into_response()
+            }
             Self::WrongShape => {
                 Success::new(json!({ "_id": order.id, "ref": order.reference }), stamp).into_response()
             }
             Self::HugeBody => huge(),
             Self::Hang => {
-                match stopping {
-                    // An error means that the server is gone, which is as good as stopping.
-                    Some(Stopping(mut stopping)) => drop(stopping.wait_for(|stop| *stop).await),
-                    None => std::future::pending().await,
-                }
+                stopped(stopping.as_ref()).await;
                 dropped()
             }
             _ => dropped(),
@@ -147,13 +169,53 @@ impl Fault {
 }
 
 fn truncated(order: OrderView, stamp: Stamp) -> Response {
-    let Ok(mut body) = serde_json::to_vec(&Success::new(order, stamp)) else {
-        return dropped();
-    };
+    let mut body = Success::new(order, stamp).to_bytes();
     let mark = br#","created_at""#;
     let cut = body.windows(mark.len()).rposition(|part| part == mark).map_or(body.len() / 2, |at| at + 5);
     body.truncate(cut);
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The error comes in a second turn, once the head and the first half are on their way.
+fn broken_off(order: OrderView, stamp: Stamp) -> Response {
+    let whole = Success::new(order, stamp).to_bytes();
+    let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
+    let end = stream::once(async {
+        tokio::task::yield_now().await;
+        Err(io::Error::from(io::ErrorKind::ConnectionAborted))
+    });
+    let head = [(header::CONTENT_TYPE, "application/json".to_owned()), {
+        (header::CONTENT_LENGTH, whole.len().to_string())
+    }];
+    (head, Body::from_stream(stream::iter([Ok(half)]).chain(end))).into_response()
+}
+
+fn slow(order: OrderView, stamp: Stamp, stopping: Option<Stopping>) -> Response {
+    let whole = Bytes::from(Success::new(order, stamp).to_bytes());
+    let bytes = stream::unfold(whole, move |mut left| {
+        let stopping = stopping.clone();
+        async move {
+            if left.is_empty() {
+                return None;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SLOW_BYTE) => Some((Ok(left.split_to(1)), left)),
+                () = stopped(stopping.as_ref()) => {
+                    Some((Err(io::Error::from(io::ErrorKind::ConnectionAborted)), Bytes::new()))
+                }
+            }
+        }
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(bytes)).into_response()
+}
+
+/// Returns when the server stops.
+async fn stopped(stopping: Option<&Stopping>) {
+    match stopping {
+        // An error means that the server is gone, which is as good as stopping.
+        Some(Stopping(stopping)) => drop(stopping.clone().wait_for(|stop| *stop).await),
+        None => std::future::pending().await,
+    }
 }
 
 fn huge() -> Response {

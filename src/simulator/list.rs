@@ -1,7 +1,8 @@
 //! `GET /v3/internet/list`: reading its query, and cutting the page out of the orders.
 //!
 //! Pages start at 1 and hold at most 100 rows; `from` and `to` go together and both count as inside. The
-//! newest order comes first. A row tells the true state of its order: scripted faults belong to checks and
+//! newest order comes first. The documentation does not say for sure how the rows are called, nor whether the
+//! pagination comes with them: see [`ListForm`]. A row tells the true state of its order: scripted faults belong to checks and
 //! must not show here.
 
 use std::collections::HashMap;
@@ -14,8 +15,21 @@ use super::clock::SimClock;
 use super::envelope::ApiError;
 use super::orders::{OrderView, Orders};
 use super::script::Answer;
+use super::settings::SimulatorSettings;
 
 const LARGEST_PAGE: usize = 100;
+
+/// How an answer to a list request is built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListForm {
+    /// Rows in "topups", and the pagination
+    #[default]
+    Topups,
+    /// Rows in "items", and the pagination, as for mobile top-ups
+    Items,
+    /// Rows in "topups", and no word of how many there are
+    Unpaged,
+}
 
 /// What a list request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,8 +42,12 @@ pub(super) struct ListQuery {
 /// The data of a list answer.
 #[derive(Serialize)]
 pub(super) struct ListData {
-    topups: Vec<OrderView>,
-    pagination: Pagination,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topups: Option<Vec<OrderView>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<OrderView>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pagination: Option<Pagination>,
 }
 
 #[derive(Serialize)]
@@ -77,21 +95,21 @@ impl ListQuery {
         orders: &Orders,
         now: Duration,
         clock: &SimClock,
-        with_cards: bool,
+        settings: &SimulatorSettings,
     ) -> ListData {
         let inside = |created| {
             let date = clock.date(created);
             self.range.is_none_or(|(from, to)| from <= date && date <= to)
         };
         let found: Vec<_> = orders.newest_first().filter(|order| inside(order.created)).collect();
-        let topups = found
+        let rows = found
             .iter()
             .skip((self.page - 1).saturating_mul(self.page_size))
             .take(self.page_size)
             .map(|order| {
                 let age = order.age(now);
                 let answer = match order.script.truth(age) {
-                    Answer::Fulfilled if !with_cards => Answer::FulfilledWithoutCard,
+                    Answer::Fulfilled if !settings.list_with_cards => Answer::FulfilledWithoutCard,
                     answer => answer,
                 };
                 order.view(&answer, age, clock)
@@ -103,7 +121,11 @@ impl ListQuery {
             total_pages: found.len().div_ceil(self.page_size),
             total_results: found.len(),
         };
-        ListData { topups, pagination }
+        match settings.list_form {
+            ListForm::Topups => ListData { topups: Some(rows), items: None, pagination: Some(pagination) },
+            ListForm::Items => ListData { topups: None, items: Some(rows), pagination: Some(pagination) },
+            ListForm::Unpaged => ListData { topups: Some(rows), items: None, pagination: None },
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! - An order follows a [`Script`]: the test's own, or one drawn from the seed by the [`Mix`].
 //! - All waits are domain time, that is real time multiplied by the time scale; only `latency_ms` is real.
 //! - [`Simulator::calls`] tells what was asked about an order and when, so a test can hold the worker to its
-//!   schedule.
+//!   schedule; [`Simulator::busiest_minute`] and its neighbours tell how the provider's limits were kept.
 //!
 //! It must not use the worker's own types or code: two sides that share a mistake agree with each other. It
 //! keeps all orders in memory and forgets them with the process. It must never log a card code, a phone
@@ -27,6 +27,7 @@ mod script;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::fmt;
 use std::future::Future;
@@ -44,10 +45,12 @@ use tokio::sync::watch;
 
 pub use self::faults::Fault;
 pub use self::kind::Kind;
+pub use self::list::ListForm;
 pub use self::mix::{Mix, MixError};
 pub use self::orders::Call;
 pub use self::script::{Answer, Script, SimStatus};
 pub use self::settings::SimulatorSettings;
+pub use self::traffic::RequestKind;
 
 use self::access::Access;
 use self::clock::SimClock;
@@ -160,6 +163,16 @@ impl Simulator {
         self.with_orders(|orders, _, _| orders.by_id(topup_id).map(|order| order.card_code.clone()))
     }
 
+    /// Refuses this key from now on, as if the merchant had revoked it.
+    pub fn revoke_key(&self, key: &str) {
+        lock(&self.shared.access).revoke(key);
+    }
+
+    /// Accepts a revoked key again.
+    pub fn restore_key(&self, key: &str) {
+        lock(&self.shared.access).restore(key);
+    }
+
     fn settings(&self) -> &SimulatorSettings {
         &self.shared.settings
     }
@@ -178,9 +191,9 @@ impl Simulator {
         act(&mut orders, self.shared.clock.elapsed(), &self.shared.clock)
     }
 
-    fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    fn admit(&self, headers: &HeaderMap, kind: RequestKind) -> Result<(), ApiError> {
         let token = headers.get("x-access-token").map(axum::http::HeaderValue::as_bytes);
-        lock(&self.shared.access).admit(self.settings(), token, self.shared.clock.elapsed())
+        lock(&self.shared.access).admit(self.settings(), token, kind, self.shared.clock.elapsed())
     }
 
     fn draw_fault(&self) -> Option<Fault> {

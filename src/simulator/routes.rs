@@ -24,6 +24,7 @@ use super::kind::Kind;
 use super::list::ListQuery;
 use super::orders::{Call, Draft, Order, Orders, Plan};
 use super::script::Answer;
+use super::traffic::RequestKind;
 
 const CHECK_REF: &str = "/v3/internet/check-ref/";
 /// More than any card is worth.
@@ -62,7 +63,7 @@ async fn no_route(method: Method, uri: Uri) -> Response {
 }
 
 async fn send(State(simulator): State<Simulator>, headers: HeaderMap, body: Bytes) -> Response {
-    let draft = simulator.admit(&headers).and_then(|()| draft(&body, &simulator));
+    let draft = simulator.admit(&headers, RequestKind::Send).and_then(|()| draft(&body, &simulator));
     match draft {
         Ok(draft) => {
             let (id, reference) = simulator.insert(draft);
@@ -107,7 +108,7 @@ async fn check_by_id(
     stopping: MaybeStopping,
     headers: HeaderMap,
 ) -> Response {
-    check(&simulator, "ID", &id, |orders| orders.by_id_mut(&id), &headers, stopping).await
+    check(&simulator, RequestKind::CheckId, &id, |orders| orders.by_id_mut(&id), &headers, stopping).await
 }
 
 async fn check_by_ref(
@@ -116,20 +117,28 @@ async fn check_by_ref(
     stopping: MaybeStopping,
     headers: HeaderMap,
 ) -> Response {
-    check(&simulator, "reference", &reference, |orders| orders.by_ref_mut(&reference), &headers, stopping)
-        .await
+    check(
+        &simulator,
+        RequestKind::CheckRef,
+        &reference,
+        |orders| orders.by_ref_mut(&reference),
+        &headers,
+        stopping,
+    )
+    .await
 }
 
 async fn check(
     simulator: &Simulator,
-    by: &str,
+    kind: RequestKind,
     key: &str,
     find: impl FnOnce(&mut Orders) -> Option<&mut Order>,
     headers: &HeaderMap,
     stopping: MaybeStopping,
 ) -> Response {
     let decided = simulator.with_orders(|orders, now, clock| {
-        let admitted = simulator.admit(headers);
+        let admitted = simulator.admit(headers, kind);
+        let by = if kind == RequestKind::CheckRef { "reference" } else { "ID" };
         let Some(order) = find(orders) else {
             return Err(admitted.err().unwrap_or_else(|| ApiError::not_found(by, key)));
         };
@@ -168,10 +177,10 @@ async fn list(
     Query(params): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Response {
-    match simulator.admit(&headers).and_then(|()| ListQuery::parse(&params)) {
+    match simulator.admit(&headers, RequestKind::List).and_then(|()| ListQuery::parse(&params)) {
         Ok(query) => {
-            let with_cards = simulator.settings().list_with_cards;
-            let data = simulator.with_orders(|orders, now, clock| query.page(orders, now, clock, with_cards));
+            let settings = simulator.settings();
+            let data = simulator.with_orders(|orders, now, clock| query.page(orders, now, clock, settings));
             Success::new(data, simulator.stamp()).into_response()
         }
         Err(error) => error.into_response(simulator.stamp()),

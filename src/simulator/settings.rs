@@ -8,6 +8,7 @@ use std::fmt;
 
 use clap::builder::BoolishValueParser;
 
+use super::list::ListForm;
 use super::mix::Mix;
 
 /// How the simulated provider behaves.
@@ -41,6 +42,13 @@ pub struct SimulatorSettings {
     )]
     pub rate_limit: u32,
 
+    /// Say in Retry-After when a key that reached its limit may ask again (the provider usually does not)
+    #[arg(
+        id = "simulator-retry-after", long = "simulator-retry-after", env = "SIMULATOR_RETRY_AFTER",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub retry_after: bool,
+
     /// Weights of the lives of orders that are sent without a hint in their reference
     #[arg(
         id = "simulator-mix", long = "simulator-mix", env = "SIMULATOR_MIX", value_name = "WEIGHTS",
@@ -54,6 +62,16 @@ pub struct SimulatorSettings {
         value_parser = BoolishValueParser::new()
     )]
     pub list_with_cards: bool,
+
+    /// Form of the list (the documentation leaves it open)
+    #[arg(
+        id = "simulator-list-form",
+        long = "simulator-list-form",
+        env = "SIMULATOR_LIST_FORM",
+        value_name = "FORM",
+        default_value = "topups"
+    )]
+    pub list_form: ListForm,
 
     /// Share of checks, from 0 to 1, that are answered with a fault: 500, 503, no JSON, cut JSON or a dropped
     /// connection
@@ -80,8 +98,10 @@ impl Default for SimulatorSettings {
             seed: 1,
             api_keys: vec!["sandbox-key".to_owned()],
             rate_limit: 0,
+            retry_after: false,
             mix: Mix::default(),
             list_with_cards: false,
+            list_form: ListForm::default(),
             error_rate: 0.0,
             latency_ms: 0,
         }
@@ -95,7 +115,10 @@ impl fmt::Debug for SimulatorSettings {
             .field("seed", &self.seed)
             .field("api_keys", &format_args!("[{} redacted]", self.api_keys.len()))
             .field("rate_limit", &self.rate_limit)
+            .field("retry_after", &self.retry_after)
             .field("mix", &self.mix)
+            .field("list_with_cards", &self.list_with_cards)
+            .field("list_form", &self.list_form)
             .field("list_with_cards", &self.list_with_cards)
             .field("error_rate", &self.error_rate)
             .field("latency_ms", &self.latency_ms)
@@ -151,8 +174,10 @@ mod tests {
             "--simulator-seed=9",
             "--simulator-api-keys=one,two",
             "--simulator-rate-limit=60",
+            "--simulator-retry-after",
             "--simulator-mix=slow=1",
             "--simulator-list-with-cards",
+            "--simulator-list-form=unpaged",
             "--simulator-error-rate=0.25",
             "--simulator-latency-ms=20",
         ]);
@@ -160,8 +185,10 @@ mod tests {
             seed: 9,
             api_keys: vec!["one".to_owned(), "two".to_owned()],
             rate_limit: 60,
+            retry_after: true,
             mix: Mix { fulfilled: 0, refunded: 0, queued: 0, slow: 1 },
             list_with_cards: true,
+            list_form: ListForm::Unpaged,
             error_rate: 0.25,
             latency_ms: 20,
         };

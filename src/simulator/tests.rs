@@ -179,6 +179,7 @@ async fn keys_lockout_and_rate_limit_are_answered_as_documented() {
     }
     let (status, body) = get(&simulator, &path).await;
     assert_eq!((status, &body["error"]["code"]), (StatusCode::FORBIDDEN, &json!("IP_BLOCKED")));
+    assert_eq!(simulator.most_refused_keys_in_a_row(), 5);
     let answers: Vec<String> = simulator.calls(&id).into_iter().map(|call| call.answer).collect();
     assert_eq!(answers[..3], ["401 MISSING_ACCESS_TOKEN", "HANDLING", "429 RATE_LIMIT_EXCEEDED"]);
     assert_eq!((answers.len(), answers[8].as_str()), (9, "403 IP_BLOCKED"));
@@ -205,6 +206,66 @@ async fn the_list_pages_from_the_newest_and_shows_cards_only_if_told() {
         assert_eq!(old["data"]["pagination"]["totalResults"], json!(0));
         assert_eq!(get(&simulator, "/v3/internet/list?pageSize=101").await.0, StatusCode::BAD_REQUEST);
     }
+}
+
+#[tokio::test]
+async fn the_list_comes_in_each_form_the_documentation_leaves_open() {
+    for (list_form, fields) in [
+        (ListForm::Topups, &["pagination", "topups"][..]),
+        (ListForm::Items, &["items", "pagination"]),
+        (ListForm::Unpaged, &["topups"]),
+    ] {
+        let simulator = Simulator::new(SimulatorSettings { list_form, ..SimulatorSettings::default() }, 1.0);
+        let id = simulator.create(Script::handling_forever());
+        let (_, body) = get(&simulator, "/v3/internet/list").await;
+        let data = body["data"].as_object().expect("data");
+        let mut found: Vec<&str> = data.keys().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found, fields);
+        let rows = if list_form == ListForm::Items { &data["items"] } else { &data["topups"] };
+        assert_eq!(rows[0]["_id"], json!(id));
+    }
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_kind_and_by_minute() {
+    let api_keys = vec![KEY.to_owned(), "second".to_owned()];
+    let simulator = Simulator::new(SimulatorSettings { api_keys, ..SimulatorSettings::default() }, 1.0);
+    let id = simulator.create_with(NewOrder {
+        reference: Some("order-1".to_owned()),
+        kind: Kind::Adsl,
+        number: "036362608".to_owned(),
+        topup_amount: 500,
+        script: Script::handling_forever(),
+    });
+    for _ in 0..3 {
+        get(&simulator, &check_id(&id)).await;
+    }
+    get(&simulator, "/v3/internet/check-ref/order-1").await;
+    call(&simulator, "/v3/internet/list", Some("second"), None).await;
+    call(&simulator, "/v3/internet/list", Some("second"), None).await;
+    send(&simulator, &json!({})).await;
+    get(&simulator, "/v3/nowhere").await;
+    let kinds = [RequestKind::CheckId, RequestKind::CheckRef, RequestKind::List, RequestKind::Send];
+    assert_eq!(kinds.map(|kind| simulator.requests(kind)), [3, 1, 2, 1]);
+    assert_eq!(simulator.busiest_minute(), 5, "of the first key");
+    assert_eq!(simulator.total_calls(), 8);
+}
+
+#[tokio::test]
+async fn a_key_can_be_revoked_and_restored_while_it_runs() {
+    let simulator = simulator();
+    let id = simulator.create(Script::handling_forever());
+    for revoked in [false, true, false, true, false] {
+        if revoked {
+            simulator.revoke_key(KEY);
+        } else {
+            simulator.restore_key(KEY);
+        }
+        let status = get(&simulator, &check_id(&id)).await.0;
+        assert_eq!(status == StatusCode::UNAUTHORIZED, revoked, "{status}");
+    }
+    assert_eq!(simulator.most_refused_keys_in_a_row(), 1);
 }
 
 #[tokio::test]

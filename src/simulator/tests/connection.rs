@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -40,14 +41,20 @@ fn ask(addr: SocketAddr, path: &str) -> JoinHandle<Vec<u8>> {
 async fn over_a_connection_answers_come_whole_cut_or_not_at_all() {
     let simulator = simulator();
     let server = start(&simulator).await;
-    let ids = [Answer::Queued, Answer::Fault(Fault::Truncated), Answer::Fault(Fault::DropConnection)]
-        .map(|answer| simulator.create(Script::always(answer)));
-    let [whole, cut, none] = ids.map(|id| ask(server.addr, &check_id(&id)));
+    let fault = Answer::Fault;
+    let answers =
+        [Answer::Queued, fault(Fault::Truncated), fault(Fault::BrokenOff), fault(Fault::DropConnection)];
+    let ids = answers.map(|answer| simulator.create(Script::always(answer)));
+    let [whole, cut, broken, none] = ids.map(|id| ask(server.addr, &check_id(&id)));
     let whole = String::from_utf8(whole.await.expect("bytes")).expect("text");
     assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with('}'), "{whole}");
     let cut = String::from_utf8(cut.await.expect("bytes")).expect("text").to_ascii_lowercase();
     let (head, body) = cut.split_once("\r\n\r\n").expect("head and body");
     assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+    let broken = String::from_utf8(broken.await.expect("bytes")).expect("text").to_ascii_lowercase();
+    let (head, body) = broken.split_once("\r\n\r\n").expect("head and body");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    assert_eq!(length.parse::<usize>().expect("a number") / 2, body.len(), "{broken}");
     assert_eq!(none.await.expect("bytes"), b"", "not even a head before the connection is dropped");
     server.stop.send(()).expect("still serving");
     server.task.await.expect("no panic").expect("stopped");
@@ -66,4 +73,23 @@ async fn a_hanging_answer_ends_when_the_server_stops() {
     server.stop.send(()).expect("still serving");
     server.task.await.expect("no panic").expect("stopped");
     assert_eq!(asked.await.expect("bytes"), b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_begins_and_ends_when_the_server_stops() {
+    let simulator = simulator();
+    let server = start(&simulator).await;
+    let id = simulator.create(Script::always(Answer::Fault(Fault::SlowBody)));
+    let mut socket = tokio::net::TcpStream::connect(server.addr).await.expect("a connection");
+    let request = format!("GET {} HTTP/1.1\r\nHost: test\r\nX-Access-Token: {KEY}\r\n\r\n", check_id(&id));
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = vec![0; 1024];
+    let begun = socket.read(&mut answer).await.expect("the head");
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{:?}", &answer[..begun]);
+    server.stop.send(()).expect("still serving");
+    server.task.await.expect("no panic").expect("stopped");
+    let mut rest = Vec::new();
+    // A reset counts as the end.
+    drop(socket.read_to_end(&mut rest).await);
+    assert!(begun + rest.len() < 400, "an order that came whole");
 }

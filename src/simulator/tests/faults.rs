@@ -53,6 +53,21 @@ async fn faults_of_the_body_are_what_they_say() {
 }
 
 #[tokio::test]
+async fn an_order_may_come_as_html_or_under_another_id() {
+    let simulator = simulator();
+    let fulfilled = |fault| Script::fulfilled_after(ZERO).then(ZERO, Answer::Fault(fault));
+    let id = simulator.create(fulfilled(Fault::WrongContentType));
+    let response = call(&simulator, &check_id(&id), Some(KEY), None).await;
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/html");
+    assert_eq!(json_of(response).await.1["data"]["_id"], json!(id));
+    let id = simulator.create(fulfilled(Fault::OtherOrder));
+    let (status, body) = get(&simulator, &check_id(&id)).await;
+    let other = body["data"]["_id"].as_str().expect("an id");
+    assert!(status == StatusCode::OK && other.len() == id.len() && other != id, "{other}");
+    assert_eq!(body["data"]["status"], json!("FULFILLED"));
+}
+
+#[tokio::test]
 async fn the_error_rate_spoils_checks_and_nothing_else() {
     let settings = SimulatorSettings { error_rate: 1.0, ..SimulatorSettings::default() };
     let simulator = Simulator::new(settings, 1.0);
