@@ -15,7 +15,9 @@ use crate::handlers::{
 };
 use crate::health::{self, Health};
 use crate::intake::Intake;
-use crate::notify::{Channel, Channels, Circuits, EventStream, LogChannel, Sender, TURN, Webhook};
+use crate::notify::{
+    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, TURN, Webhook,
+};
 use crate::orders;
 use crate::queue::{
     Connection, IsolatedJob, Isolation, Names, Pause, Queues, RedisHealth, Stopped, run_isolated,
@@ -155,16 +157,29 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
     let sender = Sender::new(config.webhook_guard.clone())?;
     let callbacks = config.callbacks.as_ref();
     let hosts = callbacks.map(|callbacks| callbacks.hosts.clone()).unwrap_or_default();
+    let customers = |card| CustomerSettings { card, delayed: config.customer_delayed };
     let mut channels: Vec<Arc<dyn Channel>> = vec![Arc::new(stream)];
-    channels.push(match &config.webhook {
-        Some(endpoint) => Arc::new(Webhook::merchant(sender.clone(), endpoint.clone(), hosts.clone())),
-        None => Arc::new(LogChannel),
-    });
+    if let Some(endpoint) = &config.webhook {
+        channels.push(Arc::new(Webhook::merchant(sender.clone(), endpoint.clone(), hosts.clone())));
+    } else if config.email.is_none() && config.sms.is_none() {
+        channels.push(Arc::new(LogChannel));
+    }
     if let Some(callbacks) = callbacks {
         channels.push(Arc::new(Webhook::callback(sender.clone(), hosts, callbacks.secret.clone())));
     }
     if let Some(endpoint) = &config.operator_webhook {
         channels.push(Arc::new(Webhook::operator(sender, endpoint.clone())));
+    }
+    if let Some(email) = &config.email {
+        let templates = config.templates.clone();
+        channels.push(Arc::new(Email::customers(email, templates.clone(), customers(email.card))));
+        if !email.operator.is_empty() {
+            channels.push(Arc::new(Email::operator(email, templates)));
+        }
+    }
+    if let Some(gateway) = &config.sms {
+        let sms = Sms::new(gateway.clone(), config.templates.clone(), customers(config.sms_card))?;
+        channels.push(Arc::new(sms));
     }
     Ok(channels)
 }

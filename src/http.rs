@@ -1,5 +1,5 @@
 //! What every HTTP client of this service shares: its TLS stack, no proxy of the environment, and a cap on
-//! what is read.
+//! what is read; and the words for a connection that did not come about, of whatever protocol.
 
 use reqwest::{ClientBuilder, Response};
 
@@ -30,15 +30,27 @@ pub(crate) async fn read_capped(mut response: Response, most: usize) -> Result<V
     Ok(body)
 }
 
+/// Why no answer came, in words of our own: those of the HTTP stack contain the address.
+pub(crate) fn no_answer(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        no_connection(error)
+    } else {
+        "the connection broke off"
+    }
+}
+
 /// Why no connection came about, in words of our own: those of the HTTP stack contain the address.
-pub(crate) fn no_connection(error: &reqwest::Error) -> &'static str {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+pub(crate) fn no_connection(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref() {
             return no_tls(tls);
         }
         // Read for its meaning and never shown.
-        if error.to_string().starts_with("dns error") {
+        let words = error.to_string();
+        if words.starts_with("dns error") || words.starts_with("failed to lookup address") {
             return "its name cannot be resolved";
         }
         let io = error.downcast_ref::<std::io::Error>();

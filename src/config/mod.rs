@@ -5,28 +5,36 @@
 
 mod api;
 mod callback;
+mod email;
 mod redis;
 mod retention;
+mod sms;
 mod store;
+mod texts;
 mod webhook;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::PollStrategy;
 use url::Url;
 
-use crate::notify::AddressGuard;
+use crate::notify::{AddressGuard, CardForm, SmsGateway, Templates};
 use crate::orders::{CardCipher, InvalidKey};
 use crate::queue::{Names, RedisAddress};
 
 pub use self::api::ApiSettings;
 pub use self::callback::{CallbackSettings, Callbacks};
+pub use self::email::{EmailConfig, EmailSettings};
 pub use self::redis::RedisSettings;
 pub use self::retention::RetentionSettings;
+pub use self::sms::SmsSettings;
 pub use self::store::StoreSettings;
+pub use self::texts::TextSettings;
 pub use self::webhook::{Endpoint, WebhookSettings};
 
 /// Host of the real API: a scaled clock is refused with it.
@@ -63,6 +71,19 @@ fn unusable(name: &'static str, why: impl Into<String>) -> SettingsError {
 /// The value of a setting, unless it is empty: an empty variable is one that is not set.
 fn set(value: Option<&SecretString>) -> Option<&SecretString> {
     value.filter(|value| !value.expose_secret().trim().is_empty())
+}
+
+/// The certificates (PEM) in the file of a setting, if it is set.
+fn certificates(name: &'static str, file: Option<&String>) -> Result<Option<Vec<u8>>, SettingsError> {
+    let Some(file) = file.filter(|file| !file.trim().is_empty()) else { return Ok(None) };
+    let pem = std::fs::read(file).map_err(|error| unusable(name, error.to_string()))?;
+    // The TLS stacks would take a file without any certificate and then trust nobody.
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+        Ok(Some(pem))
+    } else {
+        Err(unusable(name, "it must hold certificates in PEM form"))
+    }
 }
 
 /// The clock.
@@ -111,6 +132,15 @@ pub struct RunSettings {
     /// The addresses that may come with an order.
     #[command(flatten)]
     pub callback: CallbackSettings,
+    /// The mail server.
+    #[command(flatten)]
+    pub email: EmailSettings,
+    /// The SMS gateway.
+    #[command(flatten)]
+    pub sms: SmsSettings,
+    /// What customers read.
+    #[command(flatten)]
+    pub texts: TextSettings,
     /// The clock.
     #[command(flatten)]
     pub clock: ClockSettings,
@@ -156,6 +186,16 @@ pub struct Config {
     pub webhook_guard: AddressGuard,
     /// Where orders may be told instead of at the merchant's endpoint.
     pub callbacks: Option<Callbacks>,
+    /// E-mail.
+    pub email: Option<EmailConfig>,
+    /// The SMS gateway.
+    pub sms: Option<SmsGateway>,
+    /// What an SMS carries of a card.
+    pub sms_card: CardForm,
+    /// The texts.
+    pub templates: Templates,
+    /// Whether customers are told of a delay.
+    pub customer_delayed: bool,
     /// Scale of the clock.
     pub time_scale: f64,
     /// Most jobs of each kind at once.
@@ -188,6 +228,11 @@ impl RunSettings {
             operator_webhook: self.webhook.operator()?,
             webhook_guard: self.webhook.guard()?,
             callbacks: self.callback.callbacks(&self.webhook)?,
+            email: self.email.config()?,
+            sms: self.sms.gateway()?,
+            sms_card: self.sms.sms_card,
+            templates: self.texts.templates()?,
+            customer_delayed: self.texts.customer_delayed,
             http_addr: self.http_addr,
             poll_strategy: self.poll_strategy,
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout_seconds),
@@ -210,8 +255,10 @@ impl RunSettings {
             self.webhook.operator().err(),
             self.webhook.guard().err(),
             self.callback.callbacks(&self.webhook).err(),
+            self.sms.gateway().err(),
+            self.texts.templates().err(),
         ];
-        faults.into_iter().flatten().collect()
+        faults.into_iter().flatten().chain(self.email.faults()).collect()
     }
 
     fn concurrency(&self) -> Result<usize, SettingsError> {

@@ -1,11 +1,9 @@
 //! Where Redis is.
 
 use clap::Args;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{SettingsError, unusable};
+use super::{SettingsError, certificates, unusable};
 use crate::queue::{Names, RedisAddress};
 
 /// Where Redis is.
@@ -32,22 +30,13 @@ impl RedisSettings {
     pub fn address(&self) -> Result<RedisAddress, SettingsError> {
         let address = RedisAddress::parse(self.redis_url.expose_secret(), &self.prefix)
             .map_err(|error| unusable("REDIS_URL", error.to_string()))?;
-        let Some(file) = self.redis_ca_file.as_ref().filter(|file| !file.trim().is_empty()) else {
+        let Some(pem) = certificates("REDIS_CA_FILE", self.redis_ca_file.as_ref())? else {
             return Ok(address);
         };
-        if !address.is_encrypted() {
-            return Err(unusable(
-                "REDIS_CA_FILE",
-                "REDIS_URL is without TLS; its TLS forms begin with rediss",
-            ));
-        }
-        let pem = std::fs::read(file).map_err(|error| unusable("REDIS_CA_FILE", error.to_string()))?;
-        // The client would take a file without any certificate and then trust nobody.
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+        if address.is_encrypted() {
             Ok(address.trusting(pem))
         } else {
-            Err(unusable("REDIS_CA_FILE", "it must hold certificates in PEM form"))
+            Err(unusable("REDIS_CA_FILE", "REDIS_URL is without TLS; its TLS forms begin with rediss"))
         }
     }
 }

@@ -10,6 +10,7 @@ struct Command {
 
 const GOOD: [&str; 4] = ["--encryption-key", KEY, "--oneclickdz-api-key", "k"];
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const SMS_BODY: &str = "[{{ phone | tojson }},{{ text | tojson }}]";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn validate(more: &[&str]) -> Result<Config, SettingsError> {
@@ -77,6 +78,27 @@ fn impossible_settings_are_told_with_their_names() {
         ),
         (&["--callback-allowed-hosts", "https://example.dz"], "CALLBACK_ALLOWED_HOSTS"),
         (&["--callback-allowed-hosts", "example.dz"], "WEBHOOK_SECRET"),
+        (&["--smtp-url", "smtps://u:token-of-mine@example.dz"], "EMAIL_FROM"),
+        (&["--smtp-url", "smtps://token-of-mine@example.dz", "--email-from", "a@b.dz"], "SMTP_URL"),
+        (&["--smtp-url", "token-of-mine", "--email-from", "a@b.dz"], "SMTP_URL"),
+        (&["--smtp-url", "smtp://a.dz/?x=token-of-mine", "--email-from", "a@b.dz"], "SMTP_URL"),
+        (&["--smtp-url", "smtp://a.dz", "--email-from", "shop"], "EMAIL_FROM"),
+        (&["--smtp-url", "smtp://a.dz", "--email-from", "a@b.dz", "--smtp-ca-file", "/no"], "SMTP_CA_FILE"),
+        (&["--smtp-url", "smtp://a.dz", "--email-from", "a@b.dz", "--operator-email", "x"], "OPERATOR_EMAIL"),
+        (&["--operator-email", "ops@example.dz"], "SMTP_URL"),
+        (&["--sms-url", "https://token-of-mine.dz"], "SMS_BODY"),
+        (&["--sms-url", "https://token-of-mine.dz", "--sms-body", "{{ text }}"], "SMS_BODY"),
+        (&["--sms-url", "http://token-of-mine.dz", "--sms-body", SMS_BODY], "SMS_URL"),
+        (
+            &["--sms-url", "https://a.dz", "--sms-body", SMS_BODY, "--sms-headers", "token-of-mine"],
+            "SMS_HEADERS",
+        ),
+        (
+            &["--sms-url", "https://a.dz", "--sms-body", SMS_BODY, "--sms-content-type", "a\nb"],
+            "SMS_CONTENT_TYPE",
+        ),
+        (&["--templates-dir", "/nowhere"], "TEMPLATES_DIR"),
+        (&["--templates-dir", "src/config"], "TEMPLATES_DIR"),
     ] {
         let error = validate(args).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with(name), "{args:?}: {error}");
@@ -151,6 +173,15 @@ fn callbacks_are_off_until_a_host_is_named() {
 }
 
 #[test]
+fn headers_of_the_gateway_are_one_a_line_and_a_value_may_hold_anything_else() {
+    let headers = "Authorization: Basic a;b=c\n\n X-Api-Key:k \n";
+    let args = ["--sms-url", "https://a.dz", "--sms-body", SMS_BODY, "--sms-headers", headers];
+    assert!(validate(&args).unwrap().sms.is_some());
+    let args = ["--sms-url", "http://127.0.0.1:1", "--sms-body", SMS_BODY, "--allow-insecure-sms"];
+    assert!(validate(&args).unwrap().sms.is_some());
+}
+
+#[test]
 fn debug_shows_no_secret() {
     let args = [
         "topup-worker",
@@ -168,11 +199,22 @@ fn debug_shows_no_secret() {
         "redis://user:redis-password@localhost",
         "--webhook-url",
         "https://example.dz/url-token",
+        "--smtp-url",
+        "smtps://user:smtp-password@example.dz",
+        "--operator-email",
+        "operator@example.dz",
+        "--sms-url",
+        "https://example.dz/sms-token",
+        "--sms-headers",
+        "Authorization: Bearer header-token",
+        "--sms-body",
+        "body-token",
     ];
     let shown = format!("{:?}", Command::try_parse_from(args).unwrap().run);
-    for secret in
-        [KEY, "key-value", SECRET, "redis-password", "url-token", "previous-key", "database-password"]
-    {
+    let others = ["smtp-password", "operator@example.dz", "sms-token", "header-token", "body-token"];
+    let more = ["previous-key", "database-password"];
+    let all = [KEY, "key-value", SECRET, "redis-password", "url-token"].into_iter().chain(others).chain(more);
+    for secret in all {
         assert!(!shown.contains(secret), "{shown}");
     }
 }

@@ -93,7 +93,13 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     // Stored before it is sent: a store that cannot be written must not have this sent again and again.
     env.store.begin_attempt(told, &attempt, now).await?;
     let event_id = told.event_id();
-    let delivery = Delivery { event_id: &event_id, outcome: told.outcome, event: &event, order: &order };
+    let delivery = Delivery {
+        event_id: &event_id,
+        outcome: told.outcome,
+        event: &event,
+        order: &order,
+        reveal_link: None,
+    };
     let sent = match channel {
         Some(channel) => channel.send(delivery).await,
         None => {

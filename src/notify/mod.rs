@@ -5,13 +5,20 @@
 
 mod callback;
 mod circuit;
+mod email;
+mod facts;
+mod formats;
 mod guard;
 mod log;
 mod retry_after;
+mod samples;
 mod sender;
 mod signature;
+mod sms;
+mod smtp;
 mod special_networks;
 mod stream;
+mod templates;
 mod texts;
 mod webhook;
 
@@ -19,17 +26,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clap::ValueEnum;
 use topup_jobs::{Event, EventId, Outcome};
 
 use crate::orders::Order;
 
 pub use callback::{CallbackHosts, CallbackRefused, InvalidHost};
 pub use circuit::{Circuits, Outside, Place, TURN, Turned};
+pub use email::Email;
 pub use guard::{AddressGuard, InvalidNetwork, Refused};
 pub use log::LogChannel;
 pub use sender::{Lookup, NoAnswer, Sender, SystemLookup};
 pub use signature::{InvalidSecret, WebhookSecret};
+pub use sms::{InvalidGateway, Sms, SmsGateway};
+pub use smtp::{MailServer, Security};
 pub use stream::EventStream;
+pub use templates::{TemplateError, Templates};
 pub use texts::message;
 pub use webhook::Webhook;
 
@@ -44,6 +56,8 @@ pub struct Delivery<'a> {
     pub event: &'a Event,
     /// The order, for where it is to be told. What is told stands in the event.
     pub order: &'a Order,
+    /// Where the customer can see the code, for a channel that carries the link to it.
+    pub reveal_link: Option<&'a str>,
 }
 
 /// The channel did not take it. In words without anything of the event.
@@ -67,12 +81,53 @@ pub enum SendError {
 }
 
 /// What a channel carries of the card of a fulfilled order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CardForm {
+    /// Nothing of it.
+    #[value(name = "none")]
+    Nothing,
+    /// The link to a page that shows it.
+    Link,
     /// The code itself.
     Code,
-    /// Nothing of it.
-    Nothing,
+}
+
+/// Whose eyes a text is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Who ordered the top-up.
+    Customer,
+    /// Who runs this service.
+    Operator,
+}
+
+impl Audience {
+    /// Whether there is anything to tell them about this outcome.
+    pub(crate) const fn concerns(self, outcome: Outcome) -> bool {
+        match self {
+            Self::Customer => matches!(
+                outcome,
+                Outcome::Fulfilled | Outcome::Scheduled | Outcome::Refunded | Outcome::Delayed
+            ),
+            Self::Operator => outcome.concerns_operator(),
+        }
+    }
+}
+
+/// How customers are told on one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CustomerSettings {
+    /// What they get of the card.
+    pub card: CardForm,
+    /// Whether they are told that an order is delayed.
+    pub delayed: bool,
+}
+
+impl CustomerSettings {
+    /// Whether customers are told of this outcome.
+    fn tells(self, outcome: Outcome) -> bool {
+        Audience::Customer.concerns(outcome) && (self.delayed || outcome != Outcome::Delayed)
+    }
 }
 
 /// A way to tell somebody.

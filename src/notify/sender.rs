@@ -135,13 +135,7 @@ fn classify(error: &reqwest::Error) -> NoAnswer {
         }
         next = error.source();
     }
-    NoAnswer::Unavailable(if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        crate::http::no_connection(error)
-    } else {
-        "the connection broke off"
-    })
+    NoAnswer::Unavailable(crate::http::no_answer(error))
 }
 
 /// Hands the connector only addresses that the guard lets through.

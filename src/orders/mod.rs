@@ -50,6 +50,25 @@ pub struct Order {
     pub version: i64,
 }
 
+impl Order {
+    /// An order of which nothing is known but its id.
+    #[must_use]
+    pub fn new(topup_id: TopupId, now: Timestamp) -> Self {
+        Self {
+            topup_id,
+            topup_ref: None,
+            kind: None,
+            number: None,
+            topup_amount: None,
+            customer: None,
+            callback_url: None,
+            metadata: None,
+            tracking: Tracking::new(now),
+            version: 0,
+        }
+    }
+}
+
 /// A change of an order, to be stored as a whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Change<'a> {
@@ -117,7 +136,7 @@ pub enum NotificationStatus {
     Sent,
     /// Every attempt failed.
     Failed,
-    /// The receiver wants no more (410).
+    /// The receiver wants no more of it.
     Refused,
 }
 

@@ -3,6 +3,7 @@
 
 mod crash;
 mod doctor;
+mod email;
 mod faults;
 mod help;
 mod intake;
@@ -15,6 +16,7 @@ mod rekey;
 mod retention;
 mod secrets;
 mod shutdown;
+mod sms;
 mod stores;
 mod support;
 mod webhook;

@@ -1,12 +1,13 @@
 //! `topup-worker doctor`: looks at everything `run` needs and says what is wrong and how to mend it.
 //!
 //! It changes nothing of anybody's data and sends nothing to anybody: the database is written in a
-//! transaction that is rolled back, the provider is asked one harmless question, a webhook's receiver is
-//! greeted and not told. Every check runs for itself under a time limit, and one that fails hides no other;
+//! transaction that is rolled back, the provider is asked one harmless question, a webhook's receiver and a
+//! mail server are greeted and not told. Every check runs for itself under a time limit, and one that fails hides no other;
 //! only those that need a Redis which is not there are skipped.
 //!
 //! `report` holds the findings and prints them; every other file is one thing that is looked at.
 
+mod email;
 mod http_addr;
 mod keys;
 mod permissions;
@@ -16,6 +17,7 @@ mod redis;
 mod report;
 mod server;
 mod settings;
+mod sms;
 mod store;
 mod webhook;
 
@@ -46,6 +48,7 @@ pub(super) struct DoctorSettings {
 pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
     let json = settings.json;
     let (checks, usable) = match settings::read(settings.run) {
+        // Boxed: all checks run at once, and their states would weigh on every future around this one.
         Ok((config, client)) => (Box::pin(look(config, &client)).await, true),
         Err(wrong) => (wrong, false),
     };
@@ -77,17 +80,21 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
         };
         (reached, redis, provider)
     };
-    let ((reached, redis, provider), store, webhook, operator, http_addr) = tokio::join!(
+    let told_otherwise = config.email.is_some() || config.sms.is_some();
+    let templates = settings::templates(&config.templates);
+    let ((reached, redis, provider), store, webhook, operator, email, sms, http_addr) = tokio::join!(
         redis_then_provider,
         store::look(config.database_url.expose_secret(), &config.cipher),
-        webhook::merchant(config.webhook, &config.webhook_guard),
+        webhook::merchant(config.webhook, &config.webhook_guard, told_otherwise),
         webhook::operator(config.operator_webhook, &config.webhook_guard),
+        email::look(config.email),
+        sms::look(config.sms.map(|gateway| gateway.url)),
         http_addr::look(config.http_addr),
     );
     let mut checks = vec![settings::usable(config.time_scale), reached];
     checks.extend(redis);
     checks.extend(store);
-    checks.extend([provider, webhook, operator, http_addr]);
+    checks.extend([provider, webhook, operator, templates, email, sms, http_addr]);
     checks
 }
 

@@ -1,7 +1,8 @@
 //! The settings: all that cannot be used are told at once, and not only the first.
 
-use super::report::{Check, in_words};
+use super::report::{Check, counted, in_words};
 use crate::config::{Config, RunSettings};
+use crate::notify::Templates;
 use crate::topup_api::Client;
 
 const NAME: &str = "settings";
@@ -34,6 +35,17 @@ pub(super) fn usable(time_scale: f64) -> Check {
         format!("TIME_SCALE is set: an hour passes in {}", in_words(hour)),
         "leave it out for real orders; it is for demos and tests",
     )
+}
+
+/// The templates; one that cannot be used is among the settings that cannot.
+pub(super) fn templates(templates: &Templates) -> Check {
+    let found = match templates.replaced() {
+        0 => "the built-in ones".to_owned(),
+        own => {
+            format!("{} of TEMPLATES_DIR; all were tried with sample orders", counted(own as u64, "template"))
+        }
+    };
+    Check::ok("templates", found)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub(crate) mod postgres;
 mod proxy;
 pub(crate) mod redis;
 mod sink;
+pub(crate) mod smtp;
 mod worker;
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use bed::{Bed, ENCRYPTION_KEY};
 pub(crate) use proxy::Proxy;
-pub(crate) use sink::{Received, SECRET};
+pub(crate) use sink::{Received, SECRET, Sink};
 pub(crate) use worker::PROGRAM;
 
 /// How long anything may take on a machine that is busy with other tests. A test that works never waits for it.

@@ -1,0 +1,53 @@
+//! The mail server: whether it lets this program in. It is greeted, asked for STARTTLS and logged in to; no
+//! sender, no recipient and no mail is named.
+
+use super::limited;
+use super::report::Check;
+use crate::config::EmailConfig;
+
+const NAME: &str = "email";
+
+pub(super) async fn look(email: Option<EmailConfig>) -> Check {
+    let Some(email) = email else {
+        return Check::ok(NAME, "not set: nobody is written to");
+    };
+    limited(NAME, async { judge(email.server.greet().await, email.operator.is_empty()) }).await
+}
+
+/// What the answer means; `Ok` tells whether the connection is encrypted.
+fn judge(answer: Result<bool, String>, only_customers: bool) -> Check {
+    const NOT_TOLD: &str = "(no mail was sent)";
+    match answer {
+        Ok(true) => {
+            let whom = if only_customers { "customers" } else { "customers and the operator" };
+            Check::ok(NAME, format!("the mail server is ready for mails to {whom} {NOT_TOLD}"))
+        }
+        Ok(false) => Check::warn(
+            NAME,
+            format!("the mail server answers, but mails and the login would travel without TLS {NOT_TOLD}"),
+            "use a server with STARTTLS or an smtps:// address, and leave ALLOW_INSECURE_SMTP out",
+        ),
+        Err(why) => Check::fail(
+            NAME,
+            format!("the mail server does not let this program in: {why} {NOT_TOLD}"),
+            "check SMTP_URL (host, port, user and password), SMTP_CA_FILE if the server has an authority of its \
+             own, and that this host may connect to it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict::{Fail, Ok as Fine, Warn};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_must_let_in_and_encrypt() {
+        for (answer, verdict) in [(Ok(true), Fine), (Ok(false), Warn), (Err("SMTP 535".to_owned()), Fail)] {
+            let check = judge(answer, false);
+            assert_eq!(check.verdict, verdict);
+            assert!(check.found.contains("no mail was sent"), "{check:?}");
+        }
+        assert_eq!(look(None).await.verdict, Fine);
+    }
+}

@@ -1,0 +1,164 @@
+//! The channels `email` and `operator-email`: one event, one mail, in text and HTML.
+//!
+//! Every attempt sends the same bytes: the date is the event's, the Message-ID, by which mail programs know a
+//! repeat, and the boundary are made of its id. Nothing a customer chose stands in a header but his address,
+//! which must read as one. The customers' channel reads addresses from the event only, the operator's from the
+//! settings only.
+
+use async_trait::async_trait;
+use lettre::address::{Address, Envelope};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox, Message, MultiPart, SinglePart};
+use topup_jobs::{Locale, Outcome, Secret};
+
+use super::facts::Facts;
+use super::smtp::MailServer;
+use super::templates::{MailText, Templates};
+use super::{Audience, CardForm, Channel, CustomerSettings, Delivery, SendError};
+use crate::config::EmailConfig;
+use crate::orders::Order;
+
+/// Tells by e-mail.
+pub struct Email {
+    server: MailServer,
+    from: Mailbox,
+    templates: Templates,
+    reader: Reader,
+}
+
+enum Reader {
+    Customer(CustomerSettings),
+    Operator { addresses: Vec<Address>, locale: Locale },
+}
+
+impl Email {
+    /// To the customer of each order.
+    #[must_use]
+    pub fn customers(email: &EmailConfig, templates: Templates, settings: CustomerSettings) -> Self {
+        Self::new(email, templates, Reader::Customer(settings))
+    }
+
+    /// To the operator, in his language, about orders that a human must look at.
+    #[must_use]
+    pub fn operator(email: &EmailConfig, templates: Templates) -> Self {
+        let (addresses, locale) = (email.operator.clone(), email.operator_locale);
+        Self::new(email, templates, Reader::Operator { addresses, locale })
+    }
+
+    fn new(email: &EmailConfig, templates: Templates, reader: Reader) -> Self {
+        Self { server: email.server.clone(), from: email.from.clone(), templates, reader }
+    }
+
+    fn mail(&self, delivery: Delivery<'_>) -> Result<(Envelope, Vec<u8>), SendError> {
+        let (audience, locale, to) = match &self.reader {
+            Reader::Operator { addresses, locale } => (Audience::Operator, *locale, addresses.clone()),
+            Reader::Customer(_) => {
+                let customer = delivery.event.data.customer.as_ref();
+                let address = customer.and_then(|customer| customer.email.as_ref()).map(Secret::reveal);
+                let address = address.and_then(|address| address.trim().parse().ok());
+                let no_address =
+                    || SendError::Refused("what the order names is no e-mail address".to_owned());
+                let locale = customer.map(|customer| customer.locale).unwrap_or_default();
+                (Audience::Customer, locale, vec![address.ok_or_else(no_address)?])
+            }
+        };
+        let text = self.templates.mail(audience, locale, &Facts::new(delivery, locale));
+        let text = text.map_err(|error| failed(&error.to_string()))?;
+        let message = self.message(delivery, locale, &to, text);
+        let envelope = Envelope::new(Some(self.from.email.clone()), to);
+        match (message, envelope) {
+            (Ok(message), Ok(envelope)) => Ok((envelope, message.formatted())),
+            _ => Err(failed("the mail cannot be written")),
+        }
+    }
+
+    fn message(
+        &self,
+        delivery: Delivery<'_>,
+        locale: Locale,
+        to: &[Address],
+        text: MailText,
+    ) -> Result<Message, lettre::error::Error> {
+        let id = delivery.event_id;
+        let mut message = Message::builder()
+            .from(self.from.clone())
+            .subject(text.subject)
+            .date(delivery.event.timestamp.into())
+            .message_id(Some(format!("<{id}.{}@{}>", self.name(), self.from.email.domain())))
+            .raw_header(header("Auto-Submitted", "auto-generated"))
+            .raw_header(header("Content-Language", language(locale)))
+            .raw_header(header("X-Topup-Event-Id", id.as_str()));
+        for address in to {
+            message = message.to(Mailbox::new(None, address.clone()));
+        }
+        let parts = MultiPart::alternative()
+            // Quoted-printable writes "=" as "=3D": no part can contain "=_".
+            .boundary(format!("=_{id}"))
+            .singlepart(part(ContentType::TEXT_PLAIN, text.text))
+            .singlepart(part(ContentType::TEXT_HTML, text.html));
+        message.multipart(parts)
+    }
+}
+
+#[async_trait]
+impl Channel for Email {
+    fn name(&self) -> &'static str {
+        match self.reader {
+            Reader::Customer(_) => "email",
+            Reader::Operator { .. } => "operator-email",
+        }
+    }
+
+    fn wants(&self, outcome: Outcome, order: &Order) -> bool {
+        match &self.reader {
+            Reader::Operator { .. } => Audience::Operator.concerns(outcome),
+            Reader::Customer(settings) => {
+                let customer = order.customer.as_ref();
+                let address = customer.and_then(|customer| customer.email.as_ref());
+                settings.tells(outcome) && address.is_some_and(|address| !address.reveal().trim().is_empty())
+            }
+        }
+    }
+
+    fn card_form(&self) -> CardForm {
+        match &self.reader {
+            Reader::Customer(settings) => settings.card,
+            Reader::Operator { .. } => CardForm::Nothing,
+        }
+    }
+
+    fn endpoint(&self, _: &Order) -> Option<String> {
+        Some(self.server.name())
+    }
+
+    async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
+        let (envelope, mail) = self.mail(delivery)?;
+        self.server.send(&envelope, &mail).await
+    }
+}
+
+fn part(kind: ContentType, text: String) -> SinglePart {
+    // Invariant: quoted-printable can carry any text.
+    let body = Body::new_with_encoding(text, ContentTransferEncoding::QuotedPrintable).expect("a body");
+    SinglePart::builder().header(kind).body(body)
+}
+
+fn header(name: &'static str, value: &str) -> HeaderValue {
+    HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned())
+}
+
+const fn language(locale: Locale) -> &'static str {
+    match locale {
+        Locale::Fr => "fr",
+        Locale::Ar => "ar",
+        Locale::En => "en",
+    }
+}
+
+fn failed(what: &str) -> SendError {
+    SendError::Failed { what: what.to_owned(), retry_after: None }
+}
+
+#[cfg(test)]
+#[path = "email_tests.rs"]
+mod tests;

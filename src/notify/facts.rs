@@ -1,0 +1,118 @@
+//! What a template can say: the facts of one delivery, in the form the reader's language writes them.
+//!
+//! The names of the fields are the names of the variables, listed for merchants in `templates/README.md`; a
+//! test holds the list to this struct. What does not apply is `none`. No customer's address is among them:
+//! a text needs none.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use topup_jobs::{Locale, Outcome, Secret, Timestamp, TopupType};
+
+use super::formats::{self, one_line};
+use super::{Delivery, message};
+
+/// The variables of the templates.
+#[derive(Serialize)]
+pub(super) struct Facts<'a> {
+    event_id: &'a str,
+    outcome: Outcome,
+    locale: Locale,
+    dir: &'static str,
+    message: &'static str,
+    happened_at: String,
+    topup_id: &'a str,
+    reference: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    service: String,
+    number: Option<String>,
+    topup_amount: Option<i64>,
+    amount: Option<String>,
+    customer_name: Option<String>,
+    next_check_at: Option<String>,
+    card_code: Option<&'a str>,
+    num_trans: Option<String>,
+    processed_at: Option<String>,
+    reveal_link: Option<&'a str>,
+    metadata: Map<String, Value>,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts of a delivery, for a reader of this language.
+    pub(super) fn new(delivery: Delivery<'a>, locale: Locale) -> Self {
+        let data = &delivery.event.data;
+        let customer = data.customer.as_ref();
+        Self {
+            event_id: delivery.event_id.as_str(),
+            outcome: delivery.outcome,
+            locale,
+            dir: if locale == Locale::Ar { "rtl" } else { "ltr" },
+            message: message(delivery.outcome, locale),
+            happened_at: formats::moment(delivery.event.timestamp, locale),
+            topup_id: data.topup_id.as_str(),
+            reference: data.topup_ref.as_deref().map(one_line),
+            kind: data.kind.clone().map(String::from),
+            service: service(data.kind.as_ref(), locale),
+            number: data.number.as_ref().map(|number| one_line(number.reveal())),
+            topup_amount: data.topup_amount,
+            amount: data.topup_amount.map(|dinars| formats::amount(dinars, locale)),
+            customer_name: customer
+                .and_then(|customer| customer.name.as_ref())
+                .map(|name| one_line(name.reveal())),
+            next_check_at: data.next_check_at.map(|at| formats::moment(at, locale)),
+            card_code: data.card_code.as_ref().map(Secret::reveal),
+            num_trans: data.num_trans.as_deref().map(one_line),
+            processed_at: data.date_traitement.as_deref().map(|at| processed_at(at, locale)),
+            reveal_link: delivery.reveal_link,
+            metadata: data.metadata.clone().unwrap_or_default(),
+        }
+    }
+
+    /// What happened.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+}
+
+/// What is topped up, as a word behind "top-up".
+fn service(kind: Option<&TopupType>, locale: Locale) -> String {
+    match kind {
+        Some(TopupType::Adsl) => "ADSL".to_owned(),
+        Some(TopupType::FourG) => "4G LTE".to_owned(),
+        Some(TopupType::Other(kind)) => one_line(kind),
+        None if locale == Locale::Ar => "الإنترنت".to_owned(),
+        None => "internet".to_owned(),
+    }
+}
+
+/// The provider's `date_traitement`; in its own words where it is no time.
+fn processed_at(text: &str, locale: Locale) -> String {
+    text.parse::<Timestamp>().map_or_else(|_| text.to_owned(), |at| formats::moment(at, locale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::samples;
+
+    #[test]
+    fn the_readme_lists_every_variable_and_no_other() {
+        let sample = samples::all().remove(0);
+        let Value::Object(facts) = serde_json::to_value(Facts::new(sample.delivery(), Locale::Fr)).unwrap()
+        else {
+            panic!("facts are an object")
+        };
+        let table = include_str!("templates/README.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        let mut listed: Vec<_> = table.map(|row| row.split('`').next().unwrap().to_owned()).collect();
+        listed.sort();
+        let mut known: Vec<_> = facts.keys().cloned().collect();
+        known.sort();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn a_time_of_the_provider_that_cannot_be_read_stays_as_it_is() {
+        assert_eq!(processed_at("2025-11-01T12:00:45.000Z", Locale::En), "1 November 2025 at 13:00");
+        assert_eq!(processed_at("hier", Locale::En), "hier");
+    }
+}

@@ -1,0 +1,124 @@
+//! Sample orders of all kinds, to try the templates with before a customer's order does.
+//!
+//! The values are made up; they are shown to whoever mends a template.
+
+use topup_jobs::{
+    Customer, Event, EventData, EventId, Locale, OrderStatus, Outcome, Secret, TopupId, TopupType,
+};
+
+use super::{Delivery, message};
+use crate::orders::Order;
+
+/// The page that a sample's link leads to.
+const LINK: &str = "https://shop.example/card/sample-token";
+
+/// One sample: what a delivery borrows.
+pub(super) struct Sample {
+    id: EventId,
+    order: Order,
+    pub(super) outcome: Outcome,
+    pub(super) event: Event,
+    link: Option<&'static str>,
+}
+
+impl Sample {
+    pub(super) fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            event_id: &self.id,
+            outcome: self.outcome,
+            event: &self.event,
+            order: &self.order,
+            reveal_link: self.link,
+        }
+    }
+}
+
+/// How a sample shows the card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The code, with or without the transaction.
+    Code { proof: bool },
+    /// The link to it.
+    Link,
+    /// Nothing of it.
+    Nothing,
+}
+
+/// Every outcome with every kind of top-up, full and bare; those with a card in every form of it.
+pub(super) fn all() -> Vec<Sample> {
+    let kinds =
+        [Some(TopupType::Adsl), Some(TopupType::FourG), Some(TopupType::Other("FTTH".to_owned())), None];
+    let mut samples = Vec::new();
+    for outcome in Outcome::ALL {
+        for kind in &kinds {
+            let forms: &[Shown] = match outcome {
+                Outcome::Fulfilled => {
+                    &[Shown::Code { proof: true }, Shown::Code { proof: false }, Shown::Link, Shown::Nothing]
+                }
+                _ => &[Shown::Nothing],
+            };
+            for &shown in forms {
+                samples.push(full(outcome, kind.clone(), shown));
+                samples.push(bare(outcome, kind.clone(), shown));
+            }
+        }
+    }
+    samples
+}
+
+/// An order of which everything is known.
+pub(super) fn full(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
+    let mut sample = bare(outcome, kind, shown);
+    let data = &mut sample.event.data;
+    data.topup_ref = Some("order-123456".to_owned());
+    data.number =
+        Some(Secret::new(if data.kind == Some(TopupType::FourG) { "213472731602" } else { "036362608" }));
+    data.topup_amount = Some(1000);
+    data.customer = Some(Customer { name: Some(Secret::new("Amina Haddad")), ..Customer::default() });
+    data.metadata = Some(serde_json::Map::from_iter([("cart".to_owned(), 42.into())]));
+    let rechecked = matches!(outcome, Outcome::Scheduled | Outcome::Delayed | Outcome::Overdue);
+    data.next_check_at = rechecked.then(|| sample.event.timestamp + chrono::TimeDelta::days(1));
+    sample
+}
+
+/// An order of which nothing is known but its id.
+fn bare(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
+    // Invariant: 24 hexadecimal digits.
+    let topup_id: TopupId = "6901616fe9e88196b4eb64b2".parse().expect("an id");
+    let (code, proof) = match shown {
+        Shown::Code { proof } => (Some(Secret::new("123456789012")), proof),
+        Shown::Link | Shown::Nothing => (None, false),
+    };
+    let event = Event {
+        kind: outcome.event_type(),
+        timestamp: chrono::DateTime::from_timestamp_nanos(1_762_002_046_000_000_000),
+        data: EventData {
+            topup_id: topup_id.clone(),
+            topup_ref: None,
+            status: status(outcome),
+            kind,
+            number: None,
+            topup_amount: None,
+            card_code: code,
+            num_trans: proof.then(|| "AT-2025-12345".to_owned()),
+            date_traitement: proof.then(|| "2025-11-01T12:00:45.000Z".to_owned()),
+            next_check_at: None,
+            message: message(outcome, Locale::default()).to_owned(),
+            customer: None,
+            metadata: None,
+        },
+    };
+    let link = (shown == Shown::Link).then_some(LINK);
+    let (id, order) = (EventId::new(&topup_id, outcome), Order::new(topup_id, event.timestamp));
+    Sample { id, order, outcome, event, link }
+}
+
+const fn status(outcome: Outcome) -> OrderStatus {
+    match outcome {
+        Outcome::Fulfilled => OrderStatus::Fulfilled,
+        Outcome::Refunded => OrderStatus::Refunded,
+        Outcome::Scheduled | Outcome::Overdue => OrderStatus::Scheduled,
+        Outcome::Delayed => OrderStatus::Delayed,
+        Outcome::Unresolved => OrderStatus::Handling,
+    }
+}

@@ -1,0 +1,254 @@
+//! The channel `sms`: one HTTP request to the merchant's gateway.
+//!
+//! No two gateways are alike, so the request is the merchant's to describe. What he describes is tried with a
+//! sample before anything starts: a text that breaks out of its quotes must not wait for a customer to do so.
+//! 2xx is success; 400 and 422 refuse this message, as a gateway does with a number it cannot reach; every
+//! other answer is about the account or the gateway and is tried again. Redirects are not followed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, Request};
+use serde::Serialize;
+use topup_jobs::{Locale, Outcome, Secret};
+use url::{Url, form_urlencoded};
+
+use super::facts::Facts;
+use super::retry_after::retry_after;
+use super::templates::Templates;
+use super::{CardForm, Channel, CustomerSettings, Delivery, SendError};
+use crate::http::no_answer;
+use crate::orders::Order;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+const BODY: &str = "SMS_BODY";
+
+/// What a request to the gateway can say.
+#[derive(Serialize)]
+struct Variables<'a> {
+    phone: &'a str,
+    text: &'a str,
+    from: Option<&'a str>,
+    event_id: &'a str,
+    topup_id: &'a str,
+    outcome: Outcome,
+    locale: Locale,
+}
+
+/// A phone number and a text with everything in it that a careless template trips over.
+const SAMPLE: Variables<'_> = Variables {
+    phone: "+213661223344",
+    text: r#"Code : 1234 & "5678" \ 100 % é ع"#,
+    from: Some("Boutique"),
+    event_id: "evt_6901616fe9e88196b4eb64b2_fulfilled",
+    topup_id: "6901616fe9e88196b4eb64b2",
+    outcome: Outcome::Fulfilled,
+    locale: Locale::Fr,
+};
+
+/// The gateway's request cannot be made of these settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidGateway(String);
+
+/// A gateway and the request it wants.
+#[derive(Clone)]
+pub struct SmsGateway {
+    /// Its address.
+    pub url: Url,
+    method: Method,
+    headers: HeaderMap,
+    content_type: HeaderValue,
+    from: Option<String>,
+    body: Arc<Environment<'static>>,
+}
+
+impl SmsGateway {
+    /// A gateway that is asked so. `body` is a template; with GET it makes the query.
+    ///
+    /// # Errors
+    /// [`InvalidGateway`] where the template cannot be rendered, or what it renders is not of the type named.
+    pub fn new(
+        url: Url,
+        method: Method,
+        headers: HeaderMap,
+        content_type: HeaderValue,
+        from: Option<String>,
+        body: String,
+    ) -> Result<Self, InvalidGateway> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_debug(true); // for the words of an error, which names the variable then
+        environment.add_template_owned(BODY, body).map_err(|error| invalid(&error))?;
+        let gateway = Self { url, method, headers, content_type, from, body: Arc::new(environment) };
+        gateway.try_sample()?;
+        Ok(gateway)
+    }
+
+    fn try_sample(&self) -> Result<(), InvalidGateway> {
+        let sample = Variables { from: self.from.as_deref(), ..SAMPLE };
+        let body = self.render(&sample).map_err(|error| invalid(&error))?;
+        let kind = self.content_type.to_str().unwrap_or_default();
+        let (arrives, filter) =
+            if self.method == Method::GET || kind.starts_with("application/x-www-form-urlencoded") {
+                (
+                    form_urlencoded::parse(body.as_bytes()).map(|(_, value)| value.into_owned()).collect(),
+                    "urlencode",
+                )
+            } else if kind.contains("json") {
+                let json = serde_json::from_str(&body);
+                let json = json.map_err(|_| {
+                    InvalidGateway(
+                        "what it makes is not JSON; write {{ text | tojson }} without quotes around it"
+                            .to_owned(),
+                    )
+                })?;
+                (strings(&json), "tojson")
+            } else {
+                return Ok(());
+            };
+        for (name, word) in [("phone", sample.phone), ("text", sample.text)] {
+            if !arrives.iter().any(|value: &String| value.contains(word)) {
+                let advice = format!("write {{{{ {name} | {filter} }}}}");
+                return Err(InvalidGateway(format!("{name} is missing or does not arrive whole; {advice}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn render(&self, variables: &Variables<'_>) -> Result<String, minijinja::Error> {
+        self.body.get_template(BODY)?.render(Serde(variables))
+    }
+
+    fn request(&self, variables: &Variables<'_>) -> Result<Request, SendError> {
+        let body = self.render(variables).map_err(|_| failed("SMS_BODY cannot be rendered"))?;
+        let mut url = self.url.clone();
+        let mut headers = self.headers.clone();
+        if self.method == Method::GET {
+            let query = url.query().filter(|query| !query.is_empty()).map(|query| format!("{query}&{body}"));
+            url.set_query(Some(&query.unwrap_or(body)));
+            let mut request = Request::new(self.method.clone(), url);
+            *request.headers_mut() = headers;
+            return Ok(request);
+        }
+        headers.entry(CONTENT_TYPE).or_insert_with(|| self.content_type.clone());
+        let mut request = Request::new(self.method.clone(), url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        Ok(request)
+    }
+}
+
+impl fmt::Debug for SmsGateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmsGateway").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+/// Tells customers by SMS.
+pub struct Sms {
+    http: reqwest::Client,
+    gateway: SmsGateway,
+    templates: Templates,
+    settings: CustomerSettings,
+}
+
+impl Sms {
+    /// By this gateway.
+    ///
+    /// # Errors
+    /// `reqwest::Error` where the HTTP stack cannot be set up.
+    pub fn new(
+        gateway: SmsGateway,
+        templates: Templates,
+        settings: CustomerSettings,
+    ) -> Result<Self, reqwest::Error> {
+        let http = crate::http::client_builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        Ok(Self { http, gateway, templates, settings })
+    }
+}
+
+#[async_trait]
+impl Channel for Sms {
+    fn name(&self) -> &'static str {
+        "sms"
+    }
+
+    fn wants(&self, outcome: Outcome, order: &Order) -> bool {
+        let phone = order.customer.as_ref().and_then(|customer| customer.phone.as_ref());
+        self.settings.tells(outcome) && phone.is_some_and(|phone| !phone.reveal().trim().is_empty())
+    }
+
+    fn card_form(&self) -> CardForm {
+        self.settings.card
+    }
+
+    fn endpoint(&self, _: &Order) -> Option<String> {
+        Some(self.gateway.url.origin().ascii_serialization())
+    }
+
+    async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
+        let customer = delivery.event.data.customer.as_ref();
+        let Some(phone) = customer.and_then(|customer| customer.phone.as_ref()).map(Secret::reveal) else {
+            return Err(SendError::Refused("the order names no phone number".to_owned()));
+        };
+        let locale = customer.map(|customer| customer.locale).unwrap_or_default();
+        let text = self.templates.sms(locale, &Facts::new(delivery, locale));
+        let text = text.map_err(|error| failed(&error.to_string()))?;
+        let request = self.gateway.request(&Variables {
+            phone: phone.trim(),
+            text: &text,
+            from: self.gateway.from.as_deref(),
+            event_id: delivery.event_id.as_str(),
+            topup_id: delivery.event.data.topup_id.as_str(),
+            outcome: delivery.outcome,
+            locale,
+        })?;
+        let answer = self.http.execute(request).await;
+        let answer = answer.map_err(|error| SendError::Unavailable(no_answer(&error).to_owned()))?;
+        match answer.status().as_u16() {
+            200..300 => Ok(()),
+            code @ (400 | 422) => {
+                Err(SendError::Refused(format!("HTTP {code}: the gateway refuses the message")))
+            }
+            code => Err(SendError::Failed {
+                what: format!("HTTP {code}"),
+                retry_after: retry_after(answer.headers()),
+            }),
+        }
+    }
+}
+
+/// Every text in a JSON value.
+fn strings(value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::String(text) => vec![text.clone()],
+        serde_json::Value::Array(values) => values.iter().flat_map(strings).collect(),
+        serde_json::Value::Object(fields) => fields.values().flat_map(strings).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn invalid(error: &minijinja::Error) -> InvalidGateway {
+    let why = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    InvalidGateway(format!("line {}: {}{why}", error.line().unwrap_or(1), error.kind()))
+}
+
+fn failed(what: &str) -> SendError {
+    SendError::Failed { what: what.to_owned(), retry_after: None }
+}
+
+#[cfg(test)]
+#[path = "sms_tests.rs"]
+mod tests;

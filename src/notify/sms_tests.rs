@@ -1,0 +1,101 @@
+use super::super::samples::{Shown, full};
+use super::*;
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+fn gateway(method: Method, kind: &'static str, body: &str) -> Result<SmsGateway, String> {
+    let url = "https://sms.example/send?key=k".parse().unwrap();
+    let (headers, kind) = (HeaderMap::new(), HeaderValue::from_static(kind));
+    SmsGateway::new(url, method, headers, kind, Some("Boutique".to_owned()), body.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+fn request(gateway: &SmsGateway) -> Request {
+    gateway.request(&Variables { from: gateway.from.as_deref(), ..SAMPLE }).unwrap()
+}
+
+fn body(request: &Request) -> &[u8] {
+    request.body().and_then(|body| body.as_bytes()).unwrap_or_default()
+}
+
+#[test]
+fn a_json_body_carries_any_text_whole() {
+    let template = r#"{"to":{{ phone | tojson }},"text":{{ text | tojson }},"sender":{{ from | tojson }},"id":"{{ event_id }}"}"#;
+    let request = request(&gateway(Method::POST, JSON, template).unwrap());
+    let sent: serde_json::Value = serde_json::from_slice(body(&request)).unwrap();
+    assert_eq!(sent["to"], SAMPLE.phone);
+    assert_eq!(sent["text"], SAMPLE.text);
+    assert_eq!(sent["sender"], "Boutique");
+    assert_eq!(sent["id"], SAMPLE.event_id);
+    assert_eq!(request.headers()[CONTENT_TYPE], JSON);
+    assert_eq!(request.url().query(), Some("key=k"));
+}
+
+#[test]
+fn with_get_the_body_is_the_query() {
+    let template = "to={{ phone | urlencode }}&text={{ text | urlencode }}";
+    let request = request(&gateway(Method::GET, JSON, template).unwrap());
+    let pairs: Vec<_> = request.url().query_pairs().into_owned().collect();
+    assert_eq!(pairs[0], ("key".to_owned(), "k".to_owned()));
+    assert_eq!(pairs[1], ("to".to_owned(), SAMPLE.phone.to_owned()));
+    assert_eq!(pairs[2], ("text".to_owned(), SAMPLE.text.to_owned()));
+    assert_eq!(body(&request), b"");
+}
+
+#[test]
+fn a_body_that_would_break_on_some_text_is_refused() {
+    for (method, kind, template, words) in [
+        (Method::POST, JSON, r#"{"text":"{{ text }}"}"#, "not JSON"),
+        (Method::POST, "application/vnd.x+json; charset=utf-8", "{{ text }}", "not JSON"),
+        (Method::POST, FORM, "to={{ phone }}&text={{ text | urlencode }}", "does not arrive whole; write {{"),
+        (Method::POST, FORM, "to={{ phone | urlencode }}&text={{ text }}", "does not arrive whole; write {{"),
+        (Method::GET, JSON, "to={{ phone | urlencode }}", "does not arrive whole; write {{"),
+        (
+            Method::POST,
+            JSON,
+            r#"{"to":[{{ phone | tojson }}],"text":{{ texte | tojson }}}"#,
+            "text is missing",
+        ),
+        (Method::POST, JSON, "{\n\"text\":{{ text | tojsn }}}", "line 2: unknown filter"),
+        (Method::POST, JSON, "{{ texte }}", "line 1: undefined value"),
+        (Method::POST, JSON, "{{ text", "line 1: syntax error"),
+    ] {
+        let error = gateway(method, kind, template).unwrap_err();
+        assert!(error.contains(words), "{template}: {error}");
+    }
+    assert!(
+        gateway(Method::PUT, "text/plain", "{{ phone }} {{ text }}").is_ok(),
+        "what is in there is its own affair"
+    );
+}
+
+#[test]
+fn a_header_of_the_merchants_may_name_another_type() {
+    let url = "https://sms.example/".parse().unwrap();
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/xml"))]);
+    let kind = HeaderValue::from_static("text/plain");
+    let gateway = SmsGateway::new(url, Method::POST, headers, kind, None, "{{ text }}".to_owned()).unwrap();
+    assert_eq!(request(&gateway).headers()[CONTENT_TYPE], "text/xml");
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_away_is_unavailable() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    drop(listener);
+    let kind = HeaderValue::from_static("text/plain");
+    let gateway = SmsGateway::new(url, Method::POST, HeaderMap::new(), kind, None, "{{ text }}".to_owned());
+    let settings = CustomerSettings { card: CardForm::Nothing, delayed: false };
+    let sms = Sms::new(gateway.unwrap(), Templates::load(None).unwrap(), settings).unwrap();
+    let mut sample = full(Outcome::Refunded, None, Shown::Nothing);
+    sample.event.data.customer.as_mut().unwrap().phone = Some(Secret::new("0661223344"));
+    let sent = sms.send(sample.delivery()).await;
+    assert_eq!(sent, Err(SendError::Unavailable("the connection was refused".to_owned())));
+}
+
+#[test]
+fn debug_shows_no_address_and_no_header() {
+    let shown = format!("{:?}", gateway(Method::POST, "text/plain", "{{ text }}").unwrap());
+    assert_eq!(shown, "SmsGateway { method: POST, .. }");
+}

@@ -1,0 +1,306 @@
+//! The texts of e-mails and SMS: the built-in templates, and the merchant's own in their place.
+//!
+//! A template is chosen by name, `<locale>/<outcome>.<form>`, and the form decides what is escaped: everything
+//! in `.html`, nothing in `.txt` and `.sms`. A merchant's templates are tried with sample orders of all kinds
+//! when they are loaded, so that a misspelt variable stops the start and not a customer's mail. A failure
+//! while rendering a real order is told by template and line only: its words could hold what they render.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use topup_jobs::Locale;
+
+use super::facts::Facts;
+use super::formats::one_line;
+use super::{Audience, samples};
+
+/// A template that all languages share.
+macro_rules! shared {
+    ($name:literal) => {
+        ($name, include_str!(concat!("templates/", $name)))
+    };
+}
+
+/// The templates of one language.
+macro_rules! texts {
+    ($locale:literal) => {
+        texts!($locale:
+            "details.html", "details.txt",
+            "fulfilled.html", "fulfilled.sms", "fulfilled.txt",
+            "scheduled.html", "scheduled.sms", "scheduled.txt",
+            "refunded.html", "refunded.sms", "refunded.txt",
+            "delayed.html", "delayed.sms", "delayed.txt",
+            "operator-delayed.html", "operator-delayed.txt",
+            "operator-unresolved.html", "operator-unresolved.txt",
+            "operator-overdue.html", "operator-overdue.txt"
+        )
+    };
+    ($locale:literal: $($name:literal),+) => {
+        &[$((concat!($locale, "/", $name), include_str!(concat!("templates/", $locale, "/", $name)))),+]
+    };
+}
+
+/// The built-in templates: name and source.
+static BUILT_IN: [&[(&str, &str)]; 4] =
+    [&[shared!("layout.html"), shared!("parts.html")], texts!("fr"), texts!("ar"), texts!("en")];
+
+const LOCALES: [Locale; 3] = [Locale::Fr, Locale::Ar, Locale::En];
+
+/// Every template of this deployment.
+#[derive(Clone)]
+pub struct Templates {
+    environment: Arc<Environment<'static>>,
+    replaced: usize,
+}
+
+/// A template of the merchant's cannot be used. In words with file and line, for whoever wrote it.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// The folder or a file in it cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No template has this name, so the file would have no effect.
+    #[error(
+        "{file} has the name of no template; take it away, or name it as the built-in one it is to replace"
+    )]
+    UnknownName {
+        /// The file, as seen from the folder.
+        file: String,
+    },
+    /// It cannot be parsed, or not be rendered with a sample order.
+    #[error("{file}, line {line}: {why}; mend it, or take the file away to have the built-in one")]
+    Broken {
+        /// The template.
+        file: String,
+        /// Where.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A template failed on an order. In words without anything of the order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}, line {line} cannot be rendered")]
+pub(super) struct RenderError {
+    file: String,
+    line: usize,
+}
+
+/// An e-mail's texts.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MailText {
+    /// One line.
+    pub(super) subject: String,
+    pub(super) text: String,
+    pub(super) html: String,
+}
+
+impl Templates {
+    /// The built-in templates, and instead of some those of the merchant's folder.
+    ///
+    /// # Errors
+    /// The first [`TemplateError`] found.
+    pub fn load(folder: Option<&Path>) -> Result<Self, TemplateError> {
+        let mut sources: BTreeMap<String, String> = BUILT_IN
+            .iter()
+            .copied()
+            .flatten()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect();
+        let mut own = BTreeMap::new();
+        if let Some(folder) = folder {
+            read(folder, "", &mut own)?;
+        }
+        let replaced = own.len();
+        for (file, text) in own {
+            match sources.get_mut(&file) {
+                Some(source) => *source = text,
+                None => return Err(TemplateError::UnknownName { file }),
+            }
+        }
+        let mut environment = environment();
+        for (name, source) in sources {
+            let added = environment.add_template_owned(name.clone(), source);
+            added.map_err(|error| Fault::of(&error, &name))?;
+        }
+        let templates = Self { environment: Arc::new(environment), replaced };
+        if replaced > 0 {
+            templates.try_all()?;
+        }
+        Ok(templates)
+    }
+
+    /// How many are the merchant's own.
+    #[must_use]
+    pub fn replaced(&self) -> usize {
+        self.replaced
+    }
+
+    /// The texts of an e-mail to this reader.
+    pub(super) fn mail(
+        &self,
+        reader: Audience,
+        locale: Locale,
+        facts: &Facts<'_>,
+    ) -> Result<MailText, RenderError> {
+        Ok(self.try_mail(reader, locale, facts)?)
+    }
+
+    /// The text of an SMS to a customer, on one line and in plain spaces: the narrow ones of an amount would
+    /// cost the whole message its short alphabet.
+    pub(super) fn sms(&self, locale: Locale, facts: &Facts<'_>) -> Result<String, RenderError> {
+        Ok(self.try_sms(locale, facts)?)
+    }
+
+    fn try_mail(&self, reader: Audience, locale: Locale, facts: &Facts<'_>) -> Result<MailText, Fault> {
+        let file = name(reader, locale, facts, "txt");
+        let text = self.render(&file, facts)?;
+        let html = self.render(&name(reader, locale, facts, "html"), facts)?;
+        let (subject, body) = text.split_once('\n').unwrap_or((&text, ""));
+        let (subject, body) = (one_line(subject), body.strip_prefix('\n').unwrap_or_default());
+        if subject.is_empty() || body.trim().is_empty() {
+            let why = "it must be the subject, an empty line, and the text".to_owned();
+            return Err(Fault { file, line: 1, why });
+        }
+        Ok(MailText { subject, text: body.to_owned(), html })
+    }
+
+    fn try_sms(&self, locale: Locale, facts: &Facts<'_>) -> Result<String, Fault> {
+        let file = name(Audience::Customer, locale, facts, "sms");
+        let text = one_line(&self.render(&file, facts)?);
+        if text.is_empty() {
+            return Err(Fault { file, line: 1, why: "it is empty".to_owned() });
+        }
+        Ok(text)
+    }
+
+    fn render(&self, file: &str, facts: &Facts<'_>) -> Result<String, Fault> {
+        let rendered = self.environment.get_template(file).and_then(|template| template.render(Serde(facts)));
+        rendered.map_err(|error| Fault::of(&error, file))
+    }
+
+    /// Renders every template with every sample order that it may meet.
+    fn try_all(&self) -> Result<(), Fault> {
+        for sample in samples::all() {
+            for locale in LOCALES {
+                let facts = Facts::new(sample.delivery(), locale);
+                for reader in [Audience::Customer, Audience::Operator] {
+                    if reader.concerns(sample.outcome) {
+                        self.try_mail(reader, locale, &facts)?;
+                    }
+                }
+                if Audience::Customer.concerns(sample.outcome) {
+                    self.try_sms(locale, &facts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Templates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Templates").field("replaced", &self.replaced).finish_non_exhaustive()
+    }
+}
+
+/// Where a template failed, and why; the why may quote what was rendered.
+struct Fault {
+    file: String,
+    line: usize,
+    why: String,
+}
+
+impl Fault {
+    /// Of an error in this file, or in one that it includes.
+    fn of(error: &minijinja::Error, file: &str) -> Self {
+        let mut at = error;
+        while let Some(cause) = std::error::Error::source(at).and_then(|cause| cause.downcast_ref()) {
+            at = cause;
+        }
+        let why = match at.detail() {
+            Some(detail) => format!("{}: {detail}", at.kind()),
+            None => at.kind().to_string(),
+        };
+        let file = at.name().unwrap_or(file).to_owned();
+        Self { file, line: at.line().unwrap_or(1), why }
+    }
+}
+
+impl From<Fault> for TemplateError {
+    fn from(Fault { file, line, why }: Fault) -> Self {
+        Self::Broken { file, line, why }
+    }
+}
+
+impl From<Fault> for RenderError {
+    fn from(Fault { file, line, .. }: Fault) -> Self {
+        Self { file, line }
+    }
+}
+
+/// Name of the template for this reader.
+fn name(reader: Audience, locale: Locale, facts: &Facts<'_>, form: &str) -> String {
+    let locale = match locale {
+        Locale::Fr => "fr",
+        Locale::Ar => "ar",
+        Locale::En => "en",
+    };
+    let prefix = if reader == Audience::Operator { "operator-" } else { "" };
+    format!("{locale}/{prefix}{}.{form}", facts.outcome())
+}
+
+/// The template language as it is used here: unknown variables are errors, a tag on its own line leaves no
+/// line behind.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_debug(true); // for the words of an error, which names the variable then
+    environment.set_auto_escape_callback(|name| match name.rsplit_once('.') {
+        Some((_, "html")) => AutoEscape::Html,
+        _ => AutoEscape::None,
+    });
+    // Invariant: the delimiters are the language's own.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("a syntax");
+    environment.set_syntax(syntax);
+    environment
+}
+
+/// Reads a folder and those in it. What begins with a point is not a template: editors and mounted volumes
+/// keep their own files so.
+fn read(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) -> Result<(), TemplateError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TemplateError::Unreadable { path, source }
+    };
+    for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let name = format!("{prefix}{name}");
+        if path.is_dir() {
+            read(&path, &format!("{name}/"), found)?;
+        } else {
+            let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
+            found.insert(name, text);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "templates_tests.rs"]
+mod tests;
