@@ -26,10 +26,16 @@ const PORTS_TRIED: usize = 5;
 /// system by then (`fsync` is off, `synchronous_commit` is not), as a crash of the server alone demands.
 const SHELL: &str = r#"
 folder=$1 bin=$2 port=$3 user=$4
-trap 'rm -rf "$folder"' EXIT
 as_user() {
   if [ -n "$user" ]; then setpriv --reuid "$user" --regid "$user" --clear-groups "$@"; else "$@"; fi
 }
+clean_up() {
+  [ ! -e cluster/postmaster.pid ] || as_user "$bin/pg_ctl" -D cluster -m immediate -w stop >log 2>&1
+  rm -rf "$folder"
+}
+trap clean_up EXIT
+# Nobody may be there any more to hear that it is ready.
+trap '' PIPE
 [ -z "$user" ] || chown "$user:$user" "$folder"
 cd "$folder"
 export LC_ALL=C
@@ -44,7 +50,6 @@ while read -r _; do
     { tr '\n' ' ' <cluster/log; exit 1; }
   echo ready
 done
-as_user "$bin/pg_ctl" -D cluster -m immediate -w stop >log 2>&1
 "#;
 
 /// A running cluster. Dropping it ends it.
