@@ -50,8 +50,9 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
         prompt += usize::from(gap <= least * SECOND * 11 / 10 + 4 * SECOND);
     }
     assert!(prompt > polling.len() / 2, "most polls come when they are due: {prompt} of {}", polling.len());
+    // None is planned for later; one that was due shortly before the limit may come a little late.
     let last = since(&polling[0], polling.last().unwrap());
-    assert!(last <= 300 * SECOND, "a call {last:?} after the first");
+    assert!(last <= 300 * SECOND + 4 * SECOND, "a call {last:?} after the first");
 }
 
 #[tokio::test]

@@ -54,18 +54,17 @@ async fn a_redis_that_was_made_a_replica_and_is_made_the_master_again() {
     let engine = Engine::new().await;
     let load = load();
     let other = TestRedis::start().await;
-    let at = |redis: &TestRedis| redis.url().rsplit_once(':').expect("it has a port").1.to_owned();
-    let (here, there) = (at(&engine.redis), at(&other));
-    for url in [engine.redis.url(), other.url()] {
-        tell(&url, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
+    let (here, there) = (engine.redis.url(), other.url());
+    for url in [&here, &there] {
+        tell(url, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
     }
-    tell(&other.url(), &["REPLICAOF", "127.0.0.1", &here]).await;
+    tell(&there, &["REPLICAOF", "127.0.0.1", port(&here)]).await;
     until("the other is in step", async || {
-        tell(&engine.redis.url(), &["INFO", "replication"]).await.contains("state=online").then_some(())
+        tell(&here, &["INFO", "replication"]).await.contains("state=online").then_some(())
     })
     .await;
     let mut workers = busy(&engine, &load).await;
-    fail_over(&engine.redis.url(), &there).await;
+    fail_over(&here, &there).await;
 
     let refused = engine.try_push(&load[load.len() / 2..]).await.expect_err("a replica takes nothing");
     assert!(format!("{refused:?}").contains("ReadOnly"), "the producer is told: {refused:?}");
@@ -74,7 +73,7 @@ async fn a_redis_that_was_made_a_replica_and_is_made_the_master_again() {
     }
     sleep(BEYOND_THE_LEASE).await;
 
-    fail_over(&other.url(), &here).await;
+    fail_over(&there, &here).await;
     engine.push(&load[load.len() / 2..]).await;
     came_through(&engine, &load, &mut workers).await;
     for worker in &workers {
@@ -83,12 +82,16 @@ async fn a_redis_that_was_made_a_replica_and_is_made_the_master_again() {
 }
 
 /// Hands the part of the master over without losing a write.
-async fn fail_over(from: &str, to_port: &str) {
-    tell(from, &["FAILOVER", "TO", "127.0.0.1", to_port]).await;
-    until("it is a replica", async || {
-        tell(from, &["INFO", "replication"]).await.contains("role:slave").then_some(())
-    })
-    .await;
+async fn fail_over(from: &str, to: &str) {
+    tell(from, &["FAILOVER", "TO", "127.0.0.1", port(to)]).await;
+    // For a moment both are replicas.
+    for (server, role) in [(from, "role:slave"), (to, "role:master")] {
+        until(role, async || tell(server, &["INFO", "replication"]).await.contains(role).then_some(())).await;
+    }
+}
+
+fn port(url: &str) -> &str {
+    url.rsplit_once(':').expect("it has a port").1
 }
 
 async fn tell(url: &str, command: &[&str]) -> String {
