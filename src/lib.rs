@@ -3,7 +3,7 @@
 //!
 //! `main → cli → app → {intake, queue} → handlers → traits → topup-jobs`
 
-mod app;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -16,6 +16,7 @@ pub mod orders;
 pub mod queue;
 mod restore;
 mod retention;
+pub mod reveal;
 pub mod shutdown;
 pub mod simulator;
 mod telemetry;

@@ -8,6 +8,7 @@ mod callback;
 mod email;
 mod redis;
 mod retention;
+mod reveal;
 mod sms;
 mod store;
 mod texts;
@@ -32,6 +33,7 @@ pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::email::{EmailConfig, EmailSettings};
 pub use self::redis::RedisSettings;
 pub use self::retention::RetentionSettings;
+pub use self::reveal::{RevealConfig, RevealSettings};
 pub use self::sms::SmsSettings;
 pub use self::store::StoreSettings;
 pub use self::texts::TextSettings;
@@ -141,6 +143,9 @@ pub struct RunSettings {
     /// What customers read.
     #[command(flatten)]
     pub texts: TextSettings,
+    /// The page behind one-time links.
+    #[command(flatten)]
+    pub reveal: RevealSettings,
     /// The clock.
     #[command(flatten)]
     pub clock: ClockSettings,
@@ -196,6 +201,8 @@ pub struct Config {
     pub templates: Templates,
     /// Whether customers are told of a delay.
     pub customer_delayed: bool,
+    /// The page behind one-time links.
+    pub reveal: Option<RevealConfig>,
     /// Scale of the clock.
     pub time_scale: f64,
     /// Most jobs of each kind at once.
@@ -233,6 +240,7 @@ impl RunSettings {
             sms_card: self.sms.sms_card,
             templates: self.texts.templates()?,
             customer_delayed: self.texts.customer_delayed,
+            reveal: self.reveal()?,
             http_addr: self.http_addr,
             poll_strategy: self.poll_strategy,
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout_seconds),
@@ -257,8 +265,14 @@ impl RunSettings {
             self.callback.callbacks(&self.webhook).err(),
             self.sms.gateway().err(),
             self.texts.templates().err(),
+            self.reveal().err(),
         ];
         faults.into_iter().flatten().chain(self.email.faults()).collect()
+    }
+
+    fn reveal(&self) -> Result<Option<RevealConfig>, SettingsError> {
+        let linked = [(self.email.email_card, "EMAIL_CARD"), (self.sms.sms_card, "SMS_CARD")];
+        self.reveal.config(linked.into_iter().find(|(card, _)| *card == CardForm::Link).map(|(_, name)| name))
     }
 
     fn concurrency(&self) -> Result<usize, SettingsError> {

@@ -9,6 +9,7 @@ use super::NextJob;
 use crate::clock::Clock;
 use crate::notify::{Channels, Circuits};
 use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
+use crate::reveal::Links;
 use crate::topup_api::{Gate, TopupApi};
 
 /// Dependencies of the handlers.
@@ -28,6 +29,8 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Pace of fast polling.
     pub strategy: PollStrategy,
+    /// Links to the page that shows a card once, if there is one.
+    pub links: Option<Links>,
     /// Draws the randomness of a wait.
     pub jitter: fn() -> Jitter,
 }
@@ -57,7 +60,7 @@ impl Environment {
 }
 
 /// The whole chain of an error, for the one place that logs it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -10,6 +10,7 @@ mod notify_customer;
 mod poll_topup;
 mod recheck_topup;
 
+pub(crate) use environment::chain;
 pub use environment::{Environment, random_jitter};
 pub(crate) use follow::give_up;
 pub use job::{End, Handler, Job, NextJob, Settlement};

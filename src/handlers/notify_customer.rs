@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, notify_wait};
+use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
 use super::{End, Handler, Job, Settlement};
 use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
 use crate::orders::{Notification, NotificationStatus, Order, StoreError};
+use crate::reveal;
 
 /// A job that waits for a circuit comes back no sooner than this in real time, however fast the clock runs.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -85,9 +86,10 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     let Some(event) = read_event(env, told, channel).await? else {
         return Ok(End::DeadLetter("the store knows of no such event".to_owned()));
     };
+    let now = env.clock.now();
+    let link = reveal_link(env, told, channel, &order, now).await?;
     let attempts = job.attempts_made + 1;
     let wait = notify_wait(attempts, (env.jitter)());
-    let now = env.clock.now();
     let next_attempt_at = Some(now + wait.unwrap_or_default());
     let attempt = Notification { attempts, next_attempt_at, ..stored };
     // Stored before it is sent: a store that cannot be written must not have this sent again and again.
@@ -98,7 +100,7 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
         outcome: told.outcome,
         event: &event,
         order: &order,
-        reveal_link: None,
+        reveal_link: link.as_deref(),
     };
     let sent = match channel {
         Some(channel) => channel.send(delivery).await,
@@ -154,6 +156,23 @@ async fn read_event(
         event.data.date_traitement = card.date_traitement;
     }
     Ok(Some(event))
+}
+
+/// The link to the card, where this channel carries it and the page can ask its reader something. Without one the
+/// message says that the card is ready, and no more.
+async fn reveal_link(
+    env: &Environment,
+    told: &NotifyCustomer,
+    channel: Option<&Arc<dyn Channel>>,
+    order: &Order,
+    now: Timestamp,
+) -> Result<Option<String>, StoreError> {
+    let carried = told.outcome == Outcome::Fulfilled
+        && channel.is_some_and(|channel| channel.card_form() == CardForm::Link)
+        && reveal::can_ask(order);
+    let Some(links) = env.links.as_ref().filter(|_| carried) else { return Ok(None) };
+    let token = env.store.reveal_token(told, now, now + links.lifetime).await?;
+    Ok(Some(links.to(&token)))
 }
 
 /// Stores how the attempt went and says what becomes of the job; `wait` is that before the next attempt,

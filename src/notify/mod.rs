@@ -163,6 +163,11 @@ impl Channels {
         Self(channels)
     }
 
+    /// Puts something around each channel.
+    pub fn decorate(&mut self, with: impl Fn(Arc<dyn Channel>) -> Arc<dyn Channel>) {
+        self.0 = self.0.iter().map(|channel| with(Arc::clone(channel))).collect();
+    }
+
     /// Names of the channels that want this outcome of this order.
     #[must_use]
     pub fn wanting(&self, outcome: Outcome, order: &Order) -> Vec<String> {

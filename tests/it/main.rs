@@ -14,6 +14,7 @@ mod pace;
 mod redis_kinds;
 mod rekey;
 mod retention;
+mod reveal;
 mod secrets;
 mod shutdown;
 mod sms;

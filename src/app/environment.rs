@@ -1,0 +1,91 @@
+//! What the handlers work with, put together from the settings.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+use topup_jobs::Timestamp;
+
+use crate::clock::{Clock, ScaledClock, real_now};
+use crate::config::Config;
+use crate::handlers::{Environment, random_jitter};
+use crate::notify::{
+    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, TURN, Webhook,
+};
+use crate::orders;
+use crate::queue::{Connection, Names, Pause};
+use crate::topup_api::{Client, RedisGate};
+
+/// What the handlers work with.
+pub(super) async fn environment(config: &Config, connection: &Connection) -> anyhow::Result<Environment> {
+    let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await;
+    let store = store.context("the database of DATABASE_URL cannot be opened")?;
+    let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
+    let stream = EventStream::new(connection.clone(), &config.names);
+    Ok(Environment {
+        store: Arc::new(store),
+        api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
+        gate: Arc::new(RedisGate::new(connection.clone(), &config.names)),
+        channels: Channels::new(channels(config, stream)?),
+        circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
+        clock: Arc::new(clock),
+        strategy: config.poll_strategy,
+        links: config.reveal.as_ref().map(|reveal| reveal.links.clone()),
+        jitter: random_jitter,
+    })
+}
+
+fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn Channel>>> {
+    let sender = Sender::new(config.webhook_guard.clone())?;
+    let callbacks = config.callbacks.as_ref();
+    let hosts = callbacks.map(|callbacks| callbacks.hosts.clone()).unwrap_or_default();
+    let customers = |card| CustomerSettings { card, delayed: config.customer_delayed };
+    let mut channels: Vec<Arc<dyn Channel>> = vec![Arc::new(stream)];
+    if let Some(endpoint) = &config.webhook {
+        channels.push(Arc::new(Webhook::merchant(sender.clone(), endpoint.clone(), hosts.clone())));
+    } else if config.email.is_none() && config.sms.is_none() {
+        channels.push(Arc::new(LogChannel));
+    }
+    if let Some(callbacks) = callbacks {
+        channels.push(Arc::new(Webhook::callback(sender.clone(), hosts, callbacks.secret.clone())));
+    }
+    if let Some(endpoint) = &config.operator_webhook {
+        channels.push(Arc::new(Webhook::operator(sender, endpoint.clone())));
+    }
+    if let Some(email) = &config.email {
+        let templates = config.templates.clone();
+        channels.push(Arc::new(Email::customers(email, templates.clone(), customers(email.card))));
+        if !email.operator.is_empty() {
+            channels.push(Arc::new(Email::operator(email, templates)));
+        }
+    }
+    if let Some(gateway) = &config.sms {
+        let sms = Sms::new(gateway.clone(), config.templates.clone(), customers(config.sms_card))?;
+        channels.push(Arc::new(sms));
+    }
+    Ok(channels)
+}
+
+/// The clock of this deployment. Where it is scaled, its beginning stands in Redis, so that all workers
+/// agree on the time.
+async fn scaled_clock(connection: &Connection, names: &Names, scale: f64) -> anyhow::Result<ScaledClock> {
+    if (scale - 1.0).abs() < f64::EPSILON {
+        return Ok(ScaledClock::real_time());
+    }
+    let mut pause = Pause::new();
+    let (_, anchor): (redis::Value, i64) = loop {
+        let mut read = redis::pipe();
+        read.cmd("SETNX").arg(names.time_anchor()).arg(real_now().timestamp_millis());
+        read.cmd("GET").arg(names.time_anchor());
+        match read.query_async(&mut connection.get()).await {
+            Ok(read) => break read,
+            Err(error) => {
+                connection.failed(&error);
+                pause.wait().await;
+            }
+        }
+    };
+    connection.answered();
+    let anchor = Timestamp::from_timestamp_millis(anchor).context("the time anchor in Redis is no time")?;
+    Ok(ScaledClock::new(scale, anchor))
+}

@@ -1,0 +1,193 @@
+//! The page behind a one-time link: it shows a card once, to whoever knows the end of the order's number.
+//!
+//! A message that carries a link carries no money: it may be forwarded, archived and scanned. Opening the link
+//! shows a form and changes nothing, since mail servers and messengers open links by themselves. The card is shown
+//! to the first right answer, and what is shown is stored as shown before it leaves the store. Every answer counts,
+//! right or wrong, and stands in the history of the order.
+//!
+//! The page knows no session and sets no cookie. It is served without TLS, for a reverse proxy that has it; nothing
+//! here logs a path, since the token stands in it.
+
+mod page;
+mod texts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use topup_jobs::{Locale, Secret};
+use tower::limit::GlobalConcurrencyLimitLayer;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::orders::{Order, OrderStore, Reveal, RevealOutcome, StoreError};
+
+use self::page::{Page, View};
+
+/// Answers that a link takes. Four digits leave a guess one chance in two thousand.
+pub const MOST_TRIES: u32 = 5;
+/// How many of the last digits of the order's number are asked for.
+pub const DIGITS: usize = 4;
+/// Longest form that is read, in bytes.
+const MOST_FORM: usize = 256;
+/// Visitors that are served at once: whoever knocks often must not keep the workers from the store.
+const MOST_AT_ONCE: usize = 16;
+
+/// Links to the page, as messages carry them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Links {
+    /// Public address of the page; it ends in a slash.
+    pub url: Url,
+    /// How long a link can be used, in domain time.
+    pub lifetime: Duration,
+}
+
+impl Links {
+    /// The link with this token.
+    #[must_use]
+    pub fn to(&self, token: &SecretString) -> String {
+        format!("{}r/{}", self.url, token.expose_secret())
+    }
+}
+
+/// The page and what it works with.
+#[derive(Clone)]
+pub struct RevealPage {
+    store: Arc<dyn OrderStore>,
+    clock: Arc<dyn Clock>,
+    page: Arc<Page>,
+}
+
+impl RevealPage {
+    /// A page over this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn OrderStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, page: Arc::new(Page::new()) }
+    }
+
+    /// Serves for as long as the process lives.
+    ///
+    /// # Errors
+    /// `io::Error` where the listener fails.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        axum::serve(listener, self.router()).await
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .route("/r/{token}", get(open).post(answer))
+            .fallback(async |State(this): State<Self>| this.unknown())
+            .layer(DefaultBodyLimit::max(MOST_FORM))
+            .layer(GlobalConcurrencyLimitLayer::new(MOST_AT_ONCE))
+            .with_state(self)
+    }
+
+    fn unknown(&self) -> Response {
+        self.page.respond(StatusCode::NOT_FOUND, Locale::default(), &View::Unknown)
+    }
+
+    fn trouble(&self, error: &StoreError) -> Response {
+        tracing::error!(error = crate::handlers::chain(error), "the store failed; a card could not be shown");
+        self.page.respond(StatusCode::SERVICE_UNAVAILABLE, Locale::default(), &View::Trouble)
+    }
+
+    /// The link's row and its order.
+    async fn find(&self, token: &str) -> Result<Option<(Reveal, Order)>, StoreError> {
+        let Some(reveal) = self.store.reveal(token).await? else { return Ok(None) };
+        let order = self.store.order(&reveal.topup_id).await?;
+        Ok(order.map(|order| (reveal, order)))
+    }
+
+    async fn opened(&self, token: &str) -> Result<Option<(StatusCode, Locale, View)>, StoreError> {
+        let Some((reveal, order)) = self.find(token).await? else { return Ok(None) };
+        let (status, view) = if reveal.revealed_at.is_some() {
+            (StatusCode::GONE, View::AlreadyShown)
+        } else if reveal.tries >= MOST_TRIES {
+            (StatusCode::GONE, View::Spent)
+        } else if reveal.expires_at <= self.clock.now() {
+            (StatusCode::GONE, View::Expired)
+        } else {
+            (StatusCode::OK, View::Ask { left: None })
+        };
+        Ok(Some((status, locale(&order), view)))
+    }
+
+    async fn answered(
+        &self,
+        token: &str,
+        digits: &str,
+    ) -> Result<Option<(StatusCode, Locale, View)>, StoreError> {
+        let Some((_, order)) = self.find(token).await? else { return Ok(None) };
+        // Read first: a card that cannot be read must not count as shown.
+        let Some(card) = self.store.card(&order.topup_id).await? else { return Ok(None) };
+        let right = ending(&order).is_some_and(|ending| ending == digits);
+        let outcome = self.store.try_reveal(token, right, MOST_TRIES, self.clock.now()).await?;
+        let (status, view) = match outcome {
+            RevealOutcome::Shown => (StatusCode::OK, View::Card(card)),
+            RevealOutcome::Wrong { left } => (StatusCode::FORBIDDEN, View::Ask { left: Some(left) }),
+            RevealOutcome::Spent => (StatusCode::GONE, View::Spent),
+            RevealOutcome::Expired => (StatusCode::GONE, View::Expired),
+            RevealOutcome::AlreadyShown => (StatusCode::GONE, View::AlreadyShown),
+            RevealOutcome::Unknown => return Ok(None),
+        };
+        Ok(Some((status, locale(&order), view)))
+    }
+}
+
+async fn open(State(this): State<RevealPage>, Path(token): Path<String>) -> Response {
+    match this.opened(&token).await {
+        Ok(Some((status, locale, view))) => this.page.respond(status, locale, &view),
+        Ok(None) => this.unknown(),
+        Err(error) => this.trouble(&error),
+    }
+}
+
+async fn answer(State(this): State<RevealPage>, Path(token): Path<String>, form: Bytes) -> Response {
+    let form = url::form_urlencoded::parse(&form);
+    let digits = form.into_iter().find(|(name, _)| name == "digits");
+    let digits: String =
+        digits.map(|(_, value)| value.chars().filter_map(western_digit).collect()).unwrap_or_default();
+    match this.answered(&token, &digits).await {
+        Ok(Some((status, locale, view))) => this.page.respond(status, locale, &view),
+        Ok(None) => this.unknown(),
+        Err(error) => this.trouble(&error),
+    }
+}
+
+/// A digit as the numbers are stored, also where a keyboard writes Arabic ones; nothing for anything else.
+fn western_digit(written: char) -> Option<char> {
+    let value = match written {
+        '0'..='9' => return Some(written),
+        '\u{660}'..='\u{669}' => written as u32 - 0x660,
+        '\u{6f0}'..='\u{6f9}' => written as u32 - 0x6f0,
+        _ => return None,
+    };
+    char::from_digit(value, 10)
+}
+
+/// What has to be known to see the card of this order. Without a number nobody can be asked for it.
+fn ending(order: &Order) -> Option<&str> {
+    let number = order.number.as_ref().map(Secret::reveal)?;
+    let start = number.len().checked_sub(DIGITS)?;
+    number.get(start..).filter(|ending| ending.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether the page can ask anything about this order: without, a link to its card would open for nobody.
+#[must_use]
+pub fn can_ask(order: &Order) -> bool {
+    ending(order).is_some()
+}
+
+fn locale(order: &Order) -> Locale {
+    order.customer.as_ref().map(|customer| customer.locale).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! A mail carries a link instead of the code, and the page behind it shows the card once.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use topup_worker::simulator::Script;
+
+use crate::support::smtp::{MailSink, Offer, PASSWORD, USER};
+use crate::support::{Bed, until};
+
+/// The end of the number of every order of the simulator.
+const ENDING: &str = "2608";
+
+#[tokio::test]
+async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
+    let (sink, folder) =
+        (MailSink::new(Offer { smtps: false, starttls: true, auth: true }), tempfile::tempdir().unwrap());
+    let mut bed = Bed::new(600.0).await;
+    let ca_file = folder.path().join("mail.pem");
+    std::fs::write(&ca_file, &sink.certificate).unwrap();
+    bed.set("SMTP_URL", format!("smtp://{USER}:{PASSWORD}@localhost:{}", sink.listen().await));
+    bed.set("SMTP_CA_FILE", ca_file.display().to_string());
+    bed.set("EMAIL_FROM", "Boutique <topup@shop.example>");
+    bed.set("EMAIL_CARD", "link");
+    bed.set("RUST_LOG", "trace");
+    let page = free_address().await;
+    bed.set("REVEAL_ADDR", &page);
+    bed.set("REVEAL_URL", format!("http://{page}"));
+    // The first attempt fails, and the second carries the same link.
+    sink.answer_first([("DATA", "451 4.3.0 later")]);
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    let mail = until("the mail is there", async || sink.mails().pop()).await;
+    bed.idle().await;
+    let text = mail.bytes.replace("=\r\n", "").replace("=3D", "=");
+    let code = bed.simulator.card_code(&id).unwrap();
+    assert!(!text.contains(&code), "{text}");
+    let begin = format!("http://{page}/r/");
+    let token = text.split(&begin).nth(1).unwrap_or_else(|| panic!("no link in {text}"));
+    let token: String = token.chars().take_while(char::is_ascii_hexdigit).collect();
+
+    let opened = http(&page, "GET", &token, "").await;
+    assert!(opened.starts_with("HTTP/1.1 200") && opened.contains("<form"), "{opened}");
+    assert!(opened.contains(r#"dir="rtl""#), "in the customer's language: {opened}");
+    let wrong = http(&page, "POST", &token, "digits=0000").await;
+    assert!(wrong.starts_with("HTTP/1.1 403"), "{wrong}");
+    let shown = http(&page, "POST", &token, &format!("digits={ENDING}")).await;
+    assert!(shown.starts_with("HTTP/1.1 200") && shown.contains(&code), "{shown}");
+    let again = http(&page, "POST", &token, &format!("digits={ENDING}")).await;
+    assert!(again.starts_with("HTTP/1.1 410") && !again.contains(&code), "{again}");
+
+    let timeline = bed.shown(&id);
+    for line in ["try 1: wrong", "try 2: shown", "already-shown", "fulfilled by email, attempt 2: sent"] {
+        assert!(timeline.contains(line), "{line} is not in {timeline}");
+    }
+    let log = worker.log() + &timeline;
+    assert!(!log.contains(&code) && !log.contains(&token), "neither the card nor the link is logged");
+}
+
+#[tokio::test]
+async fn without_its_public_address_there_is_no_page_and_no_link() {
+    let mut bed = Bed::new(600.0).await;
+    let page = free_address().await;
+    bed.set("REVEAL_ADDR", &page);
+    let worker = bed.worker().await;
+    assert!(TcpStream::connect(&page).await.is_err(), "{}", worker.log());
+    bed.set("SMS_URL", "http://127.0.0.1:1");
+    bed.set("SMS_BODY", "[{{ phone | tojson }}, {{ text | tojson }}]");
+    bed.set("ALLOW_INSECURE_SMS", "true");
+    bed.set("SMS_CARD", "link");
+    let refused = bed.program(&["run"]);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{words}");
+    assert!(words.contains("REVEAL_URL cannot be used: SMS_CARD=link"), "{words}");
+}
+
+async fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+async fn http(address: &str, method: &str, token: &str, form: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("the page answers");
+    let length = form.len();
+    let request = format!(
+        "{method} /r/{token} HTTP/1.1\r\nHost: cards\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{form}"
+    );
+    stream.write_all(request.as_bytes()).await.expect("it takes the request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it answers");
+    answer
+}
