@@ -18,6 +18,7 @@ mod reveal;
 mod secrets;
 mod shutdown;
 mod sms;
+mod steps;
 mod stores;
 mod support;
 mod webhook;

@@ -73,6 +73,11 @@ impl<R: Deployment> Bed<R> {
         self.settings.push((name, value.into()));
     }
 
+    /// The settings of the workers that are started from now on.
+    pub(crate) fn settings(&self) -> &[(&'static str, String)] {
+        &self.settings
+    }
+
     /// Starts a worker and waits until it is ready.
     pub(crate) async fn worker(&self) -> Worker {
         let worker = self.starting_worker();

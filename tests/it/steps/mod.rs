@@ -1,0 +1,174 @@
+//! A crash between any two steps of an outcome: the store is right, every channel is told at least once, and a
+//! repeat carries the same id and the same bytes.
+//!
+//! For each outcome a worker is made to crash at its first step, another at its second, and so on to the last;
+//! each time one that does not crash takes over. The crashing ones are this very test binary with the real edges,
+//! each counting its calls; see `stepped`.
+
+mod process;
+mod stepped;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use topup_jobs::{OrderStatus, TopupId};
+use topup_worker::orders::{NotificationStatus, OrderStore};
+use topup_worker::simulator::Script;
+
+use self::process::SteppedWorker;
+use crate::support::{Bed, Received, SECRET, Sink, until};
+
+/// A minute of the domain passes in a tenth of a second.
+const SCALE: f64 = 600.0;
+/// Crashes side by side: a take-over is mostly waiting for a lease to run out.
+const AT_ONCE: u32 = 20;
+/// Far more steps than an outcome has.
+const TOO_MANY: u32 = 300;
+
+/// What becomes of an order.
+#[derive(Clone, Copy)]
+struct Expected {
+    status: OrderStatus,
+    outcome: &'static str,
+    /// Whether the operator is told as well.
+    operator: bool,
+    /// Jobs that stay: rechecks of a scheduled order, the dead letter of one that is given up.
+    rechecks: usize,
+    dead: usize,
+}
+
+const FULFILLED: Expected =
+    Expected { status: OrderStatus::Fulfilled, outcome: "fulfilled", operator: false, rechecks: 0, dead: 0 };
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_a_fulfilled_order_leaves_nothing_undone() {
+    crash_at_every_step(FULFILLED, |bed| bed.order(Script::fulfilled_after(Duration::ZERO))).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_a_refunded_order_leaves_nothing_undone() {
+    let expected = Expected { status: OrderStatus::Refunded, outcome: "refunded", ..FULFILLED };
+    crash_at_every_step(expected, |bed| bed.order(Script::refunded_after(Duration::ZERO))).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_a_scheduled_order_leaves_nothing_undone() {
+    let expected =
+        Expected { status: OrderStatus::Scheduled, outcome: "scheduled", rechecks: 1, ..FULFILLED };
+    let queued = |bed: &Bed| bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(10_000)));
+    crash_at_every_step(expected, queued).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_an_unresolved_order_leaves_nothing_undone() {
+    let status = OrderStatus::Handling;
+    let expected = Expected { status, outcome: "unresolved", operator: true, dead: 1, ..FULFILLED };
+    // The provider is asked six times, and the five looks before the last are like one another.
+    crash_from(33, expected, |_| "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned()).await;
+}
+
+async fn crash_at_every_step(expected: Expected, order: impl Fn(&Bed) -> String) {
+    crash_from(1, expected, order).await;
+}
+
+async fn crash_from(step: u32, expected: Expected, order: impl Fn(&Bed) -> String) {
+    for first in (step..TOO_MANY).step_by(AT_ONCE as usize) {
+        let runs = (first..first + AT_ONCE).map(|step| crash_at(expected, step, &order));
+        let crashed = join_all(runs).await;
+        assert!(first > step || !crashed.contains(&false), "{} has hardly any steps", expected.outcome);
+        if crashed.contains(&false) {
+            return;
+        }
+    }
+    panic!("{} has more than {TOO_MANY} steps", expected.outcome);
+}
+
+/// Follows an order with a worker that crashes at a step, and then with one that does not. Returns whether the
+/// first one crashed: it does not where the outcome has fewer steps.
+async fn crash_at(expected: Expected, step: u32, order: &impl Fn(&Bed) -> String) -> bool {
+    let mut bed = Bed::new(SCALE).await;
+    let operator = Sink::default();
+    bed.set("OPERATOR_WEBHOOK_URL", operator.listen().await);
+    bed.set("OPERATOR_WEBHOOK_SECRET", SECRET);
+    bed.set("CONCURRENCY", "4");
+    let order = order(&bed);
+    bed.enqueue([&order]).await;
+    let mut worker = SteppedWorker::start(&bed, step);
+    let crashed = tokio::select! {
+        biased;
+        () = worker.crashes() => true,
+        () = settled(&bed, expected, &order) => false,
+    };
+    if crashed {
+        drop(worker);
+        let _second = bed.worker().await;
+        settled(&bed, expected, &order).await;
+    }
+    account(&bed, &operator, expected, &order).await;
+    crashed
+}
+
+/// Waits until the order is where it belongs and everybody has been told.
+async fn settled(bed: &Bed, expected: Expected, order: &str) {
+    let store = bed.store().await;
+    let id: TopupId = order.parse().expect("an id");
+    until("the order is settled", async || {
+        let stored = store.order(&id).await.ok()??;
+        let told = store.notifications(&id).await.ok()?;
+        let done = stored.tracking.status == expected.status
+            && !told.is_empty()
+            && told.iter().all(|one| one.status == NotificationStatus::Sent)
+            // A job that is repeated after it gave the order up looks a few times more before it does so again.
+            && dead(bed).await == expected.dead
+            && left(bed, "poll-topup").await == expected.dead
+            && left(bed, "recheck-topup").await == expected.rechecks
+            && left(bed, "notify-customer").await == 0;
+        done.then_some(())
+    })
+    .await;
+}
+
+/// Jobs of a queue, dead letters included.
+async fn left(bed: &Bed, job: &str) -> usize {
+    bed.redis(&["HLEN", &format!("{{topup}}:{job}:data")]).await
+}
+
+async fn dead(bed: &Bed) -> usize {
+    bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await
+}
+
+async fn account(bed: &Bed, operator: &Sink, expected: Expected, order: &str) {
+    let store = bed.store().await;
+    let id: TopupId = order.parse().expect("an id");
+    let told = store.notifications(&id).await.expect("the store answers");
+    let channels: HashSet<&str> = told.iter().map(|one| one.channel.as_str()).collect();
+    assert!(told.iter().all(|one| one.outcome.as_str() == expected.outcome), "{told:?}");
+    assert_eq!(channels.contains("operator-webhook"), expected.operator);
+    assert!(channels.contains("webhook") && channels.contains("events"));
+    assert_eq!(told.len(), channels.len(), "each channel once: {told:?}");
+
+    let event = format!("evt_{order}_{}", expected.outcome);
+    told_alike(&bed.sink.received(), &event);
+    if expected.operator {
+        told_alike(&operator.received(), &event);
+    } else {
+        assert!(operator.received().is_empty());
+    }
+    let stream: Vec<(String, HashMap<String, String>)> =
+        bed.redis(&["XRANGE", "{topup}:events", "-", "+"]).await;
+    assert!(!stream.is_empty() && stream.iter().all(|(_, fields)| fields["id"] == event), "{stream:?}");
+
+    let card =
+        store.card(&id).await.expect("the card is read").map(|card| card.card_code.reveal().to_owned());
+    assert_eq!(card, bed.simulator.card_code(order).filter(|_| expected.outcome == "fulfilled"));
+}
+
+/// At least one delivery, and all of them alike.
+fn told_alike(received: &[Received], event: &str) {
+    assert!(!received.is_empty(), "{event} was not told");
+    for one in received {
+        assert_eq!(one.id(), event);
+        assert_eq!(one.body, received[0].body, "{event} has two bodies");
+    }
+}

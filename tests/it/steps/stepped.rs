@@ -1,0 +1,182 @@
+//! Edges of the service that count what is done at them, and end the process at a step that was set.
+//!
+//! Every call has two steps: before it and after it. Between the calls nothing is done that would outlive the
+//! process, but for the settling, which is one script: it lies between the last step of one job and the first of
+//! the next.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use topup_jobs::{
+    Card, Event, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
+};
+use topup_worker::notify::{CardForm, Channel, Delivery, SendError};
+use topup_worker::orders::{
+    Applied, Change, HistoryEntry, Notification, Order, OrderStore, Rekeyed, Reveal, RevealOutcome,
+    StoreError,
+};
+use topup_worker::topup_api::{ApiError, OrderList, TopupApi};
+
+/// Counts steps down; the process ends at the last.
+#[derive(Clone)]
+pub(super) struct Steps(Arc<AtomicU32>);
+
+impl Steps {
+    pub(super) fn new(until_the_crash: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(until_the_crash)))
+    }
+
+    fn step(&self) {
+        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // No destructor runs and no buffer is written: as when the power fails.
+            std::process::abort();
+        }
+    }
+
+    async fn around<T>(&self, call: impl Future<Output = T>) -> T {
+        self.step();
+        let answer = call.await;
+        self.step();
+        answer
+    }
+}
+
+/// One of the edges.
+pub(super) struct Stepped<T: ?Sized> {
+    pub(super) inner: Arc<T>,
+    pub(super) steps: Steps,
+}
+
+#[async_trait]
+impl TopupApi for Stepped<dyn TopupApi> {
+    async fn check_id(&self, topup_id: &TopupId) -> Result<ProviderOrder, ApiError> {
+        self.steps.around(self.inner.check_id(topup_id)).await
+    }
+
+    async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError> {
+        self.steps.around(self.inner.list(page, from, to)).await
+    }
+}
+
+#[async_trait]
+impl Channel for Stepped<dyn Channel> {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn wants(&self, outcome: Outcome, order: &Order) -> bool {
+        self.inner.wants(outcome, order)
+    }
+
+    fn card_form(&self) -> CardForm {
+        self.inner.card_form()
+    }
+
+    fn endpoint(&self, order: &Order) -> Option<String> {
+        self.inner.endpoint(order)
+    }
+
+    async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
+        self.steps.around(self.inner.send(delivery)).await
+    }
+}
+
+#[async_trait]
+impl OrderStore for Stepped<dyn OrderStore> {
+    async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError> {
+        self.steps.around(self.inner.track(request, now)).await
+    }
+
+    async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
+        self.steps.around(self.inner.order(topup_id)).await
+    }
+
+    async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError> {
+        self.steps.around(self.inner.apply(change)).await
+    }
+
+    async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError> {
+        self.steps.around(self.inner.card(topup_id)).await
+    }
+
+    async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
+        self.steps.around(self.inner.event(notification)).await
+    }
+
+    async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError> {
+        self.steps.around(self.inner.notifications(topup_id)).await
+    }
+
+    async fn begin_attempt(
+        &self,
+        told: &NotifyCustomer,
+        attempt: &Notification,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.steps.around(self.inner.begin_attempt(told, attempt, now)).await
+    }
+
+    async fn record_attempt(
+        &self,
+        told: &NotifyCustomer,
+        attempt: &Notification,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.steps.around(self.inner.record_attempt(told, attempt, now)).await
+    }
+
+    async fn reveal_token(
+        &self,
+        told: &NotifyCustomer,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<SecretString, StoreError> {
+        self.steps.around(self.inner.reveal_token(told, now, expires_at)).await
+    }
+
+    // What follows is no step of an outcome.
+
+    async fn unchecked_orders(
+        &self,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<Vec<(TopupId, OrderStatus)>, StoreError> {
+        self.inner.unchecked_orders(before, most).await
+    }
+
+    async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError> {
+        self.inner.untold(before, most).await
+    }
+
+    async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.inner.history(topup_id).await
+    }
+
+    async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError> {
+        self.inner.reveal(token).await
+    }
+
+    async fn try_reveal(
+        &self,
+        token: &str,
+        right: bool,
+        most_tries: u32,
+        now: Timestamp,
+    ) -> Result<RevealOutcome, StoreError> {
+        self.inner.try_reveal(token, right, most_tries, now).await
+    }
+
+    async fn delete_ended(&self, before: Timestamp, now: Timestamp, most: u32) -> Result<u32, StoreError> {
+        self.inner.delete_ended(before, now, most).await
+    }
+
+    async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError> {
+        self.inner.rekey(behind, most).await
+    }
+
+    async fn links_of_previous_keys(&self) -> Result<u64, StoreError> {
+        self.inner.links_of_previous_keys().await
+    }
+}
