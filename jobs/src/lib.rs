@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod completion;
 mod decide;
 mod event;
 mod message;
@@ -11,6 +12,7 @@ mod recheck_topup;
 mod schedule;
 mod track;
 
+pub use completion::{Completions, SPAN_COUNT};
 pub use decide::{DeadLetterReason, Decision, Next, Observation, Situation, Tracking, decide};
 pub use event::{Event, EventData, EventId, Outcome, UnknownOutcome};
 pub use message::{Accepted, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, Opts, Rejection, accept};

@@ -1,6 +1,7 @@
 //! What the handlers work with, put together from the settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::ExposeSecret;
@@ -14,7 +15,7 @@ use crate::notify::{
 };
 use crate::orders;
 use crate::queue::{Connection, Names, Pause};
-use crate::topup_api::{Client, RedisGate};
+use crate::topup_api::{Allowance, Client, RedisBudget, TopupApi};
 
 /// What the handlers work with.
 pub(super) async fn environment(config: &Config, connection: &Connection) -> anyhow::Result<Environment> {
@@ -24,8 +25,8 @@ pub(super) async fn environment(config: &Config, connection: &Connection) -> any
     let stream = EventStream::new(connection.clone(), &config.names);
     Ok(Environment {
         store: Arc::new(store),
-        api: Arc::new(Client::new(&config.api_url, &config.api_key)?),
-        gate: Arc::new(RedisGate::new(connection.clone(), &config.names)),
+        apis: apis(config)?,
+        budget: Arc::new(budget(config, connection)),
         channels: Channels::new(channels(config, stream)?),
         circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
         clock: Arc::new(clock),
@@ -33,6 +34,26 @@ pub(super) async fn environment(config: &Config, connection: &Connection) -> any
         links: config.reveal.as_ref().map(|reveal| reveal.links.clone()),
         jitter: random_jitter,
     })
+}
+
+/// The provider, asked with each of the keys.
+fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
+    let primary = Client::new(&config.api_url, &config.api_key)?;
+    let secondary =
+        config.secondary_api_key.as_ref().map(|key| primary.with_secondary_key(key)).transpose()?;
+    let apis = std::iter::once(primary).chain(secondary);
+    Ok(apis.map(|api| Arc::new(api) as Arc<dyn TopupApi>).collect())
+}
+
+/// What the provider allows.
+pub(super) fn budget(config: &Config, connection: &Connection) -> RedisBudget {
+    let allowance = Allowance {
+        requests_per_minute: config.rate_limit,
+        under_way: config.under_way,
+        keys: 1 + usize::from(config.secondary_api_key.is_some()),
+        minute: Duration::from_mins(1).div_f64(config.time_scale),
+    };
+    RedisBudget::new(connection.clone(), &config.names, allowance)
 }
 
 fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn Channel>>> {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
-use self::environment::environment;
+use self::environment::{budget, environment};
 use crate::config::Config;
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
 use crate::health::{self, Health};
@@ -21,7 +21,6 @@ use crate::restore::Restore;
 use crate::retention::Retention;
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
-use crate::topup_api::RedisGate;
 
 /// Runs a worker until asked to stop.
 ///
@@ -54,7 +53,7 @@ pub async fn run_with(
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
-    RedisGate::new(connection.clone(), &config.names).doubt().await;
+    budget(&config, &connection).doubt().await;
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;

@@ -16,6 +16,19 @@ pub struct ApiSettings {
     /// Key of the provider's API
     #[arg(long, env = "ONECLICKDZ_API_KEY", hide_env_values = true)]
     pub oneclickdz_api_key: Option<SecretString>,
+
+    /// Second key, used once the provider refuses the first
+    #[arg(long, env = "ONECLICKDZ_API_KEY_SECONDARY", hide_env_values = true)]
+    pub oneclickdz_api_key_secondary: Option<SecretString>,
+
+    /// Requests that the provider allows a key in a minute: 120, in the sandbox 60
+    #[arg(long, env = "ONECLICKDZ_RATE_LIMIT", default_value_t = 120)]
+    pub oneclickdz_rate_limit: u32,
+
+    /// Requests under way at once, of all workers: a revoked key is refused so often before all know, and the
+    /// provider locks an address out after five
+    #[arg(long, env = "ONECLICKDZ_UNDER_WAY", default_value_t = 2)]
+    pub oneclickdz_under_way: u32,
 }
 
 impl ApiSettings {
@@ -25,11 +38,31 @@ impl ApiSettings {
         set(self.oneclickdz_api_key.as_ref()).cloned().ok_or(missing)
     }
 
+    pub(super) fn secondary_key(&self) -> Option<SecretString> {
+        set(self.oneclickdz_api_key_secondary.as_ref()).cloned()
+    }
+
+    pub(super) fn rate_limit(&self) -> Result<u32, SettingsError> {
+        in_range("ONECLICKDZ_RATE_LIMIT", self.oneclickdz_rate_limit, 1_000_000)
+    }
+
+    pub(super) fn under_way(&self) -> Result<u32, SettingsError> {
+        in_range("ONECLICKDZ_UNDER_WAY", self.oneclickdz_under_way, 10_000)
+    }
+
     pub(super) fn url(&self) -> Result<&Url, SettingsError> {
         if matches!(self.oneclickdz_api_url.scheme(), "http" | "https") {
             Ok(&self.oneclickdz_api_url)
         } else {
             Err(unusable("ONECLICKDZ_API_URL", "it begins with neither https:// nor http://"))
         }
+    }
+}
+
+fn in_range(name: &'static str, value: u32, most: u32) -> Result<u32, SettingsError> {
+    if (1..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(unusable(name, format!("it must be from 1 to {most}")))
     }
 }

@@ -183,6 +183,12 @@ pub struct Config {
     pub api_url: Url,
     /// Key of the provider.
     pub api_key: SecretString,
+    /// Key that is used once the provider refuses the other.
+    pub secondary_api_key: Option<SecretString>,
+    /// Requests that the provider allows a key in a minute.
+    pub rate_limit: u32,
+    /// Requests under way at once.
+    pub under_way: u32,
     /// The merchant's endpoint.
     pub webhook: Option<Endpoint>,
     /// The operator's endpoint.
@@ -223,6 +229,9 @@ impl RunSettings {
     pub fn validate(self) -> Result<Config, SettingsError> {
         Ok(Config {
             api_key: self.api.key()?,
+            secondary_api_key: self.api.secondary_key(),
+            rate_limit: self.api.rate_limit()?,
+            under_way: self.api.under_way()?,
             api_url: self.api.url()?.clone(),
             concurrency: self.concurrency()?,
             redis: self.redis.address()?,
@@ -253,6 +262,8 @@ impl RunSettings {
         let faults = [
             self.api.key().err(),
             self.api.url().err(),
+            self.api.rate_limit().err(),
+            self.api.under_way().err(),
             self.concurrency().err(),
             self.redis.address().err(),
             self.store.database_url().err(),

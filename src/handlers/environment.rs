@@ -10,17 +10,17 @@ use crate::clock::Clock;
 use crate::notify::{Channels, Circuits};
 use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
 use crate::reveal::Links;
-use crate::topup_api::{Gate, TopupApi};
+use crate::topup_api::{Budget, Ticket, TopupApi};
 
 /// Dependencies of the handlers.
 #[derive(Clone)]
 pub struct Environment {
     /// Where orders are stored.
     pub store: Arc<dyn OrderStore>,
-    /// The provider.
-    pub api: Arc<dyn TopupApi>,
-    /// Whether the provider may be asked.
-    pub gate: Arc<dyn Gate>,
+    /// The provider, asked with the primary key and with the secondary one if there is one.
+    pub apis: Vec<Arc<dyn TopupApi>>,
+    /// What the provider allows.
+    pub budget: Arc<dyn Budget>,
     /// Who is told.
     pub channels: Channels,
     /// What keeps a receiver that does not answer from holding up the others.
@@ -46,6 +46,15 @@ pub fn random_jitter() -> Jitter {
 }
 
 impl Environment {
+    /// The provider, asked with the key of this ticket.
+    ///
+    /// # Panics
+    /// Where there is no key at all; the settings see to it that there is one.
+    pub(crate) fn api(&self, ticket: &Ticket) -> &Arc<dyn TopupApi> {
+        // A worker that has no secondary key yet, beside others that have: it asks with the one it has.
+        self.apis.get(ticket.key).unwrap_or(&self.apis[0])
+    }
+
     /// Jobs for everything that is still to be told of this order. They are enqueued with every look at
     /// the order, so that a crash after the store's commit loses none; one that is already there stays.
     pub(super) async fn jobs_to_tell(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {

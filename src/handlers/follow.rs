@@ -13,7 +13,7 @@ use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
 use crate::notify;
 use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
-use crate::topup_api::{ApiError, Passage};
+use crate::topup_api::{ApiError, Permission, Wish};
 
 /// Looks at the order once and says what becomes of the job.
 pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
@@ -30,13 +30,17 @@ pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopu
 
 async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result<Settlement, StoreError> {
     let request = &job.payload;
-    let order = env.store.track(request, env.clock.now()).await?;
+    let mut order = env.store.track(request, env.clock.now()).await?;
     if order.tracking.status.is_final() && !request.force {
         tracing::debug!(order.status = %order.tracking.status, "the order is final; nothing to do");
         let next = env.jobs_to_tell(&order).await?;
         return Ok(Settlement { next, ..Settlement::new(End::Finish) });
     }
-    let observation = observe(env, request).await;
+    let observation = match observe(env, name, &mut order).await {
+        Ok(observation) => observation,
+        // Nothing is learned of the order, so nothing is stored.
+        Err(wait) => return Ok(stays(request, End::Wait(wait))),
+    };
     let now = env.clock.now();
     let situation = Situation {
         job: name,
@@ -70,6 +74,10 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         return Ok(Settlement::new(End::Wait(Duration::ZERO)));
     }
     report(&decision, &observation);
+    if decision.next == Next::Done && order.tracking.scheduled_at.is_none() {
+        let age = |at: Timestamp| (at - order.tracking.tracked_at).to_std().unwrap_or_default();
+        env.budget.completed(order.tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
+    }
     let mut settlement = settle(env, request, decision);
     settlement.next.extend(env.jobs_to_tell(&order).await?);
     Ok(settlement)
@@ -114,31 +122,35 @@ pub(crate) async fn give_up(
     }
 }
 
-/// Asks the provider, unless the gate is closed.
-async fn observe(env: &Environment, request: &TrackTopup) -> Observation {
-    let probe = match env.gate.pass().await {
-        Passage::Open { probe } => probe,
-        Passage::Closed(wait) => return Observation::GateClosed(env.clock.domain(wait)),
+/// Asks the provider, unless nobody may; or says how long to wait for a request, in real time.
+async fn observe(env: &Environment, job: JobName, order: &mut Order) -> Result<Observation, Duration> {
+    let tracking = &mut order.tracking;
+    let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
+    let wish = Wish {
+        topup_id: order.topup_id.clone(),
+        last: tracking.last_checked_at.map(age),
+        age: age(env.clock.now()),
+        recheck: job == JobName::RecheckTopup,
     };
-    let answer = env.api.check_id(&request.topup_id).await;
-    if let Err(error) = &answer
-        && let Some(wait) = error.closes_gate()
-    {
-        let real = env.clock.real(wait);
-        tracing::warn!(%error, wait_ms = real.as_millis(), "nobody asks the provider for a while");
-        env.gate.close(real).await;
-        return Observation::GateClosed(wait);
+    let ticket = match env.budget.ask(&wish).await {
+        Permission::Ask(ticket) => ticket,
+        Permission::Wait(wait) => return Err(wait),
+        Permission::Closed(wait) => return Ok(Observation::GateClosed(env.clock.domain(wait))),
+    };
+    if job == JobName::PollTopup {
+        // Time in line is not time in which the order was polled.
+        tracking.polling_since += env.clock.domain(ticket.waited);
     }
-    // Any other answer says at least that the provider lets this service ask.
-    if probe {
-        tracing::info!("the provider lets this service ask");
-        env.gate.proven().await;
-    }
-    match answer {
+    let answer = env.api(&ticket).check_id(&order.topup_id).await;
+    env.budget.answered(&ticket, answer.as_ref().err()).await;
+    Ok(match answer {
         Ok(order) => Observation::Answered(order),
         Err(ApiError::NotFound(_)) => Observation::NotFound,
-        Err(error) => Observation::Failed(error.to_string()),
-    }
+        Err(error) => match error.closes_gate() {
+            Some(wait) => Observation::GateClosed(wait),
+            None => Observation::Failed(error.to_string()),
+        },
+    })
 }
 
 fn report(decision: &Decision, observation: &Observation) {
@@ -159,10 +171,7 @@ fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settle
         let next = NextJob::look(job, request.follow_up(), env.clock.real(wait));
         Settlement { next: vec![next], ..Settlement::new(End::Finish) }
     };
-    let stays = |end| {
-        let payload = TrackTopup { force: request.force, ..request.follow_up() };
-        Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
-    };
+    let stays = |end| stays(request, end);
     match decision.next {
         Next::Done => Settlement::new(End::Finish),
         Next::Poll(wait) => follow_up(JobName::PollTopup, wait),
@@ -174,6 +183,12 @@ fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settle
         Next::Wait(wait) => stays(End::Wait(env.clock.real(wait))),
         Next::DeadLetter(reason) => stays(End::DeadLetter(reason.as_str().to_owned())),
     }
+}
+
+/// The job stays, for now or for an operator to look at.
+fn stays(request: &TrackTopup, end: End) -> Settlement {
+    let payload = TrackTopup { force: request.force, ..request.follow_up() };
+    Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
 }
 
 /// The event as it is stored: everything but the card, which the sender reads when it tells.

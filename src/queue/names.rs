@@ -64,10 +64,16 @@ impl Names {
         format!("{}:events", self.prefix)
     }
 
-    /// The gate to the provider: whether it is closed, whether it is unproven, and whose probe it is.
+    /// The budget of requests to the provider; all its keys begin with it.
     #[must_use]
-    pub fn gate(&self) -> [String; 3] {
-        ["gate", "gate:unproven", "gate:probe"].map(|key| format!("{}:{key}", self.prefix))
+    pub fn budget(&self) -> String {
+        format!("{}:budget", self.prefix)
+    }
+
+    /// The gate to the provider: it is closed while this key is there.
+    #[must_use]
+    pub fn gate(&self) -> String {
+        format!("{}:gate", self.budget())
     }
 
     /// The queue of a job as apalis-redis wants it, for a Rust producer's `RedisStorage`.
@@ -86,13 +92,33 @@ impl Names {
             ("dead", "set"),
             ("workers", "zset"),
         ];
+        const BUDGET: [(&str, &str); 17] = [
+            ("gate", "string"),
+            ("unproven", "string"),
+            ("probe", "string"),
+            ("failures", "string"),
+            ("told", "string"),
+            ("key", "string"),
+            ("ticket", "string"),
+            ("paced:0", "string"),
+            ("paced:1", "string"),
+            ("spent:0", "zset"),
+            ("spent:1", "zset"),
+            ("flying:0", "zset"),
+            ("flying:1", "zset"),
+            ("waiting", "zset"),
+            ("promised", "zset"),
+            ("since", "hash"),
+            ("completions", "hash"),
+        ];
         let mut keys = vec![
             (self.inbox(), "stream"),
             (self.rejected(), "stream"),
             (self.events(), "stream"),
             (self.time_anchor(), "string"),
         ];
-        keys.extend(self.gate().map(|key| (key, "string")));
+        let budget = self.budget();
+        keys.extend(BUDGET.map(|(key, kind)| (format!("{budget}:{key}"), kind)));
         for job in JobName::ALL {
             let queue = self.queue(job);
             keys.extend(QUEUE.map(|(key, kind)| (format!("{queue}:{key}"), kind)));

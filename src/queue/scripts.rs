@@ -16,12 +16,13 @@ macro_rules! scripts {
 }
 
 scripts! {
+    BUDGET_ANSWER = "lua/budget_answer.lua";
+    BUDGET_ASK = "lua/budget_ask.lua";
+    BUDGET_LEARN = "lua/budget_learn.lua";
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";
     DEAD_REPLAY = "lua/dead_replay.lua";
-    GATE_ASK = "lua/gate_ask.lua";
-    GATE_CLOSE = "lua/gate_close.lua";
     GIVE_BACK = "lua/give_back.lua";
     HEARTBEAT = "lua/heartbeat.lua";
     INTAKE = "lua/intake.lua";

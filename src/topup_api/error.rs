@@ -76,6 +76,16 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether it is no answer of the provider at all: its API may be down.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        match self {
+            Self::Connection(_) | Self::TimedOut => true,
+            Self::Failed(answer) | Self::Unreadable { answer, .. } => answer.status >= 500,
+            _ => false,
+        }
+    }
+
     /// How long nobody may ask, in the provider's time, where the error concerns more than this order.
     #[must_use]
     pub fn closes_gate(&self) -> Option<Duration> {

@@ -1,11 +1,11 @@
-//! The only code that talks to the provider: client, wire types, errors, and the gate.
+//! The only code that talks to the provider: client, wire types, errors, and the budget.
 //!
 //! An answer is read into [`ProviderOrder`] or a typed error that says what the provider said: HTTP
 //! status, code, request id. Neither a body nor a header value ever becomes part of an error.
 
+mod budget;
 mod client;
 mod error;
-mod gate;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -16,9 +16,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
+pub use budget::{Allowance, RedisBudget};
 pub use client::{Client, ClientError};
 pub use error::{Answer, ApiError};
-pub use gate::RedisGate;
 pub use list::{ListedOrder, OrderList};
 
 /// The provider's API, as far as this service asks it.
@@ -32,27 +32,52 @@ pub trait TopupApi: Send + Sync + 'static {
     async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError>;
 }
 
-/// Whether the provider may be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passage {
-    /// Ask. A probe is the one that asks after a closure, and must say when it was answered.
-    Open {
-        /// Whether everybody else waits for this answer.
-        probe: bool,
-    },
-    /// Nobody asks for this long, in real time.
+/// An order for which somebody wants to ask the provider.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wish {
+    /// The order.
+    pub topup_id: TopupId,
+    /// Its age at the last answer; none where there was no answer yet.
+    pub last: Option<Duration>,
+    /// Its age now.
+    pub age: Duration,
+    /// Whether it is rechecked after hours rather than polled.
+    pub recheck: bool,
+}
+
+/// Whether the provider may be asked. Waits are real time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    /// Ask once, and say how it went.
+    Ask(Ticket),
+    /// Others come first, or the budget is spent: come back after this wait.
+    Wait(Duration),
+    /// Nobody asks for this long.
     Closed(Duration),
 }
 
-/// The gate to the provider, shared by all workers. While it is closed nobody asks.
+/// The right to one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its number.
+    pub number: String,
+    /// Which key to ask with: 0 for the primary one, 1 for the secondary.
+    pub key: usize,
+    /// Whether everybody else waits for this answer.
+    pub probe: bool,
+    /// How long the order has waited for it, in real time.
+    pub waited: Duration,
+}
+
+/// What the provider allows, shared by all workers.
 #[async_trait]
-pub trait Gate: Send + Sync + 'static {
-    /// Whether the provider may be asked now.
-    async fn pass(&self) -> Passage;
+pub trait Budget: Send + Sync + 'static {
+    /// Asks for one request. Who has none waits in line, and comes back.
+    async fn ask(&self, wish: &Wish) -> Permission;
 
-    /// Closes the gate for this long, in real time, for everybody.
-    async fn close(&self, wait: Duration);
+    /// Says how a request went: with this error, or with an answer.
+    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>);
 
-    /// The probe was answered: the gate is open for everybody.
-    async fn proven(&self);
+    /// Says that an order became final, somewhere between these two ages.
+    async fn completed(&self, last: Duration, age: Duration);
 }

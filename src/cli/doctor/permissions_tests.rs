@@ -20,7 +20,7 @@ fn every_command_and_key_of_the_scripts_is_asked_for() {
         assert!(known, "a script runs {command}: add it, with the keys it is run on");
     }
     for key in quoted(&sources, ".. ':") {
-        let known = asked.iter().any(|asked| asked.contains(&format!("@:{key}")));
+        let known = asked.iter().any(|asked| asked.contains(&format!(":{key}")));
         assert!(known, "a script uses the key :{key}: add what is run on it");
     }
 }

@@ -34,8 +34,8 @@ pub(super) async fn look(client: &Client, redis: Option<(&MultiplexedConnection,
 
 /// How long the gate is still closed. It is only read here; asking at the gate would make this the probe.
 async fn closed_for(connection: &MultiplexedConnection, names: &Names) -> Option<Duration> {
-    let [gate, ..] = names.gate();
-    let left_ms: i64 = redis::cmd("PTTL").arg(gate).query_async(&mut connection.clone()).await.ok()?;
+    let left_ms: i64 =
+        redis::cmd("PTTL").arg(names.gate()).query_async(&mut connection.clone()).await.ok()?;
     u64::try_from(left_ms).ok().filter(|left| *left > 0).map(Duration::from_millis)
 }
 

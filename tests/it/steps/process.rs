@@ -62,8 +62,9 @@ fn worker_process() {
         app::run_with(config, shutdown, |environment| {
             let inner = Arc::clone(&environment.store);
             environment.store = Arc::new(Stepped { inner, steps: steps.clone() });
-            let inner = Arc::clone(&environment.api);
-            environment.api = Arc::new(Stepped { inner, steps: steps.clone() });
+            for api in &mut environment.apis {
+                *api = Arc::new(Stepped { inner: Arc::clone(api), steps: steps.clone() });
+            }
             environment.channels.decorate(|inner| Arc::new(Stepped { inner, steps: steps.clone() }));
         })
         .await

@@ -1,0 +1,125 @@
+//! How long orders take to become final, learned as they do, and how likely one is final by now.
+//!
+//! The provider's page says 3–45 s. What is seen is never the moment itself, only that an order was not final at
+//! one look and was at the next; it counts in the middle between. Ages are domain time since the order was tracked.
+
+use std::time::Duration;
+
+/// Ends of the spans in which completions are counted, in seconds; what takes longer is counted in one more.
+const SPANS: [u64; 22] =
+    [2, 4, 6, 8, 10, 13, 16, 19, 22, 25, 28, 31, 35, 39, 43, 47, 55, 65, 90, 120, 180, 300];
+/// Number of spans.
+pub const SPAN_COUNT: usize = SPANS.len() + 1;
+/// Orders that what the page says counts for, spread evenly over 3–45 s.
+const PAGE_WEIGHT: f64 = 20.0;
+const PAGE_FIRST: f64 = 3.0;
+const PAGE_LAST: f64 = 45.0;
+
+/// Completions counted by the age of the order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Completions([u64; SPAN_COUNT]);
+
+impl Completions {
+    /// These counts, one a span; missing ones are zero.
+    #[must_use]
+    pub fn new(counts: impl IntoIterator<Item = (usize, u64)>) -> Self {
+        let mut all = [0; SPAN_COUNT];
+        for (span, count) in counts {
+            if let Some(place) = all.get_mut(span) {
+                *place = count;
+            }
+        }
+        Self(all)
+    }
+
+    /// The span in which an order counts that was not final at `last` and is at `now`.
+    #[must_use]
+    pub fn span(last: Duration, now: Duration) -> usize {
+        let middle = last + now.saturating_sub(last) / 2;
+        SPANS.iter().position(|end| middle.as_secs() < *end).unwrap_or(SPANS.len())
+    }
+
+    /// How likely an order that was not final at age `last` is final at age `now`, from 0 to 1.
+    #[must_use]
+    pub fn chance(&self, last: Duration, now: Duration) -> f64 {
+        let (left, still) = (self.after(last.as_secs_f64()), self.after(now.as_secs_f64()));
+        if left <= f64::EPSILON { 1.0 } else { ((left - still) / left).clamp(0.0, 1.0) }
+    }
+
+    /// Orders, of all that were counted, that take longer than this many seconds.
+    fn after(&self, age: f64) -> f64 {
+        let mut start = 0.0;
+        let mut longer = 0.0;
+        for (span, count) in self.0.iter().enumerate() {
+            let (end, count) = (end_of(span), as_float(*count));
+            longer += count * (1.0 - share(start, end, age));
+            start = end;
+        }
+        longer + PAGE_WEIGHT * (1.0 - share(PAGE_FIRST, PAGE_LAST, age))
+    }
+}
+
+fn end_of(span: usize) -> f64 {
+    // What takes longer than the last span is taken to end within a day.
+    as_float(SPANS.get(span).copied().unwrap_or(24 * 3600))
+}
+
+/// Which part of a span an age has passed.
+fn share(start: f64, end: f64, age: f64) -> f64 {
+    ((age - start) / (end - start)).clamp(0.0, 1.0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts and seconds, far below 2^52")]
+fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn at_first_it_is_what_the_page_says() {
+        let page = Completions::default();
+        assert!(page.chance(seconds(0), seconds(3)) < 0.01);
+        assert!((page.chance(seconds(0), seconds(24)) - 0.5).abs() < 0.01);
+        assert!(page.chance(seconds(24), seconds(45)) > 0.99);
+        assert!((page.chance(seconds(300), seconds(301)) - 1.0).abs() < f64::EPSILON, "long overdue");
+    }
+
+    #[test]
+    fn what_is_seen_outweighs_the_page() {
+        let span = Completions::span(seconds(118), seconds(126));
+        let slow = Completions::new([(span, 2_000)]);
+        assert!(slow.chance(seconds(0), seconds(60)) < 0.02);
+        assert!(slow.chance(seconds(100), seconds(180)) > 0.95);
+    }
+
+    #[test]
+    fn a_completion_counts_in_the_middle_between_two_looks() {
+        assert_eq!(Completions::span(seconds(0), seconds(0)), 0);
+        assert_eq!(Completions::span(seconds(3), seconds(9)), 3);
+        assert_eq!(Completions::span(seconds(4_000), seconds(5_000)), SPAN_COUNT - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_chance_is_one_and_grows_with_the_time(
+            counts in proptest::collection::vec(0_u64..10_000, SPAN_COUNT),
+            last in 0_u64..2_000,
+            first in 0_u64..2_000,
+            more in 0_u64..2_000,
+        ) {
+            let completions = Completions::new(counts.into_iter().enumerate());
+            let last = seconds(last);
+            let sooner = completions.chance(last, last + seconds(first));
+            let later = completions.chance(last, last + seconds(first + more));
+            prop_assert!((0.0..=1.0).contains(&sooner) && sooner <= later + 1e-9);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+-- Tells how a request went.
+-- KEYS[1] budget   ARGV: ticket, key, ms of a window, number of keys, what came of it:
+--   'usable'   the provider lets this service ask
+--   'failed'   no usable answer; then: failures in a row that close the gate, ms of the first closure, ms of the longest
+--   'refused'  the key was refused; then: ms for which it is not tried again
+--   'closed'   nobody may ask; then: ms
+-- Returns 'usable', 'failed', 'other-key' where the other key takes over, 'closed', or 'closed-anew' where nobody
+-- could ask for the first time since somebody could
+local budget = KEYS[1]
+local ticket, key, window, keys, verdict = take(), tonumber(take()), tonumber(take()), tonumber(take()), take()
+local now = math.floor(now() * 1000)
+redis.call('ZREM', budget .. ':flying:' .. key, ticket)
+redis.call('ZADD', budget .. ':spent:' .. key, 'XX', now + window, ticket)
+
+local gate, unproven, probe, failures, told =
+    budget .. ':gate', budget .. ':unproven', budget .. ':probe', budget .. ':failures', budget .. ':told'
+
+-- Lets one ask alone once this time is over.
+local function close(ms)
+    if redis.call('PTTL', gate) < ms then
+        redis.call('SET', gate, 1, 'PX', ms)
+    end
+    redis.call('SET', unproven, 1)
+    redis.call('DEL', probe)
+    return redis.call('SET', told, 1, 'NX') and 'closed-anew' or 'closed'
+end
+
+if verdict == 'usable' then
+    -- An answer to the key that has been left says nothing of the one in use.
+    if key == tonumber(redis.call('GET', budget .. ':key') or '0') then
+        redis.call('DEL', unproven, probe, failures, told)
+    end
+    return verdict
+elseif verdict == 'failed' then
+    local most, first, longest = tonumber(take()), tonumber(take()), tonumber(take())
+    local made = redis.call('INCR', failures)
+    if made < most then
+        return verdict
+    end
+    return close(math.min(first * 2 ^ math.min(made - most, 20), longest))
+elseif verdict == 'refused' then
+    local ms = tonumber(take())
+    local other = (key + 1) % keys
+    redis.call('SET', budget .. ':refused:' .. key, 1, 'PX', ms)
+    if key ~= tonumber(redis.call('GET', budget .. ':key') or '0') then
+        return 'other-key'
+    end
+    redis.call('SET', budget .. ':key', other)
+    if redis.call('EXISTS', budget .. ':refused:' .. other) == 1 then
+        return close(ms)
+    end
+    redis.call('SET', unproven, 1)
+    redis.call('DEL', probe)
+    return 'other-key'
+end
+return close(tonumber(take()))

@@ -1,0 +1,226 @@
+//! The budget in Redis: what the provider allows, shared by all workers.
+//!
+//! The provider counts the requests of a key in a minute and locks an address out after five failed
+//! authentications. Two things keep both: a log of the requests of the last minute, in which a request counts from
+//! the moment it may be sent until a minute after its answer, so that it is never counted here for a shorter time
+//! than there; and a gate, closed while nobody may ask, and opened by one that asks alone. Few requests are under
+//! way at once, so that a key that is revoked is refused hardly more often than that.
+//!
+//! Who gets no request waits in a line that the most urgent lead. What came first stays urgent, so nobody starves.
+
+use std::time::Duration;
+
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use redis::{RedisResult, ScriptInvocation, Value};
+use tokio::time::Instant;
+use topup_jobs::Completions;
+
+use super::{ApiError, Budget, Permission, Ticket, Wish};
+use crate::queue::{Connection, Names, millis, scripts};
+
+/// Longest time a request may be under way; the client's own limits are below it.
+const REQUEST: Duration = Duration::from_secs(20);
+/// How long a request holds its place among those that are under way: its worker may have died.
+const PLACE: Duration = Duration::from_secs(5);
+/// How long the others wait before they look whether a probe has come back.
+const PROBE_LOOK: Duration = Duration::from_millis(200);
+/// Longest wait before a job asks again: the line may have become shorter meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long to wait where Redis cannot say anything.
+const UNKNOWN: Duration = Duration::from_secs(1);
+/// Longest that an order which is hardly final yet may wait compared with one that asks now.
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
+/// The same for an order that is rechecked after hours.
+const RECHECK_PATIENCE: Duration = Duration::from_mins(1);
+/// How often a worker reads what all have learned.
+const LEARN_EVERY: Duration = Duration::from_secs(5);
+/// Orders after which what was learned counts half.
+const MOST_COUNTED: u32 = 4_000;
+/// Requests in a row without a usable answer before nobody asks for a while.
+const MOST_FAILURES: u32 = 8;
+/// How long then, doubling, up to …
+const FIRST_CLOSURE: Duration = Duration::from_secs(5);
+/// … this.
+const LONGEST_CLOSURE: Duration = Duration::from_mins(1);
+
+/// What the provider allows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Allowance {
+    /// Requests in a minute, for each key.
+    pub requests_per_minute: u32,
+    /// Requests under way at once.
+    pub under_way: u32,
+    /// Keys there are: one, or two.
+    pub keys: usize,
+    /// A minute of the provider, in real time.
+    pub minute: Duration,
+}
+
+/// The budget of one deployment.
+pub struct RedisBudget {
+    connection: Connection,
+    key: String,
+    allowance: Allowance,
+    learned: Mutex<Learned>,
+}
+
+/// What was learned about completion, and when it was read.
+#[derive(Default)]
+struct Learned {
+    completions: Completions,
+    read_at: Option<Instant>,
+}
+
+impl RedisBudget {
+    /// The budget under these names.
+    #[must_use]
+    pub fn new(connection: Connection, names: &Names, allowance: Allowance) -> Self {
+        Self { connection, key: names.budget(), allowance, learned: Mutex::default() }
+    }
+
+    /// Has the next one ask alone, as after a closure. At its start a worker does not know whether its key
+    /// is any good.
+    pub async fn doubt(&self) {
+        let mut doubt = redis::cmd("SET");
+        doubt.arg(format!("{}:unproven", self.key)).arg(1);
+        self.heard(doubt.query_async::<()>(&mut self.connection.get()).await);
+    }
+
+    fn heard<T>(&self, answer: RedisResult<T>) -> Option<T> {
+        answer.inspect_err(|error| self.connection.failed(error)).ok()
+    }
+
+    /// A wait of the provider in real time.
+    fn real(&self, wait: Duration) -> Duration {
+        wait.mul_f64(self.allowance.minute.as_secs_f64() / 60.0)
+    }
+
+    /// How many requests may follow each other at once after a pause. Few enough that a burst leaves something
+    /// for whoever comes later in the same minute.
+    fn burst(&self) -> u32 {
+        (self.allowance.requests_per_minute / 6).max(1)
+    }
+}
+
+#[async_trait]
+impl Budget for RedisBudget {
+    async fn ask(&self, wish: &Wish) -> Permission {
+        self.learn().await;
+        let (allowed, patience) = (&self.allowance, self.patience(wish));
+        let mut call = scripts::BUDGET_ASK.prepare_invoke();
+        call.key(&self.key).arg(wish.topup_id.as_str()).arg(millis(self.real(patience)));
+        call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(self.burst());
+        call.arg(allowed.under_way).arg(millis(PLACE)).arg(millis(REQUEST)).arg(millis(PROBE_LOOK));
+        call.arg(millis(self.real(LONGEST_WAIT)).max(1)).arg(allowed.keys);
+        let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
+        answer.and_then(|answer| read(&answer)).unwrap_or(Permission::Closed(UNKNOWN))
+    }
+
+    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) {
+        let mut call = scripts::BUDGET_ANSWER.prepare_invoke();
+        call.key(&self.key).arg(&ticket.number).arg(ticket.key);
+        call.arg(millis(self.allowance.minute)).arg(self.allowance.keys);
+        self.write_verdict(&mut call, error);
+        let became: Option<String> = self.heard(call.invoke_async(&mut self.connection.get()).await);
+        report(ticket, became.as_deref().unwrap_or_default(), error);
+    }
+
+    async fn completed(&self, last: Duration, age: Duration) {
+        let mut call = scripts::BUDGET_LEARN.prepare_invoke();
+        call.key(&self.key).arg(Completions::span(last, age)).arg(MOST_COUNTED);
+        self.heard(call.invoke_async::<()>(&mut self.connection.get()).await);
+    }
+}
+
+impl RedisBudget {
+    /// How long an order may wait compared with one that asks now: the less likely it is final, the longer.
+    fn patience(&self, wish: &Wish) -> Duration {
+        if wish.recheck {
+            return RECHECK_PATIENCE;
+        }
+        let Some(last) = wish.last else { return Duration::ZERO };
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        MOST_PATIENCE.mul_f64(1.0 - learned.completions.chance(last, wish.age))
+    }
+
+    /// Reads what was learned, now and then.
+    async fn learn(&self) {
+        let now = Instant::now();
+        {
+            let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+            if learned.read_at.is_some_and(|at| now.duration_since(at) < LEARN_EVERY) {
+                return;
+            }
+            learned.read_at = Some(now);
+        }
+        let mut read = redis::cmd("HGETALL");
+        read.arg(format!("{}:completions", self.key));
+        let counts: Option<Vec<(String, u64)>> =
+            self.heard(read.query_async(&mut self.connection.get()).await);
+        if let Some(counts) = counts {
+            let spans = counts.into_iter().filter_map(|(span, count)| Some((span.parse().ok()?, count)));
+            let completions = Completions::new(spans);
+            self.learned.lock().unwrap_or_else(PoisonError::into_inner).completions = completions;
+        }
+    }
+
+    fn write_verdict(&self, call: &mut ScriptInvocation<'_>, error: Option<&ApiError>) {
+        match error {
+            Some(ApiError::Unauthorized(_)) => {
+                let wait = error.and_then(ApiError::closes_gate).unwrap_or_default();
+                call.arg("refused").arg(millis(self.real(wait)).max(1));
+            }
+            Some(error) => match error.closes_gate() {
+                Some(wait) => {
+                    call.arg("closed").arg(millis(self.real(wait)).max(1));
+                }
+                None if error.says_nothing() => {
+                    call.arg("failed").arg(MOST_FAILURES);
+                    call.arg(millis(self.real(FIRST_CLOSURE)).max(1));
+                    call.arg(millis(self.real(LONGEST_CLOSURE)).max(1));
+                }
+                None => {
+                    call.arg("usable");
+                }
+            },
+            None => {
+                call.arg("usable");
+            }
+        }
+    }
+}
+
+fn read(answer: &[Value]) -> Option<Permission> {
+    let text = |n: usize| answer.get(n).and_then(|value| redis::from_redis_value_ref::<String>(value).ok());
+    let number = |n: usize| text(n)?.parse::<u64>().ok();
+    let wait = |n: usize| number(n).map(Duration::from_millis);
+    match text(0)?.as_str() {
+        "ask" => Some(Permission::Ask(Ticket {
+            number: text(1)?,
+            key: usize::try_from(number(2)?).ok()?,
+            probe: number(3)? == 1,
+            waited: wait(4)?,
+        })),
+        "wait" => wait(1).map(Permission::Wait),
+        "closed" => wait(1).map(Permission::Closed),
+        _ => None,
+    }
+}
+
+/// Says once what an operator should know.
+fn report(ticket: &Ticket, became: &str, error: Option<&ApiError>) {
+    let Some(error) = error else {
+        if ticket.probe {
+            tracing::info!("the provider lets this service ask");
+        }
+        return;
+    };
+    match became {
+        "other-key" => tracing::warn!(%error, "the provider refuses a key; the other one is used"),
+        "closed-anew" => tracing::error!(%error, "nobody asks the provider for a while; orders wait"),
+        "closed" => tracing::debug!(%error, "nobody asks the provider for a while longer"),
+        _ => {}
+    }
+}
