@@ -62,7 +62,8 @@ impl Email {
                 (Audience::Customer, locale, vec![address.ok_or_else(no_address)?])
             }
         };
-        let text = self.templates.mail(audience, locale, &Facts::new(delivery, locale));
+        let text =
+            self.templates.mail(audience, locale, &Facts::new(delivery, locale).carrying(self.card_form()));
         let text = text.map_err(|error| failed(&error.to_string()))?;
         let message = self.message(delivery, locale, &to, text);
         let envelope = Envelope::new(Some(self.from.email.clone()), to);

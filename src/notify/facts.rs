@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use topup_jobs::{Locale, Outcome, Secret, Timestamp, TopupType};
 
 use super::formats::{self, one_line};
-use super::{Delivery, message};
+use super::{CardForm, Delivery, message};
+use crate::reveal;
 
 /// The variables of the templates.
 #[derive(Serialize)]
@@ -68,10 +69,25 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// The same for a channel that carries this of a card. Where it is a link, the digits that the page of the link
+    /// asks for stand in none of the channel's messages: whoever reads them all must not have both.
+    pub(super) fn carrying(mut self, card: CardForm) -> Self {
+        if card == CardForm::Link {
+            self.number = self.number.map(|number| without_ending(&number));
+        }
+        self
+    }
+
     /// What happened.
     pub(super) fn outcome(&self) -> Outcome {
         self.outcome
     }
+}
+
+/// A number without the digits that the page of a link asks for.
+fn without_ending(number: &str) -> String {
+    let shown = number.chars().count().saturating_sub(reveal::DIGITS);
+    number.chars().take(shown).chain(std::iter::repeat_n('•', reveal::DIGITS)).collect()
 }
 
 /// What is topped up, as a word behind "top-up".
@@ -86,7 +102,7 @@ fn service(kind: Option<&TopupType>, locale: Locale) -> String {
 }
 
 /// The provider's `date_traitement`; in its own words where it is no time.
-fn processed_at(text: &str, locale: Locale) -> String {
+pub(crate) fn processed_at(text: &str, locale: Locale) -> String {
     text.parse::<Timestamp>().map_or_else(|_| text.to_owned(), |at| formats::moment(at, locale))
 }
 
@@ -108,6 +124,17 @@ mod tests {
         let mut known: Vec<_> = facts.keys().cloned().collect();
         known.sort();
         assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn beside_a_link_the_answer_to_its_question_is_not_told() {
+        let sample = samples::full(Outcome::Scheduled, Some(TopupType::Adsl), samples::Shown::Nothing);
+        let number = |card| Facts::new(sample.delivery(), Locale::Fr).carrying(card).number;
+        assert_eq!(number(CardForm::Link).as_deref(), Some("03636••••"));
+        for card in [CardForm::Code, CardForm::Nothing] {
+            assert_eq!(number(card).as_deref(), Some("036362608"));
+        }
+        assert_eq!(without_ending("12"), "••••");
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::orders::Order;
 pub use callback::{CallbackHosts, CallbackRefused, InvalidHost};
 pub use circuit::{Circuits, Outside, Place, TURN, Turned};
 pub use email::Email;
+pub(crate) use facts::processed_at;
 pub use guard::{AddressGuard, InvalidNetwork, Refused};
 pub use log::LogChannel;
 pub use sender::{Lookup, NoAnswer, Sender, SystemLookup};

@@ -204,7 +204,7 @@ impl Channel for Sms {
             return Err(SendError::Refused("the order names no phone number".to_owned()));
         };
         let locale = customer.map(|customer| customer.locale).unwrap_or_default();
-        let text = self.templates.sms(locale, &Facts::new(delivery, locale));
+        let text = self.templates.sms(locale, &Facts::new(delivery, locale).carrying(self.card_form()));
         let text = text.map_err(|error| failed(&error.to_string()))?;
         let request = self.gateway.request(&Variables {
             phone: phone.trim(),

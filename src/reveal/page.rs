@@ -11,6 +11,7 @@ use rand::RngExt;
 use topup_jobs::{Card, Locale};
 
 use super::texts::texts;
+use crate::notify::processed_at;
 
 /// What is on the page.
 #[derive(Debug, PartialEq)]
@@ -82,7 +83,9 @@ impl Page {
             left,
             card_code => card.map(|card| card.card_code.reveal()),
             num_trans => card.and_then(|card| card.num_trans.as_deref()),
-            date_traitement => card.and_then(|card| card.date_traitement.as_deref()),
+            date_traitement => card
+                .and_then(|card| card.date_traitement.as_deref())
+                .map(|at| processed_at(at, locale)),
         };
         let rendered = self.0.get_template(NAME).and_then(|page| page.render(values));
         // Invariant: the template uses these values only, and a test renders every view in every language.

@@ -36,7 +36,7 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     bed.idle().await;
     let text = mail.bytes.replace("=\r\n", "").replace("=3D", "=");
     let code = bed.simulator.card_code(&id).unwrap();
-    assert!(!text.contains(&code), "{text}");
+    assert!(!text.contains(&code) && !text.contains(ENDING), "neither the card nor the answer: {text}");
     let begin = format!("http://{page}/r/");
     let token = text.split(&begin).nth(1).unwrap_or_else(|| panic!("no link in {text}"));
     let token: String = token.chars().take_while(char::is_ascii_hexdigit).collect();
