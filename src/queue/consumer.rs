@@ -45,6 +45,8 @@ pub(super) struct Shared {
     identity: Mutex<Identity>,
     /// Set when Redis may count more jobs as claimed by this worker than it knows of.
     pub(super) stranded: AtomicBool,
+    /// Set before the worker leaves the queue: a report behind that would register it again.
+    pub(super) left: AtomicBool,
 }
 
 /// Under which name jobs are claimed now, and which. Each start has a name of its own, and a worker that was
@@ -135,6 +137,7 @@ impl Consumer {
             report_now,
             identity: Mutex::new(Identity { worker, held: HashMap::new() }),
             stranded: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();
         let (jobs, received) = unbounded_channel();

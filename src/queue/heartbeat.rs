@@ -29,7 +29,8 @@ type Report = (i64, i64, u64);
 pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection, report_now: Arc<Notify>) {
     let mut steady = Steady::default();
     let mut strangers_before = vec![false; queues.len()];
-    loop {
+    // They leave one after the other within moments; the leases of the last outlast that.
+    while !queues.iter().any(|shared| shared.left.load(Ordering::SeqCst)) {
         match heartbeat(&queues, &connection).await {
             Ok(reports) => {
                 connection.answered();

@@ -1,6 +1,7 @@
 //! Settling: results go to Redis in batches and are held while it is away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use redis::RedisResult;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -26,6 +27,7 @@ pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedRece
             shared.forget(&settled.worker, &settled.id);
         }
     }
+    shared.left.store(true, Ordering::SeqCst);
     let mut connection = shared.connection.get();
     let mut leave = scripts::LEAVE.key(&shared.queue);
     leave.key(&shared.last_batch).arg(&*shared.worker());
