@@ -237,7 +237,7 @@ pub trait OrderStore: Send + Sync + 'static {
     async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError>;
 
     /// The token of the link by which this channel lets its receiver see the card once, up to `expires_at`.
-    /// Every attempt of one event gets the same token, and the time of the first stands.
+    /// Every attempt of one event gets the same token, and the time of the last stands.
     async fn reveal_token(
         &self,
         told: &NotifyCustomer,

@@ -15,15 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use topup_jobs::{Locale, Secret};
-use tower::limit::GlobalConcurrencyLimitLayer;
 use url::Url;
 
 use crate::clock::Clock;
@@ -37,7 +37,9 @@ pub const MOST_TRIES: u32 = 5;
 pub const DIGITS: usize = 4;
 /// Longest form that is read, in bytes.
 const MOST_FORM: usize = 256;
-/// Visitors that are served at once: whoever knocks often must not keep the workers from the store.
+/// Longest time a form may take to arrive.
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Visitors that are looked up at once: whoever knocks often must not keep the workers from the store.
 const MOST_AT_ONCE: usize = 16;
 
 /// Links to the page, as messages carry them.
@@ -63,13 +65,14 @@ pub struct RevealPage {
     store: Arc<dyn OrderStore>,
     clock: Arc<dyn Clock>,
     page: Arc<Page>,
+    places: Arc<Semaphore>,
 }
 
 impl RevealPage {
     /// A page over this store.
     #[must_use]
     pub fn new(store: Arc<dyn OrderStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, page: Arc::new(Page::new()) }
+        Self { store, clock, page: Arc::new(Page::new()), places: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
     }
 
     /// Serves for as long as the process lives.
@@ -84,8 +87,6 @@ impl RevealPage {
         Router::new()
             .route("/r/{token}", get(open).post(answer))
             .fallback(async |State(this): State<Self>| this.unknown())
-            .layer(DefaultBodyLimit::max(MOST_FORM))
-            .layer(GlobalConcurrencyLimitLayer::new(MOST_AT_ONCE))
             .with_state(self)
     }
 
@@ -106,6 +107,7 @@ impl RevealPage {
     }
 
     async fn opened(&self, token: &str) -> Result<Option<(StatusCode, Locale, View)>, StoreError> {
+        let _place = self.places.acquire().await;
         let Some((reveal, order)) = self.find(token).await? else { return Ok(None) };
         let (status, view) = if reveal.revealed_at.is_some() {
             (StatusCode::GONE, View::AlreadyShown)
@@ -124,6 +126,7 @@ impl RevealPage {
         token: &str,
         digits: &str,
     ) -> Result<Option<(StatusCode, Locale, View)>, StoreError> {
+        let _place = self.places.acquire().await;
         let Some((_, order)) = self.find(token).await? else { return Ok(None) };
         // Read first: a card that cannot be read must not count as shown.
         let Some(card) = self.store.card(&order.topup_id).await? else { return Ok(None) };
@@ -149,7 +152,16 @@ async fn open(State(this): State<RevealPage>, Path(token): Path<String>) -> Resp
     }
 }
 
-async fn answer(State(this): State<RevealPage>, Path(token): Path<String>, form: Bytes) -> Response {
+async fn answer(State(this): State<RevealPage>, Path(token): Path<String>, form: Body) -> Response {
+    let form = match tokio::time::timeout(FORM_TIMEOUT, to_bytes(form, MOST_FORM)).await {
+        Ok(Ok(form)) => form,
+        Ok(Err(_)) => {
+            return this.page.respond(StatusCode::PAYLOAD_TOO_LARGE, Locale::default(), &View::Unknown);
+        }
+        Err(_elapsed) => {
+            return this.page.respond(StatusCode::REQUEST_TIMEOUT, Locale::default(), &View::Trouble);
+        }
+    };
     let form = url::form_urlencoded::parse(&form);
     let digits = form.into_iter().find(|(name, _)| name == "digits");
     let digits: String =

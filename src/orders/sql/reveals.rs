@@ -9,6 +9,9 @@ use super::statement::{Row, Statement, sql};
 use crate::orders::reveal::hash;
 use crate::orders::{CardCipher, Occurrence, Reveal, RevealOutcome, StoreError};
 
+/// Tries to see the card of one order that are kept in its history.
+const MOST_TRACES: i64 = 50;
+
 pub(super) async fn token(
     database: &Database,
     cipher: &CardCipher,
@@ -21,7 +24,16 @@ pub(super) async fn token(
     let stored = rows.iter().map(|row| row.get("token_hash")).collect::<Result<Vec<String>, _>>()?;
     let mut current = None;
     for token in cipher.link_tokens(told) {
-        if stored.contains(&hash(token.expose_secret())) {
+        let hash = hash(token.expose_secret());
+        if stored.contains(&hash) {
+            // A link that arrives late can be used as long as one that arrives at once.
+            let prolong = sql("UPDATE reveals SET expires_at = $1
+                 WHERE token_hash = $2 AND revealed_at IS NULL AND expires_at < $1")
+            .bind(expires_at)
+            .bind(hash.as_str());
+            let mut transaction = database.begin().await?;
+            transaction.execute(prolong).await?;
+            transaction.commit().await?;
             return Ok(token);
         }
         current.get_or_insert(token);
@@ -91,6 +103,17 @@ pub(super) async fn try_reveal(
             None if link.expires_at <= now => RevealOutcome::Expired,
             None => RevealOutcome::Spent,
         };
+        // Whoever goes on knocking at a closed link leaves no more than so many traces.
+        let traces =
+            sql("SELECT count(*) AS traces FROM order_events WHERE topup_id = $1 AND kind = 'reveal'");
+        let traces = traces.bind(link.topup_id.as_str());
+        let traces: i64 = match transaction.fetch_optional(traces).await? {
+            Some(row) => row.get("traces")?,
+            None => 0,
+        };
+        if traces >= MOST_TRACES {
+            return Ok(outcome);
+        }
         (link, outcome)
     };
     let result = outcome.as_str().to_owned();

@@ -43,7 +43,11 @@ async fn every_attempt_sends_the_same_link(ground: &Ground) {
     let again = ground.store().await.reveal_token(&fulfilled, at(60), at(9_000)).await.unwrap();
     assert_eq!(again.expose_secret(), first.expose_secret());
     let reveal = store.reveal(first.expose_secret()).await.unwrap().unwrap();
-    assert_eq!((reveal.topup_id, reveal.expires_at, reveal.tries), (id(1), at(1_000), 0));
+    assert_eq!(
+        (reveal.topup_id, reveal.expires_at, reveal.tries),
+        (id(1), at(9_000), 0),
+        "it lasts as long again"
+    );
 
     let stored = ground.column("SELECT token_hash FROM reveals").await;
     assert_eq!(stored.len(), 2);
