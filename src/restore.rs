@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use topup_jobs::{JobName, NotifyCustomer, OrderStatus, TopupId, TrackTopup};
 
-use crate::handlers::{Environment, NextJob, give_up, give_up_telling};
+use crate::handlers::{Environment, NextJob, chain, give_up, give_up_telling};
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, scripts};
 use crate::shutdown::Shutdown;
@@ -54,7 +54,7 @@ impl Restore {
                 Ok(restored) => tracing::warn!(restored, "put back jobs that no queue held any more"),
                 Err(RestoreError::Redis(error)) => self.connection.failed(&error),
                 Err(RestoreError::Store(error)) => {
-                    tracing::error!(%error, "the store could not be looked through");
+                    tracing::error!(error = chain(&error), "the store could not be looked through");
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::handlers::chain;
 use crate::orders::{OrderStore, StoreError};
 use crate::shutdown::Shutdown;
 
@@ -33,7 +34,7 @@ impl Retention {
                 Ok(MOST) => PAUSE,
                 Ok(_) => EVERY,
                 Err(error) => {
-                    tracing::error!(%error, "old orders could not be deleted");
+                    tracing::error!(error = chain(&error), "old orders could not be deleted");
                     EVERY
                 }
             };

@@ -180,6 +180,10 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
         return say(format_args!("{job}  {id}  left: its payload cannot be read, and could not be then"));
     };
+    // What the store is told must be true when it is told: the list may be minutes old.
+    if !letters.is_dead(letter).await.map_err(failed)? {
+        return say(format_args!("{job}  {id}  left: it is no dead letter any more, or is followed already"));
+    }
     match &subject {
         // An order that is given up is followed from the beginning by whoever takes it up again.
         Subject::Order(topup_id) => give_up(store, job, topup_id, REPLAYED).await?,
@@ -222,7 +226,9 @@ async fn notification(
 
 async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
     let payload = letters.payload(letter).await.map_err(failed)?;
-    match payload.as_deref().and_then(|payload| subject(letter.job, payload)) {
+    let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
+    let dead = letters.is_dead(letter).await.map_err(failed)?;
+    match subject.filter(|_| dead) {
         Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id, DISCARDED).await?,
         Some(Subject::Told(told)) => give_up_telling(store, &told).await?,
         None => {}

@@ -80,16 +80,31 @@ impl DeadLetters {
         Ok(payload)
     }
 
+    /// Whether it is one still, and no other queue has the job at work.
+    pub(crate) async fn is_dead(&self, letter: &DeadLetter) -> RedisResult<bool> {
+        let mut call = scripts::BURIED.key(self.names.queue(letter.job));
+        self.siblings(letter).for_each(|queue| {
+            call.key(queue);
+        });
+        let (reason,): (String,) = call.arg(&letter.id).invoke_async(&mut self.connection.get()).await?;
+        Ok(!reason.is_empty())
+    }
+
+    /// The other queues in which the same job may be: an order is followed by one of two.
+    fn siblings(&self, letter: &DeadLetter) -> impl Iterator<Item = String> {
+        let job = letter.job;
+        let following = [JobName::PollTopup, JobName::RecheckTopup].into_iter();
+        following
+            .filter(move |other| job != JobName::NotifyCustomer && *other != job)
+            .map(|job| self.names.queue(job))
+    }
+
     /// Has it run again at once, as a job to which nothing has happened yet.
     pub(crate) async fn replay(&self, letter: &DeadLetter) -> RedisResult<Replayed> {
         let mut call = scripts::DEAD_REPLAY.key(self.names.queue(letter.job));
-        if letter.job != JobName::NotifyCustomer {
-            // An order is followed by one of these, never by both.
-            let following = [JobName::PollTopup, JobName::RecheckTopup].into_iter();
-            following.filter(|job| *job != letter.job).for_each(|job| {
-                call.key(self.names.queue(job));
-            });
-        }
+        self.siblings(letter).for_each(|queue| {
+            call.key(queue);
+        });
         let result: String = call.arg(&letter.id).invoke_async(&mut self.connection.get()).await?;
         Ok(match result.as_str() {
             "replayed" => Replayed::Due,
