@@ -6,6 +6,7 @@
 pub mod app;
 pub mod cli;
 pub mod clock;
+mod coalesce;
 pub mod config;
 pub mod handlers;
 mod health;

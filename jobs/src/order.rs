@@ -209,6 +209,15 @@ pub struct ProviderOrder {
     pub card: Option<Card>,
 }
 
+impl ProviderOrder {
+    /// An order of which nothing is known but that it is not final.
+    #[must_use]
+    pub fn handling() -> Self {
+        let status = TopupStatus::Handling;
+        Self { status, topup_ref: None, kind: None, number: None, topup_amount: None, card: None }
+    }
+}
+
 /// Status of an order in this service's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]

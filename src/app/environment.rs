@@ -47,13 +47,17 @@ fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
 
 /// What the provider allows.
 pub(super) fn budget(config: &Config, connection: &Connection) -> RedisBudget {
-    let allowance = Allowance {
+    RedisBudget::new(connection.clone(), &config.names, allowance(config))
+}
+
+pub(super) fn allowance(config: &Config) -> Allowance {
+    Allowance {
         requests_per_minute: config.rate_limit,
         under_way: config.under_way,
         keys: 1 + usize::from(config.secondary_api_key.is_some()),
         minute: Duration::from_mins(1).div_f64(config.time_scale),
-    };
-    RedisBudget::new(connection.clone(), &config.names, allowance)
+        coalesce: config.coalesce,
+    }
 }
 
 fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn Channel>>> {

@@ -11,7 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
-use self::environment::{budget, environment};
+use self::environment::{allowance, budget, environment};
+use crate::coalesce::Coalescer;
 use crate::config::Config;
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
 use crate::health::{self, Health};
@@ -63,6 +64,12 @@ pub async fn run_with(
     if let Some(keep) = config.keep {
         let clock = Arc::clone(&clock);
         tasks.spawn(Retention { store, clock, keep }.run(shutdown.clone()));
+    }
+    if config.coalesce {
+        let (environment, connection) = (environment.clone(), connection.clone());
+        let coalescer =
+            Coalescer { environment, allowance: allowance(&config), connection, names: config.names.clone() };
+        tasks.spawn(coalescer.run(shutdown.clone()));
     }
     let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The provider.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 use url::Url;
 
@@ -29,6 +29,19 @@ pub struct ApiSettings {
     /// provider locks an address out after five
     #[arg(long, env = "ONECLICKDZ_UNDER_WAY", default_value_t = 2)]
     pub oneclickdz_under_way: u32,
+
+    /// Read the list of orders when more of them wait than can be asked for one by one: auto or off
+    #[arg(long, env = "POLL_COALESCE", value_enum, default_value = "auto")]
+    pub poll_coalesce: Coalesce,
+}
+
+/// Whether one answer of the provider may tell of many orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Coalesce {
+    /// When it saves requests.
+    Auto,
+    /// Never.
+    Off,
 }
 
 impl ApiSettings {

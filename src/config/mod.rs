@@ -28,7 +28,7 @@ use crate::notify::{AddressGuard, CardForm, SmsGateway, Templates};
 use crate::orders::{CardCipher, InvalidKey};
 use crate::queue::{Names, RedisAddress};
 
-pub use self::api::ApiSettings;
+pub use self::api::{ApiSettings, Coalesce};
 pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::email::{EmailConfig, EmailSettings};
 pub use self::redis::RedisSettings;
@@ -189,6 +189,8 @@ pub struct Config {
     pub rate_limit: u32,
     /// Requests under way at once.
     pub under_way: u32,
+    /// Whether the list of orders may be read.
+    pub coalesce: bool,
     /// The merchant's endpoint.
     pub webhook: Option<Endpoint>,
     /// The operator's endpoint.
@@ -232,6 +234,7 @@ impl RunSettings {
             secondary_api_key: self.api.secondary_key(),
             rate_limit: self.api.rate_limit()?,
             under_way: self.api.under_way()?,
+            coalesce: self.api.poll_coalesce == Coalesce::Auto,
             api_url: self.api.url()?.clone(),
             concurrency: self.concurrency()?,
             redis: self.redis.address()?,

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use topup_jobs::{
-    Decision, Event, EventData, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, Situation,
-    Timestamp, TopupId, TrackTopup, Tracking, decide,
+    Decision, Event, EventData, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy,
+    Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -31,15 +31,16 @@ pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopu
 async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result<Settlement, StoreError> {
     let request = &job.payload;
     let mut order = env.store.track(request, env.clock.now()).await?;
-    if order.tracking.status.is_final() && !request.force {
-        tracing::debug!(order.status = %order.tracking.status, "the order is final; nothing to do");
-        let next = env.jobs_to_tell(&order).await?;
+    if let Some(mut next) = decided_before(env, name, request, &order) {
+        tracing::debug!(order.status = %order.tracking.status, "there is nothing to ask about the order");
+        next.extend(env.jobs_to_tell(&order).await?);
         return Ok(Settlement { next, ..Settlement::new(End::Finish) });
     }
-    let observation = match observe(env, name, &mut order).await {
-        Ok(observation) => observation,
+    let (observation, sighted) = match observe(env, name, &mut order).await {
+        Look::Asked(observation) => (observation, false),
+        Look::Sighted => (Observation::Answered(ProviderOrder::handling()), true),
         // Nothing is learned of the order, so nothing is stored.
-        Err(wait) => return Ok(stays(request, End::Wait(wait))),
+        Look::Wait(wait) => return Ok(stays(request, End::Wait(wait))),
     };
     let now = env.clock.now();
     let situation = Situation {
@@ -51,36 +52,111 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         jitter: (env.jitter)(),
     };
     let decision = decide(&situation, &observation, now);
-    if let Some(warning) = &decision.warning {
-        tracing::warn!(warning, "an answer of the provider is unusual");
+    if let (true, JobName::PollTopup, Next::Poll(wait)) = (sighted, name, &decision.next) {
+        // The list shows every order at every reading: what is as before is not worth a write.
+        return Ok(stays(request, End::Wait(env.clock.real(*wait))));
     }
-    let seen = match &observation {
+    if !carry_out(env, name, &order, &observation, &decision, now).await? {
+        tracing::debug!("the order was changed meanwhile; looking again");
+        return Ok(Settlement::new(End::Wait(Duration::ZERO)));
+    }
+    let mut settlement = settle(env, request, decision);
+    settlement.next.extend(env.jobs_to_tell(&order).await?);
+    Ok(settlement)
+}
+
+/// The jobs of an order about which nobody needs to ask, if that is so: it is final, or it is rechecked later, as the
+/// list told or a look decided whose settling was lost.
+fn decided_before(
+    env: &Environment,
+    name: JobName,
+    request: &TrackTopup,
+    order: &Order,
+) -> Option<Vec<NextJob>> {
+    let tracking = &order.tracking;
+    if request.force {
+        return None;
+    }
+    if tracking.status.is_final() {
+        return Some(Vec::new());
+    }
+    let later = matches!(tracking.status, OrderStatus::Scheduled | OrderStatus::Delayed);
+    let wait = (tracking.next_check_at? - env.clock.now()).to_std().ok()?;
+    (later && name == JobName::PollTopup)
+        .then(|| vec![NextJob::look(JobName::RecheckTopup, request.follow_up(), env.clock.real(wait))])
+}
+
+/// Stores what a row of the list shows of an order that may be followed. Returns whether its job has something to
+/// carry out now.
+///
+/// # Errors
+/// [`StoreError`] where the store fails.
+pub(crate) async fn sighted(
+    env: &Environment,
+    topup_id: &TopupId,
+    seen: ProviderOrder,
+) -> Result<bool, StoreError> {
+    let Some(order) = env.store.order(topup_id).await? else { return Ok(false) };
+    let tracking = &order.tracking;
+    if tracking.status.is_final() {
+        return Ok(true);
+    }
+    if tracking.status == OrderStatus::Scheduled && seen.status == TopupStatus::Queued {
+        return Ok(false);
+    }
+    let job =
+        if tracking.status == OrderStatus::Handling { JobName::PollTopup } else { JobName::RecheckTopup };
+    let now = env.clock.now();
+    let situation = Situation {
+        job,
+        tracking,
+        attempts_made: 0,
+        strategy: env.strategy,
+        retry: RetryPolicy::default(),
+        jitter: (env.jitter)(),
+    };
+    let observation = Observation::Answered(seen);
+    let decision = decide(&situation, &observation, now);
+    carry_out(env, job, &order, &observation, &decision, now).await
+}
+
+/// Stores a decision and says so. False where somebody else changed the order meanwhile; then nothing is stored.
+async fn carry_out(
+    env: &Environment,
+    job: JobName,
+    order: &Order,
+    observation: &Observation,
+    decision: &Decision,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    if let Some(warning) = &decision.warning {
+        tracing::warn!(order.id = %order.topup_id, warning, "an answer of the provider is unusual");
+    }
+    let seen = match observation {
         Observation::Answered(seen) => Some(seen),
         _ => None,
     };
+    let record = &decision.record;
     let event = decision.notify.map(|outcome| NewEvent {
         outcome,
-        body: event(outcome, &order, seen, &decision.record, now),
-        channels: env.channels.wanting(outcome, &order),
+        body: event(outcome, order, seen, record, now),
+        channels: env.channels.wanting(outcome, order),
     });
     let given_up = match decision.next {
         Next::DeadLetter(reason) => Some(reason.as_str()),
         _ => None,
     };
-    let record = &decision.record;
-    let change = Change { job: name, at: now, order: &order, record, seen, given_up, event };
+    let change = Change { job, at: now, order, record, seen, given_up, event };
     if env.store.apply(change).await? == Applied::Outdated {
-        tracing::debug!("the order was changed meanwhile; looking again");
-        return Ok(Settlement::new(End::Wait(Duration::ZERO)));
+        return Ok(false);
     }
-    report(&decision, &observation);
-    if decision.next == Next::Done && order.tracking.scheduled_at.is_none() {
-        let age = |at: Timestamp| (at - order.tracking.tracked_at).to_std().unwrap_or_default();
-        env.budget.completed(order.tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
+    report(decision, observation);
+    let tracking = &order.tracking;
+    if decision.next == Next::Done && !tracking.status.is_final() && tracking.scheduled_at.is_none() {
+        let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
+        env.budget.completed(tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
     }
-    let mut settlement = settle(env, request, decision);
-    settlement.next.extend(env.jobs_to_tell(&order).await?);
-    Ok(settlement)
+    Ok(true)
 }
 
 /// Stores that an order is followed no longer, and returns the jobs that tell so. For one that the queue has
@@ -122,28 +198,41 @@ pub(crate) async fn give_up(
     }
 }
 
-/// Asks the provider, unless nobody may; or says how long to wait for a request, in real time.
-async fn observe(env: &Environment, job: JobName, order: &mut Order) -> Result<Observation, Duration> {
+/// What came of the wish to ask.
+enum Look {
+    Asked(Observation),
+    /// The list has just shown it HANDLING.
+    Sighted,
+    /// Others come first, for this long in real time.
+    Wait(Duration),
+}
+
+/// Asks the provider, unless nobody may or somebody else has.
+async fn observe(env: &Environment, job: JobName, order: &mut Order) -> Look {
     let tracking = &mut order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
     let wish = Wish {
         topup_id: order.topup_id.clone(),
+        tracked_at: tracking.tracked_at,
         last: tracking.last_checked_at.map(age),
         age: age(env.clock.now()),
         recheck: job == JobName::RecheckTopup,
     };
     let ticket = match env.budget.ask(&wish).await {
         Permission::Ask(ticket) => ticket,
-        Permission::Wait(wait) => return Err(wait),
-        Permission::Closed(wait) => return Ok(Observation::GateClosed(env.clock.domain(wait))),
+        Permission::Sighted => return Look::Sighted,
+        Permission::Wait(wait) => return Look::Wait(wait),
+        Permission::Closed(wait) => return Look::Asked(Observation::GateClosed(env.clock.domain(wait))),
     };
     if job == JobName::PollTopup {
         // Time in line is not time in which the order was polled.
         tracking.polling_since += env.clock.domain(ticket.waited);
     }
     let answer = env.api(&ticket).check_id(&order.topup_id).await;
-    env.budget.answered(&ticket, answer.as_ref().err()).await;
-    Ok(match answer {
+    if env.budget.answered(&ticket, answer.as_ref().err()).await {
+        return Look::Wait(Duration::ZERO);
+    }
+    Look::Asked(match answer {
         Ok(order) => Observation::Answered(order),
         Err(ApiError::NotFound(_)) => Observation::NotFound,
         Err(error) => match error.closes_gate() {

@@ -12,7 +12,7 @@ mod recheck_topup;
 
 pub(crate) use environment::chain;
 pub use environment::{Environment, random_jitter};
-pub(crate) use follow::give_up;
+pub(crate) use follow::{give_up, sighted};
 pub use job::{End, Handler, Job, NextJob, Settlement};
 pub use notify_customer::NotifyCustomerHandler;
 pub(crate) use notify_customer::give_up_telling;

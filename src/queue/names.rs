@@ -92,13 +92,15 @@ impl Names {
             ("dead", "set"),
             ("workers", "zset"),
         ];
-        const BUDGET: [(&str, &str); 17] = [
+        const BUDGET: [(&str, &str); 26] = [
             ("gate", "string"),
             ("unproven", "string"),
             ("probe", "string"),
             ("failures", "string"),
             ("told", "string"),
             ("key", "string"),
+            ("refused:0", "string"),
+            ("refused:1", "string"),
             ("ticket", "string"),
             ("paced:0", "string"),
             ("paced:1", "string"),
@@ -110,6 +112,13 @@ impl Names {
             ("promised", "zset"),
             ("since", "hash"),
             ("completions", "hash"),
+            ("tracked", "hash"),
+            ("ready", "set"),
+            ("sighted", "zset"),
+            ("listed", "hash"),
+            ("listing", "string"),
+            ("paging", "string"),
+            ("unlisted", "string"),
         ];
         let mut keys = vec![
             (self.inbox(), "stream"),

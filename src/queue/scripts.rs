@@ -27,6 +27,9 @@ scripts! {
     HEARTBEAT = "lua/heartbeat.lua";
     INTAKE = "lua/intake.lua";
     LEAVE = "lua/leave.lua";
+    LIST_BEGIN = "lua/list_begin.lua";
+    LIST_END = "lua/list_end.lua";
+    LIST_SEEN = "lua/list_seen.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
     RESTORE = "lua/restore.lua";

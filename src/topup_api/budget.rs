@@ -22,8 +22,6 @@ use crate::queue::{Connection, Names, millis, scripts};
 
 /// Longest time a request may be under way; the client's own limits are below it.
 const REQUEST: Duration = Duration::from_secs(20);
-/// How long a request holds its place among those that are under way: its worker may have died.
-const PLACE: Duration = Duration::from_secs(5);
 /// How long the others wait before they look whether a probe has come back.
 const PROBE_LOOK: Duration = Duration::from_millis(200);
 /// Longest wait before a job asks again: the line may have become shorter meanwhile.
@@ -56,7 +54,25 @@ pub struct Allowance {
     pub keys: usize,
     /// A minute of the provider, in real time.
     pub minute: Duration,
+    /// Whether the list of orders may be read in place of asking for each.
+    pub coalesce: bool,
 }
+
+impl Allowance {
+    /// A wait of the provider in real time.
+    pub(crate) fn real(&self, wait: Duration) -> Duration {
+        wait.mul_f64(self.minute.as_secs_f64() / 60.0)
+    }
+
+    /// How many requests may follow each other at once after a pause. Few enough that a burst leaves something
+    /// for whoever comes later in the same minute.
+    pub(crate) fn burst(&self) -> u32 {
+        (self.requests_per_minute / 20).max(1)
+    }
+}
+
+/// For so long an order that the list showed HANDLING need not be asked for.
+pub(crate) const SIGHTING: Duration = Duration::from_secs(12);
 
 /// The budget of one deployment.
 pub struct RedisBudget {
@@ -91,40 +107,29 @@ impl RedisBudget {
     fn heard<T>(&self, answer: RedisResult<T>) -> Option<T> {
         answer.inspect_err(|error| self.connection.failed(error)).ok()
     }
-
-    /// A wait of the provider in real time.
-    fn real(&self, wait: Duration) -> Duration {
-        wait.mul_f64(self.allowance.minute.as_secs_f64() / 60.0)
-    }
-
-    /// How many requests may follow each other at once after a pause. Few enough that a burst leaves something
-    /// for whoever comes later in the same minute.
-    fn burst(&self) -> u32 {
-        (self.allowance.requests_per_minute / 6).max(1)
-    }
 }
 
 #[async_trait]
 impl Budget for RedisBudget {
     async fn ask(&self, wish: &Wish) -> Permission {
         self.learn().await;
-        let (allowed, patience) = (&self.allowance, self.patience(wish));
-        let mut call = scripts::BUDGET_ASK.prepare_invoke();
-        call.key(&self.key).arg(wish.topup_id.as_str()).arg(millis(self.real(patience)));
-        call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(self.burst());
-        call.arg(allowed.under_way).arg(millis(PLACE)).arg(millis(REQUEST)).arg(millis(PROBE_LOOK));
-        call.arg(millis(self.real(LONGEST_WAIT)).max(1)).arg(allowed.keys);
-        let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
-        answer.and_then(|answer| read(&answer)).unwrap_or(Permission::Closed(UNKNOWN))
+        let sighting = if self.allowance.coalesce { SIGHTING } else { Duration::ZERO };
+        let tracked_at = wish.tracked_at.timestamp_millis();
+        self.request(wish.topup_id.as_str(), tracked_at, sighting, self.patience(wish)).await
     }
 
-    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) {
+    async fn ask_for_page(&self) -> Permission {
+        self.request("", 0, Duration::ZERO, Duration::ZERO).await
+    }
+
+    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool {
         let mut call = scripts::BUDGET_ANSWER.prepare_invoke();
         call.key(&self.key).arg(&ticket.number).arg(ticket.key);
         call.arg(millis(self.allowance.minute)).arg(self.allowance.keys);
         self.write_verdict(&mut call, error);
         let became: Option<String> = self.heard(call.invoke_async(&mut self.connection.get()).await);
         report(ticket, became.as_deref().unwrap_or_default(), error);
+        became.as_deref() == Some("other-key")
     }
 
     async fn completed(&self, last: Duration, age: Duration) {
@@ -135,6 +140,25 @@ impl Budget for RedisBudget {
 }
 
 impl RedisBudget {
+    /// Asks for one request.
+    async fn request(
+        &self,
+        order: &str,
+        tracked_at_ms: i64,
+        sighting: Duration,
+        patience: Duration,
+    ) -> Permission {
+        let allowed = &self.allowance;
+        let mut call = scripts::BUDGET_ASK.prepare_invoke();
+        call.key(&self.key).arg(order).arg(tracked_at_ms);
+        call.arg(millis(allowed.real(sighting))).arg(millis(allowed.real(patience)));
+        call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(allowed.burst());
+        call.arg(allowed.under_way).arg(millis(REQUEST)).arg(millis(PROBE_LOOK));
+        call.arg(millis(self.allowance.real(LONGEST_WAIT)).max(1)).arg(allowed.keys);
+        let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
+        answer.and_then(|answer| read(&answer)).unwrap_or(Permission::Closed(UNKNOWN))
+    }
+
     /// How long an order may wait compared with one that asks now: the less likely it is final, the longer.
     fn patience(&self, wish: &Wish) -> Duration {
         if wish.recheck {
@@ -170,16 +194,16 @@ impl RedisBudget {
         match error {
             Some(ApiError::Unauthorized(_)) => {
                 let wait = error.and_then(ApiError::closes_gate).unwrap_or_default();
-                call.arg("refused").arg(millis(self.real(wait)).max(1));
+                call.arg("refused").arg(millis(self.allowance.real(wait)).max(1));
             }
             Some(error) => match error.closes_gate() {
                 Some(wait) => {
-                    call.arg("closed").arg(millis(self.real(wait)).max(1));
+                    call.arg("closed").arg(millis(self.allowance.real(wait)).max(1));
                 }
                 None if error.says_nothing() => {
                     call.arg("failed").arg(MOST_FAILURES);
-                    call.arg(millis(self.real(FIRST_CLOSURE)).max(1));
-                    call.arg(millis(self.real(LONGEST_CLOSURE)).max(1));
+                    call.arg(millis(self.allowance.real(FIRST_CLOSURE)).max(1));
+                    call.arg(millis(self.allowance.real(LONGEST_CLOSURE)).max(1));
                 }
                 None => {
                     call.arg("usable");
@@ -203,6 +227,7 @@ fn read(answer: &[Value]) -> Option<Permission> {
             probe: number(3)? == 1,
             waited: wait(4)?,
         })),
+        "sighted" => Some(Permission::Sighted),
         "wait" => wait(1).map(Permission::Wait),
         "closed" => wait(1).map(Permission::Closed),
         _ => None,

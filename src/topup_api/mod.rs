@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
+pub(crate) use budget::SIGHTING;
 pub use budget::{Allowance, RedisBudget};
 pub use client::{Client, ClientError};
 pub use error::{Answer, ApiError};
@@ -37,6 +38,8 @@ pub trait TopupApi: Send + Sync + 'static {
 pub struct Wish {
     /// The order.
     pub topup_id: TopupId,
+    /// When this service first saw it.
+    pub tracked_at: Timestamp,
     /// Its age at the last answer; none where there was no answer yet.
     pub last: Option<Duration>,
     /// Its age now.
@@ -50,6 +53,8 @@ pub struct Wish {
 pub enum Permission {
     /// Ask once, and say how it went.
     Ask(Ticket),
+    /// The list of orders has just shown that it is not final; there is no need to ask.
+    Sighted,
     /// Others come first, or the budget is spent: come back after this wait.
     Wait(Duration),
     /// Nobody asks for this long.
@@ -75,8 +80,12 @@ pub trait Budget: Send + Sync + 'static {
     /// Asks for one request. Who has none waits in line, and comes back.
     async fn ask(&self, wish: &Wish) -> Permission;
 
-    /// Says how a request went: with this error, or with an answer.
-    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>);
+    /// Asks for one request for a page of the list: it goes before every order, since it tells of many.
+    async fn ask_for_page(&self) -> Permission;
+
+    /// Says how a request went: with this error, or with an answer. Returns whether it was the key's fault and
+    /// another one has taken over.
+    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool;
 
     /// Says that an order became final, somewhere between these two ages.
     async fn completed(&self, last: Duration, age: Duration);

@@ -27,22 +27,23 @@ end
 
 if verdict == 'usable' then
     -- An answer to the key that has been left says nothing of the one in use.
-    if key == tonumber(redis.call('GET', budget .. ':key') or '0') then
+    if key == key_in_use(budget, keys) then
         redis.call('DEL', unproven, probe, failures, told)
     end
     return verdict
 elseif verdict == 'failed' then
     local most, first, longest = tonumber(take()), tonumber(take()), tonumber(take())
     local made = redis.call('INCR', failures)
-    if made < most then
+    -- While one asks for all, its failure is enough: nobody knows any better.
+    if made < most and redis.call('EXISTS', unproven) == 0 then
         return verdict
     end
-    return close(math.min(first * 2 ^ math.min(made - most, 20), longest))
+    return close(math.min(first * 2 ^ math.min(math.max(made - most, 0), 20), longest))
 elseif verdict == 'refused' then
     local ms = tonumber(take())
     local other = (key + 1) % keys
     redis.call('SET', budget .. ':refused:' .. key, 1, 'PX', ms)
-    if key ~= tonumber(redis.call('GET', budget .. ':key') or '0') then
+    if key ~= key_in_use(budget, keys) then
         return 'other-key'
     end
     redis.call('SET', budget .. ':key', other)

@@ -1,27 +1,28 @@
--- Asks for one request to the provider, on behalf of an order.
--- KEYS[1] budget   ARGV: order, ms it may wait compared with one that asks now, requests a window, ms of a window,
---   requests that may be made at once after a pause, requests under way at most, ms a place among
---   them is held, ms a request may take, ms to look again while a probe is under way, longest ms to wait, number of keys
--- Returns {'ask', ticket, key, 1 for a probe, ms waited for it}, {'wait', ms} where others come first, or
--- {'closed', ms} while nobody may ask
+-- Asks for one request to the provider, on behalf of an order or, without one, for a page of the list.
+-- KEYS[1] budget   ARGV: order, ms since 1970 at which it was tracked, ms for which a sighting in the list counts
+--   (0 where there is no list), ms it may wait compared with one that asks now, requests a window, ms of a window,
+--   requests that may be made at once after a pause, requests under way at most, ms a request
+--   may take, ms to look again while a probe is under way, longest ms to wait, number of keys
+-- Returns {'ask', ticket, key, 1 for a probe, ms waited for it}, {'wait', ms} where others come first or the next
+-- list will tell, {'sighted'} where the list has just shown it HANDLING, or {'closed', ms} while nobody may ask
 local budget = KEYS[1]
-local order, patience = take(), tonumber(take())
-local limit, window, burst, most_flying, place, request, look, longest, keys =
+local order, tracked_at, sighting, patience = take(), take(), tonumber(take()), tonumber(take())
+local limit, window, burst, most_flying, request, look, longest, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()),
-    tonumber(take()), tonumber(take()), tonumber(take())
+    tonumber(take()), tonumber(take())
 -- One that has not come back so long after its time waits no more; its place is given up.
 local GRACE_MS = 10000
 local now = math.floor(now() * 1000)
 local waiting, promised, since = budget .. ':waiting', budget .. ':promised', budget .. ':since'
+local tracked, ready = budget .. ':tracked', budget .. ':ready'
 
 local closed = redis.call('PTTL', budget .. ':gate')
 if closed > 0 then
+    -- That time is counted by whoever is told of it.
+    redis.call('HDEL', since, order)
     return { 'closed', closed }
 end
-local key = tonumber(redis.call('GET', budget .. ':key') or '0')
-if key >= keys then
-    key = 0
-end
+local key = key_in_use(budget, keys)
 local spent, flying = budget .. ':spent:' .. key, budget .. ':flying:' .. key
 redis.call('ZREMRANGEBYSCORE', spent, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', flying, '-inf', now)
@@ -42,15 +43,21 @@ local function wait_for(requests)
     return wait
 end
 
+local function leave_line(id)
+    redis.call('ZREM', waiting, id)
+    redis.call('ZREM', promised, id)
+    redis.call('HDEL', since, id)
+    redis.call('HDEL', tracked, id)
+    redis.call('SREM', ready, id)
+end
+
 local function grant(probe)
     local began = tonumber(redis.call('HGET', since, order) or now)
-    redis.call('ZREM', waiting, order)
-    redis.call('ZREM', promised, order)
-    redis.call('HDEL', since, order)
+    leave_line(order)
     local ticket = redis.call('INCR', budget .. ':ticket')
     -- Until it is answered nobody knows when the provider counts it; it counts here for as long as it may.
     redis.call('ZADD', spent, now + request + window, ticket)
-    redis.call('ZADD', flying, now + place, ticket)
+    redis.call('ZADD', flying, now + request, ticket)
     redis.call('SET', budget .. ':paced:' .. key, paced + pace, 'PX', math.ceil(paced + pace - now + window))
     return { 'ask', ticket, key, probe, now - began }
 end
@@ -59,22 +66,50 @@ if redis.call('EXISTS', budget .. ':unproven') == 1 then
     -- The key is not known to be good: one asks for all.
     local wait = wait_for(1)
     if wait > 0 then
-        return { 'closed', math.ceil(wait) }
+        return { 'wait', math.max(math.ceil(wait), look) }
     end
     if redis.call('SET', budget .. ':probe', 1, 'PX', request, 'NX') then
         return grant(1)
     end
-    return { 'closed', look }
+    return { 'wait', look }
 end
 
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', promised, '-inf', now - GRACE_MS, 'LIMIT', 0, 100)) do
-    redis.call('ZREM', waiting, gone)
-    redis.call('ZREM', promised, gone)
-    redis.call('HDEL', since, gone)
+    leave_line(gone)
 end
+
+-- A page of the list answers for many: it waits for nobody, and the next request is kept for it.
+local paging = budget .. ':paging'
+if order == '' then
+    local wait = math.ceil(wait_for(1))
+    if wait <= 0 then
+        redis.call('DEL', paging)
+        return grant(0)
+    end
+    redis.call('SET', paging, 1, 'PX', wait + look)
+    return { 'wait', wait }
+end
+
 redis.call('ZADD', waiting, 'NX', now + patience, order)
 redis.call('HSETNX', since, order, now)
-local wait = wait_for(redis.call('ZRANK', waiting, order) + 1)
+redis.call('HSET', tracked, order, tracked_at)
+
+-- While the list is read again and again it tells of most orders, and requests are for those of which it does not.
+local listed = sighting > 0 and redis.call('HMGET', budget .. ':listed', 'began', 'from', 'until', 'next') or {}
+if listed[1] and tonumber(listed[3]) > now and redis.call('SMISMEMBER', ready, order)[1] == 0 then
+    local seen = tonumber(redis.call('ZSCORE', budget .. ':sighted', order) or '-inf')
+    if seen and now - seen <= sighting then
+        redis.call('ZADD', promised, now + longest, order)
+        return { 'sighted' }
+    end
+    local began = tonumber(redis.call('HGET', since, order))
+    if tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
+        local wait = math.min(math.max(tonumber(listed[4]) - now, look), longest)
+        redis.call('ZADD', promised, now + wait, order)
+        return { 'wait', math.ceil(wait) }
+    end
+end
+local wait = wait_for(redis.call('ZRANK', waiting, order) + 1 + redis.call('EXISTS', paging))
 if wait <= 0 then
     return grant(0)
 end

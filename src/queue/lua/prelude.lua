@@ -22,6 +22,12 @@ local function now()
     return asked
 end
 
+-- The key to ask the provider with. One that was taken out of the settings is not used, whatever stands here.
+local function key_in_use(budget, keys)
+    local key = tonumber(redis.call('GET', budget .. ':key') or '0')
+    return key < keys and key or 0
+end
+
 -- Jobs that a script makes due, by queue: ids in the order in which they run, and scores with ids.
 local ready, waiting = {}, {}
 

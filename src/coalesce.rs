@@ -1,0 +1,247 @@
+//! Coalesced polling: one answer of the provider tells of a hundred orders.
+//!
+//! When more orders wait than can be asked for one by one, one worker at a time reads `GET /internet/list`, page by
+//! page, back to the oldest order that waits. What a row shows is stored as an answer to `check-id` would be, and the
+//! order's job, which sleeps meanwhile, carries it out. A row that shows FULFILLED and no card has its order asked for
+//! before all others; one that shows HANDLING spares its order from asking for a while; an order that is in no page
+//! is asked for as ever. Redis gets ids and the word for a status, never a row: the card may be in it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use topup_jobs::{JobName, Timestamp, TopupId, TopupStatus};
+
+use crate::handlers::{Environment, sighted};
+use crate::orders::StoreError;
+use crate::queue::{Connection, Names, millis, scripts};
+use crate::shutdown::Shutdown;
+use crate::topup_api::{Allowance, ListedOrder, OrderList, Permission, SIGHTING};
+
+/// Fewer orders than this are asked for one by one.
+const FEWEST: usize = 4;
+/// The list is read again this long after the last reading began, in domain time; an order is known to be final
+/// so much later at most, once it is read regularly.
+const EVERY: Duration = Duration::from_secs(8);
+/// How often to look whether it is time.
+const LOOK: Duration = Duration::from_millis(500);
+/// One reading may take this long before another worker begins one, in real time: its worker may have died.
+const LEASE: Duration = Duration::from_mins(2);
+/// Orders are created at the provider a little before they are handed over.
+const BEFORE: Duration = Duration::from_secs(15);
+/// The clocks of the two sides need not agree.
+const AHEAD: Duration = Duration::from_mins(5);
+/// An order so much older than the next one is not worth the pages between them: rows for one order.
+const WORTH_ROWS: f64 = 50.0;
+/// Readings in a row of which nothing came before it is left for a while.
+const MOST_USELESS: u32 = 3;
+/// For how long then.
+const UNLISTED: Duration = Duration::from_mins(10);
+
+/// See the module.
+pub(crate) struct Coalescer {
+    pub(crate) environment: Environment,
+    pub(crate) allowance: Allowance,
+    pub(crate) connection: Connection,
+    pub(crate) names: Names,
+}
+
+/// Orders that wait, the newest first.
+type Line = Vec<(TopupId, Timestamp)>;
+
+/// What came of one reading.
+struct Reading {
+    rows: usize,
+    found: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ListingError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("Redis did not answer")]
+    Redis(#[from] redis::RedisError),
+    #[error(transparent)]
+    Provider(#[from] crate::topup_api::ApiError),
+}
+
+impl Coalescer {
+    /// Reads the list whenever that saves requests, until asked to stop.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let look = self.allowance.real(LOOK).max(Duration::from_millis(20));
+        // Rows for each second of the provider's time, as far as is known.
+        let (mut density, mut useless) = (0.0, 0);
+        loop {
+            tokio::select! {
+                () = shutdown.requested() => return,
+                () = tokio::time::sleep(look) => {}
+            }
+            let line = match self.begin().await {
+                Ok(line) if line.is_empty() => continue,
+                Ok(line) => line,
+                Err(error) => {
+                    self.connection.failed(&error);
+                    continue;
+                }
+            };
+            let now = self.environment.clock.now();
+            let from = reach(&line, density) - BEFORE;
+            let reading = tokio::select! {
+                () = shutdown.requested() => return,
+                reading = self.read(&line, from, now + AHEAD) => reading,
+            };
+            useless = match &reading {
+                Ok(Reading { rows, found }) if *found > 0 => {
+                    density = per_second(*rows, now - from);
+                    0
+                }
+                // A refused key or a provider that is down is no fault of the list.
+                Err(ListingError::Provider(error)) if error.closes_gate().is_some() => useless,
+                _ => useless + 1,
+            };
+            if let Err(error) = &reading {
+                tracing::debug!(%error, "the list of orders could not be read to its end");
+            }
+            let off = useless >= MOST_USELESS;
+            if off {
+                useless = 0;
+                tracing::warn!(
+                    "the list of orders does not show those that wait; each is asked for by itself"
+                );
+            }
+            if let Err(error) = self.end(reading.is_ok().then_some(from), off).await {
+                self.connection.failed(&error);
+            }
+        }
+    }
+
+    /// Who waits, if it is time to read the list and nobody else does.
+    async fn begin(&self) -> redis::RedisResult<Line> {
+        let allowed = &self.allowance;
+        let mut call = scripts::LIST_BEGIN.prepare_invoke();
+        call.key(self.names.budget()).arg(FEWEST).arg(allowed.requests_per_minute);
+        call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE));
+        let waiting: Vec<(String, i64)> = call.invoke_async(&mut self.connection.get()).await?;
+        let read = |(id, at): (String, i64)| Some((id.parse().ok()?, Timestamp::from_timestamp_millis(at)?));
+        let mut line: Line = waiting.into_iter().filter_map(read).collect();
+        line.sort_by_key(|(_, tracked_at)| std::cmp::Reverse(*tracked_at));
+        Ok(line)
+    }
+
+    /// Reads page after page until everybody who waits has been seen.
+    async fn read(&self, line: &Line, from: Timestamp, to: Timestamp) -> Result<Reading, ListingError> {
+        let mut wanted: HashSet<&TopupId> =
+            line.iter().filter(|(_, tracked_at)| *tracked_at >= from).map(|(id, _)| id).collect();
+        let (all, mut rows, mut page) = (wanted.len(), 0, 1);
+        loop {
+            let list = self.page(page, from, to).await?;
+            rows += list.orders.len();
+            for row in &list.orders {
+                wanted.remove(&row.topup_id);
+            }
+            self.seen(list.orders).await?;
+            match list.next_page {
+                Some(next) if !wanted.is_empty() => page = next,
+                _ => return Ok(Reading { rows, found: all - wanted.len() }),
+            }
+        }
+    }
+
+    /// One page, once there is a request for it.
+    async fn page(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ListingError> {
+        loop {
+            let wait = match self.environment.budget.ask_for_page().await {
+                Permission::Ask(ticket) => {
+                    let list = self.environment.api(&ticket).list(page, from, to).await;
+                    self.environment.budget.answered(&ticket, list.as_ref().err()).await;
+                    return Ok(list?);
+                }
+                Permission::Wait(wait) | Permission::Closed(wait) => wait,
+                Permission::Sighted => Duration::ZERO,
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Stores what the rows show and has the jobs know.
+    async fn seen(&self, rows: Vec<ListedOrder>) -> Result<(), ListingError> {
+        let mut call = scripts::LIST_SEEN.prepare_invoke();
+        call.key(self.names.budget());
+        for job in [JobName::PollTopup, JobName::RecheckTopup] {
+            call.key(self.names.queue(job));
+        }
+        for ListedOrder { topup_id, order } in rows {
+            let what = match (&order.status, &order.card) {
+                (TopupStatus::Handling, _) => "handling",
+                (TopupStatus::Fulfilled, None) => "ready",
+                (TopupStatus::Unknown(_), _) => continue,
+                _ => {
+                    if !sighted(&self.environment, &topup_id, order).await? {
+                        continue;
+                    }
+                    "decided"
+                }
+            };
+            call.arg(topup_id.as_str()).arg(what);
+        }
+        let woken: u64 = call.invoke_async(&mut self.connection.get()).await?;
+        tracing::debug!(woken, "the list of orders was read");
+        Ok(())
+    }
+
+    /// The reading is over: from this time on everybody was seen who is in the list, or it failed.
+    async fn end(&self, from: Option<Timestamp>, off: bool) -> redis::RedisResult<()> {
+        let real = |wait| millis(self.allowance.real(wait)).max(1);
+        let mut call = scripts::LIST_END.prepare_invoke();
+        call.key(self.names.budget());
+        match from.filter(|_| !off) {
+            Some(from) => {
+                call.arg(from.timestamp_millis())
+                    .arg(real(EVERY))
+                    .arg(real(EVERY * 5 / 2))
+                    .arg(real(SIGHTING));
+            }
+            None => {
+                call.arg(0).arg(if off { real(UNLISTED) } else { 0 });
+            }
+        }
+        call.invoke_async::<()>(&mut self.connection.get()).await
+    }
+}
+
+/// How far back the list is read: to the oldest order of the line before a gap that is not worth its pages.
+fn reach(line: &Line, density: f64) -> Timestamp {
+    let mut oldest = line.first().map(|(_, tracked_at)| *tracked_at).unwrap_or_default();
+    for (_, tracked_at) in line {
+        let gap = (oldest - *tracked_at).to_std().unwrap_or_default();
+        if density * gap.as_secs_f64() > WORTH_ROWS {
+            break;
+        }
+        oldest = *tracked_at;
+    }
+    oldest
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rows of a list, far below 2^52")]
+fn per_second(rows: usize, span: chrono::TimeDelta) -> f64 {
+    rows as f64 / span.to_std().unwrap_or_default().as_secs_f64().max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(seconds: &[i64]) -> Line {
+        let id = |n: usize| format!("{n:024x}").parse().unwrap();
+        let at = |seconds: &i64| Timestamp::from_timestamp(1_000_000 + seconds, 0).unwrap();
+        seconds.iter().enumerate().map(|(n, seconds)| (id(n), at(seconds))).collect()
+    }
+
+    #[test]
+    fn a_lone_old_order_is_not_worth_the_pages_to_it() {
+        let reached = |seconds, density| reach(&line(seconds), density).timestamp() - 1_000_000;
+        assert_eq!(reached(&[100, 98, 95, 60], 1.0), 60);
+        assert_eq!(reached(&[100, 98, 95, -300], 1.0), 95);
+        assert_eq!(reached(&[100, 98, 95, -300], 0.0), -300, "nothing is known of the list yet");
+        assert_eq!(per_second(300, chrono::TimeDelta::minutes(1)).to_bits(), 5.0_f64.to_bits());
+    }
+}

@@ -1,0 +1,51 @@
+-- Says what a page of the list showed.
+-- KEYS[1] budget   KEYS[2..] queues in which an order may be   ARGV, for each order: its id and
+--   'handling'   it is not final
+--   'decided'    what it showed stands in the store: its job has to carry that out
+--   'ready'      it is FULFILLED, and the row does not show the card: it is asked for before all others
+-- Returns the number of orders that were woken
+local budget = KEYS[1]
+local now = math.floor(now() * 1000)
+local woken = 0
+
+local function wake(id)
+    for n = 2, #KEYS do
+        if redis.call('ZREM', KEYS[n] .. ':scheduled', id) == 1 then
+            schedule(KEYS[n], id, 0)
+            woken = woken + 1
+        end
+    end
+end
+
+local function is_followed(id)
+    for n = 2, #KEYS do
+        if redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1 then
+            return true
+        end
+    end
+    return false
+end
+
+while at < #ARGV do
+    local id, what = take(), take()
+    if not is_followed(id) then
+        -- Other programs have orders too, and most of those in the list are long final.
+    elseif what == 'handling' then
+        redis.call('ZADD', budget .. ':sighted', now, id)
+    elseif what == 'ready' then
+        if redis.call('SADD', budget .. ':ready', id) == 1 then
+            redis.call('ZADD', budget .. ':waiting', 0, id)
+            redis.call('ZADD', budget .. ':promised', now, id)
+            wake(id)
+        end
+    else
+        redis.call('ZREM', budget .. ':waiting', id)
+        redis.call('ZREM', budget .. ':promised', id)
+        redis.call('HDEL', budget .. ':since', id)
+        redis.call('HDEL', budget .. ':tracked', id)
+        redis.call('SREM', budget .. ':ready', id)
+        wake(id)
+    end
+end
+place()
+return woken
