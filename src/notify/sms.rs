@@ -28,6 +28,8 @@ use crate::orders::Order;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const BODY: &str = "SMS_BODY";
+const NOT_JSON: &str = "what it makes is not JSON; write {{ phone | tojson }} and {{ text | tojson }} without \
+                        quotes around them";
 
 /// What a request to the gateway can say.
 #[derive(Serialize)]
@@ -41,9 +43,10 @@ struct Variables<'a> {
     locale: Locale,
 }
 
-/// A phone number and a text with everything in it that a careless template trips over.
+/// A phone number and a text with everything in it that a careless template trips over: an order may name any
+/// text as its customer's phone.
 const SAMPLE: Variables<'_> = Variables {
-    phone: "+213661223344",
+    phone: r#"+213 "661" \ & < % 223344"#,
     text: r#"Code : 1234 & "5678" \ 100 % é ع"#,
     from: Some("Boutique"),
     event_id: "evt_6901616fe9e88196b4eb64b2_fulfilled",
@@ -104,12 +107,7 @@ impl SmsGateway {
                 )
             } else if kind.contains("json") {
                 let json = serde_json::from_str(&body);
-                let json = json.map_err(|_| {
-                    InvalidGateway(
-                        "what it makes is not JSON; write {{ text | tojson }} without quotes around it"
-                            .to_owned(),
-                    )
-                })?;
+                let json = json.map_err(|_| InvalidGateway(NOT_JSON.to_owned()))?;
                 (strings(&json), "tojson")
             } else {
                 return Ok(());

@@ -47,6 +47,7 @@ fn with_get_the_body_is_the_query() {
 fn a_body_that_would_break_on_some_text_is_refused() {
     for (method, kind, template, words) in [
         (Method::POST, JSON, r#"{"text":"{{ text }}"}"#, "not JSON"),
+        (Method::POST, JSON, r#"{"to":"{{ phone }}","text":{{ text | tojson }}}"#, "not JSON"),
         (Method::POST, "application/vnd.x+json; charset=utf-8", "{{ text }}", "not JSON"),
         (Method::POST, FORM, "to={{ phone }}&text={{ text | urlencode }}", "does not arrive whole; write {{"),
         (Method::POST, FORM, "to={{ phone | urlencode }}&text={{ text }}", "does not arrive whole; write {{"),
