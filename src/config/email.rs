@@ -14,6 +14,8 @@ use crate::notify::{CardForm, MailServer, Security};
 
 const SMTP_PORT: u16 = 587;
 const SMTPS_PORT: u16 = 465;
+/// Not every server takes others, and these addresses stand in every mail.
+const NOT_ASCII: &str = "write addresses in ASCII, their domains as xn--…";
 
 /// The mail server, and who is written to.
 #[derive(Debug, Clone, Args)]
@@ -92,11 +94,7 @@ impl EmailSettings {
             self.email_from.as_deref().map(str::trim).filter(|text| !text.is_empty()).ok_or(missing)?;
         let from: Mailbox =
             text.parse().map_err(|_| unusable("EMAIL_FROM", "write it as Shop <topup@shop.example>"))?;
-        if from.email.domain().is_ascii() {
-            Ok(Some(from))
-        } else {
-            Err(unusable("EMAIL_FROM", "write its domain in ASCII, as xn--…"))
-        }
+        if is_ascii(&from.email) { Ok(Some(from)) } else { Err(unusable("EMAIL_FROM", NOT_ASCII)) }
     }
 
     fn operator(&self) -> Result<Vec<Address>, SettingsError> {
@@ -109,7 +107,13 @@ impl EmailSettings {
             .expose_secret()
             .parse()
             .map_err(|_| unusable("OPERATOR_EMAIL", "write e-mail addresses, separated by commas"))?;
-        Ok(addresses.into_iter().map(|mailbox| mailbox.email).collect())
+        let addresses: Vec<_> = addresses.into_iter().map(|mailbox| mailbox.email).collect();
+        // One mail names them all: a server that takes ASCII only would refuse it to everybody.
+        if addresses.iter().all(is_ascii) {
+            Ok(addresses)
+        } else {
+            Err(unusable("OPERATOR_EMAIL", NOT_ASCII))
+        }
     }
 
     fn server(&self, domain: &str) -> Result<Option<MailServer>, SettingsError> {
@@ -140,6 +144,10 @@ impl EmailSettings {
             .map(Some)
             .map_err(|_| unusable("SMTP_URL", "no TLS connection can be set up for its host"))
     }
+}
+
+fn is_ascii(address: &Address) -> bool {
+    AsRef::<str>::as_ref(address).is_ascii()
 }
 
 /// User and password of the address, or neither; nothing where they are half or cannot be read.
@@ -195,6 +203,22 @@ mod tests {
             operator.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["x@shop.example", "y@shop.example"]
         );
+    }
+
+    #[test]
+    fn what_stands_in_every_mail_is_ascii() {
+        for (from, operator, refused) in [
+            ("Café <a@shop.example>", "x@shop.example", None),
+            ("café@shop.example", "x@shop.example", Some("EMAIL_FROM")),
+            ("a@café.example", "x@shop.example", Some("EMAIL_FROM")),
+            ("a@shop.example", "x@shop.example, é@shop.example", Some("OPERATOR_EMAIL")),
+        ] {
+            let args =
+                ["--smtp-url", "smtps://m.example", "--email-from", from, "--operator-email", operator];
+            let error = config(&args).err().map(|error| error.to_string());
+            let named = error.as_deref().and_then(|error| error.split(' ').next());
+            assert_eq!(named, refused, "{error:?}");
+        }
     }
 
     #[test]

@@ -224,10 +224,12 @@ fn judge(step: Step, error: &Error) -> SendError {
 }
 
 /// Whether a permanent refusal is about the recipient's address or mailbox, and not about this sender, his
-/// login or the policy of the server.
+/// address, his login or the policy of the server.
 fn is_about_recipient(code: &str, words: &str) -> bool {
     let mut enhanced = words.split_whitespace().next().unwrap_or_default().split('.');
     match (enhanced.next(), enhanced.next(), enhanced.next()) {
+        // Of the codes about addresses these two are about the sender's.
+        (Some("5"), Some("1"), Some("7" | "8")) => false,
         (Some("5"), Some(subject), Some(_)) => matches!(subject, "1" | "2"),
         _ => matches!(code, "550" | "551" | "552" | "553"),
     }
@@ -252,6 +254,9 @@ mod tests {
             ("550", "No such user here", true),
             ("552", "5.2.2 mailbox full", true),
             ("553", "mailbox name not allowed", true),
+            ("550", "5.1.10 null MX", true),
+            ("553", "5.1.7 <a@shop.example>: bad sender", false),
+            ("550", "5.1.8 sender's domain does not exist", false),
             ("550", "5.7.1 relaying denied", false),
             ("550", "5.7.26 this mail is unauthenticated", false),
             ("554", "5.7.1 <x@y.dz>: Relay access denied", false),
