@@ -15,6 +15,6 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/topup-worker /usr/local/bin/topup-worker
 USER topup
 WORKDIR /data
-EXPOSE 9464
+EXPOSE 9464 9465
 ENTRYPOINT ["topup-worker"]
 CMD ["run"]
