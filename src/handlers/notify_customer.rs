@@ -130,13 +130,22 @@ fn enter(
 
 /// Gives the place back and tells the circuit how the attempt went.
 fn leave(env: &Environment, told: &NotifyCustomer, place: Place, sent: &Result<(), SendError>) {
-    let answered = !matches!(sent, Err(SendError::Unavailable(_)));
+    let Some(answered) = answered(sent) else { return };
     match place.ended(answered, env.clock.now()) {
         Some(Turned::Opened) => {
             tracing::warn!(channel = told.channel, "a receiver does not answer; its events wait");
         }
         Some(Turned::Closed) => tracing::info!(channel = told.channel, "the receiver answers again"),
         None => {}
+    }
+}
+
+/// Whether the receiver answered; nothing of a refusal, since some come about before anybody is reached.
+const fn answered(sent: &Result<(), SendError>) -> Option<bool> {
+    match sent {
+        Ok(()) | Err(SendError::Failed { .. }) => Some(true),
+        Err(SendError::Unavailable(_)) => Some(false),
+        Err(SendError::Refused(_)) => None,
     }
 }
 
@@ -219,4 +228,18 @@ async fn record(
     };
     env.store.record_attempt(told, &attempt, now).await?;
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_neither_opens_nor_closes_a_circuit() {
+        let what = || "what".to_owned();
+        assert_eq!(answered(&Ok(())), Some(true));
+        assert_eq!(answered(&Err(SendError::Failed { what: what(), retry_after: None })), Some(true));
+        assert_eq!(answered(&Err(SendError::Unavailable(what()))), Some(false));
+        assert_eq!(answered(&Err(SendError::Refused(what()))), None);
+    }
 }

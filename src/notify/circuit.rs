@@ -4,8 +4,9 @@
 //! Jobs that find no place come back one after another, as fast as places may come free, so that a backlog of one
 //! endpoint does not keep the worker busy with turning it away.
 //!
-//! While the circuit is open, jobs of that endpoint wait outside and lose no attempt; then one goes first, for all. Any
-//! answer, a refusal too, closes it again: an endpoint that answers holds up nobody. Each process judges for
+//! While the circuit is open, jobs of that endpoint wait outside and lose no attempt; then one goes first, for all. An
+//! answer closes it again: an endpoint that answers holds up nobody. A place that is given back without a word, as
+//! after a refusal that may have come about before anybody was reached, turns nothing. Each process judges for
 //! itself. This knows neither queues nor clocks: whoever asks says what time it is.
 
 use std::collections::HashMap;
