@@ -9,7 +9,8 @@ use topup_worker::simulator::Script;
 use crate::support::smtp::{MailSink, Offer, PASSWORD, USER};
 use crate::support::{Bed, until};
 
-/// The end of the number of every order of the simulator.
+/// The number of every order of the simulator, and its end.
+const NUMBER: &str = "036362608";
 const ENDING: &str = "2608";
 
 #[tokio::test]
@@ -36,7 +37,8 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     bed.idle().await;
     let text = mail.bytes.replace("=\r\n", "").replace("=3D", "=");
     let code = bed.simulator.card_code(&id).unwrap();
-    assert!(!text.contains(&code) && !text.contains(ENDING), "neither the card nor the answer: {text}");
+    assert!(!text.contains(&code) && !text.contains(NUMBER), "neither the card nor the answer: {text}");
+    assert!(text.contains(NUMBER.strip_suffix(ENDING).unwrap()), "the rest of the number: {text}");
     let begin = format!("http://{page}/r/");
     let token = text.split(&begin).nth(1).unwrap_or_else(|| panic!("no link in {text}"));
     let token: String = token.chars().take_while(char::is_ascii_hexdigit).collect();
