@@ -7,8 +7,8 @@
 //!
 //! `report` holds the findings and prints them; every other file is one thing that is looked at.
 
+mod addresses;
 mod email;
-mod http_addr;
 mod keys;
 mod permissions;
 mod postgres;
@@ -82,19 +82,21 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     };
     let told_otherwise = config.email.is_some() || config.sms.is_some();
     let templates = settings::templates(&config.templates);
-    let ((reached, redis, provider), store, webhook, operator, email, sms, http_addr) = tokio::join!(
+    let page = config.reveal.map(|reveal| reveal.addr);
+    let ((reached, redis, provider), store, webhook, operator, email, sms, http, page) = tokio::join!(
         redis_then_provider,
         store::look(config.database_url.expose_secret(), &config.cipher),
         webhook::merchant(config.webhook, &config.webhook_guard, told_otherwise),
         webhook::operator(config.operator_webhook, &config.webhook_guard),
         email::look(config.email),
         sms::look(config.sms.map(|gateway| gateway.url)),
-        http_addr::look(config.http_addr),
+        addresses::http(config.http_addr),
+        addresses::reveal(page),
     );
     let mut checks = vec![settings::usable(config.time_scale), reached];
     checks.extend(redis);
     checks.extend(store);
-    checks.extend([provider, webhook, operator, templates, email, sms, http_addr]);
+    checks.extend([provider, webhook, operator, templates, email, sms, http, page]);
     checks
 }
 
