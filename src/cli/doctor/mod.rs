@@ -28,6 +28,7 @@ use secrecy::ExposeSecret;
 
 use super::{Exit, say};
 use crate::config::{Config, RunSettings};
+use crate::notify::CardForm;
 use crate::topup_api::Client;
 
 use self::report::{Check, Report};
@@ -80,7 +81,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
         };
         (reached, redis, provider)
     };
-    let told_otherwise = config.email.is_some() || config.sms.is_some();
+    let told_otherwise = is_told_otherwise(&config);
     let templates = settings::templates(&config.templates);
     let page = config.reveal.map(|reveal| reveal.addr);
     let ((reached, redis, provider), store, webhook, operator, email, sms, http, page) = tokio::join!(
@@ -100,10 +101,57 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     checks
 }
 
+/// Whether a card reaches somebody without the merchant's webhook: a customer, or the address of an order.
+fn is_told_otherwise(config: &Config) -> bool {
+    let by_mail = config.email.as_ref().is_some_and(|email| email.card != CardForm::Nothing);
+    let by_sms = config.sms.is_some() && config.sms_card != CardForm::Nothing;
+    by_mail || by_sms || config.callbacks.is_some()
+}
+
 /// The finding of this check, or that it took too long.
 async fn limited(name: &'static str, check: impl Future<Output = Check>) -> Check {
     tokio::time::timeout(LIMIT, check).await.unwrap_or_else(|_elapsed| {
         let found = format!("no answer within {} s", LIMIT.as_secs());
         Check::fail(name, found, "something on the way holds it up; look at the load and the network between")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunSettings,
+    }
+
+    fn told_otherwise(more: &[&str]) -> bool {
+        let key = "0".repeat(64);
+        let good = ["x", "--oneclickdz-api-key", "k", "--encryption-key", &key];
+        let settings = Command::try_parse_from(good.iter().chain(more)).unwrap().run;
+        is_told_otherwise(&settings.validate().unwrap())
+    }
+
+    #[test]
+    fn only_a_channel_that_carries_cards_stands_in_for_the_webhook() {
+        let email = ["--smtp-url", "smtps://m.example", "--email-from", "a@shop.example"];
+        let body = "[{{ phone | tojson }},{{ text | tojson }}]";
+        let sms = ["--sms-url", "https://sms.example", "--sms-body", body];
+        let callbacks = [
+            "--callback-allowed-hosts",
+            "shop.example",
+            "--webhook-secret",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        ];
+        let linked = ["--email-card", "link", "--reveal-url", "https://shop.example"];
+        assert!(!told_otherwise(&[]));
+        assert!(!told_otherwise(&[&email[..], &sms[..]].concat()), "that a card is ready is no card");
+        assert!(!told_otherwise(&["--sms-card", "code"]), "no gateway carries it");
+        assert!(told_otherwise(&[&email[..], &linked[..]].concat()));
+        assert!(told_otherwise(&[&sms[..], &["--sms-card", "code"]].concat()));
+        assert!(told_otherwise(&callbacks));
+    }
 }

@@ -12,7 +12,7 @@ use crate::notify::{AddressGuard, NoAnswer, Refused, Sender};
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-/// The merchant's; `told_otherwise` says whether customers are told by another channel.
+/// The merchant's; `told_otherwise` says whether cards reach somebody by another channel.
 pub(super) async fn merchant(
     endpoint: Option<Endpoint>,
     guard: &AddressGuard,
@@ -20,12 +20,15 @@ pub(super) async fn merchant(
 ) -> Check {
     let Some(endpoint) = endpoint else {
         if told_otherwise {
-            return Check::ok(MERCHANT, "not set: customers are told directly, and the merchant is not");
+            return Check::ok(
+                MERCHANT,
+                "not set: cards go to customers or to the addresses that orders name, not to the merchant",
+            );
         }
         return Check::warn(
             MERCHANT,
-            "not set: outcomes are only logged, and nobody gets the cards",
-            "set WEBHOOK_URL and WEBHOOK_SECRET",
+            "not set, and no other channel carries cards: nobody gets them",
+            "set WEBHOOK_URL and WEBHOOK_SECRET, or EMAIL_CARD or SMS_CARD to link or code",
         );
     };
     look(MERCHANT, "WEBHOOK_URL", &endpoint.url, guard).await
@@ -35,7 +38,7 @@ pub(super) async fn operator(endpoint: Option<Endpoint>, guard: &AddressGuard) -
     let Some(endpoint) = endpoint else {
         return Check::ok(
             OPERATOR,
-            "not set: the merchant's webhook alone is told of orders that need a person",
+            "not set: orders that need a person are told to WEBHOOK_URL and OPERATOR_EMAIL, where these are set",
         );
     };
     look(OPERATOR, "OPERATOR_WEBHOOK_URL", &endpoint.url, guard).await
