@@ -54,7 +54,8 @@ impl RevealSettings {
         if url.scheme() != "https" && !(url.scheme() == "http" && at_home) {
             return refused("the page shows card codes: its public address begins with https://");
         }
-        if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        let beyond = url.query().is_some() || url.fragment().is_some();
+        if beyond || !url.username().is_empty() || url.password().is_some() {
             return refused("it must be a host and a path, nothing more");
         }
         if !(1..=24 * 365).contains(&self.reveal_hours) {

@@ -9,6 +9,8 @@ use url::Url;
 use super::{SettingsError, set, unusable};
 use crate::notify::{CardForm, SmsGateway};
 
+const CONTENT_TYPE: &str = "application/json";
+
 /// How the gateway is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SmsMethod {
@@ -43,7 +45,7 @@ pub struct SmsSettings {
     pub sms_body: Option<SecretString>,
 
     /// Type of the body
-    #[arg(long, env = "SMS_CONTENT_TYPE", default_value = "application/json")]
+    #[arg(long, env = "SMS_CONTENT_TYPE", default_value = CONTENT_TYPE)]
     pub sms_content_type: String,
 
     /// Sender of the SMS, the variable `from` of SMS_BODY
@@ -104,7 +106,9 @@ impl SmsSettings {
     }
 
     fn content_type(&self) -> Result<HeaderValue, SettingsError> {
-        self.sms_content_type.parse().map_err(|_| {
+        let named = self.sms_content_type.trim();
+        let named = if named.is_empty() { CONTENT_TYPE } else { named };
+        named.parse().map_err(|_| {
             unusable("SMS_CONTENT_TYPE", "it can stand in no header; an example is application/json")
         })
     }

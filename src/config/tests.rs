@@ -97,6 +97,8 @@ fn impossible_settings_are_told_with_their_names() {
             &["--sms-url", "https://a.dz", "--sms-body", SMS_BODY, "--sms-content-type", "a\nb"],
             "SMS_CONTENT_TYPE",
         ),
+        (&["--reveal-url", "https://token-of-mine@a.dz"], "REVEAL_URL"),
+        (&["--reveal-url", "https://:token-of-mine@a.dz"], "REVEAL_URL"),
         (&["--templates-dir", "/nowhere"], "TEMPLATES_DIR"),
         (&["--templates-dir", "src/config"], "TEMPLATES_DIR"),
     ] {
@@ -177,6 +179,9 @@ fn headers_of_the_gateway_are_one_a_line_and_a_value_may_hold_anything_else() {
     let headers = "Authorization: Basic a;b=c\n\n X-Api-Key:k \n";
     let args = ["--sms-url", "https://a.dz", "--sms-body", SMS_BODY, "--sms-headers", headers];
     assert!(validate(&args).unwrap().sms.is_some());
+    let body = "{{ text }}";
+    let args = ["--sms-url", "https://a.dz", "--sms-body", body, "--sms-content-type", " "];
+    assert!(validate(&args).is_err_and(|error| error.to_string().contains("JSON")), "an empty type is unset");
     let args = ["--sms-url", "http://127.0.0.1:1", "--sms-body", SMS_BODY, "--allow-insecure-sms"];
     assert!(validate(&args).unwrap().sms.is_some());
 }

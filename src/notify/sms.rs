@@ -73,7 +73,8 @@ pub struct SmsGateway {
 }
 
 impl SmsGateway {
-    /// A gateway that is asked so. `body` is a template; with GET it makes the query.
+    /// A gateway that is asked so. `body` is a template; with GET it makes the query. A `Content-Type` among the
+    /// headers goes before `content_type`.
     ///
     /// # Errors
     /// [`InvalidGateway`] where the template cannot be rendered, or what it renders is not of the type named.
@@ -85,6 +86,7 @@ impl SmsGateway {
         from: Option<String>,
         body: String,
     ) -> Result<Self, InvalidGateway> {
+        let content_type = headers.get(CONTENT_TYPE).cloned().unwrap_or(content_type);
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);

@@ -78,6 +78,13 @@ fn a_header_of_the_merchants_may_name_another_type() {
     let kind = HeaderValue::from_static("text/plain");
     let gateway = SmsGateway::new(url, Method::POST, headers, kind, None, "{{ text }}".to_owned()).unwrap();
     assert_eq!(request(&gateway).headers()[CONTENT_TYPE], "text/xml");
+
+    let (url, headers) =
+        (gateway.url.clone(), HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(FORM))]));
+    let body = "[{{ phone | tojson }},{{ text | tojson }}]".to_owned();
+    let kind = HeaderValue::from_static(JSON);
+    let refused = SmsGateway::new(url, Method::POST, headers, kind, None, body).unwrap_err();
+    assert!(refused.to_string().contains("urlencode"), "it is judged as a form: {refused}");
 }
 
 #[tokio::test]
