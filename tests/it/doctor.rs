@@ -366,8 +366,12 @@ async fn every_setting_that_cannot_be_used_is_told_at_once() {
         assert!(printed.contains(name), "{printed}");
     }
     assert_eq!(bed.simulator.total_calls(), 0);
-    // A key that no header can carry.
-    let mut bed = Bed::new(1.0).await;
-    bed.set("ONECLICKDZ_API_KEY", "wrong-key\u{7f}");
-    assert_eq!(doctor(&bed).await.code, Some(2));
+    for name in ["ONECLICKDZ_API_KEY", "ONECLICKDZ_API_KEY_SECONDARY"] {
+        let mut bed = Bed::new(1.0).await;
+        // A key that no header can carry.
+        bed.set(name, "wrong-key\u{7f}");
+        let found = doctor(&bed).await;
+        assert_eq!(found.code, Some(2));
+        assert!(found.words("settings").starts_with(&format!("{name} has characters")), "{name}");
+    }
 }

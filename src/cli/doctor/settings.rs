@@ -17,6 +17,9 @@ pub(super) fn read(settings: RunSettings) -> Result<(Config, Client), Vec<Check>
     }
     let config = settings.validate().map_err(|fault| vec![fail(&fault)])?;
     let client = Client::new(&config.api_url, &config.api_key).map_err(|fault| vec![fail(&fault)])?;
+    if let Some(key) = &config.secondary_api_key {
+        client.with_secondary_key(key).map_err(|fault| vec![fail(&fault)])?;
+    }
     Ok((config, client))
 }
 
