@@ -4,8 +4,8 @@
 //! Jobs that find no place come back one after another, as fast as places may come free, so that a backlog of one
 //! endpoint does not keep the worker busy with turning it away.
 //!
-//! While the circuit is open, jobs of that endpoint wait outside and lose no attempt; then one goes first, for all. An
-//! answer closes it again: an endpoint that answers holds up nobody. A place that is given back without a word, as
+//! While the circuit is open, jobs of that endpoint wait outside and lose no attempt; then one goes first, for all.
+//! An answer closes it again: an endpoint that answers holds up nobody. A place that is given back without a word, as
 //! after a refusal that may have come about before anybody was reached, turns nothing. Each process judges for
 //! itself. This knows neither queues nor clocks: whoever asks says what time it is.
 
