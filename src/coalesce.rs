@@ -15,7 +15,7 @@ use crate::handlers::{Environment, sighted};
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ListedOrder, OrderList, Permission, SIGHTING};
+use crate::topup_api::{Allowance, ListedOrder, OrderList, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -119,7 +119,7 @@ impl Coalescer {
         let allowed = &self.allowance;
         let mut call = scripts::LIST_BEGIN.prepare_invoke();
         call.key(self.names.budget()).arg(FEWEST).arg(allowed.requests_per_minute);
-        call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE));
+        call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE)).arg(allowed.keys);
         let waiting: Vec<(String, i64)> = call.invoke_async(&mut self.connection.get()).await?;
         let read = |(id, at): (String, i64)| Some((id.parse().ok()?, Timestamp::from_timestamp_millis(at)?));
         let mut line: Line = waiting.into_iter().filter_map(read).collect();
@@ -149,16 +149,14 @@ impl Coalescer {
     /// One page, once there is a request for it.
     async fn page(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ListingError> {
         loop {
-            let wait = match self.environment.budget.ask_for_page().await {
-                Permission::Ask(ticket) => {
+            match self.environment.budget.ask_for_page().await {
+                Ok(ticket) => {
                     let list = self.environment.api(&ticket).list(page, from, to).await;
                     self.environment.budget.answered(&ticket, list.as_ref().err()).await;
                     return Ok(list?);
                 }
-                Permission::Wait(wait) | Permission::Closed(wait) => wait,
-                Permission::Sighted => Duration::ZERO,
-            };
-            tokio::time::sleep(wait).await;
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
         }
     }
 
@@ -190,18 +188,18 @@ impl Coalescer {
 
     /// The reading is over: from this time on everybody was seen who is in the list, or it failed.
     async fn end(&self, from: Option<Timestamp>, off: bool) -> redis::RedisResult<()> {
-        let real = |wait| millis(self.allowance.real(wait)).max(1);
+        let real_ms = |wait| self.allowance.real_ms(wait);
         let mut call = scripts::LIST_END.prepare_invoke();
         call.key(self.names.budget());
         match from.filter(|_| !off) {
             Some(from) => {
                 call.arg(from.timestamp_millis())
-                    .arg(real(EVERY))
-                    .arg(real(EVERY * 5 / 2))
-                    .arg(real(SIGHTING));
+                    .arg(real_ms(EVERY))
+                    .arg(real_ms(EVERY * 5 / 2))
+                    .arg(real_ms(SIGHTING));
             }
             None => {
-                call.arg(0).arg(if off { real(UNLISTED) } else { 0 });
+                call.arg(0).arg(if off { real_ms(UNLISTED) } else { 0 });
             }
         }
         call.invoke_async::<()>(&mut self.connection.get()).await

@@ -49,10 +49,9 @@ impl Environment {
     /// The provider, asked with the key of this ticket.
     ///
     /// # Panics
-    /// Where there is no key at all; the settings see to it that there is one.
+    /// Where there is no such key; a budget gives tickets only for those that it was told of.
     pub(crate) fn api(&self, ticket: &Ticket) -> &Arc<dyn TopupApi> {
-        // A worker that has no secondary key yet, beside others that have: it asks with the one it has.
-        self.apis.get(ticket.key).unwrap_or(&self.apis[0])
+        &self.apis[ticket.key]
     }
 
     /// Jobs for everything that is still to be told of this order. They are enqueued with every look at

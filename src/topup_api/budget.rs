@@ -8,9 +8,8 @@
 //!
 //! Who gets no request waits in a line that the most urgent lead. What came first stays urgent, so nobody starves.
 
-use std::time::Duration;
-
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{RedisResult, ScriptInvocation, Value};
@@ -62,6 +61,11 @@ impl Allowance {
     /// A wait of the provider in real time.
     pub(crate) fn real(&self, wait: Duration) -> Duration {
         wait.mul_f64(self.minute.as_secs_f64() / 60.0)
+    }
+
+    /// The same in whole milliseconds, for a key that must have a time to live: one at least.
+    pub(crate) fn real_ms(&self, wait: Duration) -> u64 {
+        millis(self.real(wait)).max(1)
     }
 
     /// How many requests may follow each other at once after a pause. Few enough that a burst leaves something
@@ -118,8 +122,13 @@ impl Budget for RedisBudget {
         self.request(wish.topup_id.as_str(), tracked_at, sighting, self.patience(wish)).await
     }
 
-    async fn ask_for_page(&self) -> Permission {
-        self.request("", 0, Duration::ZERO, Duration::ZERO).await
+    async fn ask_for_page(&self) -> Result<Ticket, Duration> {
+        match self.request("", 0, Duration::ZERO, Duration::ZERO).await {
+            Permission::Ask(ticket) => Ok(ticket),
+            Permission::Wait(wait) | Permission::Closed(wait) => Err(wait),
+            // Never: only an order is sighted.
+            Permission::Sighted => Err(UNKNOWN),
+        }
     }
 
     async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool {
@@ -154,7 +163,7 @@ impl RedisBudget {
         call.arg(millis(allowed.real(sighting))).arg(millis(allowed.real(patience)));
         call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(allowed.burst());
         call.arg(allowed.under_way).arg(millis(REQUEST)).arg(millis(PROBE_LOOK));
-        call.arg(millis(self.allowance.real(LONGEST_WAIT)).max(1)).arg(allowed.keys);
+        call.arg(allowed.real_ms(LONGEST_WAIT)).arg(allowed.keys);
         let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
         answer.and_then(|answer| read(&answer)).unwrap_or(Permission::Closed(UNKNOWN))
     }
@@ -191,28 +200,17 @@ impl RedisBudget {
     }
 
     fn write_verdict(&self, call: &mut ScriptInvocation<'_>, error: Option<&ApiError>) {
-        match error {
-            Some(ApiError::Unauthorized(_)) => {
-                let wait = error.and_then(ApiError::closes_gate).unwrap_or_default();
-                call.arg("refused").arg(millis(self.allowance.real(wait)).max(1));
-            }
-            Some(error) => match error.closes_gate() {
-                Some(wait) => {
-                    call.arg("closed").arg(millis(self.allowance.real(wait)).max(1));
-                }
-                None if error.says_nothing() => {
-                    call.arg("failed").arg(MOST_FAILURES);
-                    call.arg(millis(self.allowance.real(FIRST_CLOSURE)).max(1));
-                    call.arg(millis(self.allowance.real(LONGEST_CLOSURE)).max(1));
-                }
-                None => {
-                    call.arg("usable");
-                }
-            },
-            None => {
-                call.arg("usable");
-            }
-        }
+        let real_ms = |wait| self.allowance.real_ms(wait);
+        match error.map(|error| (error, error.closes_gate())) {
+            Some((ApiError::Unauthorized(_), Some(wait))) => call.arg("refused").arg(real_ms(wait)),
+            Some((_, Some(wait))) => call.arg("closed").arg(real_ms(wait)),
+            Some((error, None)) if error.says_nothing() => call
+                .arg("failed")
+                .arg(MOST_FAILURES)
+                .arg(real_ms(FIRST_CLOSURE))
+                .arg(real_ms(LONGEST_CLOSURE)),
+            _ => call.arg("usable"),
+        };
     }
 }
 

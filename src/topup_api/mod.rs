@@ -81,7 +81,10 @@ pub trait Budget: Send + Sync + 'static {
     async fn ask(&self, wish: &Wish) -> Permission;
 
     /// Asks for one request for a page of the list: it goes before every order, since it tells of many.
-    async fn ask_for_page(&self) -> Permission;
+    ///
+    /// # Errors
+    /// How long to wait, in real time, where there is none now.
+    async fn ask_for_page(&self) -> Result<Ticket, Duration>;
 
     /// Says how a request went: with this error, or with an answer. Returns whether it was the key's fault and
     /// another one has taken over.

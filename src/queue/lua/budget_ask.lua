@@ -43,17 +43,9 @@ local function wait_for(requests)
     return wait
 end
 
-local function leave_line(id)
-    redis.call('ZREM', waiting, id)
-    redis.call('ZREM', promised, id)
-    redis.call('HDEL', since, id)
-    redis.call('HDEL', tracked, id)
-    redis.call('SREM', ready, id)
-end
-
 local function grant(probe)
     local began = tonumber(redis.call('HGET', since, order) or now)
-    leave_line(order)
+    leave_line(budget, order)
     local ticket = redis.call('INCR', budget .. ':ticket')
     -- Until it is answered nobody knows when the provider counts it; it counts here for as long as it may.
     redis.call('ZADD', spent, now + request + window, ticket)
@@ -75,7 +67,7 @@ if redis.call('EXISTS', budget .. ':unproven') == 1 then
 end
 
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', promised, '-inf', now - GRACE_MS, 'LIMIT', 0, 100)) do
-    leave_line(gone)
+    leave_line(budget, gone)
 end
 
 -- A page of the list answers for many: it waits for nobody, and the next request is kept for it.

@@ -1,10 +1,10 @@
 -- Whether the list of orders is to be read now: when more orders wait than can be asked for one by one.
 -- KEYS[1] budget   ARGV: fewest orders, requests a window, ms of a window, requests that may be made at once after a
---   pause, ms for which nobody else begins
+--   pause, ms for which nobody else begins, number of keys
 -- Returns {} if not, otherwise for each order that waits: its id, ms since 1970 at which it was tracked
 local budget = KEYS[1]
-local fewest, limit, window, burst, lease =
-    tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
+local fewest, limit, window, burst, lease, keys =
+    tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
 local now = math.floor(now() * 1000)
 
 if redis.call('PTTL', budget .. ':gate') > 0 or redis.call('EXISTS', budget .. ':unproven', budget .. ':unlisted') > 0 then
@@ -14,7 +14,7 @@ local next_at = redis.call('HMGET', budget .. ':listed', 'next')[1]
 if next_at and tonumber(next_at) > now then
     return {}
 end
-local key = redis.call('GET', budget .. ':key') or '0'
+local key = key_in_use(budget, keys)
 local paced = math.max(tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0') - now, 0)
 local at_once = math.floor(burst - paced * limit / window)
 local line = redis.call('ZCARD', budget .. ':waiting') - redis.call('SCARD', budget .. ':ready')

@@ -39,11 +39,7 @@ while at < #ARGV do
             wake(id)
         end
     else
-        redis.call('ZREM', budget .. ':waiting', id)
-        redis.call('ZREM', budget .. ':promised', id)
-        redis.call('HDEL', budget .. ':since', id)
-        redis.call('HDEL', budget .. ':tracked', id)
-        redis.call('SREM', budget .. ':ready', id)
+        leave_line(budget, id)
         wake(id)
     end
 end

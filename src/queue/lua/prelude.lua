@@ -28,6 +28,15 @@ local function key_in_use(budget, keys)
     return key < keys and key or 0
 end
 
+-- Takes an order out of the line of those that wait for a request.
+local function leave_line(budget, id)
+    redis.call('ZREM', budget .. ':waiting', id)
+    redis.call('ZREM', budget .. ':promised', id)
+    redis.call('HDEL', budget .. ':since', id)
+    redis.call('HDEL', budget .. ':tracked', id)
+    redis.call('SREM', budget .. ':ready', id)
+end
+
 -- Jobs that a script makes due, by queue: ids in the order in which they run, and scores with ids.
 local ready, waiting = {}, {}
 
