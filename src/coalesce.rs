@@ -164,7 +164,7 @@ impl Coalescer {
     async fn seen(&self, rows: Vec<ListedOrder>) -> Result<(), ListingError> {
         let mut call = scripts::LIST_SEEN.prepare_invoke();
         call.key(self.names.budget());
-        for job in [JobName::PollTopup, JobName::RecheckTopup] {
+        for job in JobName::FOLLOWING {
             call.key(self.names.queue(job));
         }
         for ListedOrder { topup_id, order } in rows {

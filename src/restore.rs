@@ -23,8 +23,6 @@ const EVERY: Duration = Duration::from_secs(20);
 const PAST: Duration = Duration::from_secs(10);
 /// Most orders and most notifications put back at a time.
 const MOST: u32 = 500;
-/// The queues that an order may be in.
-const FOLLOWING: [JobName; 2] = [JobName::PollTopup, JobName::RecheckTopup];
 
 /// See the module.
 pub(crate) struct Restore {
@@ -67,7 +65,7 @@ impl Restore {
         let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
         let untold = self.give_up_telling_buried(store.untold(before, MOST).await?).await?;
         let untold: Vec<NextJob> = untold.iter().map(NextJob::tell).collect();
-        Ok(self.put_back(&FOLLOWING, &orders).await?
+        Ok(self.put_back(&JobName::FOLLOWING, &orders).await?
             + self.put_back(&[JobName::NotifyCustomer], &untold).await?)
     }
 
@@ -76,7 +74,8 @@ impl Restore {
         &self,
         orders: Vec<(TopupId, OrderStatus)>,
     ) -> Result<Vec<(TopupId, OrderStatus)>, RestoreError> {
-        let reasons = self.buried(&FOLLOWING, orders.iter().map(|(id, _)| id.as_str().to_owned())).await?;
+        let reasons =
+            self.buried(&JobName::FOLLOWING, orders.iter().map(|(id, _)| id.as_str().to_owned())).await?;
         let mut others = Vec::new();
         for (order, reason) in orders.into_iter().zip(reasons) {
             if reason.is_empty() {
@@ -140,7 +139,5 @@ impl Restore {
 }
 
 fn look(topup_id: TopupId, status: OrderStatus) -> NextJob {
-    let handling = status == OrderStatus::Handling;
-    let job = if handling { JobName::PollTopup } else { JobName::RecheckTopup };
-    NextJob::look(job, TrackTopup::new(topup_id), Duration::ZERO)
+    NextJob::look(JobName::following(status), TrackTopup::new(topup_id), Duration::ZERO)
 }

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::OrderStatus;
+
 /// A job of this service, and by that the queue `{topup}:<job>` it waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,6 +28,18 @@ pub struct UnknownJobName;
 impl JobName {
     /// Every job, in the order in which the service starts them.
     pub const ALL: [Self; 3] = [Self::PollTopup, Self::RecheckTopup, Self::NotifyCustomer];
+
+    /// The jobs that look at orders; an order is followed by one of them at a time.
+    pub const FOLLOWING: [Self; 2] = [Self::PollTopup, Self::RecheckTopup];
+
+    /// The job that follows an order of this status.
+    #[must_use]
+    pub const fn following(status: OrderStatus) -> Self {
+        match status {
+            OrderStatus::Handling => Self::PollTopup,
+            _ => Self::RecheckTopup,
+        }
+    }
 
     /// The name as it stands in queues, schemas, metrics and logs.
     #[must_use]

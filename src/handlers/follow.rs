@@ -104,8 +104,7 @@ pub(crate) async fn sighted(
     if tracking.status == OrderStatus::Scheduled && seen.status == TopupStatus::Queued {
         return Ok(false);
     }
-    let job =
-        if tracking.status == OrderStatus::Handling { JobName::PollTopup } else { JobName::RecheckTopup };
+    let job = JobName::following(tracking.status);
     let now = env.clock.now();
     let situation = Situation {
         job,
@@ -179,9 +178,8 @@ pub(crate) async fn give_up(
         body: event(outcome, &order, None, &record, now),
         channels: env.channels.wanting(outcome, &order),
     };
-    let handling = order.tracking.status == OrderStatus::Handling;
     let change = Change {
-        job: if handling { JobName::PollTopup } else { JobName::RecheckTopup },
+        job: JobName::following(order.tracking.status),
         at: now,
         order: &order,
         record: &record,
@@ -288,7 +286,7 @@ fn event(
     record: &Tracking,
     now: Timestamp,
 ) -> Event {
-    let locale = order.customer.as_ref().map(|customer| customer.locale).unwrap_or_default();
+    let locale = order.locale();
     Event {
         kind: outcome.event_type(),
         timestamp: now,

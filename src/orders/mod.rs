@@ -15,8 +15,8 @@ mod sql;
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Customer, Event, JobName, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret, Timestamp,
-    TopupId, TopupType, TrackTopup, Tracking,
+    Card, Customer, Event, JobName, Locale, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret,
+    Timestamp, TopupId, TopupType, TrackTopup, Tracking,
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
@@ -66,6 +66,12 @@ impl Order {
             tracking: Tracking::new(now),
             version: 0,
         }
+    }
+
+    /// The customer's language.
+    #[must_use]
+    pub fn locale(&self) -> Locale {
+        self.customer.as_ref().map(|customer| customer.locale).unwrap_or_default()
     }
 }
 

@@ -93,7 +93,7 @@ impl DeadLetters {
     /// The other queues in which the same job may be: an order is followed by one of two.
     fn siblings(&self, letter: &DeadLetter) -> impl Iterator<Item = String> {
         let job = letter.job;
-        let following = [JobName::PollTopup, JobName::RecheckTopup].into_iter();
+        let following = JobName::FOLLOWING.into_iter();
         following
             .filter(move |other| job != JobName::NotifyCustomer && *other != job)
             .map(|job| self.names.queue(job))

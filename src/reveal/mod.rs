@@ -27,6 +27,7 @@ use topup_jobs::{Locale, Secret};
 use url::Url;
 
 use crate::clock::Clock;
+use crate::handlers::chain;
 use crate::orders::{Order, OrderStore, Reveal, RevealOutcome, StoreError};
 
 use self::page::{Page, View};
@@ -68,6 +69,9 @@ pub struct RevealPage {
     places: Arc<Semaphore>,
 }
 
+/// What a visitor gets to see, in which language; nothing where there is no such link.
+type Found = Result<Option<(Locale, View)>, StoreError>;
+
 impl RevealPage {
     /// A page over this store.
     #[must_use]
@@ -86,17 +90,20 @@ impl RevealPage {
     fn router(self) -> Router {
         Router::new()
             .route("/r/{token}", get(open).post(answer))
-            .fallback(async |State(this): State<Self>| this.unknown())
+            .fallback(async |State(this): State<Self>| this.respond(Ok(None)))
             .with_state(self)
     }
 
-    fn unknown(&self) -> Response {
-        self.page.respond(StatusCode::NOT_FOUND, Locale::default(), &View::Unknown)
-    }
-
-    fn trouble(&self, error: &StoreError) -> Response {
-        tracing::error!(error = crate::handlers::chain(error), "the store failed; a card could not be shown");
-        self.page.respond(StatusCode::SERVICE_UNAVAILABLE, Locale::default(), &View::Trouble)
+    fn respond(&self, found: Found) -> Response {
+        let (locale, view) = match found {
+            Ok(Some((locale, view))) => (locale, view),
+            Ok(None) => (Locale::default(), View::Unknown),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the store failed; a card could not be shown");
+                (Locale::default(), View::Trouble)
+            }
+        };
+        self.page.respond(view.status(), locale, &view)
     }
 
     /// The link's row and its order.
@@ -106,50 +113,42 @@ impl RevealPage {
         Ok(order.map(|order| (reveal, order)))
     }
 
-    async fn opened(&self, token: &str) -> Result<Option<(StatusCode, Locale, View)>, StoreError> {
+    async fn opened(&self, token: &str) -> Found {
         let _place = self.places.acquire().await;
         let Some((reveal, order)) = self.find(token).await? else { return Ok(None) };
-        let (status, view) = if reveal.revealed_at.is_some() {
-            (StatusCode::GONE, View::AlreadyShown)
+        let view = if reveal.revealed_at.is_some() {
+            View::AlreadyShown
         } else if reveal.tries >= MOST_TRIES {
-            (StatusCode::GONE, View::Spent)
+            View::Spent
         } else if reveal.expires_at <= self.clock.now() {
-            (StatusCode::GONE, View::Expired)
+            View::Expired
         } else {
-            (StatusCode::OK, View::Ask { left: None })
+            View::Ask { left: None }
         };
-        Ok(Some((status, locale(&order), view)))
+        Ok(Some((order.locale(), view)))
     }
 
-    async fn answered(
-        &self,
-        token: &str,
-        digits: &str,
-    ) -> Result<Option<(StatusCode, Locale, View)>, StoreError> {
+    async fn answered(&self, token: &str, digits: &str) -> Found {
         let _place = self.places.acquire().await;
         let Some((_, order)) = self.find(token).await? else { return Ok(None) };
         // Read first: a card that cannot be read must not count as shown.
         let Some(card) = self.store.card(&order.topup_id).await? else { return Ok(None) };
         let right = ending(&order).is_some_and(|ending| ending == digits);
         let outcome = self.store.try_reveal(token, right, MOST_TRIES, self.clock.now()).await?;
-        let (status, view) = match outcome {
-            RevealOutcome::Shown => (StatusCode::OK, View::Card(card)),
-            RevealOutcome::Wrong { left } => (StatusCode::FORBIDDEN, View::Ask { left: Some(left) }),
-            RevealOutcome::Spent => (StatusCode::GONE, View::Spent),
-            RevealOutcome::Expired => (StatusCode::GONE, View::Expired),
-            RevealOutcome::AlreadyShown => (StatusCode::GONE, View::AlreadyShown),
+        let view = match outcome {
+            RevealOutcome::Shown => View::Card(card),
+            RevealOutcome::Wrong { left } => View::Ask { left: Some(left) },
+            RevealOutcome::Spent => View::Spent,
+            RevealOutcome::Expired => View::Expired,
+            RevealOutcome::AlreadyShown => View::AlreadyShown,
             RevealOutcome::Unknown => return Ok(None),
         };
-        Ok(Some((status, locale(&order), view)))
+        Ok(Some((order.locale(), view)))
     }
 }
 
 async fn open(State(this): State<RevealPage>, Path(token): Path<String>) -> Response {
-    match this.opened(&token).await {
-        Ok(Some((status, locale, view))) => this.page.respond(status, locale, &view),
-        Ok(None) => this.unknown(),
-        Err(error) => this.trouble(&error),
-    }
+    this.respond(this.opened(&token).await)
 }
 
 async fn answer(State(this): State<RevealPage>, Path(token): Path<String>, form: Body) -> Response {
@@ -166,11 +165,7 @@ async fn answer(State(this): State<RevealPage>, Path(token): Path<String>, form:
     let digits = form.into_iter().find(|(name, _)| name == "digits");
     let digits: String =
         digits.map(|(_, value)| value.chars().filter_map(western_digit).collect()).unwrap_or_default();
-    match this.answered(&token, &digits).await {
-        Ok(Some((status, locale, view))) => this.page.respond(status, locale, &view),
-        Ok(None) => this.unknown(),
-        Err(error) => this.trouble(&error),
-    }
+    this.respond(this.answered(&token, &digits).await)
 }
 
 /// A digit as the numbers are stored, also where a keyboard writes Arabic ones; nothing for anything else.
@@ -195,10 +190,6 @@ fn ending(order: &Order) -> Option<&str> {
 #[must_use]
 pub fn can_ask(order: &Order) -> bool {
     ending(order).is_some()
-}
-
-fn locale(order: &Order) -> Locale {
-    order.customer.as_ref().map(|customer| customer.locale).unwrap_or_default()
 }
 
 #[cfg(test)]

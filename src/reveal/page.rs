@@ -32,6 +32,18 @@ pub(super) enum View {
     Trouble,
 }
 
+impl View {
+    pub(super) const fn status(&self) -> StatusCode {
+        match self {
+            Self::Ask { left: None } | Self::Card(_) => StatusCode::OK,
+            Self::Ask { left: Some(_) } => StatusCode::FORBIDDEN,
+            Self::AlreadyShown | Self::Spent | Self::Expired => StatusCode::GONE,
+            Self::Unknown => StatusCode::NOT_FOUND,
+            Self::Trouble => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
 /// Makes the page.
 pub(super) struct Page(Environment<'static>);
 
