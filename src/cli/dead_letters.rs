@@ -203,7 +203,7 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
 
 /// Has the event told from the first attempt on. False where there is nothing to tell.
 async fn tell_again(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<bool> {
-    let Some(stored) = notification(store, told).await? else { return Ok(false) };
+    let Some(stored) = store.notification(told).await? else { return Ok(false) };
     if stored.status == NotificationStatus::Sent {
         return Ok(false);
     }
@@ -215,22 +215,16 @@ async fn tell_again(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<b
     Ok(true)
 }
 
-async fn notification(
-    store: &SqlStore,
-    told: &NotifyCustomer,
-) -> Result<Option<Notification>, crate::orders::StoreError> {
-    let of_order = store.notifications(&told.topup_id).await?;
-    let same = |stored: &Notification| stored.outcome == told.outcome && stored.channel == told.channel;
-    Ok(of_order.into_iter().find(same))
-}
-
 async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
     let payload = letters.payload(letter).await.map_err(failed)?;
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
     let dead = letters.is_dead(letter).await.map_err(failed)?;
     match subject.filter(|_| dead) {
         Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id, DISCARDED).await?,
-        Some(Subject::Told(told)) => give_up_telling(store, &told).await?,
+        Some(Subject::Told(told)) => {
+            // Without a next attempt the event is not put back into a queue.
+            store.give_up_telling(&told, DISCARDED, real_now()).await?;
+        }
         None => {}
     }
     let there = letters.discard(letter).await.map_err(failed)?;
@@ -258,17 +252,5 @@ async fn give_up(store: &SqlStore, job: JobName, topup_id: &TopupId, why: &str) 
         event: None,
     };
     store.apply(change).await?;
-    Ok(())
-}
-
-/// Without a next attempt the event is not put back into a queue.
-async fn give_up_telling(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<()> {
-    if let Some(stored) = notification(store, told).await?
-        && stored.status == NotificationStatus::Pending
-    {
-        let (status, last_error) = (NotificationStatus::Failed, Some(DISCARDED.to_owned()));
-        let failed = Notification { status, next_attempt_at: None, last_error, ..stored };
-        store.record_attempt(told, &failed, real_now()).await?;
-    }
     Ok(())
 }

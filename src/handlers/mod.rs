@@ -15,6 +15,5 @@ pub use environment::{Environment, random_jitter};
 pub(crate) use follow::{give_up, sighted};
 pub use job::{End, Handler, Job, NextJob, Settlement};
 pub use notify_customer::NotifyCustomerHandler;
-pub(crate) use notify_customer::give_up_telling;
 pub use poll_topup::PollTopupHandler;
 pub use recheck_topup::RecheckTopupHandler;

@@ -45,31 +45,9 @@ impl Handler for NotifyCustomerHandler {
     }
 }
 
-/// Stores that an event is not told any more, for a job that the queue has buried by itself.
-pub(crate) async fn give_up_telling(
-    env: &Environment,
-    told: &NotifyCustomer,
-    reason: String,
-) -> Result<(), StoreError> {
-    let Some(stored) = stored(env, told).await? else { return Ok(()) };
-    if stored.status != NotificationStatus::Pending {
-        return Ok(());
-    }
-    tracing::error!(order.id = %told.topup_id, channel = told.channel, reason, "not told: the job is a dead letter");
-    let status = NotificationStatus::Failed;
-    let given_up = Notification { status, next_attempt_at: None, last_error: Some(reason), ..stored };
-    env.store.record_attempt(told, &given_up, env.clock.now()).await
-}
-
-/// What the store knows of telling this.
-async fn stored(env: &Environment, told: &NotifyCustomer) -> Result<Option<Notification>, StoreError> {
-    let mut notifications = env.store.notifications(&told.topup_id).await?.into_iter();
-    Ok(notifications.find(|stored| stored.outcome == told.outcome && stored.channel == told.channel))
-}
-
 async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, StoreError> {
     let told = &job.payload;
-    let Some(stored) = stored(env, told).await? else {
+    let Some(stored) = env.store.notification(told).await? else {
         return Ok(End::DeadLetter("the store knows of nothing to tell".to_owned()));
     };
     if stored.status != NotificationStatus::Pending {

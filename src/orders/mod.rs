@@ -223,6 +223,29 @@ pub trait OrderStore: Send + Sync + 'static {
     /// Who is told of the order's events, and how far that has come.
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError>;
 
+    /// How far telling this channel about this event has come, if it is to be told.
+    async fn notification(&self, told: &NotifyCustomer) -> Result<Option<Notification>, StoreError> {
+        let mut of_order = self.notifications(&told.topup_id).await?.into_iter();
+        Ok(of_order.find(|stored| stored.outcome == told.outcome && stored.channel == told.channel))
+    }
+
+    /// Stores that this is not told any more, for this reason; returns whether it was still to be told.
+    async fn give_up_telling(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let stored = self.notification(told).await?;
+        let Some(stored) = stored.filter(|stored| stored.status == NotificationStatus::Pending) else {
+            return Ok(false);
+        };
+        let (status, last_error) = (NotificationStatus::Failed, Some(reason.to_owned()));
+        let given_up = Notification { status, next_attempt_at: None, last_error, ..stored };
+        self.record_attempt(told, &given_up, now).await?;
+        Ok(true)
+    }
+
     /// Stores that an attempt to tell a channel begins.
     async fn begin_attempt(
         &self,
