@@ -15,7 +15,7 @@ use crate::handlers::{Environment, sighted};
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ListedOrder, OrderList, SIGHTING};
+use crate::topup_api::{Allowance, ListedOrder, OrderList, RequestKind, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -152,7 +152,9 @@ impl Coalescer {
             match self.environment.budget.ask_for_page().await {
                 Ok(ticket) => {
                     let list = self.environment.api(&ticket).list(page, from, to).await;
-                    self.environment.budget.answered(&ticket, list.as_ref().err()).await;
+                    let error = list.as_ref().err();
+                    self.environment.metrics.requested(RequestKind::List, error);
+                    self.environment.budget.answered(&ticket, error).await;
                     return Ok(list?);
                 }
                 Err(wait) => tokio::time::sleep(wait).await,

@@ -1,18 +1,12 @@
-//! `/healthz` and `/readyz`: whether the process lives, and whether it can work now.
+//! Whether the process can work now.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
-use tokio::net::TcpListener;
-
 use crate::queue::RedisHealth;
 use crate::shutdown::Shutdown;
 
-/// What the endpoints tell.
+/// What `/readyz` tells.
 #[derive(Debug, Clone)]
 pub(crate) struct Health {
     redis: RedisHealth,
@@ -31,7 +25,11 @@ impl Health {
         self.started.store(true, Ordering::Relaxed);
     }
 
-    fn ready(&self, shutdown: &Shutdown) -> Result<(), &'static str> {
+    /// Whether it can.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(crate) fn ready(&self, shutdown: &Shutdown) -> Result<(), &'static str> {
         if shutdown.is_requested() {
             Err("stopping")
         } else if !self.started.load(Ordering::Relaxed) {
@@ -41,24 +39,5 @@ impl Health {
         } else {
             Ok(())
         }
-    }
-}
-
-/// Serves for as long as the process lives: one that is stopping says so.
-///
-/// # Errors
-/// `io::Error` where the listener fails.
-pub(crate) async fn serve(listener: TcpListener, health: Health, shutdown: Shutdown) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(readyz))
-        .with_state((health, shutdown));
-    axum::serve(listener, router).await
-}
-
-async fn readyz(State((health, shutdown)): State<(Health, Shutdown)>) -> (StatusCode, String) {
-    match health.ready(&shutdown) {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }

@@ -15,10 +15,15 @@ use crate::notify::{
 };
 use crate::orders;
 use crate::queue::{Connection, Names, Pause};
+use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, RedisBudget, TopupApi};
 
 /// What the handlers work with.
-pub(super) async fn environment(config: &Config, connection: &Connection) -> anyhow::Result<Environment> {
+pub(super) async fn environment(
+    config: &Config,
+    connection: &Connection,
+    metrics: Metrics,
+) -> anyhow::Result<Environment> {
     let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await;
     let store = store.context("the database of DATABASE_URL cannot be opened")?;
     let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
@@ -27,6 +32,7 @@ pub(super) async fn environment(config: &Config, connection: &Connection) -> any
         store: Arc::new(store),
         apis: apis(config)?,
         budget: Arc::new(budget(config, connection)),
+        metrics,
         channels: Channels::new(channels(config, stream)?),
         circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
         clock: Arc::new(clock),

@@ -14,14 +14,16 @@ use topup_jobs::JobName;
 use self::environment::{allowance, budget, environment};
 use crate::coalesce::Coalescer;
 use crate::config::Config;
+use crate::endpoints::Endpoints;
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
-use crate::health::{self, Health};
+use crate::health::Health;
 use crate::intake::Intake;
 use crate::queue::{Connection, IsolatedJob, Isolation, Queues, RedisHealth, Stopped, run_isolated};
 use crate::restore::Restore;
 use crate::retention::Retention;
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
 
 /// Runs a worker until asked to stop.
 ///
@@ -42,19 +44,27 @@ pub async fn run_with(
 ) -> anyhow::Result<Stopped> {
     let redis_health = RedisHealth::default();
     let health = Health::new(redis_health.clone());
-    // They end with the process: the health endpoint answers to the last.
+    let metrics = Metrics::default();
+    let connection = Connection::new(&config.redis, &redis_health);
+    let shared = Arc::new(budget(&config, &connection));
+    // They end with the process: the endpoints answer to the last.
     let mut tasks = JoinSet::new();
     let listener = listen("HTTP_ADDR", config.http_addr).await?;
-    let serving = health::serve(listener, health.clone(), shutdown.clone());
+    let endpoints = Endpoints {
+        health: health.clone(),
+        shutdown: shutdown.clone(),
+        metrics: metrics.clone(),
+        budget: Arc::clone(&shared),
+    };
+    let serving = endpoints.serve(listener);
     tasks.spawn(async { drop(serving.await) });
 
-    let connection = Connection::new(&config.redis, &redis_health);
     let mut environment = tokio::select! {
-        environment = environment(&config, &connection) => environment?,
+        environment = environment(&config, &connection, metrics) => environment?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
-    budget(&config, &connection).doubt().await;
+    shared.doubt().await;
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;
@@ -121,7 +131,7 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
-    let environment = environment(config, &connection).await?;
+    let environment = environment(config, &connection, Metrics::default()).await?;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
         JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,

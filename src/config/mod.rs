@@ -154,7 +154,7 @@ pub struct RunSettings {
     #[arg(long, env = "CONCURRENCY", default_value_t = 64)]
     pub concurrency: usize,
 
-    /// Address of `/healthz` and `/readyz`
+    /// Address of `/healthz`, `/readyz` and `/metrics`
     #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:9464")]
     pub http_addr: SocketAddr,
 
@@ -215,7 +215,7 @@ pub struct Config {
     pub time_scale: f64,
     /// Most jobs of each kind at once.
     pub concurrency: usize,
-    /// Address of the health endpoints.
+    /// Address of the endpoints for whoever watches the service.
     pub http_addr: SocketAddr,
     /// Pace of fast polling.
     pub poll_strategy: PollStrategy,

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::notify::{Channels, Circuits};
 use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
 use crate::reveal::Links;
+use crate::telemetry::Metrics;
 use crate::topup_api::{Budget, Ticket, TopupApi};
 
 /// Dependencies of the handlers.
@@ -21,6 +22,8 @@ pub struct Environment {
     pub apis: Vec<Arc<dyn TopupApi>>,
     /// What the provider allows.
     pub budget: Arc<dyn Budget>,
+    /// What is counted of all this.
+    pub metrics: Metrics,
     /// Who is told.
     pub channels: Channels,
     /// What keeps a receiver that does not answer from holding up the others.

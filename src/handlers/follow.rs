@@ -13,7 +13,7 @@ use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
 use crate::notify;
 use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
-use crate::topup_api::{ApiError, Permission, Wish};
+use crate::topup_api::{ApiError, Permission, RequestKind, Wish};
 
 /// Looks at the order once and says what becomes of the job.
 pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
@@ -36,9 +36,9 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         next.extend(env.jobs_to_tell(&order).await?);
         return Ok(Settlement { next, ..Settlement::new(End::Finish) });
     }
-    let (observation, sighted) = match observe(env, name, &mut order).await {
-        Look::Asked(observation) => (observation, false),
-        Look::Sighted => (Observation::Answered(ProviderOrder::handling()), true),
+    let (observation, told_by) = match observe(env, name, &mut order).await {
+        Look::Asked(observation) => (observation, RequestKind::CheckId),
+        Look::Sighted => (Observation::Answered(ProviderOrder::handling()), RequestKind::List),
         // Nothing is learned of the order, so nothing is stored.
         Look::Wait(wait) => return Ok(stays(request, End::Wait(wait))),
     };
@@ -52,11 +52,11 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         jitter: (env.jitter)(),
     };
     let decision = decide(&situation, &observation, now);
-    if let (true, JobName::PollTopup, Next::Poll(wait)) = (sighted, name, &decision.next) {
+    if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next) {
         // The list shows every order at every reading: what is as before is not worth a write.
         return Ok(stays(request, End::Wait(env.clock.real(*wait))));
     }
-    if !carry_out(env, name, &order, &observation, &decision, now).await? {
+    if !carry_out(env, name, &order, (told_by, &observation), &decision, now).await? {
         tracing::debug!("the order was changed meanwhile; looking again");
         return Ok(Settlement::new(End::Wait(Duration::ZERO)));
     }
@@ -116,7 +116,7 @@ pub(crate) async fn sighted(
     };
     let observation = Observation::Answered(seen);
     let decision = decide(&situation, &observation, now);
-    carry_out(env, job, &order, &observation, &decision, now).await
+    carry_out(env, job, &order, (RequestKind::List, &observation), &decision, now).await
 }
 
 /// Stores a decision and says so. False where somebody else changed the order meanwhile; then nothing is stored.
@@ -124,7 +124,7 @@ async fn carry_out(
     env: &Environment,
     job: JobName,
     order: &Order,
-    observation: &Observation,
+    (told_by, observation): (RequestKind, &Observation),
     decision: &Decision,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
@@ -151,6 +151,11 @@ async fn carry_out(
     }
     report(decision, observation);
     let tracking = &order.tracking;
+    if record.status != tracking.status {
+        // Polls that the list spared are not stored, so these are requests.
+        let requests = tracking.polls + u32::from(told_by == RequestKind::CheckId);
+        env.metrics.status_changed(tracking.status, record.status, requests);
+    }
     if decision.next == Next::Done && !tracking.status.is_final() && tracking.scheduled_at.is_none() {
         let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
         env.budget.completed(tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
@@ -222,11 +227,14 @@ async fn observe(env: &Environment, job: JobName, order: &mut Order) -> Look {
         Permission::Wait(wait) => return Look::Wait(wait),
         Permission::Closed(wait) => return Look::Asked(Observation::GateClosed(env.clock.domain(wait))),
     };
+    let waited = env.clock.domain(ticket.waited);
+    env.metrics.waited(job, waited);
     if job == JobName::PollTopup {
         // Time in line is not time in which the order was polled.
-        tracking.polling_since += env.clock.domain(ticket.waited);
+        tracking.polling_since += waited;
     }
     let answer = env.api(&ticket).check_id(&order.topup_id).await;
+    env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
     if env.budget.answered(&ticket, answer.as_ref().err()).await {
         return Look::Wait(Duration::ZERO);
     }

@@ -19,6 +19,7 @@ scripts! {
     BUDGET_ANSWER = "lua/budget_answer.lua";
     BUDGET_ASK = "lua/budget_ask.lua";
     BUDGET_LEARN = "lua/budget_learn.lua";
+    BUDGET_STATE = "lua/budget_state.lua";
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";

@@ -8,6 +8,8 @@
 //!
 //! Who gets no request waits in a line that the most urgent lead. What came first stays urgent, so nobody starves.
 
+mod state;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use redis::{RedisResult, ScriptInvocation, Value};
 use tokio::time::Instant;
 use topup_jobs::Completions;
 
+pub use self::state::{ApiKey, BudgetState, Gate, ListUse};
 use super::{ApiError, Budget, Permission, Ticket, Wish};
 use crate::queue::{Connection, Names, millis, scripts};
 

@@ -75,6 +75,66 @@ pub enum ApiError {
     TimedOut,
 }
 
+/// What came of a request, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// What was asked for, or that there is no such order.
+    Usable,
+    /// 401.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// 429.
+    RateLimited,
+    /// 503 with `Retry-After`.
+    Unavailable,
+    /// Anything else: no connection, no answer in time, or one that cannot be used.
+    Failed,
+}
+
+impl AnswerKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::Usable,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Failed,
+    ];
+
+    /// What came of a request that was answered, or ended in this error.
+    #[must_use]
+    pub const fn of(error: Option<&ApiError>) -> Self {
+        match error {
+            None | Some(ApiError::NotFound(_)) => Self::Usable,
+            Some(ApiError::Unauthorized(_)) => Self::Unauthorized,
+            Some(ApiError::Forbidden(_)) => Self::Forbidden,
+            Some(ApiError::RateLimited { .. }) => Self::RateLimited,
+            Some(ApiError::Unavailable { .. }) => Self::Unavailable,
+            Some(
+                ApiError::Failed(_)
+                | ApiError::Unreadable { .. }
+                | ApiError::Connection(_)
+                | ApiError::TimedOut,
+            ) => Self::Failed,
+        }
+    }
+
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Usable => "usable",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate-limited",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl ApiError {
     /// Whether it is no answer of the provider at all: its API may be down.
     #[must_use]

@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
 pub(crate) use budget::SIGHTING;
-pub use budget::{Allowance, RedisBudget};
+pub use budget::{Allowance, ApiKey, BudgetState, Gate, ListUse, RedisBudget};
 pub use client::{Client, ClientError};
-pub use error::{Answer, ApiError};
+pub use error::{Answer, AnswerKind, ApiError};
 pub use list::{ListedOrder, OrderList};
 
 /// The provider's API, as far as this service asks it.
@@ -31,6 +31,29 @@ pub trait TopupApi: Send + Sync + 'static {
     /// `GET /v3/internet/list`: a page, from 1 up, of the orders created in this time, in the provider's
     /// order.
     async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError>;
+}
+
+/// A kind of request of [`TopupApi`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// About one order.
+    CheckId,
+    /// For a page of the list, which tells of many.
+    List,
+}
+
+impl RequestKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::CheckId, Self::List];
+
+    /// The kind in the provider's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CheckId => "check-id",
+            Self::List => "list",
+        }
+    }
 }
 
 /// An order for which somebody wants to ask the provider.

@@ -8,6 +8,7 @@ mod email;
 mod faults;
 mod help;
 mod intake;
+mod metrics;
 mod model;
 mod order_store;
 mod outcomes;

@@ -115,10 +115,15 @@ async fn readiness_follows_redis_and_the_signal_to_stop() {
 
 /// What `GET /readyz` answers, as it comes.
 pub(crate) async fn get(address: &str) -> String {
+    get_from(address, "/readyz").await
+}
+
+/// What `GET` of this path answers, as it comes; nothing where nobody answers.
+pub(crate) async fn get_from(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut answer = String::new();
     if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
-        let request = "GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
         if stream.write_all(request.as_bytes()).await.is_ok() {
             let _ = stream.read_to_string(&mut answer).await;
         }

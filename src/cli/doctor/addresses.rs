@@ -12,7 +12,7 @@ const HTTP: &str = "http-addr";
 const REVEAL: &str = "reveal-addr";
 
 pub(super) async fn http(addr: SocketAddr) -> Check {
-    look(HTTP, "HTTP_ADDR", "/healthz and /readyz", addr).await
+    look(HTTP, "HTTP_ADDR", "/healthz, /readyz and /metrics", addr).await
 }
 
 /// The page's, if there is a page.

@@ -1,0 +1,54 @@
+//! What `HTTP_ADDR` serves, for whoever watches the service: `/healthz`, `/readyz` and `/metrics`.
+//!
+//! Nothing here asks anybody anything before it is asked itself.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::routing::get;
+use prometheus_client::encoding::prometheus_text;
+use tokio::net::TcpListener;
+
+use crate::health::Health;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
+use crate::topup_api::RedisBudget;
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub(crate) struct Endpoints {
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) metrics: Metrics,
+    pub(crate) budget: Arc<RedisBudget>,
+}
+
+impl Endpoints {
+    /// Serves for as long as the process lives: one that is stopping says so.
+    ///
+    /// # Errors
+    /// `io::Error` where the listener fails.
+    pub(crate) async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/healthz", get(async || "alive\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self);
+        axum::serve(listener, router).await
+    }
+}
+
+async fn readyz(State(served): State<Endpoints>) -> (StatusCode, String) {
+    match served.health.ready(&served.shutdown) {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(served): State<Endpoints>) -> ([(HeaderName, &'static str); 1], String) {
+    let budget = served.budget.state().await;
+    ([(CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], served.metrics.encode(budget.as_ref()))
+}

@@ -1,0 +1,32 @@
+-- Tells how the budget stands, by the clock of Redis, and changes nothing.
+-- KEYS[1] budget   ARGV: requests a window, number of keys
+-- Returns {gate, list, number of orders in line, key in use, {for each key: requests left in this window}}
+--   gate   'closed' while nobody may ask, 'probing' while one asks for all, otherwise 'open'
+--   list   'left' while it is not read since it does not help, 'read' while it is read again and again, otherwise
+--          'unused'
+local budget = KEYS[1]
+local limit, keys = tonumber(take()), tonumber(take())
+local now = math.floor(now() * 1000)
+
+local gate = 'open'
+if redis.call('PTTL', budget .. ':gate') > 0 then
+    gate = 'closed'
+elseif redis.call('EXISTS', budget .. ':unproven') == 1 then
+    gate = 'probing'
+end
+
+local list = 'unused'
+local regular = redis.call('HMGET', budget .. ':listed', 'until')[1]
+if redis.call('EXISTS', budget .. ':unlisted') == 1 then
+    list = 'left'
+elseif regular and tonumber(regular) > now then
+    list = 'read'
+end
+
+local left = {}
+for key = 0, keys - 1 do
+    -- What is over is removed by whoever asks; until then it is not counted.
+    local used = #redis.call('ZRANGEBYSCORE', budget .. ':spent:' .. key, '(' .. now, '+inf')
+    left[key + 1] = math.max(limit - used, 0)
+end
+return { gate, list, redis.call('ZCARD', budget .. ':waiting'), key_in_use(budget, keys), left }

@@ -1,0 +1,176 @@
+//! The metrics: what the API budget is spent on, and how it stands.
+//!
+//! Two kinds of them. What this worker did is counted from its start on, each label at zero: requests, waits, changes
+//! of orders. How the budget of the whole deployment stands is read from Redis when somebody asks for the metrics, and
+//! at no other time; where Redis does not say, it is left out, since unknown is not zero.
+//!
+//! A job that a worker runs in a process of its own (`run-job`) is not counted: that process has no endpoint and is
+//! gone with its job.
+//!
+//! A label is the word for a value of an enum. Nothing that came from outside this program becomes one, and no id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use topup_jobs::{JobName, OrderStatus};
+
+use crate::topup_api::{AnswerKind, ApiError, ApiKey, BudgetState, Gate, ListUse, RequestKind};
+
+/// A label and the word of an enum.
+type Label = (&'static str, &'static str);
+
+/// Bounds of the time in line, in seconds: from "hardly waited" to twice as long as fast polling may take.
+const WAIT_BOUNDS: [f64; 10] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+/// Bounds of the requests for an order; fast polling ends after 60.
+const REQUEST_BOUNDS: [f64; 10] = [0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0];
+
+/// What this worker did. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    requests: Family<[Label; 2], Counter>,
+    waits: Family<[Label; 1], Histogram>,
+    order_requests: Histogram,
+    status_changes: Family<[Label; 1], Counter>,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    /// Everything at zero.
+    fn default() -> Self {
+        let requests = Family::default();
+        for kind in RequestKind::ALL {
+            for answer in AnswerKind::ALL {
+                drop(requests.get_or_create(&request_labels(kind, answer)));
+            }
+        }
+        let waits = Family::new_with_constructor((|| Histogram::new(WAIT_BOUNDS)) as fn() -> Histogram);
+        for job in JobName::FOLLOWING {
+            drop(waits.get_or_create(&queue_label(job)));
+        }
+        let order_requests = Histogram::new(REQUEST_BOUNDS);
+        let status_changes = Family::default();
+        for status in OrderStatus::ALL {
+            drop(status_changes.get_or_create(&status_label(status)));
+        }
+        let mut registry = Registry::default();
+        registry.register(
+            "topup_api_requests",
+            "Requests to the provider that this worker made, by what came of them",
+            Family::clone(&requests),
+        );
+        registry.register_with_unit(
+            "topup_api_wait",
+            "Time that an order waited in line for its request, without the time in which nobody may ask",
+            Unit::Seconds,
+            Family::clone(&waits),
+        );
+        registry.register(
+            "topup_order_requests",
+            "Requests check-id for one order until it was HANDLING no more: those that told HANDLING since fast \
+             polling began, and the one that ended it; 0 where the list told first",
+            order_requests.clone(),
+        );
+        registry.register(
+            "topup_order_status_changes",
+            "Changes of the status of an order that this worker stored, by the new status",
+            Family::clone(&status_changes),
+        );
+        Self { requests, waits, order_requests, status_changes, registry: Arc::new(registry) }
+    }
+}
+
+impl Metrics {
+    /// A request was answered, or ended in this error.
+    pub(crate) fn requested(&self, kind: RequestKind, error: Option<&ApiError>) {
+        self.requests.get_or_create(&request_labels(kind, AnswerKind::of(error))).inc();
+    }
+
+    /// The order of this job got its request after this wait of domain time.
+    pub(crate) fn waited(&self, job: JobName, wait: Duration) {
+        self.waits.get_or_create(&queue_label(job)).observe(wait.as_secs_f64());
+    }
+
+    /// The status of an order became another one, and is stored. `requests` were made for it while it was HANDLING.
+    pub(crate) fn status_changed(&self, from: OrderStatus, to: OrderStatus, requests: u32) {
+        self.status_changes.get_or_create(&status_label(to)).inc();
+        if from == OrderStatus::Handling {
+            self.order_requests.observe(f64::from(requests));
+        }
+    }
+
+    /// All metrics in Prometheus' text format, of which every scraper can read this version; without those of the
+    /// budget where its state is not known.
+    #[must_use]
+    pub(crate) fn encode(&self, budget: Option<&BudgetState>) -> String {
+        let mut text = String::new();
+        let written = prometheus_text::encode(&mut text, &self.registry);
+        let written = written.and_then(|()| match budget {
+            Some(state) => prometheus_text::encode(&mut text, &gauges(state)),
+            None => Ok(()),
+        });
+        // Invariant: writing to a String does not fail, and nothing registered here has an encoder that does.
+        written.expect("metrics are encoded");
+        text
+    }
+}
+
+/// The budget of the whole deployment. Made anew each time: what was known once must not be told for ever.
+fn gauges(state: &BudgetState) -> Registry {
+    let of = |values: Vec<(Label, i64)>| {
+        let family = Family::<[Label; 1], Gauge>::default();
+        for (label, value) in values {
+            family.get_or_create(&[label]).set(value);
+        }
+        family
+    };
+    let keys = state.tokens.iter().map(|(key, left)| (*key, *left));
+    let tokens = keys.clone().map(|(key, left)| (key_label(key), left.into()));
+    let in_use = keys.map(|(key, _)| (key_label(key), (key == state.key).into()));
+    let gate = Gate::ALL.map(|gate| (("state", gate.as_str()), (gate == state.gate).into()));
+    let list = ListUse::ALL.map(|list| (("state", list.as_str()), (list == state.list).into()));
+    let line = Gauge::<i64>::default();
+    line.set(i64::try_from(state.line).unwrap_or(i64::MAX));
+
+    let mut registry = Registry::default();
+    registry.register(
+        "topup_api_tokens",
+        "Requests that all workers together may still make in the present minute, for each key there is",
+        of(tokens.collect()),
+    );
+    registry.register(
+        "topup_api_key_in_use",
+        "1 for the key that requests are made with",
+        of(in_use.collect()),
+    );
+    registry.register("topup_api_gate", "1 for the state of the gate to the provider", of(gate.into()));
+    registry.register("topup_api_line_orders", "Orders that wait in line for a request", line);
+    registry.register("topup_api_list", "1 for what is done with the list of orders", of(list.into()));
+    registry
+}
+
+fn request_labels(kind: RequestKind, answer: AnswerKind) -> [Label; 2] {
+    [("kind", kind.as_str()), ("answer", answer.as_str())]
+}
+
+/// Not `job`: Prometheus gives every series a label of that name.
+fn queue_label(job: JobName) -> [Label; 1] {
+    [("queue", job.as_str())]
+}
+
+fn status_label(status: OrderStatus) -> [Label; 1] {
+    [("status", status.as_str())]
+}
+
+fn key_label(key: ApiKey) -> Label {
+    ("key", key.as_str())
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

@@ -1,0 +1,146 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+const READMES: [&str; 2] = [include_str!("../../README.md"), include_str!("../../README.fr.md")];
+
+/// A state in which every series is there.
+fn state() -> BudgetState {
+    BudgetState {
+        gate: Gate::Probing,
+        list: ListUse::Read,
+        line: 7,
+        key: ApiKey::Secondary,
+        tokens: vec![(ApiKey::Primary, 120), (ApiKey::Secondary, 30)],
+    }
+}
+
+/// The text with the series of each metric in a fixed order; the buckets of a histogram stay in theirs.
+fn ordered(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    for block in lines.chunk_by_mut(|a, b| a.starts_with('#') == b.starts_with('#')) {
+        block
+            .sort_by_key(|line| labels(line).into_iter().filter(|(key, _)| *key != "le").collect::<Vec<_>>());
+    }
+    lines.join("\n")
+}
+
+/// The labels of one series.
+fn labels(line: &str) -> Vec<(&str, &str)> {
+    let inside = line.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    let pairs = inside.map(|(inside, _)| inside.split(',')).into_iter().flatten();
+    pairs.filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key, value.trim_matches('"'))).collect()
+}
+
+/// Type and labels, with the values of each, of every metric in a text.
+type Described = BTreeMap<String, (String, BTreeMap<String, BTreeSet<String>>)>;
+
+fn described(text: &str) -> Described {
+    let mut all = Described::new();
+    let mut name = "";
+    for line in text.lines() {
+        if let Some((is, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            name = is;
+            all.insert(name.to_owned(), (kind.to_owned(), BTreeMap::new()));
+        } else if !line.starts_with('#') {
+            for (key, value) in labels(line).into_iter().filter(|(key, _)| *key != "le") {
+                let known = &mut all.get_mut(name).unwrap().1;
+                known.entry(key.to_owned()).or_default().insert(value.to_owned());
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_worker_that_starts_tells_zero_for_every_label() {
+    insta::assert_snapshot!(ordered(&Metrics::default().encode(None)));
+}
+
+#[test]
+fn the_state_of_the_budget_is_told_where_it_is_known() {
+    let metrics = Metrics::default();
+    let (with, without) = (metrics.encode(Some(&state())), metrics.encode(None));
+    let gauges: String = with.split_inclusive('\n').skip(without.lines().count()).collect();
+    insta::assert_snapshot!(ordered(&gauges));
+    let one_key = BudgetState { key: ApiKey::Primary, tokens: vec![(ApiKey::Primary, 9)], ..state() };
+    assert!(!metrics.encode(Some(&one_key)).contains("secondary"), "there is no such key");
+}
+
+#[test]
+fn what_happens_is_counted_under_its_labels() {
+    let metrics = Metrics::default();
+    metrics.requested(RequestKind::CheckId, None);
+    metrics.requested(RequestKind::CheckId, Some(&ApiError::NotFound(crate::topup_api::Answer::default())));
+    metrics.clone().requested(RequestKind::List, Some(&ApiError::TimedOut));
+    metrics.waited(JobName::PollTopup, Duration::from_millis(2_500));
+    metrics.status_changed(OrderStatus::Handling, OrderStatus::Scheduled, 4);
+    // Rechecks after that are no part of fast polling.
+    metrics.status_changed(OrderStatus::Scheduled, OrderStatus::Fulfilled, 4);
+    let text = metrics.encode(None);
+    for line in [
+        r#"topup_api_requests_total{kind="check-id",answer="usable"} 2"#,
+        r#"topup_api_requests_total{kind="list",answer="failed"} 1"#,
+        r#"topup_api_wait_seconds_sum{queue="poll-topup"} 2.5"#,
+        r#"topup_api_wait_seconds_bucket{queue="poll-topup",le="1"} 0"#,
+        r#"topup_api_wait_seconds_bucket{queue="poll-topup",le="3"} 1"#,
+        "topup_order_requests_sum 4.0",
+        "topup_order_requests_count 1",
+        r#"topup_order_status_changes_total{status="SCHEDULED"} 1"#,
+        r#"topup_order_status_changes_total{status="FULFILLED"} 1"#,
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line}\nin\n{text}");
+    }
+}
+
+/// What stands between two marks of a README.
+fn part<'a>(readme: &'a str, name: &str) -> &'a str {
+    let rest = readme.split(&format!("<!-- {name} -->")).nth(1).unwrap();
+    rest.split(&format!("<!-- /{name} -->")).next().unwrap()
+}
+
+#[test]
+fn the_readmes_name_every_metric_its_type_and_its_labels() {
+    let known = described(&Metrics::default().encode(Some(&state())));
+    for readme in READMES {
+        let rows = part(readme, "metrics").lines().filter(|line| line.starts_with("| `"));
+        let documented: Described = rows
+            .map(|row| {
+                let cell = |n: usize| row.split('|').nth(n).unwrap().trim().replace('`', "");
+                let labels =
+                    cell(3).split("; ").filter_map(|label| label.split_once(": ")).map(read_label).collect();
+                (cell(1), (cell(2), labels))
+            })
+            .collect();
+        assert_eq!(documented, known);
+    }
+}
+
+fn read_label((key, values): (&str, &str)) -> (String, BTreeSet<String>) {
+    (key.trim().to_owned(), values.split(", ").map(|value| value.trim().to_owned()).collect())
+}
+
+#[test]
+fn the_alerts_of_the_readmes_ask_for_series_that_there_are() {
+    let text = Metrics::default().encode(Some(&state()));
+    for readme in READMES {
+        let alerts = part(readme, "alerts");
+        let names: BTreeSet<&str> = alerts
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("topup_"))
+            .collect();
+        assert!(names.len() >= 3, "{names:?}");
+        for name in names {
+            let is_series =
+                |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+            assert!(text.lines().any(is_series), "{name} is no series");
+        }
+        for selector in alerts.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
+            for (key, values) in selector.split(',').filter_map(|pair| pair.split_once('=')) {
+                for value in values.trim_matches(['~', '"']).split('|') {
+                    assert!(text.contains(&format!("{key}=\"{value}\"")), "{selector}");
+                }
+            }
+        }
+    }
+}
