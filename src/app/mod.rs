@@ -46,7 +46,7 @@ pub async fn run_with(
     let health = Health::new(redis_health.clone());
     let metrics = Metrics::default();
     let connection = Connection::new(&config.redis, &redis_health);
-    let shared = Arc::new(budget(&config, &connection));
+    let budget = Arc::new(budget(&config, &connection));
     // They end with the process: the endpoints answer to the last.
     let mut tasks = JoinSet::new();
     let listener = listen("HTTP_ADDR", config.http_addr).await?;
@@ -54,7 +54,7 @@ pub async fn run_with(
         health: health.clone(),
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
-        budget: Arc::clone(&shared),
+        budget: Arc::clone(&budget),
     };
     let serving = endpoints.serve(listener);
     tasks.spawn(async { drop(serving.await) });
@@ -64,7 +64,7 @@ pub async fn run_with(
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
-    shared.doubt().await;
+    budget.doubt().await;
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;

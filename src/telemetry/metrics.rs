@@ -73,7 +73,7 @@ impl Default for Metrics {
         registry.register(
             "topup_order_requests",
             "Requests check-id for one order until it was HANDLING no more: those that told HANDLING since fast \
-             polling began, and the one that ended it; 0 where the list told first",
+             polling began, and the one that ended it, unless the list did",
             order_requests.clone(),
         );
         registry.register(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
-use topup_worker::simulator::{RequestKind, Script, SimulatorSettings};
+use topup_worker::simulator::{Answer, RequestKind, Script, SimulatorSettings};
 
 use crate::shutdown::get_from;
 use crate::support::redis::{TestRedis, free_port};
@@ -158,11 +158,16 @@ async fn a_refused_key_and_a_closed_gate_are_told() {
 async fn without_redis_what_was_counted_is_told_and_what_is_not_known_is_not() {
     let (mut bed, address) = bed(SimulatorSettings::default()).await;
     let _worker = bed.worker().await;
-    let orders = vec![bed.order(Script::fulfilled_after(Duration::ZERO))];
+    let orders = vec![bed.order(Script::fulfilled_after(Duration::ZERO).first([Answer::Handling]))];
     bed.enqueue(&orders).await;
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     let fulfilled = r#"topup_order_status_changes_total{status="FULFILLED"}"#;
     told(&address, "it is counted", |told| (told.of(fulfilled) == Some(1)).then_some(())).await;
+    told(&address, "one order, two requests", |told| {
+        (told.of("topup_order_requests_sum")? == 2 && told.of("topup_order_requests_count")? == 1)
+            .then_some(())
+    })
+    .await;
 
     let gauges = |told: &Told| {
         let names = [
