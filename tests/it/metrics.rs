@@ -192,3 +192,33 @@ async fn without_redis_what_was_counted_is_told_and_what_is_not_known_is_not() {
     bed.redis.resume().await;
     told(&address, "all is known again", |told| (gauges(told) == [true; 5]).then_some(())).await;
 }
+
+#[tokio::test]
+async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them() {
+    let (bed, address) = bed(SimulatorSettings::default()).await;
+    let _worker = bed.worker().await;
+    let list = async |state: &str| {
+        let series = format!("topup_api_list{{state=\"{state}\"}}");
+        told(&address, state, |told| {
+            (told.of(&series)? == 1 && told.sum("topup_api_list", "") == 1).then_some(())
+        })
+        .await;
+    };
+    list("unused").await;
+    let later = "9999999999999";
+    for command in [
+        ["ZADD", "{topup}:budget:waiting", later, "one"],
+        ["ZADD", "{topup}:budget:waiting", later, "another"],
+        ["ZADD", "{topup}:budget:spent:0", later, "of-this-minute"],
+        ["ZADD", "{topup}:budget:spent:0", "1", "long-over"],
+        ["HSET", "{topup}:budget:listed", "until", later],
+    ] {
+        bed.redis::<()>(&command).await;
+    }
+    list("read").await;
+    let told = Told::by(&address).await;
+    assert_eq!(told.of("topup_api_line_orders"), Some(2));
+    assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(119));
+    bed.redis::<()>(&["SET", "{topup}:budget:unlisted", "1"]).await;
+    list("left").await;
+}
