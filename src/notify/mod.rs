@@ -10,7 +10,6 @@ mod facts;
 mod formats;
 mod guard;
 mod log;
-mod retry_after;
 mod samples;
 mod sender;
 mod signature;

@@ -19,10 +19,9 @@ use topup_jobs::{Locale, Outcome, Secret};
 use url::{Url, form_urlencoded};
 
 use super::facts::Facts;
-use super::retry_after::retry_after;
 use super::templates::Templates;
 use super::{CardForm, Channel, CustomerSettings, Delivery, SendError};
-use crate::http::no_answer;
+use crate::http::{no_answer, retry_after};
 use crate::orders::Order;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

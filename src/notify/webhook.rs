@@ -11,12 +11,12 @@ use topup_jobs::{Event, EventId, Outcome};
 use url::Url;
 
 use super::callback::CallbackHosts;
-use super::retry_after::retry_after;
 use super::sender::Sender;
 use super::signature::WebhookSecret;
 use super::{CardForm, Channel, Delivery, SendError};
 use crate::clock::real_now;
 use crate::config::Endpoint;
+use crate::http::retry_after;
 use crate::orders::Order;
 
 /// Standard Webhooks asks senders to stay below 20 kB, since receivers refuse large bodies.

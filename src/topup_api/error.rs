@@ -136,12 +136,13 @@ impl AnswerKind {
 }
 
 impl ApiError {
-    /// Whether it is no answer of the provider at all: its API may be down.
+    /// Whether it is no answer of the documented kind: the API may be down, or something else answers for it.
     #[must_use]
     pub fn says_nothing(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::TimedOut => true,
-            Self::Failed(answer) | Self::Unreadable { answer, .. } => answer.status >= 500,
+            Self::Connection(_) | Self::TimedOut | Self::Unreadable { .. } => true,
+            // The one status that is documented for something else than a failure.
+            Self::Failed(answer) => answer.status != 400,
             _ => false,
         }
     }

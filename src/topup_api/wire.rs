@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 use topup_jobs::{Card, ProviderOrder, Secret, TopupStatus, TopupType};
 
 use super::{Answer, ApiError};
+use crate::http::retry_after;
 
 /// The fields of a JSON object. Of a field that is there twice the last one counts, as for every other reader
 /// of this API.
@@ -151,16 +152,10 @@ fn refusal(answer: Answer, retry_after: Option<Duration>) -> ApiError {
     }
 }
 
-/// `Retry-After` in seconds; more of them than can be counted are the longest wait there is. The form with a
-/// date is not used by the provider and is ignored.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    number.then(|| text.parse().map_or(Duration::MAX, Duration::from_secs))
-}
-
 #[cfg(test)]
 mod tests {
+    use reqwest::header::RETRY_AFTER;
+
     use super::*;
 
     const ID: &str = "6901616fe9e88196b4eb64b2";
@@ -235,7 +230,8 @@ mod tests {
             r#"{"success":true,"data":[1]}"#,
             other,
         ] {
-            assert!(matches!(read(200, body), Err(ApiError::Unreadable { .. })), "{body}");
+            let error = read(200, body).unwrap_err();
+            assert!(matches!(error, ApiError::Unreadable { .. }) && error.says_nothing(), "{body}");
         }
     }
 
@@ -256,9 +252,15 @@ mod tests {
 
     #[test]
     fn retry_after_closes_the_gate() {
-        let headers = HeaderMap::from_iter([(RETRY_AFTER, "5".parse().unwrap())]);
-        let body = br#"{"success":false,"error":{"code":"AUTH_UNAVAILABLE"}}"#;
-        let error = read_order(503, &headers, body, ID).unwrap_err();
-        assert_eq!(error.closes_gate(), Some(Duration::from_secs(5)));
+        let closed_for = |value: &str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+            let body = br#"{"success":false,"error":{"code":"AUTH_UNAVAILABLE"}}"#;
+            read_order(503, &headers, body, ID).unwrap_err().closes_gate()
+        };
+        assert_eq!(closed_for("5"), Some(Duration::from_secs(5)));
+        let then = crate::clock::real_now() + Duration::from_mins(2);
+        let wait = closed_for(&then.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).unwrap();
+        assert!(wait > Duration::from_mins(1) && wait <= Duration::from_mins(2), "{wait:?}");
+        assert_eq!(closed_for("soon"), None, "a failure like any other");
     }
 }

@@ -10,9 +10,9 @@ use crate::clock::real_now;
 /// What is longer is taken for a mistake, most often of units, and cut to this.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
-/// How long the receiver asks to be left alone, by the real clock. Nothing where it does not ask, or for a
+/// How long the other side asks to be left alone, by the real clock. Nothing where it does not ask, or for a
 /// time that has passed.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // Digits that are no u64 are a number beyond any year.

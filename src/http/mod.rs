@@ -1,7 +1,11 @@
 //! What every HTTP client of this service shares: its TLS stack, no proxy of the environment, and a cap on
-//! what is read; and the words for a connection that did not come about, of whatever protocol.
+//! what is read; `Retry-After`; and the words for a connection that did not come about, of whatever protocol.
+
+mod retry_after;
 
 use reqwest::{ClientBuilder, Response};
+
+pub(crate) use self::retry_after::retry_after;
 
 /// A body could not be read.
 #[derive(Debug)]
