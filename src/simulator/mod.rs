@@ -119,13 +119,14 @@ impl Simulator {
     /// of 1000 dinars for the number of the documentation's samples.
     #[expect(clippy::must_use_candidate, reason = "the order is created whether or not anyone wants its id")]
     pub fn create(&self, script: Script) -> String {
-        self.create_with(NewOrder {
-            kind: Kind::Adsl,
-            number: "036362608".to_owned(),
-            topup_amount: 1000,
-            reference: None,
-            script,
-        })
+        self.create_sample(Plan::Script(script))
+    }
+
+    /// As [`create`](Self::create), with a life drawn from the mix, as that of an order sent without a hint. The
+    /// provider counts no request for it.
+    #[expect(clippy::must_use_candidate, reason = "the order is created whether or not anyone wants its id")]
+    pub fn create_drawn(&self) -> String {
+        self.create_sample(Plan::Drawn(self.settings().mix))
     }
 
     /// Creates this order and returns its `topupId`.
@@ -133,6 +134,15 @@ impl Simulator {
     pub fn create_with(&self, order: NewOrder) -> String {
         let NewOrder { kind, number, topup_amount, reference, script } = order;
         self.insert(Draft { kind, number, topup_amount, reference, plan: Plan::Script(script) }).0
+    }
+
+    /// How long, in domain time, the order is `HANDLING` no longer; none as long as it is.
+    #[must_use]
+    pub fn decided_for(&self, topup_id: &str) -> Option<Duration> {
+        self.with_orders(|orders, now, _| {
+            let order = orders.by_id(topup_id)?;
+            order.age(now).checked_sub(order.script.decided_at()?)
+        })
     }
 
     /// Every check of this order by id or reference, oldest first: the age of the order then, and what was
@@ -179,6 +189,11 @@ impl Simulator {
 
     fn count_call(&self) {
         self.shared.api_calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn create_sample(&self, plan: Plan) -> String {
+        let number = "036362608".to_owned();
+        self.insert(Draft { kind: Kind::Adsl, number, topup_amount: 1000, reference: None, plan }).0
     }
 
     fn insert(&self, draft: Draft) -> (String, String) {

@@ -149,6 +149,15 @@ impl Script {
             .map_or(Answer::Handling, |(_, answer)| answer.clone())
     }
 
+    /// The age at which the order is `HANDLING` no longer, which is when a client that polls may stop; none if
+    /// it is so for ever.
+    pub(super) fn decided_at(&self) -> Option<Duration> {
+        let decides = |answer: &Answer| {
+            matches!(answer.status(), Some(SimStatus::Fulfilled | SimStatus::Queued | SimStatus::Refunded))
+        };
+        self.steps.iter().find(|(_, answer)| decides(answer)).map(|(at, _)| *at)
+    }
+
     /// The age at which the order became `FULFILLED`, if it has by now.
     pub(super) fn fulfilled_at(&self, age: Duration) -> Option<Duration> {
         self.steps
@@ -200,6 +209,14 @@ mod tests {
         let script = Script::queued_after(secs(5), secs(60)).then(secs(90), Answer::Fulfilled);
         assert_eq!(script.fulfilled_at(secs(59)), None);
         assert_eq!(script.fulfilled_at(secs(100)), Some(secs(60)));
+    }
+
+    #[test]
+    fn an_order_is_decided_by_its_first_word_that_is_not_handling() {
+        let down = Answer::Fault(Fault::InternalError500);
+        let script = Script::queued_after(secs(20), secs(60)).then(secs(3), down);
+        assert_eq!(script.decided_at(), Some(secs(20)));
+        assert_eq!(Script::handling_forever().decided_at(), None);
     }
 
     #[test]
