@@ -1,6 +1,7 @@
 //! Integration tests: the built program against a real Redis, the simulator and a recording receiver.
 #![cfg(test)]
 
+mod bench;
 mod budget;
 mod crash;
 mod doctor;

@@ -14,6 +14,7 @@ use crate::cli::private::{Folder, Process, redis_server};
 use crate::clock::{ScaledClock, real_now};
 use crate::intake::Intake;
 use crate::notify::CallbackHosts;
+use crate::orders::CardCipher;
 use crate::queue::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
@@ -28,6 +29,8 @@ pub(super) struct Ground {
     pub(super) address: RedisAddress,
     pub(super) redis: MultiplexedConnection,
     pub(super) names: Names,
+    /// Of the cards that workers store; all workers share it.
+    pub(super) encryption_key: SecretString,
     /// Dropped last: the server goes, then its data.
     _server: Option<Process>,
     pub(super) folder: Folder,
@@ -61,7 +64,8 @@ impl Ground {
         let mut redis = connecting.await.context("Redis does not answer")?;
         let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await?;
         anyhow::ensure!(keys == 0, "the Redis of --redis-url holds {keys} keys; give the bench an empty one");
-        Ok(Self { redis_url, address, redis, names, _server: server, folder })
+        let encryption_key = CardCipher::generate_key();
+        Ok(Self { redis_url, address, redis, names, encryption_key, _server: server, folder })
     }
 
     /// Empties it again.

@@ -1,12 +1,14 @@
-//! `topup-worker bench`: the queue measured, on this machine, with jobs that do nothing.
+//! `topup-worker bench`: the queue measured on this machine with jobs that do nothing, and the provider's budget
+//! with orders that are followed to their end.
 //!
-//! What is measured is the whole way of a job through the real parts: a producer's XADD, the intake, the
+//! What is measured of the queue is the whole way of a job through the real parts: a producer's XADD, the intake, the
 //! consumer with its leases and scripts, apalis, a handler that reads the payload, and the settling. Without
 //! `--redis-url` a private Redis is started, set up as production should be.
 //!
 //! It must not touch a Redis that holds anything, and it judges nothing: figures depend on the machine.
 //! `bench/compare` puts those of other queues beside them.
 
+mod budget;
 mod ground;
 mod handler;
 mod report;
@@ -16,6 +18,7 @@ mod worker;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
+use self::budget::BudgetSettings;
 use self::ground::Ground;
 use self::report::Report;
 pub(super) use self::worker::{BenchWorkerSettings, bench_worker};
@@ -41,6 +44,8 @@ enum Section {
     Scaling,
     /// What a worker without work asks of Redis.
     Idle,
+    /// Orders that a request of the provider's budget follows to their end, beside the loop of its guide.
+    Budget,
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +69,9 @@ pub(super) struct BenchSettings {
     /// An empty Redis to use, emptied again at the end; a private one is started where it is not given
     #[arg(long)]
     redis_url: Option<SecretString>,
+
+    #[command(flatten)]
+    budget: BudgetSettings,
 
     /// Print JSON instead of a table
     #[arg(long)]

@@ -7,8 +7,8 @@ use anyhow::Context;
 use super::ground::{Due, Ground};
 use super::handler::BenchHandler;
 use super::report::{Report, percentile};
-use super::worker::{Worker, spawn, spawn_whole};
-use super::{BenchSettings, Section};
+use super::worker::{Worker, end, spawn, spawn_whole};
+use super::{BenchSettings, Section, budget};
 use crate::cli::private::Process;
 
 /// How long idleness is watched.
@@ -41,6 +41,7 @@ pub(super) async fn measure(
         Section::Recovery => recovery(settings, ground, report).await,
         Section::Scaling => scaling(settings, ground, report).await,
         Section::Idle => idle(ground, report).await,
+        Section::Budget => budget::budget(&settings.budget, ground, report).await,
     }
 }
 
@@ -156,7 +157,10 @@ async fn scaling(settings: &BenchSettings, ground: &mut Ground, report: &mut Rep
 }
 
 async fn idle(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    let worker = spawn_whole(ground)?;
+    // It finds nothing to do, and so asks no provider.
+    let api = [("ONECLICKDZ_API_URL", "http://127.0.0.1:9"), ("ONECLICKDZ_API_KEY", "none")];
+    let settings = api.map(|(name, value)| (name, value.to_owned()));
+    let worker = spawn_whole(ground, "idle worker", "idle", &settings)?;
     let workers = ground.key("workers");
     ground.until("it works", async || Ok(ground.number(&["ZCARD", &workers]).await? == 1)).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -167,12 +171,6 @@ async fn idle(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
     report.add("idle_commands_per_second", as_f64(asked) / IDLE_TIME.as_secs_f64());
     report.add("idle_worker_rss_mib", as_f64(rss_kib(&worker).await?) / 1024.0);
     end(worker).await
-}
-
-async fn end(worker: Process) -> anyhow::Result<()> {
-    worker.ask_to_stop().await;
-    worker.stopped().await.context("a worker did not stop")?;
-    Ok(())
 }
 
 /// Resident memory of a process; `ps` has this form on Linux and macOS alike.

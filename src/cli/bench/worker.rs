@@ -11,7 +11,6 @@ use tokio::task::JoinHandle;
 use super::ground::Ground;
 use super::handler::BenchHandler;
 use crate::cli::private::Process;
-use crate::orders::CardCipher;
 use crate::queue::{Names, Queues, RedisAddress, RedisHealth, Stopped};
 use crate::shutdown::Shutdown;
 
@@ -66,20 +65,31 @@ pub(super) fn spawn(ground: &Ground, name: &str, slots: u32, hold: Duration) -> 
     Process::start(name, command, &ground.folder)
 }
 
-/// Starts a worker as `run` does: all queues and the inbox. It finds nothing to do, and so asks no provider.
-pub(super) fn spawn_whole(ground: &Ground) -> anyhow::Result<Process> {
+/// Starts a worker as `run` does: all queues and the inbox, on a database of this name.
+pub(super) fn spawn_whole(
+    ground: &Ground,
+    name: &str,
+    database: &str,
+    settings: &[(&str, String)],
+) -> anyhow::Result<Process> {
     let mut command = this_program()?;
-    let database = ground.folder.path().join("orders.db");
+    let database = ground.folder.path().join(database).with_extension("db");
     command.arg("run").env_clear().envs([
         ("REDIS_URL", ground.redis_url.clone()),
         ("TOPUP_PREFIX", ground.names.to_string()),
         ("DATABASE_URL", format!("sqlite://{}", database.display())),
-        ("ENCRYPTION_KEY", CardCipher::generate_key().expose_secret().to_owned()),
-        ("ONECLICKDZ_API_URL", "http://127.0.0.1:9".to_owned()),
-        ("ONECLICKDZ_API_KEY", "none".to_owned()),
+        ("ENCRYPTION_KEY", ground.encryption_key.expose_secret().to_owned()),
         ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
     ]);
-    Process::start("idle worker", command, &ground.folder)
+    command.envs(settings.iter().cloned());
+    Process::start(name, command, &ground.folder)
+}
+
+/// Asks a worker to stop and waits.
+pub(super) async fn end(worker: Process) -> anyhow::Result<()> {
+    worker.ask_to_stop().await;
+    worker.stopped().await.context("a worker did not stop")?;
+    Ok(())
 }
 
 /// The process that [`spawn`] starts: works until it is ended.

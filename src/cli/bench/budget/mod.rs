@@ -1,0 +1,133 @@
+//! The provider's budget, spent: how many orders one request follows to their end, and how late customers hear.
+//!
+//! The same orders come at the same times to the simulated provider, which allows what the real one allows, and
+//! each follower in turn takes care of them: the loop of the provider's guide, and this service as it is run,
+//! asking for each order or reading a list. A scaled clock is shared by provider, budget and workers.
+//!
+//! An order has come to its end here when it is FULFILLED, REFUNDED or QUEUED, which is where the guide's loop
+//! ends as well.
+
+mod guide;
+mod load;
+mod service;
+
+use clap::Args;
+
+use self::load::{Followed, Load};
+use super::ground::Ground;
+use super::report::Report;
+
+/// What the provider allows a key in a minute.
+const RATE_LIMIT: u32 = 120;
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct BudgetSettings {
+    /// Orders that arrive in a minute, for `budget`; several, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "90,1000", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    arrivals: Vec<u32>,
+
+    /// Minutes for which they arrive
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+    minutes: u32,
+
+    /// Minutes after the last arrival in which orders may come to their end
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=600))]
+    settle_minutes: u32,
+
+    /// How many times as fast these minutes pass
+    #[arg(long, default_value_t = 10.0, value_parser = scale)]
+    time_scale: f64,
+
+    /// Only these followers; all where it is not given
+    #[arg(long, value_enum, value_delimiter = ',')]
+    followers: Vec<Follower>,
+}
+
+/// Who follows the orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Follower {
+    /// `pollTopupAdaptive` of the guide, for each order. An answer that is no order ends it, as it is written.
+    Guide,
+    /// The same, mended so far that it polls on after an answer that is no order.
+    PatientGuide,
+    /// Two workers that ask for each order.
+    CheckId,
+    /// Two workers, and a list that lacks the card fields.
+    List,
+    /// Two workers, and a list that shows the card fields.
+    ListWithCards,
+}
+
+impl Follower {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Guide => "guide",
+            Self::PatientGuide => "patient_guide",
+            Self::CheckId => "check_id",
+            Self::List => "list",
+            Self::ListWithCards => "list_with_cards",
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        !matches!(self, Self::Guide | Self::PatientGuide)
+    }
+}
+
+/// Measures every follower at every rate.
+pub(super) async fn budget(
+    settings: &BudgetSettings,
+    ground: &mut Ground,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for &arrivals in &settings.arrivals {
+        let mut guide = None;
+        for follower in <Follower as clap::ValueEnum>::value_variants() {
+            if !settings.followers.is_empty() && !settings.followers.contains(follower) {
+                continue;
+            }
+            ground.clear().await?;
+            let load = Load { arrivals, settings, with_cards: *follower == Follower::ListWithCards };
+            let followed = match follower {
+                Follower::Guide => guide::follow(&load, false).await?,
+                Follower::PatientGuide => guide::follow(&load, true).await?,
+                Follower::CheckId => service::follow(&load, ground, "off").await?,
+                Follower::List | Follower::ListWithCards => service::follow(&load, ground, "auto").await?,
+            };
+            let name = format!("budget_{arrivals}_per_minute_{}", follower.name());
+            note(report, &name, &followed);
+            match (follower, guide) {
+                (Follower::PatientGuide, _) => guide = Some(followed.orders_per_request()),
+                (_, Some(guide)) if follower.is_ours() => {
+                    report.add(format!("{name}_over_patient_guide"), followed.orders_per_request() / guide);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn note(report: &mut Report, name: &str, followed: &Followed) {
+    let figures = [
+        ("orders", f64::from(followed.orders)),
+        ("orders_not_ended", f64::from(followed.orders - followed.ended)),
+        ("requests", f64::from(followed.requests)),
+        ("requests_refused", f64::from(followed.refused)),
+        ("busiest_minute_requests", f64::from(followed.busiest_minute)),
+        ("orders_per_request", followed.orders_per_request()),
+        ("told_after_p50_seconds", followed.told_after(0.5)),
+        ("told_after_p95_seconds", followed.told_after(0.95)),
+        ("told_after_max_seconds", followed.told_after(1.0)),
+    ];
+    for (figure, value) in figures {
+        report.add(format!("{name}_{figure}"), value);
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(scale) if (1.0..=100.0).contains(&scale) => Ok(scale),
+        _ => Err("must be a number from 1 to 100".to_owned()),
+    }
+}

@@ -1,0 +1,81 @@
+//! This service as it is run: workers as processes of their own, and an endpoint that they tell.
+
+use std::net::Ipv4Addr;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use redis::AsyncCommands;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::ground::Ground;
+use super::super::worker::{end, spawn_whole};
+use super::RATE_LIMIT;
+use super::load::{Followed, Load, Told};
+use crate::cli::private::Process;
+
+const WORKERS: u32 = 2;
+/// No order is told less than this at its end; `delayed` is said on the way.
+const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
+
+pub(super) async fn follow(
+    load: &Load<'_>,
+    ground: &mut Ground,
+    poll_coalesce: &str,
+) -> anyhow::Result<Followed> {
+    let provider = load.provider().await?;
+    let (webhook_url, _endpoint) = listen(provider.told.clone()).await?;
+    let settings = [
+        ("ONECLICKDZ_API_URL", provider.url.clone()),
+        ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned()),
+        ("ONECLICKDZ_RATE_LIMIT", RATE_LIMIT.to_string()),
+        ("POLL_COALESCE", poll_coalesce.to_owned()),
+        ("WEBHOOK_URL", webhook_url),
+        ("WEBHOOK_SECRET", format!("whsec_{}", "A".repeat(32))),
+        ("ALLOW_INSECURE_WEBHOOKS", "true".to_owned()),
+        ("TIME_SCALE", load.settings.time_scale.to_string()),
+    ];
+    let database = ulid::Ulid::generate().to_string();
+    let start = |n| spawn_whole(ground, &format!("worker {n}"), &database, &settings);
+    let workers: Vec<Process> = (1..=WORKERS).map(start).collect::<anyhow::Result<_>>()?;
+    let signed_on = ground.key("workers");
+    ground
+        .until("the workers are ready", async || {
+            Ok(ground.number(&["ZCARD", &signed_on]).await? == u64::from(WORKERS))
+        })
+        .await?;
+    let (inbox, redis) = (ground.names.inbox(), &ground.redis);
+    let followed = load
+        .arrive(&provider, async |topup_id| {
+            let data = format!(r#"{{"topupId":"{topup_id}"}}"#);
+            let fields = [("name", "poll-topup"), ("data", &data)];
+            let _id: String = redis.clone().xadd(&inbox, "*", &fields).await?;
+            Ok(())
+        })
+        .await?;
+    for worker in workers {
+        end(worker).await?;
+    }
+    Ok(followed)
+}
+
+/// The merchant's endpoint, which notes who is told.
+async fn listen(told: Told) -> anyhow::Result<(String, AbortOnDropHandle<std::io::Result<()>>)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    let router = Router::new().route("/", post(receive)).with_state(told);
+    let serving = tokio::spawn(axum::serve(listener, router).into_future());
+    Ok((url, AbortOnDropHandle::new(serving)))
+}
+
+async fn receive(State(told): State<Told>, headers: HeaderMap) -> StatusCode {
+    let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    if let ["evt", topup_id, outcome] = id.split('_').collect::<Vec<_>>()[..]
+        && ENDS.contains(&outcome)
+    {
+        told.now(topup_id);
+    }
+    StatusCode::NO_CONTENT
+}
