@@ -15,7 +15,7 @@ use crate::handlers::{Environment, sighted};
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ListedOrder, OrderList, RequestKind, SIGHTING};
+use crate::topup_api::{Allowance, ApiError, ListedOrder, OrderList, RequestKind, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -32,6 +32,12 @@ const BEFORE: Duration = Duration::from_secs(15);
 const AHEAD: Duration = Duration::from_mins(5);
 /// An order so much older than the next one is not worth the pages between them: rows for one order.
 const WORTH_ROWS: f64 = 50.0;
+/// The same where it is not known yet how many rows there are.
+const WORTH_TIME: Duration = Duration::from_mins(10);
+/// Pages in a row that show nobody who waits before the rest is not read.
+const MOST_USELESS_PAGES: u32 = 3;
+/// A row that is FULFILLED without a card has its order asked for at once so often at most.
+const READY_ONCE: Duration = Duration::from_mins(1);
 /// Readings in a row of which nothing came before it is left for a while.
 const MOST_USELESS: u32 = 3;
 /// For how long then.
@@ -61,7 +67,17 @@ enum ListingError {
     #[error("Redis did not answer")]
     Redis(#[from] redis::RedisError),
     #[error(transparent)]
-    Provider(#[from] crate::topup_api::ApiError),
+    Provider(#[from] ApiError),
+    #[error("it is given up, since nobody may ask or the worker stops")]
+    GivenUp,
+}
+
+impl ListingError {
+    /// Whether the provider refuses the list alone, as far as can be known: so it is not asked for the list again
+    /// when it lets this service ask. A key that is refused, or too many requests, is no fault of the list.
+    fn refuses_the_list(&self) -> bool {
+        matches!(self, Self::Provider(ApiError::Forbidden(_) | ApiError::Unavailable { .. }))
+    }
 }
 
 impl Coalescer {
@@ -85,24 +101,22 @@ impl Coalescer {
             };
             let now = self.environment.clock.now();
             let from = reach(&line, density) - BEFORE;
-            let reading = tokio::select! {
-                () = shutdown.requested() => return,
-                reading = self.read(&line, from, now + AHEAD) => reading,
-            };
+            let reading = self.read(&line, from, now + AHEAD, &shutdown).await;
             useless = match &reading {
                 Ok(Reading { rows, found }) if *found > 0 => {
                     density = per_second(*rows, now - from);
                     0
                 }
-                // A refused key or a provider that is down is no fault of the list.
+                Err(error) if error.refuses_the_list() => MOST_USELESS,
+                Err(ListingError::GivenUp) => useless,
                 Err(ListingError::Provider(error)) if error.closes_gate().is_some() => useless,
                 _ => useless + 1,
             };
             if let Err(error) = &reading {
                 tracing::debug!(%error, "the list of orders could not be read to its end");
             }
-            let off = useless >= MOST_USELESS;
-            if off {
+            let off = (useless >= MOST_USELESS).then(|| UNLISTED + closed_for(&reading));
+            if off.is_some() {
                 useless = 0;
                 tracing::warn!(
                     "the list of orders does not show those that wait; each is asked for by itself"
@@ -128,26 +142,40 @@ impl Coalescer {
     }
 
     /// Reads page after page until everybody who waits has been seen.
-    async fn read(&self, line: &Line, from: Timestamp, to: Timestamp) -> Result<Reading, ListingError> {
+    async fn read(
+        &self,
+        line: &Line,
+        from: Timestamp,
+        to: Timestamp,
+        shutdown: &Shutdown,
+    ) -> Result<Reading, ListingError> {
         let mut wanted: HashSet<&TopupId> =
             line.iter().filter(|(_, tracked_at)| *tracked_at >= from).map(|(id, _)| id).collect();
-        let (all, mut rows, mut page) = (wanted.len(), 0, 1);
+        let (all, mut rows, mut page, mut useless_pages) = (wanted.len(), 0, 1, 0);
         loop {
-            let list = self.page(page, from, to).await?;
+            let list = self.page(page, from, to, shutdown).await?;
+            let wanted_before = wanted.len();
             rows += list.orders.len();
             for row in &list.orders {
                 wanted.remove(&row.topup_id);
             }
             self.seen(list.orders).await?;
+            useless_pages = if wanted.len() < wanted_before { 0 } else { useless_pages + 1 };
             match list.next_page {
-                Some(next) if !wanted.is_empty() => page = next,
+                Some(next) if !wanted.is_empty() && useless_pages < MOST_USELESS_PAGES => page = next,
                 _ => return Ok(Reading { rows, found: all - wanted.len() }),
             }
         }
     }
 
     /// One page, once there is a request for it.
-    async fn page(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ListingError> {
+    async fn page(
+        &self,
+        page: u32,
+        from: Timestamp,
+        to: Timestamp,
+        shutdown: &Shutdown,
+    ) -> Result<OrderList, ListingError> {
         loop {
             match self.environment.budget.ask_for_page().await {
                 Ok(ticket) => {
@@ -157,7 +185,12 @@ impl Coalescer {
                     self.environment.budget.answered(&ticket, error).await;
                     return Ok(list?);
                 }
-                Err(wait) => tokio::time::sleep(wait).await,
+                // What was read so far would be old by then, and another worker may have begun anew.
+                Err(wait) if wait >= LEASE => return Err(ListingError::GivenUp),
+                Err(wait) => tokio::select! {
+                    () = shutdown.requested() => return Err(ListingError::GivenUp),
+                    () = tokio::time::sleep(wait) => {}
+                },
             }
         }
     }
@@ -169,6 +202,7 @@ impl Coalescer {
         for job in JobName::FOLLOWING {
             call.key(self.names.queue(job));
         }
+        call.arg(millis(LEASE)).arg(self.allowance.real_ms(READY_ONCE));
         for ListedOrder { topup_id, order } in rows {
             let what = match (&order.status, &order.card) {
                 (TopupStatus::Handling, _) => "handling",
@@ -189,11 +223,11 @@ impl Coalescer {
     }
 
     /// The reading is over: from this time on everybody was seen who is in the list, or it failed.
-    async fn end(&self, from: Option<Timestamp>, off: bool) -> redis::RedisResult<()> {
+    async fn end(&self, from: Option<Timestamp>, off: Option<Duration>) -> redis::RedisResult<()> {
         let real_ms = |wait| self.allowance.real_ms(wait);
         let mut call = scripts::LIST_END.prepare_invoke();
         call.key(self.names.budget());
-        match from.filter(|_| !off) {
+        match from.filter(|_| off.is_none()) {
             Some(from) => {
                 call.arg(from.timestamp_millis())
                     .arg(real_ms(EVERY))
@@ -201,7 +235,7 @@ impl Coalescer {
                     .arg(real_ms(SIGHTING));
             }
             None => {
-                call.arg(0).arg(if off { real_ms(UNLISTED) } else { 0 });
+                call.arg(0).arg(off.map_or(0, real_ms));
             }
         }
         call.invoke_async::<()>(&mut self.connection.get()).await
@@ -213,12 +247,20 @@ fn reach(line: &Line, density: f64) -> Timestamp {
     let mut oldest = line.first().map(|(_, tracked_at)| *tracked_at).unwrap_or_default();
     for (_, tracked_at) in line {
         let gap = (oldest - *tracked_at).to_std().unwrap_or_default();
-        if density * gap.as_secs_f64() > WORTH_ROWS {
+        if density * gap.as_secs_f64() > WORTH_ROWS || (density <= 0.0 && gap > WORTH_TIME) {
             break;
         }
         oldest = *tracked_at;
     }
     oldest
+}
+
+/// How long nobody may ask after this reading.
+fn closed_for(reading: &Result<Reading, ListingError>) -> Duration {
+    match reading {
+        Err(ListingError::Provider(error)) => error.closes_gate().unwrap_or_default(),
+        _ => Duration::ZERO,
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "rows of a list, far below 2^52")]
@@ -242,6 +284,7 @@ mod tests {
         assert_eq!(reached(&[100, 98, 95, 60], 1.0), 60);
         assert_eq!(reached(&[100, 98, 95, -300], 1.0), 95);
         assert_eq!(reached(&[100, 98, 95, -300], 0.0), -300, "nothing is known of the list yet");
+        assert_eq!(reached(&[100, 98, 95, -900], 0.0), 95, "nor is it worth everything");
         assert_eq!(per_second(300, chrono::TimeDelta::minutes(1)).to_bits(), 5.0_f64.to_bits());
     }
 }

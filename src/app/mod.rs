@@ -24,6 +24,7 @@ use crate::retention::Retention;
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
+use crate::topup_api::KeysFingerprint;
 
 /// Runs a worker until asked to stop.
 ///
@@ -64,7 +65,8 @@ pub async fn run_with(
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
-    budget.doubt().await;
+    let keys = std::iter::once(&config.api_key).chain(&config.secondary_api_key);
+    budget.doubt(&KeysFingerprint::new(keys)).await;
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;

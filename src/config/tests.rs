@@ -44,6 +44,7 @@ fn impossible_settings_are_told_with_their_names() {
         (&["--time-scale", "0"], "TIME_SCALE"),
         (&["--time-scale", "3600"], "TIME_SCALE"),
         (&["--oneclickdz-api-url", "ftp://x"], "ONECLICKDZ_API_URL"),
+        (&["--oneclickdz-under-way", "4"], "ONECLICKDZ_UNDER_WAY"),
         (&["--webhook-url", "http://example.dz", "--webhook-secret", SECRET], "WEBHOOK_URL"),
         (&["--webhook-url", "https://example.dz"], "WEBHOOK_SECRET"),
         (&["--webhook-url", "token-of-mine"], "WEBHOOK_URL"),

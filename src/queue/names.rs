@@ -92,12 +92,13 @@ impl Names {
             ("dead", "set"),
             ("workers", "zset"),
         ];
-        const BUDGET: [(&str, &str); 26] = [
+        const BUDGET: [(&str, &str); 28] = [
             ("gate", "string"),
-            ("unproven", "string"),
+            ("proven", "string"),
             ("probe", "string"),
             ("failures", "string"),
             ("told", "string"),
+            ("keys", "string"),
             ("key", "string"),
             ("refused:0", "string"),
             ("refused:1", "string"),
@@ -118,6 +119,7 @@ impl Names {
             ("listed", "hash"),
             ("listing", "string"),
             ("paging", "string"),
+            ("paged", "string"),
             ("unlisted", "string"),
         ];
         let mut keys = vec![

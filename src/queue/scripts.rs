@@ -18,6 +18,7 @@ macro_rules! scripts {
 scripts! {
     BUDGET_ANSWER = "lua/budget_answer.lua";
     BUDGET_ASK = "lua/budget_ask.lua";
+    BUDGET_DOUBT = "lua/budget_doubt.lua";
     BUDGET_LEARN = "lua/budget_learn.lua";
     BUDGET_STATE = "lua/budget_state.lua";
     BURIED = "lua/buried.lua";

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{RedisResult, ScriptInvocation, Value};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use topup_jobs::Completions;
 
@@ -78,6 +80,23 @@ impl Allowance {
     }
 }
 
+/// Tells whether the keys are others than before, and nothing of the keys.
+pub struct KeysFingerprint(String);
+
+impl KeysFingerprint {
+    /// Of these keys.
+    #[must_use]
+    pub fn new<'a>(keys: impl IntoIterator<Item = &'a SecretString>) -> Self {
+        let mut hash = Sha256::new();
+        for key in keys {
+            hash.update(key.expose_secret().trim());
+            hash.update([0]);
+        }
+        // Few enough bytes that nothing can be made of them, and enough to differ.
+        Self(hex::encode(&hash.finalize()[..6]))
+    }
+}
+
 /// For so long an order that the list showed HANDLING need not be asked for.
 pub(crate) const SIGHTING: Duration = Duration::from_secs(12);
 
@@ -103,12 +122,12 @@ impl RedisBudget {
         Self { connection, key: names.budget(), allowance, learned: Mutex::default() }
     }
 
-    /// Has the next one ask alone, as after a closure. At its start a worker does not know whether its key
-    /// is any good.
-    pub async fn doubt(&self) {
-        let mut doubt = redis::cmd("SET");
-        doubt.arg(format!("{}:unproven", self.key)).arg(1);
-        self.heard(doubt.query_async::<()>(&mut self.connection.get()).await);
+    /// Has the next one ask alone, as after a closure: at its start a worker does not know whether its key is any
+    /// good. With other keys than before, a closure that those brought about is over.
+    pub async fn doubt(&self, keys: &KeysFingerprint) {
+        let mut call = scripts::BUDGET_DOUBT.prepare_invoke();
+        call.key(&self.key).arg(&keys.0);
+        self.heard(call.invoke_async::<()>(&mut self.connection.get()).await);
     }
 
     fn heard<T>(&self, answer: RedisResult<T>) -> Option<T> {

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
 pub(crate) use budget::SIGHTING;
-pub use budget::{Allowance, ApiKey, BudgetState, Gate, ListUse, RedisBudget};
+pub use budget::{Allowance, ApiKey, BudgetState, Gate, KeysFingerprint, ListUse, RedisBudget};
 pub use client::{Client, ClientError};
 pub use error::{Answer, AnswerKind, ApiError};
 pub use list::{ListedOrder, OrderList};

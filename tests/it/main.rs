@@ -7,6 +7,7 @@ mod crash;
 mod doctor;
 mod email;
 mod faults;
+mod gate;
 mod help;
 mod intake;
 mod metrics;

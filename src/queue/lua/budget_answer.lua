@@ -12,46 +12,50 @@ local now = math.floor(now() * 1000)
 redis.call('ZREM', budget .. ':flying:' .. key, ticket)
 redis.call('ZADD', budget .. ':spent:' .. key, 'XX', now + window, ticket)
 
-local gate, unproven, probe, failures, told =
-    budget .. ':gate', budget .. ':unproven', budget .. ':probe', budget .. ':failures', budget .. ':told'
+local gate, proven, probe, failures, told =
+    budget .. ':gate', budget .. ':proven', budget .. ':probe', budget .. ':failures', budget .. ':told'
 
 -- Lets one ask alone once this time is over.
 local function close(ms)
     if redis.call('PTTL', gate) < ms then
         redis.call('SET', gate, 1, 'PX', ms)
     end
-    redis.call('SET', unproven, 1)
-    redis.call('DEL', probe)
+    redis.call('DEL', proven, probe)
     return redis.call('SET', told, 1, 'NX') and 'closed-anew' or 'closed'
 end
 
 if verdict == 'usable' then
-    -- An answer to the key that has been left says nothing of the one in use.
-    if key == key_in_use(budget, keys) then
-        redis.call('DEL', unproven, probe, failures, told)
+    -- An answer to the key that has been left says nothing of the one in use, and one to a request that was sent
+    -- before a refusal nothing of what came after.
+    if key == key_in_use(budget, keys) and redis.call('PTTL', gate) <= 0 then
+        redis.call('SET', proven, 1)
+        redis.call('DEL', probe, failures, told, budget .. ':refused:' .. key)
     end
     return verdict
 elseif verdict == 'failed' then
     local most, first, longest = tonumber(take()), tonumber(take()), tonumber(take())
     local made = redis.call('INCR', failures)
     -- While one asks for all, its failure is enough: nobody knows any better.
-    if made < most and redis.call('EXISTS', unproven) == 0 then
+    if made < most and redis.call('EXISTS', proven) == 1 then
         return verdict
     end
     return close(math.min(first * 2 ^ math.min(math.max(made - most, 0), 20), longest))
 elseif verdict == 'refused' then
     local ms = tonumber(take())
     local other = (key + 1) % keys
-    redis.call('SET', budget .. ':refused:' .. key, 1, 'PX', ms)
+    local this_refused, other_refused = budget .. ':refused:' .. key, budget .. ':refused:' .. other
+    redis.call('SET', this_refused, 1, 'PX', ms)
     if key ~= key_in_use(budget, keys) then
         return 'other-key'
     end
     redis.call('SET', budget .. ':key', other)
-    if redis.call('EXISTS', budget .. ':refused:' .. other) == 1 then
+    if redis.call('EXISTS', other_refused) == 1 then
+        -- Both are remembered beyond the closure, so that one of them is tried after it and not one after the other.
+        redis.call('SET', this_refused, 1, 'PX', 2 * ms)
+        redis.call('SET', other_refused, 1, 'PX', 2 * ms)
         return close(ms)
     end
-    redis.call('SET', unproven, 1)
-    redis.call('DEL', probe)
+    redis.call('DEL', proven, probe)
     return 'other-key'
 end
 return close(tonumber(take()))

@@ -14,7 +14,7 @@ local limit, window, burst, most_flying, request, look, longest, keys =
 local GRACE_MS = 10000
 local now = math.floor(now() * 1000)
 local waiting, promised, since = budget .. ':waiting', budget .. ':promised', budget .. ':since'
-local tracked, ready = budget .. ':tracked', budget .. ':ready'
+local tracked, ready, proven = budget .. ':tracked', budget .. ':ready', budget .. ':proven'
 
 local closed = redis.call('PTTL', budget .. ':gate')
 if closed > 0 then
@@ -26,8 +26,12 @@ local key = key_in_use(budget, keys)
 local spent, flying = budget .. ':spent:' .. key, budget .. ':flying:' .. key
 redis.call('ZREMRANGEBYSCORE', spent, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', flying, '-inf', now)
+-- What lies further ahead than it can was written by a clock that has been set back since.
+redis.call('ZREMRANGEBYSCORE', spent, '(' .. (now + request + window), '+inf')
+redis.call('ZREMRANGEBYSCORE', flying, '(' .. (now + request), '+inf')
 local pace = window / limit
-local paced = math.max(tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0'), now)
+local paced = tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0')
+paced = paced > now + window and now or math.max(paced, now)
 local used, under_way = redis.call('ZCARD', spent), redis.call('ZCARD', flying)
 
 -- How long until this many requests may be made, by the window, the pace and what is under way.
@@ -54,28 +58,47 @@ local function grant(probe)
     return { 'ask', ticket, key, probe, now - began }
 end
 
-if redis.call('EXISTS', budget .. ':unproven') == 1 then
-    -- The key is not known to be good: one asks for all.
-    local wait = wait_for(1)
-    if wait > 0 then
-        return { 'wait', math.max(math.ceil(wait), look) }
+-- Takes one out of the line for requests. The list may still tell of it, and reaches back to it.
+local function wait_for_list(ms)
+    redis.call('ZREM', waiting, order)
+    redis.call('ZADD', promised, now + ms, order)
+end
+
+-- How many of those ahead are about to ask. Who was told to come later does not hold up the others.
+local LOOKED_AT = 100
+local function ahead(rank)
+    if rank == 0 then
+        return 0
     end
-    if redis.call('SET', budget .. ':probe', 1, 'PX', request, 'NX') then
-        return grant(1)
+    local first = redis.call('ZRANGE', waiting, 0, math.min(rank, LOOKED_AT) - 1)
+    local due = math.max(rank - LOOKED_AT, 0)
+    for _, at in ipairs(redis.call('ZMSCORE', promised, unpack(first))) do
+        if not at or tonumber(at) <= now then
+            due = due + 1
+        end
     end
-    return { 'wait', look }
+    return due
 end
 
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', promised, '-inf', now - GRACE_MS, 'LIMIT', 0, 100)) do
     leave_line(budget, gone)
 end
 
--- A page of the list answers for many: it waits for nobody, and the next request is kept for it.
-local paging = budget .. ':paging'
+-- A page of the list answers for many: the next request is kept for it. While orders wait of which the list can
+-- tell no more, every other request is theirs.
+local paging, paged = budget .. ':paging', budget .. ':paged'
 if order == '' then
     local wait = math.ceil(wait_for(1))
+    if redis.call('EXISTS', proven) == 0 then
+        return { 'wait', math.max(wait, look) }
+    end
+    if wait <= 0 and redis.call('EXISTS', paged) == 1 and redis.call('SCARD', ready) > 0 then
+        redis.call('DEL', paging)
+        return { 'wait', math.ceil(pace) }
+    end
     if wait <= 0 then
         redis.call('DEL', paging)
+        redis.call('SET', paged, 1, 'PX', math.ceil(2 * pace))
         return grant(0)
     end
     redis.call('SET', paging, 1, 'PX', wait + look)
@@ -85,26 +108,41 @@ end
 redis.call('ZADD', waiting, 'NX', now + patience, order)
 redis.call('HSETNX', since, order, now)
 redis.call('HSET', tracked, order, tracked_at)
+local rank = redis.call('ZRANK', waiting, order)
+
+local function wait_in_line(at_least)
+    local wait = wait_for(rank + 1 + redis.call('EXISTS', paging))
+    wait = math.min(math.max(math.ceil(wait), at_least), longest)
+    redis.call('ZADD', promised, now + wait, order)
+    return { 'wait', wait }
+end
+
+if redis.call('EXISTS', proven) == 0 then
+    -- The key is not known to be good: one asks for all, and the others come back one after another.
+    if wait_for(1) <= 0 and redis.call('SET', budget .. ':probe', 1, 'PX', request, 'NX') then
+        return grant(1)
+    end
+    return wait_in_line(look)
+end
 
 -- While the list is read again and again it tells of most orders, and requests are for those of which it does not.
 local listed = sighting > 0 and redis.call('HMGET', budget .. ':listed', 'began', 'from', 'until', 'next') or {}
 if listed[1] and tonumber(listed[3]) > now and redis.call('SMISMEMBER', ready, order)[1] == 0 then
     local seen = tonumber(redis.call('ZSCORE', budget .. ':sighted', order) or '-inf')
     if seen and now - seen <= sighting then
-        redis.call('ZADD', promised, now + longest, order)
+        wait_for_list(longest)
+        redis.call('HDEL', since, order)
         return { 'sighted' }
     end
-    local began = tonumber(redis.call('HGET', since, order))
-    if tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
-        local wait = math.min(math.max(tonumber(listed[4]) - now, look), longest)
-        redis.call('ZADD', promised, now + wait, order)
-        return { 'wait', math.ceil(wait) }
+    local began, second = tonumber(redis.call('HGET', since, order)), window / 60
+    local reading = tonumber(listed[4]) + second > now or redis.call('EXISTS', budget .. ':listing') == 1
+    if reading and tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
+        local wait = math.ceil(math.min(math.max(tonumber(listed[4]) - now, second, look), longest))
+        wait_for_list(wait)
+        return { 'wait', wait }
     end
 end
-local wait = wait_for(redis.call('ZRANK', waiting, order) + 1 + redis.call('EXISTS', paging))
-if wait <= 0 then
+if wait_for(ahead(rank) + 1 + redis.call('EXISTS', paging)) <= 0 then
     return grant(0)
 end
-wait = math.min(math.max(math.ceil(wait), 1), longest)
-redis.call('ZADD', promised, now + wait, order)
-return { 'wait', wait }
+return wait_in_line(1)

@@ -11,7 +11,7 @@ local now = math.floor(now() * 1000)
 local gate = 'open'
 if redis.call('PTTL', budget .. ':gate') > 0 then
     gate = 'closed'
-elseif redis.call('EXISTS', budget .. ':unproven') == 1 then
+elseif redis.call('EXISTS', budget .. ':proven') == 0 then
     gate = 'probing'
 end
 

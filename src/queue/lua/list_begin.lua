@@ -7,7 +7,8 @@ local fewest, limit, window, burst, lease, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
 local now = math.floor(now() * 1000)
 
-if redis.call('PTTL', budget .. ':gate') > 0 or redis.call('EXISTS', budget .. ':unproven', budget .. ':unlisted') > 0 then
+if redis.call('PTTL', budget .. ':gate') > 0 or redis.call('EXISTS', budget .. ':proven') == 0
+    or redis.call('EXISTS', budget .. ':unlisted') == 1 then
     return {}
 end
 local next_at = redis.call('HMGET', budget .. ':listed', 'next')[1]
@@ -17,7 +18,7 @@ end
 local key = key_in_use(budget, keys)
 local paced = math.max(tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0') - now, 0)
 local at_once = math.floor(burst - paced * limit / window)
-local line = redis.call('ZCARD', budget .. ':waiting') - redis.call('SCARD', budget .. ':ready')
+local line = redis.call('HLEN', budget .. ':tracked') - redis.call('SCARD', budget .. ':ready')
 if line < fewest or line <= at_once then
     return {}
 end

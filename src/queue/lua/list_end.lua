@@ -14,6 +14,8 @@ if from == '0' then
     return 0
 end
 local regular, sighting = tonumber(take()), tonumber(take())
-redis.call('HSET', budget .. ':listed', 'began', began, 'from', from, 'until', now + regular + now - began, 'next', began + every)
+-- A reading that took longer than that leaves the others some time before the next.
+local next_at = math.max(began + every, now + every / 2)
+redis.call('HSET', budget .. ':listed', 'began', began, 'from', from, 'until', now + regular + now - began, 'next', next_at)
 redis.call('ZREMRANGEBYSCORE', budget .. ':sighted', '-inf', now - sighting)
 return 1

@@ -1,12 +1,15 @@
 -- Says what a page of the list showed.
--- KEYS[1] budget   KEYS[2..] queues in which an order may be   ARGV, for each order: its id and
+-- KEYS[1] budget   KEYS[2..] queues in which an order may be   ARGV: ms for which nobody else begins a reading, ms
+--   for which an order is not called ready again; then for each order: its id and
 --   'handling'   it is not final
 --   'decided'    what it showed stands in the store: its job has to carry that out
 --   'ready'      it is FULFILLED, and the row does not show the card: it is asked for before all others
 -- Returns the number of orders that were woken
 local budget = KEYS[1]
+local lease, once = take(), take()
 local now = math.floor(now() * 1000)
 local woken = 0
+redis.call('SET', budget .. ':listing', 1, 'PX', lease, 'XX')
 
 local function wake(id)
     for n = 2, #KEYS do
@@ -19,7 +22,8 @@ end
 
 local function is_followed(id)
     for n = 2, #KEYS do
-        if redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1 then
+        -- A dead letter has its payload there, and nobody who would ask.
+        if redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1 and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
             return true
         end
     end
@@ -33,7 +37,9 @@ while at < #ARGV do
     elseif what == 'handling' then
         redis.call('ZADD', budget .. ':sighted', now, id)
     elseif what == 'ready' then
-        if redis.call('SADD', budget .. ':ready', id) == 1 then
+        -- Where check-id shows no card either, it is asked for at its own pace.
+        if redis.call('SET', budget .. ':readied:' .. id, 1, 'PX', once, 'NX') then
+            redis.call('SADD', budget .. ':ready', id)
             redis.call('ZADD', budget .. ':waiting', 0, id)
             redis.call('ZADD', budget .. ':promised', now, id)
             wake(id)

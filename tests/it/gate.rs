@@ -1,0 +1,90 @@
+//! The gate of the budget, asked directly: races that must be played out step by step.
+
+use std::time::Duration;
+
+use topup_worker::queue::{Connection, Names, RedisAddress, RedisHealth};
+use topup_worker::topup_api::{
+    Allowance, Answer, ApiError, Budget, KeysFingerprint, Permission, RedisBudget, Ticket, Wish,
+};
+
+use crate::support::deployment::Deployment;
+use crate::support::redis::TestRedis;
+use crate::support::until;
+
+/// A budget of so many keys for which a minute passes in this time.
+async fn budget(redis: &TestRedis, keys: usize, minute: Duration) -> RedisBudget {
+    let names: Names = "{topup}".parse().unwrap();
+    let address = RedisAddress::parse(&Deployment::url(redis), &names).unwrap();
+    let connection = Connection::new(&address, &RedisHealth::default());
+    let allowance = Allowance { requests_per_minute: 120, under_way: 2, keys, minute, coalesce: false };
+    let budget = RedisBudget::new(connection, &names, allowance);
+    budget.doubt(&KeysFingerprint::new([])).await;
+    budget
+}
+
+async fn ask(budget: &RedisBudget, order: u32) -> Permission {
+    let topup_id = format!("{order:024x}").parse().unwrap();
+    let tracked_at = chrono::DateTime::UNIX_EPOCH;
+    budget.ask(&Wish { topup_id, tracked_at, last: None, age: Duration::ZERO, recheck: false }).await
+}
+
+/// A ticket, as soon as there is one.
+async fn ticket(budget: &RedisBudget, order: u32) -> Ticket {
+    until("there is a ticket", async || match ask(budget, order).await {
+        Permission::Ask(ticket) => Some(ticket),
+        _ => None,
+    })
+    .await
+}
+
+fn refused() -> ApiError {
+    ApiError::Unauthorized(Answer { status: 401, ..Answer::default() })
+}
+
+#[tokio::test]
+async fn an_answer_to_a_request_sent_before_a_refusal_does_not_end_the_doubt() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, 1, Duration::from_millis(60)).await;
+    let probe = ticket(&budget, 1).await;
+    assert!(probe.probe);
+    budget.answered(&probe, None).await;
+    let (first, second) = (ticket(&budget, 2).await, ticket(&budget, 3).await);
+    budget.answered(&first, Some(&refused())).await;
+    budget.answered(&second, None).await;
+    assert!(matches!(ask(&budget, 4).await, Permission::Closed(_)));
+    // A quarter of an hour of this provider is 0.9 s.
+    assert!(ticket(&budget, 4).await.probe, "one asks alone");
+}
+
+#[tokio::test]
+async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, 2, Duration::from_millis(60)).await;
+    let primary = ticket(&budget, 1).await;
+    assert!(budget.answered(&primary, Some(&refused())).await, "the other key takes over");
+    let mut last = ticket(&budget, 1).await;
+    assert_ne!(last.key, primary.key);
+    for _ in 0..3 {
+        assert!(!budget.answered(&last, Some(&refused())).await, "no key is left to take over");
+        assert!(matches!(ask(&budget, 1).await, Permission::Closed(_)));
+        let next = ticket(&budget, 1).await;
+        assert!(next.probe && next.key != last.key, "each in its turn");
+        last = next;
+    }
+    assert!(!budget.answered(&last, None).await);
+    let again = ticket(&budget, 2).await;
+    assert!(!again.probe && again.key == last.key, "the key that is accepted again is used");
+}
+
+#[tokio::test]
+async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, 1, Duration::from_mins(1)).await;
+    let probe = ticket(&budget, 1).await;
+    budget.answered(&probe, None).await;
+    let mut connection =
+        Deployment::client(&redis).await.unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+    assert!(ticket(&budget, 2).await.probe);
+    assert!(matches!(ask(&budget, 3).await, Permission::Wait(_)), "the others wait for its answer");
+}
