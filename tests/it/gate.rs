@@ -77,6 +77,25 @@ async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
 }
 
 #[tokio::test]
+async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
+    let redis = TestRedis::start().await;
+    let minute = Duration::from_secs(6);
+    let budget = budget(&redis, 1, minute).await;
+    let client = Deployment::client(&redis).await.unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for order in 0..40 {
+        let ticket = ticket(&budget, order).await;
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
+        budget.answered(&ticket, None).await;
+        let mut counted = redis::cmd("ZSCORE");
+        counted.arg("{topup}:budget:spent:0").arg(&ticket.number);
+        let until_ms: u64 = counted.query_async(&mut connection).await.unwrap();
+        let answered_after = Duration::from_secs(seconds) + Duration::from_micros(micros);
+        assert!(Duration::from_millis(until_ms) >= answered_after + minute, "order {order}");
+    }
+}
+
+#[tokio::test]
 async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, 1, Duration::from_mins(1)).await;

@@ -10,7 +10,8 @@ local budget = KEYS[1]
 local ticket, key, window, keys, verdict = take(), tonumber(take()), tonumber(take()), tonumber(take()), take()
 local now = math.floor(now() * 1000)
 redis.call('ZREM', budget .. ':flying:' .. key, ticket)
-redis.call('ZADD', budget .. ':spent:' .. key, 'XX', now + window, ticket)
+-- The provider may have counted it in this very millisecond, and its clock may be a little slower.
+redis.call('ZADD', budget .. ':spent:' .. key, 'XX', now + 1 + math.ceil(window * 1.001), ticket)
 
 local gate, proven, probe, failures, told =
     budget .. ':gate', budget .. ':proven', budget .. ':probe', budget .. ':failures', budget .. ':told'
