@@ -30,8 +30,7 @@ redis.call('ZREMRANGEBYSCORE', flying, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', spent, '(' .. (now + request + window), '+inf')
 redis.call('ZREMRANGEBYSCORE', flying, '(' .. (now + request), '+inf')
 local pace = window / limit
-local paced = tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0')
-paced = paced > now + window and now or math.max(paced, now)
+local paced = paced_until(budget, key, window, now)
 local used, under_way = redis.call('ZCARD', spent), redis.call('ZCARD', flying)
 
 -- How long until this many requests may be made, by the window, the pace and what is under way.

@@ -15,8 +15,7 @@ local next_at = redis.call('HMGET', budget .. ':listed', 'next')[1]
 if next_at and tonumber(next_at) > now then
     return {}
 end
-local key = key_in_use(budget, keys)
-local paced = math.max(tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0') - now, 0)
+local paced = paced_until(budget, key_in_use(budget, keys), window, now) - now
 local at_once = math.floor(burst - paced * limit / window)
 local line = redis.call('HLEN', budget .. ':tracked') - redis.call('SCARD', budget .. ':ready')
 if line < fewest or line <= at_once then

@@ -28,6 +28,13 @@ local function key_in_use(budget, keys)
     return key < keys and key or 0
 end
 
+-- Until when the requests made so far use up the pace of a key, in ms; never before `now_ms`. What lies further ahead
+-- than it can was written by a clock that has been set back since.
+local function paced_until(budget, key, window, now_ms)
+    local paced = tonumber(redis.call('GET', budget .. ':paced:' .. key) or '0')
+    return paced > now_ms + window and now_ms or math.max(paced, now_ms)
+end
+
 -- Takes an order out of the line of those that wait for a request.
 local function leave_line(budget, id)
     redis.call('ZREM', budget .. ':waiting', id)
