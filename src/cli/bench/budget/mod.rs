@@ -11,7 +11,7 @@ mod guide;
 mod load;
 mod service;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use self::load::{Followed, Load};
 use super::ground::Ground;
@@ -44,7 +44,7 @@ pub(super) struct BudgetSettings {
 }
 
 /// Who follows the orders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Follower {
     /// `pollTopupAdaptive` of the guide, for each order. An answer that is no order ends it, as it is written.
     Guide,
@@ -58,22 +58,6 @@ enum Follower {
     ListWithCards,
 }
 
-impl Follower {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Guide => "guide",
-            Self::PatientGuide => "patient_guide",
-            Self::CheckId => "check_id",
-            Self::List => "list",
-            Self::ListWithCards => "list_with_cards",
-        }
-    }
-
-    fn is_ours(self) -> bool {
-        !matches!(self, Self::Guide | Self::PatientGuide)
-    }
-}
-
 /// Measures every follower at every rate.
 pub(super) async fn budget(
     settings: &BudgetSettings,
@@ -82,7 +66,7 @@ pub(super) async fn budget(
 ) -> anyhow::Result<()> {
     for &arrivals in &settings.arrivals {
         let mut guide = None;
-        for follower in <Follower as clap::ValueEnum>::value_variants() {
+        for follower in Follower::value_variants() {
             if !settings.followers.is_empty() && !settings.followers.contains(follower) {
                 continue;
             }
@@ -94,14 +78,14 @@ pub(super) async fn budget(
                 Follower::CheckId => service::follow(&load, ground, "off").await?,
                 Follower::List | Follower::ListWithCards => service::follow(&load, ground, "auto").await?,
             };
-            let name = format!("budget_{arrivals}_per_minute_{}", follower.name());
+            // Invariant: no follower is skipped as a value.
+            let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");
+            let name = format!("budget_{arrivals}_per_minute_{follower_name}");
             note(report, &name, &followed);
-            match (follower, guide) {
-                (Follower::PatientGuide, _) => guide = Some(followed.orders_per_request()),
-                (_, Some(guide)) if follower.is_ours() => {
-                    report.add(format!("{name}_over_patient_guide"), followed.orders_per_request() / guide);
-                }
-                _ => {}
+            if *follower == Follower::PatientGuide {
+                guide = Some(followed.orders_per_request());
+            } else if let Some(guide) = guide {
+                report.add(format!("{name}_over_patient_guide"), followed.orders_per_request() / guide);
             }
         }
     }
