@@ -34,10 +34,8 @@ impl Health {
             Err("stopping")
         } else if !self.started.load(Ordering::Relaxed) {
             Err("starting")
-        } else if !self.redis.is_up() {
-            Err("Redis does not answer")
         } else {
-            Ok(())
+            self.redis.check()
         }
     }
 }

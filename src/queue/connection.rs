@@ -18,7 +18,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Serv
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
-use super::refusal::{describe, lacks_permission, leaves_connection};
+use super::refusal::{describe, leaves_connection, stops_work};
 
 /// Longest pause between two tries while Redis is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(15);
 const FIND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// The same refusal is logged no more often.
 const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(30);
-/// So long after Redis refused a command for want of a permission, the worker is not ready. Longer than the
+/// So long after Redis refused a command in a way that stops work, the worker is not ready. Longer than the
 /// pause between two tries of anything.
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
@@ -193,17 +193,25 @@ pub struct RedisHealth {
 struct Refusal {
     words: String,
     logged: Instant,
-    /// When it last did so for want of a permission.
-    forbidden: Option<Instant>,
+    /// When it last did so in a way that stops work.
+    stopped: Option<Instant>,
 }
 
 impl RedisHealth {
-    /// Whether the last command was answered, and none is refused for want of a permission.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
+    /// Whether the last command was answered, and none is refused that work cannot do without.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn check(&self) -> Result<(), &'static str> {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        let forbidden = refusal.as_ref().and_then(|refusal| refusal.forbidden);
-        !self.down.load(Ordering::Relaxed) && forbidden.is_none_or(|at| at.elapsed() >= REFUSAL_LASTS)
+        let stopped = refusal.as_ref().and_then(|refusal| refusal.stopped);
+        if self.down.load(Ordering::Relaxed) {
+            Err("Redis does not answer")
+        } else if stopped.is_some_and(|at| at.elapsed() < REFUSAL_LASTS) {
+            Err("Redis refuses commands")
+        } else {
+            Ok(())
+        }
     }
 
     fn answered(&self) {
@@ -215,7 +223,7 @@ impl RedisHealth {
     fn failed(&self, error: &RedisError) {
         let words = describe(error);
         match error.kind() {
-            _ if lacks_permission(error) => self.refused(words, true),
+            _ if stops_work(error) => self.refused(words, true),
             // Redis is there and refuses this one command: that is no outage, and has to be seen.
             ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension => {
                 self.refused(words, false);
@@ -224,7 +232,7 @@ impl RedisHealth {
         }
     }
 
-    fn refused(&self, words: String, forbidden: bool) {
+    fn refused(&self, words: String, stops_work: bool) {
         let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         let known = refusal.as_ref().filter(|known| known.words == words).map(|known| known.logged);
         let due = known.is_none_or(|logged| logged.elapsed() >= REFUSAL_LOGGED_EVERY);
@@ -232,11 +240,11 @@ impl RedisHealth {
             tracing::error!(error = words, "Redis refuses a command; trying again");
         }
         let now = Instant::now();
-        let before = refusal.as_ref().and_then(|before| before.forbidden);
+        let before = refusal.as_ref().and_then(|before| before.stopped);
         *refusal = Some(Refusal {
             words,
             logged: known.filter(|_| !due).unwrap_or(now),
-            forbidden: if forbidden { Some(now) } else { before },
+            stopped: if stops_work { Some(now) } else { before },
         });
     }
 

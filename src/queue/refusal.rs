@@ -19,8 +19,32 @@ pub(super) fn leaves_connection(error: &RedisError) -> bool {
     }
 }
 
+/// Whether no job can move while Redis refuses this: for want of a permission, or because it takes no writes.
+pub(super) fn stops_work(error: &RedisError) -> bool {
+    lacks_permission(error) || takes_no_writes(error).is_some()
+}
+
+/// What to do about a server that is there and takes no writes, if this is one.
+fn takes_no_writes(error: &RedisError) -> Option<&'static str> {
+    let is = |code| match error.kind() {
+        ErrorKind::Extension => error.code() == Some(code),
+        // Redis 6 wraps what happens within a script.
+        ErrorKind::Server(ServerErrorKind::ResponseError) => detail(error).contains(&format!("-{code} ")),
+        _ => false,
+    };
+    if is("OOM") {
+        Some("Redis is full (OOM): raise its maxmemory")
+    } else if is("MISCONF") {
+        Some("Redis cannot write to its disk (MISCONF): its log says why")
+    } else if is("NOREPLICAS") {
+        Some("Redis has fewer replicas in step than its min-replicas-to-write asks for (NOREPLICAS)")
+    } else {
+        None
+    }
+}
+
 /// Whether the user of Redis lacks a permission.
-pub(super) fn lacks_permission(error: &RedisError) -> bool {
+fn lacks_permission(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || is_of_acl(detail(error))
 }
 
@@ -46,9 +70,10 @@ pub(crate) fn describe(error: &RedisError) -> String {
         _ if lacks_permission(error) => {
             format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
         }
-        kind => match error.code() {
-            Some(code) => format!("{kind:?} ({code})"),
-            None => format!("{kind:?}"),
+        kind => match (takes_no_writes(error), error.code()) {
+            (Some(words), _) => words.to_owned(),
+            (None, Some(code)) => format!("{kind:?} ({code})"),
+            (None, None) => format!("{kind:?}"),
         },
     }
 }
@@ -101,6 +126,25 @@ mod tests {
             "OOM command not allowed when used memory > 'maxmemory'.",
         ] {
             assert!(!leaves_connection(&error(line)), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_no_writes_stops_work_and_the_words_say_what_to_do() {
+        for (line, words) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
+            (
+                "ERR Error running script (call to f_1): @user_script:4: -OOM command not",
+                "raise its maxmemory",
+            ),
+            ("MISCONF Errors writing to the AOF file: No space left on device", "its log says why"),
+            ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
+        ] {
+            let error = error(line);
+            assert!(stops_work(&error) && describe(&error).contains(words), "{line}: {}", describe(&error));
+        }
+        for line in ["ERR value is not an integer", "BUSY Redis is busy", "LOADING Redis is loading"] {
+            assert!(!stops_work(&error(line)), "{line}");
         }
     }
 

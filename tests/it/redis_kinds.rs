@@ -89,12 +89,17 @@ async fn each_kind_works_over_tls() {
         format!("rediss+cluster://127.0.0.1:{}", node[1]),
     ] {
         bed.set("REDIS_URL", &url);
-        let enqueued = bed.program(&["enqueue", "6901616fe9e88196b4eb64b2"]);
+        let mut worker = bed.worker().await;
+        let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+        let enqueued = bed.program(&["enqueue", &order]);
         assert!(enqueued.status.success(), "{}", String::from_utf8_lossy(&enqueued.stderr));
+        bed.told(&order, "fulfilled").await;
+        assert!(worker.stop().await.success());
+        assert!(!worker.log().contains("does not answer"), "{}", worker.log());
     }
-    let (in_database_1, in_cluster): (String, usize) =
-        (bed.redis(&["INFO", "keyspace"]).await, ask(cluster.owner(), &["XLEN", "{topup}:inbox"]).await);
-    assert!(in_database_1.contains("db1:keys=1"), "{in_database_1}");
+    let (keyspace, in_cluster): (String, usize) =
+        (bed.redis(&["INFO", "keyspace"]).await, ask(cluster.owner(), &["EXISTS", "{topup}:events"]).await);
+    assert!(keyspace.contains("db1:") && !keyspace.contains("db0:"), "{keyspace}");
     assert_eq!(in_cluster, 1);
 }
 
@@ -154,6 +159,26 @@ async fn sentinels_lead_to_the_new_master_and_back() {
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
         assert!(!worker.log().contains("p@ss/word"), "{}", worker.log());
     }
+}
+
+#[tokio::test]
+async fn a_master_that_goes_on_as_if_it_were_the_one_is_left_at_a_word_of_the_sentinels() {
+    let bed = bed(Watched::start_with_a_stubborn_master().await).await;
+    let worker = bed.worker().await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
+    bed.redis.fail_over().await;
+    bed.redis.is_master(1).await;
+    // It answers whoever stays, and takes every write.
+    let role: redis::Role = ask(&bed.redis.pair.0[0], &["ROLE"]).await;
+    assert!(matches!(role, redis::Role::Primary { .. }), "{role:?}");
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let data = format!(r#"{{"topupId":"{order}"}}"#);
+    let add = ["XADD", "{topup}:inbox", "*", "name", "poll-topup", "data", &data];
+    ask::<()>(&bed.redis.pair.0[1], &add).await;
+    bed.told(&order, "fulfilled").await;
+    assert!(!worker.log().contains("READONLY"), "{}", worker.log());
 }
 
 #[tokio::test]

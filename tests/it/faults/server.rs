@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::support::engine::{Act, Engine, EngineWorker, Part, QUEUE, Settings, connect, mixed};
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, free_port};
 use crate::support::{Proxy, until};
 
 /// Longer than the lease.
@@ -47,6 +47,45 @@ async fn a_redis_that_stops_for_longer_than_the_lease() {
     }
     engine.push(&load[load.len() / 2..]).await;
     came_through(&engine, &load, &mut workers).await;
+}
+
+#[tokio::test]
+async fn who_is_back_first_does_not_take_the_others_for_dead() {
+    let mut engine = Engine::new().await;
+    let proxy = Proxy::start(&engine.redis.url(), Duration::ZERO).await;
+    let held: Vec<Part> = (0..10).map(|n| Part::new(n, [Act::Finish.behind("end")])).collect();
+    let settings = Settings { redis_url: proxy.url(), ..engine.settings(held.len()) };
+    let mut late = engine.start(&settings).await;
+    engine.push(&held).await;
+    engine.begun(held.len(), |run| run.owner == late.pid()).await;
+    let mut early = engine.worker(held.len()).await;
+
+    // Redis was away for longer than the lease, and the one cannot reach it for a while more.
+    let nowhere = format!("redis://127.0.0.1:{}", free_port());
+    proxy.lead_to(&nowhere);
+    proxy.cut();
+    let before = engine.now().await;
+    engine.redis.kill().await;
+    early.logs("Redis does not answer").await;
+    sleep(BEYOND_THE_LEASE).await;
+    engine.redis.start_again().await;
+    let reports = async || -> Vec<(String, f64)> {
+        engine.ask(&["ZRANGE", &format!("{QUEUE}:workers"), "0", "-1", "WITHSCORES"]).await
+    };
+    until("it has seen that the other's lease has run out", async || {
+        reports().await.iter().any(|(_, at)| *at > before).then_some(())
+    })
+    .await;
+    proxy.lead_to(&engine.redis.url());
+    late.logs("Redis answers again").await;
+    engine.open("end");
+    engine.account(&held).await;
+    engine.assert_each_step_ran_once(&held);
+    assert!(!late.log().contains("under a new name"), "{}", late.log());
+    for worker in [&mut early, &mut late] {
+        worker.assert_runs();
+        assert!(!worker.log().contains("took over"), "{}", worker.log());
+    }
 }
 
 #[tokio::test]

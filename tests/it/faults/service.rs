@@ -11,7 +11,7 @@ use topup_worker::simulator::{Script, SimulatorSettings};
 
 use crate::crash::{SCALE, account, orders};
 use crate::shutdown::get;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, free_port};
 use crate::support::{Bed, until};
 
 #[tokio::test]
@@ -75,9 +75,7 @@ async fn a_minute_without_redis_ends_no_worker_and_loses_nothing() {
     let mut bed = Bed::new(SCALE).await;
     let orders = orders(&bed);
     let first = bed.worker().await;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
     let second = bed.worker().await;
     let is = async |word: &str| until(word, async || get(&address).await.contains(word).then_some(())).await;
@@ -96,6 +94,30 @@ async fn a_minute_without_redis_ends_no_worker_and_loses_nothing() {
         assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
     }
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_is_told_and_loses_nothing() {
+    let mut bed = Bed::new(SCALE).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    bed.set("HTTP_ADDR", &address);
+    let mut worker = bed.worker().await;
+    let is = async |word: &str| until(word, async || get(&address).await.contains(word).then_some(())).await;
+    let orders = orders(&bed);
+    bed.enqueue(&orders).await;
+    until("orders are polled", async || (bed.simulator.total_calls() > 100).then_some(())).await;
+    for (setting, to, back, words) in [
+        ("maxmemory", "1", "0", "Redis is full (OOM): raise its maxmemory"),
+        ("min-replicas-to-write", "1", "0", "Redis has fewer replicas in step"),
+    ] {
+        bed.redis::<()>(&["CONFIG", "SET", setting, to]).await;
+        is("not ready: Redis refuses commands").await;
+        assert!(worker.log().contains(words), "{}", worker.log());
+        bed.redis::<()>(&["CONFIG", "SET", setting, back]).await;
+        is("\r\n\r\nready").await;
+    }
+    account(&bed, &orders).await;
+    assert_eq!(worker.ended(), None, "the worker ended: {}", worker.log());
 }
 
 #[tokio::test]

@@ -108,7 +108,10 @@ pub(crate) struct Pair(pub(crate) [TestRedis; 2]);
 
 impl Pair {
     pub(crate) async fn start() -> Self {
-        let master = TestRedis::start().await;
+        Self::of(TestRedis::start().await).await
+    }
+
+    async fn of(master: TestRedis) -> Self {
         let of_master = ["--replicaof".to_owned(), "127.0.0.1".to_owned(), master.port().to_string()];
         let replica = TestRedis::start_with(|_| of_master.to_vec()).await;
         let pair = Self([master, replica]);
@@ -167,7 +170,16 @@ pub(crate) struct Watched {
 impl Watched {
     /// The first server is the master. Workers log in as `user:password@`, or not at all.
     pub(crate) async fn start(login: &'static str) -> Self {
-        let pair = Pair::start().await;
+        Self::by_sentinels(Pair::start().await, login).await
+    }
+
+    /// The same, with a master that cannot be told that it is none any more.
+    pub(crate) async fn start_with_a_stubborn_master() -> Self {
+        let deaf = ["--rename-command", "SLAVEOF", ""].map(str::to_owned);
+        Self::by_sentinels(Pair::of(TestRedis::start_with(|_| deaf.to_vec()).await).await, "").await
+    }
+
+    async fn by_sentinels(pair: Pair, login: &'static str) -> Self {
         let mut sentinels = Vec::new();
         for _ in 0..3 {
             sentinels.push(sentinel(pair.0[0].port(), 2, &[]).await);
