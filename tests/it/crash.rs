@@ -77,18 +77,36 @@ pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
 
 #[tokio::test]
 async fn a_worker_killed_at_any_moment_loses_nothing() {
-    let bed = Bed::new(SCALE).await;
+    // Slow answers and few slots: the worker has its hands full at each of the moments.
+    let settings = SimulatorSettings { latency_ms: 300, ..SimulatorSettings::default() };
+    let mut bed = Bed::on(TestRedis::start().await, SCALE, settings).await;
+    bed.set("CONCURRENCY", "10");
     let orders = orders(&bed);
     let _steady = bed.worker().await;
     let mut victim = bed.worker().await;
-    bed.enqueue(&orders).await;
     // Moments spread over intake, polling and telling, from a fixed sequence.
-    for pause_ms in [150, 330, 70, 510, 240] {
+    let moments_ms = [150, 330, 70, 510, 240];
+    let mut taken_along = 0;
+    for (pause_ms, some) in moments_ms.into_iter().zip(orders.chunks(orders.len() / moments_ms.len())) {
+        bed.enqueue(some).await;
         sleep(Duration::from_millis(pause_ms)).await;
+        until("the worker holds a job", async || (held(&bed, victim.pid()).await > 0).then_some(())).await;
         victim.kill();
+        taken_along += held(&bed, victim.pid()).await;
         victim = bed.worker().await;
     }
+    assert!(taken_along > 0, "no kill has met a job in flight");
     account(&bed, &orders).await;
+}
+
+/// How many orders the worker of this pid is polling.
+async fn held(bed: &Bed, pid: u32) -> usize {
+    let sets: Vec<String> = bed.redis(&["KEYS", &format!("{{topup}}:poll-topup:inflight:*-{pid}-*")]).await;
+    let mut held = 0;
+    for set in sets {
+        held += bed.redis::<usize>(&["SCARD", &set]).await;
+    }
+    held
 }
 
 #[tokio::test]
@@ -130,7 +148,7 @@ async fn a_frozen_worker_settles_nothing_that_is_no_longer_its_own() {
     until("jobs are in flight", async || (bed.simulator.total_calls() > 20).then_some(())).await;
     // Frozen while it writes, it would hold SQLite's lock, and with that everybody up until it goes on.
     loop {
-        frozen.signal("STOP");
+        frozen.freeze();
         if bed.database_is_free().await {
             break;
         }

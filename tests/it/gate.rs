@@ -7,14 +7,16 @@ use topup_worker::topup_api::{
     Allowance, Answer, ApiError, Budget, KeysFingerprint, Permission, RedisBudget, Ticket, Wish,
 };
 
-use crate::support::deployment::Deployment;
 use crate::support::redis::TestRedis;
-use crate::support::until;
+use crate::support::{connect, until};
+
+/// With this, a refused key is left alone for six seconds instead of a quarter of an hour.
+const SHORT_MINUTE: Duration = Duration::from_millis(400);
 
 /// A budget of so many keys for which a minute passes in this time.
 async fn budget(redis: &TestRedis, keys: usize, minute: Duration) -> RedisBudget {
     let names: Names = "{topup}".parse().unwrap();
-    let address = RedisAddress::parse(&Deployment::url(redis), &names).unwrap();
+    let address = RedisAddress::parse(&redis.url(), &names).unwrap();
     let connection = Connection::new(&address, &RedisHealth::default());
     let allowance = Allowance { requests_per_minute: 120, under_way: 2, keys, minute, coalesce: false };
     let budget = RedisBudget::new(connection, &names, allowance);
@@ -44,7 +46,7 @@ fn refused() -> ApiError {
 #[tokio::test]
 async fn an_answer_to_a_request_sent_before_a_refusal_does_not_end_the_doubt() {
     let redis = TestRedis::start().await;
-    let budget = budget(&redis, 1, Duration::from_millis(60)).await;
+    let budget = budget(&redis, 1, SHORT_MINUTE).await;
     let probe = ticket(&budget, 1).await;
     assert!(probe.probe);
     budget.answered(&probe, None).await;
@@ -52,14 +54,13 @@ async fn an_answer_to_a_request_sent_before_a_refusal_does_not_end_the_doubt() {
     budget.answered(&first, Some(&refused())).await;
     budget.answered(&second, None).await;
     assert!(matches!(ask(&budget, 4).await, Permission::Closed(_)));
-    // A quarter of an hour of this provider is 0.9 s.
     assert!(ticket(&budget, 4).await.probe, "one asks alone");
 }
 
 #[tokio::test]
 async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
     let redis = TestRedis::start().await;
-    let budget = budget(&redis, 2, Duration::from_millis(60)).await;
+    let budget = budget(&redis, 2, SHORT_MINUTE).await;
     let primary = ticket(&budget, 1).await;
     assert!(budget.answered(&primary, Some(&refused())).await, "the other key takes over");
     let mut last = ticket(&budget, 1).await;
@@ -81,8 +82,7 @@ async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
     let redis = TestRedis::start().await;
     let minute = Duration::from_secs(6);
     let budget = budget(&redis, 1, minute).await;
-    let client = Deployment::client(&redis).await.unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = connect(&redis.url()).await.unwrap();
     for order in 0..40 {
         let ticket = ticket(&budget, order).await;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
@@ -101,8 +101,7 @@ async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
     let budget = budget(&redis, 1, Duration::from_mins(1)).await;
     let probe = ticket(&budget, 1).await;
     budget.answered(&probe, None).await;
-    let mut connection =
-        Deployment::client(&redis).await.unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut connection = connect(&redis.url()).await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     assert!(ticket(&budget, 2).await.probe);
     assert!(matches!(ask(&budget, 3).await, Permission::Wait(_)), "the others wait for its answer");

@@ -121,9 +121,8 @@ async fn twenty_thousand_due_jobs_waiting_for_the_first_worker_all_run() {
     let bed = Bed::new(1.0).await;
     // Many jobs of few orders: the first of each asks, and every other finds the order final.
     let orders: Vec<String> = (0..50).map(|_| bed.order(Script::refunded_after(Duration::ZERO))).collect();
-    let connection = apalis_redis::connect(bed.redis.url()).await.unwrap();
     let config = Config::default().queue("{topup}:poll-topup");
-    let mut storage = RedisStorage::<PollTopup>::new(connection).with_config(config);
+    let mut storage = RedisStorage::<PollTopup, _>::new(bed.connection().await).with_config(config);
     for _ in 0..JOBS / 500 {
         let jobs = (0..500).map(|n| PollTopup::new(orders[n % orders.len()].parse().unwrap()));
         storage.push_bulk(jobs.collect()).await.unwrap();

@@ -156,9 +156,8 @@ async fn a_rust_producer_may_push_with_apalis_redis() {
     let bed = Bed::new(60.0).await;
     let _worker = bed.worker().await;
     let id = bed.order(Script::fulfilled_after(5 * SECOND));
-    let connection = apalis_redis::connect(bed.redis.url()).await.unwrap();
     let config = Config::default().queue("{topup}:poll-topup");
-    let mut storage = RedisStorage::<PollTopup>::new(connection).with_config(config);
+    let mut storage = RedisStorage::<PollTopup, _>::new(bed.connection().await).with_config(config);
     storage.push(PollTopup::new(id.parse().unwrap())).await.unwrap();
     bed.told(&id, "fulfilled").await;
     bed.idle().await;

@@ -4,7 +4,6 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -15,8 +14,8 @@ use topup_worker::simulator::{Script, Simulator, SimulatorSettings, serve};
 use super::deployment::Deployment;
 use super::redis::TestRedis;
 use super::sink::{Received, SECRET, Sink};
-use super::until;
 use super::worker::{PROGRAM, Worker};
+use super::{connect_to, until};
 
 /// Key of the card codes in every test.
 pub(crate) const ENCRYPTION_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -114,13 +113,7 @@ impl<R: Deployment> Bed<R> {
 
     /// A connection of the test's own.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        // The client's own limit is half a second, which a machine that is busy with other tests may need.
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
-        until("Redis answers", async || {
-            let client = self.redis.client().await?;
-            client.get_multiplexed_async_connection_with_config(&patient).await.ok()
-        })
-        .await
+        until("Redis answers", async || connect_to(&self.redis.client().await?).await.ok()).await
     }
 
     /// A new order at the provider; returns its id.

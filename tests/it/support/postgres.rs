@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
+use super::leave_out;
 use super::redis::free_port;
 
 /// How often another port is tried when someone was faster to take the chosen one.
@@ -64,9 +65,7 @@ impl TestPostgres {
     /// Starts a cluster, or returns `None` with a printed line where there is no PostgreSQL.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            let required = env::var("TOPUP_TEST_REQUIRE_POSTGRES").is_ok_and(|value| value == "1");
-            assert!(!required, "PostgreSQL is required here, and there is none");
-            let _ = writeln!(std::io::stderr(), "left out: what needs PostgreSQL (no initdb here)");
+            leave_out("PostgreSQL", "no initdb here", "TOPUP_TEST_REQUIRE_POSTGRES");
             return None;
         };
         let mut last = String::new();

@@ -14,7 +14,6 @@
 use std::env;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -28,6 +27,8 @@ use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
+
+use super::leave_out;
 
 /// How long a server may take to answer after it was started, on a machine that is busy compiling.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -85,9 +86,7 @@ impl TestRedis {
         match Self::start_container().await {
             Ok(redis) => Some(redis),
             Err(reason) => {
-                let required = env::var("TOPUP_TEST_REQUIRE_CONTAINER").is_ok_and(|value| value == "1");
-                assert!(!required, "a Redis container is required here, and there is none: {reason}");
-                let _ = writeln!(std::io::stderr(), "skipped what needs a Redis container: {reason}");
+                leave_out("a Redis container", &reason, "TOPUP_TEST_REQUIRE_CONTAINER");
                 None
             }
         }
@@ -353,11 +352,11 @@ async fn answers(port: u16) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::connect;
 
     async fn keeps_its_promises(mut redis: TestRedis) {
         let address = redis.url();
-        let client = redis::Client::open(address.clone()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = connect(&address).await.unwrap();
         redis::cmd("SET").arg("kept").arg("yes").query_async::<()>(&mut connection).await.unwrap();
         let settings: Vec<String> =
             redis::cmd("CONFIG").arg("GET").arg("append*").query_async(&mut connection).await.unwrap();
@@ -378,7 +377,7 @@ mod tests {
         assert!(answers(redis.port).await.is_err(), "a killed server answers");
         redis.start_again().await;
         assert_eq!(redis.url(), address);
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = connect(&address).await.unwrap();
         let kept: String = redis::cmd("GET").arg("kept").query_async(&mut connection).await.unwrap();
         assert_eq!(kept, "yes", "what was acknowledged outlives a kill");
 

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::until;
+use super::{signal, until};
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_topup-worker");
@@ -46,11 +46,14 @@ impl Worker {
         self.child.wait().expect("it is gone");
     }
 
-    /// Sends it a signal, for example `TERM` or `STOP`.
+    /// Sends it a signal, for example `TERM`. To stop it for a while, [`freeze`](Self::freeze) it.
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status().expect("kill is there");
-        assert!(sent.success());
+        signal::send(&self.child, signal);
+    }
+
+    /// Stops it in the middle of whatever it does, until it is sent `CONT`. Returns once it stands still.
+    pub(crate) fn freeze(&self) {
+        signal::freeze(&self.child);
     }
 
     /// How it ended, if it has.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ use self::diary::Diary;
 use super::redis::TestRedis;
 use super::{DEADLINE, until};
 
+pub(crate) use super::connect;
 pub(crate) use process::{EngineWorker, Settings};
 pub(crate) use script::{Act, Part, mixed};
 
@@ -164,12 +165,4 @@ impl Engine {
         }
         fastest < Duration::from_secs(1)
     }
-}
-
-/// A connection that waits for slow answers.
-pub(crate) async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(DEADLINE))
-        .set_response_timeout(Some(DEADLINE));
-    Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }

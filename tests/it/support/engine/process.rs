@@ -8,12 +8,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use topup_worker::queue::{IsolatedJob, Isolation, Names, Queues, RedisAddress, RedisHealth, run_isolated};
+use topup_worker::queue::{
+    IsolatedJob, Isolation, Names, Queues, RedisAddress, RedisHealth, Stopped, run_isolated,
+};
 use topup_worker::shutdown::Shutdown;
 
 use super::diary::{Diary, Entry};
 use super::script::ScriptedHandler;
-use crate::support::until;
+use crate::support::{signal, until};
 
 /// Settings of a worker process, by environment.
 const REDIS: &str = "TEST_ENGINE_REDIS_URL";
@@ -95,21 +97,22 @@ impl EngineWorker {
         status
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Asks it to stop and waits until it has: with success where its running jobs came to their end.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
-        self.signal("TERM");
+        signal::send(&self.child, "TERM");
         self.dies().await
     }
 
-    /// Stops it in the middle of whatever it does. It counts as apart until it is thawed.
+    /// Stops it in the middle of whatever it does; returns once it stands still. It counts as apart until it is
+    /// thawed.
     pub(crate) fn freeze(&self) {
         self.apart();
-        self.signal("STOP");
+        signal::freeze(&self.child);
     }
 
     pub(crate) fn thaw(&self) {
         self.back();
-        self.signal("CONT");
+        signal::send(&self.child, "CONT");
     }
 
     /// From here on its jobs may rightly run elsewhere.
@@ -120,12 +123,6 @@ impl EngineWorker {
     /// What it starts from here on is its own again.
     pub(crate) fn back(&self) {
         self.diary.write(&Entry::Back { owner: self.pid() });
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status().expect("kill is there");
-        assert!(sent.success());
     }
 }
 
@@ -178,7 +175,7 @@ fn worker_process() {
         let queues = Queues::new(address, names, slots, &RedisHealth::default());
         let queues = queues.isolating(Isolation::new(isolated_command)).with(handler(std::process::id()));
         let stopped = queues.run(stop, Duration::from_secs(30)).await;
-        tracing::info!(?stopped, "stopped");
+        assert_eq!(stopped, Stopped::Drained);
     });
 }
 
