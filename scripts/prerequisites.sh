@@ -29,6 +29,24 @@ has_postgres() {
   [ -x "${programs[0]}" ] || has initdb
 }
 
+# Whether there is libfaketime, where the tests look for it.
+has_faketime() {
+  local place
+  for place in "${LIBFAKETIME:-}" /usr/lib/{x86_64-linux-gnu/,aarch64-linux-gnu/,,../lib64/}faketime/libfaketimeMT.so.1; do
+    if [ -n "$place" ] && [ -e "$place" ]; then return 0; fi
+  done
+  return 1
+}
+
+# Whether a network namespace with a wire to it can be made: by root, and not in every container.
+can_make_networks() {
+  local name="topup-probe-$$" made=1
+  has ip && ip netns add "$name" 2>/dev/null || return 1
+  if ip link add "tup$$" type veth peer name "tuq$$" netns "$name" 2>/dev/null; then made=0; fi
+  ip netns del "$name"
+  return "$made"
+}
+
 # Exports REDIS_SERVER: the one given, the one on PATH, or one installed now.
 ensure_redis_server() {
   if [ -z "${REDIS_SERVER:-}" ] && ! has redis-server; then

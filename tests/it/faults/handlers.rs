@@ -126,7 +126,7 @@ async fn a_retry_is_counted_and_waits_in_redis_and_not_in_a_slot_or_a_process() 
     let engine = Engine::new().await;
     let mut first = engine.worker(1).await;
     let retried =
-        Part::new(0, [Act::Retry(4_000).at_once(), Act::Retry(300).at_once(), Act::Finish.at_once()]);
+        Part::new(0, [Act::Retry(15_000).at_once(), Act::Retry(300).at_once(), Act::Finish.at_once()]);
     engine.push(std::slice::from_ref(&retried)).await;
     until("it waits for its second attempt", async || {
         let ledger = engine.ledger().await.ok()?;
