@@ -15,7 +15,7 @@ fn bench(arguments: &[&str]) -> Value {
 
 #[test]
 fn more_orders_come_to_their_end_by_one_request_than_by_the_guides_loop() {
-    let load = ["--arrivals=200", "--minutes=1", "--settle-minutes=5", "--time-scale=50"];
+    let load = ["--arrivals=200", "--minutes=1", "--settle-minutes=15", "--time-scale=50"];
     let figures = bench(&[&load[..], &["--followers=patient-guide,list-with-cards"]].concat());
     let figure = |follower: &str, name: &str| {
         figures[format!("budget_200_per_minute_{follower}_{name}")].as_f64().unwrap_or(f64::NAN)

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::Script;
 
+use crate::support::redis::free_port;
 use crate::support::{Bed, ENCRYPTION_KEY, SECRET};
 
 mod postgres;
@@ -291,9 +292,7 @@ async fn while_the_gate_is_closed_the_provider_is_not_asked() {
 #[tokio::test]
 async fn a_provider_and_receivers_that_are_not_there_are_told_of() {
     let mut bed = bed().await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nowhere = nobody.local_addr().unwrap();
-    drop(nobody);
+    let nowhere = format!("127.0.0.1:{}", free_port());
     bed.set("ONECLICKDZ_API_URL", format!("http://{nowhere}"));
     let tls = bed.sink.listen().await.replace("http://", "https://");
     bed.set("OPERATOR_WEBHOOK_URL", format!("{tls}{WEBHOOK_TOKEN}"));

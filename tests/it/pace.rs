@@ -47,12 +47,10 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
             3
         };
         assert!(gap >= least * SECOND * 9 / 10, "{gap:?} at {at:?}: too fast");
+        assert!(at + least * SECOND * 9 / 10 <= 300 * SECOND, "planned at {at:?}: for later than the limit");
         prompt += usize::from(gap <= least * SECOND * 11 / 10 + 4 * SECOND);
     }
     assert!(prompt > polling.len() / 2, "most polls come when they are due: {prompt} of {}", polling.len());
-    // None is planned for later; one that was due shortly before the limit may come a little late.
-    let last = since(&polling[0], polling.last().unwrap());
-    assert!(last <= 300 * SECOND + 4 * SECOND, "a call {last:?} after the first");
 }
 
 #[tokio::test]
@@ -70,7 +68,8 @@ async fn the_fixed_pace_is_five_seconds_and_sixty_polls() {
 
 #[tokio::test]
 async fn a_queued_order_is_rechecked_after_24_hours_and_then_every_12() {
-    let bed = Bed::new(18_000.0).await;
+    // Twelve hours are more than seven seconds: no recheck comes later than that, however busy the machine.
+    let bed = Bed::new(6_000.0).await;
     let id = bed.order(Script::always(Answer::Queued).then(80 * HOUR, Answer::Fulfilled));
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
@@ -78,13 +77,14 @@ async fn a_queued_order_is_rechecked_after_24_hours_and_then_every_12() {
     bed.told(&id, "fulfilled").await;
     let gaps: Vec<Duration> = gaps(&bed.simulator.calls(&id)).map(|(_, gap)| gap).collect();
     assert!(gaps.len() >= 5, "{gaps:?}");
-    assert!(gaps[0] >= 24 * HOUR && gaps[0] < 34 * HOUR, "{gaps:?}");
-    assert!(gaps[1..].iter().all(|gap| *gap >= 12 * HOUR && *gap < 22 * HOUR), "{gaps:?}");
+    assert!(gaps[0] >= 24 * HOUR && gaps[0] < 36 * HOUR, "{gaps:?}");
+    assert!(gaps[1..].iter().all(|gap| *gap >= 12 * HOUR && *gap < 24 * HOUR), "{gaps:?}");
 }
 
 #[tokio::test]
 async fn a_failing_recheck_is_tried_after_1_hour_then_3_then_given_up() {
-    let bed = Bed::new(9_000.0).await;
+    // Two hours are more than three seconds, which no attempt is late by.
+    let bed = Bed::new(2_250.0).await;
     let fault = Answer::Fault(Fault::InternalError500);
     let id = bed.order(Script::always(Answer::Queued).then(HOUR, fault));
     let _worker = bed.worker().await;

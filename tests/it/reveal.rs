@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use topup_worker::simulator::Script;
 
+use crate::support::redis::free_port;
 use crate::support::smtp::{MailSink, Offer, PASSWORD, USER};
 use crate::support::{Bed, until};
 
@@ -25,7 +26,7 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     bed.set("EMAIL_FROM", "Boutique <topup@shop.example>");
     bed.set("EMAIL_CARD", "link");
     bed.set("RUST_LOG", "trace");
-    let page = free_address().await;
+    let page = free_address();
     bed.set("REVEAL_ADDR", &page);
     bed.set("REVEAL_URL", format!("http://{page}"));
     // The first attempt fails, and the second carries the same link.
@@ -64,7 +65,7 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
 #[tokio::test]
 async fn without_its_public_address_there_is_no_page_and_no_link() {
     let mut bed = Bed::new(600.0).await;
-    let page = free_address().await;
+    let page = free_address();
     bed.set("REVEAL_ADDR", &page);
     let worker = bed.worker().await;
     assert!(TcpStream::connect(&page).await.is_err(), "{}", worker.log());
@@ -78,9 +79,8 @@ async fn without_its_public_address_there_is_no_page_and_no_link() {
     assert!(words.contains("REVEAL_URL cannot be used: SMS_CARD=link"), "{words}");
 }
 
-async fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    listener.local_addr().expect("it is bound").to_string()
+fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
 }
 
 async fn http(address: &str, method: &str, token: &str, form: &str) -> String {

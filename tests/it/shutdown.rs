@@ -5,7 +5,7 @@ use std::time::Duration;
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::{Script, SimulatorSettings};
 
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, free_port};
 use crate::support::{Bed, until};
 
 #[tokio::test]
@@ -93,11 +93,10 @@ async fn processes_that_meet_at_a_new_database_all_find_its_tables() {
 
 #[tokio::test]
 async fn readiness_follows_redis_and_the_signal_to_stop() {
-    let settings = SimulatorSettings { latency_ms: 2_000, ..SimulatorSettings::default() };
+    // Slow answers leave time to see that it stops.
+    let settings = SimulatorSettings { latency_ms: 8_000, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;

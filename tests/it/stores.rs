@@ -13,9 +13,9 @@ use crate::support::postgres::TestPostgres;
 use crate::support::{Bed, until};
 
 const ORDERS: u64 = 200;
-/// Four hours in a second. Whatever an order must be seen as lasts longer, by far, than the eight seconds after
-/// which a killed worker's orders are looked at again.
-const SCALE: f64 = 14_400.0;
+/// Two hours in a second. Whatever an order must be seen as lasts longer, by far, than the eight seconds after
+/// which a killed worker's orders are looked at again: half a minute.
+const SCALE: f64 = 7_200.0;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -35,7 +35,8 @@ fn order(bed: &Bed, n: u64) -> Expected {
         0 => (Script::refunded_after(soon), OrderStatus::Refunded, &[Refunded]),
         1 => (Script::queued_after(soon, 60 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Fulfilled]),
         2 => {
-            (Script::queued_after(soon, 140 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Overdue, Fulfilled])
+            // Overdue after 72 h, which the rechecks every 12 h see within 19 s.
+            (Script::queued_after(soon, 110 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Overdue, Fulfilled])
         }
         3 => (Script::fulfilled_after(60 * HOUR), OrderStatus::Fulfilled, &[Delayed, Fulfilled]),
         4 => {
