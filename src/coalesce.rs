@@ -86,19 +86,32 @@ impl Coalescer {
         let look = self.allowance.real(LOOK).max(Duration::from_millis(20));
         // Rows for each second of the provider's time, as far as is known.
         let (mut density, mut useless) = (0.0, 0);
+        // Whether enough orders may wait. Where nobody waits Redis is not asked either.
+        let mut waiting = true;
         loop {
+            let pause = async {
+                if !waiting {
+                    self.environment.budget.somebody_waits().await;
+                }
+                tokio::time::sleep(look).await;
+            };
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = tokio::time::sleep(look) => {}
+                () = pause => {}
             }
             let line = match self.begin().await {
-                Ok(line) if line.is_empty() => continue,
-                Ok(line) => line,
+                Ok((enough, line)) => {
+                    waiting = enough;
+                    line
+                }
                 Err(error) => {
                     self.connection.failed(&error);
                     continue;
                 }
             };
+            if line.is_empty() {
+                continue;
+            }
             let now = self.environment.clock.now();
             let from = reach(&line, density) - BEFORE;
             let reading = self.read(&line, from, now + AHEAD, &shutdown).await;
@@ -128,17 +141,18 @@ impl Coalescer {
         }
     }
 
-    /// Who waits, if it is time to read the list and nobody else does.
-    async fn begin(&self) -> redis::RedisResult<Line> {
+    /// Whether enough orders wait that the list may be read soon, and who, if it is time and nobody else reads it.
+    async fn begin(&self) -> redis::RedisResult<(bool, Line)> {
         let allowed = &self.allowance;
         let mut call = scripts::LIST_BEGIN.prepare_invoke();
         call.key(self.names.budget()).arg(FEWEST).arg(allowed.requests_per_minute);
         call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE)).arg(allowed.keys);
-        let waiting: Vec<(String, i64)> = call.invoke_async(&mut self.connection.get()).await?;
+        let (enough, waiting): (bool, Vec<(String, i64)>) =
+            call.invoke_async(&mut self.connection.get()).await?;
         let read = |(id, at): (String, i64)| Some((id.parse().ok()?, Timestamp::from_timestamp_millis(at)?));
         let mut line: Line = waiting.into_iter().filter_map(read).collect();
         line.sort_by_key(|(_, tracked_at)| std::cmp::Reverse(*tracked_at));
-        Ok(line)
+        Ok((enough, line))
     }
 
     /// Reads page after page until everybody who waits has been seen.

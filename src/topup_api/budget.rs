@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use redis::{RedisResult, ScriptInvocation, Value};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use topup_jobs::Completions;
 
@@ -106,6 +107,7 @@ pub struct RedisBudget {
     key: String,
     allowance: Allowance,
     learned: Mutex<Learned>,
+    told_to_wait: Notify,
 }
 
 /// What was learned about completion, and when it was read.
@@ -119,7 +121,8 @@ impl RedisBudget {
     /// The budget under these names.
     #[must_use]
     pub fn new(connection: Connection, names: &Names, allowance: Allowance) -> Self {
-        Self { connection, key: names.budget(), allowance, learned: Mutex::default() }
+        let (learned, told_to_wait) = (Mutex::default(), Notify::new());
+        Self { connection, key: names.budget(), allowance, learned, told_to_wait }
     }
 
     /// Has the next one ask alone, as after a closure: at its start a worker does not know whether its key is any
@@ -141,7 +144,16 @@ impl Budget for RedisBudget {
         self.learn().await;
         let sighting = if self.allowance.coalesce { SIGHTING } else { Duration::ZERO };
         let tracked_at = wish.tracked_at.timestamp_millis();
-        self.request(wish.topup_id.as_str(), tracked_at, sighting, self.patience(wish)).await
+        let permission =
+            self.request(wish.topup_id.as_str(), tracked_at, sighting, self.patience(wish)).await;
+        if !matches!(permission, Permission::Ask(_)) {
+            self.told_to_wait.notify_one();
+        }
+        permission
+    }
+
+    async fn somebody_waits(&self) {
+        self.told_to_wait.notified().await;
     }
 
     async fn ask_for_page(&self) -> Result<Ticket, Duration> {

@@ -109,6 +109,9 @@ pub trait Budget: Send + Sync + 'static {
     /// How long to wait, in real time, where there is none now.
     async fn ask_for_page(&self) -> Result<Ticket, Duration>;
 
+    /// Waits until an order of this process may not ask, unless one might not since this was last asked.
+    async fn somebody_waits(&self);
+
     /// Says how a request went: with this error, or with an answer. Returns whether it was the key's fault and
     /// another one has taken over.
     async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool;

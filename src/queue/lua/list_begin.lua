@@ -1,28 +1,29 @@
 -- Whether the list of orders is to be read now: when more orders wait than can be asked for one by one.
 -- KEYS[1] budget   ARGV: fewest orders, requests a window, ms of a window, requests that may be made at once after a
 --   pause, ms for which nobody else begins, number of keys
--- Returns {} if not, otherwise for each order that waits: its id, ms since 1970 at which it was tracked
+-- Returns {1 if enough orders wait that it may be soon, otherwise 0, {for each order that waits: its id, ms since 1970
+-- at which it was tracked}}; no orders where it is not now.
 local budget = KEYS[1]
 local fewest, limit, window, burst, lease, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
 local now = math.floor(now() * 1000)
 
+local line = redis.call('HLEN', budget .. ':tracked') - redis.call('SCARD', budget .. ':ready')
+if line < fewest then
+    return { 0, {} }
+end
 if redis.call('PTTL', budget .. ':gate') > 0 or redis.call('EXISTS', budget .. ':proven') == 0
     or redis.call('EXISTS', budget .. ':unlisted') == 1 then
-    return {}
+    return { 1, {} }
 end
 local next_at = redis.call('HMGET', budget .. ':listed', 'next')[1]
 if next_at and tonumber(next_at) > now then
-    return {}
+    return { 1, {} }
 end
 local paced = paced_until(budget, key_in_use(budget, keys), window, now) - now
 local at_once = math.floor(burst - paced * limit / window)
-local line = redis.call('HLEN', budget .. ':tracked') - redis.call('SCARD', budget .. ':ready')
-if line < fewest or line <= at_once then
-    return {}
-end
-if not redis.call('SET', budget .. ':listing', 1, 'PX', lease, 'NX') then
-    return {}
+if line <= at_once or not redis.call('SET', budget .. ':listing', 1, 'PX', lease, 'NX') then
+    return { 1, {} }
 end
 redis.call('HSET', budget .. ':listed', 'begin', now)
-return redis.call('HGETALL', budget .. ':tracked')
+return { 1, redis.call('HGETALL', budget .. ':tracked') }
