@@ -99,7 +99,7 @@ async fn drain(settings: &BenchSettings, ground: &mut Ground, report: &mut Repor
     let waiting = ground.number(&["ZCARD", &ground.key("scheduled")]).await?;
     tokio::time::sleep_until((due + Duration::from_secs(1)).into()).await;
     let began = Instant::now();
-    let worker = spawn(ground, "draining worker", settings.slots, Duration::ZERO)?;
+    let mut worker = spawn(ground, "draining worker", settings.slots, Duration::ZERO)?;
     let (mut pings, mut most_rss_kib) = (Vec::new(), 0);
     let (data, mut asked_rss) = (ground.key("data"), Instant::now());
     while ground.number(&["HLEN", &data]).await? > 0 {
@@ -107,6 +107,7 @@ async fn drain(settings: &BenchSettings, ground: &mut Ground, report: &mut Repor
         redis::cmd("PING").exec_async(&mut ground.redis.clone()).await?;
         pings.push(i64::try_from(asked.elapsed().as_micros())?);
         if asked_rss.elapsed() > Duration::from_millis(200) {
+            worker.must_run()?;
             most_rss_kib = most_rss_kib.max(rss_kib(&worker).await?);
             asked_rss = Instant::now();
         }
