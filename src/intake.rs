@@ -64,10 +64,7 @@ impl Intake {
             };
             // A move that has begun is finished; it is one script.
             match self.take(messages).await {
-                Ok(()) => {
-                    self.moving.answered();
-                    pause = Pause::new();
-                }
+                Ok(()) => pause = Pause::new(),
                 Err(error) => {
                     self.moving.failed(&error);
                     pause.wait().await;
@@ -127,6 +124,8 @@ impl Intake {
             }
         }
         let results: Vec<String> = call.invoke_async(&mut self.moving.get()).await?;
+        // Not before: a replica lets itself be read.
+        self.moving.answered();
         for (message, result) in messages.iter().zip(results) {
             match result.as_str() {
                 "rejected" => tracing::warn!(message.id, "a message was rejected; the reason stands with it"),

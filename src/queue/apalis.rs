@@ -28,6 +28,8 @@ use crate::handlers::{End, Handler, Job, Settlement};
 
 /// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
 const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
+/// The pause before a process is asked for again, where there are as many as there may be.
+const NO_PLACE: Duration = Duration::from_millis(200);
 /// A handler that panics or takes too long is tried this often in a row.
 const MOST_FAULTS: u32 = 3;
 
@@ -171,7 +173,10 @@ async fn run_apart(
     crashes: u32,
     faults: u32,
 ) -> Option<SettlingEnd> {
-    let _place = isolation.place().await;
+    let Some(_place) = isolation.place() else {
+        // It must not take a slot from jobs that could run.
+        return Some(SettlingEnd::Settled(Settlement::new(End::Wait(NO_PLACE))));
+    };
     match tokio::time::timeout(HANDLER_TIMEOUT, isolation.run(job)).await {
         Ok(Ok(settlement)) => Some(SettlingEnd::Settled(settlement)),
         Ok(Err(error @ IsolationError::Died(_))) => {

@@ -5,18 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Pause;
 use super::consumer::Shared;
-use super::lease::{ClaimedJob, Lease, Settling};
+use super::lease::{ClaimedJob, Lease, Settling, Slot};
 use super::scripts;
 
 /// Longest sleep between two looks. Whatever becomes due earlier than expected is told of: by the word of
 /// whoever scheduled it, or by the next heartbeat.
-const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+const LONGEST_SLEEP: Duration = Duration::from_mins(10);
 const MOST_CLAIMED: usize = 256;
 
 /// The claim task of a consumer.
@@ -24,6 +24,8 @@ pub(super) struct Claim {
     pub(super) shared: Arc<Shared>,
     /// One permit for each job that may run at once.
     pub(super) slots: Arc<Semaphore>,
+    /// One permit for each job that may run or be on its way to be settled.
+    pub(super) unsettled: Arc<Semaphore>,
     /// Where claimed jobs go.
     pub(super) jobs: UnboundedSender<ClaimedJob>,
     /// Where their leases are settled.
@@ -43,13 +45,13 @@ impl Claim {
         let mut pause = Pause::new();
         while let Some(slots) = self.free_slots(&stop).await {
             let asked = slots.len();
-            match self.claim(slots).await {
+            match self.claim(slots, &stop).await {
                 Ok(Some(claimed)) => {
                     self.shared.connection.answered();
                     pause = Pause::new();
                     // Even the shortest sleep takes a millisecond, in which a backlog could be worked off.
                     let more = claimed.waiting > 0 || claimed.next_due == Some(Duration::ZERO);
-                    if claimed.jobs < asked || !more {
+                    if claimed.waiting == 0 && (claimed.jobs < asked || !more) {
                         self.sleep(claimed.next_due, &stop).await;
                     }
                 }
@@ -67,17 +69,23 @@ impl Claim {
     }
 
     /// Waits for a free slot and takes all there are, up to what one claim may ask for.
-    async fn free_slots(&self, stop: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
+    async fn free_slots(&self, stop: &CancellationToken) -> Option<Vec<Slot>> {
+        let permits = async {
+            let unsettled = Arc::clone(&self.unsettled).acquire_owned().await.ok()?;
+            let running = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+            Some(Slot { _running: running, unsettled })
+        };
         let first = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
-            slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
+            slot = permits => slot?,
         };
         let mut slots = vec![first];
         while slots.len() < MOST_CLAIMED
-            && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+            && let Ok(running) = Arc::clone(&self.slots).try_acquire_owned()
+            && let Ok(unsettled) = Arc::clone(&self.unsettled).try_acquire_owned()
         {
-            slots.push(slot);
+            slots.push(Slot { _running: running, unsettled });
         }
         Some(slots)
     }
@@ -92,7 +100,7 @@ impl Claim {
     }
 
     /// Claims up to one job a slot. `None`: the worker was taken for dead.
-    async fn claim(&self, slots: Vec<OwnedSemaphorePermit>) -> RedisResult<Option<Claimed>> {
+    async fn claim(&self, slots: Vec<Slot>, stop: &CancellationToken) -> RedisResult<Option<Claimed>> {
         let (worker, held) = self.shared.worker_and_held();
         let mut connection = self.shared.connection.get();
         if self.shared.stranded.load(Ordering::Relaxed) {
@@ -128,8 +136,9 @@ impl Claim {
                 slot: Some(slot),
             };
             claimed.jobs += 1;
-            if !current {
-                // Taken for dead while the claim was under way: nobody renews the lease on it.
+            if !current || stop.is_cancelled() {
+                // Taken for dead while the claim was under way: nobody renews the lease on it. Or asked to stop:
+                // nobody would run it before the jobs that run have ended.
                 continue;
             }
             // Where nobody listens any more the lease is dropped, and with that the job given back.

@@ -18,7 +18,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Serv
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
-use super::refusal::{describe, leaves_connection, stops_work};
+use super::refusal::{describe, is_read_only, leaves_connection, stops_work};
 
 /// Longest pause between two tries while Redis is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -224,6 +224,7 @@ impl RedisHealth {
         let words = describe(error);
         match error.kind() {
             _ if stops_work(error) => self.refused(words, true),
+            _ if is_read_only(error) => self.down(&words),
             // Redis is there and refuses this one command: that is no outage, and has to be seen.
             ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension => {
                 self.refused(words, false);

@@ -23,7 +23,7 @@ use super::Names;
 use super::claim::Claim;
 use super::connection::Connection;
 use super::lease::ClaimedJob;
-use super::settle::settle_all;
+use super::settle::{MOST_SETTLED, settle_all};
 
 /// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
@@ -142,8 +142,13 @@ impl Consumer {
         let stop = CancellationToken::new();
         let (jobs, received) = unbounded_channel();
         let (settle, settlings) = unbounded_channel();
-        let claim =
-            Claim { shared: Arc::clone(&shared), slots: Arc::new(Semaphore::new(slots)), jobs, settle };
+        let claim = Claim {
+            shared: Arc::clone(&shared),
+            slots: Arc::new(Semaphore::new(slots)),
+            unsettled: Arc::new(Semaphore::new(slots + MOST_SETTLED)),
+            jobs,
+            settle,
+        };
         let consumer = Self {
             claim: tokio::spawn(claim.run(stop.clone())),
             settle: tokio::spawn(settle_all(Arc::clone(&shared), settlings)),

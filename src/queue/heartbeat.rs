@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use redis::RedisResult;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::connection::{Connection, Steady};
+use super::connection::{Connection, Pause, Steady};
 use super::consumer::{LEASE, MOST_CRASHES, Shared};
 use super::lease::millis;
 use super::scripts;
@@ -20,24 +21,46 @@ use super::scripts;
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
 /// The same of one that holds none: nothing is at stake, it only looks for what it was not told of.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(3);
+/// How long a report may take. One that hangs must leave the time for another within the lease.
+const ANSWER: Duration = Duration::from_secs(2);
+/// The clock of Redis may gain or lose so much on ours between two reports before it counts as set.
+const CLOCK_MAY_GAIN: Duration = Duration::from_secs(1);
 const MOST_REAPED: usize = 1_000;
 
-/// What Redis says of one queue.
+/// What Redis says of one queue: jobs in flight, ms until the next is due, whether a lease has run out.
 type Report = (i64, i64, u64);
 
-/// Registers the process in its queues, renews its leases, and gives the jobs of dead workers on.
+/// A queue whose leases are kept.
+struct Kept {
+    shared: Arc<Shared>,
+    /// Whether Redis counted more jobs as ours than we know of when it was last asked.
+    strangers: bool,
+}
+
+/// Registers the process in its queues, renews its leases, and gives the jobs of dead workers on. A queue that
+/// the process has left is left alone; the others have jobs that still run.
 pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection, report_now: Arc<Notify>) {
+    let mut queues: Vec<_> = queues.into_iter().map(|shared| Kept { shared, strangers: false }).collect();
     let mut steady = Steady::default();
-    let mut strangers_before = vec![false; queues.len()];
-    // They leave one after the other within moments; the leases of the last outlast that.
-    while !queues.iter().any(|shared| shared.left.load(Ordering::SeqCst)) {
-        match heartbeat(&queues, &connection).await {
-            Ok(reports) => {
+    let mut clock = ClockOfRedis::default();
+    let mut pause = Pause::new();
+    loop {
+        queues.retain(|kept| !kept.shared.left.load(Ordering::SeqCst));
+        if queues.is_empty() {
+            return;
+        }
+        let asked = Instant::now();
+        match heartbeat(&queues, &connection, clock.was_set).await {
+            Ok((shows, reports)) => {
                 connection.answered();
+                pause = Pause::new();
+                clock.reads(Reading { asked, answered: Instant::now(), shows });
+                if clock.was_set {
+                    steady.interrupted();
+                }
                 steady.answered();
-                for ((shared, report), before) in queues.iter().zip(reports).zip(&mut strangers_before) {
-                    let reap = steady.lasts_for(LEASE);
-                    if let Err(error) = attend(shared, report, before, reap).await {
+                for (kept, report) in queues.iter_mut().zip(reports) {
+                    if let Err(error) = attend(kept, report, steady.lasts_for(LEASE)).await {
                         connection.failed(&error);
                     }
                 }
@@ -46,12 +69,14 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 connection.failed(&error);
                 steady.interrupted();
                 // Redis may come back with older data, and so with claims that were settled.
-                for shared in &queues {
-                    shared.stranded.store(true, Ordering::Relaxed);
+                for kept in &queues {
+                    kept.shared.stranded.store(true, Ordering::Relaxed);
                 }
+                pause.wait().await;
+                continue;
             }
         }
-        let busy = queues.iter().any(|shared| shared.worker_and_held().1 > 0);
+        let busy = queues.iter().any(|kept| kept.shared.worker_and_held().1 > 0);
         tokio::select! {
             () = tokio::time::sleep(if busy { HEARTBEAT } else { IDLE_HEARTBEAT }) => {}
             () = report_now.notified() => {}
@@ -59,23 +84,65 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
     }
 }
 
-async fn heartbeat(queues: &[Arc<Shared>], connection: &Connection) -> RedisResult<Vec<Report>> {
+/// The reports on all queues, and the time by the clock of Redis in ms.
+async fn heartbeat(
+    queues: &[Kept],
+    connection: &Connection,
+    clock_was_set: bool,
+) -> RedisResult<(i64, Vec<Report>)> {
     let mut call = scripts::HEARTBEAT.prepare_invoke();
-    call.arg(millis(LEASE));
-    for shared in queues {
+    call.arg(millis(LEASE)).arg(i32::from(clock_was_set));
+    for Kept { shared, .. } in queues {
         let (worker, held) = shared.worker_and_held();
         call.key(&shared.queue).arg(&*worker).arg(i32::from(held > 0));
     }
-    call.invoke_async(&mut connection.get()).await
+    let mut answering = connection.get();
+    match tokio::time::timeout(ANSWER, call.invoke_async(&mut answering)).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => {
+            connection.went_silent();
+            Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
+        }
+    }
+}
+
+/// The clock of Redis beside our own. It may be set, or be another one after a fail-over; then leases seem to have
+/// run out, or to run on for as long as the two differ.
+struct ClockOfRedis {
+    read: Option<Reading>,
+    /// Whether it was set between the last two readings. At the start nobody knows.
+    was_set: bool,
+}
+
+/// What it showed, in ms, and when it was asked and had answered.
+#[derive(Clone, Copy)]
+struct Reading {
+    asked: Instant,
+    answered: Instant,
+    shows: i64,
+}
+
+impl Default for ClockOfRedis {
+    fn default() -> Self {
+        Self { read: None, was_set: true }
+    }
+}
+
+impl ClockOfRedis {
+    fn reads(&mut self, now: Reading) {
+        self.was_set = self.read.is_some_and(|before| {
+            let least = now.asked.saturating_duration_since(before.answered);
+            let most = now.answered.duration_since(before.asked) + CLOCK_MAY_GAIN;
+            let passed = Duration::from_millis(u64::try_from(now.shows - before.shows).unwrap_or(0));
+            passed > most || passed + CLOCK_MAY_GAIN < least
+        });
+        self.read = Some(now);
+    }
 }
 
 /// Does what the report on a queue asks for.
-async fn attend(
-    shared: &Shared,
-    (claimed, next_due_ms, expired): Report,
-    strangers_before: &mut bool,
-    reap: bool,
-) -> RedisResult<()> {
+async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: bool) -> RedisResult<()> {
+    let shared = &kept.shared;
     let Ok(claimed) = usize::try_from(claimed) else {
         // Frozen or cut off beyond its lease. What it holds runs elsewhere by now.
         tracing::warn!(queue = shared.queue, "this worker was taken for dead and starts under a new name");
@@ -85,10 +152,10 @@ async fn attend(
     };
     // Once is nothing: a claim or a settlement may be under way.
     let strangers = claimed > shared.worker_and_held().1;
-    if strangers && *strangers_before {
+    if strangers && kept.strangers {
         shared.stranded.store(true, Ordering::Relaxed);
     }
-    *strangers_before = strangers;
+    kept.strangers = strangers;
     let next_due = u64::try_from(next_due_ms).ok().map(Duration::from_millis);
     if next_due.is_some_and(|due| due < IDLE_HEARTBEAT) || shared.stranded.load(Ordering::Relaxed) {
         shared.wake.notify_one();
@@ -112,4 +179,34 @@ async fn take_over(shared: &Shared) -> RedisResult<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed_and_a_slow_answer_is_none() {
+        let start = Instant::now();
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        // Asked, answered, and what the clock showed, in seconds; then whether it was set since.
+        let readings = [
+            (0.0, 0.1, 100.0, false),
+            (1.5, 1.6, 101.5, false),
+            (3.0, 4.9, 104.9, false),
+            (4.9, 5.0, 105.0, false),
+            (6.5, 6.6, 110.6, true),
+            (8.0, 8.1, 112.0, false),
+            (9.5, 9.6, 50.0, true),
+            (11.0, 11.1, 51.5, false),
+            (14.0, 14.1, 52.0, true),
+        ];
+        let mut clock = ClockOfRedis::default();
+        assert!(clock.was_set, "nobody knows at the start");
+        for (asked, answered, seconds, was_set) in readings {
+            let shows = Duration::from_secs_f64(seconds).as_millis().try_into().unwrap();
+            clock.reads(Reading { asked: at(asked), answered: at(answered), shows });
+            assert_eq!(clock.was_set, was_set, "at {asked}");
+        }
+    }
 }

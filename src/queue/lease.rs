@@ -34,7 +34,16 @@ pub(super) struct Lease {
     pub(super) worker: Arc<str>,
     pub(super) id: Vec<u8>,
     pub(super) settle: UnboundedSender<Settling>,
-    pub(super) slot: Option<OwnedSemaphorePermit>,
+    pub(super) slot: Option<Slot>,
+}
+
+/// The right to run a job, and to settle it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Free again once the job has run.
+    pub(super) _running: OwnedSemaphorePermit,
+    /// Free again once Redis has settled it: while it refuses to, jobs are not claimed without end.
+    pub(super) unsettled: OwnedSemaphorePermit,
 }
 
 /// A settlement on its way to Redis.
@@ -43,6 +52,7 @@ pub(super) struct Settling {
     pub(super) worker: Arc<str>,
     pub(super) id: Vec<u8>,
     pub(super) end: SettlingEnd,
+    pub(super) _unsettled: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -64,8 +74,9 @@ impl Lease {
 
     fn send(&mut self, end: SettlingEnd) {
         // The slot is free for the next job while this one's settlement is on its way.
-        if self.slot.take().is_some() {
-            let settling = Settling { worker: Arc::clone(&self.worker), id: self.id.clone(), end };
+        if let Some(Slot { unsettled, .. }) = self.slot.take() {
+            let (worker, id) = (Arc::clone(&self.worker), self.id.clone());
+            let settling = Settling { worker, id, end, _unsettled: unsettled };
             if self.settle.send(settling).is_err() {
                 // The settling task ends only after every lease is gone, or with the process.
                 tracing::warn!("a job was left to its lease: the settling task has ended");

@@ -33,6 +33,7 @@ mod refusal;
 mod rejected;
 pub(crate) mod scripts;
 mod settle;
+mod subscription;
 mod wake;
 
 use std::sync::{Arc, Weak};

@@ -10,8 +10,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 pub(super) fn leaves_connection(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ExecAbort, NoScript, NotBusy, ResponseError, TryAgain};
     match error.kind() {
-        // Redis 6 wraps what happens within a script.
-        ErrorKind::Server(ResponseError) => detail(error).contains("-READONLY"),
+        ErrorKind::Server(ResponseError) => is_read_only(error),
         ErrorKind::Server(ExecAbort | NoScript | NotBusy | TryAgain | BusyLoading) => false,
         // A master that became a replica ends the commands that block with this.
         ErrorKind::Extension => matches!(error.code(), Some("UNBLOCKED" | "NOAUTH")),
@@ -19,33 +18,46 @@ pub(super) fn leaves_connection(error: &RedisError) -> bool {
     }
 }
 
-/// Whether no job can move while Redis refuses this: for want of a permission, or because it takes no writes.
+/// Whether no job can move while Redis refuses this.
 pub(super) fn stops_work(error: &RedisError) -> bool {
-    lacks_permission(error) || takes_no_writes(error).is_some()
+    lacks_permission(error) || standstill(error).is_some()
 }
 
-/// What to do about a server that is there and takes no writes, if this is one.
-fn takes_no_writes(error: &RedisError) -> Option<&'static str> {
-    let is = |code| match error.kind() {
+/// What keeps a server that is there from doing anything for us, in words that say what to do.
+fn standstill(error: &RedisError) -> Option<&'static str> {
+    let is = |code: &str| match error.kind() {
         ErrorKind::Extension => error.code() == Some(code),
-        // Redis 6 wraps what happens within a script.
-        ErrorKind::Server(ServerErrorKind::ResponseError) => detail(error).contains(&format!("-{code} ")),
-        _ => false,
+        _ => is_of_script(error, &format!("-{code} ")),
     };
-    if is("OOM") {
-        Some("Redis is full (OOM): raise its maxmemory")
-    } else if is("MISCONF") {
-        Some("Redis cannot write to its disk (MISCONF): its log says why")
-    } else if is("NOREPLICAS") {
-        Some("Redis has fewer replicas in step than its min-replicas-to-write asks for (NOREPLICAS)")
-    } else {
-        None
-    }
+    [
+        ("OOM", "Redis is full (OOM): raise its maxmemory"),
+        ("MISCONF", "Redis cannot write to its disk (MISCONF): its log says why"),
+        ("NOREPLICAS", "Redis has fewer replicas in step than min-replicas-to-write asks for (NOREPLICAS)"),
+        ("NOAUTH", "Redis wants a password, and REDIS_URL has none (NOAUTH)"),
+        ("BUSY", "Redis runs a script of somebody's that does not end (BUSY)"),
+        ("UNKILLABLE", "Redis runs a script of somebody's that does not end (UNKILLABLE)"),
+    ]
+    .into_iter()
+    .find_map(|(code, words)| is(code).then_some(words))
+}
+
+/// Whether a server says within a script that it is a replica.
+pub(super) fn is_read_only(error: &RedisError) -> bool {
+    is_of_script(error, "-READONLY ")
+}
+
+/// Whether Redis 6 has wrapped these words of an error that happened within a script.
+fn is_of_script(error: &RedisError, words: &str) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+        && detail(error).starts_with("Error running script")
+        && detail(error).contains(words)
 }
 
 /// Whether the user of Redis lacks a permission.
 fn lacks_permission(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || is_of_acl(detail(error))
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || is_of_acl(detail(error))
+        || is_of_script(error, OF_ACL)
 }
 
 /// The error in words without any argument of the command, which may carry a payload.
@@ -70,7 +82,7 @@ pub(crate) fn describe(error: &RedisError) -> String {
         _ if lacks_permission(error) => {
             format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
         }
-        kind => match (takes_no_writes(error), error.code()) {
+        kind => match (standstill(error), error.code()) {
             (Some(words), _) => words.to_owned(),
             (None, Some(code)) => format!("{kind:?} ({code})"),
             (None, None) => format!("{kind:?}"),
@@ -78,9 +90,12 @@ pub(crate) fn describe(error: &RedisError) -> String {
     }
 }
 
+/// The same where Redis 6 has wrapped it.
+const OF_ACL: &str = "The user executing the script";
+
 /// What access control says of a command within a script. It names commands, never their arguments.
 fn is_of_acl(detail: &str) -> bool {
-    detail.starts_with("The user executing the script") || detail.starts_with("ACL failure in script")
+    detail.starts_with(OF_ACL) || detail.starts_with("ACL failure in script")
 }
 
 fn detail(error: &RedisError) -> &str {
@@ -106,7 +121,7 @@ mod tests {
     fn what_a_server_says_that_is_not_the_one_any_more_leaves_it() {
         for line in [
             "READONLY You can't write against a read only replica.",
-            "ERR Error running script (call to f_1): @user_script:4: -READONLY You can't write",
+            "ERR Error running script (call to f_1): @user_script:4: -READONLY You can't write against",
             "MOVED 3999 127.0.0.1:6381",
             "ASK 3999 127.0.0.1:6381",
             "CLUSTERDOWN Hash slot not served",
@@ -130,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_takes_no_writes_stops_work_and_the_words_say_what_to_do() {
+    fn a_server_that_does_nothing_for_us_stops_work_and_the_words_say_what_to_do() {
         for (line, words) in [
             ("OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
             (
@@ -139,11 +154,18 @@ mod tests {
             ),
             ("MISCONF Errors writing to the AOF file: No space left on device", "its log says why"),
             ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
+            ("NOAUTH Authentication required.", "wants a password"),
+            ("BUSY Redis is busy running a script.", "does not end"),
+            (
+                "ERR Error running script (call to f_1): @user_script:4: @user_script: 4: The user executing the \
+                 script can't run this command or subcommand",
+                "lacks a permission",
+            ),
         ] {
             let error = error(line);
             assert!(stops_work(&error) && describe(&error).contains(words), "{line}: {}", describe(&error));
         }
-        for line in ["ERR value is not an integer", "BUSY Redis is busy", "LOADING Redis is loading"] {
+        for line in ["ERR value is not an integer", "READONLY You can't write", "LOADING Redis is loading"] {
             assert!(!stops_work(&error(line)), "{line}");
         }
     }

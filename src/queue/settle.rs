@@ -11,7 +11,8 @@ use super::consumer::{MOST_CRASHES, Shared};
 use super::lease::Settling;
 use super::scripts;
 
-const MOST_SETTLED: usize = 256;
+/// Settlements that go to Redis at once.
+pub(super) const MOST_SETTLED: usize = 256;
 
 /// Hands settlements to Redis in batches until every lease is gone, then leaves the queue.
 pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedReceiver<Settling>) {

@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use topup_jobs::OrderStatus;
 use topup_worker::simulator::{Script, SimulatorSettings};
 
 use crate::crash::{SCALE, account, orders};
@@ -121,6 +122,54 @@ async fn a_fixed_address_that_leads_to_another_master_is_followed() {
     assert_eq!(worker.ended(), None);
     assert!(worker.log().contains("(READONLY)"), "{}", worker.log());
     assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn a_replica_that_lets_itself_be_read_makes_nobody_ready() {
+    let mut bed = bed(Pair::start().await).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    bed.set("HTTP_ADDR", &address);
+    let worker = bed.worker().await;
+    ask::<()>(&bed.redis.0[0], &["FAILOVER"]).await;
+    bed.redis.leads(1).await;
+    until("it is not ready", async || get(&address).await.contains("503").then_some(())).await;
+    // The inbox is read for as long as there is nothing in it.
+    for _ in 0..120 {
+        assert!(get(&address).await.contains("503"), "{}", worker.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!worker.log().contains("answers again"), "{}", worker.log());
+    bed.redis.follows(0).await;
+    ask::<()>(&bed.redis.0[1], &["FAILOVER"]).await;
+    bed.redis.leads(0).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
+    until("it is ready", async || get(&address).await.contains("200").then_some(())).await;
+}
+
+#[tokio::test]
+async fn jobs_that_cannot_be_settled_are_not_claimed_without_end() {
+    let mut bed = bed(TestRedis::start().await).await;
+    bed.set("CONCURRENCY", "4");
+    bed.set("REDIS_URL", format!("redis://topup:secret@127.0.0.1:{}", bed.redis.port()));
+    add_user(&bed.redis, "secret", &[], &[]).await;
+    let worker = bed.worker().await;
+    add_user(&bed.redis, "secret", &["+get"], &["-get"]).await;
+    let orders: Vec<String> = (0..600).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    bed.enqueue(&orders).await;
+    let claimed = async || {
+        let keys: Vec<String> = bed.redis(&["KEYS", "{topup}:poll-topup:inflight:*"]).await;
+        match keys.first() {
+            Some(key) => bed.redis::<usize>(&["SCARD", key]).await,
+            None => 0,
+        }
+    };
+    until("it holds all it may", async || (claimed().await == 4 + 256).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(claimed().await, 4 + 256, "{}", worker.log());
+    add_user(&bed.redis, "secret", &[], &[]).await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::StreamExt;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{ConnectionInfo, RedisResult, TlsCertificates, TlsMode};
+
+use super::super::subscription::Subscription;
 
 /// The Sentinels and the master that they watch.
 pub(super) struct Sentinels {
@@ -60,12 +61,11 @@ impl Sentinels {
     /// is needed.
     pub(super) async fn listen(&self, client: SentinelClient) -> RedisResult<()> {
         let mut client = client;
-        let mut subscription = client.async_get_sentinel_client().await?.get_async_pubsub().await?;
-        subscription.subscribe("+switch-master").await?;
+        let connecting = async { client.async_get_sentinel_client().await?.get_async_pubsub().await };
+        let mut words = Subscription::start(connecting, &["+switch-master".to_owned()]).await?;
         // Whatever was said before now was not heard.
         self.moves.fetch_add(1, Ordering::Relaxed);
-        let mut words = subscription.on_message();
-        while let Some(word) = words.next().await {
+        while let Some(word) = words.next().await? {
             // The name, then the old and the new address.
             let word: String = word.get_payload().unwrap_or_default();
             if word.split(' ').next() == Some(&self.master_name) {

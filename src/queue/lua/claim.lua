@@ -11,6 +11,9 @@ if ARGV[3] == '1' and not redis.call('ZSCORE', workers, worker) then
     return {}
 end
 
+-- The first write, and one that a server which is full refuses: nothing is claimed that could not be settled.
+redis.call('ZADD', workers, now(), worker)
+
 -- Promotion is capped: whatever the backlog, one call does a bounded amount of work. It is done even
 -- while the list is long, so that a stream of fresh jobs cannot hold back those that were scheduled.
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now(), 'LIMIT', 0, limit)
@@ -36,7 +39,6 @@ if #popped > 0 then
     end
     if #ids > 0 then
         redis.call('SADD', inflight, unpack(ids))
-        redis.call('ZADD', workers, now(), worker)
         local payloads = redis.call('HMGET', queue .. ':data', unpack(ids))
         -- Most jobs have no history; one question tells so for all of them.
         local histories = redis.call('EXISTS', unpack(metas)) > 0

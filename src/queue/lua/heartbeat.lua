@@ -1,10 +1,16 @@
 -- Reports that a worker process lives, in all its queues, and looks what there is to do in them.
--- KEYS queues   ARGV: lease in ms, then for each queue: worker, 1 if it holds jobs there
--- Returns for each queue {jobs in flight, ms until the next job is due or -1, 1 if a lease has run out}. Jobs
--- in flight are -1 for a worker that holds jobs and was taken for dead meanwhile. A worker that holds
+-- KEYS queues   ARGV: lease in ms, 1 if the clock of Redis may have been set, then for each queue: worker, 1 if it
+--   holds jobs there
+-- Returns {ms since 1970, {for each queue {jobs in flight, ms until the next job is due or -1, 1 if a lease has run
+-- out}}}. Jobs in flight are -1 for a worker that holds jobs and was taken for dead meanwhile. A worker that holds
 -- none is counted as 0 and registered again whatever happened: nothing of it can have been taken.
-local lease = tonumber(take()) / 1000
-local results = {}
+local lease, clock_was_set = tonumber(take()) / 1000, take() == '1'
+local results, lists = {}, {}
+for n, queue in ipairs(KEYS) do
+    lists[n] = queue .. ':active'
+end
+-- Most often nothing is due anywhere; one question tells so for all queues.
+local some_due = redis.call('EXISTS', unpack(lists)) > 0
 for n, queue in ipairs(KEYS) do
     local worker, holds = take(), take() == '1'
     local workers = queue .. ':workers'
@@ -15,8 +21,14 @@ for n, queue in ipairs(KEYS) do
     if held >= 0 then
         redis.call('ZADD', workers, now(), worker)
     end
+    if clock_was_set then
+        -- A worker that reported by a clock that was ahead, and died, would be waited for until then.
+        for _, other in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now(), '+inf', 'LIMIT', 0, 1000)) do
+            redis.call('ZADD', workers, now(), other)
+        end
+    end
     local next_due = -1
-    if redis.call('EXISTS', queue .. ':active') == 1 then
+    if some_due and redis.call('EXISTS', lists[n]) == 1 then
         next_due = 0
     else
         local head = redis.call('ZRANGE', queue .. ':scheduled', 0, 0, 'WITHSCORES')
@@ -27,4 +39,4 @@ for n, queue in ipairs(KEYS) do
     local expired = redis.call('ZRANGEBYSCORE', workers, '-inf', now() - lease, 'LIMIT', 0, 1)
     results[n] = { held, next_due, #expired }
 end
-return results
+return { math.floor(now() * 1000 + 0.5), results }

@@ -5,13 +5,14 @@
 --   id, action, delay in ms, reason, payload that it carries from now on (empty: the one it has),
 --   number of jobs that follow, then for each: queue, id, payload, delay in ms
 -- Returns for each job 1, or 0 where another worker owns it by now or this batch has settled it already; then
--- nothing of it is done. Returns {} for a batch that was settled already: its answer was lost and it was sent again.
+-- nothing of it is done. Returns {} for a batch that was settled already: its answer was lost and it was sent again, or
+-- it came late on a connection that was left.
 local queue, last_batch = KEYS[1], KEYS[2]
 local data = queue .. ':data'
 local LAST_BATCH_KEPT_SECONDS = 3600
 
 local batch, worker, most_crashes = take(), take(), tonumber(take())
-if redis.call('GET', last_batch) == batch then
+if tonumber(redis.call('GET', last_batch) or '0') >= tonumber(batch) then
     return {}
 end
 local inflight = queue .. ':inflight:' .. worker

@@ -103,6 +103,25 @@ async fn poison(act: Act) {
 }
 
 #[tokio::test]
+async fn suspects_that_find_no_process_leave_the_slots_to_others() {
+    let engine = Engine::new().await;
+    let suspects: Vec<Part> = (0..40).map(|n| Part::new(n, [Act::Finish.behind("suspects")])).collect();
+    let mut victim = engine.worker(suspects.len()).await;
+    engine.push(&suspects).await;
+    engine.begun(suspects.len(), |_| true).await;
+    victim.kill();
+    // More slots than processes, and fewer than suspects.
+    let mut survivor = engine.worker(20).await;
+    engine.begun(16, |run| run.owner == survivor.pid()).await;
+    let others: Vec<Part> = (100..160).map(|n| Part::new(n, [Act::Finish.at_once()])).collect();
+    engine.push(&others).await;
+    engine.begun(others.len(), |run| others.iter().any(|part| part.id == run.job)).await;
+    engine.open("suspects");
+    engine.account(&[suspects, others].concat()).await;
+    survivor.assert_runs();
+}
+
+#[tokio::test]
 async fn a_suspect_that_has_to_wait_is_no_less_suspect_for_it() {
     let engine = Engine::new().await;
     let poison = Part::new(0, [Act::Abort.once_open("way")]);

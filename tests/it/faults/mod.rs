@@ -16,7 +16,7 @@
 //! | 8 | finished jobs stay for ever | `table::nothing_of_a_finished_job…`, `frozen` |
 //! | 9 | the cost of a job grows with the backlog | `table::the_work_of_a_claim…` |
 //! | 10 | duplicates run; statistics fail | `service::an_order_that_is_handed_over_again…`; the statistics are not used |
-//! | 11 | one missing id ends the settling of its batch; a stop may hang | `table::a_batch_of_settlements…`, `shutdown::sigterm_under_load…` |
+//! | 11 | one missing id ends the settling of its batch; a stop may hang | `table::a_batch_of_settlements…`, `table::a_stop_with_more_jobs…` |
 //! | 12 | names that fail in Redis Cluster | `service::everything_works_on_a_redis_in_cluster_mode…` |
 //!
 //! Beyond the table: handlers that panic, hang, abort and exit (`handlers`), the same through the real program

@@ -50,6 +50,34 @@ async fn a_redis_that_stops_for_longer_than_the_lease() {
 }
 
 #[tokio::test]
+async fn a_redis_that_is_killed_and_comes_back_after_the_lease() {
+    let mut engine = Engine::in_container().await;
+    let load = load();
+    let mut workers = busy(&engine, &load).await;
+    engine.redis.kill().await;
+    sleep(BEYOND_THE_LEASE).await;
+    engine.redis.start_again().await;
+    engine.push(&load[load.len() / 2..]).await;
+    came_through(&engine, &load, &mut workers).await;
+}
+
+#[tokio::test]
+async fn a_dead_worker_whose_redis_had_a_clock_that_was_ahead_is_not_waited_for() {
+    let engine = Engine::new().await;
+    let held: Vec<Part> = (0..5).map(|n| Part::new(n, [Act::Finish.at_once()])).collect();
+    let an_hour_ahead = (engine.now().await + 3_600.0).to_string();
+    engine.ask::<usize>(&["ZADD", &format!("{QUEUE}:workers"), &an_hour_ahead, "dead"]).await;
+    for part in &held {
+        let payload = String::from_utf8(part.payload()).expect("text");
+        engine.ask::<usize>(&["HSET", &format!("{QUEUE}:data"), &part.id, &payload]).await;
+        engine.ask::<usize>(&["SADD", &format!("{QUEUE}:inflight:dead"), &part.id]).await;
+    }
+    let mut worker = engine.worker(2).await;
+    engine.account(&held).await;
+    worker.assert_runs();
+}
+
+#[tokio::test]
 async fn who_is_back_first_does_not_take_the_others_for_dead() {
     let mut engine = Engine::new().await;
     let proxy = Proxy::start(&engine.redis.url(), Duration::ZERO).await;

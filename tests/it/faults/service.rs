@@ -97,6 +97,69 @@ async fn a_minute_without_redis_ends_no_worker_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_worker_that_stops_keeps_the_leases_of_what_still_runs() {
+    let settings = SimulatorSettings { latency_ms: 12_000, ..SimulatorSettings::default() };
+    let bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let mut stopping = bed.worker().await;
+    bed.enqueue([&order]).await;
+    asked(&bed, &order, 1).await;
+    let other = bed.worker().await;
+    // All its other queues are idle, and left at once.
+    assert!(stopping.stop().await.success());
+    assert!(stopping.log().contains("stopped=Drained"), "{}", stopping.log());
+    bed.told(&order, "fulfilled").await;
+    bed.idle().await;
+    assert_eq!(bed.simulator.calls(&order).len(), 1, "{}", other.log());
+    assert_eq!(bed.sink.received().len(), 1);
+    assert!(!other.log().contains("took over"), "{}", other.log());
+}
+
+#[tokio::test]
+async fn what_a_full_redis_would_not_settle_is_not_claimed() {
+    let settings = SimulatorSettings { latency_ms: 50, ..SimulatorSettings::default() };
+    let mut bed = Bed::on(TestRedis::start().await, SCALE, settings).await;
+    bed.set("CONCURRENCY", "4");
+    let address = format!("127.0.0.1:{}", free_port());
+    bed.set("HTTP_ADDR", &address);
+    let orders: Vec<String> =
+        (0..1_000).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    let mut worker = bed.worker().await;
+    bed.enqueue(&orders).await;
+    let due = async || -> usize { bed.redis(&["LLEN", "{topup}:poll-topup:active"]).await };
+    until("many orders are due", async || (due().await > 500).then_some(())).await;
+    bed.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    until("it is not ready", async || get(&address).await.contains("refuses").then_some(())).await;
+    let due_then = due().await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(due().await, due_then, "{}", worker.log());
+    bed.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    assert_eq!(worker.ended(), None, "{}", worker.log());
+}
+
+#[tokio::test]
+async fn a_worker_without_work_costs_redis_next_to_nothing() {
+    let bed = Bed::new(1.0).await;
+    let _worker = bed.worker().await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
+    bed.idle().await;
+    let mut connection = bed.connection().await;
+    let mut processed = async || -> u64 {
+        let stats: redis::InfoDict =
+            redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+        stats.get("total_commands_processed").unwrap()
+    };
+    let before = processed().await;
+    sleep(Duration::from_secs(30)).await;
+    let spent = processed().await - before;
+    // Five a second, and a second's worth for where the half minute begins.
+    assert!(spent <= 5 * 31, "{spent} commands in half a minute, those within scripts included");
+}
+
+#[tokio::test]
 async fn a_redis_that_takes_no_writes_is_told_and_loses_nothing() {
     let mut bed = Bed::new(SCALE).await;
     let address = format!("127.0.0.1:{}", free_port());

@@ -36,15 +36,15 @@ async fn a_worker_that_is_killed_and_started_again_works_at_once_and_stops_witho
     }
     let mut last = engine.worker(4).await;
     let mut other = engine.worker(4).await;
-    let list =
+    let registered =
         async || -> Vec<String> { engine.ask(&["ZRANGE", &format!("{QUEUE}:workers"), "0", "-1"]).await };
-    until("the dead are taken off the list", async || (list().await.len() == 2).then_some(())).await;
+    until("the dead are taken off the list", async || (registered().await.len() == 2).then_some(())).await;
     assert!(last.stop().await.success(), "{}", last.log());
-    let left = list().await;
+    let left = registered().await;
     let other_one = format!("-{}-", other.pid());
     assert!(left.len() == 1 && left[0].contains(&other_one), "it took itself off the list, alone: {left:?}");
     assert!(other.stop().await.success(), "{}", other.log());
-    assert_eq!(list().await, Vec::<String>::new());
+    assert_eq!(registered().await, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -170,4 +170,18 @@ async fn a_batch_of_settlements_goes_through_though_some_of_its_jobs_are_gone_or
     worker.assert_runs();
     // And nothing of it keeps the worker from stopping.
     assert!(worker.stop().await.success(), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn a_stop_with_more_jobs_than_one_claim_or_one_settling_takes_lets_all_of_them_end() {
+    let engine = Engine::new().await;
+    let parts: Vec<Part> = (0..600).map(|n| Part::new(n, [Act::Finish.behind("end")])).collect();
+    let mut worker = engine.worker(parts.len()).await;
+    engine.push(&parts).await;
+    engine.begun(parts.len(), |_| true).await;
+    worker.ask_to_stop();
+    engine.open("end");
+    assert!(worker.dies().await.success(), "{}", worker.log());
+    engine.account(&parts).await;
+    engine.assert_each_step_ran_once(&parts);
 }

@@ -68,6 +68,7 @@ pub(super) enum Call {
     Settle(Batch),
     Heartbeat {
         lease_ms: u64,
+        clock_was_set: bool,
         reports: Vec<Report>,
     },
     Reap {
@@ -168,9 +169,10 @@ impl Call {
                 arguments.extend(batch.settlements.iter().flat_map(settlement_arguments));
                 (keys, arguments)
             }
-            Self::Heartbeat { lease_ms, reports } => {
+            Self::Heartbeat { lease_ms, clock_was_set, reports } => {
                 let of_each = reports.iter().flat_map(|report| [report.worker.clone(), flag(report.holds)]);
-                let arguments = std::iter::once(lease_ms.to_string()).chain(of_each).collect();
+                let first = [lease_ms.to_string(), flag(*clock_was_set)];
+                let arguments = first.into_iter().chain(of_each).collect();
                 (reports.iter().map(|report| text(report.queue)).collect(), arguments)
             }
             Self::Reap { queue, lease_ms, most_crashes, most } => {

@@ -24,7 +24,7 @@ struct Worker {
     last_batch: String,
     /// The jobs it holds, each with the name under which it was claimed.
     held: Vec<(String, String)>,
-    sent: Option<Batch>,
+    sent: Vec<Batch>,
 }
 
 pub(super) struct Case<'a> {
@@ -82,7 +82,7 @@ impl<'a> Case<'a> {
         if self.workers.len() < MOST_WORKERS {
             let name = format!("w{}", self.next());
             let last_batch = format!("{queue}:settled:{name}");
-            self.workers.push(Worker { queue, name, last_batch, held: Vec::new(), sent: None });
+            self.workers.push(Worker { queue, name, last_batch, held: Vec::new(), sent: Vec::new() });
         }
     }
 
@@ -140,19 +140,23 @@ impl<'a> Case<'a> {
             Op::Settle { worker, most_crashes, picks } => {
                 self.settle(usize::from(*worker), *most_crashes, picks)?;
             }
-            Op::SettleAgain { worker } => {
+            Op::SettleAgain { worker, before } => {
                 let worker = usize::from(*worker) % self.workers.len();
-                if let Some(batch) = self.workers[worker].sent.clone() {
+                let sent = &self.workers[worker].sent;
+                if let Some(batch) = sent.len().checked_sub(1 + usize::from(*before)).map(|n| sent[n].clone())
+                {
                     self.call(&Call::Settle(batch))?;
                 }
             }
-            Op::Heartbeat { workers } => self.heartbeat(*workers)?,
+            Op::Heartbeat { workers, clock_was_set } => self.heartbeat(*workers, *clock_was_set)?,
             Op::Crowd => {
                 let report = |n| Report { queue: QUEUES[0], worker: format!("x{n:02}"), holds: false };
                 let lease_ms = self.ground.scaled(LEASE_MS);
-                self.call(&Call::Heartbeat { lease_ms, reports: (0..CROWD).map(report).collect() })?;
+                let reports = (0..CROWD).map(report).collect();
+                self.call(&Call::Heartbeat { lease_ms, clock_was_set: false, reports })?;
             }
             Op::Pass { ms } => self.ground.pass(*ms),
+            Op::SetBack { ms } => self.ground.set_back(*ms),
             Op::Reap { queue, most_crashes, most } => {
                 let (queue, lease_ms) = (QUEUES[usize::from(*queue)], self.ground.scaled(LEASE_MS));
                 self.call(&Call::Reap { queue, lease_ms, most_crashes: *most_crashes, most: *most })?;
@@ -236,11 +240,11 @@ impl<'a> Case<'a> {
         });
         let number = self.next();
         let batch = Batch { queue, number_key: last_batch, number, worker: name, most_crashes, settlements };
-        self.workers[worker].sent = Some(batch.clone());
+        self.workers[worker].sent.push(batch.clone());
         self.call(&Call::Settle(batch)).map(drop)
     }
 
-    fn heartbeat(&mut self, workers: u16) -> Result<(), String> {
+    fn heartbeat(&mut self, workers: u16, clock_was_set: bool) -> Result<(), String> {
         let reporting: Vec<usize> = (0..self.workers.len()).filter(|n| workers >> n & 1 == 1).collect();
         let report = |worker: &Worker| Report {
             queue: worker.queue,
@@ -252,9 +256,11 @@ impl<'a> Case<'a> {
             return Ok(());
         }
         let lease_ms = self.ground.scaled(LEASE_MS);
-        let Answer::List(answers) = self.call(&Call::Heartbeat { lease_ms, reports })? else {
+        let Answer::List(mut answer) = self.call(&Call::Heartbeat { lease_ms, clock_was_set, reports })?
+        else {
             return Err("no list".to_owned());
         };
+        let Some(Answer::List(answers)) = answer.pop() else { return Err("no reports".to_owned()) };
         for (n, answer) in reporting.into_iter().zip(answers) {
             if matches!(answer, Answer::List(values) if values.first() == Some(&Answer::Number(-1))) {
                 self.workers[n].name = format!("w{}", self.next());

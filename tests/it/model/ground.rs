@@ -125,6 +125,13 @@ impl Ground {
         }
     }
 
+    /// Real time cannot be set.
+    pub(super) fn set_back(&mut self, ms: u64) {
+        if let Time::Set(now) = &mut self.time {
+            *now -= ms;
+        }
+    }
+
     /// Carries a call out and looks at everything.
     pub(super) fn run(&mut self, call: &Call) -> Result<Found, String> {
         let before = self.now_ms();

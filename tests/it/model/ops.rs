@@ -59,17 +59,23 @@ pub(super) enum Op {
         most_crashes: i64,
         picks: Vec<Pick>,
     },
-    /// The last batch is sent again.
+    /// The last batch is sent again, or comes again so many batches late.
     SettleAgain {
         worker: u8,
+        before: u8,
     },
     /// Several workers report in one call, each bit of the number standing for one.
     Heartbeat {
         workers: u16,
+        clock_was_set: bool,
     },
     /// More workers than one reap looks at report once and never again.
     Crowd,
     Pass {
+        ms: u64,
+    },
+    /// The clock of Redis is set back.
+    SetBack {
         ms: u64,
     },
     Reap {
@@ -168,10 +174,12 @@ fn op() -> impl Strategy<Value = Op> {
         22 => (any::<u8>(), 1..5_usize, rarely())
             .prop_map(|(worker, limit, lost)| Op::Claim { worker, limit, lost }),
         22 => settle.prop_map(|(worker, most_crashes, picks)| Op::Settle { worker, most_crashes, picks }),
-        2 => any::<u8>().prop_map(|worker| Op::SettleAgain { worker }),
-        6 => any::<u16>().prop_map(|workers| Op::Heartbeat { workers }),
+        2 => (any::<u8>(), 0..3_u8).prop_map(|(worker, before)| Op::SettleAgain { worker, before }),
+        6 => (any::<u16>(), prop::bool::weighted(0.2))
+            .prop_map(|(workers, clock_was_set)| Op::Heartbeat { workers, clock_was_set }),
         1 => Just(Op::Crowd),
         12 => passing.prop_map(|ms| Op::Pass { ms }),
+        1 => (1..20_000_u64).prop_map(|ms| Op::SetBack { ms }),
         7 => (queue(), most_crashes(), prop_oneof![2 => Just(1_000_usize), 1 => 1..3_usize])
             .prop_map(|(queue, most_crashes, most)| Op::Reap { queue, most_crashes, most }),
         2 => (any::<u8>(), any::<u8>(), job())

@@ -39,6 +39,12 @@ pub(super) fn seconds(ms: u64) -> f64 {
     milliseconds(ms) / 1000.0
 }
 
+/// The same back again.
+#[expect(clippy::cast_possible_truncation, reason = "milliseconds of this century are far below 2^53")]
+pub(super) fn whole_milliseconds(seconds: f64) -> i64 {
+    (seconds * 1000.0).round() as i64
+}
+
 impl Queue {
     /// Before a call.
     pub(super) fn begin(&mut self) {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::{Batch, Call, FOLLOWING, INBOX, Job, Message, QUEUES, REJECTED, Settlement};
-use super::queue::{History, Queue, milliseconds, seconds};
+use super::queue::{History, Queue, milliseconds, seconds, whole_milliseconds};
 use super::snapshot::{Answer, Content, Fields, Snapshot, list, number, text};
 
 /// All queues and streams.
@@ -50,8 +50,10 @@ impl Model {
             Call::Restore { queues, jobs } => self.restore(queues, jobs),
             Call::Claim { queue, worker, limit, holds } => self.claim(queue, worker, *limit, *holds),
             Call::Settle(batch) => self.settle(batch),
-            Call::Heartbeat { lease_ms, reports } => {
-                Answer::List(reports.iter().map(|report| self.report(report, seconds(*lease_ms))).collect())
+            Call::Heartbeat { lease_ms, clock_was_set, reports } => {
+                let report = |report| self.report(report, seconds(*lease_ms), *clock_was_set);
+                let reports = reports.iter().map(report).collect();
+                Answer::List(vec![Answer::Number(whole_milliseconds(now)), Answer::List(reports)])
             }
             Call::Reap { queue, lease_ms, most_crashes, most } => {
                 self.reap(queue, seconds(*lease_ms), *most_crashes, *most, found)
@@ -185,10 +187,13 @@ impl Model {
     }
 
     fn settle(&mut self, batch: &Batch) -> Answer {
-        if self.last_batches.insert(batch.number_key.clone(), batch.number) == Some(batch.number) {
-            self.happened.insert("batch sent again");
+        let last = self.last_batches.entry(batch.number_key.clone()).or_default();
+        if *last >= batch.number {
+            let what = if *last == batch.number { "batch sent again" } else { "batch that comes late" };
+            self.happened.insert(what);
             return Answer::List(Vec::new());
         }
+        *last = batch.number;
         let owned = batch.settlements.iter().map(|settlement| {
             let owned = self.queue(batch.queue).lose(&batch.worker, &settlement.id);
             if owned {

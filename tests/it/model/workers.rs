@@ -18,6 +18,7 @@ impl Model {
             self.happened.insert("claim of a worker taken for dead");
             return Answer::List(Vec::new());
         }
+        queue.workers.insert(worker.to_owned(), now);
         let mut due: Vec<(f64, String)> = queue
             .scheduled
             .iter()
@@ -37,7 +38,6 @@ impl Model {
                 continue;
             }
             self.happened.insert("claim");
-            queue.workers.insert(worker.to_owned(), now);
             claimed.extend([text(&id), queue.data.get(&id).map_or(Answer::Nothing, |payload| text(payload))]);
             for count in ["attempts", "faults", "crashes"] {
                 claimed.push(match queue.histories.get(&id) {
@@ -51,7 +51,7 @@ impl Model {
         Answer::List(answer)
     }
 
-    pub(super) fn report(&mut self, report: &Report, lease: f64) -> Answer {
+    pub(super) fn report(&mut self, report: &Report, lease: f64, clock_was_set: bool) -> Answer {
         let Report { queue, worker, holds } = report;
         let now = self.now;
         let queue = self.queues.get_mut(queue).unwrap();
@@ -60,6 +60,12 @@ impl Model {
             self.happened.insert("heartbeat of a worker taken for dead");
         } else {
             queue.workers.insert(worker.clone(), now);
+        }
+        if clock_was_set {
+            for seen in queue.workers.values_mut().filter(|seen| **seen > now) {
+                *seen = now;
+                self.happened.insert("a lease by a clock that was ahead");
+            }
         }
         let held = queue.inflight.get(worker).filter(|_| *holds).map_or(0, BTreeSet::len);
         let next_due = if queue.active.is_empty() { queue.next_due_ms(now) } else { 0 };

@@ -99,8 +99,12 @@ impl EngineWorker {
 
     /// Asks it to stop and waits until it has: with success where its running jobs came to their end.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
-        signal::send(&self.child, "TERM");
+        self.ask_to_stop();
         self.dies().await
+    }
+
+    pub(crate) fn ask_to_stop(&self) {
+        signal::send(&self.child, "TERM");
     }
 
     /// Stops it in the middle of whatever it does; returns once it stands still. It counts as apart until it is

@@ -1,0 +1,56 @@
+//! A subscription on which silence is not taken for health: nothing was said, or nothing can be heard any more.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::{Msg, RedisError, RedisResult, Value};
+use tokio::time::timeout;
+
+use super::connection::ANSWER_TIMEOUT;
+
+/// Silence after which the connection is asked whether it still is one.
+const LONGEST_SILENCE: Duration = Duration::from_secs(20);
+
+/// See the module.
+pub(super) struct Subscription {
+    asking: PubSubSink,
+    words: PubSubStream,
+}
+
+impl Subscription {
+    /// On these channels, by whoever is reached in time.
+    pub(super) async fn start(
+        connecting: impl Future<Output = RedisResult<PubSub>>,
+        channels: &[String],
+    ) -> RedisResult<Self> {
+        let subscribed = async {
+            let mut subscribing = connecting.await?;
+            for channel in channels {
+                subscribing.subscribe(channel).await?;
+            }
+            RedisResult::Ok(subscribing)
+        };
+        let (asking, words) = timeout(ANSWER_TIMEOUT, subscribed).await.map_err(unanswered)??.split();
+        Ok(Self { asking, words })
+    }
+
+    /// The next word. Nothing once the connection has ended.
+    ///
+    /// # Errors
+    /// [`RedisError`] where it is silent and does not answer.
+    pub(super) async fn next(&mut self) -> RedisResult<Option<Msg>> {
+        loop {
+            match timeout(LONGEST_SILENCE, self.words.next()).await {
+                Ok(word) => return Ok(word),
+                Err(_silent) => {
+                    timeout(ANSWER_TIMEOUT, self.asking.ping::<Value>()).await.map_err(unanswered)??;
+                }
+            }
+        }
+    }
+}
+
+fn unanswered(_: tokio::time::error::Elapsed) -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
