@@ -3,6 +3,7 @@
 mod environment;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -146,7 +147,10 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
 fn run_job_command() -> tokio::process::Command {
     let mut args = std::env::args_os();
     let called_as = args.next().unwrap_or_default();
-    let program = std::env::current_exe().unwrap_or_else(|_| called_as.into());
+    // The program as it was started, which the system keeps though the file may have been replaced since.
+    let kept = PathBuf::from("/proc/self/exe");
+    let file = || std::env::current_exe().unwrap_or_else(|_| called_as.into());
+    let program = if kept.exists() { kept } else { file() };
     let mut command = tokio::process::Command::new(program);
     command.args(args.map(|arg| if arg == "run" { "run-job".into() } else { arg }));
     command

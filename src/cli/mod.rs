@@ -62,6 +62,9 @@ enum Command {
     /// A worker of `bench`
     #[command(hide = true)]
     BenchWorker(bench::BenchWorkerSettings),
+    /// One job of a worker of `bench`
+    #[command(hide = true)]
+    BenchJob,
 }
 
 /// How the program ends.
@@ -96,6 +99,7 @@ impl Cli {
             Command::Doctor(settings) => doctor::doctor(*settings).await,
             Command::Bench(settings) => bench::bench(settings).await.map(done),
             Command::BenchWorker(settings) => bench::bench_worker(settings).await.map(done),
+            Command::BenchJob => bench::bench_job().await.map(done),
         };
         match ended {
             Ok(exit) => exit,

@@ -5,6 +5,9 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+/// How what access control says of a command within a script begins.
+const OF_ACL: &str = "The user executing the script";
+
 /// Whether the connection on which a server says this is to be left for a new one, to wherever the master is
 /// by then. It is not for what the right server says of one command.
 pub(super) fn leaves_connection(error: &RedisError) -> bool {
@@ -89,9 +92,6 @@ pub(crate) fn describe(error: &RedisError) -> String {
         },
     }
 }
-
-/// The same where Redis 6 has wrapped it.
-const OF_ACL: &str = "The user executing the script";
 
 /// What access control says of a command within a script. It names commands, never their arguments.
 fn is_of_acl(detail: &str) -> bool {

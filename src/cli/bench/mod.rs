@@ -21,7 +21,7 @@ use secrecy::SecretString;
 use self::budget::BudgetSettings;
 use self::ground::Ground;
 use self::report::Report;
-pub(super) use self::worker::{BenchWorkerSettings, bench_worker};
+pub(super) use self::worker::{BenchWorkerSettings, bench_job, bench_worker};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::ground::Ground;
 use super::handler::BenchHandler;
 use crate::cli::private::Process;
-use crate::queue::{Names, Queues, RedisAddress, RedisHealth, Stopped};
+use crate::queue::{IsolatedJob, Isolation, Names, Queues, RedisAddress, RedisHealth, Stopped, run_isolated};
 use crate::shutdown::Shutdown;
 
 /// How long a worker may take to end its running jobs.
@@ -98,8 +98,21 @@ pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyho
     let stop = Shutdown::new();
     stop.on_signals()?;
     let handler = BenchHandler::holding(Duration::from_millis(settings.hold_ms));
-    let queues = Queues::new(address, settings.prefix, settings.slots, &RedisHealth::default()).with(handler);
+    let program = std::env::current_exe().context("this program cannot find itself")?;
+    let isolation = Isolation::new(move || {
+        let mut command = Command::new(&program);
+        command.arg("bench-job");
+        command
+    });
+    let queues = Queues::new(address, settings.prefix, settings.slots, &RedisHealth::default());
+    let queues = queues.isolating(isolation).with(handler);
     // On the pool, as `run` does it.
     tokio::spawn(queues.run(stop, END_TIME)).await?;
     Ok(())
+}
+
+/// The process in which a worker of the bench runs a job whose process has died.
+pub(in crate::cli) async fn bench_job() -> anyhow::Result<()> {
+    let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
+    Ok(run_isolated(&BenchHandler::default(), job).await?)
 }
