@@ -106,3 +106,15 @@ async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
     assert!(ticket(&budget, 2).await.probe);
     assert!(matches!(ask(&budget, 3).await, Permission::Wait(_)), "the others wait for its answer");
 }
+
+#[tokio::test]
+async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, 1, Duration::from_mins(1)).await;
+    let mut connection = connect(&redis.url()).await.unwrap();
+    let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
+    let mut began = redis::cmd("HSET");
+    began.arg("{topup}:budget:since").arg(format!("{:024x}", 1)).arg((now + 3_600) * 1000);
+    began.exec_async(&mut connection).await.unwrap();
+    assert_eq!(ticket(&budget, 1).await.waited, Duration::ZERO);
+}

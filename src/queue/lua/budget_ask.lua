@@ -54,7 +54,8 @@ local function grant(probe)
     redis.call('ZADD', spent, now + request + window, ticket)
     redis.call('ZADD', flying, now + request, ticket)
     redis.call('SET', budget .. ':paced:' .. key, paced + pace, 'PX', math.ceil(paced + pace - now + window))
-    return { 'ask', ticket, key, probe, now - began }
+    -- The clock of Redis may have been set back since it began.
+    return { 'ask', ticket, key, probe, math.max(now - began, 0) }
 end
 
 -- Takes one out of the line for requests. The list may still tell of it, and reaches back to it.
