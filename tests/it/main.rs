@@ -10,6 +10,7 @@ mod faults;
 mod gate;
 mod help;
 mod intake;
+mod line;
 mod metrics;
 mod model;
 mod order_store;

@@ -64,16 +64,19 @@ local function wait_for_list(ms)
     redis.call('ZADD', promised, now + ms, order)
 end
 
--- How many of those ahead are about to ask. Who was told to come later does not hold up the others.
+-- How many of those ahead are about to ask. Who was told to come later does not hold up the others, and no more does
+-- who is late: when the workers are behind, everybody is, and a request that is kept for one of them is used by nobody.
+-- For the same reason nobody counts beyond the first ones: what they leave is better given out of turn than not at all.
 local LOOKED_AT = 100
+local LATE_MS = 1000
 local function ahead(rank)
     if rank == 0 then
         return 0
     end
     local first = redis.call('ZRANGE', waiting, 0, math.min(rank, LOOKED_AT) - 1)
-    local due = math.max(rank - LOOKED_AT, 0)
+    local due = 0
     for _, at in ipairs(redis.call('ZMSCORE', promised, unpack(first))) do
-        if not at or tonumber(at) <= now then
+        if not at or (tonumber(at) <= now and tonumber(at) > now - LATE_MS) then
             due = due + 1
         end
     end

@@ -1,0 +1,202 @@
+//! The line of the budget, played out step by step: its scripts as they are, on a clock of the test's own.
+
+use std::collections::BTreeSet;
+
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, Script};
+
+use crate::support::connect;
+use crate::support::redis::TestRedis;
+
+const PRELUDE: &str = include_str!("../../src/queue/lua/prelude.lua");
+const ANSWER: &str = include_str!("../../src/queue/lua/budget_answer.lua");
+const ASK: &str = include_str!("../../src/queue/lua/budget_ask.lua");
+const BEGIN: &str = include_str!("../../src/queue/lua/list_begin.lua");
+const END: &str = include_str!("../../src/queue/lua/list_end.lua");
+const SEEN: &str = include_str!("../../src/queue/lua/list_seen.lua");
+/// Where the scripts ask for the time, and all that is changed in them. What Redis lets expire goes by its own clock.
+const TIME: &str = "redis.call('TIME')";
+const SET_TIME: &str = concat!(
+    "(function(ms) return { math.floor(ms / 1000), ms % 1000 * 1000 } end)",
+    "(redis.call('GET', '{topup}:clock'))"
+);
+
+const BUDGET: &str = "{topup}:budget";
+const QUEUE: &str = "{topup}:poll-topup";
+/// As with the limits that are the default: 120 requests in a minute, six at once, two under way.
+const WINDOW_MS: u64 = 60_000;
+const PACE_MS: u64 = 500;
+const BURST: u64 = 6;
+const SIGHTING_MS: u64 = 12_000;
+const LONGEST_MS: u64 = 30_000;
+const LEASE_MS: u64 = 120_000;
+const EVERY_MS: u64 = 8_000;
+const START_MS: u64 = 1_750_000_000_000;
+
+/// What came of a wish to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Ask(String),
+    Wait(u64),
+    Sighted,
+    Closed(u64),
+}
+
+struct Line {
+    connection: MultiplexedConnection,
+    now: u64,
+    /// Held for its `Drop`.
+    _server: TestRedis,
+}
+
+impl Line {
+    /// A budget without a line, whose key is known to be good.
+    async fn new() -> Self {
+        let server = TestRedis::start().await;
+        let connection = connect(&server.url()).await.unwrap();
+        assert!(PRELUDE.contains(TIME), "the scripts would go by another clock");
+        let mut line = Self { connection, now: START_MS, _server: server };
+        line.at(START_MS).await;
+        line.run::<()>(&["SET", &key("proven"), "1"]).await;
+        line
+    }
+
+    async fn at(&mut self, now: u64) {
+        self.now = now;
+        self.run::<()>(&["SET", "{topup}:clock", &now.to_string()]).await;
+    }
+
+    async fn later(&mut self, ms: u64) {
+        self.at(self.now + ms).await;
+    }
+
+    async fn run<T: FromRedisValue>(&mut self, command: &[&str]) -> T {
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut self.connection).await.unwrap()
+    }
+
+    async fn call<T: FromRedisValue>(&mut self, script: &str, arguments: &[&str]) -> T {
+        let script = Script::new(&(PRELUDE.replace(TIME, SET_TIME) + script));
+        let mut call = script.prepare_invoke();
+        call.key(BUDGET).key(QUEUE);
+        for argument in arguments {
+            call.arg(*argument);
+        }
+        call.invoke_async(&mut self.connection).await.unwrap()
+    }
+
+    async fn request(&mut self, order: &str, tracked_at: u64, sighting: u64, patience: u64) -> Told {
+        let [tracked_at, sighting, patience] = [tracked_at, sighting, patience].map(|ms| ms.to_string());
+        let [window, burst, longest] = [WINDOW_MS, BURST, LONGEST_MS].map(|number| number.to_string());
+        let arguments = [
+            order,
+            &tracked_at,
+            &sighting,
+            &patience,
+            "120",
+            &window,
+            &burst,
+            "2",
+            "20000",
+            "200",
+            &longest,
+            "1",
+        ];
+        let told: Vec<String> = self.call(ASK, &arguments).await;
+        let ms = || told[1].parse().unwrap();
+        match told[0].as_str() {
+            "ask" => Told::Ask(told[1].clone()),
+            "wait" => Told::Wait(ms()),
+            "sighted" => Told::Sighted,
+            "closed" => Told::Closed(ms()),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// An order asks that is tracked since the start, and that is in no list.
+    async fn ask(&mut self, order: &str) -> Told {
+        self.request(order, START_MS, 0, 0).await
+    }
+
+    /// One that may be in a list.
+    async fn ask_listed(&mut self, order: &str) -> Told {
+        self.request(order, START_MS, SIGHTING_MS, 0).await
+    }
+
+    async fn ask_for_page(&mut self) -> Told {
+        self.request("", 0, 0, 0).await
+    }
+
+    async fn usable(&mut self, ticket: &str) {
+        let window = WINDOW_MS.to_string();
+        self.call::<()>(ANSWER, &[ticket, "0", &window, "1", "usable"]).await;
+    }
+
+    /// Whether a reading of the list begins.
+    async fn begin(&mut self) -> bool {
+        let (window, burst, lease) = (WINDOW_MS.to_string(), BURST.to_string(), LEASE_MS.to_string());
+        let (_, orders): (u64, Vec<String>) =
+            self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1"]).await;
+        !orders.is_empty()
+    }
+
+    async fn seen(&mut self, order: &str, what: &str) {
+        self.call::<()>(SEEN, &[&LEASE_MS.to_string(), "60000", order, what]).await;
+    }
+
+    /// The reading ends that went back to the start.
+    async fn end(&mut self) {
+        let every = EVERY_MS.to_string();
+        self.call::<()>(END, &[&START_MS.to_string(), &every, "20000", &SIGHTING_MS.to_string()]).await;
+    }
+
+    /// So many orders come to wait in line for a request, once as many as may are asked for.
+    async fn fill(&mut self, waiting: usize) {
+        let mut wait = 0;
+        for n in 0.. {
+            match self.ask_listed(&format!("order {n}")).await {
+                Told::Ask(ticket) => self.usable(&ticket).await,
+                _ => wait += 1,
+            }
+            if wait == waiting {
+                return;
+            }
+        }
+    }
+}
+
+fn key(of: &str) -> String {
+    format!("{BUDGET}:{of}")
+}
+
+/// Orders that come back when they are told to, as fast as the workers are: one every so many ms. Returns how many
+/// were asked for in this time. No list tells of them, and each is done once it is asked for.
+async fn asked_in(line: &mut Line, orders: usize, each_ms: u64, time_ms: u64) -> usize {
+    let mut due: BTreeSet<(u64, usize)> = (0..orders).map(|order| (line.now, order)).collect();
+    let end = line.now + time_ms;
+    let mut asked = 0;
+    while line.now < end {
+        if let Some(&(at, order)) = due.first().filter(|(at, _)| *at <= line.now) {
+            due.remove(&(at, order));
+            match line.ask(&format!("order {order}")).await {
+                Told::Ask(ticket) => {
+                    line.usable(&ticket).await;
+                    asked += 1;
+                }
+                Told::Wait(wait) => {
+                    due.insert((line.now + wait, order));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        line.later(each_ms).await;
+    }
+    asked
+}
+
+#[tokio::test]
+async fn the_line_moves_on_however_late_the_workers_are() {
+    let mut line = Line::new().await;
+    // Each comes back 20 s late and more: the workers look at twelve orders a second, and 600 wait.
+    let asked = asked_in(&mut line, 600, 83, 150_000).await;
+    assert!(asked > 75, "{asked} requests of 300 that are allowed");
+}
