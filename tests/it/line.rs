@@ -200,3 +200,35 @@ async fn the_line_moves_on_however_late_the_workers_are() {
     let asked = asked_in(&mut line, 600, 83, 150_000).await;
     assert!(asked > 75, "{asked} requests of 300 that are allowed");
 }
+
+#[tokio::test]
+async fn pages_and_orders_that_no_list_shows_take_turns() {
+    let mut line = Line::new().await;
+    line.fill(1).await;
+    // Page follows page, as while a reading has no end; each order comes back when it is told to.
+    let (mut page_at, mut orders_at, mut pages, mut asked) = (line.now, line.now, 0, 0);
+    while line.now < START_MS + 20_000 {
+        if line.now >= page_at {
+            match line.ask_for_page().await {
+                Told::Ask(ticket) => {
+                    line.usable(&ticket).await;
+                    pages += 1;
+                }
+                Told::Wait(wait) => page_at = line.now + wait,
+                other => panic!("{other:?}"),
+            }
+        }
+        if line.now >= orders_at {
+            match line.ask(&format!("unlisted {asked}")).await {
+                Told::Ask(ticket) => {
+                    line.usable(&ticket).await;
+                    asked += 1;
+                }
+                Told::Wait(wait) => orders_at = line.now + wait,
+                other => panic!("{other:?}"),
+            }
+        }
+        line.later(50).await;
+    }
+    assert!(pages >= 10 && asked >= 10, "{pages} pages and {asked} orders, of 40 requests");
+}

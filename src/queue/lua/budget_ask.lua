@@ -87,15 +87,16 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', promised, '-inf', now - GRACE_
     leave_line(budget, gone)
 end
 
--- A page of the list answers for many: the next request is kept for it. While orders wait of which the list can
--- tell no more, every other request is theirs.
+-- A page of the list answers for many: the next request is kept for it. While an order has waited for as long as it
+-- may, every other request goes to the line: the list may never tell of it.
 local paging, paged = budget .. ':paging', budget .. ':paged'
 if order == '' then
     local wait = math.ceil(wait_for(1))
     if redis.call('EXISTS', proven) == 0 then
         return { 'wait', math.max(wait, look) }
     end
-    if wait <= 0 and redis.call('EXISTS', paged) == 1 and redis.call('SCARD', ready) > 0 then
+    local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    if wait <= 0 and head[2] and tonumber(head[2]) <= now and redis.call('DEL', paged) == 1 then
         redis.call('DEL', paging)
         return { 'wait', math.ceil(pace) }
     end
