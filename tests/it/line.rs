@@ -232,3 +232,40 @@ async fn pages_and_orders_that_no_list_shows_take_turns() {
     }
     assert!(pages >= 10 && asked >= 10, "{pages} pages and {asked} orders, of 40 requests");
 }
+
+#[tokio::test]
+async fn what_the_list_showed_before_the_clock_was_set_back_counts_no_more() {
+    let mut line = Line::new().await;
+    line.fill(20).await;
+    line.run::<()>(&["HSET", &format!("{QUEUE}:data"), "order 20", "{}"]).await;
+    assert!(line.begin().await);
+    line.later(1_000).await;
+    line.seen("order 20", "handling").await;
+    line.end().await;
+    assert_eq!(line.ask_listed("order 20").await, Told::Sighted);
+    line.at(START_MS - 3_600_000).await;
+    for order in ["order 20", "another"] {
+        let told = line.ask_listed(order).await;
+        assert!(matches!(told, Told::Ask(_)), "{order}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn neither_a_closure_nor_a_probe_outlasts_its_time_where_the_clock_is_set_back() {
+    let mut line = Line::new().await;
+    let Told::Ask(ticket) = line.ask("one").await else { panic!("the budget is full") };
+    let window = WINDOW_MS.to_string();
+    line.call::<String>(ANSWER, &[&ticket, "0", &window, "1", "closed", "10000"]).await;
+    // So long it would last by a clock that was set back by an hour.
+    line.run::<()>(&["PEXPIRE", &key("gate"), "3610000"]).await;
+    let told = line.ask("two").await;
+    assert!(matches!(told, Told::Closed(wait) if wait <= 10_000), "{told:?}");
+    let left: u64 = line.run(&["PTTL", &key("gate")]).await;
+    assert!(left <= 10_000, "it opens for all in {left} ms");
+
+    line.run::<()>(&["DEL", &key("gate")]).await;
+    assert!(matches!(line.ask("three").await, Told::Ask(_)), "the one that asks for all");
+    assert!(matches!(line.ask("four").await, Told::Wait(_)));
+    line.run::<()>(&["PEXPIRE", &key("probe"), "3620000"]).await;
+    assert!(matches!(line.ask("four").await, Told::Ask(_)), "it would be waited for, for an hour");
+}

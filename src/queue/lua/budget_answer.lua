@@ -19,7 +19,8 @@ local gate, proven, probe, failures, told =
 -- Lets one ask alone once this time is over.
 local function close(ms)
     if redis.call('PTTL', gate) < ms then
-        redis.call('SET', gate, 1, 'PX', ms)
+        -- For how long is kept beside: see who asks.
+        redis.call('SET', gate, ms, 'PX', ms)
     end
     redis.call('DEL', proven, probe)
     return redis.call('SET', told, 1, 'NX') and 'closed-anew' or 'closed'

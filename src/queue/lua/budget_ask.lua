@@ -16,7 +16,16 @@ local now = math.floor(now() * 1000)
 local waiting, promised, since = budget .. ':waiting', budget .. ':promised', budget .. ':since'
 local tracked, ready, proven = budget .. ':tracked', budget .. ':ready', budget .. ':proven'
 
-local closed = redis.call('PTTL', budget .. ':gate')
+local gate, probing = budget .. ':gate', budget .. ':probe'
+-- What is to expire does so at a time of the clock, which may have been set back since.
+local closed, closed_for = redis.call('PTTL', gate), tonumber(redis.call('GET', gate) or '0')
+if closed > closed_for then
+    redis.call('SET', gate, closed_for, 'PX', closed_for)
+    closed = closed_for
+end
+if redis.call('PTTL', probing) > request then
+    redis.call('DEL', probing)
+end
 if closed > 0 then
     -- That time is counted by whoever is told of it.
     redis.call('HDEL', since, order)
@@ -123,17 +132,19 @@ end
 
 if redis.call('EXISTS', proven) == 0 then
     -- The key is not known to be good: one asks for all, and the others come back one after another.
-    if wait_for(1) <= 0 and redis.call('SET', budget .. ':probe', 1, 'PX', request, 'NX') then
+    if wait_for(1) <= 0 and redis.call('SET', probing, 1, 'PX', request, 'NX') then
         return grant(1)
     end
     return wait_in_line(look)
 end
 
 -- While the list is read again and again it tells of most orders, and requests are for those of which it does not.
+-- A reading that began later than now was before the clock was set back, and tells nothing any more.
 local listed = sighting > 0 and redis.call('HMGET', budget .. ':listed', 'began', 'from', 'until', 'next') or {}
-if listed[1] and tonumber(listed[3]) > now and redis.call('SMISMEMBER', ready, order)[1] == 0 then
+if listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3]) > now
+    and redis.call('SMISMEMBER', ready, order)[1] == 0 then
     local seen = tonumber(redis.call('ZSCORE', budget .. ':sighted', order) or '-inf')
-    if seen and now - seen <= sighting then
+    if seen and seen <= now and now - seen <= sighting then
         wait_for_list(longest)
         redis.call('HDEL', since, order)
         return { 'sighted' }

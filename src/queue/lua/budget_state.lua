@@ -16,10 +16,10 @@ elseif redis.call('EXISTS', budget .. ':proven') == 0 then
 end
 
 local list = 'unused'
-local regular = redis.call('HMGET', budget .. ':listed', 'until')[1]
+local began, regular = unpack(redis.call('HMGET', budget .. ':listed', 'began', 'until'))
 if redis.call('EXISTS', budget .. ':unlisted') == 1 then
     list = 'left'
-elseif regular and tonumber(regular) > now then
+elseif regular and tonumber(regular) > now and tonumber(began or 0) <= now then
     list = 'read'
 end
 
