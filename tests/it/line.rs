@@ -204,7 +204,9 @@ async fn the_line_moves_on_however_late_the_workers_are() {
 #[tokio::test]
 async fn pages_and_orders_that_no_list_shows_take_turns() {
     let mut line = Line::new().await;
-    line.fill(1).await;
+    line.fill(5).await;
+    assert!(line.begin().await);
+    line.end().await;
     // Page follows page, as while a reading has no end; each order comes back when it is told to.
     let (mut page_at, mut orders_at, mut pages, mut asked) = (line.now, line.now, 0, 0);
     while line.now < START_MS + 20_000 {
@@ -219,7 +221,7 @@ async fn pages_and_orders_that_no_list_shows_take_turns() {
             }
         }
         if line.now >= orders_at {
-            match line.ask(&format!("unlisted {asked}")).await {
+            match line.request(&format!("unlisted {asked}"), START_MS - 1, SIGHTING_MS, 0).await {
                 Told::Ask(ticket) => {
                     line.usable(&ticket).await;
                     asked += 1;
@@ -268,4 +270,20 @@ async fn neither_a_closure_nor_a_probe_outlasts_its_time_where_the_clock_is_set_
     assert!(matches!(line.ask("four").await, Told::Wait(_)));
     line.run::<()>(&["PEXPIRE", &key("probe"), "3620000"]).await;
     assert!(matches!(line.ask("four").await, Told::Ask(_)), "it would be waited for, for an hour");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_long_reading_does_not_ask_again_each_second() {
+    let mut line = Line::new().await;
+    line.fill(20).await;
+    assert!(line.begin().await);
+    line.later(20_000).await;
+    line.end().await;
+    // The next one begins after half as long as this one took.
+    line.later(10_000).await;
+    assert!(line.begin().await);
+    line.later(5_000).await;
+    assert_eq!(line.ask_listed("new").await, Told::Wait(15_000), "when it has been read");
+    line.later(15_000).await;
+    assert_eq!(line.ask_listed("new").await, Told::Wait(5_000), "it takes longer this time");
 }

@@ -96,15 +96,22 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', promised, '-inf', now - GRACE_
     leave_line(budget, gone)
 end
 
+-- While the list is read again and again it tells of most orders, and requests are for those of which it does not.
+-- A reading that began later than now was before the clock was set back, and tells nothing any more.
+local listed = redis.call('HMGET', budget .. ':listed', 'began', 'from', 'until', 'next', 'begin', 'took')
+local regular = listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3]) > now
+
 -- A page of the list answers for many: the next request is kept for it. While an order has waited for as long as it
--- may, every other request goes to the line: the list may never tell of it.
+-- may, of which the list does not tell or tells no more, every other request goes to the line.
 local paging, paged = budget .. ':paging', budget .. ':paged'
 if order == '' then
     local wait = math.ceil(wait_for(1))
     if redis.call('EXISTS', proven) == 0 then
         return { 'wait', math.max(wait, look) }
     end
-    local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    -- A first reading may still tell of everybody, but for those that need a request to show their card.
+    local in_turn = regular or redis.call('SCARD', ready) > 0
+    local head = in_turn and redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES') or {}
     if wait <= 0 and head[2] and tonumber(head[2]) <= now and redis.call('DEL', paged) == 1 then
         redis.call('DEL', paging)
         return { 'wait', math.ceil(pace) }
@@ -138,11 +145,7 @@ if redis.call('EXISTS', proven) == 0 then
     return wait_in_line(look)
 end
 
--- While the list is read again and again it tells of most orders, and requests are for those of which it does not.
--- A reading that began later than now was before the clock was set back, and tells nothing any more.
-local listed = sighting > 0 and redis.call('HMGET', budget .. ':listed', 'began', 'from', 'until', 'next') or {}
-if listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3]) > now
-    and redis.call('SMISMEMBER', ready, order)[1] == 0 then
+if sighting > 0 and regular and redis.call('SMISMEMBER', ready, order)[1] == 0 then
     local seen = tonumber(redis.call('ZSCORE', budget .. ':sighted', order) or '-inf')
     if seen and seen <= now and now - seen <= sighting then
         wait_for_list(longest)
@@ -150,9 +153,12 @@ if listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3]) > now
         return { 'sighted' }
     end
     local began, second = tonumber(redis.call('HGET', since, order)), window / 60
-    local reading = tonumber(listed[4]) + second > now or redis.call('EXISTS', budget .. ':listing') == 1
-    if reading and tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
-        local wait = math.ceil(math.min(math.max(tonumber(listed[4]) - now, second, look), longest))
+    local took, reading = tonumber(listed[6] or 0), redis.call('EXISTS', budget .. ':listing') == 1
+    if (reading or tonumber(listed[4]) + second > now)
+        and tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
+        -- Until it is read to its end, if that takes as long as last time. What it decides before wakes its order.
+        local ends = (reading and tonumber(listed[5]) or tonumber(listed[4])) + took
+        local wait = math.ceil(math.min(math.max(ends - now, took / 4, second, look), longest))
         wait_for_list(wait)
         return { 'wait', wait }
     end

@@ -16,6 +16,7 @@ end
 local regular, sighting = tonumber(take()), tonumber(take())
 -- A reading that took longer than that leaves the others some time before the next.
 local next_at = math.max(began + every, now + every / 2)
-redis.call('HSET', budget .. ':listed', 'began', began, 'from', from, 'until', now + regular + now - began, 'next', next_at)
+redis.call('HSET', budget .. ':listed', 'began', began, 'from', from, 'until', now + regular + now - began,
+    'next', next_at, 'took', now - began)
 redis.call('ZREMRANGEBYSCORE', budget .. ':sighted', '-inf', now - sighting)
 return 1
