@@ -249,7 +249,7 @@ impl Coalescer {
                     .arg(real_ms(SIGHTING));
             }
             None => {
-                call.arg(0).arg(off.map_or(0, real_ms));
+                call.arg(0).arg(real_ms(EVERY)).arg(off.map_or(0, real_ms));
             }
         }
         call.invoke_async::<()>(&mut self.connection.get()).await

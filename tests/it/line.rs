@@ -287,3 +287,15 @@ async fn who_waits_for_a_long_reading_does_not_ask_again_each_second() {
     line.later(15_000).await;
     assert_eq!(line.ask_listed("new").await, Told::Wait(5_000), "it takes longer this time");
 }
+
+#[tokio::test]
+async fn a_reading_that_failed_is_tried_again_no_sooner_than_one_that_did_not() {
+    let mut line = Line::new().await;
+    line.fill(20).await;
+    assert!(line.begin().await);
+    line.call::<()>(END, &["0", &EVERY_MS.to_string(), "0"]).await;
+    line.later(EVERY_MS - 1).await;
+    assert!(!line.begin().await);
+    line.later(1).await;
+    assert!(line.begin().await);
+}

@@ -1,15 +1,19 @@
 -- Says that the list has been read, or that it cannot be.
 -- KEYS[1] budget   ARGV: ms since 1970 from which on it was read, ms until it is read again, ms for which it is
---   taken to be read regularly, ms for which a sighting may count; or 0, ms for which it is not read
+--   taken to be read regularly, ms for which a sighting may count; or 0, ms until it is tried again, ms for which it is
+--   not read at all
 local budget = KEYS[1]
 local from, every = take(), tonumber(take())
 local now = math.floor(now() * 1000)
 local began = tonumber(redis.call('HMGET', budget .. ':listed', 'begin')[1] or now)
 redis.call('DEL', budget .. ':listing')
 if from == '0' then
-    if every > 0 then
-        redis.call('SET', budget .. ':unlisted', 1, 'PX', every)
+    local left = tonumber(take())
+    if left > 0 then
+        redis.call('SET', budget .. ':unlisted', 1, 'PX', left)
         redis.call('DEL', budget .. ':listed')
+    else
+        redis.call('HSET', budget .. ':listed', 'next', now + every)
     end
     return 0
 end
