@@ -299,3 +299,28 @@ async fn a_reading_that_failed_is_tried_again_no_sooner_than_one_that_did_not() 
     line.later(1).await;
     assert!(line.begin().await);
 }
+
+#[tokio::test]
+async fn a_reading_costs_no_place_in_line_where_the_order_is_asked_for_in_any_case() {
+    let mut line = Line::new().await;
+    line.fill(20).await;
+    let data = format!("{QUEUE}:data");
+    for (order, payload, left) in
+        [("order 20", r#"{"topupId":"…"}"#, true), ("order 21", r#"{"topupId":"…","force":true}"#, false)]
+    {
+        line.run::<()>(&["HSET", &data, order, payload]).await;
+        line.seen(order, "decided").await;
+        let rank: Option<u64> = line.run(&["ZRANK", &key("waiting"), order]).await;
+        assert_eq!(rank.is_none(), left, "{order}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_stays_of_what_a_list_showed_that_is_left_alone() {
+    let mut line = Line::new().await;
+    line.run::<()>(&["HSET", &format!("{QUEUE}:data"), "order 1", "{}"]).await;
+    line.seen("order 1", "handling").await;
+    line.call::<()>(END, &["0", &EVERY_MS.to_string(), "600000"]).await;
+    let sighted: u64 = line.run(&["EXISTS", &key("sighted")]).await;
+    assert_eq!(sighted, 0);
+}

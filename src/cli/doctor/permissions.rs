@@ -124,6 +124,7 @@ const ON_PREFIX: &[&str] = &[
     "SMISMEMBER @:budget:ready o",
     "ZADD @:budget:sighted 1 o",
     "ZSCORE @:budget:sighted o",
+    "DEL @:budget:sighted",
     "ZREMRANGEBYSCORE @:budget:sighted -inf 1",
     "HSET @:budget:listed from 1",
     "HMGET @:budget:listed from",

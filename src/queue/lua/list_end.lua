@@ -11,7 +11,7 @@ if from == '0' then
     local left = tonumber(take())
     if left > 0 then
         redis.call('SET', budget .. ':unlisted', 1, 'PX', left)
-        redis.call('DEL', budget .. ':listed')
+        redis.call('DEL', budget .. ':listed', budget .. ':sighted')
     else
         redis.call('HSET', budget .. ':listed', 'next', now + every)
     end

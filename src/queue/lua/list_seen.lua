@@ -20,19 +20,21 @@ local function wake(id)
     end
 end
 
-local function is_followed(id)
+-- What its job carries, if somebody follows it.
+local function followed(id)
     for n = 2, #KEYS do
         -- A dead letter has its payload there, and nobody who would ask.
-        if redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1 and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
-            return true
+        local payload = redis.call('HMGET', KEYS[n] .. ':data', id)[1]
+        if payload and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
+            return payload
         end
     end
-    return false
 end
 
 while at < #ARGV do
     local id, what = take(), take()
-    if not is_followed(id) then
+    local payload = followed(id)
+    if not payload then
         -- Other programs have orders too, and most of those in the list are long final.
     elseif what == 'handling' then
         redis.call('ZADD', budget .. ':sighted', now, id)
@@ -44,7 +46,8 @@ while at < #ARGV do
             redis.call('ZADD', budget .. ':promised', now, id)
             wake(id)
         end
-    else
+    elseif not string.find(payload, '"force":true', 1, true) then
+        -- One that is asked for although it is final learns nothing of that, and keeps its place in line.
         leave_line(budget, id)
         wake(id)
     end
