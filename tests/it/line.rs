@@ -324,3 +324,12 @@ async fn nothing_stays_of_what_a_list_showed_that_is_left_alone() {
     let sighted: u64 = line.run(&["EXISTS", &key("sighted")]).await;
     assert_eq!(sighted, 0);
 }
+
+#[tokio::test]
+async fn a_gate_that_is_opened_before_its_time_is_found_open_soon() {
+    let mut line = Line::new().await;
+    line.run::<()>(&["SET", &key("gate"), "900000", "PX", "900000"]).await;
+    assert_eq!(line.ask("one").await, Told::Closed(LONGEST_MS));
+    let told = line.ask_for_page().await;
+    assert!(matches!(told, Told::Closed(wait) if wait > 890_000), "no reading is kept for so long: {told:?}");
+}

@@ -29,7 +29,9 @@ end
 if closed > 0 then
     -- That time is counted by whoever is told of it.
     redis.call('HDEL', since, order)
-    return { 'closed', closed }
+    -- It may be opened before its time: by a worker with other keys, or by who looks after this service. A reading
+    -- of the list is better given up.
+    return { 'closed', order == '' and closed or math.min(closed, longest) }
 end
 local key = key_in_use(budget, keys)
 local spent, flying = budget .. ':spent:' .. key, budget .. ':flying:' .. key
