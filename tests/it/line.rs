@@ -333,3 +333,16 @@ async fn a_gate_that_is_opened_before_its_time_is_found_open_soon() {
     let told = line.ask_for_page().await;
     assert!(matches!(told, Told::Closed(wait) if wait > 890_000), "no reading is kept for so long: {told:?}");
 }
+
+#[tokio::test]
+async fn who_comes_later_does_not_overtake_those_that_wait_for_a_request_to_come_back() {
+    let mut line = Line::new().await;
+    let Told::Ask(first) = line.ask("first").await else { panic!("the budget is full") };
+    assert!(matches!(line.ask("second").await, Told::Ask(_)));
+    assert_eq!(line.ask("third").await, Told::Wait(PACE_MS / 2), "two are under way");
+    line.later(20).await;
+    line.usable(&first).await;
+    assert!(matches!(line.ask("fourth").await, Told::Wait(_)), "it is the third one's turn");
+    line.later(PACE_MS / 2).await;
+    assert!(matches!(line.ask("third").await, Told::Ask(_)));
+}

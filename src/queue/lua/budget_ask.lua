@@ -44,17 +44,19 @@ local pace = window / limit
 local paced = paced_until(budget, key, window, now)
 local used, under_way = redis.call('ZCARD', spent), redis.call('ZCARD', flying)
 
--- How long until this many requests may be made, by the window, the pace and what is under way.
-local function wait_for(requests)
+-- How long until this many requests may be made, by the window and the pace.
+local function allowed_in(requests)
     local wait = math.max(0, paced + (requests - burst) * pace - now)
     if used + requests > limit then
         local oldest = redis.call('ZRANGE', spent, used + requests - limit - 1, used + requests - limit - 1, 'WITHSCORES')
         wait = math.max(wait, oldest[2] and tonumber(oldest[2]) - now or requests * pace)
     end
-    if under_way + requests > most_flying then
-        wait = math.max(wait, pace / 2 * (under_way + requests - most_flying))
-    end
     return wait
+end
+
+-- The same, by what is under way too.
+local function wait_for(requests)
+    return math.max(allowed_in(requests), pace / 2 * (under_way + requests - most_flying))
 end
 
 local function grant(probe)
@@ -133,9 +135,14 @@ redis.call('HSET', tracked, order, tracked_at)
 local rank = redis.call('ZRANK', waiting, order)
 
 local function wait_in_line(at_least)
-    local wait = wait_for(rank + 1 + redis.call('EXISTS', paging))
-    wait = math.min(math.max(math.ceil(wait), at_least), longest)
-    redis.call('ZADD', promised, now + wait, order)
+    local place = rank + 1 + redis.call('EXISTS', paging)
+    local function capped(wait)
+        return math.min(math.max(math.ceil(wait), at_least), longest)
+    end
+    local wait = capped(wait_for(place))
+    -- When a request comes back is a guess. It may be sooner, and then who came later must not be faster than those
+    -- whose turn it is.
+    redis.call('ZADD', promised, now + (rank < most_flying and capped(allowed_in(place)) or wait), order)
     return { 'wait', wait }
 end
 
