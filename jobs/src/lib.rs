@@ -27,7 +27,7 @@ pub use recheck_topup::RecheckTopup;
 pub use schedule::{
     Backoff, BackoffType, Jitter, NOTIFY_WAITS, PollStrategy, RetryPolicy, UnknownPollStrategy, notify_wait,
 };
-pub use track::TrackTopup;
+pub use track::{TrackTopup, Waited};
 
 /// A moment of domain time, always UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

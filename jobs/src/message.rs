@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Backoff, BackoffType, Customer, JobName, Locale, RetryPolicy, Secret, TopupId, TrackTopup};
+use crate::{
+    Backoff, BackoffType, Customer, JobName, Locale, RetryPolicy, Secret, TopupId, TrackTopup, Waited,
+};
 
 /// The fields of a message together: 16 KiB at most.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
@@ -144,6 +146,7 @@ fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection
         callback_url: text_up_to(MAX_URL_CHARS, data, "data.callbackUrl", "callbackUrl")?.map(Secret::new),
         retry,
         force: opts.force,
+        waited: Waited::default(),
     })
 }
 

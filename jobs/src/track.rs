@@ -1,9 +1,11 @@
 //! The order a producer hands over: what `poll-topup` and `recheck-topup` carry.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Customer, RetryPolicy, Secret, TopupId};
+use crate::{Customer, RetryPolicy, Secret, Timestamp, TopupId};
 
 /// An order to follow. Only `topupId` is required; unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +32,48 @@ pub struct TrackTopup {
     /// Ask the provider even though the order is already final.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// How long it could not be asked for since what is stored of it. The service's own note from look to look: no
+    /// field for a producer, and in no schema.
+    #[serde(default, skip_serializing_if = "Waited::is_none")]
+    #[schemars(skip)]
+    pub waited: Waited,
+}
+
+/// Time in which an order could not be asked for, which is no time of its fast polling. It stands in the job, since
+/// a look that learns nothing stores nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Waited {
+    /// Since when it waits, if it does.
+    since: Option<Timestamp>,
+    /// How long it did before.
+    before_ms: u64,
+}
+
+impl Waited {
+    /// It waits on, or from now on.
+    #[must_use]
+    pub fn on(self, now: Timestamp) -> Self {
+        Self { since: self.since.or(Some(now)), ..self }
+    }
+
+    /// It waits no longer.
+    #[must_use]
+    pub fn until(self, now: Timestamp) -> Self {
+        // Hosts need not agree on the time.
+        let last = self.since.map_or(0, |since| (now - since).num_milliseconds().max(0));
+        Self { since: None, before_ms: self.before_ms.saturating_add(last.unsigned_abs()) }
+    }
+
+    /// How long it did, up to the last time that it waited no longer.
+    #[must_use]
+    pub fn total(self) -> Duration {
+        Duration::from_millis(self.before_ms)
+    }
+
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl TrackTopup {
@@ -44,6 +88,7 @@ impl TrackTopup {
             callback_url: None,
             retry: None,
             force: false,
+            waited: Waited::default(),
         }
     }
 

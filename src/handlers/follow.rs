@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use topup_jobs::{
     Decision, Event, EventData, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy,
-    Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, decide,
+    Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -36,11 +36,17 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         next.extend(env.jobs_to_tell(&order).await?);
         return Ok(Settlement { next, ..Settlement::new(End::Finish) });
     }
-    let (observation, told_by) = match observe(env, name, &mut order).await {
+    let now = env.clock.now();
+    let waited = request.waited.until(now);
+    if name == JobName::PollTopup {
+        // Time in which it could not be asked for is not time in which it was polled.
+        order.tracking.polling_since += waited.total();
+    }
+    let (observation, told_by) = match observe(env, name, &order).await {
         Look::Asked(observation) => (observation, RequestKind::CheckId),
         Look::Sighted => (Observation::Answered(ProviderOrder::handling()), RequestKind::List),
         // Nothing is learned of the order, so nothing is stored.
-        Look::Wait(wait) => return Ok(stays(request, End::Wait(wait))),
+        Look::Wait(wait) => return Ok(stays(request, request.waited.on(now), End::Wait(wait))),
     };
     let now = env.clock.now();
     let situation = Situation {
@@ -54,7 +60,7 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     let decision = decide(&situation, &observation, now);
     if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next) {
         // The list shows every order at every reading: what is as before is not worth a write.
-        return Ok(stays(request, End::Wait(env.clock.real(*wait))));
+        return Ok(stays(request, waited, End::Wait(env.clock.real(*wait))));
     }
     if !carry_out(env, name, &order, (told_by, &observation), &decision, now).await? {
         tracing::debug!("the order was changed meanwhile; looking again");
@@ -206,13 +212,13 @@ enum Look {
     Asked(Observation),
     /// The list has just shown it HANDLING.
     Sighted,
-    /// Others come first, for this long in real time.
+    /// Others come first, or nobody may ask, for this long in real time.
     Wait(Duration),
 }
 
 /// Asks the provider, unless nobody may or somebody else has.
-async fn observe(env: &Environment, job: JobName, order: &mut Order) -> Look {
-    let tracking = &mut order.tracking;
+async fn observe(env: &Environment, job: JobName, order: &Order) -> Look {
+    let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
     let wish = Wish {
         topup_id: order.topup_id.clone(),
@@ -224,15 +230,9 @@ async fn observe(env: &Environment, job: JobName, order: &mut Order) -> Look {
     let ticket = match env.budget.ask(&wish).await {
         Permission::Ask(ticket) => ticket,
         Permission::Sighted => return Look::Sighted,
-        Permission::Wait(wait) => return Look::Wait(wait),
-        Permission::Closed(wait) => return Look::Asked(Observation::GateClosed(env.clock.domain(wait))),
+        Permission::Wait(wait) | Permission::Closed(wait) => return Look::Wait(wait),
     };
-    let waited = env.clock.domain(ticket.waited);
-    env.metrics.waited(job, waited);
-    if job == JobName::PollTopup {
-        // Time in line is not time in which the order was polled.
-        tracking.polling_since += waited;
-    }
+    env.metrics.waited(job, env.clock.domain(ticket.waited));
     let answer = env.api(&ticket).check_id(&order.topup_id).await;
     env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
     if env.budget.answered(&ticket, answer.as_ref().err()).await {
@@ -266,7 +266,7 @@ fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settle
         let next = NextJob::look(job, request.follow_up(), env.clock.real(wait));
         Settlement { next: vec![next], ..Settlement::new(End::Finish) }
     };
-    let stays = |end| stays(request, end);
+    let stays = |end| stays(request, Waited::default(), end);
     match decision.next {
         Next::Done => Settlement::new(End::Finish),
         Next::Poll(wait) => follow_up(JobName::PollTopup, wait),
@@ -281,8 +281,8 @@ fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settle
 }
 
 /// The job stays, for now or for an operator to look at.
-fn stays(request: &TrackTopup, end: End) -> Settlement {
-    let payload = TrackTopup { force: request.force, ..request.follow_up() };
+fn stays(request: &TrackTopup, waited: Waited, end: End) -> Settlement {
+    let payload = TrackTopup { force: request.force, waited, ..request.follow_up() };
     Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
 }
 
@@ -315,3 +315,7 @@ fn event(
         },
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -27,7 +27,7 @@ if redis.call('PTTL', probing) > request then
     redis.call('DEL', probing)
 end
 if closed > 0 then
-    -- That time is counted by whoever is told of it.
+    -- What is measured is the time in line alone.
     redis.call('HDEL', since, order)
     -- It may be opened before its time: by a worker with other keys, or by who looks after this service. A reading
     -- of the list is better given up.

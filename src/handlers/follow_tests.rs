@@ -1,0 +1,175 @@
+//! Looks at an order, one after another, with a budget and a provider that answer as written and a clock that stands.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use secrecy::SecretString;
+use tempfile::TempDir;
+use topup_jobs::{Jitter, PollStrategy};
+
+use super::*;
+use crate::clock::Clock;
+use crate::notify::{Channels, Circuits};
+use crate::orders::{self, CardCipher};
+use crate::telemetry::Metrics;
+use crate::topup_api::{Budget, OrderList, Ticket, TopupApi};
+
+const SECOND: Duration = Duration::from_secs(1);
+const ID: &str = "6901616fe9e88196b4eb64b2";
+
+struct StandingClock(Mutex<Timestamp>);
+
+impl StandingClock {
+    fn later(&self, seconds: i64) {
+        *self.0.lock().unwrap() += TimeDelta::seconds(seconds);
+    }
+}
+
+impl Clock for StandingClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn real(&self, wait: Duration) -> Duration {
+        wait
+    }
+
+    fn domain(&self, real: Duration) -> Duration {
+        real
+    }
+}
+
+/// Permissions in turn; a ticket of the key 1 finds that it is refused and another one takes over.
+#[derive(Default)]
+struct Written {
+    permissions: Mutex<VecDeque<Permission>>,
+    wishes: Mutex<Vec<Wish>>,
+}
+
+#[async_trait]
+impl Budget for Written {
+    async fn ask(&self, wish: &Wish) -> Permission {
+        self.wishes.lock().unwrap().push(wish.clone());
+        self.permissions.lock().unwrap().pop_front().unwrap()
+    }
+
+    async fn ask_for_page(&self) -> Result<Ticket, Duration> {
+        unreachable!("no handler reads the list")
+    }
+
+    async fn somebody_waits(&self) {
+        unreachable!("no handler reads the list")
+    }
+
+    async fn answered(&self, ticket: &Ticket, _: Option<&ApiError>) -> bool {
+        ticket.key == 1
+    }
+
+    async fn completed(&self, _: Duration, _: Duration) {}
+}
+
+/// A provider for which every order is HANDLING.
+struct Handling;
+
+#[async_trait]
+impl TopupApi for Handling {
+    async fn check_id(&self, _: &TopupId) -> Result<ProviderOrder, ApiError> {
+        Ok(ProviderOrder::handling())
+    }
+
+    async fn list(&self, _: u32, _: Timestamp, _: Timestamp) -> Result<OrderList, ApiError> {
+        unreachable!("no handler reads the list")
+    }
+}
+
+/// An order that is followed, look by look.
+struct Followed {
+    env: Environment,
+    clock: Arc<StandingClock>,
+    budget: Arc<Written>,
+    payload: TrackTopup,
+    _folder: TempDir,
+}
+
+impl Followed {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("orders.db").display());
+        let cipher = CardCipher::new(&SecretString::from("0123456789abcdef".repeat(4))).unwrap();
+        let clock = Arc::new(StandingClock(Mutex::new(Timestamp::from_timestamp(1_750_000_000, 0).unwrap())));
+        let budget = Arc::new(Written::default());
+        let env = Environment {
+            store: Arc::new(orders::open(&url, cipher).await.unwrap()),
+            apis: vec![Arc::new(Handling), Arc::new(Handling)],
+            budget: Arc::clone(&budget) as Arc<dyn Budget>,
+            metrics: Metrics::default(),
+            channels: Channels::new(Vec::new()),
+            circuits: Circuits::new(1, SECOND),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            strategy: PollStrategy::Adaptive,
+            links: None,
+            jitter: || Jitter::new(0.0),
+        };
+        Self { env, clock, budget, payload: TrackTopup::new(ID.parse().unwrap()), _folder: folder }
+    }
+
+    /// A look for which the budget answers this, and how long its job waits then.
+    async fn look(&mut self, permission: Permission) -> Duration {
+        self.budget.permissions.lock().unwrap().push_back(permission);
+        let job = Job { id: ID.to_owned(), attempts_made: 0, payload: self.payload.clone() };
+        let settlement = follow(&self.env, JobName::PollTopup, &job).await;
+        let (payload, wait) = if let End::Wait(wait) = settlement.end {
+            (settlement.payload, wait)
+        } else {
+            let next = settlement.next.into_iter().next().expect("it is followed");
+            assert_eq!(next.job, JobName::PollTopup);
+            (Some(next.payload), next.delay)
+        };
+        if let Some(payload) = payload {
+            self.payload = serde_json::from_slice(&payload).unwrap();
+        }
+        wait
+    }
+
+    /// How long it has been polled, as far as is stored.
+    async fn polled_for(&self) -> i64 {
+        let order = self.env.store.order(&self.payload.topup_id).await.unwrap().unwrap();
+        (self.clock.now() - order.tracking.polling_since).num_seconds()
+    }
+}
+
+fn ask(key: usize) -> Permission {
+    Permission::Ask(Ticket { number: "1".to_owned(), key, probe: false, waited: Duration::ZERO })
+}
+
+#[tokio::test]
+async fn time_in_which_an_order_could_not_be_asked_for_is_no_time_of_polling() {
+    let mut followed = Followed::new().await;
+    assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
+    followed.clock.later(3);
+    followed.look(Permission::Wait(30 * SECOND)).await;
+    // Late by more than it was told: the workers were away.
+    followed.clock.later(100);
+    followed.look(Permission::Closed(30 * SECOND)).await;
+    followed.clock.later(100);
+    assert_eq!(followed.look(ask(1)).await, Duration::ZERO, "another key takes over");
+    followed.clock.later(200);
+    assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
+    assert_eq!(followed.polled_for().await, 3, "of 403 s");
+    assert_eq!(followed.payload.waited, Waited::default(), "it stands in the store");
+}
+
+#[tokio::test]
+async fn nor_is_it_where_the_list_shows_the_order_in_the_end() {
+    let mut followed = Followed::new().await;
+    for _ in 0..2 {
+        followed.look(Permission::Wait(30 * SECOND)).await;
+        followed.clock.later(200);
+        followed.look(Permission::Sighted).await;
+        followed.clock.later(5);
+    }
+    followed.look(ask(0)).await;
+    assert_eq!(followed.polled_for().await, 10, "of 410 s");
+}
