@@ -42,13 +42,6 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         // Time in which it could not be asked for is not time in which it was polled.
         order.tracking.polling_since += waited.total();
     }
-    let (observation, told_by) = match observe(env, name, &order).await {
-        Look::Asked(observation) => (observation, RequestKind::CheckId),
-        Look::Sighted => (Observation::Answered(ProviderOrder::handling()), RequestKind::List),
-        // Nothing is learned of the order, so nothing is stored.
-        Look::Wait(wait) => return Ok(stays(request, request.waited.on(now), End::Wait(wait))),
-    };
-    let now = env.clock.now();
     let situation = Situation {
         job: name,
         tracking: &order.tracking,
@@ -57,7 +50,21 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         retry: request.retry.unwrap_or_default(),
         jitter: (env.jitter)(),
     };
-    let decision = decide(&situation, &observation, now);
+    let handling = Observation::Answered(ProviderOrder::handling());
+    let as_before = decide(&situation, &handling, now);
+    // What the list shows may be old: it does not have the last word, as before fast polling ends.
+    let list_counts = matches!(as_before.next, Next::Poll(_));
+    let (observation, told_by) = match observe(env, name, &order, list_counts).await {
+        Look::Asked(observation) => (observation, RequestKind::CheckId),
+        Look::Sighted => (handling, RequestKind::List),
+        // Nothing is learned of the order, so nothing is stored.
+        Look::Wait(wait) => return Ok(stays(request, request.waited.on(now), End::Wait(wait))),
+    };
+    let now = env.clock.now();
+    let decision = match told_by {
+        RequestKind::CheckId => decide(&situation, &observation, now),
+        RequestKind::List => as_before,
+    };
     if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next) {
         // The list shows every order at every reading: what is as before is not worth a write.
         return Ok(stays(request, waited, End::Wait(env.clock.real(*wait))));
@@ -217,7 +224,7 @@ enum Look {
 }
 
 /// Asks the provider, unless nobody may or somebody else has.
-async fn observe(env: &Environment, job: JobName, order: &Order) -> Look {
+async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Look {
     let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
     let wish = Wish {
@@ -226,6 +233,7 @@ async fn observe(env: &Environment, job: JobName, order: &Order) -> Look {
         last: tracking.last_checked_at.map(age),
         age: age(env.clock.now()),
         recheck: job == JobName::RecheckTopup,
+        list_counts,
     };
     let ticket = match env.budget.ask(&wish).await {
         Permission::Ask(ticket) => ticket,

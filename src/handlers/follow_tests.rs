@@ -173,3 +173,16 @@ async fn nor_is_it_where_the_list_shows_the_order_in_the_end() {
     followed.look(ask(0)).await;
     assert_eq!(followed.polled_for().await, 10, "of 410 s");
 }
+
+#[tokio::test]
+async fn the_list_does_not_have_the_last_word_before_fast_polling_ends() {
+    let mut followed = Followed::new().await;
+    for (later, list_counts) in [(0, true), (289, true), (2, false)] {
+        followed.clock.later(later);
+        followed.look(Permission::Wait(SECOND)).await;
+        // The wait is over at once: the clock stands.
+        let wish = followed.budget.wishes.lock().unwrap().pop().unwrap();
+        assert_eq!(wish.list_counts, list_counts, "{:?}", wish.age);
+        followed.payload.waited = Waited::default();
+    }
+}

@@ -142,7 +142,7 @@ impl RedisBudget {
 impl Budget for RedisBudget {
     async fn ask(&self, wish: &Wish) -> Permission {
         self.learn().await;
-        let sighting = if self.allowance.coalesce { SIGHTING } else { Duration::ZERO };
+        let sighting = if self.allowance.coalesce && wish.list_counts { SIGHTING } else { Duration::ZERO };
         let tracked_at = wish.tracked_at.timestamp_millis();
         let permission =
             self.request(wish.topup_id.as_str(), tracked_at, sighting, self.patience(wish)).await;

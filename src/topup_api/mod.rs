@@ -69,6 +69,8 @@ pub struct Wish {
     pub age: Duration,
     /// Whether it is rechecked after hours rather than polled.
     pub recheck: bool,
+    /// Whether it is enough that the list has just shown it, or will.
+    pub list_counts: bool,
 }
 
 /// Whether the provider may be asked. Waits are real time.

@@ -27,7 +27,9 @@ async fn budget(redis: &TestRedis, keys: usize, minute: Duration) -> RedisBudget
 async fn ask(budget: &RedisBudget, order: u32) -> Permission {
     let topup_id = format!("{order:024x}").parse().unwrap();
     let tracked_at = chrono::DateTime::UNIX_EPOCH;
-    budget.ask(&Wish { topup_id, tracked_at, last: None, age: Duration::ZERO, recheck: false }).await
+    let wish =
+        Wish { topup_id, tracked_at, last: None, age: Duration::ZERO, recheck: false, list_counts: false };
+    budget.ask(&wish).await
 }
 
 /// A ticket, as soon as there is one.
