@@ -114,7 +114,8 @@ pub(crate) async fn sighted(
     if tracking.status.is_final() {
         return Ok(true);
     }
-    if tracking.status == OrderStatus::Scheduled && seen.status == TopupStatus::Queued {
+    if seen.status == TopupStatus::Queued && tracking.scheduled_at.is_some() {
+        // That is known. Where the order has gone on since, the row is older than what is known.
         return Ok(false);
     }
     let job = JobName::following(tracking.status);

@@ -133,6 +133,14 @@ impl Followed {
         wait
     }
 
+    /// A look of `recheck-topup`, at once.
+    async fn recheck(&self) {
+        self.budget.permissions.lock().unwrap().push_back(ask(0));
+        let job = Job { id: ID.to_owned(), attempts_made: 0, payload: self.payload.clone() };
+        let settlement = follow(&self.env, JobName::RecheckTopup, &job).await;
+        assert_eq!(settlement.next[0].job, JobName::PollTopup, "HANDLING once more");
+    }
+
     /// How long it has been polled, as far as is stored.
     async fn polled_for(&self) -> i64 {
         let order = self.env.store.order(&self.payload.topup_id).await.unwrap().unwrap();
@@ -185,4 +193,18 @@ async fn the_list_does_not_have_the_last_word_before_fast_polling_ends() {
         assert_eq!(wish.list_counts, list_counts, "{:?}", wish.age);
         followed.payload.waited = Waited::default();
     }
+}
+
+#[tokio::test]
+async fn a_row_that_shows_an_order_queued_once_more_changes_nothing() {
+    let mut followed = Followed::new().await;
+    let queued = || ProviderOrder { status: TopupStatus::Queued, ..ProviderOrder::handling() };
+    followed.look(Permission::Wait(SECOND)).await;
+    let id = followed.payload.topup_id.clone();
+    assert!(sighted(&followed.env, &id, queued()).await.unwrap(), "its job has something to carry out");
+    followed.clock.later(24 * 3_600);
+    followed.recheck().await;
+    assert!(!sighted(&followed.env, &id, queued()).await.unwrap());
+    let order = followed.env.store.order(&id).await.unwrap().unwrap();
+    assert_eq!(order.tracking.status, OrderStatus::Handling, "as check-id says");
 }
