@@ -30,7 +30,7 @@ const LEASE: Duration = Duration::from_mins(2);
 const BEFORE: Duration = Duration::from_secs(15);
 /// The clocks of the two sides need not agree.
 const AHEAD: Duration = Duration::from_mins(5);
-/// An order so much older than the next one is not worth the pages between them: rows for one order.
+/// An order so much older than the next one is not worth the pages between them: rows for each order from there on.
 const WORTH_ROWS: f64 = 50.0;
 /// The same where it is not known yet how many rows there are.
 const WORTH_TIME: Duration = Duration::from_mins(10);
@@ -259,9 +259,14 @@ impl Coalescer {
 /// How far back the list is read: to the oldest order of the line before a gap that is not worth its pages.
 fn reach(line: &Line, density: f64) -> Timestamp {
     let mut oldest = line.first().map(|(_, tracked_at)| *tracked_at).unwrap_or_default();
-    for (_, tracked_at) in line {
+    for (n, (_, tracked_at)) in line.iter().enumerate() {
         let gap = (oldest - *tracked_at).to_std().unwrap_or_default();
-        if density * gap.as_secs_f64() > WORTH_ROWS || (density <= 0.0 && gap > WORTH_TIME) {
+        // The pages of the gap are for everybody behind it.
+        let behind = u32::try_from(line.len() - n).unwrap_or(u32::MAX);
+        let worth_rows = WORTH_ROWS * f64::from(behind);
+        if density * gap.as_secs_f64() > worth_rows
+            || (density <= 0.0 && gap > WORTH_TIME.saturating_mul(behind))
+        {
             break;
         }
         oldest = *tracked_at;
@@ -299,6 +304,11 @@ mod tests {
         assert_eq!(reached(&[100, 98, 95, -300], 1.0), 95);
         assert_eq!(reached(&[100, 98, 95, -300], 0.0), -300, "nothing is known of the list yet");
         assert_eq!(reached(&[100, 98, 95, -900], 0.0), 95, "nor is it worth everything");
+        let crowd = [100, 98, 95, -300, -301, -302, -303, -304, -305, -306, -307];
+        assert_eq!(reached(&crowd, 1.0), -307, "eight are worth 400 rows");
+        let and_one = [crowd.as_slice(), &[-900]].concat();
+        assert_eq!(reached(&and_one, 1.0), -307, "one more is not worth 600");
+        assert_eq!(reached(&[100, 98, 95, -900, -901], 0.0), -901, "two are worth twenty minutes");
         assert_eq!(per_second(300, chrono::TimeDelta::minutes(1)).to_bits(), 5.0_f64.to_bits());
     }
 }
