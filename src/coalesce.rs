@@ -42,6 +42,8 @@ const READY_ONCE: Duration = Duration::from_mins(1);
 const MOST_USELESS: u32 = 3;
 /// For how long then.
 const UNLISTED: Duration = Duration::from_mins(10);
+/// The same where the provider refuses it: somebody has to change something there.
+const REFUSED: Duration = Duration::from_hours(24);
 
 /// See the module.
 pub(crate) struct Coalescer {
@@ -76,7 +78,7 @@ impl ListingError {
     /// Whether the provider refuses the list alone, as far as can be known: so it is not asked for the list again
     /// when it lets this service ask. A key that is refused, or too many requests, is no fault of the list.
     fn refuses_the_list(&self) -> bool {
-        matches!(self, Self::Provider(ApiError::Forbidden(_) | ApiError::Unavailable { .. }))
+        matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }
 }
 
@@ -274,9 +276,10 @@ fn reach(line: &Line, density: f64) -> Timestamp {
     oldest
 }
 
-/// How long nobody may ask after this reading.
+/// For how much longer than usual the list is left: as long as nobody may ask, or it is refused.
 fn closed_for(reading: &Result<Reading, ListingError>) -> Duration {
     match reading {
+        Err(ListingError::Provider(ApiError::ListForbidden(_))) => REFUSED,
         Err(ListingError::Provider(error)) => error.closes_gate().unwrap_or_default(),
         _ => Duration::ZERO,
     }
@@ -295,6 +298,18 @@ mod tests {
         let id = |n: usize| format!("{n:024x}").parse().unwrap();
         let at = |seconds: &i64| Timestamp::from_timestamp(1_000_000 + seconds, 0).unwrap();
         seconds.iter().enumerate().map(|(n, seconds)| (id(n), at(seconds))).collect()
+    }
+
+    #[test]
+    fn a_list_that_is_refused_is_left_for_a_day() {
+        let refused = |error| {
+            let error = ListingError::Provider(error);
+            (error.refuses_the_list(), closed_for(&Err(error)))
+        };
+        let answer = crate::topup_api::Answer::default;
+        assert_eq!(refused(ApiError::ListForbidden(answer())), (true, Duration::from_hours(24)));
+        let limited = ApiError::RateLimited { answer: answer(), retry_after: None };
+        assert_eq!(refused(limited), (false, Duration::from_secs(10)));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub enum ApiError {
     /// 403: the address or the account is blocked.
     #[error("the provider refuses this address or account: {0}")]
     Forbidden(Answer),
+    /// 403 to a page of the list: of the list alone, or of everything.
+    #[error("the provider refuses the list of orders, or this address or account: {0}")]
+    ListForbidden(Answer),
     /// 429: too many requests.
     #[error("the provider's rate limit is reached: {answer}")]
     RateLimited {
@@ -109,7 +112,7 @@ impl AnswerKind {
         match error {
             None | Some(ApiError::NotFound(_)) => Self::Usable,
             Some(ApiError::Unauthorized(_)) => Self::Unauthorized,
-            Some(ApiError::Forbidden(_)) => Self::Forbidden,
+            Some(ApiError::Forbidden(_) | ApiError::ListForbidden(_)) => Self::Forbidden,
             Some(ApiError::RateLimited { .. }) => Self::RateLimited,
             Some(ApiError::Unavailable { .. }) => Self::Unavailable,
             Some(
@@ -154,13 +157,16 @@ impl ApiError {
         // "Retry after 0" must not have everybody ask again and again without a pause.
         const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_hours(1);
+        const SHORT: Duration = Duration::from_secs(10);
         match self {
             // The next try is made only when a lock-out would be over, and by one alone.
             Self::Unauthorized(_) | Self::Forbidden(_) => Some(LOCKED_OUT),
             Self::RateLimited { retry_after, .. } => {
-                Some(retry_after.unwrap_or(Duration::from_secs(10)).clamp(SHORTEST, LONGEST))
+                Some(retry_after.unwrap_or(SHORT).clamp(SHORTEST, LONGEST))
             }
             Self::Unavailable { retry_after, .. } => Some((*retry_after).clamp(SHORTEST, LONGEST)),
+            // The one that asks alone after it asks for an order, and learns whether those are refused too.
+            Self::ListForbidden(_) => Some(SHORT),
             _ => None,
         }
     }

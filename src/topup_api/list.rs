@@ -44,6 +44,7 @@ pub(super) fn read_list(
     let (answer, data) = read_data(status, headers, body).map_err(|error| match error {
         // No order was asked for, so nothing is said about any.
         ApiError::NotFound(answer) => ApiError::Failed(answer),
+        ApiError::Forbidden(answer) => ApiError::ListForbidden(answer),
         error => error,
     })?;
     let Some((rows, pagination)) = parts(data) else {
@@ -187,5 +188,9 @@ mod tests {
         let body = br#"{"success":false,"error":{"code":"NOT_FOUND"}}"#;
         let error = read_list(404, &HeaderMap::new(), body, 1).unwrap_err();
         assert_eq!(error.to_string(), "the provider failed: HTTP 404 NOT_FOUND", "it tells of no order");
+        let error = read_list(403, &HeaderMap::new(), b"", 1).unwrap_err();
+        assert!(matches!(error, ApiError::ListForbidden(_)), "{error}");
+        let closed_for = error.closes_gate().unwrap();
+        assert!(closed_for < std::time::Duration::from_mins(1), "orders are asked for soon: {closed_for:?}");
     }
 }

@@ -63,7 +63,9 @@ fn judge(answer: Result<(), ApiError>, took: Duration) -> Check {
         (ApiError::Forbidden(_), Some("API_DISABLED")) => {
             "have the API switched on for this account by the provider"
         }
-        (ApiError::Forbidden(_), _) => "look at the account in the provider's dashboard, or ask the provider",
+        (ApiError::Forbidden(_) | ApiError::ListForbidden(_), _) => {
+            "look at the account in the provider's dashboard, or ask the provider"
+        }
         (ApiError::RateLimited { .. }, _) => {
             return Check::warn(
                 NAME,
