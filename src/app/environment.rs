@@ -16,12 +16,13 @@ use crate::notify::{
 use crate::orders;
 use crate::queue::{Connection, Names, Pause};
 use crate::telemetry::Metrics;
-use crate::topup_api::{Allowance, Client, RedisBudget, TopupApi};
+use crate::topup_api::{Allowance, Client, KeysFingerprint, RedisBudget, TopupApi};
 
 /// What the handlers work with.
 pub(super) async fn environment(
     config: &Config,
     connection: &Connection,
+    budget: Arc<RedisBudget>,
     metrics: Metrics,
 ) -> anyhow::Result<Environment> {
     let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await;
@@ -31,7 +32,7 @@ pub(super) async fn environment(
     Ok(Environment {
         store: Arc::new(store),
         apis: apis(config)?,
-        budget: Arc::new(budget(config, connection)),
+        budget,
         metrics,
         channels: Channels::new(channels(config, stream)?),
         circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
@@ -53,7 +54,8 @@ fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
 
 /// What the provider allows.
 pub(super) fn budget(config: &Config, connection: &Connection) -> RedisBudget {
-    RedisBudget::new(connection.clone(), &config.names, allowance(config))
+    let keys = std::iter::once(&config.api_key).chain(&config.secondary_api_key);
+    RedisBudget::new(connection.clone(), &config.names, allowance(config), KeysFingerprint::new(keys))
 }
 
 pub(super) fn allowance(config: &Config) -> Allowance {

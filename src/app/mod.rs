@@ -25,7 +25,6 @@ use crate::retention::Retention;
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
-use crate::topup_api::KeysFingerprint;
 
 /// Runs a worker until asked to stop.
 ///
@@ -62,12 +61,11 @@ pub async fn run_with(
     tasks.spawn(async { drop(serving.await) });
 
     let mut environment = tokio::select! {
-        environment = environment(&config, &connection, metrics) => environment?,
+        environment = environment(&config, &connection, Arc::clone(&budget), metrics) => environment?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
-    let keys = std::iter::once(&config.api_key).chain(&config.secondary_api_key);
-    budget.doubt(&KeysFingerprint::new(keys)).await;
+    budget.doubt().await;
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;
@@ -134,7 +132,8 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
-    let environment = environment(config, &connection, Metrics::default()).await?;
+    let budget = Arc::new(budget(config, &connection));
+    let environment = environment(config, &connection, budget, Metrics::default()).await?;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
         JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,

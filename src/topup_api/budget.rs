@@ -48,6 +48,9 @@ const FIRST_CLOSURE: Duration = Duration::from_secs(5);
 /// … this.
 const LONGEST_CLOSURE: Duration = Duration::from_mins(1);
 
+/// How long a worker does not ask whose keys were replaced and are refused: as long as a lock-out.
+const OUTDATED: Duration = Duration::from_mins(15);
+
 /// What the provider allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Allowance {
@@ -106,8 +109,11 @@ pub struct RedisBudget {
     connection: Connection,
     key: String,
     allowance: Allowance,
+    keys: KeysFingerprint,
     learned: Mutex<Learned>,
     told_to_wait: Notify,
+    /// Until when this worker does not ask: its keys are refused, and others have newer ones.
+    outdated_until: Mutex<Option<Instant>>,
 }
 
 /// What was learned about completion, and when it was read.
@@ -118,18 +124,25 @@ struct Learned {
 }
 
 impl RedisBudget {
-    /// The budget under these names.
+    /// The budget under these names, for a worker with these keys.
     #[must_use]
-    pub fn new(connection: Connection, names: &Names, allowance: Allowance) -> Self {
-        let (learned, told_to_wait) = (Mutex::default(), Notify::new());
-        Self { connection, key: names.budget(), allowance, learned, told_to_wait }
+    pub fn new(connection: Connection, names: &Names, allowance: Allowance, keys: KeysFingerprint) -> Self {
+        Self {
+            connection,
+            key: names.budget(),
+            allowance,
+            keys,
+            learned: Mutex::default(),
+            told_to_wait: Notify::new(),
+            outdated_until: Mutex::default(),
+        }
     }
 
     /// Has the next one ask alone, as after a closure: at its start a worker does not know whether its key is any
     /// good. With other keys than before, a closure that those brought about is over.
-    pub async fn doubt(&self, keys: &KeysFingerprint) {
+    pub async fn doubt(&self) {
         let mut call = scripts::BUDGET_DOUBT.prepare_invoke();
-        call.key(&self.key).arg(&keys.0);
+        call.key(&self.key).arg(&self.keys.0);
         self.heard(call.invoke_async::<()>(&mut self.connection.get()).await);
     }
 
@@ -141,6 +154,9 @@ impl RedisBudget {
 #[async_trait]
 impl Budget for RedisBudget {
     async fn ask(&self, wish: &Wish) -> Permission {
+        if let Some(left) = self.outdated_for() {
+            return Permission::Wait(left.min(self.allowance.real(LONGEST_WAIT)));
+        }
         self.learn().await;
         let sighting = if self.allowance.coalesce && wish.list_counts { SIGHTING } else { Duration::ZERO };
         let tracked_at = wish.tracked_at.timestamp_millis();
@@ -157,6 +173,9 @@ impl Budget for RedisBudget {
     }
 
     async fn ask_for_page(&self) -> Result<Ticket, Duration> {
+        if let Some(left) = self.outdated_for() {
+            return Err(left);
+        }
         match self.request("", 0, Duration::ZERO, Duration::ZERO).await {
             Permission::Ask(ticket) => Ok(ticket),
             Permission::Wait(wait) | Permission::Closed(wait) => Err(wait),
@@ -168,11 +187,16 @@ impl Budget for RedisBudget {
     async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool {
         let mut call = scripts::BUDGET_ANSWER.prepare_invoke();
         call.key(&self.key).arg(&ticket.number).arg(ticket.key);
-        call.arg(millis(self.allowance.minute)).arg(self.allowance.keys);
+        call.arg(millis(self.allowance.minute)).arg(self.allowance.keys).arg(&self.keys.0);
         self.write_verdict(&mut call, error);
         let became: Option<String> = self.heard(call.invoke_async(&mut self.connection.get()).await);
-        report(ticket, became.as_deref().unwrap_or_default(), error);
-        became.as_deref() == Some("other-key")
+        let became = became.as_deref().unwrap_or_default();
+        report(ticket, became, error);
+        if became == "outdated" {
+            let until = Instant::now() + self.allowance.real(OUTDATED);
+            *self.outdated_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        }
+        matches!(became, "other-key" | "outdated")
     }
 
     async fn completed(&self, last: Duration, age: Duration) {
@@ -200,6 +224,12 @@ impl RedisBudget {
         call.arg(allowed.real_ms(LONGEST_WAIT)).arg(allowed.keys);
         let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
         answer.and_then(|answer| read(&answer)).unwrap_or(Permission::Closed(UNKNOWN))
+    }
+
+    /// How much longer this worker does not ask, if it does not.
+    fn outdated_for(&self) -> Option<Duration> {
+        let until = (*self.outdated_until.lock().unwrap_or_else(PoisonError::into_inner))?;
+        until.checked_duration_since(Instant::now())
     }
 
     /// How long an order may wait compared with one that asks now: the less likely it is final, the longer.
@@ -275,6 +305,9 @@ fn report(ticket: &Ticket, became: &str, error: Option<&ApiError>) {
         return;
     };
     match became {
+        "outdated" => {
+            tracing::warn!(%error, "the provider refuses a key that was replaced; workers with the new one ask");
+        }
         "other-key" => tracing::warn!(%error, "the provider refuses a key; the other one is used"),
         "closed-anew" => tracing::error!(%error, "nobody asks the provider for a while; orders wait"),
         "closed" => tracing::debug!(%error, "nobody asks the provider for a while longer"),

@@ -115,7 +115,7 @@ pub trait Budget: Send + Sync + 'static {
     async fn somebody_waits(&self);
 
     /// Says how a request went: with this error, or with an answer. Returns whether it was the key's fault and
-    /// another one has taken over.
+    /// another one has taken over, here or in other workers.
     async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool;
 
     /// Says that an order became final, somewhere between these two ages.

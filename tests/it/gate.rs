@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use topup_worker::queue::{Connection, Names, RedisAddress, RedisHealth};
 use topup_worker::topup_api::{
     Allowance, Answer, ApiError, Budget, KeysFingerprint, Permission, RedisBudget, Ticket, Wish,
@@ -15,12 +16,18 @@ const SHORT_MINUTE: Duration = Duration::from_millis(400);
 
 /// A budget of so many keys for which a minute passes in this time.
 async fn budget(redis: &TestRedis, keys: usize, minute: Duration) -> RedisBudget {
+    budget_of(redis, keys, minute, "key").await
+}
+
+/// The same, with this as the first key.
+async fn budget_of(redis: &TestRedis, keys: usize, minute: Duration, key: &str) -> RedisBudget {
     let names: Names = "{topup}".parse().unwrap();
     let address = RedisAddress::parse(&redis.url(), &names).unwrap();
     let connection = Connection::new(&address, &RedisHealth::default());
     let allowance = Allowance { requests_per_minute: 120, under_way: 2, keys, minute, coalesce: false };
-    let budget = RedisBudget::new(connection, &names, allowance);
-    budget.doubt(&KeysFingerprint::new([])).await;
+    let keys = KeysFingerprint::new([&SecretString::from(key)]);
+    let budget = RedisBudget::new(connection, &names, allowance, keys);
+    budget.doubt().await;
     budget
 }
 
@@ -119,4 +126,22 @@ async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited()
     began.arg("{topup}:budget:since").arg(format!("{:024x}", 1)).arg((now + 3_600) * 1000);
     began.exec_async(&mut connection).await.unwrap();
     assert_eq!(ticket(&budget, 1).await.waited, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_is_refused_to_its_own_worker_alone() {
+    let redis = TestRedis::start().await;
+    let old = budget_of(&redis, 1, Duration::from_mins(1), "old").await;
+    let probe = ticket(&old, 1).await;
+    old.answered(&probe, None).await;
+    let last = ticket(&old, 1).await;
+    // A worker with a new key has been started, and the old key is revoked.
+    let new = budget_of(&redis, 1, Duration::from_mins(1), "new").await;
+    assert!(old.answered(&last, Some(&refused())).await, "other workers have another key");
+    assert!(matches!(ask(&old, 1).await, Permission::Wait(_)), "its orders are left to those");
+    assert!(old.ask_for_page().await.is_err());
+    let Permission::Ask(probe) = ask(&new, 1).await else { panic!("nobody may ask") };
+    assert!(probe.probe);
+    new.answered(&probe, Some(&refused())).await;
+    assert!(matches!(ask(&new, 1).await, Permission::Closed(_)), "its own key is refused as ever");
 }

@@ -128,7 +128,7 @@ impl Line {
 
     async fn usable(&mut self, ticket: &str) {
         let window = WINDOW_MS.to_string();
-        self.call::<()>(ANSWER, &[ticket, "0", &window, "1", "usable"]).await;
+        self.call::<()>(ANSWER, &[ticket, "0", &window, "1", "keys", "usable"]).await;
     }
 
     /// Whether a reading of the list begins.
@@ -257,7 +257,7 @@ async fn neither_a_closure_nor_a_probe_outlasts_its_time_where_the_clock_is_set_
     let mut line = Line::new().await;
     let Told::Ask(ticket) = line.ask("one").await else { panic!("the budget is full") };
     let window = WINDOW_MS.to_string();
-    line.call::<String>(ANSWER, &[&ticket, "0", &window, "1", "closed", "10000"]).await;
+    line.call::<String>(ANSWER, &[&ticket, "0", &window, "1", "keys", "closed", "10000"]).await;
     // So long it would last by a clock that was set back by an hour.
     line.run::<()>(&["PEXPIRE", &key("gate"), "3610000"]).await;
     let told = line.ask("two").await;

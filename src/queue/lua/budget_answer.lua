@@ -1,13 +1,14 @@
 -- Tells how a request went.
--- KEYS[1] budget   ARGV: ticket, key, ms of a window, number of keys, what came of it:
+-- KEYS[1] budget   ARGV: ticket, key, ms of a window, number of keys, their fingerprint, what came of it:
 --   'usable'   the provider lets this service ask
 --   'failed'   no usable answer; then: failures in a row that close the gate, ms of the first closure, ms of the longest
 --   'refused'  the key was refused; then: ms for which it is not tried again
 --   'closed'   nobody may ask; then: ms
--- Returns 'usable', 'failed', 'other-key' where the other key takes over, 'closed', or 'closed-anew' where nobody
--- could ask for the first time since somebody could
+-- Returns 'usable', 'failed', 'other-key' where the other key takes over, 'outdated' where other workers have other
+-- keys by now, 'closed', or 'closed-anew' where nobody could ask for the first time since somebody could
 local budget = KEYS[1]
-local ticket, key, window, keys, verdict = take(), tonumber(take()), tonumber(take()), tonumber(take()), take()
+local ticket, key, window, keys = take(), tonumber(take()), tonumber(take()), tonumber(take())
+local fingerprint, verdict = take(), take()
 local now = math.floor(now() * 1000)
 redis.call('ZREM', budget .. ':flying:' .. key, ticket)
 -- The provider may have counted it in this very millisecond, and its clock may be a little slower.
@@ -44,6 +45,11 @@ elseif verdict == 'failed' then
     return close(math.min(first * 2 ^ math.min(math.max(made - most, 0), 20), longest))
 elseif verdict == 'refused' then
     local ms = tonumber(take())
+    if (redis.call('GET', budget .. ':keys') or fingerprint) ~= fingerprint then
+        -- That key was replaced, and this worker has not been yet. It says nothing of the one in use.
+        redis.call('DEL', probe)
+        return 'outdated'
+    end
     local other = (key + 1) % keys
     local this_refused, other_refused = budget .. ':refused:' .. key, budget .. ':refused:' .. other
     redis.call('SET', this_refused, 1, 'PX', ms)
