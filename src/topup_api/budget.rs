@@ -10,6 +10,7 @@
 
 mod state;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -112,6 +113,8 @@ pub struct RedisBudget {
     keys: KeysFingerprint,
     learned: Mutex<Learned>,
     told_to_wait: Notify,
+    /// Whether Redis has not heard yet that the keys are in doubt.
+    doubt_unheard: AtomicBool,
     /// Until when this worker does not ask: its keys are refused, and others have newer ones.
     outdated_until: Mutex<Option<Instant>>,
 }
@@ -134,16 +137,19 @@ impl RedisBudget {
             keys,
             learned: Mutex::default(),
             told_to_wait: Notify::new(),
+            doubt_unheard: AtomicBool::default(),
             outdated_until: Mutex::default(),
         }
     }
 
     /// Has the next one ask alone, as after a closure: at its start a worker does not know whether its key is any
-    /// good. With other keys than before, a closure that those brought about is over.
+    /// good. With other keys than before, a closure that those brought about is over. Where Redis is away, that is
+    /// made up for before this worker asks for anything.
     pub async fn doubt(&self) {
         let mut call = scripts::BUDGET_DOUBT.prepare_invoke();
         call.key(&self.key).arg(&self.keys.0);
-        self.heard(call.invoke_async::<()>(&mut self.connection.get()).await);
+        let heard = self.heard(call.invoke_async::<()>(&mut self.connection.get()).await);
+        self.doubt_unheard.store(heard.is_none(), Ordering::Relaxed);
     }
 
     fn heard<T>(&self, answer: RedisResult<T>) -> Option<T> {
@@ -189,7 +195,15 @@ impl Budget for RedisBudget {
         call.key(&self.key).arg(&ticket.number).arg(ticket.key);
         call.arg(millis(self.allowance.minute)).arg(self.allowance.keys).arg(&self.keys.0);
         self.write_verdict(&mut call, error);
-        let became: Option<String> = self.heard(call.invoke_async(&mut self.connection.get()).await);
+        let refused = matches!(error, Some(ApiError::Unauthorized(_)));
+        let became: Option<String> = loop {
+            match self.heard(call.invoke_async(&mut self.connection.get()).await) {
+                // Whoever asks next would be refused as well, and five of these lock the address out. While Redis is
+                // away nobody asks.
+                None if refused => tokio::time::sleep(UNKNOWN).await,
+                became => break became,
+            }
+        };
         let became = became.as_deref().unwrap_or_default();
         report(ticket, became, error);
         if became == "outdated" {
@@ -215,6 +229,12 @@ impl RedisBudget {
         sighting: Duration,
         patience: Duration,
     ) -> Permission {
+        if self.doubt_unheard.load(Ordering::Relaxed) {
+            self.doubt().await;
+            if self.doubt_unheard.load(Ordering::Relaxed) {
+                return Permission::Closed(UNKNOWN);
+            }
+        }
         let allowed = &self.allowance;
         let mut call = scripts::BUDGET_ASK.prepare_invoke();
         call.key(&self.key).arg(order).arg(tracked_at_ms);

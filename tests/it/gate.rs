@@ -145,3 +145,28 @@ async fn a_key_that_was_replaced_is_refused_to_its_own_worker_alone() {
     new.answered(&probe, Some(&refused())).await;
     assert!(matches!(ask(&new, 1).await, Permission::Closed(_)), "its own key is refused as ever");
 }
+
+#[tokio::test]
+async fn what_is_known_of_a_key_reaches_a_redis_that_was_away() {
+    let mut redis = TestRedis::start().await;
+    let budget = budget(&redis, 1, Duration::from_mins(1)).await;
+    let probe = ticket(&budget, 1).await;
+    budget.answered(&probe, None).await;
+    let last = ticket(&budget, 2).await;
+    redis.kill().await;
+    budget.doubt().await;
+    redis.start_again().await;
+    let probe = ticket(&budget, 3).await;
+    assert!(probe.probe, "as if the worker had been started after it");
+    budget.answered(&probe, None).await;
+
+    redis.kill().await;
+    let refusal = refused();
+    let report = budget.answered(&last, Some(&refusal));
+    let away = async {
+        assert!(matches!(ask(&budget, 4).await, Permission::Closed(_)));
+        redis.start_again().await;
+    };
+    tokio::join!(report, away);
+    assert!(matches!(ask(&budget, 4).await, Permission::Closed(wait) if wait > Duration::from_secs(1)));
+}
