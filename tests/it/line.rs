@@ -346,3 +346,17 @@ async fn who_comes_later_does_not_overtake_those_that_wait_for_a_request_to_come
     line.later(PACE_MS / 2).await;
     assert!(matches!(line.ask("third").await, Told::Ask(_)));
 }
+
+#[tokio::test]
+async fn what_a_long_reading_showed_at_its_beginning_counts_at_its_end() {
+    let mut line = Line::new().await;
+    line.run::<()>(&["HSET", &format!("{QUEUE}:data"), "order 20", "{}"]).await;
+    line.fill(20).await;
+    assert!(line.begin().await);
+    line.seen("order 20", "handling").await;
+    line.later(SIGHTING_MS + 8_000).await;
+    line.end().await;
+    assert_eq!(line.ask_listed("order 20").await, Told::Sighted);
+    line.later(SIGHTING_MS + 1_000).await;
+    assert!(matches!(line.ask_listed("order 20").await, Told::Ask(_)), "the next one should have shown it");
+}

@@ -1,8 +1,8 @@
 -- Asks for one request to the provider, on behalf of an order or, without one, for a page of the list.
 -- KEYS[1] budget   ARGV: order, ms since 1970 at which it was tracked, ms for which a sighting in the list counts
---   (0 where there is no list), ms it may wait compared with one that asks now, requests a window, ms of a window,
---   requests that may be made at once after a pause, requests under way at most, ms a request
---   may take, ms to look again while a probe is under way, longest ms to wait, number of keys
+--   beyond the time that a reading takes (0 where there is no list), ms it may wait compared with one that asks now,
+--   requests a window, ms of a window, requests that may be made at once after a pause, requests under way at most, ms
+--   a request may take, ms to look again while a probe is under way, longest ms to wait, number of keys
 -- Returns {'ask', ticket, key, 1 for a probe, ms waited for it}, {'wait', ms} where others come first or the next
 -- list will tell, {'sighted'} where the list has just shown it HANDLING, or {'closed', ms} while nobody may ask
 local budget = KEYS[1]
@@ -155,14 +155,16 @@ if redis.call('EXISTS', proven) == 0 then
 end
 
 if sighting > 0 and regular and redis.call('SMISMEMBER', ready, order)[1] == 0 then
+    local took = math.min(tonumber(listed[6] or 0), window)
     local seen = tonumber(redis.call('ZSCORE', budget .. ':sighted', order) or '-inf')
-    if seen and seen <= now and now - seen <= sighting then
+    -- Between two sightings of an order lies a whole reading.
+    if seen and seen <= now and now - seen <= sighting + took then
         wait_for_list(longest)
         redis.call('HDEL', since, order)
         return { 'sighted' }
     end
     local began, second = tonumber(redis.call('HGET', since, order)), window / 60
-    local took, reading = tonumber(listed[6] or 0), redis.call('EXISTS', budget .. ':listing') == 1
+    local reading = redis.call('EXISTS', budget .. ':listing') == 1
     if (reading or tonumber(listed[4]) + second > now)
         and tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
         -- Until it is read to its end, if that takes as long as last time. What it decides before wakes its order.

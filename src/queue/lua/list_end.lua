@@ -22,5 +22,5 @@ local regular, sighting = tonumber(take()), tonumber(take())
 local next_at = math.max(began + every, now + every / 2)
 redis.call('HSET', budget .. ':listed', 'began', began, 'from', from, 'until', now + regular + now - began,
     'next', next_at, 'took', now - began)
-redis.call('ZREMRANGEBYSCORE', budget .. ':sighted', '-inf', now - sighting)
+redis.call('ZREMRANGEBYSCORE', budget .. ':sighted', '-inf', began - sighting)
 return 1
