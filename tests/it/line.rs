@@ -360,3 +360,23 @@ async fn what_a_long_reading_showed_at_its_beginning_counts_at_its_end() {
     line.later(SIGHTING_MS + 1_000).await;
     assert!(matches!(line.ask_listed("order 20").await, Told::Ask(_)), "the next one should have shown it");
 }
+
+#[tokio::test]
+async fn who_waits_while_the_clock_is_set_back_still_comes_before_those_that_come_later() {
+    let mut line = Line::new().await;
+    line.fill(1).await;
+    assert!(matches!(line.ask("old").await, Told::Wait(_)));
+    line.at(START_MS - 3_600_000).await;
+    // Two are under way, so that nobody gets a request.
+    let until = (line.now + 20_000).to_string();
+    line.run::<()>(&["ZADD", &key("flying:0"), &until, "one", &until, "two"]).await;
+    for order in ["old", "new"] {
+        assert!(matches!(line.ask(order).await, Told::Wait(_)));
+        line.later(10).await;
+    }
+    let rank: [u64; 2] = [
+        line.run(&["ZRANK", &key("waiting"), "old"]).await,
+        line.run(&["ZRANK", &key("waiting"), "new"]).await,
+    ];
+    assert!(rank[0] < rank[1], "{rank:?}");
+}

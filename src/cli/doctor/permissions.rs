@@ -102,7 +102,7 @@ const ON_PREFIX: &[&str] = &[
     "ZCARD @:budget:flying:0",
     "ZREM @:budget:flying:0 t",
     "ZREMRANGEBYSCORE @:budget:flying:0 -inf 1",
-    "ZADD @:budget:waiting NX 1 o",
+    "ZADD @:budget:waiting LT 1 o",
     "ZCARD @:budget:waiting",
     "ZRANGE @:budget:waiting 0 0",
     "ZRANK @:budget:waiting o",

@@ -129,7 +129,8 @@ if order == '' then
     return { 'wait', wait }
 end
 
-redis.call('ZADD', waiting, 'NX', now + patience, order)
+-- Where the clock was set back since it came, it would have to let everybody go first who comes now.
+redis.call('ZADD', waiting, 'LT', now + patience, order)
 redis.call('HSETNX', since, order, now)
 redis.call('HSET', tracked, order, tracked_at)
 local rank = redis.call('ZRANK', waiting, order)
