@@ -123,14 +123,13 @@ impl Coalescer {
                     0
                 }
                 Err(error) if error.refuses_the_list() => MOST_USELESS,
-                Err(ListingError::GivenUp) => useless,
-                Err(ListingError::Provider(error)) if error.closes_gate().is_some() => useless,
+                Err(ListingError::GivenUp | ListingError::Provider(ApiError::Unauthorized(_))) => useless,
                 _ => useless + 1,
             };
             if let Err(error) = &reading {
                 tracing::debug!(%error, "the list of orders could not be read to its end");
             }
-            let off = (useless >= MOST_USELESS).then(|| UNLISTED + closed_for(&reading));
+            let off = (useless >= MOST_USELESS).then(|| UNLISTED + left_longer(&reading));
             if off.is_some() {
                 useless = 0;
                 tracing::warn!(
@@ -277,7 +276,7 @@ fn reach(line: &Line, density: f64) -> Timestamp {
 }
 
 /// For how much longer than usual the list is left: as long as nobody may ask, or it is refused.
-fn closed_for(reading: &Result<Reading, ListingError>) -> Duration {
+fn left_longer(reading: &Result<Reading, ListingError>) -> Duration {
     match reading {
         Err(ListingError::Provider(ApiError::ListForbidden(_))) => REFUSED,
         Err(ListingError::Provider(error)) => error.closes_gate().unwrap_or_default(),
@@ -304,7 +303,7 @@ mod tests {
     fn a_list_that_is_refused_is_left_for_a_day() {
         let refused = |error| {
             let error = ListingError::Provider(error);
-            (error.refuses_the_list(), closed_for(&Err(error)))
+            (error.refuses_the_list(), left_longer(&Err(error)))
         };
         let answer = crate::topup_api::Answer::default;
         assert_eq!(refused(ApiError::ListForbidden(answer())), (true, Duration::from_hours(24)));

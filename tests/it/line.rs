@@ -14,6 +14,7 @@ const ASK: &str = include_str!("../../src/queue/lua/budget_ask.lua");
 const BEGIN: &str = include_str!("../../src/queue/lua/list_begin.lua");
 const END: &str = include_str!("../../src/queue/lua/list_end.lua");
 const SEEN: &str = include_str!("../../src/queue/lua/list_seen.lua");
+const STATE: &str = include_str!("../../src/queue/lua/budget_state.lua");
 /// Where the scripts ask for the time, and all that is changed in them. What Redis lets expire goes by its own clock.
 const TIME: &str = "redis.call('TIME')";
 const SET_TIME: &str = concat!(
@@ -133,10 +134,20 @@ impl Line {
 
     /// Whether a reading of the list begins.
     async fn begin(&mut self) -> bool {
+        !self.look_whether_to_begin().await.1.is_empty()
+    }
+
+    /// Whether enough orders wait, and those of the reading that begins.
+    async fn look_whether_to_begin(&mut self) -> (bool, Vec<String>) {
         let (window, burst, lease) = (WINDOW_MS.to_string(), BURST.to_string(), LEASE_MS.to_string());
-        let (_, orders): (u64, Vec<String>) =
-            self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1"]).await;
-        !orders.is_empty()
+        self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1"]).await
+    }
+
+    /// How many orders are in line, as the metrics tell it.
+    async fn in_line(&mut self) -> u64 {
+        let (_, _, in_line, _, _): (String, String, u64, u64, Vec<u64>) =
+            self.call(STATE, &["120", "1"]).await;
+        in_line
     }
 
     async fn seen(&mut self, order: &str, what: &str) {
@@ -281,6 +292,7 @@ async fn who_waits_for_a_long_reading_does_not_ask_again_each_second() {
     line.end().await;
     // The next one begins after half as long as this one took.
     line.later(10_000).await;
+    line.fill(20).await;
     assert!(line.begin().await);
     line.later(5_000).await;
     assert_eq!(line.ask_listed("new").await, Told::Wait(15_000), "when it has been read");
@@ -379,4 +391,28 @@ async fn who_waits_while_the_clock_is_set_back_still_comes_before_those_that_com
         line.run(&["ZRANK", &key("waiting"), "new"]).await,
     ];
     assert!(rank[0] < rank[1], "{rank:?}");
+}
+
+#[tokio::test]
+async fn who_never_comes_back_is_not_in_line_for_ever() {
+    let mut line = Line::new().await;
+    line.fill(5).await;
+    assert_eq!(line.in_line().await, 5);
+    // They were decided while they were about to ask, and nobody asks any more.
+    line.later(LONGEST_MS + 10_001).await;
+    assert_eq!(line.in_line().await, 0);
+    assert_eq!(line.look_whether_to_begin().await, (false, Vec::new()));
+    assert_eq!(line.run::<usize>(&["HLEN", &key("tracked")]).await, 0);
+}
+
+#[tokio::test]
+async fn a_reading_from_before_the_clock_was_set_back_holds_up_no_other() {
+    let mut line = Line::new().await;
+    line.fill(10).await;
+    assert!(line.begin().await);
+    line.end().await;
+    assert!(!line.begin().await, "it was read just now");
+    line.at(line.now - 3_600_000).await;
+    line.fill(10).await;
+    assert!(line.begin().await);
 }

@@ -10,8 +10,6 @@ local order, tracked_at, sighting, patience = take(), take(), tonumber(take()), 
 local limit, window, burst, most_flying, request, look, longest, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()),
     tonumber(take()), tonumber(take())
--- One that has not come back so long after its time waits no more; its place is given up.
-local GRACE_MS = 10000
 local now = math.floor(now() * 1000)
 local waiting, promised, since = budget .. ':waiting', budget .. ':promised', budget .. ':since'
 local tracked, ready, proven = budget .. ':tracked', budget .. ':ready', budget .. ':proven'
@@ -96,9 +94,7 @@ local function ahead(rank)
     return due
 end
 
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', promised, '-inf', now - GRACE_MS, 'LIMIT', 0, 100)) do
-    leave_line(budget, gone)
-end
+tidy_line(budget, now)
 
 -- While the list is read again and again it tells of most orders, and requests are for those of which it does not.
 -- A reading that began later than now was before the clock was set back, and tells nothing any more.

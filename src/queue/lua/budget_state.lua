@@ -29,4 +29,11 @@ for key = 0, keys - 1 do
     local used = #redis.call('ZRANGEBYSCORE', budget .. ':spent:' .. key, '(' .. now, '+inf')
     left[key + 1] = math.max(limit - used, 0)
 end
-return { gate, list, redis.call('ZCARD', budget .. ':waiting'), key_in_use(budget, keys), left }
+
+local line, gone = redis.call('ZCARD', budget .. ':waiting'), gone_from_line(budget, now)
+if #gone > 0 then
+    for _, place in ipairs(redis.call('ZMSCORE', budget .. ':waiting', unpack(gone))) do
+        line = place and line - 1 or line
+    end
+end
+return { gate, list, line, key_in_use(budget, keys), left }

@@ -8,6 +8,7 @@ local fewest, limit, window, burst, lease, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
 local now = math.floor(now() * 1000)
 
+tidy_line(budget, now)
 local line = redis.call('HLEN', budget .. ':tracked') - redis.call('SCARD', budget .. ':ready')
 if line < fewest then
     return { 0, {} }
@@ -16,9 +17,13 @@ if redis.call('PTTL', budget .. ':gate') > 0 or redis.call('EXISTS', budget .. '
     or redis.call('EXISTS', budget .. ':unlisted') == 1 then
     return { 1, {} }
 end
-local next_at = redis.call('HMGET', budget .. ':listed', 'next')[1]
-if next_at and tonumber(next_at) > now then
+-- A reading that began later than now did so before the clock was set back.
+local begun, next_at = unpack(redis.call('HMGET', budget .. ':listed', 'begin', 'next'))
+if next_at and tonumber(next_at) > now and tonumber(begun or 0) <= now then
     return { 1, {} }
+end
+if redis.call('PTTL', budget .. ':listing') > lease then
+    redis.call('DEL', budget .. ':listing')
 end
 local paced = paced_until(budget, key_in_use(budget, keys), window, now) - now
 local at_once = math.floor(burst - paced * limit / window)

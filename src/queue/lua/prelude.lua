@@ -44,6 +44,19 @@ local function leave_line(budget, id)
     redis.call('SREM', budget .. ':ready', id)
 end
 
+-- One that has not come back so long after its time waits no more.
+local GRACE_MS = 10000
+local function gone_from_line(budget, now_ms)
+    return redis.call('ZRANGEBYSCORE', budget .. ':promised', '-inf', now_ms - GRACE_MS, 'LIMIT', 0, 100)
+end
+
+-- Gives up the places of those. What is left over is for the next one to tidy.
+local function tidy_line(budget, now_ms)
+    for _, gone in ipairs(gone_from_line(budget, now_ms)) do
+        leave_line(budget, gone)
+    end
+end
+
 -- Jobs that a script makes due, by queue: ids in the order in which they run, and scores with ids.
 local ready, waiting = {}, {}
 
