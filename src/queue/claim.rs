@@ -32,6 +32,10 @@ pub(super) struct Claim {
     pub(super) settle: UnboundedSender<Settling>,
 }
 
+/// What `claim.lua` answers: milliseconds until the next scheduled job or -1, jobs still waiting, then of those claimed
+/// the ids, the payloads, and three counts each where any of them has a history.
+type Answer = (i64, u64, Vec<Vec<u8>>, Vec<Option<Vec<u8>>>, Vec<Value>);
+
 /// What a claim brought.
 struct Claimed {
     jobs: usize,
@@ -107,27 +111,21 @@ impl Claim {
             give_back(&self.shared, &worker).await?;
             self.shared.stranded.store(false, Ordering::Relaxed);
         }
-        let values: Vec<Value> = scripts::CLAIM
+        let answer: Option<Answer> = scripts::CLAIM
             .key(&self.shared.queue)
             .arg(&*worker)
             .arg(slots.len())
             .arg(i32::from(held > 0))
             .invoke_async(&mut connection)
             .await?;
-        let mut values = values.into_iter();
-        let (Some(due_ms), Some(waiting)) = (values.next(), values.next()) else { return Ok(None) };
-        let due_ms: i64 = redis::from_redis_value(due_ms)?;
-        let mut claimed = Claimed {
-            jobs: 0,
-            waiting: redis::from_redis_value(waiting)?,
-            next_due: u64::try_from(due_ms).ok().map(Duration::from_millis),
+        let Some((next_due_ms, waiting, ids, payloads, counts)) = answer else { return Ok(None) };
+        let claimed = Claimed {
+            jobs: ids.len(),
+            waiting,
+            next_due: u64::try_from(next_due_ms).ok().map(Duration::from_millis),
         };
-        let mut slots = slots.into_iter();
-        let number = |value| redis::from_redis_value(value).unwrap_or(0);
-        while let (Some(id), Some(payload), Some(attempts), Some(faults), Some(crashes), Some(slot)) =
-            (values.next(), values.next(), values.next(), values.next(), values.next(), slots.next())
-        {
-            let id = bytes(id).unwrap_or_default();
+        let mut counts = counts.into_iter().map(|count| redis::from_redis_value(count).unwrap_or(0));
+        for ((id, payload), slot) in ids.into_iter().zip(payloads).zip(slots) {
             let current = self.shared.hold(&worker, &id);
             let lease = Lease {
                 worker: Arc::clone(&worker),
@@ -135,7 +133,8 @@ impl Claim {
                 settle: self.settle.clone(),
                 slot: Some(slot),
             };
-            claimed.jobs += 1;
+            let mut count = || counts.next().unwrap_or(0);
+            let (attempts_made, faults, crashes) = (count(), count(), count());
             if !current || stop.is_cancelled() {
                 // Taken for dead while the claim was under way: nobody renews the lease on it. Or asked to stop:
                 // nobody would run it before the jobs that run have ended.
@@ -144,22 +143,14 @@ impl Claim {
             // Where nobody listens any more the lease is dropped, and with that the job given back.
             drop(self.jobs.send(ClaimedJob {
                 id,
-                payload: bytes(payload),
-                attempts_made: number(attempts),
-                faults: number(faults),
-                crashes: number(crashes),
+                payload,
+                attempts_made,
+                faults,
+                crashes,
                 lease: Some(lease),
             }));
         }
         Ok(Some(claimed))
-    }
-}
-
-fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.into_bytes()),
-        _ => None,
     }
 }
 

@@ -75,7 +75,7 @@ impl Lease {
     fn send(&mut self, end: SettlingEnd) {
         // The slot is free for the next job while this one's settlement is on its way.
         if let Some(Slot { unsettled, .. }) = self.slot.take() {
-            let (worker, id) = (Arc::clone(&self.worker), self.id.clone());
+            let (worker, id) = (Arc::clone(&self.worker), std::mem::take(&mut self.id));
             let settling = Settling { worker, id, end, _unsettled: unsettled };
             if self.settle.send(settling).is_err() {
                 // The settling task ends only after every lease is gone, or with the process.
@@ -92,6 +92,11 @@ impl Drop for Lease {
 }
 
 impl Settling {
+    /// Whether the job is done and nothing follows from it.
+    pub(super) fn only_finishes(&self) -> bool {
+        matches!(&self.end, SettlingEnd::Settled(Settlement { end: End::Finish, next, .. }) if next.is_empty())
+    }
+
     /// The arguments of `settle.lua` for this job.
     pub(super) fn write_args(&self, names: &super::Names, call: &mut redis::ScriptInvocation<'_>) {
         let (action, delay, reason) = match &self.end {

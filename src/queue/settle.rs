@@ -40,9 +40,9 @@ pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedRece
 /// Settles a batch, however long Redis is away.
 async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
     let mut pause = Pause::new();
-    let owned = loop {
+    let lost = loop {
         match settle(shared, number, batch).await {
-            Ok(owned) => break owned,
+            Ok(lost) => break lost,
             Err(error) => {
                 shared.connection.failed(&error);
                 pause.wait().await;
@@ -50,18 +50,23 @@ async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
         }
     };
     shared.connection.answered();
-    let lost = owned.iter().filter(|owned| !**owned).count();
     if lost > 0 {
         let queue = &shared.queue;
         tracing::warn!(queue, lost, "jobs of this worker had been taken over; their results are dropped");
     }
 }
 
-async fn settle(shared: &Shared, number: u64, batch: &[Settling]) -> RedisResult<Vec<bool>> {
+/// Settles a batch, and returns of how many jobs nothing was done.
+async fn settle(shared: &Shared, number: u64, batch: &[Settling]) -> RedisResult<u64> {
     let mut call = scripts::SETTLE.prepare_invoke();
     call.key(&shared.queue).key(&shared.last_batch).arg(number);
     call.arg(batch.first().map_or("", |settling| &*settling.worker)).arg(MOST_CRASHES);
-    for settling in batch {
+    let (finished, others): (Vec<_>, Vec<_>) = batch.iter().partition(|settling| settling.only_finishes());
+    call.arg(finished.len());
+    for settling in finished {
+        call.arg(settling.id.as_slice());
+    }
+    for settling in others {
         settling.write_args(&shared.names, &mut call);
     }
     call.invoke_async(&mut shared.connection.get()).await

@@ -60,6 +60,7 @@ fn the_scripts_do_what_the_model_does() {
         "batch that comes late",
         "bury",
         "claim",
+        "claim of a job with a history",
         "claim of a worker taken for dead",
         "claim of an id held already",
         "crash",

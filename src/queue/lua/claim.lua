@@ -1,14 +1,14 @@
 -- Claims at most as many jobs as the worker has free slots, and renews its lease with them.
 -- KEYS[1] queue   ARGV: worker, limit, 1 if the worker holds jobs already
--- Returns {} for a worker that holds jobs and has lost its registration, otherwise
--- {milliseconds until the next scheduled job or -1, jobs still waiting,
---   then for each job: id, payload, attempts, faults, crashes}
+-- Returns nil for a worker that holds jobs and has lost its registration, otherwise
+-- {milliseconds until the next scheduled job or -1, jobs still waiting, ids, payloads,
+--   attempts, faults and crashes of each job; nothing where none of them has a history}
 local queue = KEYS[1]
 local worker, limit = ARGV[1], tonumber(ARGV[2])
 local workers, active, scheduled = queue .. ':workers', queue .. ':active', queue .. ':scheduled'
 
 if ARGV[3] == '1' and not redis.call('ZSCORE', workers, worker) then
-    return {}
+    return nil
 end
 
 -- The first write, and one that a server which is full refuses: nothing is claimed that could not be settled.
@@ -23,12 +23,12 @@ if #due > 0 then
     redis.call('ZREMRANGEBYRANK', scheduled, 0, #due - 1)
 end
 
-local result = { -1, 0 }
+local ids, payloads, counts = {}, {}, {}
 local popped = redis.call('LPOP', active, limit) or {}
 if #popped > 0 then
     local inflight = queue .. ':inflight:' .. worker
     -- An id that a foreign program pushed twice is claimed once.
-    local ids, metas, seen = {}, {}, {}
+    local metas, seen = {}, {}
     for n, held in ipairs(redis.call('SMISMEMBER', inflight, unpack(popped))) do
         local id = popped[n]
         if held == 0 and not seen[id] then
@@ -39,24 +39,22 @@ if #popped > 0 then
     end
     if #ids > 0 then
         redis.call('SADD', inflight, unpack(ids))
-        local payloads = redis.call('HMGET', queue .. ':data', unpack(ids))
+        payloads = redis.call('HMGET', queue .. ':data', unpack(ids))
         -- Most jobs have no history; one question tells so for all of them.
-        local histories = redis.call('EXISTS', unpack(metas)) > 0
-        for n, id in ipairs(ids) do
-            local counts = histories and redis.pcall('HMGET', metas[n], 'attempts', 'faults', 'crashes') or {}
-            local first = #result
-            result[first + 1] = id
-            result[first + 2] = payloads[n]
-            result[first + 3] = counts[1] or '0'
-            result[first + 4] = counts[2] or '0'
-            result[first + 5] = counts[3] or '0'
+        if redis.call('EXISTS', unpack(metas)) > 0 then
+            for n, meta in ipairs(metas) do
+                local history = redis.pcall('HMGET', meta, 'attempts', 'faults', 'crashes')
+                for count = 1, 3 do
+                    counts[#counts + 1] = history[count] or '0'
+                end
+            end
         end
     end
 end
 
+local next_due_ms = -1
 local head = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 if head[2] then
-    result[1] = math.max(0, math.ceil((tonumber(head[2]) - now()) * 1000))
+    next_due_ms = math.max(0, math.ceil((tonumber(head[2]) - now()) * 1000))
 end
-result[2] = redis.call('LLEN', active)
-return result
+return { next_due_ms, redis.call('LLEN', active), ids, payloads, counts }

@@ -1,23 +1,27 @@
 -- Settles a batch of jobs, each in full: its end and whatever follows from it, in one step. What follows is
 -- put in place before the jobs are taken away, so that an error halfway leaves them where they were.
 -- KEYS[1] queue   KEYS[2] the last batch of this consumer
--- ARGV: number of the batch, worker, crashes that make a job poison, then for each job:
+-- ARGV: number of the batch, worker, crashes that make a job poison, number of jobs that are finished and have nothing
+--   that follows, their ids, then for each other job:
 --   id, action, delay in ms, reason, payload that it carries from now on (empty: the one it has),
 --   number of jobs that follow, then for each: queue, id, payload, delay in ms
--- Returns for each job 1, or 0 where another worker owns it by now or this batch has settled it already; then
--- nothing of it is done. Returns {} for a batch that was settled already: its answer was lost and it was sent again, or
--- it came late on a connection that was left.
+-- Returns of how many jobs nothing was done, since another worker owns them by now. A batch that was settled already,
+-- because its answer was lost and it was sent again, or because it came late on a connection that was left, has none.
 local queue, last_batch = KEYS[1], KEYS[2]
 local data = queue .. ':data'
 local LAST_BATCH_KEPT_SECONDS = 3600
 
 local batch, worker, most_crashes = take(), take(), tonumber(take())
 if tonumber(redis.call('GET', last_batch) or '0') >= tonumber(batch) then
-    return {}
+    return 0
 end
 local inflight = queue .. ':inflight:' .. worker
 
+-- Of what is only finished there is nothing but the id.
 local jobs, ids = {}, {}
+for n = 1, tonumber(take()) do
+    ids[n] = take()
+end
 while at < #ARGV do
     local job = { id = take(), action = take(), delay_ms = tonumber(take()), reason = take(), payload = take() }
     local next_jobs = tonumber(take())
@@ -27,12 +31,19 @@ while at < #ARGV do
             job.next[n] = { queue = take(), id = take(), payload = take(), delay_ms = tonumber(take()) }
         end
     end
-    jobs[#jobs + 1] = job
     ids[#ids + 1] = job.id
+    jobs[#ids] = job
 end
 
 local owned = redis.call('SMISMEMBER', inflight, unpack(ids))
 local settled, finished, histories = {}, {}, {}
+
+local function finish(id, replaced)
+    if not replaced then
+        finished[id] = true
+    end
+    histories[#histories + 1] = queue .. ':meta:' .. id
+end
 
 -- Puts in place what follows. Returns whether that takes the place of the job itself. A job of this batch that
 -- is finished has its payload until the end; it is not in the queue any more, and what follows may take its place.
@@ -56,10 +67,7 @@ local function settle(job)
     local id, action, meta = job.id, job.action, queue .. ':meta:' .. job.id
     local replaced = follow(job)
     if action == 'finish' then
-        if not replaced then
-            finished[id] = true
-        end
-        histories[#histories + 1] = meta
+        finish(id, replaced)
         return
     end
     if job.payload ~= '' then
@@ -87,14 +95,18 @@ local function settle(job)
 end
 
 -- After Redis came back with older data a worker may have claimed a job twice; its first settlement ends both.
-local ended = {}
-for n, job in ipairs(jobs) do
-    if ended[job.id] then
-        owned[n] = 0
-    elseif owned[n] == 1 then
-        settle(job)
-        settled[#settled + 1] = job.id
-        ended[job.id] = true
+local ended, lost = {}, 0
+for n, id in ipairs(ids) do
+    if owned[n] == 0 or ended[id] then
+        lost = lost + 1
+    else
+        ended[id] = true
+        settled[#settled + 1] = id
+        if jobs[n] then
+            settle(jobs[n])
+        else
+            finish(id, false)
+        end
     end
 end
 place()
@@ -112,4 +124,4 @@ if #settled > 0 then
     redis.call('SREM', inflight, unpack(settled))
 end
 redis.call('SET', last_batch, batch, 'EX', LAST_BATCH_KEPT_SECONDS)
-return owned
+return lost

@@ -125,7 +125,15 @@ pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) worker: String,
     pub(super) most_crashes: i64,
+    /// Those first that only finish a job.
     pub(super) settlements: Vec<Settlement>,
+}
+
+impl Settlement {
+    /// Whether the job is done and nothing follows from it.
+    pub(super) fn only_finishes(&self) -> bool {
+        self.action == "finish" && self.next.is_empty()
+    }
 }
 
 impl Call {
@@ -166,7 +174,11 @@ impl Call {
                 let keys = vec![text(batch.queue), batch.number_key.clone()];
                 let mut arguments =
                     vec![batch.number.to_string(), batch.worker.clone(), batch.most_crashes.to_string()];
-                arguments.extend(batch.settlements.iter().flat_map(settlement_arguments));
+                let (finished, others): (Vec<_>, Vec<_>) =
+                    batch.settlements.iter().partition(|settlement| settlement.only_finishes());
+                arguments.push(finished.len().to_string());
+                arguments.extend(finished.into_iter().map(|settlement| settlement.id.clone()));
+                arguments.extend(others.into_iter().flat_map(settlement_arguments));
                 (keys, arguments)
             }
             Self::Heartbeat { lease_ms, clock_was_set, reports } => {

@@ -197,9 +197,10 @@ impl<'a> Case<'a> {
         let Worker { queue, name, held, .. } = &self.workers[worker];
         let (queue, name, holds) = (*queue, name.clone(), !held.is_empty());
         let answer = self.call(&Call::Claim { queue, worker: name.clone(), limit, holds })?;
-        let Answer::List(values) = answer else { return Err("no list".to_owned()) };
-        for job in values.get(2..).unwrap_or_default().chunks_exact(5).filter(|_| !lost) {
-            let Answer::Text(id) = &job[0] else { return Err("no id".to_owned()) };
+        let Answer::List(values) = answer else { return Ok(()) };
+        let Answer::List(ids) = &values[2] else { return Err("no ids".to_owned()) };
+        for id in ids.iter().filter(|_| !lost) {
+            let Answer::Text(id) = id else { return Err("no id".to_owned()) };
             self.workers[worker].held.push((name.clone(), id.clone()));
         }
         Ok(())
@@ -234,7 +235,8 @@ impl<'a> Case<'a> {
                 next,
             }
         });
-        let settlements: Vec<Settlement> = settlements.collect();
+        let mut settlements: Vec<Settlement> = settlements.collect();
+        settlements.sort_by_key(|settlement| !settlement.only_finishes());
         self.workers[worker].held.retain(|(under, id)| {
             *under != name || settlements.iter().all(|settlement| settlement.id != *id)
         });

@@ -191,20 +191,20 @@ impl Model {
         if *last >= batch.number {
             let what = if *last == batch.number { "batch sent again" } else { "batch that comes late" };
             self.happened.insert(what);
-            return Answer::List(Vec::new());
+            return number(0);
         }
         *last = batch.number;
-        let owned = batch.settlements.iter().map(|settlement| {
-            let owned = self.queue(batch.queue).lose(&batch.worker, &settlement.id);
-            if owned {
+        let mut not_owned = 0;
+        for settlement in &batch.settlements {
+            if self.queue(batch.queue).lose(&batch.worker, &settlement.id) {
                 self.happened.insert(settlement.action);
                 self.settle_one(batch, settlement);
             } else {
                 self.happened.insert("settlement of a job not owned");
+                not_owned += 1;
             }
-            number(usize::from(owned))
-        });
-        Answer::List(owned.collect())
+        }
+        number(not_owned)
     }
 
     fn settle_one(&mut self, batch: &Batch, settlement: &Settlement) {

@@ -9,6 +9,8 @@ use super::snapshot::{Answer, Snapshot, list, members, number, text};
 
 /// Workers that one reap looks at.
 const MOST_REAPED_WORKERS: usize = 16;
+/// What a claim tells of a job's history.
+const COUNTS: [&str; 3] = ["attempts", "faults", "crashes"];
 
 impl Model {
     pub(super) fn claim(&mut self, queue: &'static str, worker: &str, limit: usize, holds: bool) -> Answer {
@@ -16,7 +18,7 @@ impl Model {
         let queue = self.queues.get_mut(queue).unwrap();
         if holds && !queue.workers.contains_key(worker) {
             self.happened.insert("claim of a worker taken for dead");
-            return Answer::List(Vec::new());
+            return Answer::Nothing;
         }
         queue.workers.insert(worker.to_owned(), now);
         let mut due: Vec<(f64, String)> = queue
@@ -33,22 +35,31 @@ impl Model {
         let popped: Vec<String> = queue.active.drain(..limit.min(queue.active.len())).collect();
         let mut claimed = Vec::new();
         for id in popped {
-            if !queue.inflight.entry(worker.to_owned()).or_default().insert(id.clone()) {
+            if queue.inflight.entry(worker.to_owned()).or_default().insert(id.clone()) {
+                self.happened.insert("claim");
+                claimed.push(id);
+            } else {
                 self.happened.insert("claim of an id held already");
-                continue;
             }
-            self.happened.insert("claim");
-            claimed.extend([text(&id), queue.data.get(&id).map_or(Answer::Nothing, |payload| text(payload))]);
-            for count in ["attempts", "faults", "crashes"] {
-                claimed.push(match queue.histories.get(&id) {
+        }
+        let payloads = claimed.iter().map(|id| queue.data.get(id).map_or(Answer::Nothing, |data| text(data)));
+        let mut counts = Vec::new();
+        if claimed.iter().any(|id| queue.histories.contains_key(id)) {
+            self.happened.insert("claim of a job with a history");
+            for (id, count) in claimed.iter().flat_map(|id| COUNTS.map(|count| (id, count))) {
+                counts.push(match queue.histories.get(id) {
                     Some(History::Fields(fields)) => text(fields.get(count).map_or("0", String::as_str)),
                     _ => text("0"),
                 });
             }
         }
-        let mut answer = vec![Answer::Number(queue.next_due_ms(now)), number(queue.active.len())];
-        answer.extend(claimed);
-        Answer::List(answer)
+        Answer::List(vec![
+            Answer::Number(queue.next_due_ms(now)),
+            number(queue.active.len()),
+            Answer::List(claimed.iter().map(|id| text(id)).collect()),
+            Answer::List(payloads.collect()),
+            Answer::List(counts),
+        ])
     }
 
     pub(super) fn report(&mut self, report: &Report, lease: f64, clock_was_set: bool) -> Answer {
