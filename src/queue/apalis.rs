@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use apalis::prelude::{
     Backend, BoxDynError, Monitor, Task, TaskBuilder, TaskId, Worker, WorkerBuilder, WorkerContext,
 };
+use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::task::AbortOnDropHandle;
 use topup_jobs::JobName;
@@ -23,7 +25,7 @@ use tracing::Instrument;
 
 use super::consumer::MOST_CRASHES;
 use super::isolation::{IsolatedJob, Isolation, IsolationError};
-use super::lease::{ClaimedJob, SettlingEnd};
+use super::lease::{ClaimedJob, Lease, SettlingEnd};
 use crate::handlers::{End, Handler, Job, Settlement};
 
 /// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
@@ -131,12 +133,9 @@ where
                 Some((isolation, job, crashes)) => run_apart(&isolation, &job, crashes, faults).await,
                 None => None,
             };
-            let end = match end {
-                Some(end) => end,
-                None => run_as_task(handling, faults).await,
-            };
-            if let Some(lease) = lease {
-                lease.settle(end);
+            match end {
+                Some(end) => settle(lease, end),
+                None => run_as_task(handling, faults, lease).await,
             }
             Ok(())
         })
@@ -153,16 +152,28 @@ impl SettleLayer {
     }
 }
 
-async fn run_as_task<F>(handling: F, faults: u32) -> SettlingEnd
+/// Runs a handler as a task, which settles by itself what comes of it.
+async fn run_as_task<F>(handling: F, faults: u32, lease: Option<Lease>)
 where
     F: Future<Output = Result<Settlement, BoxDynError>> + Send + 'static,
 {
-    let handled = tokio::time::timeout(HANDLER_TIMEOUT, handling);
-    match AbortOnDropHandle::new(tokio::spawn(handled.in_current_span())).await {
-        Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
-        Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
-        Ok(Err(_elapsed)) => fault("the handler took too long", faults),
-        Err(_panic) => fault("the handler panicked", faults),
+    let handled = AssertUnwindSafe(tokio::time::timeout(HANDLER_TIMEOUT, handling)).catch_unwind();
+    let task = async move {
+        let end = match handled.await {
+            Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
+            Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
+            Ok(Err(_elapsed)) => fault("the handler took too long", faults),
+            Err(_panic) => fault("the handler panicked", faults),
+        };
+        settle(lease, end);
+    };
+    // Should the task itself fail, its lease goes with it, and the job is given back.
+    drop(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())).await);
+}
+
+fn settle(lease: Option<Lease>, end: SettlingEnd) {
+    if let Some(lease) = lease {
+        lease.settle(end);
     }
 }
 
