@@ -3,7 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use topup_worker::cli::Cli;
+
+/// A job is claimed, run and settled by different threads, and with the allocator of the C library they wait for each
+/// other at every piece of memory that changes hands.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
