@@ -46,7 +46,9 @@ impl Intake {
         callbacks: CallbackHosts,
         health: &RedisHealth,
     ) -> Self {
-        let (reading, moving) = (Connection::blocking(address, health), Connection::new(address, health));
+        let moving = Connection::new(address, health);
+        // Redis itself ends the read in time; a connection that does not has died silently.
+        let reading = Connection::new(address, health).answering_within(BLOCK * 2);
         Self { names, clock, callbacks, reading, moving }
     }
 
@@ -79,15 +81,10 @@ impl Intake {
         read.arg("COUNT").arg(MOST_READ).arg("BLOCK").arg(millis(BLOCK));
         read.arg("STREAMS").arg(self.names.inbox()).arg(0);
         let mut connection = self.reading.get();
-        // Redis itself ends the read in time; a connection that does not has died silently.
-        match tokio::time::timeout(BLOCK * 2, read.query_async(&mut connection)).await {
-            Ok(Ok(answer)) => Some(messages(answer)),
-            Ok(Err(error)) => {
+        match read.query_async(&mut connection).await {
+            Ok(answer) => Some(messages(answer)),
+            Err(error) => {
                 self.reading.failed(&error);
-                None
-            }
-            Err(_elapsed) => {
-                self.reading.went_silent();
                 None
             }
         }

@@ -7,6 +7,7 @@
 //! on asking a replica.
 
 use std::future::Future;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -41,7 +42,8 @@ type Found = Shared<BoxFuture<'static, RedisResult<ConnectionManager>>>;
 #[derive(Clone)]
 pub struct Connection {
     address: RedisAddress,
-    answer_timeout: Option<Duration>,
+    /// How long an answer may take, once the server is found.
+    answer_timeout: Duration,
     /// And how often the server had become another one by then.
     current: Arc<RwLock<(u64, Found)>>,
     health: RedisHealth,
@@ -51,18 +53,14 @@ impl Connection {
     /// A connection to that Redis. It does not wait for Redis to be there.
     #[must_use]
     pub fn new(address: &RedisAddress, health: &RedisHealth) -> Self {
-        Self::with(address, health, Some(ANSWER_TIMEOUT))
-    }
-
-    /// As [`Connection::new`], for commands that block on the side of Redis.
-    pub(crate) fn blocking(address: &RedisAddress, health: &RedisHealth) -> Self {
-        Self::with(address, health, None)
-    }
-
-    fn with(address: &RedisAddress, health: &RedisHealth, answer_timeout: Option<Duration>) -> Self {
-        let found = find(address.clone(), answer_timeout, Duration::ZERO);
+        let found = find(address.clone(), Duration::ZERO);
         let current = Arc::new(RwLock::new((address.moves(), found)));
-        Self { address: address.clone(), answer_timeout, current, health: health.clone() }
+        Self { address: address.clone(), answer_timeout: ANSWER_TIMEOUT, current, health: health.clone() }
+    }
+
+    /// The same connection, for commands whose answers take no longer than this.
+    pub(crate) fn answering_within(self, answer_timeout: Duration) -> Self {
+        Self { answer_timeout, ..self }
     }
 
     /// The connection to send a command with.
@@ -78,12 +76,6 @@ impl Connection {
     /// A command failed. The connection has seen it and was left if need be.
     pub(crate) fn failed(&self, error: &RedisError) {
         self.health.failed(error);
-    }
-
-    /// No answer came in time, by the caller's own clock.
-    pub(crate) fn went_silent(&self) {
-        self.health.down("no answer in time");
-        self.leave(&self.current());
     }
 
     fn current(&self) -> Found {
@@ -102,7 +94,7 @@ impl Connection {
         if current.1.ptr_eq(left) {
             let pause = if self.address.is_fixed() { Duration::ZERO } else { FIND_AGAIN_AFTER };
             let moves = self.address.moves();
-            *current = (moves, find(self.address.clone(), self.answer_timeout, pause));
+            *current = (moves, find(self.address.clone(), pause));
         }
     }
 
@@ -114,7 +106,7 @@ impl Connection {
     ) -> RedisResult<T> {
         let found = self.current();
         let answer = match found.clone().await {
-            Ok(manager) => command(manager).await,
+            Ok(manager) => in_time(self.answer_timeout, command(manager)).await,
             Err(error) => Err(error),
         };
         // What Redis says of a command is an answer. An error is the connection's own, or that of finding and
@@ -162,18 +154,24 @@ fn refusal(answer: &Value) -> Option<RedisError> {
     }
 }
 
-fn find(address: RedisAddress, answer_timeout: Option<Duration>, pause: Duration) -> Found {
+/// What is asked, or an error where the answer takes longer than this.
+pub(super) fn in_time<T>(
+    limit: Duration,
+    asked: impl Future<Output = RedisResult<T>>,
+) -> impl Future<Output = RedisResult<T>> {
+    let late = |_elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into());
+    tokio::time::timeout(limit, asked).map(move |answered| answered.unwrap_or_else(late))
+}
+
+fn find(address: RedisAddress, pause: Duration) -> Found {
     let search = async move {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        let client = match tokio::time::timeout(FIND_TIMEOUT, address.client()).await {
-            Ok(client) => client?,
-            Err(_elapsed) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        };
+        let client = in_time(FIND_TIMEOUT, address.client()).await?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(answer_timeout)
+            .set_response_timeout(None)
             .set_number_of_retries(1)
             .set_max_delay(Duration::from_millis(100));
         ConnectionManager::new_lazy_with_config(client, config)

@@ -41,6 +41,7 @@ struct Kept {
 /// the process has left is left alone; the others have jobs that still run.
 pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection, report_now: Arc<Notify>) {
     let mut queues: Vec<_> = queues.into_iter().map(|shared| Kept { shared, strangers: false }).collect();
+    let connection = connection.answering_within(ANSWER);
     let mut steady = Steady::default();
     let mut clock = ClockOfRedis::default();
     let mut pause = Pause::new();
@@ -54,8 +55,10 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
             Ok((shows, reports)) => {
                 connection.answered();
                 pause = Pause::new();
-                clock.reads(Reading { asked, answered: Instant::now(), shows });
-                if clock.was_set {
+                let answered = Instant::now();
+                clock.reads(Reading { asked, answered, shows });
+                // Where the server had to be found first, others may have had to find it too.
+                if clock.was_set || answered - asked > ANSWER {
                     steady.interrupted();
                 }
                 steady.answered();
@@ -96,14 +99,7 @@ async fn heartbeat(
         let (worker, held) = shared.worker_and_held();
         call.key(&shared.queue).arg(&*worker).arg(i32::from(held > 0));
     }
-    let mut answering = connection.get();
-    match tokio::time::timeout(ANSWER, call.invoke_async(&mut answering)).await {
-        Ok(answer) => answer,
-        Err(_elapsed) => {
-            connection.went_silent();
-            Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-        }
-    }
+    call.invoke_async(&mut connection.get()).await
 }
 
 /// The clock of Redis beside our own. It may be set, or be another one after a fail-over; then leases seem to have

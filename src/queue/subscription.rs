@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
-use redis::{Msg, RedisError, RedisResult, Value};
+use redis::{Msg, RedisResult};
 use tokio::time::timeout;
 
-use super::connection::ANSWER_TIMEOUT;
+use super::connection::{ANSWER_TIMEOUT, in_time};
 
 /// Silence after which the connection is asked whether it still is one.
 const LONGEST_SILENCE: Duration = Duration::from_secs(20);
@@ -31,26 +31,20 @@ impl Subscription {
             }
             RedisResult::Ok(subscribing)
         };
-        let (asking, words) = timeout(ANSWER_TIMEOUT, subscribed).await.map_err(unanswered)??.split();
+        let (asking, words) = in_time(ANSWER_TIMEOUT, subscribed).await?.split();
         Ok(Self { asking, words })
     }
 
     /// The next word. Nothing once the connection has ended.
     ///
     /// # Errors
-    /// [`RedisError`] where it is silent and does not answer.
+    /// [`redis::RedisError`] where it is silent and does not answer.
     pub(super) async fn next(&mut self) -> RedisResult<Option<Msg>> {
         loop {
             match timeout(LONGEST_SILENCE, self.words.next()).await {
                 Ok(word) => return Ok(word),
-                Err(_silent) => {
-                    timeout(ANSWER_TIMEOUT, self.asking.ping::<Value>()).await.map_err(unanswered)??;
-                }
+                Err(_silent) => in_time(ANSWER_TIMEOUT, self.asking.ping()).await?,
             }
         }
     }
-}
-
-fn unanswered(_: tokio::time::error::Elapsed) -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }

@@ -1,6 +1,7 @@
 //! `REDIS_URL` reaches every kind of Redis, and orders survive what is usual with each: a fail-over, a slot
 //! that moves, a certificate of a private authority, a user with just the permissions it needs.
 
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
@@ -208,6 +209,24 @@ async fn sentinels_lead_to_the_new_master_and_back() {
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
         assert!(!worker.log().contains("p@ss/word"), "{}", worker.log());
     }
+}
+
+#[tokio::test]
+async fn sentinels_that_have_gone_silent_only_cost_the_time_to_ask_them() {
+    let server = TestRedis::start().await;
+    let answering = sentinel(server.port(), 1, &[]).await;
+    // They take connections and say nothing. Asking them all takes longer than a report to Redis may.
+    let silent: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports = silent.iter().map(|silent| silent.local_addr().unwrap().port()).chain([answering.port()]);
+    let hosts: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+    let mut bed = bed(server).await;
+    bed.set("REDIS_URL", format!("redis+sentinel://{}/orders", hosts.join(",")));
+    let mut worker = bed.worker().await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
+    assert!(worker.stop().await.success());
+    assert!(!worker.log().contains("does not answer"), "{}", worker.log());
 }
 
 #[tokio::test]
