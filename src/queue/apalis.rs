@@ -157,9 +157,10 @@ async fn run_as_task<F>(handling: F, faults: u32, lease: Option<Lease>)
 where
     F: Future<Output = Result<Settlement, BoxDynError>> + Send + 'static,
 {
-    let handled = AssertUnwindSafe(tokio::time::timeout(HANDLER_TIMEOUT, handling)).catch_unwind();
     let task = async move {
-        let end = match handled.await {
+        // What is dropped when time is up may panic, too.
+        let handled = async move { tokio::time::timeout(HANDLER_TIMEOUT, handling).await };
+        let end = match AssertUnwindSafe(handled).catch_unwind().await {
             Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
             Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
             Ok(Err(_elapsed)) => fault("the handler took too long", faults),

@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long finding the master may take. Each question has a limit of its own; this is for what has none.
-const FIND_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const FIND_TIMEOUT: Duration = Duration::from_secs(15);
 /// The pause before the master is looked for again: it is not there at once, and many wait for it.
 const FIND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// The same refusal is logged no more often.
@@ -35,17 +35,29 @@ const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(30);
 /// pause between two tries of anything.
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
+/// Those who wait for a search look so often whether it is still the one to wait for.
+const SEARCH_IS_CHECKED_EVERY: Duration = Duration::from_secs(1);
+
 /// The connection to whichever server was found, once it is found; all who wait share the search.
 type Found = Shared<BoxFuture<'static, RedisResult<ConnectionManager>>>;
+
+/// Where a connection leads.
+#[derive(Clone)]
+struct Current {
+    found: Found,
+    /// How often the server had become another one when the search began.
+    moves: u64,
+    /// Searches before this one.
+    number: u64,
+}
 
 /// A connection that mends itself; clones share it. Commands are sent with it.
 #[derive(Clone)]
 pub struct Connection {
     address: RedisAddress,
-    /// How long an answer may take, once the server is found.
+    /// How long an answer may take, once it is known where the server is.
     answer_timeout: Duration,
-    /// And how often the server had become another one by then.
-    current: Arc<RwLock<(u64, Found)>>,
+    current: Arc<RwLock<Current>>,
     health: RedisHealth,
 }
 
@@ -53,8 +65,8 @@ impl Connection {
     /// A connection to that Redis. It does not wait for Redis to be there.
     #[must_use]
     pub fn new(address: &RedisAddress, health: &RedisHealth) -> Self {
-        let found = find(address.clone(), Duration::ZERO);
-        let current = Arc::new(RwLock::new((address.moves(), found)));
+        let (found, moves) = (find(address.clone(), Duration::ZERO), address.moves());
+        let current = Arc::new(RwLock::new(Current { found, moves, number: 0 }));
         Self { address: address.clone(), answer_timeout: ANSWER_TIMEOUT, current, health: health.clone() }
     }
 
@@ -78,23 +90,44 @@ impl Connection {
         self.health.failed(error);
     }
 
+    /// How often it was left for another one, which may lead to another server.
+    pub(crate) fn times_left(&self) -> u64 {
+        self.read().number
+    }
+
+    fn read(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn current(&self) -> Found {
-        let (moves, found) = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Current { found, moves, .. } = self.read();
         if moves == self.address.moves() {
             return found;
         }
         self.leave(&found);
-        self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.read().found
     }
 
     /// Leaves this connection, unless another task has done so: of the many commands that fail with a
     /// connection, one replaces it.
     fn leave(&self, left: &Found) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.1.ptr_eq(left) {
+        if current.found.ptr_eq(left) {
             let pause = if self.address.is_fixed() { Duration::ZERO } else { FIND_AGAIN_AFTER };
-            let moves = self.address.moves();
-            *current = (moves, find(self.address.clone(), pause));
+            let (moves, number) = (self.address.moves(), current.number + 1);
+            *current = Current { found: find(self.address.clone(), pause), moves, number };
+        }
+    }
+
+    /// The server of now. A search that has been left meanwhile is not waited for, and its result not used.
+    async fn server(&self) -> (Found, RedisResult<ConnectionManager>) {
+        loop {
+            let found = self.current();
+            if let Ok(server) = tokio::time::timeout(SEARCH_IS_CHECKED_EVERY, found.clone()).await
+                && (server.is_err() || found.ptr_eq(&self.current()))
+            {
+                return (found, server);
+            }
         }
     }
 
@@ -104,8 +137,8 @@ impl Connection {
         command: impl FnOnce(ConnectionManager) -> F,
         refusal: impl FnOnce(&T) -> Option<RedisError>,
     ) -> RedisResult<T> {
-        let found = self.current();
-        let answer = match found.clone().await {
+        let (found, server) = self.server().await;
+        let answer = match server {
             Ok(manager) => in_time(self.answer_timeout, command(manager)).await,
             Err(error) => Err(error),
         };

@@ -21,7 +21,7 @@ use super::scripts;
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
 /// The same of one that holds none: nothing is at stake, it only looks for what it was not told of.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long a report may take. One that hangs must leave the time for another within the lease.
+/// How long the answer to a report may take. One that hangs must leave the time for another within the lease.
 const ANSWER: Duration = Duration::from_secs(2);
 /// The clock of Redis may gain or lose so much on ours between two reports before it counts as set.
 const CLOCK_MAY_GAIN: Duration = Duration::from_secs(1);
@@ -44,6 +44,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
     let connection = connection.answering_within(ANSWER);
     let mut steady = Steady::default();
     let mut clock = ClockOfRedis::default();
+    let mut times_left = connection.times_left();
     let mut pause = Pause::new();
     loop {
         queues.retain(|kept| !kept.shared.left.load(Ordering::SeqCst));
@@ -55,10 +56,11 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
             Ok((shows, reports)) => {
                 connection.answered();
                 pause = Pause::new();
-                let answered = Instant::now();
-                clock.reads(Reading { asked, answered, shows });
-                // Where the server had to be found first, others may have had to find it too.
-                if clock.was_set || answered - asked > ANSWER {
+                clock.reads(Reading { asked, answered: Instant::now(), shows });
+                // Another server, for all we know: it has a clock of its own, and others have yet to find it.
+                let left_before = std::mem::replace(&mut times_left, connection.times_left());
+                clock.was_set |= times_left != left_before;
+                if clock.was_set {
                     steady.interrupted();
                 }
                 steady.answered();

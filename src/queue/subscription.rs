@@ -7,7 +7,7 @@ use redis::aio::{PubSub, PubSubSink, PubSubStream};
 use redis::{Msg, RedisResult};
 use tokio::time::timeout;
 
-use super::connection::{ANSWER_TIMEOUT, in_time};
+use super::connection::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 
 /// Silence after which the connection is asked whether it still is one.
 const LONGEST_SILENCE: Duration = Duration::from_secs(20);
@@ -24,14 +24,11 @@ impl Subscription {
         connecting: impl Future<Output = RedisResult<PubSub>>,
         channels: &[String],
     ) -> RedisResult<Self> {
-        let subscribed = async {
-            let mut subscribing = connecting.await?;
-            for channel in channels {
-                subscribing.subscribe(channel).await?;
-            }
-            RedisResult::Ok(subscribing)
-        };
-        let (asking, words) = in_time(ANSWER_TIMEOUT, subscribed).await?.split();
+        let mut subscribing = in_time(FIND_TIMEOUT, connecting).await?;
+        for channel in channels {
+            in_time(ANSWER_TIMEOUT, subscribing.subscribe(channel)).await?;
+        }
+        let (asking, words) = subscribing.split();
         Ok(Self { asking, words })
     }
 

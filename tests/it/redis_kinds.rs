@@ -216,7 +216,7 @@ async fn sentinels_that_have_gone_silent_only_cost_the_time_to_ask_them() {
     let server = TestRedis::start().await;
     let answering = sentinel(server.port(), 1, &[]).await;
     // They take connections and say nothing. Asking them all takes longer than a report to Redis may.
-    let silent: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let silent: Vec<_> = (0..12).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports = silent.iter().map(|silent| silent.local_addr().unwrap().port()).chain([answering.port()]);
     let hosts: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
     let mut bed = bed(server).await;

@@ -5,8 +5,9 @@
 --   that follows, their ids, then for each other job:
 --   id, action, delay in ms, reason, payload that it carries from now on (empty: the one it has),
 --   number of jobs that follow, then for each: queue, id, payload, delay in ms
--- Returns of how many jobs nothing was done, since another worker owns them by now. A batch that was settled already,
--- because its answer was lost and it was sent again, or because it came late on a connection that was left, has none.
+-- Returns of how many settlements nothing was done: another worker owns the job by now, or it stands here twice. A batch
+-- that was settled already, because its answer was lost and it was sent again, or because it came late on a connection
+-- that was left, has none.
 local queue, last_batch = KEYS[1], KEYS[2]
 local data = queue .. ':data'
 local LAST_BATCH_KEPT_SECONDS = 3600
@@ -94,7 +95,7 @@ local function settle(job)
     end
 end
 
--- After Redis came back with older data a worker may have claimed a job twice; its first settlement ends both.
+-- After Redis came back with older data a worker may have claimed a job twice; one settlement ends both.
 local ended, lost = {}, 0
 for n, id in ipairs(ids) do
     if owned[n] == 0 or ended[id] then
