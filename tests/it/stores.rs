@@ -13,8 +13,8 @@ use crate::support::postgres::TestPostgres;
 use crate::support::{Bed, until};
 
 const ORDERS: u64 = 200;
-/// Two hours in a second. Whatever an order must be seen as lasts longer, by far, than the eight seconds after
-/// which a killed worker's orders are looked at again: half a minute.
+/// Two hours in a second. Whatever an order must be seen as lasts longer, by far, than it takes until a killed worker's
+/// orders are looked at again: half a minute. That takes eight seconds, and then a process for each.
 const SCALE: f64 = 7_200.0;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -35,8 +35,8 @@ fn order(bed: &Bed, n: u64) -> Expected {
         0 => (Script::refunded_after(soon), OrderStatus::Refunded, &[Refunded]),
         1 => (Script::queued_after(soon, 60 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Fulfilled]),
         2 => {
-            // Overdue after 72 h, which the rechecks every 12 h see within 19 s.
-            (Script::queued_after(soon, 110 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Overdue, Fulfilled])
+            // Overdue after 72 h, which the rechecks every 12 h see within half a minute.
+            (Script::queued_after(soon, 132 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Overdue, Fulfilled])
         }
         3 => (Script::fulfilled_after(60 * HOUR), OrderStatus::Fulfilled, &[Delayed, Fulfilled]),
         4 => {
@@ -94,7 +94,9 @@ async fn a_server_that_crashes_loses_nothing() {
     }
 }
 
-async fn work(bed: Bed) {
+async fn work(mut bed: Bed) {
+    // No more than may run in processes of their own at once, after the kill.
+    bed.set("CONCURRENCY", "16");
     let mut workers = [bed.worker().await, bed.worker().await, bed.worker().await, bed.worker().await];
     let orders: Vec<Expected> = (0..ORDERS).map(|n| order(&bed, n)).collect();
     bed.enqueue(orders.iter().map(|order| &order.id)).await;
