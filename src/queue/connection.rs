@@ -119,12 +119,14 @@ impl Connection {
         }
     }
 
-    /// The server of now. A search that has been left meanwhile is not waited for, and its result not used.
+    /// The server of now. A search that has been left meanwhile is not waited for, nor is the server used that it
+    /// found, unless they are left faster than one is found.
     async fn server(&self) -> (Found, RedisResult<ConnectionManager>) {
+        let began = Instant::now();
         loop {
             let found = self.current();
             if let Ok(server) = tokio::time::timeout(SEARCH_IS_CHECKED_EVERY, found.clone()).await
-                && (server.is_err() || found.ptr_eq(&self.current()))
+                && (server.is_err() || found.ptr_eq(&self.current()) || began.elapsed() > FIND_TIMEOUT)
             {
                 return (found, server);
             }
@@ -305,7 +307,7 @@ impl Pause {
     }
 }
 
-/// Since when every heartbeat has been answered. A worker that was cut off, or whose Redis was, must not
+/// Since when every heartbeat has been answered, by the same server for all we know. A worker that was cut off, or whose Redis was, must not
 /// take the others for dead before they have had the time to report again.
 #[derive(Debug, Default)]
 pub(crate) struct Steady {

@@ -51,22 +51,25 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
         if queues.is_empty() {
             return;
         }
-        let asked = Instant::now();
+        let (asked, left_so_far) = (Instant::now(), connection.times_left());
         match heartbeat(&queues, &connection, clock.was_set).await {
             Ok((shows, reports)) => {
                 connection.answered();
                 pause = Pause::new();
                 clock.reads(Reading { asked, answered: Instant::now(), shows });
-                // Another server, for all we know: it has a clock of its own, and others have yet to find it.
-                let left_before = std::mem::replace(&mut times_left, connection.times_left());
-                clock.was_set |= times_left != left_before;
+                // Another server, for all we know: it has a clock of its own, and others have yet to find it. What
+                // was left while this report was on its way still counts with the next.
+                clock.was_set |= connection.times_left() != times_left;
+                times_left = left_so_far;
                 if clock.was_set {
                     steady.interrupted();
                 }
                 steady.answered();
                 for (kept, report) in queues.iter_mut().zip(reports) {
-                    if let Err(error) = attend(kept, report, steady.lasts_for(LEASE)).await {
+                    let same_server = connection.times_left() == times_left;
+                    if let Err(error) = attend(kept, report, same_server && steady.lasts_for(LEASE)).await {
                         connection.failed(&error);
+                        steady.interrupted();
                     }
                 }
             }
@@ -108,7 +111,7 @@ async fn heartbeat(
 /// run out, or to run on for as long as the two differ.
 struct ClockOfRedis {
     read: Option<Reading>,
-    /// Whether it was set between the last two readings. At the start nobody knows.
+    /// Whether it was set between the last two readings, or may be another one. At the start nobody knows.
     was_set: bool,
 }
 

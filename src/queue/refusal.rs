@@ -11,10 +11,10 @@ const OF_ACL: &str = "The user executing the script";
 /// Whether the connection on which a server says this is to be left for a new one, to wherever the master is
 /// by then. It is not for what the right server says of one command.
 pub(super) fn leaves_connection(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, ExecAbort, NoScript, NotBusy, ResponseError, TryAgain};
+    use ServerErrorKind::{BusyLoading, ExecAbort, NoPerm, NoScript, NotBusy, ResponseError, TryAgain};
     match error.kind() {
         ErrorKind::Server(ResponseError) => is_read_only(error),
-        ErrorKind::Server(ExecAbort | NoScript | NotBusy | TryAgain | BusyLoading) => false,
+        ErrorKind::Server(ExecAbort | NoPerm | NoScript | NotBusy | TryAgain | BusyLoading) => false,
         // A master that became a replica ends the commands that block with this.
         ErrorKind::Extension => matches!(error.code(), Some("UNBLOCKED" | "NOAUTH")),
         _ => true,
@@ -128,7 +128,6 @@ mod tests {
             "MASTERDOWN Link with MASTER is down",
             "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
             "NOAUTH Authentication required.",
-            "NOPERM this user has no permissions to run the 'select' command",
         ] {
             assert!(leaves_connection(&error(line)), "{line}");
         }
@@ -138,6 +137,7 @@ mod tests {
             "NOSCRIPT No matching script",
             "TRYAGAIN Multiple keys request during rehashing of slot",
             "LOADING Redis is loading the dataset in memory",
+            "NOPERM this user has no permissions to run the 'xread' command",
             "OOM command not allowed when used memory > 'maxmemory'.",
         ] {
             assert!(!leaves_connection(&error(line)), "{line}");

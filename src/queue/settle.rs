@@ -56,7 +56,7 @@ async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
     }
 }
 
-/// Settles a batch, and returns of how many jobs nothing was done.
+/// Settles a batch, and returns how many of its settlements were not carried out.
 async fn settle(shared: &Shared, number: u64, batch: &[Settling]) -> RedisResult<u64> {
     let mut call = scripts::SETTLE.prepare_invoke();
     call.key(&shared.queue).key(&shared.last_batch).arg(number);
