@@ -92,6 +92,8 @@ impl Connection {
 
     /// How often it was left for another one, which may lead to another server.
     pub(crate) fn times_left(&self) -> u64 {
+        // A word of the Sentinels that no command has met yet counts, too.
+        drop(self.current());
         self.read().number
     }
 
@@ -120,17 +122,19 @@ impl Connection {
     }
 
     /// The server of now. A search that has been left meanwhile is not waited for, nor is the server used that it
-    /// found, unless they are left faster than one is found.
+    /// found; unless they are left faster than one is found for as long as finding may take.
     async fn server(&self) -> (Found, RedisResult<ConnectionManager>) {
-        let began = Instant::now();
-        loop {
+        let end = Instant::now() + FIND_TIMEOUT;
+        while Instant::now() < end {
             let found = self.current();
             if let Ok(server) = tokio::time::timeout(SEARCH_IS_CHECKED_EVERY, found.clone()).await
-                && (server.is_err() || found.ptr_eq(&self.current()) || began.elapsed() > FIND_TIMEOUT)
+                && (server.is_err() || found.ptr_eq(&self.current()))
             {
                 return (found, server);
             }
         }
+        let found = self.current();
+        (found.clone(), found.await)
     }
 
     /// Has the connection of now carry out a command, and leaves it where the answer says so.
@@ -307,8 +311,8 @@ impl Pause {
     }
 }
 
-/// Since when every heartbeat has been answered, by the same server for all we know. A worker that was cut off, or whose Redis was, must not
-/// take the others for dead before they have had the time to report again.
+/// Since when every heartbeat has been answered, by the same server for all we know. A worker that was cut off, or
+/// whose Redis was, must not take the others for dead before they have had the time to report again.
 #[derive(Debug, Default)]
 pub(crate) struct Steady {
     since: Option<Instant>,

@@ -69,7 +69,6 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                     let same_server = connection.times_left() == times_left;
                     if let Err(error) = attend(kept, report, same_server && steady.lasts_for(LEASE)).await {
                         connection.failed(&error);
-                        steady.interrupted();
                     }
                 }
             }

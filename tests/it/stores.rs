@@ -95,7 +95,7 @@ async fn a_server_that_crashes_loses_nothing() {
 }
 
 async fn work(mut bed: Bed) {
-    // No more than may run in processes of their own at once, after the kill.
+    // Of a queue no more than may run in processes of their own at once, after the kill.
     bed.set("CONCURRENCY", "16");
     let mut workers = [bed.worker().await, bed.worker().await, bed.worker().await, bed.worker().await];
     let orders: Vec<Expected> = (0..ORDERS).map(|n| order(&bed, n)).collect();
