@@ -14,9 +14,10 @@
 use std::env;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -294,12 +295,17 @@ fn image() -> (String, String) {
 }
 
 /// A port nobody listens on, below the range from which systems serve outgoing connections: those could otherwise
-/// take it while the server is down.
+/// take it while the server is down. Nor does another test: the UDP port of the same number, which nobody needs, is
+/// held for as long as this process lives.
 pub(crate) fn free_port() -> u16 {
+    static HELD: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     loop {
         let random = RandomState::new().hash_one(()) % 12_000;
         let port = 20_000 + u16::try_from(random).expect("12,000 fits");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if let Ok(held) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
+            HELD.lock().expect("nobody panics with it").push(held);
             return port;
         }
     }
