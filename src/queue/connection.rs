@@ -93,21 +93,20 @@ impl Connection {
     /// How often it was left for another one, which may lead to another server.
     pub(crate) fn times_left(&self) -> u64 {
         // A word of the Sentinels that no command has met yet counts, too.
-        drop(self.current());
-        self.read().number
+        self.current().number
     }
 
     fn read(&self) -> Current {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn current(&self) -> Found {
-        let Current { found, moves, .. } = self.read();
-        if moves == self.address.moves() {
-            return found;
+    fn current(&self) -> Current {
+        let current = self.read();
+        if current.moves == self.address.moves() {
+            return current;
         }
-        self.leave(&found);
-        self.read().found
+        self.leave(&current.found);
+        self.read()
     }
 
     /// Leaves this connection, unless another task has done so: of the many commands that fail with a
@@ -126,14 +125,14 @@ impl Connection {
     async fn server(&self) -> (Found, RedisResult<ConnectionManager>) {
         let end = Instant::now() + FIND_TIMEOUT;
         while Instant::now() < end {
-            let found = self.current();
+            let found = self.current().found;
             if let Ok(server) = tokio::time::timeout(SEARCH_IS_CHECKED_EVERY, found.clone()).await
-                && (server.is_err() || found.ptr_eq(&self.current()))
+                && (server.is_err() || found.ptr_eq(&self.current().found))
             {
                 return (found, server);
             }
         }
-        let found = self.current();
+        let found = self.current().found;
         (found.clone(), found.await)
     }
 
