@@ -130,7 +130,7 @@ async fn died(shutdown: &Shutdown, tasks: &mut JoinSet<()>) {
 pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     // Whoever stops a service may signal all its processes. This one ends with its worker, and not before.
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
+    let job = IsolatedJob::receive()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
     let budget = Arc::new(budget(config, &connection));
     let environment = environment(config, &connection, budget, Metrics::default()).await?;

@@ -118,7 +118,7 @@ impl IsolatedJob {
     /// Reads the job that a worker has sent to this process, which ends when the worker does.
     ///
     /// # Errors
-    /// `io::Error` where it is not a job.
+    /// Where it is not a job: somebody else has started this process.
     pub fn receive() -> std::io::Result<Self> {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line)?;
@@ -127,7 +127,9 @@ impl IsolatedJob {
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
             std::process::exit(0);
         });
-        Ok(serde_json::from_str(&line)?)
+        serde_json::from_str(&line).map_err(|error| {
+            std::io::Error::other(format!("this command is run by a worker, which says what to run: {error}"))
+        })
     }
 }
 

@@ -113,6 +113,6 @@ pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyho
 
 /// The process in which a worker of the bench runs a job whose process has died.
 pub(in crate::cli) async fn bench_job() -> anyhow::Result<()> {
-    let job = IsolatedJob::receive().context("this command is run by a worker, which says what to run")?;
+    let job = IsolatedJob::receive()?;
     Ok(run_isolated(&BenchHandler::default(), job).await?)
 }
