@@ -174,11 +174,11 @@ impl Call {
                 let keys = vec![text(batch.queue), batch.number_key.clone()];
                 let mut arguments =
                     vec![batch.number.to_string(), batch.worker.clone(), batch.most_crashes.to_string()];
-                let (finished, others): (Vec<_>, Vec<_>) =
-                    batch.settlements.iter().partition(|settlement| settlement.only_finishes());
+                let finished = batch.settlements.partition_point(Settlement::only_finishes);
+                let (finished, others) = batch.settlements.split_at(finished);
                 arguments.push(finished.len().to_string());
-                arguments.extend(finished.into_iter().map(|settlement| settlement.id.clone()));
-                arguments.extend(others.into_iter().flat_map(settlement_arguments));
+                arguments.extend(finished.iter().map(|settlement| settlement.id.clone()));
+                arguments.extend(others.iter().flat_map(settlement_arguments));
                 (keys, arguments)
             }
             Self::Heartbeat { lease_ms, clock_was_set, reports } => {
