@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(500);
 /// One reading may take this long before another worker begins one, in real time: its worker may have died.
 const LEASE: Duration = Duration::from_mins(2);
-/// Orders are created at the provider a little before they are handed over.
+/// Where an id does not tell when its order was created, that was a little before it was handed over.
 const BEFORE: Duration = Duration::from_secs(15);
 /// The clocks of the two sides need not agree.
 const AHEAD: Duration = Duration::from_mins(5);
@@ -152,7 +152,7 @@ impl Coalescer {
             call.invoke_async(&mut self.connection.get()).await?;
         let read = |(id, at): (String, i64)| Some((id.parse().ok()?, Timestamp::from_timestamp_millis(at)?));
         let mut line: Line = waiting.into_iter().filter_map(read).collect();
-        line.sort_by_key(|(_, tracked_at)| std::cmp::Reverse(*tracked_at));
+        line.sort_by_key(|(_, created_at)| std::cmp::Reverse(*created_at));
         Ok((enough, line))
     }
 
@@ -165,7 +165,7 @@ impl Coalescer {
         shutdown: &Shutdown,
     ) -> Result<Reading, ListingError> {
         let mut wanted: HashSet<&TopupId> =
-            line.iter().filter(|(_, tracked_at)| *tracked_at >= from).map(|(id, _)| id).collect();
+            line.iter().filter(|(_, created_at)| *created_at >= from).map(|(id, _)| id).collect();
         let (all, mut rows, mut page, mut useless_pages) = (wanted.len(), 0, 1, 0);
         loop {
             let list = self.page(page, from, to, shutdown).await?;
@@ -259,9 +259,9 @@ impl Coalescer {
 
 /// How far back the list is read: to the oldest order of the line before a gap that is not worth its pages.
 fn reach(line: &Line, density: f64) -> Timestamp {
-    let mut oldest = line.first().map(|(_, tracked_at)| *tracked_at).unwrap_or_default();
-    for (n, (_, tracked_at)) in line.iter().enumerate() {
-        let gap = (oldest - *tracked_at).to_std().unwrap_or_default();
+    let mut oldest = line.first().map(|(_, created_at)| *created_at).unwrap_or_default();
+    for (n, (_, created_at)) in line.iter().enumerate() {
+        let gap = (oldest - *created_at).to_std().unwrap_or_default();
         // The pages of the gap are for everybody behind it.
         let behind = u32::try_from(line.len() - n).unwrap_or(u32::MAX);
         let worth_rows = WORTH_ROWS * f64::from(behind);
@@ -270,7 +270,7 @@ fn reach(line: &Line, density: f64) -> Timestamp {
         {
             break;
         }
-        oldest = *tracked_at;
+        oldest = *created_at;
     }
     oldest
 }

@@ -8,6 +8,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Timestamp;
+
 /// The provider's id of an order: 24 hex digits, kept in lower case.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -24,6 +26,14 @@ impl TopupId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// When the provider created the order, going by its id: like every ObjectId of MongoDB it begins with the
+    /// seconds since 1970. The provider's pages do not say so, which makes it a hint.
+    #[must_use]
+    pub fn created_at(&self) -> Option<Timestamp> {
+        let seconds = i64::from_str_radix(self.0.get(..8)?, 16).ok()?;
+        Timestamp::from_timestamp(seconds, 0)
     }
 }
 
@@ -288,6 +298,12 @@ mod tests {
         for bad in ["", "6901616fe9e88196b4eb64b", "6901616fe9e88196b4eb64b2a", "6901616fe9e88196b4eb64bz"] {
             assert_eq!(bad.parse::<TopupId>(), Err(InvalidTopupId), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_id_tells_when_the_order_was_created() {
+        let id: TopupId = "6901616FE9E88196B4EB64B2".parse().unwrap();
+        assert_eq!(id.created_at().unwrap().to_rfc3339(), "2025-10-29T00:35:59+00:00");
     }
 
     #[test]

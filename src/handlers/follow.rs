@@ -15,6 +15,9 @@ use crate::notify;
 use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
 use crate::topup_api::{ApiError, Permission, RequestKind, Wish};
 
+/// What an id says of the time when its order was created is believed if it was tracked no later than this.
+const LONGEST_HANDOVER: Duration = Duration::from_hours(7 * 24);
+
 /// Looks at the order once and says what becomes of the job.
 pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
     tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
@@ -230,7 +233,7 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
     let wish = Wish {
         topup_id: order.topup_id.clone(),
-        tracked_at: tracking.tracked_at,
+        created_at: created_at(order),
         last: tracking.last_checked_at.map(age),
         age: age(env.clock.now()),
         recheck: job == JobName::RecheckTopup,
@@ -255,6 +258,13 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
             None => Observation::Failed(error.to_string()),
         },
     })
+}
+
+/// When the provider created the order: before it was tracked, and long before where no worker ran meanwhile.
+fn created_at(order: &Order) -> Timestamp {
+    let tracked_at = order.tracking.tracked_at;
+    let told = order.topup_id.created_at();
+    told.filter(|told| (tracked_at - LONGEST_HANDOVER..=tracked_at).contains(told)).unwrap_or(tracked_at)
 }
 
 fn report(decision: &Decision, observation: &Observation) {

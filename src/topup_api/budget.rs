@@ -165,9 +165,9 @@ impl Budget for RedisBudget {
         }
         self.learn().await;
         let sighting = if self.allowance.coalesce && wish.list_counts { SIGHTING } else { Duration::ZERO };
-        let tracked_at = wish.tracked_at.timestamp_millis();
+        let created_at = wish.created_at.timestamp_millis();
         let permission =
-            self.request(wish.topup_id.as_str(), tracked_at, sighting, self.patience(wish)).await;
+            self.request(wish.topup_id.as_str(), created_at, sighting, self.patience(wish)).await;
         if !matches!(permission, Permission::Ask(_)) {
             self.told_to_wait.notify_one();
         }
@@ -225,7 +225,7 @@ impl RedisBudget {
     async fn request(
         &self,
         order: &str,
-        tracked_at_ms: i64,
+        created_at_ms: i64,
         sighting: Duration,
         patience: Duration,
     ) -> Permission {
@@ -237,7 +237,7 @@ impl RedisBudget {
         }
         let allowed = &self.allowance;
         let mut call = scripts::BUDGET_ASK.prepare_invoke();
-        call.key(&self.key).arg(order).arg(tracked_at_ms);
+        call.key(&self.key).arg(order).arg(created_at_ms);
         call.arg(millis(allowed.real(sighting))).arg(millis(allowed.real(patience)));
         call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(allowed.burst());
         call.arg(allowed.under_way).arg(millis(REQUEST)).arg(millis(PROBE_LOOK));

@@ -61,8 +61,8 @@ impl RequestKind {
 pub struct Wish {
     /// The order.
     pub topup_id: TopupId,
-    /// When this service first saw it.
-    pub tracked_at: Timestamp,
+    /// When the provider created it, as far as is known.
+    pub created_at: Timestamp,
     /// Its age at the last answer; none where there was no answer yet.
     pub last: Option<Duration>,
     /// Its age now.

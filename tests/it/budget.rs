@@ -1,7 +1,7 @@
 //! What the provider allows is kept by all workers together, and a key that is refused costs no order.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::{Answer, Fault, RequestKind, Script, SimulatorSettings};
@@ -242,6 +242,28 @@ async fn rush(with_cards: bool) -> (u64, u64, u64) {
     }
     let count = |kind| bed.simulator.requests(kind);
     (count(RequestKind::List), count(RequestKind::CheckId), orders.len() as u64)
+}
+
+#[tokio::test]
+async fn orders_are_found_in_the_list_however_late_they_are_handed_over() {
+    const SCALE: f64 = 10.0;
+    let began = Instant::now();
+    let settings =
+        SimulatorSettings { rate_limit: 120, list_with_cards: true, ..SimulatorSettings::default() };
+    let bed = bed(SCALE, settings).await;
+    let worker = bed.worker().await;
+    // The worker's clock runs fast since it has started, the provider's since before that.
+    let late = began.elapsed().mul_f64(SCALE) + Duration::from_mins(1);
+    let orders: Vec<String> = (0..180).map(|_| bed.order(Script::fulfilled_after(SECOND))).collect();
+    until("they have been final for long", async || {
+        bed.simulator.decided_for(&orders[0]).is_some_and(|since| since > late).then_some(())
+    })
+    .await;
+    bed.enqueue(&orders).await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    let [pages, asked] = [RequestKind::List, RequestKind::CheckId].map(|kind| bed.simulator.requests(kind));
+    assert!(pages > 0 && pages + asked < 180, "{pages} pages and {asked} requests for 180 orders");
+    assert!(!worker.log().contains("does not show those that wait"), "{}", worker.log());
 }
 
 #[tokio::test]

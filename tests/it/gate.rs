@@ -33,9 +33,9 @@ async fn budget_of(redis: &TestRedis, keys: usize, minute: Duration, key: &str) 
 
 async fn ask(budget: &RedisBudget, order: u32) -> Permission {
     let topup_id = format!("{order:024x}").parse().unwrap();
-    let tracked_at = chrono::DateTime::UNIX_EPOCH;
+    let created_at = chrono::DateTime::UNIX_EPOCH;
     let wish =
-        Wish { topup_id, tracked_at, last: None, age: Duration::ZERO, recheck: false, list_counts: false };
+        Wish { topup_id, created_at, last: None, age: Duration::ZERO, recheck: false, list_counts: false };
     budget.ask(&wish).await
 }
 

@@ -85,12 +85,12 @@ impl Line {
         call.invoke_async(&mut self.connection).await.unwrap()
     }
 
-    async fn request(&mut self, order: &str, tracked_at: u64, sighting: u64, patience: u64) -> Told {
-        let [tracked_at, sighting, patience] = [tracked_at, sighting, patience].map(|ms| ms.to_string());
+    async fn request(&mut self, order: &str, created_at: u64, sighting: u64, patience: u64) -> Told {
+        let [created_at, sighting, patience] = [created_at, sighting, patience].map(|ms| ms.to_string());
         let [window, burst, longest] = [WINDOW_MS, BURST, LONGEST_MS].map(|number| number.to_string());
         let arguments = [
             order,
-            &tracked_at,
+            &created_at,
             &sighting,
             &patience,
             "120",

@@ -1,12 +1,12 @@
 -- Asks for one request to the provider, on behalf of an order or, without one, for a page of the list.
--- KEYS[1] budget   ARGV: order, ms since 1970 at which it was tracked, ms for which a sighting in the list counts
+-- KEYS[1] budget   ARGV: order, ms since 1970 at which it was created, ms for which a sighting in the list counts
 --   beyond the time that a reading takes (0 where there is no list), ms it may wait compared with one that asks now,
 --   requests a window, ms of a window, requests that may be made at once after a pause, requests under way at most, ms
 --   a request may take, ms to look again while a probe is under way, longest ms to wait, number of keys
 -- Returns {'ask', ticket, key, 1 for a probe, ms waited for it}, {'wait', ms} where others come first or the next
 -- list will tell, {'sighted'} where the list has just shown it HANDLING, or {'closed', ms} while nobody may ask
 local budget = KEYS[1]
-local order, tracked_at, sighting, patience = take(), take(), tonumber(take()), tonumber(take())
+local order, created_at, sighting, patience = take(), take(), tonumber(take()), tonumber(take())
 local limit, window, burst, most_flying, request, look, longest, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()),
     tonumber(take()), tonumber(take())
@@ -128,7 +128,7 @@ end
 -- Where the clock was set back since it came, it would have to let everybody go first who comes now.
 redis.call('ZADD', waiting, 'LT', now + patience, order)
 redis.call('HSETNX', since, order, now)
-redis.call('HSET', tracked, order, tracked_at)
+redis.call('HSET', tracked, order, created_at)
 local rank = redis.call('ZRANK', waiting, order)
 
 local function wait_in_line(at_least)
@@ -163,7 +163,7 @@ if sighting > 0 and regular and redis.call('SMISMEMBER', ready, order)[1] == 0 t
     local began, second = tonumber(redis.call('HGET', since, order)), window / 60
     local reading = redis.call('EXISTS', budget .. ':listing') == 1
     if (reading or tonumber(listed[4]) + second > now)
-        and tonumber(tracked_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
+        and tonumber(created_at) >= tonumber(listed[2]) and began > tonumber(listed[1]) then
         -- Until it is read to its end, if that takes as long as last time. What it decides before wakes its order.
         local ends = (reading and tonumber(listed[5]) or tonumber(listed[4])) + took
         local wait = math.ceil(math.min(math.max(ends - now, took / 4, second, look), longest))
