@@ -136,6 +136,15 @@ impl Simulator {
         self.insert(Draft { kind, number, topup_amount, reference, plan: Plan::Script(script) }).0
     }
 
+    /// Has the order follow this script from now on. Its age goes on. Nothing happens for an unknown order.
+    pub fn set_script(&self, topup_id: &str, script: Script) {
+        self.with_orders(|orders, _, _| {
+            if let Some(order) = orders.by_id_mut(topup_id) {
+                order.script = script;
+            }
+        });
+    }
+
     /// How long, in domain time, the order is `HANDLING` no longer; none as long as it is.
     #[must_use]
     pub fn decided_for(&self, topup_id: &str) -> Option<Duration> {

@@ -105,6 +105,12 @@ impl Script {
         Self::default()
     }
 
+    /// `QUEUED`, and never anything else.
+    #[must_use]
+    pub fn queued_forever() -> Self {
+        Self::always(Answer::Queued)
+    }
+
     /// The same answer from the first moment on.
     #[must_use]
     pub fn always(answer: Answer) -> Self {

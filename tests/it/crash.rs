@@ -205,16 +205,16 @@ async fn a_connection_that_goes_silent_is_replaced() {
 #[tokio::test]
 async fn what_redis_forgets_is_put_back_from_the_store() {
     let bed = Bed::new(SCALE).await;
-    let order = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(1)));
-    let polled = bed.order(Script::fulfilled_after(Duration::from_mins(4)));
+    let order = bed.order(Script::handling_forever());
     let mut worker = bed.worker().await;
-    bed.enqueue([&order, &polled]).await;
-    bed.told(&order, "scheduled").await;
+    bed.enqueue([&order]).await;
+    bed.stored(std::slice::from_ref(&order), OrderStatus::Handling).await;
     // Redis comes back with nothing but the clock that this deployment shares.
     let anchor: String = bed.redis(&["GET", "{topup}:time-anchor"]).await;
     bed.redis::<()>(&["FLUSHALL"]).await;
     bed.redis::<()>(&["SET", "{topup}:time-anchor", &anchor]).await;
-    bed.told(&polled, "fulfilled").await;
+    bed.simulator.set_script(&order, Script::fulfilled_after(Duration::ZERO));
+    bed.told(&order, "fulfilled").await;
     assert_eq!(worker.ended(), None);
     assert!(worker.log().contains("put back jobs that no queue held"), "{}", worker.log());
 }

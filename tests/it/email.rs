@@ -66,9 +66,11 @@ async fn customers_get_a_mail_for_each_outcome_in_their_language_and_without_the
     let bed = bed_at(3600.0 * 4.0, &sink, &folder).await;
     let fulfilled = bed.order(Script::fulfilled_after(Duration::ZERO));
     let refunded = bed.order(Script::refunded_after(Duration::ZERO));
-    let scheduled = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(30)));
+    let scheduled = bed.order(Script::queued_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&fulfilled, &refunded, &scheduled]).await;
+    bed.told(&scheduled, "scheduled").await;
+    bed.simulator.set_script(&scheduled, Script::fulfilled_after(Duration::ZERO));
     let mails = mails(&sink, 4).await;
     bed.idle().await;
     assert_eq!(sink.mails().len(), 4);
@@ -201,10 +203,11 @@ async fn the_operator_and_the_customer_each_get_their_own() {
     let mut bed = bed(&sink, &folder).await;
     bed.set("OPERATOR_EMAIL", format!("{OPERATOR}, Nuit <night@shop.example>"));
     let unknown = "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned();
-    // Far enough off that even a busy machine finds it delayed first.
-    let slow = bed.order(Script::fulfilled_after(Duration::from_mins(40)));
+    let slow = bed.order(Script::handling_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&unknown, &slow]).await;
+    bed.told(&slow, "delayed").await;
+    bed.simulator.set_script(&slow, Script::fulfilled_after(Duration::ZERO));
     let mails = mails(&sink, 3).await;
     bed.idle().await;
     assert_eq!(sink.mails().len(), 3);

@@ -9,16 +9,17 @@ use topup_worker::simulator::{Answer, Fault, Script};
 use crate::support::{Bed, Received, SECRET};
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
 
 #[tokio::test]
 async fn orders_end_fulfilled_refunded_and_scheduled_then_fulfilled() {
     let bed = Bed::new(3600.0 * 4.0).await;
     let fulfilled = bed.order(Script::fulfilled_after(10 * SECOND));
     let refunded = bed.order(Script::refunded_after(5 * SECOND));
-    let scheduled = bed.order(Script::queued_after(5 * SECOND, 30 * HOUR));
+    let scheduled = bed.order(Script::default().then(5 * SECOND, Answer::Queued));
     let _worker = bed.worker().await;
     bed.enqueue([&fulfilled, &refunded, &scheduled]).await;
+    bed.told(&scheduled, "scheduled").await;
+    bed.simulator.set_script(&scheduled, Script::fulfilled_after(Duration::ZERO));
 
     for (id, outcome) in [
         (&fulfilled, "fulfilled"),

@@ -24,7 +24,7 @@ async fn no_log_and_no_command_shows_anything_secret_or_personal() {
         Answer::Fault(Fault::NotJson),
         Answer::Fault(Fault::WrongShape),
     ]));
-    let queued = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(1)));
+    let queued = bed.order(Script::queued_forever());
     let orders = [fulfilled, truncated, queued];
     let mut worker = bed.worker().await;
     bed.enqueue(&orders).await;

@@ -13,13 +13,12 @@ use crate::support::postgres::TestPostgres;
 use crate::support::{Bed, until};
 
 const ORDERS: u64 = 200;
-/// Two hours in a second. Whatever an order must be seen as lasts longer, by far, than it takes until a killed worker's
-/// orders are looked at again: half a minute. That takes eight seconds, and then a process for each.
+/// Two hours in a second: the three days until an order is overdue take 36.
 const SCALE: f64 = 7_200.0;
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
 
-/// An order at the provider, and how it must end.
+/// An order at the provider, and how it must end. Where more than one outcome is told, it is fulfilled once the last
+/// but one is.
 struct Expected {
     id: String,
     status: OrderStatus,
@@ -33,12 +32,9 @@ fn order(bed: &Bed, n: u64) -> Expected {
     let soon = Duration::from_secs(3 + n % 42);
     let (script, status, outcomes): (_, _, &[Outcome]) = match n % 10 {
         0 => (Script::refunded_after(soon), OrderStatus::Refunded, &[Refunded]),
-        1 => (Script::queued_after(soon, 60 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Fulfilled]),
-        2 => {
-            // Overdue after 72 h, which the rechecks every 12 h see within half a minute.
-            (Script::queued_after(soon, 132 * HOUR), OrderStatus::Fulfilled, &[Scheduled, Overdue, Fulfilled])
-        }
-        3 => (Script::fulfilled_after(60 * HOUR), OrderStatus::Fulfilled, &[Delayed, Fulfilled]),
+        1 => (Script::queued_forever(), OrderStatus::Fulfilled, &[Scheduled, Fulfilled]),
+        2 => (Script::queued_forever(), OrderStatus::Fulfilled, &[Scheduled, Overdue, Fulfilled]),
+        3 => (Script::handling_forever(), OrderStatus::Fulfilled, &[Delayed, Fulfilled]),
         4 => {
             // The provider does not know it.
             return Expected {
@@ -73,7 +69,12 @@ async fn a_server_that_crashes_loses_nothing() {
     let mut workers = [bed.worker().await, bed.worker().await];
     let orders: Vec<Expected> = (0..60)
         .map(|n| Expected {
-            id: bed.order(Script::fulfilled_after(Duration::from_secs(60 + 20 * n))),
+            // The last one is not, until the server is back.
+            id: bed.order(if n < 59 {
+                Script::fulfilled_after(Duration::from_secs(60 + 20 * n))
+            } else {
+                Script::handling_forever()
+            }),
             status: OrderStatus::Fulfilled,
             outcomes: &[Outcome::Fulfilled],
         })
@@ -85,6 +86,7 @@ async fn a_server_that_crashes_loses_nothing() {
     let last: TopupId = orders[59].id.parse().unwrap();
     let last = store.order(&last).await.unwrap().expect("what was committed is there");
     assert!(!last.tracking.status.is_final(), "the server crashed in the middle");
+    bed.simulator.set_script(&orders[59].id, Script::fulfilled_after(Duration::ZERO));
     for order in &orders {
         account(&bed, &store, order).await;
     }
@@ -104,6 +106,7 @@ async fn work(mut bed: Bed) {
     workers[0].kill();
     sleep(SECOND).await;
     workers[0] = bed.worker().await;
+    fulfil_what_waits(&bed, &orders).await;
 
     let store = bed.store().await;
     for order in &orders {
@@ -134,6 +137,25 @@ async fn work(mut bed: Bed) {
     {
         assert!(shown.contains(words), "{words}: {shown}");
     }
+}
+
+/// Has each order fulfilled that waits for it, as soon as what comes before that was told.
+async fn fulfil_what_waits(bed: &Bed, orders: &[Expected]) {
+    let event = |order: &Expected| match order.outcomes {
+        [.., before, _last] => Some(format!("evt_{}_{before}", order.id)),
+        _ => None,
+    };
+    let mut waiting: HashMap<String, &str> =
+        orders.iter().filter_map(|order| Some((event(order)?, order.id.as_str()))).collect();
+    until("everybody was told what comes before the end", async || {
+        for received in bed.sink.received() {
+            if let Some(id) = waiting.remove(received.id()) {
+                bed.simulator.set_script(id, Script::fulfilled_after(Duration::ZERO));
+            }
+        }
+        waiting.is_empty().then_some(())
+    })
+    .await;
 }
 
 /// Waits until the order has ended as it must, and holds the store to it.

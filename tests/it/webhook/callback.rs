@@ -22,14 +22,14 @@ async fn an_order_is_told_at_its_own_address_instead_and_no_proxy_and_no_log_hea
     bed.set("CALLBACK_ALLOWED_HOSTS", "shop.example.dz 127.0.0.1");
     bed.set("RUST_LOG", "trace");
     let receiver = Receiver::start(|_| Answer::status(204)).await;
-    let (own, other) = (
-        bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(30))),
-        bed.order(Script::refunded_after(Duration::ZERO)),
-    );
+    let (own, other) =
+        (bed.order(Script::queued_forever()), bed.order(Script::refunded_after(Duration::ZERO)));
     let worker = bed.worker().await;
     enqueue_at(&bed, &own, &receiver.url).await;
     bed.enqueue([&other]).await;
     bed.told(&other, "refunded").await;
+    until("the first outcome is told", async || (receiver.requests().len() == 1).then_some(())).await;
+    bed.simulator.set_script(&own, Script::fulfilled_after(Duration::ZERO));
     until("both outcomes are told", async || (receiver.requests().len() == 2).then_some(())).await;
     let ids: Vec<String> = receiver.requests().iter().map(|one| one.id().to_owned()).collect();
     assert_eq!(ids, [format!("evt_{own}_scheduled"), format!("evt_{own}_fulfilled")]);
@@ -48,13 +48,14 @@ async fn an_order_whose_host_is_not_allowed_any_more_is_told_at_the_merchants_en
     let mut bed = Bed::new(SCALE).await;
     bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
     let receiver = Receiver::start(|_| Answer::status(204)).await;
-    let id = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(30)));
+    let id = bed.order(Script::queued_forever());
     enqueue_at(&bed, &id, &receiver.url).await;
     let mut worker = bed.worker().await;
     until("it is told", async || (receiver.requests().len() == 1).then_some(())).await;
     assert!(worker.stop().await.success());
     bed.set("CALLBACK_ALLOWED_HOSTS", "");
     let _worker = bed.worker().await;
+    bed.simulator.set_script(&id, Script::fulfilled_after(Duration::ZERO));
     bed.told(&id, "fulfilled").await;
     bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
     assert_eq!(receiver.requests().len(), 1);
