@@ -15,7 +15,7 @@ use crate::handlers::{Environment, sighted};
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ApiError, ListedOrder, OrderList, RequestKind, SIGHTING};
+use crate::topup_api::{Allowance, ApiError, KeyFingerprint, ListedOrder, OrderList, RequestKind, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -49,6 +49,8 @@ const REFUSED: Duration = Duration::from_hours(24);
 pub(crate) struct Coalescer {
     pub(crate) environment: Environment,
     pub(crate) allowance: Allowance,
+    /// Of the keys that this worker asks with.
+    pub(crate) keys: Vec<KeyFingerprint>,
     pub(crate) connection: Connection,
     pub(crate) names: Names,
 }
@@ -147,7 +149,10 @@ impl Coalescer {
         let allowed = &self.allowance;
         let mut call = scripts::LIST_BEGIN.prepare_invoke();
         call.key(self.names.budget()).arg(FEWEST).arg(allowed.requests_per_minute);
-        call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE)).arg(allowed.keys);
+        call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE)).arg(self.keys.len());
+        for key in &self.keys {
+            call.arg(key.as_str());
+        }
         let (enough, waiting): (bool, Vec<(String, i64)>) =
             call.invoke_async(&mut self.connection.get()).await?;
         let read = |(id, at): (String, i64)| Some((id.parse().ok()?, Timestamp::from_timestamp_millis(at)?));
@@ -197,7 +202,7 @@ impl Coalescer {
                     let list = self.environment.api(&ticket).list(page, from, to).await;
                     let error = list.as_ref().err();
                     self.environment.metrics.requested(RequestKind::List, error);
-                    self.environment.budget.answered(&ticket, error).await;
+                    self.environment.budget.answered(&ticket, None, error).await;
                     return Ok(list?);
                 }
                 // What was read so far would be old by then, and another worker may have begun anew.
@@ -279,7 +284,7 @@ fn reach(line: &Line, density: f64) -> Timestamp {
 fn left_longer(reading: &Result<Reading, ListingError>) -> Duration {
     match reading {
         Err(ListingError::Provider(ApiError::ListForbidden(_))) => REFUSED,
-        Err(ListingError::Provider(error)) => error.closes_gate().unwrap_or_default(),
+        Err(ListingError::Provider(error)) => error.closes_for().unwrap_or_default(),
         _ => Duration::ZERO,
     }
 }

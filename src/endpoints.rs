@@ -42,7 +42,7 @@ impl Endpoints {
 }
 
 async fn readyz(State(served): State<Endpoints>) -> (StatusCode, String) {
-    match served.health.ready(&served.shutdown) {
+    match served.health.ready(&served.shutdown, served.budget.standing()) {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::queue::RedisHealth;
 use crate::shutdown::Shutdown;
+use crate::topup_api::Standing;
 
 /// What `/readyz` tells.
 #[derive(Debug, Clone)]
@@ -25,17 +26,18 @@ impl Health {
         self.started.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it can.
+    /// Whether it can, with the provider's word on this worker.
     ///
     /// # Errors
     /// Why not, in words.
-    pub(crate) fn ready(&self, shutdown: &Shutdown) -> Result<(), &'static str> {
+    pub(crate) fn ready(&self, shutdown: &Shutdown, standing: &Standing) -> Result<(), String> {
         if shutdown.is_requested() {
-            Err("stopping")
+            Err("stopping".to_owned())
         } else if !self.started.load(Ordering::Relaxed) {
-            Err("starting")
+            Err("starting".to_owned())
         } else {
-            self.redis.check()
+            self.redis.check()?;
+            standing.refusal().map_or(Ok(()), Err)
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::schedule::{
-    FIRST_RECHECK, NEXT_RECHECK, NOT_FOUND_LIMIT, NOT_FOUND_WAIT, OVERDUE_AFTER, POLL_LIMIT,
-    POLL_LIMIT_COUNT, QUEUED_LIMIT, delayed_wait, poll_error_wait,
+    FIRST_RECHECK, HANDLING_LIMIT, HANDLING_OVERDUE_AFTER, NEXT_RECHECK, NOT_FOUND_LIMIT, OVERDUE_AFTER,
+    POLL_LIMIT, POLL_LIMIT_COUNT, QUEUED_LIMIT, delayed_wait, not_found_wait, poll_error_wait,
 };
 use crate::{
     Jitter, JobName, OrderStatus, Outcome, PollStrategy, ProviderOrder, RetryPolicy, Timestamp, TopupStatus,
@@ -18,7 +18,7 @@ use crate::{
 pub struct Tracking {
     /// Status in the store.
     pub status: OrderStatus,
-    /// When this service first saw the order.
+    /// When this service first saw the order, or took it up again after it was given up.
     pub tracked_at: Timestamp,
     /// Start of the current stretch of fast polling; its five minutes count from here.
     pub polling_since: Timestamp,
@@ -36,7 +36,7 @@ pub struct Tracking {
     pub refunded_at: Option<Timestamp>,
     /// How often the order outlived fast polling.
     pub delays: u32,
-    /// Answers "not found" in a row.
+    /// Answers "not found" of an order for which there was no other answer yet.
     pub not_found: u32,
     /// Whether the operator was told that the order is overdue.
     pub overdue: bool,
@@ -66,7 +66,8 @@ impl Tracking {
     }
 }
 
-/// What a look at the order brought.
+/// What a check of the order brought. What says nothing of this order is no observation of it: a refused key, a rate
+/// limit or an outage has the job wait, and nothing is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// The provider answered with the order.
@@ -75,8 +76,6 @@ pub enum Observation {
     NotFound,
     /// No usable answer: network, time-out, 5xx, not JSON. In words, without personal data.
     Failed(String),
-    /// The gate to the provider is closed for this long: nobody may ask (401, 403, 429, 503).
-    GateClosed(Duration),
 }
 
 /// Everything but the observation and the time that a decision depends on.
@@ -135,6 +134,8 @@ pub enum DeadLetterReason {
     RecheckExhausted,
     /// QUEUED for more than seven days.
     QueuedTooLong,
+    /// HANDLING, of an unknown status or FULFILLED without a card code for more than seven days.
+    HandlingTooLong,
 }
 
 impl DeadLetterReason {
@@ -145,6 +146,7 @@ impl DeadLetterReason {
             Self::NotFound => "not-found",
             Self::RecheckExhausted => "recheck-exhausted",
             Self::QueuedTooLong => "queued-too-long",
+            Self::HandlingTooLong => "handling-too-long",
         }
     }
 }
@@ -158,24 +160,24 @@ pub fn decide(situation: &Situation<'_>, observation: &Observation, now: Timesta
     let mut record = situation.tracking.clone();
     match observation {
         Observation::Answered(order) => {
+            if record.last_checked_at.is_none() && record.not_found > 0 {
+                // Time in which the provider did not know the order is not time in which it was polled.
+                record.polling_since = now;
+            }
             record.last_checked_at = Some(now);
             record.last_error = None;
             record.not_found = 0;
             answered(situation, record, order, now)
         }
+        // The provider has answered for this order before, so it is the provider that is at fault now.
+        Observation::NotFound if record.last_checked_at.is_some() => {
+            record.last_error = Some("the provider no longer knows this order".to_owned());
+            failed(situation, record, now)
+        }
         Observation::NotFound => not_found(record, now),
         Observation::Failed(error) => {
             record.last_error = Some(error.clone());
-            record.not_found = 0;
             failed(situation, record, now)
-        }
-        Observation::GateClosed(wait) => {
-            // Time in which nobody may ask is not time in which the order was polled.
-            if situation.job == JobName::PollTopup {
-                record.polling_since += *wait;
-            }
-            record.next_check_at = Some(now + *wait);
-            Decision { record, next: Next::Wait(*wait), notify: None, warning: None }
         }
     }
 }
@@ -190,9 +192,6 @@ impl Decision {
 fn absorbed(situation: &Situation<'_>, observation: &Observation) -> Decision {
     let stored = situation.tracking.status;
     let mut decision = Decision::unchanged(situation, Next::Done);
-    if let Observation::GateClosed(wait) = observation {
-        decision.next = Next::Wait(*wait);
-    }
     if let Observation::Answered(order) = observation {
         let agrees = match order.status {
             TopupStatus::Fulfilled => stored == OrderStatus::Fulfilled,
@@ -281,14 +280,33 @@ fn handling(
         record.polling_since = now;
         record.polls = 0;
     }
+    let (since, overdue_after) = match record.scheduled_at {
+        Some(scheduled_at) => (scheduled_at, OVERDUE_AFTER),
+        None => (record.tracked_at, HANDLING_OVERDUE_AFTER),
+    };
+    let age = (now - since).to_std().unwrap_or_default();
+    if age >= HANDLING_LIMIT {
+        record.next_check_at = None;
+        record.last_error =
+            Some(warning.clone().unwrap_or_else(|| "HANDLING for more than seven days".to_owned()));
+        return Decision { warning, ..dead_letter(record, DeadLetterReason::HandlingTooLong) };
+    }
     record.status = OrderStatus::Handling;
     let elapsed = (now - record.polling_since).to_std().unwrap_or_default();
     let wait = situation.jitter.apply(situation.strategy.interval(elapsed));
-    if record.polls >= POLL_LIMIT_COUNT || elapsed + wait > POLL_LIMIT {
-        return Decision { warning, ..delayed(situation, record, now) };
+    let mut decision = if record.polls >= POLL_LIMIT_COUNT || elapsed + wait > POLL_LIMIT {
+        delayed(situation, record, now)
+    } else {
+        record.next_check_at = Some(now + wait);
+        Decision { record, next: Next::Poll(wait), notify: None, warning: None }
+    };
+    decision.warning = warning;
+    let first_delay = decision.notify.is_some() && decision.record.delays <= 1;
+    if age >= overdue_after && !decision.record.overdue && !first_delay {
+        decision.record.overdue = true;
+        decision.notify = Some(Outcome::Overdue);
     }
-    record.next_check_at = Some(now + wait);
-    Decision { record, next: Next::Poll(wait), notify: None, warning }
+    decision
 }
 
 /// The limit of fast polling is reached: the next poll would fall behind it.
@@ -308,15 +326,23 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     Decision { record, next: Next::Recheck(wait), notify: Some(Outcome::Delayed), warning: None }
 }
 
+/// The provider has never known the order: its replica may lag behind, or the order is of the other environment.
 fn not_found(mut record: Tracking, now: Timestamp) -> Decision {
-    record.not_found += 1;
     record.last_error = Some("the provider does not know this order".to_owned());
-    if record.not_found > NOT_FOUND_LIMIT {
-        record.next_check_at = None;
-        return dead_letter(record, DeadLetterReason::NotFound);
-    }
-    record.next_check_at = Some(now + NOT_FOUND_WAIT);
-    Decision { record, next: Next::Wait(NOT_FOUND_WAIT), notify: None, warning: None }
+    // A check before its time, for instance one that is repeated after a crash, brings the end no nearer.
+    let early = record.next_check_at.filter(|at| record.not_found > 0 && *at > now);
+    let wait = if let Some(at) = early {
+        (at - now).to_std().unwrap_or_default()
+    } else {
+        record.not_found = record.not_found.saturating_add(1);
+        if record.not_found > NOT_FOUND_LIMIT {
+            record.next_check_at = None;
+            return dead_letter(record, DeadLetterReason::NotFound);
+        }
+        not_found_wait(record.not_found)
+    };
+    record.next_check_at = Some(now + wait);
+    Decision { record, next: Next::Wait(wait), notify: None, warning: None }
 }
 
 fn failed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> Decision {

@@ -151,23 +151,96 @@ fn refunded_is_done() {
     assert_eq!((decision.next, decision.notify), (Next::Done, Some(Outcome::Refunded)));
 }
 
+/// An order for which the provider has answered, a minute after it was first seen.
+fn known() -> Tracking {
+    Tracking { last_checked_at: Some(start()), ..Tracking::new(start()) }
+}
+
 #[test]
-fn not_found_is_asked_again_five_times_over_a_minute() {
+fn an_order_never_known_is_given_up_after_more_than_ten_minutes_of_not_found() {
     let mut tracking = Tracking::new(start());
-    for again in 0..5 {
-        let decision = poll(&tracking, &Observation::NotFound, again * 12 * SECOND);
-        assert_eq!((&decision.next, decision.notify), (&Next::Wait(12 * SECOND), None));
+    let mut passed = Duration::ZERO;
+    let mut waits = Vec::new();
+    let end = loop {
+        let decision = poll(&tracking, &Observation::NotFound, passed);
+        let Next::Wait(wait) = decision.next else { break decision };
+        assert_eq!(decision.notify, None);
+        waits.push(wait.as_secs());
+        passed += wait;
         tracking = decision.record;
-    }
-    let end = poll(&tracking, &Observation::NotFound, MINUTE);
+    };
+    assert_eq!(waits[..5], [12, 24, 48, 60, 60]);
+    assert!((10 * MINUTE..11 * MINUTE).contains(&passed), "{passed:?}");
     assert_eq!(end.next, Next::DeadLetter(DeadLetterReason::NotFound));
     assert_eq!(end.notify, Some(Outcome::Unresolved));
 }
 
 #[test]
-fn an_answer_between_two_not_found_starts_the_count_again() {
-    let tracking = Tracking { not_found: 5, ..Tracking::new(start()) };
-    assert_eq!(poll(&tracking, &answer("HANDLING"), SECOND).record.not_found, 0);
+fn a_not_found_before_its_time_does_not_count() {
+    let first = poll(&Tracking::new(start()), &Observation::NotFound, Duration::ZERO).record;
+    let early = poll(&first, &Observation::NotFound, 2 * SECOND);
+    assert_eq!((early.next, early.record.not_found), (Next::Wait(10 * SECOND), 1));
+    assert_eq!(poll(&early.record, &Observation::NotFound, 12 * SECOND).record.not_found, 2);
+}
+
+#[test]
+fn an_order_that_becomes_known_late_is_polled_for_five_minutes_from_then_on() {
+    let tracking = Tracking { not_found: 7, ..Tracking::new(start()) };
+    let decision = poll(&tracking, &answer("HANDLING"), 8 * MINUTE);
+    assert_eq!((decision.next, decision.record.not_found), (Next::Poll(3 * SECOND), 0));
+}
+
+#[test]
+fn not_found_of_an_order_that_was_known_is_a_failure_like_any_other() {
+    for after in [MINUTE, 10 * MINUTE, 2 * HOUR] {
+        let not_found = poll(&known(), &Observation::NotFound, after);
+        let failure = poll(&known(), &failed(), after);
+        assert_eq!((not_found.next, not_found.notify), (failure.next, failure.notify));
+        assert!(not_found.record.last_error.is_some());
+    }
+    assert_eq!(recheck(&known(), &Observation::NotFound, HOUR).next, Next::Retry(HOUR));
+}
+
+/// Follows an order that stays as it is through both jobs; returns what was told and when, and the end.
+fn followed_for_ever(observation: &Observation, mut tracking: Tracking) -> (Vec<(Outcome, u64)>, Decision) {
+    let (mut job, mut passed, mut told) = (JobName::PollTopup, Duration::ZERO, Vec::new());
+    loop {
+        let decision = decide(&at(job, &tracking), observation, start() + passed);
+        told.extend(decision.notify.map(|outcome| (outcome, passed.as_secs() / 3600)));
+        let (next, wait) = match decision.next {
+            Next::Poll(wait) => (JobName::PollTopup, wait),
+            Next::Recheck(wait) => (JobName::RecheckTopup, wait),
+            _ => return (told, decision),
+        };
+        (job, passed, tracking) = (next, passed + wait, decision.record);
+    }
+}
+
+#[test]
+fn an_order_that_never_gets_final_is_overdue_after_a_day_and_given_up_after_seven() {
+    for observation in [answer("HANDLING"), answer("UNKNOWN_ERROR"), without_card()] {
+        let (told, end) = followed_for_ever(&observation, Tracking::new(start()));
+        let overdue: Vec<u64> = told
+            .iter()
+            .filter(|(outcome, _)| *outcome == Outcome::Overdue)
+            .map(|(_, hours)| *hours)
+            .collect();
+        assert!(matches!(overdue[..], [24..=36]), "once, at the first check after a day: {overdue:?}");
+        assert_eq!(told.first().map(|(outcome, _)| *outcome), Some(Outcome::Delayed));
+        assert!(matches!(told.last(), Some((Outcome::Unresolved, 168..=180))), "{told:?}");
+        assert_eq!(end.next, Next::DeadLetter(DeadLetterReason::HandlingTooLong));
+        assert_eq!(end.record.next_check_at, None);
+        assert!(end.record.last_error.is_some());
+    }
+}
+
+#[test]
+fn an_order_that_was_scheduled_has_the_time_of_a_scheduled_one() {
+    let handling = |passed| recheck(&scheduled(), &answer("HANDLING"), passed);
+    assert_eq!(handling(71 * HOUR).notify, None);
+    assert_eq!(handling(72 * HOUR).notify, Some(Outcome::Overdue));
+    let end = handling(7 * 24 * HOUR);
+    assert_eq!(end.next, Next::DeadLetter(DeadLetterReason::HandlingTooLong));
 }
 
 #[test]
@@ -198,21 +271,6 @@ fn a_failed_recheck_waits_1_h_then_3_h_then_is_a_dead_letter() {
 }
 
 #[test]
-fn a_closed_gate_costs_neither_an_attempt_nor_time_of_polling() {
-    let tracking = Tracking { polls: 7, not_found: 2, ..Tracking::new(start()) };
-    let closed = Observation::GateClosed(15 * MINUTE);
-    let decision = poll(&tracking, &closed, MINUTE);
-    assert_eq!((decision.next, decision.notify), (Next::Wait(15 * MINUTE), None));
-    assert_eq!((decision.record.polls, decision.record.not_found), (7, 2));
-    assert_eq!(decision.record.next_check_at, Some(start() + 16 * MINUTE));
-    let after = poll(&decision.record, &answer("HANDLING"), 16 * MINUTE);
-    assert_eq!(after.next, Next::Poll(5 * SECOND), "a minute of polling has passed, not sixteen");
-    let decision = recheck(&scheduled(), &closed, 24 * HOUR);
-    assert_eq!(decision.next, Next::Wait(15 * MINUTE));
-    assert_eq!(decision.record.scheduled_at, Some(start()));
-}
-
-#[test]
 fn a_delay_repeated_after_a_crash_keeps_its_time() {
     let delayed = poll(&Tracking::new(start()), &answer("HANDLING"), 295 * SECOND).record;
     let again = poll(&delayed, &answer("HANDLING"), 305 * SECOND);
@@ -237,7 +295,6 @@ fn observations() -> impl Strategy<Value = Observation> {
         Just(without_card()),
         Just(Observation::NotFound),
         Just(failed()),
-        (0_u64..900).prop_map(|s| Observation::GateClosed(Duration::from_secs(s))),
     ]
 }
 
@@ -271,7 +328,7 @@ proptest! {
                 Next::DeadLetter(_) => break,
             };
             prop_assert!(wait <= 24 * HOUR, "{:?}", wait);
-            prop_assert!(ended || wait > Duration::ZERO || matches!(observation, Observation::GateClosed(_)));
+            prop_assert!(ended || wait > Duration::ZERO);
             if !ended {
                 prop_assert_eq!(decision.record.next_check_at, Some(now + wait));
             }

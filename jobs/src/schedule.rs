@@ -25,10 +25,19 @@ pub(crate) const NEXT_RECHECK: Duration = Duration::from_hours(12);
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_hours(72);
 /// A QUEUED order this old goes to the dead letters.
 pub(crate) const QUEUED_LIMIT: Duration = Duration::from_hours(168);
-/// An order the provider does not know is asked for again after this long, …
-pub(crate) const NOT_FOUND_WAIT: Duration = Duration::from_secs(12);
-/// … so many times.
-pub(crate) const NOT_FOUND_LIMIT: u32 = 5;
+/// An order that has been HANDLING for this long since it was tracked is reported to the operator, once.
+pub(crate) const HANDLING_OVERDUE_AFTER: Duration = Duration::from_hours(24);
+/// An order that is still HANDLING after this long goes to the dead letters, as a QUEUED one does.
+pub(crate) const HANDLING_LIMIT: Duration = QUEUED_LIMIT;
+/// An order that the provider has never known is given up after this many waits, which together take more than ten
+/// minutes: a replica that lags behind and a change of environment by mistake last for minutes.
+pub(crate) const NOT_FOUND_LIMIT: u32 = 12;
+
+/// The wait after the `count`th answer "not found" in a row: 12 s, doubling to a minute.
+#[must_use]
+pub(crate) fn not_found_wait(count: u32) -> Duration {
+    (SECOND * 12).saturating_mul(2_u32.saturating_pow(count.saturating_sub(1).min(16))).min(MINUTE)
+}
 
 /// A random number from −1 to 1, drawn by the caller.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -16,7 +16,7 @@ use crate::notify::{
 use crate::orders;
 use crate::queue::{Connection, Names, Pause};
 use crate::telemetry::Metrics;
-use crate::topup_api::{Allowance, Client, KeysFingerprint, RedisBudget, TopupApi};
+use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
 
 /// What the handlers work with.
 pub(super) async fn environment(
@@ -54,15 +54,18 @@ fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
 
 /// What the provider allows.
 pub(super) fn budget(config: &Config, connection: &Connection) -> RedisBudget {
-    let keys = std::iter::once(&config.api_key).chain(&config.secondary_api_key);
-    RedisBudget::new(connection.clone(), &config.names, allowance(config), KeysFingerprint::new(keys))
+    RedisBudget::new(connection.clone(), &config.names, allowance(config), key_fingerprints(config))
+}
+
+/// Of the primary key and, if there is one, of the secondary key.
+pub(crate) fn key_fingerprints(config: &Config) -> Vec<KeyFingerprint> {
+    std::iter::once(&config.api_key).chain(&config.secondary_api_key).map(KeyFingerprint::new).collect()
 }
 
 pub(super) fn allowance(config: &Config) -> Allowance {
     Allowance {
         requests_per_minute: config.rate_limit,
         under_way: config.under_way,
-        keys: 1 + usize::from(config.secondary_api_key.is_some()),
         minute: Duration::from_mins(1).div_f64(config.time_scale),
         coalesce: config.coalesce,
     }

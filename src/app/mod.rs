@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
+pub(crate) use self::environment::key_fingerprints;
 use self::environment::{allowance, budget, environment};
 use crate::coalesce::Coalescer;
 use crate::config::Config;
@@ -65,7 +66,6 @@ pub async fn run_with(
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
-    budget.doubt().await;
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;
@@ -78,8 +78,13 @@ pub async fn run_with(
     }
     if config.coalesce {
         let (environment, connection) = (environment.clone(), connection.clone());
-        let coalescer =
-            Coalescer { environment, allowance: allowance(&config), connection, names: config.names.clone() };
+        let coalescer = Coalescer {
+            environment,
+            allowance: allowance(&config),
+            keys: key_fingerprints(&config),
+            connection,
+            names: config.names.clone(),
+        };
         tasks.spawn(coalescer.run(shutdown.clone()));
     }
     let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
@@ -87,9 +92,11 @@ pub async fn run_with(
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
+        .with(NotifyCustomerHandler(environment.clone()))
+        .pausing(budget.claim_pause())
         .with(PollTopupHandler(environment.clone()))
-        .with(RecheckTopupHandler(environment.clone()))
-        .with(NotifyCustomerHandler(environment));
+        .with(RecheckTopupHandler(environment.clone()));
+    tasks.spawn(budget.keep_standing(environment.apis, environment.metrics, shutdown.clone()));
     tasks.spawn(intake.run(shutdown.clone()));
     tasks.spawn(restore.run(shutdown.clone()));
     health.started();

@@ -13,10 +13,17 @@ use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
 use crate::notify;
 use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
-use crate::topup_api::{ApiError, Permission, RequestKind, Wish};
+use crate::topup_api::{ApiError, Meaning, Permission, RequestKind, Wish};
 
 /// What an id says of the time when its order was created is believed if it was tracked no later than this.
 const LONGEST_HANDOVER: Duration = Duration::from_hours(7 * 24);
+
+/// How soon a recheck that met an outage of the provider runs again, in domain time.
+const OUTAGE_PAUSE: Duration = Duration::from_mins(1);
+/// How often a request that shows whether the provider is down is asked for, …
+const MOST_TRIES_TO_VERIFY: u32 = 3;
+/// … and for how long each time, in real time.
+const LONGEST_TRY: Duration = Duration::from_secs(2);
 
 /// Looks at the order once and says what becomes of the job.
 pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
@@ -68,8 +75,11 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         RequestKind::CheckId => decide(&situation, &observation, now),
         RequestKind::List => as_before,
     };
-    if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next) {
-        // The list shows every order at every reading: what is as before is not worth a write.
+    if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next)
+        && order.tracking.last_checked_at.is_some()
+    {
+        // The list shows every order at every reading: what is as before is not worth a write. The first time it is:
+        // from then on the order is one that the provider knows.
         return Ok(stays(request, waited, End::Wait(env.clock.real(*wait))));
     }
     if !carry_out(env, name, &order, (told_by, &observation), &decision, now).await? {
@@ -223,11 +233,12 @@ enum Look {
     Asked(Observation),
     /// The list has just shown it HANDLING.
     Sighted,
-    /// Others come first, or nobody may ask, for this long in real time.
+    /// Nothing is learned of the order: others come first, or the provider or a key is at fault. Checked again after this
+    /// real time.
     Wait(Duration),
 }
 
-/// Asks the provider, unless nobody may or somebody else has.
+/// Asks the provider, unless no request may be made or another one has told.
 async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Look {
     let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
@@ -247,17 +258,43 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
     env.metrics.waited(job, env.clock.domain(ticket.waited));
     let answer = env.api(&ticket).check_id(&order.topup_id).await;
     env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
-    if env.budget.answered(&ticket, answer.as_ref().err()).await {
-        return Look::Wait(Duration::ZERO);
+    let meaning = env.budget.answered(&ticket, Some(&order.topup_id), answer.as_ref().err()).await;
+    if let Meaning::SaysNothing(wait) = meaning {
+        return Look::Wait(wait);
     }
     Look::Asked(match answer {
         Ok(order) => Observation::Answered(order),
         Err(ApiError::NotFound(_)) => Observation::NotFound,
-        Err(error) => match error.closes_gate() {
-            Some(wait) => Observation::GateClosed(wait),
-            None => Observation::Failed(error.to_string()),
-        },
+        Err(error) => {
+            if let Meaning::Failing(distinct) = meaning
+                && job == JobName::RecheckTopup
+                && (distinct > 1 || provider_is_down(env).await)
+            {
+                // The outage costs this order none of its few attempts.
+                tracing::warn!(order.id = %order.topup_id, %error, "the provider is down; the recheck waits");
+                return Look::Wait(env.clock.real(OUTAGE_PAUSE));
+            }
+            Observation::Failed(error.to_string())
+        }
     })
+}
+
+/// Whether the provider answers nothing else either, after it failed to answer for one order. As long as that cannot be
+/// asked, it counts as down.
+async fn provider_is_down(env: &Environment) -> bool {
+    for _ in 0..MOST_TRIES_TO_VERIFY {
+        match env.budget.ask_to_verify().await {
+            Ok(ticket) => {
+                let answer = env.api(&ticket).verify().await;
+                let error = answer.as_ref().err();
+                env.metrics.requested(RequestKind::List, error);
+                env.budget.answered(&ticket, None, error).await;
+                return error.is_some_and(ApiError::says_nothing);
+            }
+            Err(wait) => tokio::time::sleep(wait.min(LONGEST_TRY)).await,
+        }
+    }
+    true
 }
 
 /// When the provider created the order: before it was tracked, and long before where no worker ran meanwhile.

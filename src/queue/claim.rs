@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::claim_pause::ClaimPause;
 use super::connection::Pause;
 use super::consumer::Shared;
 use super::lease::{ClaimedJob, Lease, Settling, Slot};
@@ -30,6 +31,8 @@ pub(super) struct Claim {
     pub(super) jobs: UnboundedSender<ClaimedJob>,
     /// Where their leases are settled.
     pub(super) settle: UnboundedSender<Settling>,
+    /// While it lasts nothing is claimed.
+    pub(super) pause: ClaimPause,
 }
 
 /// What `claim.lua` answers: milliseconds until the next scheduled job or -1, jobs still waiting, then of those claimed
@@ -79,10 +82,14 @@ impl Claim {
             let running = Arc::clone(&self.slots).acquire_owned().await.ok()?;
             Some(Slot { _running: running, unsettled })
         };
+        let free = async {
+            self.pause.over().await;
+            permits.await
+        };
         let first = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
-            slot = permits => slot?,
+            slot = free => slot?,
         };
         let mut slots = vec![first];
         while slots.len() < MOST_CLAIMED

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Names;
 use super::claim::Claim;
+use super::claim_pause::ClaimPause;
 use super::connection::Connection;
 use super::lease::ClaimedJob;
 use super::settle::{MOST_SETTLED, settle_all};
@@ -126,6 +127,7 @@ impl Consumer {
         connection: Connection,
         wake: Arc<Notify>,
         report_now: Arc<Notify>,
+        pause: ClaimPause,
     ) -> (Self, UnboundedReceiver<ClaimedJob>) {
         let worker = super::worker_name();
         let shared = Arc::new(Shared {
@@ -148,6 +150,7 @@ impl Consumer {
             unsettled: Arc::new(Semaphore::new(slots + MOST_SETTLED)),
             jobs,
             settle,
+            pause,
         };
         let consumer = Self {
             claim: tokio::spawn(claim.run(stop.clone())),

@@ -22,6 +22,7 @@
 mod address;
 mod apalis;
 mod claim;
+mod claim_pause;
 mod connection;
 mod consumer;
 mod dead_letters;
@@ -44,6 +45,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use address::{InvalidAddress, RedisAddress};
+pub use claim_pause::ClaimPause;
 pub(crate) use connection::Pause;
 pub use connection::{Connection, RedisHealth};
 pub(crate) use dead_letters::{DeadLetter, DeadLetters, Replayed};
@@ -80,6 +82,7 @@ pub struct Queues {
     /// Has the process report to Redis at once.
     report_now: Arc<Notify>,
     isolation: Option<Isolation>,
+    pause: ClaimPause,
 }
 
 /// How the queues ended.
@@ -109,6 +112,7 @@ impl Queues {
             listeners: Vec::new(),
             report_now: Arc::default(),
             isolation: None,
+            pause: ClaimPause::default(),
         }
     }
 
@@ -116,6 +120,12 @@ impl Queues {
     #[must_use]
     pub fn isolating(self, isolation: Isolation) -> Self {
         Self { isolation: Some(isolation), ..self }
+    }
+
+    /// Has the queues of the handlers added after it claim nothing while this pause lasts.
+    #[must_use]
+    pub fn pausing(self, pause: ClaimPause) -> Self {
+        Self { pause, ..self }
     }
 
     /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
@@ -131,6 +141,7 @@ impl Queues {
             self.connection.clone(),
             wake,
             Arc::clone(&self.report_now),
+            self.pause.clone(),
         );
         self.consumers.push(consumer);
         let (monitor, worker) = apalis::register(self.monitor, jobs, handler, self.isolation.clone());

@@ -6,6 +6,8 @@
 
 use topup_jobs::JobName;
 
+use crate::topup_api::KeyFingerprint;
+
 /// The prefix of every key of one deployment, `{topup}` unless set otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -70,10 +72,16 @@ impl Names {
         format!("{}:budget", self.prefix)
     }
 
-    /// The gate to the provider: it is closed while this key is there.
+    /// While one of these keys is there, no order is checked with the API key of this fingerprint.
     #[must_use]
-    pub fn gate(&self) -> String {
-        format!("{}:gate", self.budget())
+    pub(crate) fn breakers(&self, fingerprint: &KeyFingerprint) -> [String; 4] {
+        let (budget, key) = (self.budget(), fingerprint.as_str());
+        [
+            format!("{budget}:gate"),
+            format!("{budget}:gate:{key}"),
+            format!("{budget}:refused:{key}"),
+            format!("{budget}:doubted:{key}"),
+        ]
     }
 
     /// The queue of a job as apalis-redis wants it, for a Rust producer's `RedisStorage`.
@@ -82,9 +90,10 @@ impl Names {
         apalis_redis::Config::default().queue(self.queue(job))
     }
 
-    /// Every key of which the name is known beforehand, with the type that Redis must give it.
+    /// Every key of which the name is known beforehand, with the type that Redis must give it, for workers whose API keys
+    /// have these fingerprints.
     #[must_use]
-    pub(crate) fn layout(&self) -> Vec<(String, &'static str)> {
+    pub(crate) fn layout(&self, fingerprints: &[KeyFingerprint]) -> Vec<(String, &'static str)> {
         const QUEUE: [(&str, &str); 5] = [
             ("active", "list"),
             ("scheduled", "zset"),
@@ -92,23 +101,28 @@ impl Names {
             ("dead", "set"),
             ("workers", "zset"),
         ];
-        const BUDGET: [(&str, &str); 28] = [
+        const OF_API_KEY: [(&str, &str); 11] = [
+            ("verified", "string"),
+            ("refused", "string"),
             ("gate", "string"),
-            ("proven", "string"),
+            ("probe", "string"),
+            ("knows", "string"),
+            ("unknown", "set"),
+            ("doubted", "string"),
+            ("doubts", "string"),
+            ("paced", "string"),
+            ("spent", "zset"),
+            ("flying", "zset"),
+        ];
+        const BUDGET: [(&str, &str); 20] = [
+            ("gate", "string"),
+            ("half-open", "string"),
             ("probe", "string"),
             ("failures", "string"),
+            ("failing", "zset"),
             ("told", "string"),
-            ("keys", "string"),
-            ("key", "string"),
-            ("refused:0", "string"),
-            ("refused:1", "string"),
+            ("able", "zset"),
             ("ticket", "string"),
-            ("paced:0", "string"),
-            ("paced:1", "string"),
-            ("spent:0", "zset"),
-            ("spent:1", "zset"),
-            ("flying:0", "zset"),
-            ("flying:1", "zset"),
             ("waiting", "zset"),
             ("promised", "zset"),
             ("since", "hash"),
@@ -130,6 +144,10 @@ impl Names {
         ];
         let budget = self.budget();
         keys.extend(BUDGET.map(|(key, kind)| (format!("{budget}:{key}"), kind)));
+        for fingerprint in fingerprints {
+            let of_key = |name: &str| format!("{budget}:{name}:{}", fingerprint.as_str());
+            keys.extend(OF_API_KEY.map(|(key, kind)| (of_key(key), kind)));
+        }
         for job in JobName::ALL {
             let queue = self.queue(job);
             keys.extend(QUEUE.map(|(key, kind)| (format!("{queue}:{key}"), kind)));

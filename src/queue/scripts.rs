@@ -16,10 +16,12 @@ macro_rules! scripts {
 }
 
 scripts! {
+    BUDGET_ABLE = "lua/budget_able.lua";
     BUDGET_ANSWER = "lua/budget_answer.lua";
     BUDGET_ASK = "lua/budget_ask.lua";
-    BUDGET_DOUBT = "lua/budget_doubt.lua";
     BUDGET_LEARN = "lua/budget_learn.lua";
+    BUDGET_OTHERS = "lua/budget_others.lua";
+    BUDGET_RENEW = "lua/budget_renew.lua";
     BUDGET_STATE = "lua/budget_state.lua";
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";

@@ -1,11 +1,13 @@
 //! Who may ask, and how often: keys, the lockout after failed keys, and the rate limit.
 //!
-//! The lockout counts per simulator and not per address: all its clients sit on one machine, and the real
-//! provider counts per IP address. A request without the header is refused but not counted, for it tried no
+//! The lockout counts per address, as the real provider's does: what one host does wrong concerns no other. A request
+//! without the header is refused but not counted, for it tried no
 //! key. The rate limit is the strictest reading of "60 requests a minute": no more than that in any sixty
-//! seconds. A key can be revoked while the simulator runs, as a merchant does who rotates keys. Nothing here may show a key, not even in an error.
+//! seconds. A key can be revoked while the simulator runs, as a merchant does who rotates keys. Nothing here may show a
+//! key, not even in an error.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::envelope::ApiError;
@@ -19,11 +21,26 @@ const LOCKOUT: Duration = Duration::from_mins(15);
 /// The window of the rate limit, in domain time.
 pub(super) const WINDOW: Duration = Duration::from_mins(1);
 
+/// Who makes a request.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    /// The key it shows, if any.
+    pub(super) token: Option<&'a [u8]>,
+    /// Where it comes from.
+    pub(super) address: IpAddr,
+}
+
+/// What the provider remembers about one address.
+#[derive(Default)]
+struct Address {
+    failures: u32,
+    blocked_until: Option<Duration>,
+}
+
 /// What the provider remembers about its callers.
 #[derive(Default)]
 pub(super) struct Access {
-    failures: u32,
-    blocked_until: Option<Duration>,
+    addresses: HashMap<IpAddr, Address>,
     /// Times of the requests of the last minute, by the place of the key in the settings.
     recent: HashMap<usize, VecDeque<Duration>>,
     revoked: HashSet<String>,
@@ -35,24 +52,30 @@ impl Access {
     pub(super) fn admit(
         &mut self,
         settings: &SimulatorSettings,
-        token: Option<&[u8]>,
+        Caller { token, address }: Caller<'_>,
         kind: RequestKind,
         now: Duration,
     ) -> Result<(), ApiError> {
         let accepted = |key: &String| Some(key.as_bytes()) == token && !self.revoked.contains(key);
         let key = settings.api_keys.iter().position(accepted);
         self.traffic.count(kind, key, now);
-        if let Some(until) = self.blocked_until {
+        if settings.denied_addresses.contains(&address) {
+            self.traffic.address_refused();
+            return Err(ApiError::ip_not_allowed());
+        }
+        let place = self.addresses.entry(address).or_default();
+        if let Some(until) = place.blocked_until {
             if now < until {
+                self.traffic.address_refused();
                 return Err(ApiError::ip_blocked());
             }
-            self.blocked_until = None;
+            place.blocked_until = None;
         }
         if token.is_none() {
             return Err(ApiError::missing_token());
         }
-        let Some(key) = key else { return Err(self.failed(now)) };
-        self.failures = 0;
+        let Some(key) = key else { return Err(self.failed(address, now)) };
+        place.failures = 0;
         self.traffic.key_accepted();
         if settings.rate_limit == 0 {
             return Ok(());
@@ -80,13 +103,14 @@ impl Access {
         self.revoked.remove(key);
     }
 
-    fn failed(&mut self, now: Duration) -> ApiError {
+    fn failed(&mut self, address: IpAddr, now: Duration) -> ApiError {
         self.traffic.key_refused();
-        self.failures += 1;
-        let left = FAILURES_TO_LOCKOUT.saturating_sub(self.failures);
+        let place = self.addresses.entry(address).or_default();
+        place.failures += 1;
+        let left = FAILURES_TO_LOCKOUT.saturating_sub(place.failures);
         if left == 0 {
-            self.failures = 0;
-            self.blocked_until = Some(now.saturating_add(LOCKOUT));
+            place.failures = 0;
+            place.blocked_until = Some(now.saturating_add(LOCKOUT));
         }
         ApiError::invalid_token(left)
     }
@@ -108,8 +132,12 @@ mod tests {
         Duration::from_secs(secs)
     }
 
+    fn from(last: u8, token: Option<&[u8]>) -> Caller<'_> {
+        Caller { token, address: IpAddr::from([192, 0, 2, last]) }
+    }
+
     fn admit(access: &mut Access, settings: &SimulatorSettings, token: Option<&[u8]>, at: u64) -> String {
-        label(access.admit(settings, token, RequestKind::CheckId, secs(at)))
+        label(access.admit(settings, from(1, token), RequestKind::CheckId, secs(at)))
     }
 
     fn label(result: Result<(), ApiError>) -> String {
@@ -126,6 +154,22 @@ mod tests {
         assert_eq!(admit(&mut access, &settings, GOOD, 4 + 899), "403 IP_BLOCKED");
         assert_eq!(admit(&mut access, &settings, GOOD, 4 + 900), "admitted");
         assert_eq!(admit(&mut access, &settings, BAD, 1000), "401 INVALID_ACCESS_TOKEN");
+    }
+
+    #[test]
+    fn a_lockout_concerns_one_address_and_so_does_an_address_that_is_denied() {
+        let denied_addresses = vec![from(3, GOOD).address];
+        let settings = SimulatorSettings { denied_addresses, ..SimulatorSettings::default() };
+        let mut access = Access::default();
+        let mut at =
+            |last, token| label(access.admit(&settings, from(last, token), RequestKind::CheckId, secs(0)));
+        for _ in 0..5 {
+            assert_eq!(at(1, BAD), "401 INVALID_ACCESS_TOKEN");
+        }
+        assert_eq!(at(1, GOOD), "403 IP_BLOCKED");
+        assert_eq!(at(2, GOOD), "admitted");
+        assert_eq!(at(3, GOOD), "403 IP_NOT_ALLOWED");
+        assert_eq!(access.traffic.refused_addresses(), 2);
     }
 
     #[test]
@@ -167,7 +211,10 @@ mod tests {
         let mut access = Access::default();
         let mut refused = |millis| {
             let now = Duration::from_millis(millis);
-            access.admit(&settings, GOOD, RequestKind::CheckId, now).err().map(|error| error.retry_after())
+            access
+                .admit(&settings, from(1, GOOD), RequestKind::CheckId, now)
+                .err()
+                .map(|error| error.retry_after())
         };
         assert_eq!(refused(500), None);
         assert_eq!(refused(1_000), Some(Some(60)), "a started second counts as a whole one");
@@ -184,7 +231,7 @@ mod tests {
         let mut access = Access::default();
         access.revoke("sandbox-key");
         assert_eq!(admit(&mut access, &settings, GOOD, 0), "401 INVALID_ACCESS_TOKEN");
-        assert_eq!(access.failures, 1);
+        assert_eq!(access.addresses[&from(1, GOOD).address].failures, 1);
         assert_eq!(admit(&mut access, &settings, Some(b"second"), 0), "admitted");
         access.restore("sandbox-key");
         access.restore("stranger");

@@ -109,6 +109,14 @@ impl ApiError {
         )
     }
 
+    pub(super) fn ip_not_allowed() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "IP_NOT_ALLOWED",
+            "Your IP address is not in the list of allowed addresses of this key",
+        )
+    }
+
     pub(super) fn rate_limited(retry_after: Option<u64>) -> Self {
         Self {
             retry_after,

@@ -32,11 +32,11 @@ mod traffic;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use axum::{Extension, Router};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -52,11 +52,12 @@ pub use self::script::{Answer, Script, SimStatus};
 pub use self::settings::SimulatorSettings;
 pub use self::traffic::RequestKind;
 
-use self::access::Access;
+use self::access::{Access, Caller};
 use self::clock::SimClock;
 use self::envelope::{ApiError, Stamp};
 use self::faults::Stopping;
 use self::orders::{Draft, Orders, Plan};
+use self::routes::From;
 
 /// How long answers under way may take once the server was asked to stop; real time.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -76,6 +77,8 @@ struct Shared {
     /// Apart from the orders' randomness: how often a client asks must not change how an order lives.
     fault_rng: Mutex<StdRng>,
     api_calls: AtomicU64,
+    /// What every check is answered with, see [`Simulator::fail`].
+    failing: Mutex<Option<Fault>>,
 }
 
 /// An order for [`Simulator::create_with`].
@@ -104,13 +107,14 @@ impl Simulator {
             access: Mutex::new(Access::default()),
             fault_rng: Mutex::new(StdRng::seed_from_u64(settings.seed)),
             api_calls: AtomicU64::new(0),
+            failing: Mutex::default(),
             settings,
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// The routes of the API. Under a server other than [`serve`], [`Fault::Hang`] hangs until the client
-    /// gives up.
+    /// The routes of the API. Under a server other than [`serve`], [`Fault::Hang`] hangs until the client gives up, and
+    /// all requests come from one address unless the server tells the address.
     pub fn router(&self) -> Router {
         routes::router(self.clone())
     }
@@ -187,6 +191,16 @@ impl Simulator {
         lock(&self.shared.access).revoke(key);
     }
 
+    /// Answers every check with this fault from now on, whatever the order; none ends that. The list is answered as
+    /// before where orders are only unknown, otherwise with `500 INTERNAL_ERROR`.
+    pub fn fail(&self, fault: Option<Fault>) {
+        *lock(&self.shared.failing) = fault;
+    }
+
+    fn fails(&self) -> bool {
+        lock(&self.shared.failing).as_ref().is_some_and(|fault| *fault != Fault::NotFound404)
+    }
+
     /// Accepts a revoked key again.
     pub fn restore_key(&self, key: &str) {
         lock(&self.shared.access).restore(key);
@@ -215,12 +229,16 @@ impl Simulator {
         act(&mut orders, self.shared.clock.elapsed(), &self.shared.clock)
     }
 
-    fn admit(&self, headers: &HeaderMap, kind: RequestKind) -> Result<(), ApiError> {
-        let token = headers.get("x-access-token").map(axum::http::HeaderValue::as_bytes);
-        lock(&self.shared.access).admit(self.settings(), token, kind, self.shared.clock.elapsed())
+    fn admit(&self, from: &From, kind: RequestKind) -> Result<(), ApiError> {
+        let token = from.headers.get("x-access-token").map(axum::http::HeaderValue::as_bytes);
+        let caller = Caller { token, address: from.address };
+        lock(&self.shared.access).admit(self.settings(), caller, kind, self.shared.clock.elapsed())
     }
 
     fn draw_fault(&self) -> Option<Fault> {
+        if let Some(fault) = lock(&self.shared.failing).clone() {
+            return Some(fault);
+        }
         Fault::draw(self.settings().error_rate, &mut lock(&self.shared.fault_rng))
     }
 
@@ -267,6 +285,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (stop, mut stopped) = watch::channel(false);
     let app = simulator.router().layer(Extension(Stopping(stopped.clone())));
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, app).with_graceful_shutdown(async move {
         shutdown.await;
         stop.send_replace(true);

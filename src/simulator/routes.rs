@@ -6,10 +6,13 @@
 //! of phone numbers.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -62,8 +65,8 @@ async fn no_route(method: Method, uri: Uri) -> Response {
     router_error(&format!("Route {method}:{} not found", uri.path()))
 }
 
-async fn send(State(simulator): State<Simulator>, headers: HeaderMap, body: Bytes) -> Response {
-    let draft = simulator.admit(&headers, RequestKind::Send).and_then(|()| draft(&body, &simulator));
+async fn send(State(simulator): State<Simulator>, from: From, body: Bytes) -> Response {
+    let draft = simulator.admit(&from, RequestKind::Send).and_then(|()| draft(&body, &simulator));
     match draft {
         Ok(draft) => {
             let (id, reference) = simulator.insert(draft);
@@ -100,29 +103,45 @@ fn draft(body: &[u8], simulator: &Simulator) -> Result<Draft, ApiError> {
     Ok(Draft { kind, number: number.to_owned(), topup_amount, reference, plan })
 }
 
+/// What tells who makes a request.
+pub(super) struct From {
+    pub(super) headers: HeaderMap,
+    pub(super) address: IpAddr,
+}
+
+impl<S: Sync> FromRequestParts<S> for From {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let address = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |ConnectInfo(peer)| peer.ip());
+        Ok(Self { headers: parts.headers.clone(), address })
+    }
+}
+
 type MaybeStopping = Option<Extension<Stopping>>;
 
 async fn check_by_id(
     State(simulator): State<Simulator>,
     Path(id): Path<String>,
     stopping: MaybeStopping,
-    headers: HeaderMap,
+    from: From,
 ) -> Response {
-    check(&simulator, RequestKind::CheckId, &id, |orders| orders.by_id_mut(&id), &headers, stopping).await
+    check(&simulator, RequestKind::CheckId, &id, |orders| orders.by_id_mut(&id), &from, stopping).await
 }
 
 async fn check_by_ref(
     State(simulator): State<Simulator>,
     Path(reference): Path<String>,
     stopping: MaybeStopping,
-    headers: HeaderMap,
+    from: From,
 ) -> Response {
     check(
         &simulator,
         RequestKind::CheckRef,
         &reference,
         |orders| orders.by_ref_mut(&reference),
-        &headers,
+        &from,
         stopping,
     )
     .await
@@ -133,11 +152,11 @@ async fn check(
     kind: RequestKind,
     key: &str,
     find: impl FnOnce(&mut Orders) -> Option<&mut Order>,
-    headers: &HeaderMap,
+    from: &From,
     stopping: MaybeStopping,
 ) -> Response {
     let decided = simulator.with_orders(|orders, now, clock| {
-        let admitted = simulator.admit(headers, kind);
+        let admitted = simulator.admit(from, kind);
         let by = if kind == RequestKind::CheckRef { "reference" } else { "ID" };
         let Some(order) = find(orders) else {
             return Err(admitted.err().unwrap_or_else(|| ApiError::not_found(by, key)));
@@ -175,9 +194,11 @@ async fn check(
 async fn list(
     State(simulator): State<Simulator>,
     Query(params): Query<HashMap<String, String>>,
-    headers: HeaderMap,
+    from: From,
 ) -> Response {
-    match simulator.admit(&headers, RequestKind::List).and_then(|()| ListQuery::parse(&params)) {
+    let admitted = simulator.admit(&from, RequestKind::List);
+    let failing = if simulator.fails() { Err(ApiError::internal()) } else { Ok(()) };
+    match admitted.and(failing).and_then(|()| ListQuery::parse(&params)) {
         Ok(query) => {
             let settings = simulator.settings();
             let data = simulator.with_orders(|orders, now, clock| query.page(orders, now, clock, settings));

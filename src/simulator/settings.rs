@@ -5,6 +5,7 @@
 //! `Simulator::new`.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use clap::builder::BoolishValueParser;
 
@@ -31,6 +32,16 @@ pub struct SimulatorSettings {
         value_name = "KEYS", hide_env_values = true, value_delimiter = ',', default_value = "sandbox-key", value_parser = key
     )]
     pub api_keys: Vec<String>,
+
+    /// Addresses that are answered 403 IP_NOT_ALLOWED, separated by commas
+    #[arg(
+        id = "simulator-denied-addresses",
+        long = "simulator-denied-addresses",
+        env = "SIMULATOR_DENIED_ADDRESSES",
+        value_name = "ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub denied_addresses: Vec<IpAddr>,
 
     /// Requests each key may make in any minute of domain time; 0 means no limit
     #[arg(
@@ -97,6 +108,7 @@ impl Default for SimulatorSettings {
         Self {
             seed: 1,
             api_keys: vec!["sandbox-key".to_owned()],
+            denied_addresses: Vec::new(),
             rate_limit: 0,
             retry_after: false,
             mix: Mix::default(),
@@ -114,12 +126,12 @@ impl fmt::Debug for SimulatorSettings {
         f.debug_struct("SimulatorSettings")
             .field("seed", &self.seed)
             .field("api_keys", &format_args!("[{} redacted]", self.api_keys.len()))
+            .field("denied_addresses", &self.denied_addresses)
             .field("rate_limit", &self.rate_limit)
             .field("retry_after", &self.retry_after)
             .field("mix", &self.mix)
             .field("list_with_cards", &self.list_with_cards)
             .field("list_form", &self.list_form)
-            .field("list_with_cards", &self.list_with_cards)
             .field("error_rate", &self.error_rate)
             .field("latency_ms", &self.latency_ms)
             .finish()
@@ -147,6 +159,8 @@ fn share(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use clap::Parser;
 
     use super::*;
@@ -173,6 +187,7 @@ mod tests {
         let settings = parse(&[
             "--simulator-seed=9",
             "--simulator-api-keys=one,two",
+            "--simulator-denied-addresses=192.0.2.1,::1",
             "--simulator-rate-limit=60",
             "--simulator-retry-after",
             "--simulator-mix=slow=1",
@@ -184,6 +199,7 @@ mod tests {
         let expected = SimulatorSettings {
             seed: 9,
             api_keys: vec!["one".to_owned(), "two".to_owned()],
+            denied_addresses: vec![[192, 0, 2, 1].into(), Ipv6Addr::LOCALHOST.into()],
             rate_limit: 60,
             retry_after: true,
             mix: Mix { fulfilled: 0, refunded: 0, queued: 0, slow: 1 },

@@ -32,6 +32,7 @@ pub(super) struct Traffic {
     busiest_minute: usize,
     failures_in_a_row: u32,
     most_failures_in_a_row: u32,
+    refused_addresses: u64,
 }
 
 impl Traffic {
@@ -52,6 +53,16 @@ impl Traffic {
         self.most_failures_in_a_row = self.most_failures_in_a_row.max(self.failures_in_a_row);
     }
 
+    /// Counts a request that was refused for the address it came from.
+    pub(super) fn address_refused(&mut self) {
+        self.refused_addresses += 1;
+    }
+
+    #[cfg(test)]
+    pub(super) fn refused_addresses(&self) -> u64 {
+        self.refused_addresses
+    }
+
     /// A key was accepted, which ends a row of refused ones.
     pub(super) fn key_accepted(&mut self) {
         self.failures_in_a_row = 0;
@@ -69,6 +80,12 @@ impl Simulator {
     #[must_use]
     pub fn busiest_minute(&self) -> usize {
         lock(&self.shared.access).traffic.busiest_minute
+    }
+
+    /// Requests that were refused for the address they came from, because it is blocked or not allowed.
+    #[must_use]
+    pub fn refused_addresses(&self) -> u64 {
+        lock(&self.shared.access).traffic.refused_addresses
     }
 
     /// The most keys refused in a row, with no accepted one in between: at five the provider locks the address

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 use url::Url;
 
-use super::list::{OrderList, PAGE_SIZE, read_list};
+use super::list::{OrderList, PAGE_SIZE, about_the_list, read_list};
 use super::wire::{read_data, read_order};
 use super::{Answer, ApiError, TopupApi};
 use crate::http::ReadError;
@@ -90,18 +90,6 @@ impl Client {
         Ok(Self { token, ..self.clone() })
     }
 
-    /// Asks for as little as can be asked, one row of the list of orders, to learn whether the key is
-    /// accepted. One request; a key that is refused counts towards the provider's lock-out.
-    ///
-    /// # Errors
-    /// [`ApiError`] where the answer is not that list.
-    pub async fn try_key(&self) -> Result<(), ApiError> {
-        let path = ["v3", "internet", "list"];
-        let (status, headers, body) =
-            self.get(&path, &[("page", "1"), ("pageSize", "1")], MAX_LIST_BYTES).await?;
-        read_data(status, &headers, &body).map(drop)
-    }
-
     async fn get(
         &self,
         path: &[&str],
@@ -169,5 +157,12 @@ impl TopupApi for Client {
         let query = [("page", &*page_text), ("pageSize", &page_size), ("from", &from), ("to", &to)];
         let (status, headers, body) = self.get(&path, &query, MAX_LIST_BYTES).await?;
         read_list(status, &headers, &body, page)
+    }
+
+    async fn verify(&self) -> Result<(), ApiError> {
+        let path = ["v3", "internet", "list"];
+        let query = [("page", "1"), ("pageSize", "1")];
+        let (status, headers, body) = self.get(&path, &query, MAX_LIST_BYTES).await?;
+        read_data(status, &headers, &body).map(drop).map_err(about_the_list)
     }
 }

@@ -37,11 +37,12 @@ pub enum ApiError {
     /// 401: the key is missing or wrong. Five of these lock the address out for 15 minutes.
     #[error("the provider refuses the key: {0}")]
     Unauthorized(Answer),
-    /// 403: the address or the account is blocked.
+    /// 403: the address is blocked or not allowed (`IP_BLOCKED`, `IP_NOT_ALLOWED`), or the API is disabled for the
+    /// account of the key (`API_DISABLED`).
     #[error("the provider refuses this address or account: {0}")]
     Forbidden(Answer),
-    /// 403 to a page of the list: of the list alone, or of everything.
-    #[error("the provider refuses the list of orders, or this address or account: {0}")]
+    /// 403 to a page of the list that names neither the address nor the account: the key may not read the list.
+    #[error("the provider refuses the list of orders: {0}")]
     ListForbidden(Answer),
     /// 429: too many requests.
     #[error("the provider's rate limit is reached: {answer}")]
@@ -150,24 +151,63 @@ impl ApiError {
         }
     }
 
-    /// How long nobody may ask, in the provider's time, where the error concerns more than this order.
+    /// What the answer says something about, and for how long, in the provider's time. Source: the provider's list of
+    /// errors; a 403 without a code it documents is taken to be about the address, since a firewall answers so.
     #[must_use]
-    pub fn closes_gate(&self) -> Option<Duration> {
-        const LOCKED_OUT: Duration = Duration::from_mins(15);
-        // "Retry after 0" must not have everybody ask again and again without a pause.
+    pub fn concern(&self) -> Concern {
+        /// A lockout, and the time in which a clock that differs could make the next request fall into it.
+        const LOCKED_OUT: Duration = Duration::from_mins(16);
+        const REFUSED: Duration = Duration::from_mins(15);
+        // "Retry after 0" must not have every worker ask again and again without a pause.
         const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_hours(1);
         const SHORT: Duration = Duration::from_secs(10);
         match self {
-            // The next try is made only when a lock-out would be over, and by one alone.
-            Self::Unauthorized(_) | Self::Forbidden(_) => Some(LOCKED_OUT),
-            Self::RateLimited { retry_after, .. } => {
-                Some(retry_after.unwrap_or(SHORT).clamp(SHORTEST, LONGEST))
+            Self::NotFound(_) => Concern::UnknownOrder,
+            Self::Unauthorized(_) => Concern::KeyRefused(REFUSED),
+            Self::Forbidden(answer) if answer.code.as_deref() == Some("API_DISABLED") => {
+                Concern::KeyRefused(REFUSED)
             }
-            Self::Unavailable { retry_after, .. } => Some((*retry_after).clamp(SHORTEST, LONGEST)),
-            // The one that asks alone after it asks for an order, and learns whether those are refused too.
-            Self::ListForbidden(_) => Some(SHORT),
-            _ => None,
+            Self::Forbidden(_) => Concern::Address(LOCKED_OUT),
+            Self::RateLimited { retry_after, .. } => {
+                Concern::KeyLimited(retry_after.unwrap_or(SHORT).clamp(SHORTEST, LONGEST))
+            }
+            Self::Unavailable { retry_after, .. } => {
+                Concern::Provider((*retry_after).clamp(SHORTEST, LONGEST))
+            }
+            _ if self.says_nothing() => Concern::Outage,
+            _ => Concern::Order,
         }
     }
+
+    /// For how long no more requests are made because of this error, in the provider's time.
+    #[must_use]
+    pub fn closes_for(&self) -> Option<Duration> {
+        match self.concern() {
+            Concern::KeyRefused(wait)
+            | Concern::KeyLimited(wait)
+            | Concern::Address(wait)
+            | Concern::Provider(wait) => Some(wait),
+            Concern::Order | Concern::UnknownOrder | Concern::Outage => None,
+        }
+    }
+}
+
+/// What an error of the provider says something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concern {
+    /// The request alone.
+    Order,
+    /// The order, which the provider does not know; or the key or the provider, where many orders are unknown.
+    UnknownOrder,
+    /// Nothing: there was no usable answer, and the provider may be down.
+    Outage,
+    /// The provider, which takes no requests for this long.
+    Provider(Duration),
+    /// The key, which has used up its requests for this long.
+    KeyLimited(Duration),
+    /// The key, which is refused and must not be tried again for this long.
+    KeyRefused(Duration),
+    /// The address that this host asks from, which must not ask for this long.
+    Address(Duration),
 }

@@ -41,12 +41,7 @@ pub(super) fn read_list(
     body: &[u8],
     page: u32,
 ) -> Result<OrderList, ApiError> {
-    let (answer, data) = read_data(status, headers, body).map_err(|error| match error {
-        // No order was asked for, so nothing is said about any.
-        ApiError::NotFound(answer) => ApiError::Failed(answer),
-        ApiError::Forbidden(answer) => ApiError::ListForbidden(answer),
-        error => error,
-    })?;
+    let (answer, data) = read_data(status, headers, body).map_err(about_the_list)?;
     let Some((rows, pagination)) = parts(data) else {
         return Err(ApiError::Unreadable { answer, what: "its data is not a list of orders" });
     };
@@ -59,6 +54,21 @@ pub(super) fn read_list(
         }
     }
     Ok(list)
+}
+
+/// The error as one of a request for the list. A 403 that names its cause is about more than the list (source: the
+/// provider's list of errors).
+pub(super) fn about_the_list(error: ApiError) -> ApiError {
+    match error {
+        // No order was asked for, so nothing is said about any.
+        ApiError::NotFound(answer) => ApiError::Failed(answer),
+        ApiError::Forbidden(answer)
+            if !matches!(answer.code.as_deref(), Some("IP_BLOCKED" | "IP_NOT_ALLOWED" | "API_DISABLED")) =>
+        {
+            ApiError::ListForbidden(answer)
+        }
+        error => error,
+    }
 }
 
 /// The rows, under either name, and the pagination.
@@ -190,7 +200,11 @@ mod tests {
         assert_eq!(error.to_string(), "the provider failed: HTTP 404 NOT_FOUND", "it tells of no order");
         let error = read_list(403, &HeaderMap::new(), b"", 1).unwrap_err();
         assert!(matches!(error, ApiError::ListForbidden(_)), "{error}");
-        let closed_for = error.closes_gate().unwrap();
-        assert!(closed_for < std::time::Duration::from_mins(1), "orders are asked for soon: {closed_for:?}");
+        assert_eq!(error.closes_for(), None, "orders are checked as before");
+        for code in ["IP_BLOCKED", "IP_NOT_ALLOWED", "API_DISABLED"] {
+            let body = json!({"success": false, "error": {"code": code}}).to_string();
+            let error = read_list(403, &HeaderMap::new(), body.as_bytes(), 1).unwrap_err();
+            assert!(matches!(error, ApiError::Forbidden(_)), "{error}");
+        }
     }
 }

@@ -17,9 +17,10 @@ use async_trait::async_trait;
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
 pub(crate) use budget::SIGHTING;
-pub use budget::{Allowance, ApiKey, BudgetState, Gate, KeysFingerprint, ListUse, RedisBudget};
+pub(crate) use budget::Standing;
+pub use budget::{Allowance, ApiKey, BudgetState, Gate, KeyFingerprint, ListUse, RedisBudget};
 pub use client::{Client, ClientError};
-pub use error::{Answer, AnswerKind, ApiError};
+pub use error::{Answer, AnswerKind, ApiError, Concern};
 pub use list::{ListedOrder, OrderList};
 
 /// The provider's API, as far as this service asks it.
@@ -31,6 +32,10 @@ pub trait TopupApi: Send + Sync + 'static {
     /// `GET /v3/internet/list`: a page, from 1 up, of the orders created in this time, in the provider's
     /// order.
     async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError>;
+
+    /// Asks for as little as can be asked, one row of the list of orders, to learn whether the provider answers and
+    /// accepts the key. One request; a key that is refused counts towards the provider's lockout.
+    async fn verify(&self) -> Result<(), ApiError>;
 }
 
 /// A kind of request of [`TopupApi`].
@@ -82,8 +87,20 @@ pub enum Permission {
     Sighted,
     /// Others come first, or the budget is spent: come back after this wait.
     Wait(Duration),
-    /// Nobody asks for this long.
+    /// No order may be checked now, here or by any worker: come back after this wait.
     Closed(Duration),
+}
+
+/// What an answer means for the order that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The answer, or the error, is about the order.
+    AboutOrder,
+    /// There was no usable answer. Counts the distinct orders, and the list, for which there was none since an order was
+    /// last answered for; over all workers.
+    Failing(u32),
+    /// The answer says nothing of the order: check it again after this wait, in real time.
+    SaysNothing(Duration),
 }
 
 /// The right to one request.
@@ -111,12 +128,17 @@ pub trait Budget: Send + Sync + 'static {
     /// How long to wait, in real time, where there is none now.
     async fn ask_for_page(&self) -> Result<Ticket, Duration>;
 
+    /// Asks for one request that verifies the key or shows whether the provider answers.
+    ///
+    /// # Errors
+    /// How long to wait, in real time, where there is none now.
+    async fn ask_to_verify(&self) -> Result<Ticket, Duration>;
+
     /// Waits until an order of this process may not ask, unless one might not since this was last asked.
     async fn somebody_waits(&self);
 
-    /// Says how a request went: with this error, or with an answer. Returns whether it was the key's fault and
-    /// another one has taken over, here or in other workers.
-    async fn answered(&self, ticket: &Ticket, error: Option<&ApiError>) -> bool;
+    /// Reports how a request went, for this order or for the list: with this error, or with an answer.
+    async fn answered(&self, ticket: &Ticket, order: Option<&TopupId>, error: Option<&ApiError>) -> Meaning;
 
     /// Says that an order became final, somewhere between these two ages.
     async fn completed(&self, last: Duration, age: Duration);

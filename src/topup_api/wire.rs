@@ -255,7 +255,7 @@ mod tests {
         let closed_for = |value: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
             let body = br#"{"success":false,"error":{"code":"AUTH_UNAVAILABLE"}}"#;
-            read_order(503, &headers, body, ID).unwrap_err().closes_gate()
+            read_order(503, &headers, body, ID).unwrap_err().closes_for()
         };
         assert_eq!(closed_for("5"), Some(Duration::from_secs(5)));
         let then = crate::clock::real_now() + Duration::from_mins(2);

@@ -1,11 +1,12 @@
-//! The gate of the budget, asked directly: races that must be played out step by step.
+//! The breakers of the budget, asked directly: races that must be played out step by step.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
+use topup_jobs::TopupId;
 use topup_worker::queue::{Connection, Names, RedisAddress, RedisHealth};
 use topup_worker::topup_api::{
-    Allowance, Answer, ApiError, Budget, KeysFingerprint, Permission, RedisBudget, Ticket, Wish,
+    Allowance, Answer, ApiError, Budget, KeyFingerprint, Meaning, Permission, RedisBudget, Ticket, Wish,
 };
 
 use crate::support::redis::TestRedis;
@@ -13,29 +14,37 @@ use crate::support::{connect, until};
 
 /// With this, a refused key is left alone for six seconds instead of a quarter of an hour.
 const SHORT_MINUTE: Duration = Duration::from_millis(400);
+const MINUTE: Duration = Duration::from_mins(1);
+/// Longer than any wait for the next request of a budget that is not spent, and shorter than what holds up a key.
+const LONG_PAUSE: Duration = Duration::from_secs(8);
 
-/// A budget of so many keys for which a minute passes in this time.
-async fn budget(redis: &TestRedis, keys: usize, minute: Duration) -> RedisBudget {
-    budget_of(redis, keys, minute, "key").await
+fn fingerprint(key: &str) -> KeyFingerprint {
+    KeyFingerprint::new(&SecretString::from(key))
 }
 
-/// The same, with this as the first key.
-async fn budget_of(redis: &TestRedis, keys: usize, minute: Duration, key: &str) -> RedisBudget {
+/// The budget of a worker with these keys, for which a minute passes in this time.
+fn budget(redis: &TestRedis, keys: &[&str], minute: Duration) -> RedisBudget {
     let names: Names = "{topup}".parse().unwrap();
     let address = RedisAddress::parse(&redis.url(), &names).unwrap();
     let connection = Connection::new(&address, &RedisHealth::default());
-    let allowance = Allowance { requests_per_minute: 120, under_way: 2, keys, minute, coalesce: false };
-    let keys = KeysFingerprint::new([&SecretString::from(key)]);
-    let budget = RedisBudget::new(connection, &names, allowance, keys);
-    budget.doubt().await;
-    budget
+    let allowance = Allowance { requests_per_minute: 120, under_way: 2, minute, coalesce: false };
+    RedisBudget::new(connection, &names, allowance, keys.iter().map(|key| fingerprint(key)).collect())
+}
+
+fn id(order: u32) -> TopupId {
+    format!("{order:024x}").parse().unwrap()
 }
 
 async fn ask(budget: &RedisBudget, order: u32) -> Permission {
-    let topup_id = format!("{order:024x}").parse().unwrap();
     let created_at = chrono::DateTime::UNIX_EPOCH;
-    let wish =
-        Wish { topup_id, created_at, last: None, age: Duration::ZERO, recheck: false, list_counts: false };
+    let wish = Wish {
+        topup_id: id(order),
+        created_at,
+        last: None,
+        age: Duration::ZERO,
+        recheck: false,
+        list_counts: false,
+    };
     budget.ask(&wish).await
 }
 
@@ -48,40 +57,63 @@ async fn ticket(budget: &RedisBudget, order: u32) -> Ticket {
     .await
 }
 
+async fn answered(budget: &RedisBudget, ticket: &Ticket, order: u32, error: Option<ApiError>) -> Meaning {
+    budget.answered(ticket, Some(&id(order)), error.as_ref()).await
+}
+
+/// One request for this order, and its answer.
+async fn check(budget: &RedisBudget, order: u32, error: Option<ApiError>) -> Meaning {
+    let ticket = ticket(budget, order).await;
+    answered(budget, &ticket, order, error).await
+}
+
+fn answer(status: u16, code: &str) -> Answer {
+    Answer { status, code: Some(code.to_owned()), request_id: None }
+}
+
 fn refused() -> ApiError {
-    ApiError::Unauthorized(Answer { status: 401, ..Answer::default() })
+    ApiError::Unauthorized(answer(401, "INVALID_ACCESS_TOKEN"))
+}
+
+fn not_found() -> ApiError {
+    ApiError::NotFound(answer(404, "NOT_FOUND"))
+}
+
+fn says_nothing(meaning: Meaning) -> bool {
+    matches!(meaning, Meaning::SaysNothing(_))
 }
 
 #[tokio::test]
-async fn an_answer_to_a_request_sent_before_a_refusal_does_not_end_the_doubt() {
+async fn an_answer_to_a_request_sent_before_a_refusal_does_not_verify_the_key() {
     let redis = TestRedis::start().await;
-    let budget = budget(&redis, 1, SHORT_MINUTE).await;
+    let budget = budget(&redis, &["key"], SHORT_MINUTE);
     let probe = ticket(&budget, 1).await;
     assert!(probe.probe);
-    budget.answered(&probe, None).await;
+    answered(&budget, &probe, 1, None).await;
     let (first, second) = (ticket(&budget, 2).await, ticket(&budget, 3).await);
-    budget.answered(&first, Some(&refused())).await;
-    budget.answered(&second, None).await;
-    assert!(matches!(ask(&budget, 4).await, Permission::Closed(_)));
-    assert!(ticket(&budget, 4).await.probe, "one asks alone");
+    answered(&budget, &first, 2, Some(refused())).await;
+    answered(&budget, &second, 3, None).await;
+    assert!(ticket(&budget, 4).await.probe, "one request at a time is made");
 }
 
 #[tokio::test]
 async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
     let redis = TestRedis::start().await;
-    let budget = budget(&redis, 2, SHORT_MINUTE).await;
+    let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
     let primary = ticket(&budget, 1).await;
-    assert!(budget.answered(&primary, Some(&refused())).await, "the other key takes over");
+    let meaning = answered(&budget, &primary, 1, Some(refused())).await;
+    assert_eq!(meaning, Meaning::SaysNothing(Duration::ZERO), "the other key takes over");
     let mut last = ticket(&budget, 1).await;
     assert_ne!(last.key, primary.key);
     for _ in 0..3 {
-        assert!(!budget.answered(&last, Some(&refused())).await, "no key is left to take over");
+        let meaning = answered(&budget, &last, 1, Some(refused())).await;
+        assert!(says_nothing(meaning) && meaning != Meaning::SaysNothing(Duration::ZERO), "no key is left");
         assert!(matches!(ask(&budget, 1).await, Permission::Closed(_)));
         let next = ticket(&budget, 1).await;
         assert!(next.probe && next.key != last.key, "each in its turn");
         last = next;
     }
-    assert!(!budget.answered(&last, None).await);
+    assert_eq!(answered(&budget, &last, 1, None).await, Meaning::AboutOrder);
     let again = ticket(&budget, 2).await;
     assert!(!again.probe && again.key == last.key, "the key that is accepted again is used");
 }
@@ -90,14 +122,15 @@ async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
 async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
     let redis = TestRedis::start().await;
     let minute = Duration::from_secs(6);
-    let budget = budget(&redis, 1, minute).await;
+    let budget = budget(&redis, &["key"], minute);
     let mut connection = connect(&redis.url()).await.unwrap();
+    let spent = format!("{{topup}}:budget:spent:{}", fingerprint("key").as_str());
     for order in 0..40 {
         let ticket = ticket(&budget, order).await;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
-        budget.answered(&ticket, None).await;
+        answered(&budget, &ticket, order, None).await;
         let mut counted = redis::cmd("ZSCORE");
-        counted.arg("{topup}:budget:spent:0").arg(&ticket.number);
+        counted.arg(&spent).arg(&ticket.number);
         let until_ms: u64 = counted.query_async(&mut connection).await.unwrap();
         let answered_after = Duration::from_secs(seconds) + Duration::from_micros(micros);
         assert!(Duration::from_millis(until_ms) >= answered_after + minute, "order {order}");
@@ -107,9 +140,8 @@ async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
 #[tokio::test]
 async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
     let redis = TestRedis::start().await;
-    let budget = budget(&redis, 1, Duration::from_mins(1)).await;
-    let probe = ticket(&budget, 1).await;
-    budget.answered(&probe, None).await;
+    let budget = budget(&redis, &["key"], MINUTE);
+    check(&budget, 1, None).await;
     let mut connection = connect(&redis.url()).await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     assert!(ticket(&budget, 2).await.probe);
@@ -119,7 +151,7 @@ async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
 #[tokio::test]
 async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited() {
     let redis = TestRedis::start().await;
-    let budget = budget(&redis, 1, Duration::from_mins(1)).await;
+    let budget = budget(&redis, &["key"], MINUTE);
     let mut connection = connect(&redis.url()).await.unwrap();
     let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
     let mut began = redis::cmd("HSET");
@@ -129,40 +161,184 @@ async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited()
 }
 
 #[tokio::test]
-async fn a_key_that_was_replaced_is_refused_to_its_own_worker_alone() {
+async fn a_refused_key_stops_the_workers_that_use_it_and_no_other() {
     let redis = TestRedis::start().await;
-    let old = budget_of(&redis, 1, Duration::from_mins(1), "old").await;
-    let probe = ticket(&old, 1).await;
-    old.answered(&probe, None).await;
-    let last = ticket(&old, 1).await;
-    // A worker with a new key has been started, and the old key is revoked.
-    let new = budget_of(&redis, 1, Duration::from_mins(1), "new").await;
-    assert!(old.answered(&last, Some(&refused())).await, "other workers have another key");
-    assert!(matches!(ask(&old, 1).await, Permission::Wait(_)), "its orders are left to those");
-    assert!(old.ask_for_page().await.is_err());
-    let Permission::Ask(probe) = ask(&new, 1).await else { panic!("nobody may ask") };
-    assert!(probe.probe);
-    new.answered(&probe, Some(&refused())).await;
-    assert!(matches!(ask(&new, 1).await, Permission::Closed(_)), "its own key is refused as ever");
+    let good = budget(&redis, &["good"], MINUTE);
+    let [mistyped, twin] = [(); 2].map(|()| budget(&redis, &["mistyped"], MINUTE));
+    check(&good, 1, None).await;
+    assert!(says_nothing(check(&mistyped, 2, Some(refused())).await));
+    for worker in [&mistyped, &twin] {
+        let Permission::Closed(wait) = ask(worker, 3).await else { panic!("the key is refused") };
+        assert!(wait <= Duration::from_secs(1), "the job is left to the worker that can check: {wait:?}");
+        assert!(worker.ask_for_page().await.is_err());
+    }
+    for order in 2..6 {
+        let Permission::Ask(ticket) = ask(&good, order).await else { panic!("the good key is used at once") };
+        assert!(!ticket.probe);
+        answered(&good, &ticket, order, None).await;
+    }
 }
 
 #[tokio::test]
-async fn what_is_known_of_a_key_reaches_a_redis_that_was_away() {
+async fn a_new_key_is_verified_before_it_displaces_one_that_works() {
+    let redis = TestRedis::start().await;
+    let old = budget(&redis, &["old"], MINUTE);
+    check(&old, 1, None).await;
+    let new = budget(&redis, &["new", "old"], MINUTE);
+    let ticket = ticket(&new, 2).await;
+    assert!(!ticket.probe && ticket.key == 1, "the old key is known to be good");
+    let verification = budget(&redis, &["new"], MINUTE).ask_to_verify().await.unwrap();
+    assert!(verification.probe);
+    new.answered(&Ticket { key: 0, ..verification }, None, None).await;
+    let Permission::Ask(ticket) = ask(&new, 3).await else { panic!("the new key is used at once") };
+    assert!(!ticket.probe && ticket.key == 0);
+}
+
+#[tokio::test]
+async fn an_address_that_is_refused_stops_its_worker_and_no_other() {
+    let redis = TestRedis::start().await;
+    for code in ["IP_NOT_ALLOWED", "IP_BLOCKED", "UNKNOWN"] {
+        let [here, there] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
+        check(&there, 1, None).await;
+        assert!(says_nothing(check(&here, 2, Some(ApiError::Forbidden(answer(403, code)))).await));
+        assert!(matches!(ask(&here, 2).await, Permission::Closed(_)), "{code}");
+        let began = Instant::now();
+        let ticket = ticket(&there, 2).await;
+        assert!(!ticket.probe && began.elapsed() < LONG_PAUSE, "{code}");
+        answered(&there, &ticket, 2, None).await;
+    }
+}
+
+#[tokio::test]
+async fn an_account_that_is_disabled_is_a_refused_key() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["primary", "secondary"], MINUTE);
+    let disabled = ApiError::Forbidden(answer(403, "API_DISABLED"));
+    assert_eq!(check(&budget, 1, Some(disabled)).await, Meaning::SaysNothing(Duration::ZERO));
+    assert_eq!(ticket(&budget, 1).await.key, 1);
+}
+
+#[tokio::test]
+async fn a_limit_of_one_key_holds_up_no_other_key() {
+    let redis = TestRedis::start().await;
+    let [busy, other] = ["busy", "other"].map(|key| budget(&redis, &[key], MINUTE));
+    check(&other, 1, None).await;
+    let limited = ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None };
+    assert!(says_nothing(check(&busy, 2, Some(limited)).await));
+    assert!(matches!(ask(&busy, 2).await, Permission::Closed(_)));
+    assert!(matches!(ask(&other, 2).await, Permission::Ask(_)));
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_reach_the_provider_does_not_stop_the_others_at_its_start() {
+    let redis = TestRedis::start().await;
+    let [good, cut_off] = ["good", "other"].map(|key| budget(&redis, &[key], MINUTE));
+    check(&good, 1, None).await;
+    check(&cut_off, 2, Some(ApiError::Connection("the connection was refused"))).await;
+    assert!(matches!(ask(&cut_off, 2).await, Permission::Closed(_)));
+    assert!(matches!(ask(&good, 2).await, Permission::Ask(_)));
+}
+
+#[tokio::test]
+async fn one_order_that_always_fails_does_not_open_the_breaker_and_several_do() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["key"], SHORT_MINUTE);
+    check(&budget, 1, None).await;
+    let failed = || Some(ApiError::Failed(answer(500, "INTERNAL_ERROR")));
+    for _ in 0..20 {
+        assert_eq!(check(&budget, 1, failed()).await, Meaning::Failing(1));
+    }
+    check(&budget, 2, None).await;
+    for (order, meaning) in [(1, 1), (2, 2), (3, 3), (3, 3), (4, 4), (5, 5), (6, 6)] {
+        assert_eq!(check(&budget, order, failed()).await, Meaning::Failing(meaning));
+    }
+    assert!(says_nothing(check(&budget, 7, failed()).await), "eight in a row");
+    assert!(ticket(&budget, 8).await.probe, "one request at a time is made");
+}
+
+#[tokio::test]
+async fn many_unknown_orders_are_the_fault_of_the_key_or_the_provider() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["key"], MINUTE / 4);
+    check(&budget, 1, None).await;
+    for order in 1..3 {
+        assert_eq!(check(&budget, order, Some(not_found())).await, Meaning::AboutOrder, "one of few");
+        assert_eq!(check(&budget, order, Some(not_found())).await, Meaning::AboutOrder, "the same again");
+    }
+    assert!(says_nothing(check(&budget, 3, Some(not_found())).await), "the third one");
+    assert!(matches!(ask(&budget, 1).await, Permission::Closed(_)), "it was unknown before");
+    // An order that was not asked for since may show that the key knows orders, one at a time.
+    let other = ticket(&budget, 4).await;
+    assert!(other.probe);
+    assert!(!matches!(ask(&budget, 5).await, Permission::Ask(_)));
+    assert!(says_nothing(answered(&budget, &other, 4, Some(not_found())).await));
+    check(&budget, 5, None).await;
+    let ticket = ticket(&budget, 1).await;
+    assert!(!ticket.probe, "the key knows orders again");
+    assert_eq!(answered(&budget, &ticket, 1, Some(not_found())).await, Meaning::AboutOrder);
+}
+
+#[tokio::test]
+async fn a_list_that_is_answered_does_not_show_that_the_key_knows_the_orders() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["key"], SHORT_MINUTE);
+    for order in 1..4 {
+        check(&budget, order, Some(not_found())).await;
+    }
+    let verification = until("the closure is over", async || budget.ask_to_verify().await.ok()).await;
+    budget.answered(&verification, None, None).await;
+    assert!(ticket(&budget, 1).await.probe, "one request at a time is made as before");
+}
+
+#[tokio::test]
+async fn a_secondary_key_that_knows_no_order_is_not_believed() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
+    check(&budget, 1, None).await;
+    assert_eq!(check(&budget, 1, Some(refused())).await, Meaning::SaysNothing(Duration::ZERO));
+    for _ in 0..3 {
+        let secondary = ticket(&budget, 2).await;
+        assert_eq!(secondary.key, 1);
+        assert!(says_nothing(answered(&budget, &secondary, 2, Some(not_found())).await), "not even once");
+    }
+    check(&budget, 1, None).await;
+    assert_eq!(check(&budget, 2, Some(not_found())).await, Meaning::AboutOrder, "now it knows one");
+}
+
+#[tokio::test]
+async fn requests_in_flight_end_with_the_lease_of_their_worker() {
+    let redis = TestRedis::start().await;
+    let [killed, other] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
+    check(&killed, 1, None).await;
+    let (_first, _second) = (ticket(&killed, 2).await, ticket(&killed, 3).await);
+    // Alive, the worker keeps them for longer than a lease lasts.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(matches!(ask(&other, 4).await, Permission::Wait(_)), "two are in flight");
+    drop(killed);
+    let began = Instant::now();
+    ticket(&other, 4).await;
+    assert!(began.elapsed() < Duration::from_secs(15), "a request may take 20 s, a lease lasts 5");
+}
+
+#[tokio::test]
+async fn a_probe_ends_with_the_lease_of_its_worker() {
+    let redis = TestRedis::start().await;
+    let [killed, other] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
+    assert!(ticket(&killed, 1).await.probe);
+    drop(killed);
+    let began = Instant::now();
+    assert!(ticket(&other, 2).await.probe);
+    assert!(began.elapsed() < Duration::from_secs(15), "a request may take 20 s, a lease lasts 5");
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_redis_that_was_away() {
     let mut redis = TestRedis::start().await;
-    let budget = budget(&redis, 1, Duration::from_mins(1)).await;
-    let probe = ticket(&budget, 1).await;
-    budget.answered(&probe, None).await;
+    let budget = budget(&redis, &["key"], MINUTE);
+    check(&budget, 1, None).await;
     let last = ticket(&budget, 2).await;
     redis.kill().await;
-    budget.doubt().await;
-    redis.start_again().await;
-    let probe = ticket(&budget, 3).await;
-    assert!(probe.probe, "as if the worker had been started after it");
-    budget.answered(&probe, None).await;
-
-    redis.kill().await;
-    let refusal = refused();
-    let report = budget.answered(&last, Some(&refusal));
+    let report = answered(&budget, &last, 2, Some(refused()));
     let away = async {
         assert!(matches!(ask(&budget, 4).await, Permission::Closed(_)));
         redis.start_again().await;

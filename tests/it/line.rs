@@ -58,7 +58,7 @@ impl Line {
         assert!(PRELUDE.contains(TIME), "the scripts would go by another clock");
         let mut line = Self { connection, now: START_MS, _server: server };
         line.at(START_MS).await;
-        line.run::<()>(&["SET", &key("proven"), "1"]).await;
+        line.run::<()>(&["SET", &key("verified:key"), "1"]).await;
         line
     }
 
@@ -86,9 +86,11 @@ impl Line {
     }
 
     async fn request(&mut self, order: &str, created_at: u64, sighting: u64, patience: u64) -> Told {
+        let purpose = if order.is_empty() { "page" } else { "order" };
         let [created_at, sighting, patience] = [created_at, sighting, patience].map(|ms| ms.to_string());
         let [window, burst, longest] = [WINDOW_MS, BURST, LONGEST_MS].map(|number| number.to_string());
         let arguments = [
+            purpose,
             order,
             &created_at,
             &sighting,
@@ -98,9 +100,12 @@ impl Line {
             &burst,
             "2",
             "20000",
+            "20000",
             "200",
             &longest,
+            "worker",
             "1",
+            "key",
         ];
         let told: Vec<String> = self.call(ASK, &arguments).await;
         let ms = || told[1].parse().unwrap();
@@ -128,8 +133,14 @@ impl Line {
     }
 
     async fn usable(&mut self, ticket: &str) {
+        self.answer(ticket, &["usable", "86400000"]).await;
+    }
+
+    /// What came of a request, in the words of the script.
+    async fn answer(&mut self, ticket: &str, verdict: &[&str]) {
         let window = WINDOW_MS.to_string();
-        self.call::<()>(ANSWER, &[ticket, "0", &window, "1", "keys", "usable"]).await;
+        let arguments = [&[ticket, "0", &window, "worker", "order", "1", "key"], verdict].concat();
+        self.call::<(String, u64)>(ANSWER, &arguments).await;
     }
 
     /// Whether a reading of the list begins.
@@ -140,13 +151,13 @@ impl Line {
     /// Whether enough orders wait, and those of the reading that begins.
     async fn look_whether_to_begin(&mut self) -> (bool, Vec<String>) {
         let (window, burst, lease) = (WINDOW_MS.to_string(), BURST.to_string(), LEASE_MS.to_string());
-        self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1"]).await
+        self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1", "key"]).await
     }
 
     /// How many orders are in line, as the metrics tell it.
     async fn in_line(&mut self) -> u64 {
         let (_, _, in_line, _, _): (String, String, u64, u64, Vec<u64>) =
-            self.call(STATE, &["120", "1"]).await;
+            self.call(STATE, &["120", "1", "key"]).await;
         in_line
     }
 
@@ -267,8 +278,7 @@ async fn what_the_list_showed_before_the_clock_was_set_back_counts_no_more() {
 async fn neither_a_closure_nor_a_probe_outlasts_its_time_where_the_clock_is_set_back() {
     let mut line = Line::new().await;
     let Told::Ask(ticket) = line.ask("one").await else { panic!("the budget is full") };
-    let window = WINDOW_MS.to_string();
-    line.call::<String>(ANSWER, &[&ticket, "0", &window, "1", "keys", "closed", "10000"]).await;
+    line.answer(&ticket, &["closed", "10000"]).await;
     // So long it would last by a clock that was set back by an hour.
     line.run::<()>(&["PEXPIRE", &key("gate"), "3610000"]).await;
     let told = line.ask("two").await;
@@ -381,7 +391,7 @@ async fn who_waits_while_the_clock_is_set_back_still_comes_before_those_that_com
     line.at(START_MS - 3_600_000).await;
     // Two are under way, so that nobody gets a request.
     let until = (line.now + 20_000).to_string();
-    line.run::<()>(&["ZADD", &key("flying:0"), &until, "one", &until, "two"]).await;
+    line.run::<()>(&["ZADD", &key("flying:key"), &until, "one", &until, "two"]).await;
     for order in ["old", "new"] {
         assert!(matches!(line.ask(order).await, Told::Wait(_)));
         line.later(10).await;

@@ -16,6 +16,7 @@ mod model;
 mod order_store;
 mod outcomes;
 mod pace;
+mod provider;
 mod redis_kinds;
 mod rekey;
 mod retention;

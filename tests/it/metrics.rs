@@ -71,9 +71,10 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     let (bed, address) =
         bed(SimulatorSettings { list_with_cards: true, ..SimulatorSettings::default() }).await;
     let _worker = bed.worker().await;
-    told(&address, "zeros, and a budget that nobody has used", |told| {
-        assert_eq!(told.sum("topup_api_requests_total", ""), 0);
-        (told.of(r#"topup_api_tokens{key="primary"}"#)? == 120 && told.gate_is("probing")).then_some(())
+    told(&address, "one request, which verified the key", |told| {
+        let spent = told.of(r#"topup_api_tokens{key="primary"}"#)? == 119;
+        (spent && told.gate_is("open") && told.requests("list") == 1 && told.requests("check-id") == 0)
+            .then_some(())
     })
     .await;
 
@@ -205,12 +206,13 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
         .await;
     };
     list("unused").await;
-    let later = "9999999999999";
+    told(&address, "the key is verified", |told| told.gate_is("open").then_some(())).await;
+    let (later, spent) = ("9999999999999", bed.of_api_key("spent"));
     for command in [
         ["ZADD", "{topup}:budget:waiting", later, "one"],
         ["ZADD", "{topup}:budget:waiting", later, "another"],
-        ["ZADD", "{topup}:budget:spent:0", later, "of-this-minute"],
-        ["ZADD", "{topup}:budget:spent:0", "1", "long-over"],
+        ["ZADD", &spent, later, "of-this-minute"],
+        ["ZADD", &spent, "1", "long-over"],
         ["HSET", "{topup}:budget:listed", "until", later],
     ] {
         bed.redis::<()>(&command).await;
@@ -218,7 +220,7 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
     list("read").await;
     let told = Told::by(&address).await;
     assert_eq!(told.of("topup_api_line_orders"), Some(2));
-    assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(119));
+    assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(118));
     bed.redis::<()>(&["SET", "{topup}:budget:unlisted", "1"]).await;
     list("left").await;
 }

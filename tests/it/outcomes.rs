@@ -121,7 +121,7 @@ async fn a_closed_gate_makes_every_order_wait_and_loses_no_attempt() {
     let _worker = bed.worker().await;
     bed.enqueue([&first]).await;
     crate::support::until("the gate closes", async || {
-        (bed.redis::<usize>(&["EXISTS", "{topup}:budget:gate"]).await == 1).then_some(())
+        (bed.redis::<usize>(&["EXISTS", &bed.of_api_key("gate")]).await == 1).then_some(())
     })
     .await;
     bed.enqueue([&second]).await;
@@ -173,12 +173,13 @@ async fn a_revoked_key_is_tried_by_one_order_at_a_time_and_never_locks_the_addre
     bed.enqueue(&orders).await;
     // Two closures of 15 minutes: the second proves that not everybody asks when the first is over.
     crate::support::until("the second try is refused", async || {
-        let closed: usize = bed.redis(&["EXISTS", "{topup}:budget:gate"]).await;
+        let closed: usize = bed.redis(&["EXISTS", &bed.of_api_key("refused")]).await;
         (bed.simulator.total_calls() >= 2 && closed == 1).then_some(())
     })
     .await;
     assert_eq!(bed.simulator.total_calls(), 2, "one request for each closure");
-    assert_eq!(worker.log().matches("refuses the key").count(), 1, "told once: {}", worker.log());
+    let told = worker.log().matches("refuses the API key of this worker").count();
+    assert_eq!(told, 1, "told once: {}", worker.log());
     assert!(worker.stop().await.success());
     bed.set("ONECLICKDZ_API_KEY", "sandbox-key");
     let _worker = bed.worker().await;

@@ -9,20 +9,25 @@ use topup_jobs::JobName;
 use super::limited;
 use super::report::{Check, counted};
 use crate::queue::{Names, WORKER_IS_GONE_AFTER};
+use crate::topup_api::KeyFingerprint;
 
 const TYPES: &str = "redis-keys";
 const QUEUES: &str = "redis-queues";
 /// The checks of this file, in their order.
 pub(super) const NAMES: [&str; 2] = [TYPES, QUEUES];
 
-pub(super) async fn look(connection: &MultiplexedConnection, names: &Names) -> [Check; 2] {
-    let (types, queues) =
-        tokio::join!(limited(TYPES, types(connection, names)), limited(QUEUES, queues(connection, names)));
+pub(super) async fn look(
+    connection: &MultiplexedConnection,
+    names: &Names,
+    api_keys: &[KeyFingerprint],
+) -> [Check; 2] {
+    let types = limited(TYPES, types(connection, names, api_keys));
+    let (types, queues) = tokio::join!(types, limited(QUEUES, queues(connection, names)));
     [types, queues]
 }
 
-async fn types(connection: &MultiplexedConnection, names: &Names) -> Check {
-    let layout = names.layout();
+async fn types(connection: &MultiplexedConnection, names: &Names, api_keys: &[KeyFingerprint]) -> Check {
+    let layout = names.layout(api_keys);
     let mut ask = pipe();
     for (key, _) in &layout {
         ask.cmd("TYPE").arg(key);
@@ -147,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_key_of_the_wrong_type_is_named_with_what_it_should_be() {
-        let layout = names().layout();
+        let layout = names().layout(&[KeyFingerprint::new(&"key".into())]);
         let mut found = vec!["none".to_owned(); layout.len()];
         assert_eq!(judge(&layout, &found).verdict, Verdict::Ok);
         let active = layout.iter().position(|(key, _)| key == "{topup}:poll-topup:active").unwrap();

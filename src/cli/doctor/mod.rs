@@ -27,6 +27,7 @@ use clap::Args;
 use secrecy::ExposeSecret;
 
 use super::{Exit, say};
+use crate::app::key_fingerprints;
 use crate::config::{Config, RunSettings};
 use crate::notify::CardForm;
 use crate::topup_api::Client;
@@ -69,15 +70,16 @@ pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
 /// Carries out every check.
 async fn look(config: Config, client: &Client) -> Vec<Check> {
     let names = &config.names;
-    // The provider is asked only where Redis does not say that nobody may ask.
+    let api_keys = key_fingerprints(&config);
+    // The provider is asked only where Redis does not say that no order may be checked.
     let redis_then_provider = async {
         let (reached, connection) = redis::reach(&config.redis).await;
         let (redis, provider) = match &connection {
             Some(connection) => tokio::join!(
-                redis::look(connection, names, config.time_scale),
-                provider::look(client, Some((connection, names)))
+                redis::look(connection, names, &api_keys, config.time_scale),
+                provider::look(client, &api_keys[0], Some((connection, names)))
             ),
-            None => (redis::skipped(), provider::look(client, None).await),
+            None => (redis::skipped(), provider::look(client, &api_keys[0], None).await),
         };
         (reached, redis, provider)
     };

@@ -1,5 +1,5 @@
 //! The provider: whether it accepts the key. One request, whatever comes of it: five refusals block this
-//! address for 15 minutes, and the workers with it. While the gate is closed nobody asks, nor does the doctor.
+//! address for 15 minutes, and the workers with it. While the breaker is open no worker asks, nor does the doctor.
 
 use std::time::{Duration, Instant};
 
@@ -8,35 +8,47 @@ use redis::aio::MultiplexedConnection;
 use super::limited;
 use super::report::{Check, in_words};
 use crate::queue::Names;
-use crate::topup_api::{ApiError, Client};
+use crate::topup_api::{ApiError, Client, KeyFingerprint, TopupApi as _};
 
 const NAME: &str = "provider";
 
-/// Asks, unless Redis says that nobody may. Without a Redis to ask, no gate is known to be closed.
-pub(super) async fn look(client: &Client, redis: Option<(&MultiplexedConnection, &Names)>) -> Check {
+/// Asks, unless Redis says that no order may be checked with this key. Without a Redis to ask, no breaker is known to
+/// be open.
+pub(super) async fn look(
+    client: &Client,
+    key: &KeyFingerprint,
+    redis: Option<(&MultiplexedConnection, &Names)>,
+) -> Check {
     limited(NAME, async {
         if let Some((connection, names)) = redis
-            && let Some(left) = closed_for(connection, names).await
+            && let Some(left) = closed_for(connection, names, key).await
         {
             return Check::warn(
                 NAME,
-                format!("not asked: the workers ask nothing for another {}", in_words(left)),
-                "a 401, 403, 429 or 503 of the provider has closed the gate for everybody; the log of the \
-                 workers says which. Wait, or mend the cause and wait",
+                format!("not asked: the workers ask nothing with this key for another {}", in_words(left)),
+                "a 401, 403, 429 or 503 of the provider, or many failures, stopped all requests; the log of the workers                  says which. Wait, or remove the cause and wait",
             );
         }
         let asked = Instant::now();
-        let answer = client.try_key().await;
+        let answer = client.verify().await;
         judge(answer, asked.elapsed())
     })
     .await
 }
 
-/// How long the gate is still closed. It is only read here; asking at the gate would make this the probe.
-async fn closed_for(connection: &MultiplexedConnection, names: &Names) -> Option<Duration> {
-    let left_ms: i64 =
-        redis::cmd("PTTL").arg(names.gate()).query_async(&mut connection.clone()).await.ok()?;
-    u64::try_from(left_ms).ok().filter(|left| *left > 0).map(Duration::from_millis)
+/// How long the breaker stays open. It is only read here; a request of the budget would make this the probe.
+async fn closed_for(
+    connection: &MultiplexedConnection,
+    names: &Names,
+    key: &KeyFingerprint,
+) -> Option<Duration> {
+    let mut ask = redis::pipe();
+    for breaker in names.breakers(key) {
+        ask.pttl(breaker);
+    }
+    let left_ms: Vec<i64> = ask.query_async(&mut connection.clone()).await.ok()?;
+    let longest = left_ms.into_iter().max()?;
+    u64::try_from(longest).ok().filter(|left| *left > 0).map(Duration::from_millis)
 }
 
 fn judge(answer: Result<(), ApiError>, took: Duration) -> Check {

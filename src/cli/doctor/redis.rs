@@ -13,6 +13,7 @@ use super::server::{self, CLOCK, Info};
 use super::{LIMIT, keys, limited, permissions};
 use crate::clock::real_now;
 use crate::queue::{Names, RedisAddress};
+use crate::topup_api::KeyFingerprint;
 
 const NAME: &str = "redis";
 /// Shorter than the limit of a check, so that the words say where it stuck.
@@ -44,7 +45,12 @@ pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedC
 }
 
 /// The checks of a Redis that answers.
-pub(super) async fn look(connection: &MultiplexedConnection, names: &Names, time_scale: f64) -> Vec<Check> {
+pub(super) async fn look(
+    connection: &MultiplexedConnection,
+    names: &Names,
+    api_keys: &[KeyFingerprint],
+    time_scale: f64,
+) -> Vec<Check> {
     let settings = async {
         let info: RedisResult<String> = redis::cmd("INFO").query_async(&mut connection.clone()).await;
         let info = info.ok().map(|text| Info::parse(&text));
@@ -57,7 +63,7 @@ pub(super) async fn look(connection: &MultiplexedConnection, names: &Names, time
         },
         limited(CLOCK, clock(connection)),
         limited(permissions::NAME, permissions::look(connection, names, time_scale)),
-        keys::look(connection, names),
+        keys::look(connection, names, api_keys),
     );
     checks.extend([clock, permissions]);
     checks.extend(keys);

@@ -75,16 +75,17 @@ async fn take_up_again(open: &mut Transaction, topup_id: &TopupId, now: Timestam
     let Some(row) = open.fetch_optional(given_up.bind(topup_id.as_str())).await? else { return Ok(()) };
     let before: OrderStatus = row.parse("status")?;
     let new = Tracking::new(now);
-    let update =
-        sql("UPDATE internet_orders SET status = $1, polling_since = $2, next_check_at = $3, overdue = $4,
-             polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
-         WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL")
-        .bind(new.status.as_str())
-        .bind(new.polling_since)
-        .bind(new.next_check_at)
-        .bind(new.overdue)
-        .bind(topup_id.as_str())
-        .bind(before.as_str());
+    let update = sql(
+        "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
+             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
+         WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL",
+    )
+    .bind(new.status.as_str())
+    .bind(new.polling_since)
+    .bind(new.next_check_at)
+    .bind(new.overdue)
+    .bind(topup_id.as_str())
+    .bind(before.as_str());
     if open.execute(update).await? == 1 {
         history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;
     }

@@ -1,69 +1,135 @@
--- Tells how a request went.
--- KEYS[1] budget   ARGV: ticket, key, ms of a window, number of keys, their fingerprint, what came of it:
---   'usable'   the provider lets this service ask
---   'failed'   no usable answer; then: failures in a row that close the gate, ms of the first closure, ms of the longest
---   'refused'  the key was refused; then: ms for which it is not tried again
---   'closed'   nobody may ask; then: ms
--- Returns 'usable', 'failed', 'other-key' where the other key takes over, 'outdated' where other workers have other
--- keys by now, 'closed', or 'closed-anew' where nobody could ask for the first time since somebody could
+-- Reports how a request went.
+-- KEYS[1] budget   ARGV:
+--   ticket
+--   number                 of the key that it was made with, from 0 up
+--   ms                     of a window
+--   id                     of the worker
+--   order                  that was checked; empty for a row or a page of the list
+--   list                   of the fingerprints of the worker's keys: their number, then each
+--   verdict                what the answer says, with what the verdict needs:
+--     'usable'               the provider answered; then: ms for which that verifies the key
+--     'own'                  an error that concerns this order alone
+--     'failed'               no usable answer; then: failures in a row that open the breaker, ms of the first closure, ms
+--                            of the longest, ms after which failures are forgotten. One order alone never opens it
+--     'unknown'              the provider does not know the order; then: distinct orders that open the breaker of the key, ms of
+--                            the first closure, ms of the longest, ms after which such answers are forgotten
+--     'refused'              the key is refused; then: ms for which it is not tried again
+--     'limited'              the key has used up its requests; then: ms
+--     'closed'               the provider takes no requests; then: ms
+--     'address'              the provider refuses the address of this worker
+-- Returns {word, number}:
+--   'usable', 'own', 'address'      the number is 0
+--   'failed'                        how many distinct orders, and the list, have failed since an order was last answered for
+--   'other-key'                     another key of the worker takes over
+--   'refused'                       every key of the worker is refused; for so many ms
+--   'open', 'opened'                the breaker is open for so many ms; 'opened' where it was not before
+--   'doubted', 'doubted-first'      the key knows none of many orders, and is not believed for so many ms; 'doubted-first'
+--                                   where it was believed before
 local budget = KEYS[1]
-local ticket, key, window, keys = take(), tonumber(take()), tonumber(take()), tonumber(take())
-local fingerprint, verdict = take(), take()
+local ticket, number, window, worker, order = take(), tonumber(take()), tonumber(take()), take(), take()
+local keys = take_list()
+local key, verdict = keys[number + 1], take()
 local now = math.floor(now() * 1000)
-redis.call('ZREM', budget .. ':flying:' .. key, ticket)
+local function of_key(name)
+    return budget .. ':' .. name .. ':' .. key
+end
+redis.call('ZREM', of_key('flying'), ticket)
 -- The provider may have counted it in this very millisecond, and its clock may be a little slower.
-redis.call('ZADD', budget .. ':spent:' .. key, 'XX', now + 1 + math.ceil(window * 1.001), ticket)
-
-local gate, proven, probe, failures, told =
-    budget .. ':gate', budget .. ':proven', budget .. ':probe', budget .. ':failures', budget .. ':told'
-
--- Lets one ask alone once this time is over.
-local function close(ms)
-    if redis.call('PTTL', gate) < ms then
-        -- For how long is kept beside: see who asks.
-        redis.call('SET', gate, ms, 'PX', ms)
+redis.call('ZADD', of_key('spent'), 'XX', now + 1 + math.ceil(window * 1.001), ticket)
+for _, probe in ipairs({ budget .. ':probe', of_key('probe') }) do
+    if redis.call('GET', probe) == ticket then
+        redis.call('DEL', probe)
     end
-    redis.call('DEL', proven, probe)
-    return redis.call('SET', told, 1, 'NX') and 'closed-anew' or 'closed'
+end
+
+-- Opens a breaker for this time; then one request at a time is made until an answer is usable.
+local function open(closure, half_open, ms)
+    if closed_for(closure) < ms then
+        close_for(closure, ms)
+    end
+    half_open()
+    return { redis.call('SET', budget .. ':told', 1, 'NX') and 'opened' or 'open', ms }
+end
+local function provider_is_half_open()
+    redis.call('SET', budget .. ':half-open', 1)
+end
+local function key_is_half_open()
+    redis.call('DEL', of_key('verified'))
 end
 
 if verdict == 'usable' then
-    -- An answer to the key that has been left says nothing of the one in use, and one to a request that was sent
-    -- before a refusal nothing of what came after.
-    if key == key_in_use(budget, keys) and redis.call('PTTL', gate) <= 0 then
-        redis.call('SET', proven, 1)
-        redis.call('DEL', probe, failures, told, budget .. ':refused:' .. key)
-    end
-    return verdict
-elseif verdict == 'failed' then
-    local most, first, longest = tonumber(take()), tonumber(take()), tonumber(take())
-    local made = redis.call('INCR', failures)
-    -- While one asks for all, its failure is enough: nobody knows any better.
-    if made < most and redis.call('EXISTS', proven) == 1 then
-        return verdict
-    end
-    return close(math.min(first * 2 ^ math.min(math.max(made - most, 0), 20), longest))
-elseif verdict == 'refused' then
     local ms = tonumber(take())
-    if (redis.call('GET', budget .. ':keys') or fingerprint) ~= fingerprint then
-        -- That key was replaced, and this worker has not been yet. It says nothing of the one in use.
-        redis.call('DEL', probe)
-        return 'outdated'
+    -- It says nothing of a closure that began after the request was sent.
+    if closed_for(of_key('refused')) > 0 or breaker_open_for(budget, key) > 0 then
+        return { verdict, 0 }
     end
-    local other = (key + 1) % keys
-    local this_refused, other_refused = budget .. ':refused:' .. key, budget .. ':refused:' .. other
-    redis.call('SET', this_refused, 1, 'PX', ms)
-    if key ~= key_in_use(budget, keys) then
-        return 'other-key'
+    if order == '' and redis.call('EXISTS', of_key('doubts')) == 1 then
+        return { verdict, 0 }
     end
-    redis.call('SET', budget .. ':key', other)
-    if redis.call('EXISTS', other_refused) == 1 then
-        -- Both are remembered beyond the closure, so that one of them is tried after it and not one after the other.
-        redis.call('SET', this_refused, 1, 'PX', 2 * ms)
-        redis.call('SET', other_refused, 1, 'PX', 2 * ms)
-        return close(ms)
+    redis.call('SET', of_key('verified'), 1, 'PX', ms)
+    redis.call('DEL', budget .. ':half-open', budget .. ':told')
+    note_able(budget, worker, now)
+    if order ~= '' then
+        redis.call('SET', of_key('knows'), 1, 'PX', ms)
+        redis.call('DEL', budget .. ':failures', budget .. ':failing', of_key('unknown'), of_key('doubted'), of_key('doubts'))
     end
-    redis.call('DEL', proven, probe)
-    return 'other-key'
+    return { verdict, 0 }
+elseif verdict == 'failed' then
+    local most, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
+    local made, failing = redis.call('INCR', budget .. ':failures'), budget .. ':failing'
+    redis.call('PEXPIRE', budget .. ':failures', memory)
+    redis.call('ZADD', failing, now, order)
+    redis.call('ZREMRANGEBYSCORE', failing, '-inf', now - memory)
+    redis.call('ZREMRANGEBYSCORE', failing, '(' .. now, '+inf')
+    redis.call('PEXPIRE', failing, memory)
+    local distinct = redis.call('ZCARD', failing)
+    local ms = math.min(first * 2 ^ math.min(math.max(made - most, 0), 20), longest)
+    -- While one request at a time is made, its failure is enough.
+    local probe = probe_of(budget, key)
+    if probe == budget .. ':probe' or (made >= most and distinct > 1) then
+        return open(budget .. ':gate', provider_is_half_open, ms)
+    elseif probe then
+        return open(of_key('gate'), key_is_half_open, ms)
+    end
+    return { verdict, distinct }
+elseif verdict == 'unknown' then
+    local many, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
+    local fresh = redis.call('SADD', of_key('unknown'), order) == 1
+    redis.call('PEXPIRE', of_key('unknown'), memory)
+    if redis.call('SCARD', of_key('unknown')) < many then
+        -- A key that took over may be of the provider's other environment, which knows none of the orders.
+        local believed = number == 0 or redis.call('EXISTS', of_key('knows')) == 1
+        return believed and { 'own', 0 } or { 'doubted', first }
+    end
+    key_is_half_open()
+    local told = redis.call('EXISTS', of_key('doubts')) == 1
+    -- Orders that were not asked for before may each show in turn that the key knows them, whatever the others did.
+    local rounds = fresh and tonumber(redis.call('GET', of_key('doubts')) or '0')
+        or redis.call('INCR', of_key('doubts'))
+    redis.call('SET', of_key('doubts'), rounds, 'PX', memory)
+    local ms = math.min(first * 2 ^ math.min(rounds, 20), longest)
+    close_for(of_key('doubted'), ms)
+    return { told and 'doubted' or 'doubted-first', ms }
+elseif verdict == 'refused' then
+    local ms, others = tonumber(take()), 0
+    key_is_half_open()
+    close_for(of_key('refused'), ms)
+    for _, other in ipairs(keys) do
+        if closed_for(budget .. ':refused:' .. other) == 0 then
+            return { 'other-key', 0 }
+        end
+        others = others + (other ~= key and 1 or 0)
+    end
+    if others > 0 then
+        -- From now on one key is tried each time, and not one after the other: five refusals lock the address out.
+        for _, other in ipairs(keys) do
+            close_for(budget .. ':refused:' .. other, other == key and 2 * ms or ms)
+        end
+    end
+    return { verdict, ms }
+elseif verdict == 'limited' then
+    return open(of_key('gate'), key_is_half_open, tonumber(take()))
+elseif verdict == 'closed' then
+    return open(budget .. ':gate', provider_is_half_open, tonumber(take()))
 end
-return close(tonumber(take()))
+return { verdict, 0 }

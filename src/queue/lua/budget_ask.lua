@@ -1,43 +1,63 @@
--- Asks for one request to the provider, on behalf of an order or, without one, for a page of the list.
--- KEYS[1] budget   ARGV: order, ms since 1970 at which it was created, ms for which a sighting in the list counts
---   beyond the time that a reading takes (0 where there is no list), ms it may wait compared with one that asks now,
---   requests a window, ms of a window, requests that may be made at once after a pause, requests under way at most, ms
---   a request may take, ms to look again while a probe is under way, longest ms to wait, number of keys
--- Returns {'ask', ticket, key, 1 for a probe, ms waited for it}, {'wait', ms} where others come first or the next
--- list will tell, {'sighted'} where the list has just shown it HANDLING, or {'closed', ms} while nobody may ask
+-- Asks for one request to the provider.
+-- KEYS[1] budget   ARGV:
+--   purpose                'order' to check it, 'page' for a page of the list, which tells of many orders, or
+--                          'verification' for a row of the list, which tells of the key and of the provider
+--   order                  its id; without one for the other purposes
+--   ms since 1970          at which the order was created
+--   ms                     for which a sighting in the list counts beyond the time that a reading takes; 0 without a list
+--   ms                     it may wait compared with one that asks now
+--   number                 of requests a window
+--   ms                     of a window
+--   number                 of requests that may be made at once after a pause
+--   number                 of requests in flight at most
+--   ms                     a request may take
+--   ms                     for which a request counts as in flight unless its worker renews that
+--   ms                     to look again while a probe is in flight
+--   ms                     to wait at most
+--   id                     of the worker
+--   list                   of the fingerprints of its keys: their number, then each
+-- Returns {'ask', ticket, number of the key from 0 up, 1 for a probe, ms waited for it},
+--   {'wait', ms} where others come first or the next list will tell, {'sighted'} where the list has just shown the
+--   order HANDLING, {'closed', ms} while the breaker is open, or {'refused', ms} while every key of the worker is refused
 local budget = KEYS[1]
-local order, created_at, sighting, patience = take(), take(), tonumber(take()), tonumber(take())
-local limit, window, burst, most_flying, request, look, longest, keys =
+local purpose, order, created_at, sighting, patience =
+    take(), take(), take(), tonumber(take()), tonumber(take())
+local limit, window, burst, most_flying, request, lease, look, longest =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()),
     tonumber(take()), tonumber(take())
+local worker, keys = take(), take_list()
 local now = math.floor(now() * 1000)
 local waiting, promised, since = budget .. ':waiting', budget .. ':promised', budget .. ':since'
-local tracked, ready, proven = budget .. ':tracked', budget .. ':ready', budget .. ':proven'
+local tracked, ready = budget .. ':tracked', budget .. ':ready'
 
-local gate, probing = budget .. ':gate', budget .. ':probe'
--- What is to expire does so at a time of the clock, which may have been set back since.
-local closed, closed_for = redis.call('PTTL', gate), tonumber(redis.call('GET', gate) or '0')
-if closed > closed_for then
-    redis.call('SET', gate, closed_for, 'PX', closed_for)
-    closed = closed_for
+local number, key = key_in_use(budget, keys)
+if not number then
+    local soonest = math.huge
+    for _, refused in ipairs(keys) do
+        soonest = math.min(soonest, closed_for(budget .. ':refused:' .. refused))
+    end
+    return { 'refused', soonest }
 end
-if redis.call('PTTL', probing) > request then
-    redis.call('DEL', probing)
+local closed = breaker_open_for(budget, key)
+if closed == 0 and (purpose ~= 'order' or redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1) then
+    -- While the answers "not found" of this key are not believed, only an order that was not asked for since may show
+    -- that the key knows orders.
+    closed = closed_for(budget .. ':doubted:' .. key)
 end
 if closed > 0 then
     -- What is measured is the time in line alone.
     redis.call('HDEL', since, order)
-    -- It may be opened before its time: by a worker with other keys, or by who looks after this service. A reading
-    -- of the list is better given up.
-    return { 'closed', order == '' and closed or math.min(closed, longest) }
+    -- It may be over before its time: by an answer to another order, or by an operator. A reading of the list is better
+    -- given up.
+    return { 'closed', purpose == 'order' and math.min(closed, longest) or closed }
 end
-local key = key_in_use(budget, keys)
+local probe = probe_of(budget, key)
 local spent, flying = budget .. ':spent:' .. key, budget .. ':flying:' .. key
 redis.call('ZREMRANGEBYSCORE', spent, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', flying, '-inf', now)
 -- What lies further ahead than it can was written by a clock that has been set back since.
 redis.call('ZREMRANGEBYSCORE', spent, '(' .. (now + request + window), '+inf')
-redis.call('ZREMRANGEBYSCORE', flying, '(' .. (now + request), '+inf')
+redis.call('ZREMRANGEBYSCORE', flying, '(' .. (now + lease), '+inf')
 local pace = window / limit
 local paced = paced_until(budget, key, window, now)
 local used, under_way = redis.call('ZCARD', spent), redis.call('ZCARD', flying)
@@ -57,16 +77,32 @@ local function wait_for(requests)
     return math.max(allowed_in(requests), pace / 2 * (under_way + requests - most_flying))
 end
 
-local function grant(probe)
+local function grant()
     local began = tonumber(redis.call('HGET', since, order) or now)
     leave_line(budget, order)
     local ticket = redis.call('INCR', budget .. ':ticket')
-    -- Until it is answered nobody knows when the provider counts it; it counts here for as long as it may.
+    -- Until it is answered it is not known when the provider counts it; it counts here for as long as it may.
     redis.call('ZADD', spent, now + request + window, ticket)
-    redis.call('ZADD', flying, now + request, ticket)
+    redis.call('PEXPIRE', spent, request + 2 * window)
+    redis.call('ZADD', flying, now + lease, ticket)
+    redis.call('PEXPIRE', flying, lease)
     redis.call('SET', budget .. ':paced:' .. key, paced + pace, 'PX', math.ceil(paced + pace - now + window))
+    if probe then
+        redis.call('SET', probe, ticket, 'PX', lease)
+    else
+        note_able(budget, worker, now)
+    end
     -- The clock of Redis may have been set back since it began.
-    return { 'ask', ticket, key, probe, math.max(now - began, 0) }
+    return { 'ask', ticket, number - 1, probe and 1 or 0, math.max(now - began, 0) }
+end
+
+-- Whether the probe may be made now: no other is in flight. One that ends later than it can was begun before the clock
+-- of Redis was set back.
+local function may_probe()
+    if redis.call('PTTL', probe) > lease then
+        redis.call('DEL', probe)
+    end
+    return wait_for(1) <= 0 and redis.call('EXISTS', probe) == 0
 end
 
 -- Takes one out of the line for requests. The list may still tell of it, and reaches back to it.
@@ -104,9 +140,12 @@ local regular = listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3])
 -- A page of the list answers for many: the next request is kept for it. While an order has waited for as long as it
 -- may, of which the list does not tell or tells no more, every other request goes to the line.
 local paging, paged = budget .. ':paging', budget .. ':paged'
-if order == '' then
+if purpose ~= 'order' then
     local wait = math.ceil(wait_for(1))
-    if redis.call('EXISTS', proven) == 0 then
+    if probe then
+        if purpose == 'verification' and may_probe() then
+            return grant()
+        end
         return { 'wait', math.max(wait, look) }
     end
     -- A first reading may still tell of everybody, but for those that need a request to show their card.
@@ -119,7 +158,7 @@ if order == '' then
     if wait <= 0 then
         redis.call('DEL', paging)
         redis.call('SET', paged, 1, 'PX', math.ceil(2 * pace))
-        return grant(0)
+        return grant()
     end
     redis.call('SET', paging, 1, 'PX', wait + look)
     return { 'wait', wait }
@@ -132,23 +171,20 @@ redis.call('HSET', tracked, order, created_at)
 local rank = redis.call('ZRANK', waiting, order)
 
 local function wait_in_line(at_least)
-    local place = rank + 1 + redis.call('EXISTS', paging)
+    local turn = rank + 1 + redis.call('EXISTS', paging)
     local function capped(wait)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end
-    local wait = capped(wait_for(place))
+    local wait = capped(wait_for(turn))
     -- When a request comes back is a guess. It may be sooner, and then who came later must not be faster than those
     -- whose turn it is.
-    redis.call('ZADD', promised, now + (rank < most_flying and capped(allowed_in(place)) or wait), order)
+    redis.call('ZADD', promised, now + (rank < most_flying and capped(allowed_in(turn)) or wait), order)
     return { 'wait', wait }
 end
 
-if redis.call('EXISTS', proven) == 0 then
-    -- The key is not known to be good: one asks for all, and the others come back one after another.
-    if wait_for(1) <= 0 and redis.call('SET', probing, 1, 'PX', request, 'NX') then
-        return grant(1)
-    end
-    return wait_in_line(look)
+if probe then
+    -- One request is made at a time, and the other orders come back one after another.
+    return may_probe() and grant() or wait_in_line(look)
 end
 
 if sighting > 0 and regular and redis.call('SMISMEMBER', ready, order)[1] == 0 then
@@ -172,6 +208,6 @@ if sighting > 0 and regular and redis.call('SMISMEMBER', ready, order)[1] == 0 t
     end
 end
 if wait_for(ahead(rank) + 1 + redis.call('EXISTS', paging)) <= 0 then
-    return grant(0)
+    return grant()
 end
 return wait_in_line(1)

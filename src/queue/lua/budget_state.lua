@@ -1,17 +1,19 @@
 -- Tells how the budget stands, by the clock of Redis, and changes nothing.
--- KEYS[1] budget   ARGV: requests a window, number of keys
--- Returns {gate, list, number of orders in line, key in use, {for each key: requests left in this window}}
---   gate   'closed' while nobody may ask, 'probing' while one asks for all, otherwise 'open'
+-- KEYS[1] budget   ARGV: requests a window, list of the fingerprints of the worker's keys (their number, then each)
+-- Returns {gate, list, number of orders in line, number of the key in use from 0 up, {for each key: requests left in this
+-- window}}
+--   gate   'closed' while no order may be checked, 'probing' while one request at a time is made, otherwise 'open'
 --   list   'left' while it is not read since it does not help, 'read' while it is read again and again, otherwise
 --          'unused'
 local budget = KEYS[1]
-local limit, keys = tonumber(take()), tonumber(take())
+local limit, keys = tonumber(take()), take_list()
 local now = math.floor(now() * 1000)
 
+local number, key = key_in_use(budget, keys)
 local gate = 'open'
-if redis.call('PTTL', budget .. ':gate') > 0 then
+if not number or breaker_open_for(budget, key) > 0 or closed_for(budget .. ':doubted:' .. key) > 0 then
     gate = 'closed'
-elseif redis.call('EXISTS', budget .. ':proven') == 0 then
+elseif probe_of(budget, key) then
     gate = 'probing'
 end
 
@@ -24,16 +26,16 @@ elseif regular and tonumber(regular) > now and tonumber(began or 0) <= now then
 end
 
 local left = {}
-for key = 0, keys - 1 do
-    -- What is over is removed by whoever asks; until then it is not counted.
-    local used = #redis.call('ZRANGEBYSCORE', budget .. ':spent:' .. key, '(' .. now, '+inf')
-    left[key + 1] = math.max(limit - used, 0)
+for n, of in ipairs(keys) do
+    -- What is over is removed with the next request; until then it is not counted.
+    local used = #redis.call('ZRANGEBYSCORE', budget .. ':spent:' .. of, '(' .. now, '+inf')
+    left[n] = math.max(limit - used, 0)
 end
 
 local line, gone = redis.call('ZCARD', budget .. ':waiting'), gone_from_line(budget, now)
 if #gone > 0 then
-    for _, place in ipairs(redis.call('ZMSCORE', budget .. ':waiting', unpack(gone))) do
-        line = place and line - 1 or line
+    for _, at in ipairs(redis.call('ZMSCORE', budget .. ':waiting', unpack(gone))) do
+        line = at and line - 1 or line
     end
 end
-return { gate, list, line, key_in_use(budget, keys), left }
+return { gate, list, line, (number or 1) - 1, left }

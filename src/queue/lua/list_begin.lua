@@ -1,11 +1,11 @@
 -- Whether the list of orders is to be read now: when more orders wait than can be asked for one by one.
 -- KEYS[1] budget   ARGV: fewest orders, requests a window, ms of a window, requests that may be made at once after a
---   pause, ms for which nobody else begins, number of keys
+--   pause, ms for which nobody else begins, list of the fingerprints of the worker's keys
 -- Returns {1 if enough orders wait that it may be soon, otherwise 0, {for each order that waits: its id, ms since 1970
 -- at which it was created}}; no orders where it is not now.
 local budget = KEYS[1]
 local fewest, limit, window, burst, lease, keys =
-    tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
+    tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), take_list()
 local now = math.floor(now() * 1000)
 
 tidy_line(budget, now)
@@ -13,7 +13,8 @@ local line = redis.call('HLEN', budget .. ':tracked') - redis.call('SCARD', budg
 if line < fewest then
     return { 0, {} }
 end
-if redis.call('PTTL', budget .. ':gate') > 0 or redis.call('EXISTS', budget .. ':proven') == 0
+local number, key = key_in_use(budget, keys)
+if not number or breaker_open_for(budget, key) > 0 or probe_of(budget, key)
     or redis.call('EXISTS', budget .. ':unlisted') == 1 then
     return { 1, {} }
 end
@@ -25,7 +26,7 @@ end
 if redis.call('PTTL', budget .. ':listing') > lease then
     redis.call('DEL', budget .. ':listing')
 end
-local paced = paced_until(budget, key_in_use(budget, keys), window, now) - now
+local paced = paced_until(budget, key, window, now) - now
 local at_once = math.floor(burst - paced * limit / window)
 if line <= at_once or not redis.call('SET', budget .. ':listing', 1, 'PX', lease, 'NX') then
     return { 1, {} }

@@ -22,10 +22,69 @@ local function now()
     return asked
 end
 
--- The key to ask the provider with. One that was taken out of the settings is not used, whatever stands here.
+-- The next arguments: their number, then each of them.
+local function take_list()
+    local list = {}
+    for n = 1, tonumber(take()) do
+        list[n] = take()
+    end
+    return list
+end
+
+-- How long a closure lasts on, in ms; 0 where there is none. Its value is how long it was meant to last, since its end
+-- is a time of the clock of Redis, which may have been set back since.
+local function closed_for(closure)
+    local left = redis.call('PTTL', closure)
+    if left <= 0 then
+        return 0
+    end
+    local meant = tonumber(redis.call('GET', closure))
+    if left > meant then
+        redis.call('PEXPIRE', closure, meant)
+        left = meant
+    end
+    return left
+end
+
+-- Begins a closure, or makes it last this long.
+local function close_for(closure, ms)
+    redis.call('SET', closure, ms, 'PX', ms)
+end
+
+-- Which of a worker's keys to ask with, by its number in the list and its fingerprint: of those that the provider does
+-- not refuse the first one that is verified, otherwise the first. Nothing where all are refused.
 local function key_in_use(budget, keys)
-    local key = tonumber(redis.call('GET', budget .. ':key') or '0')
-    return key < keys and key or 0
+    local first
+    for number, key in ipairs(keys) do
+        if closed_for(budget .. ':refused:' .. key) == 0 then
+            if redis.call('EXISTS', budget .. ':verified:' .. key) == 1 then
+                return number, key
+            end
+            first = first or number
+        end
+    end
+    return first, first and keys[first]
+end
+
+-- How long no order may be checked with this key, in ms: because of the provider or because of the key.
+local function breaker_open_for(budget, key)
+    return math.max(closed_for(budget .. ':gate'), closed_for(budget .. ':gate:' .. key))
+end
+
+-- Whether one request at a time is made with this key, since the answer to it is to show something first: that the
+-- provider is back, or that the key is good. Returns the name under which that request is known, the probe.
+local function probe_of(budget, key)
+    if redis.call('EXISTS', budget .. ':half-open') == 1 then
+        return budget .. ':probe'
+    elseif redis.call('EXISTS', budget .. ':verified:' .. key) == 0 then
+        return budget .. ':probe:' .. key
+    end
+end
+
+-- Remembers that this worker can check orders: neither its keys nor its address are refused.
+local ABLE_MS = 30000
+local function note_able(budget, worker, now_ms)
+    redis.call('ZADD', budget .. ':able', now_ms + ABLE_MS, worker)
 end
 
 -- Until when the requests made so far use up the pace of a key, in ms; never before `now_ms`. What lies further ahead

@@ -105,7 +105,8 @@ impl RedisBudget {
     /// How the budget stands; nothing where Redis does not say in time.
     pub async fn state(&self) -> Option<BudgetState> {
         let mut call = scripts::BUDGET_STATE.prepare_invoke();
-        call.key(&self.key).arg(self.allowance.requests_per_minute).arg(self.allowance.keys);
+        call.key(&self.key).arg(self.allowance.requests_per_minute);
+        self.write_keys(&mut call);
         let mut connection = self.connection.get();
         let said = tokio::time::timeout(SAID_WITHIN, call.invoke_async::<Said>(&mut connection));
         // Redis that is slow to tell this is not taken for dead: others judge that by limits of their own.

@@ -68,7 +68,7 @@ fn becomes(answer: Result<ProviderOrder, ApiError>) -> Becomes {
             assert!(card.as_ref().is_none_or(|code| code.reveal() == CARD), "another card");
             Becomes::Order(order.status, card.map(|_| CARD))
         }
-        Err(error) => match (error.closes_gate(), &error) {
+        Err(error) => match (error.closes_for(), &error) {
             (Some(wait), _) => Becomes::Gate(wait.as_secs(), error.to_string()),
             (None, ApiError::NotFound(_)) => Becomes::NotFound(error.to_string()),
             (None, _) => Becomes::Again(error.to_string()),

@@ -58,6 +58,10 @@ impl TopupApi for Stepped<dyn TopupApi> {
     async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError> {
         self.steps.around(self.inner.list(page, from, to)).await
     }
+
+    async fn verify(&self) -> Result<(), ApiError> {
+        self.steps.around(self.inner.verify()).await
+    }
 }
 
 #[async_trait]

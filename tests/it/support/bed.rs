@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use topup_jobs::{OrderStatus, TopupId};
 use topup_worker::orders::{self, CardCipher, Order, OrderStore, SqlStore};
 use topup_worker::simulator::{Script, Simulator, SimulatorSettings, serve};
+use topup_worker::topup_api::KeyFingerprint;
 
 use super::deployment::Deployment;
-use super::redis::TestRedis;
+use super::redis::{TestRedis, free_port};
 use super::sink::{Received, SECRET, Sink};
 use super::worker::{PROGRAM, Worker};
 use super::{connect_to, until};
@@ -73,6 +74,27 @@ impl<R: Deployment> Bed<R> {
     pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.settings.retain(|(known, _)| *known != name);
         self.settings.push((name, value.into()));
+    }
+
+    /// Has the worker that is started next serve `/readyz` and `/metrics` at an address of its own, and returns that.
+    pub(crate) fn serve_http(&mut self) -> String {
+        let address = format!("127.0.0.1:{}", free_port());
+        self.set("HTTP_ADDR", address.as_str());
+        address
+    }
+
+    /// Where the provider is.
+    pub(crate) fn api_url(&self) -> String {
+        let url = self.settings.iter().find(|(name, _)| *name == "ONECLICKDZ_API_URL");
+        url.expect("it is set").1.clone()
+    }
+
+    /// The name in Redis of what the budget knows of the API key that workers are started with.
+    pub(crate) fn of_api_key(&self, what: &str) -> String {
+        let (_, key) =
+            self.settings.iter().find(|(name, _)| *name == "ONECLICKDZ_API_KEY").expect("it is set");
+        let fingerprint = KeyFingerprint::new(&key.as_str().into());
+        format!("{{topup}}:budget:{what}:{}", fingerprint.as_str())
     }
 
     /// The settings of the workers that are started from now on.

@@ -10,7 +10,7 @@ pub(crate) mod redis;
 mod signal;
 mod sink;
 pub(crate) mod smtp;
-mod worker;
+pub(crate) mod worker;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use bed::{Bed, ENCRYPTION_KEY};
 pub(crate) use connection::{connect, connect_to};
-pub(crate) use proxy::Proxy;
+pub(crate) use proxy::{Proxy, from_address};
 pub(crate) use sink::{Received, SECRET, Sink};
 pub(crate) use worker::PROGRAM;
 

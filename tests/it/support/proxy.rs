@@ -1,10 +1,11 @@
-//! A wire to Redis that a test can cut, freeze and slow down.
+//! A wire to Redis that a test can cut, freeze and slow down, and one that comes from another address.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -73,6 +74,26 @@ impl Proxy {
     fn change(&self, to: Wire) {
         self.wire.send_modify(|wire| *wire = (wire.0 + 1, to));
     }
+}
+
+/// Forwards connections to this `http://host:port` as if they came from this address of the machine; returns where to
+/// connect to.
+pub(crate) async fn from_address(source: [u8; 4], url: &str) -> String {
+    let target: SocketAddr = url.trim_start_matches("http://").parse().expect("an address");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let socket = TcpSocket::new_v4().expect("a socket");
+                socket.bind((source, 0).into()).expect("an address of the machine");
+                if let Ok(mut server) = socket.connect(target).await {
+                    drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+                }
+            });
+        }
+    });
+    format!("http://{address}")
 }
 
 async fn forward(

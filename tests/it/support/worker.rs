@@ -40,6 +40,11 @@ impl Worker {
         until("the worker is ready", async || self.log().contains("ready for work").then_some(())).await;
     }
 
+    /// Waits until it has logged these words.
+    pub(crate) async fn logs(&self, words: &str) {
+        until(&format!("the worker logs {words:?}"), async || self.log().contains(words).then_some(())).await;
+    }
+
     /// SIGKILL: no time for last words.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is ours to kill");

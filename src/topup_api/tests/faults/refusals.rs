@@ -4,6 +4,7 @@ use super::*;
 
 const JSON: &str = "Content-Type: application/json";
 const MINUTES_15: u64 = 15 * 60;
+const LOCKOUT: u64 = 16 * 60;
 const HOUR: u64 = 60 * 60;
 
 fn error(code: &str) -> String {
@@ -45,7 +46,7 @@ async fn a_404_is_about_the_order_only_with_its_code() {
 async fn a_refused_key_closes_the_gate_whatever_comes_with_it() {
     let unauthorized = |what: &str| gate(MINUTES_15, &format!("the provider refuses the key: HTTP {what}"));
     let forbidden =
-        |what: &str| gate(MINUTES_15, &format!("the provider refuses this address or account: HTTP {what}"));
+        |secs, what: &str| gate(secs, &format!("the provider refuses this address or account: HTTP {what}"));
     let cut = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\n{".to_vec();
     check_all([
         ("401", answer("401 Unauthorized", &[JSON], error("ERR_AUTH")), unauthorized("401 ERR_AUTH (req_1)")),
@@ -53,9 +54,13 @@ async fn a_refused_key_closes_the_gate_whatever_comes_with_it() {
         ("401 that breaks off", cut, unauthorized("401")),
         ("401 of 1 MiB", answer("401 Unauthorized", &[], vec![b' '; 1 << 20]), unauthorized("401")),
         ("401 with 200", ok(error("INVALID_ACCESS_TOKEN")), unauthorized("200 INVALID_ACCESS_TOKEN (req_1)")),
-        ("403", answer("403 Forbidden", &[JSON], error("IP_BLOCKED")), forbidden("403 IP_BLOCKED (req_1)")),
-        ("403 with 200", ok(error("API_DISABLED")), forbidden("200 API_DISABLED (req_1)")),
-        ("403 of a proxy", answer("403 Forbidden", &[], "<html>"), forbidden("403")),
+        (
+            "403",
+            answer("403 Forbidden", &[JSON], error("IP_BLOCKED")),
+            forbidden(LOCKOUT, "403 IP_BLOCKED (req_1)"),
+        ),
+        ("403 with 200", ok(error("API_DISABLED")), forbidden(MINUTES_15, "200 API_DISABLED (req_1)")),
+        ("403 of a proxy", answer("403 Forbidden", &[], "<html>"), forbidden(LOCKOUT, "403")),
     ])
     .await;
 }

@@ -1,0 +1,12 @@
+-- Remembers that a worker can check orders, and tells whether its key or the provider waits for a request that shows
+-- that they are good again.
+-- KEYS[1] budget   ARGV: id of the worker, list of the fingerprints of its keys
+-- Returns 1 where such a request may be made, otherwise 0
+local budget, worker, keys = KEYS[1], take(), take_list()
+local number, key = key_in_use(budget, keys)
+if not number then
+    return 0
+end
+note_able(budget, worker, math.floor(now() * 1000))
+local half_open = probe_of(budget, key) and redis.call('EXISTS', budget .. ':doubts:' .. key) == 0
+return half_open and breaker_open_for(budget, key) == 0 and 1 or 0
