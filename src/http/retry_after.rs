@@ -7,15 +7,15 @@ use topup_jobs::Timestamp;
 
 use crate::clock::real_now;
 
-/// What is longer is taken for a mistake, most often of units, and cut to this.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
+/// What is longer is cut to this: as long as the longest wait between two attempts of a notification.
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// How long the other side asks to be left alone, by the real clock. Nothing where it does not ask, or for a
 /// time that has passed.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Digits that are no u64 are a number beyond any year.
+        // Digits that are no u64 are a number beyond any day.
         value.parse().map_or(LONGEST, Duration::from_secs)
     } else {
         let date = Timestamp::from(httpdate::parse_http_date(value).ok()?);
@@ -33,9 +33,13 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_honoured_in_full_and_more_than_a_year_is_cut() {
+    fn seconds_are_honoured_and_more_than_a_day_is_cut_to_a_day() {
         assert_eq!(read("120"), Some(Duration::from_mins(2)));
-        assert_eq!(read(" 2592000 "), Some(Duration::from_hours(30 * 24)));
+        assert_eq!(read(" 86400 "), Some(LONGEST));
+        assert_eq!(read("86401"), Some(Duration::from_hours(24)));
+        assert_eq!(read("31536000"), Some(LONGEST));
+        let next_year = real_now() + Duration::from_hours(365 * 24);
+        assert_eq!(read(&next_year.format("%a, %d %b %Y %H:%M:%S GMT").to_string()), Some(LONGEST));
         assert_eq!(read("99999999999"), Some(LONGEST));
         assert_eq!(read("99999999999999999999999999"), Some(LONGEST));
     }
