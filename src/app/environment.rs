@@ -83,7 +83,7 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
         channels.push(Arc::new(LogChannel));
     }
     if let Some(callbacks) = callbacks {
-        channels.push(Arc::new(Webhook::callback(sender.clone(), hosts, callbacks.secret.clone())));
+        channels.push(Arc::new(Webhook::callback(sender.clone(), hosts, callbacks.secrets.clone())));
     }
     if let Some(endpoint) = &config.operator_webhook {
         channels.push(Arc::new(Webhook::operator(sender, endpoint.clone())));

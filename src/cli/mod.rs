@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod bench;
+mod callback_secret;
 mod dead_letters;
 mod demo;
 mod doctor;
@@ -58,6 +59,8 @@ enum Command {
     /// Look at everything `run` needs and say what to mend; changes and sends nothing
     Doctor(Box<doctor::DoctorSettings>),
     /// Measure the queue on this machine
+    /// Print the secret that a callback host verifies its events with
+    CallbackSecret(Box<callback_secret::CallbackSecretSettings>),
     Bench(bench::BenchSettings),
     /// A worker of `bench`
     #[command(hide = true)]
@@ -100,6 +103,7 @@ impl Cli {
             Command::Bench(settings) => bench::bench(settings).await.map(done),
             Command::BenchWorker(settings) => bench::bench_worker(settings).await.map(done),
             Command::BenchJob => bench::bench_job().await.map(done),
+            Command::CallbackSecret(settings) => callback_secret::callback_secret(&settings).map(done),
         };
         match ended {
             Ok(exit) => exit,

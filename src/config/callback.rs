@@ -1,9 +1,10 @@
 //! The hosts that orders may be told at instead of at the merchant's endpoint.
 
 use clap::Args;
+use secrecy::SecretString;
 
-use super::{SettingsError, WebhookSettings, unusable};
-use crate::notify::{CallbackHosts, WebhookSecret};
+use super::{SettingsError, WebhookSettings, set, unusable};
+use crate::notify::{CallbackHosts, CallbackSecrets};
 
 /// The addresses that may come with an order.
 #[derive(Debug, Clone, Args)]
@@ -12,20 +13,25 @@ pub struct CallbackSettings {
     /// separated by spaces or commas
     #[arg(long, env = "CALLBACK_ALLOWED_HOSTS")]
     pub callback_allowed_hosts: Option<String>,
+
+    /// Secrets of such hosts, `host=whsec_…`, separated by spaces or commas; a host that has none here has one that
+    /// is derived from WEBHOOK_SECRET, and `topup-worker callback-secret` shows it
+    #[arg(long, env = "CALLBACK_SECRETS", hide_env_values = true)]
+    pub callback_secrets: Option<SecretString>,
 }
 
-/// Where orders may be told, and the secret their events are signed with.
+/// Where orders may be told, and the secrets their events are signed with.
 #[derive(Debug, Clone)]
 pub struct Callbacks {
     /// The hosts.
     pub hosts: CallbackHosts,
-    /// The secret: the merchant's.
-    pub secret: WebhookSecret,
+    /// The secrets, one or more for each host.
+    pub secrets: CallbackSecrets,
 }
 
 impl CallbackSettings {
     /// What is allowed, if anything is.
-    pub(super) fn callbacks(&self, webhook: &WebhookSettings) -> Result<Option<Callbacks>, SettingsError> {
+    pub(crate) fn callbacks(&self, webhook: &WebhookSettings) -> Result<Option<Callbacks>, SettingsError> {
         let hosts = self.callback_allowed_hosts.as_deref().unwrap_or_default();
         if hosts.trim().is_empty() {
             return Ok(None);
@@ -34,6 +40,8 @@ impl CallbackSettings {
         let guard = webhook.guard().unwrap_or_default();
         let hosts = CallbackHosts::new(hosts, guard)
             .map_err(|error| unusable("CALLBACK_ALLOWED_HOSTS", error.to_string()))?;
-        Ok(Some(Callbacks { hosts, secret: webhook.secret()? }))
+        let secrets = CallbackSecrets::new(webhook.secret()?, set(self.callback_secrets.as_ref()), &hosts)
+            .map_err(|error| unusable("CALLBACK_SECRETS", error.to_string()))?;
+        Ok(Some(Callbacks { hosts, secrets }))
     }
 }

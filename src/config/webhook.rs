@@ -7,6 +7,9 @@ use url::Url;
 use super::{SettingsError, set, unusable};
 use crate::notify::{AddressGuard, WebhookSecret};
 
+const SECRET_ADVICE: &str =
+    "the receiver needs it to tell your events from forged ones; it begins with whsec_";
+
 /// An endpoint and the secret its events are signed with.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
@@ -65,9 +68,11 @@ impl WebhookSettings {
             .map_err(|error| unusable("WEBHOOK_ALLOWED_NETWORKS", error.to_string()))
     }
 
-    /// The secret of whoever speaks for the merchant.
-    pub(super) fn secret(&self) -> Result<WebhookSecret, SettingsError> {
-        read_secret("WEBHOOK_SECRET", set(self.webhook_secret.as_ref()))
+    /// The merchant's secret, or several; each can sign.
+    pub(super) fn secret(&self) -> Result<&SecretString, SettingsError> {
+        let secret = set(self.webhook_secret.as_ref());
+        read_secret("WEBHOOK_SECRET", secret)?;
+        secret.ok_or(SettingsError::Missing { name: "WEBHOOK_SECRET", advice: SECRET_ADVICE })
     }
 
     fn endpoint(
@@ -86,7 +91,6 @@ impl WebhookSettings {
 }
 
 fn read_secret(name: &'static str, secret: Option<&SecretString>) -> Result<WebhookSecret, SettingsError> {
-    let advice = "the receiver needs it to tell your events from forged ones; it begins with whsec_";
-    let secret = secret.ok_or(SettingsError::Missing { name, advice })?;
+    let secret = secret.ok_or(SettingsError::Missing { name, advice: SECRET_ADVICE })?;
     WebhookSecret::parse(secret).map_err(|error| unusable(name, error.to_string()))
 }

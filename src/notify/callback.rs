@@ -69,12 +69,18 @@ impl CallbackHosts {
             return Err(CallbackRefused::NotAllowed);
         }
         let url: Url = address.reveal().parse().map_err(|_| CallbackRefused::NoAddress)?;
-        let host = url.host().ok_or(CallbackRefused::NoAddress)?.to_owned();
-        if !self.hosts.iter().any(|pattern| pattern.names(&host)) {
+        let host = host_of(&url).ok_or(CallbackRefused::NoAddress)?;
+        if !self.name(&host) {
             return Err(CallbackRefused::Host);
         }
         self.guard.check_url(&url)?;
         Ok(url)
+    }
+
+    /// Whether they name this host, exactly or as one below another.
+    #[must_use]
+    pub fn name(&self, host: &Host) -> bool {
+        self.hosts.iter().any(|pattern| pattern.names(host))
     }
 
     /// Where this order is told instead of at the merchant's endpoint, if it is.
@@ -94,17 +100,39 @@ impl Pattern {
     }
 }
 
+/// The host of an address, in the form in which hosts are compared.
+pub(super) fn host_of(url: &Url) -> Option<Host> {
+    url.host().map(|host| without_root(host.to_owned()))
+}
+
+/// A host by its name, in the form in which hosts are compared: lower case, in ASCII, without the dot of the root.
+///
+/// # Errors
+/// [`InvalidHost`] where that is no host.
+pub fn parse_host(word: &str) -> Result<Host, InvalidHost> {
+    match Host::parse(word).map(without_root) {
+        Ok(Host::Domain(domain)) if domain.is_empty() || domain.contains('*') => Err(InvalidHost),
+        Ok(host) => Ok(host),
+        Err(_) => Err(InvalidHost),
+    }
+}
+
+/// `shop.example.` is the host `shop.example`.
+fn without_root(host: Host) -> Host {
+    match host {
+        Host::Domain(domain) => Host::Domain(domain.strip_suffix('.').map_or(domain.clone(), str::to_owned)),
+        address => address,
+    }
+}
+
 fn pattern(word: &str) -> Result<Pattern, InvalidHost> {
     let below = word.strip_prefix("*.");
-    match Host::parse(below.unwrap_or(word)) {
+    match parse_host(below.unwrap_or(word)) {
         // A whole top-level domain is no merchant's.
-        Ok(Host::Domain(domain)) if below.is_some() && domain.contains('.') && !domain.contains('*') => {
+        Ok(Host::Domain(domain)) if below.is_some() && domain.contains('.') => {
             Ok(Pattern::Below(format!(".{domain}")))
         }
-        Ok(Host::Domain(domain)) if below.is_none() && !domain.contains('*') => {
-            Ok(Pattern::Exactly(Host::Domain(domain)))
-        }
-        Ok(address @ (Host::Ipv4(_) | Host::Ipv6(_))) if below.is_none() => Ok(Pattern::Exactly(address)),
+        Ok(host) if below.is_none() => Ok(Pattern::Exactly(host)),
         _ => Err(InvalidHost),
     }
 }
@@ -119,10 +147,15 @@ mod tests {
 
     #[test]
     fn only_named_hosts_are_told() {
-        let hosts = "shop.example.dz, *.partners.example.dz 1.1.1.1";
+        let hosts = "shop.example.dz, *.partners.example.dz 1.1.1.1 Café.example. *.other.example.";
         for url in [
             "https://shop.example.dz/orders?token=t",
             "https://SHOP.example.dz:8443/",
+            "https://shop.example.dz./",
+            "https://a.partners.example.dz./",
+            "https://CAFÉ.example/",
+            "https://xn--caf-dma.example/",
+            "https://a.other.example/",
             "https://a.partners.example.dz/",
             "https://a.b.partners.example.dz/",
             "https://1.1.1.1/",
@@ -131,6 +164,7 @@ mod tests {
         }
         for url in [
             "https://example.dz/",
+            "https://shop.example.dz../",
             "https://a.shop.example.dz/",
             "https://partners.example.dz/",
             "https://evilpartners.example.dz/",

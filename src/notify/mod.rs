@@ -4,6 +4,8 @@
 //! is the queue's and the store's business. What is told must not reach a log, an error or a metric.
 
 mod callback;
+mod callback_secret;
+mod channel_name;
 mod circuit;
 mod email;
 mod facts;
@@ -30,7 +32,9 @@ use topup_jobs::{Event, EventId, Outcome};
 
 use crate::orders::Order;
 
-pub use callback::{CallbackHosts, CallbackRefused, InvalidHost};
+pub use callback::{CallbackHosts, CallbackRefused, InvalidHost, parse_host};
+pub use callback_secret::{CallbackSecrets, InvalidCallbackSecret};
+pub use channel_name::ChannelName;
 pub use circuit::{Circuits, Outside, Place, TURN, Turned};
 pub use email::Email;
 pub(crate) use facts::processed_at;

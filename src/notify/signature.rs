@@ -21,8 +21,7 @@ impl WebhookSecret {
     /// # Errors
     /// [`InvalidSecret`] where one of them is not of that form, or none is there.
     pub fn parse(text: &SecretString) -> Result<Self, InvalidSecret> {
-        let words = text.expose_secret().split([' ', ',']).filter(|word| !word.is_empty());
-        let signers = words.map(|word| {
+        let signers = words(text).map(|word| {
             // Standard Webhooks asks for 24 to 64 bytes: 32 to 88 characters of base64.
             let encoded = word.strip_prefix("whsec_").ok_or(InvalidSecret)?;
             let fits = (32..=88).contains(&encoded.len());
@@ -38,6 +37,12 @@ impl WebhookSecret {
             self.0.iter().map(|signer| signer.sign(id, timestamp, body).ok()).collect();
         signatures.map(|signatures| signatures.join(" "))
     }
+}
+
+/// What stands in a setting of secrets, separated by spaces, line ends or commas.
+pub(super) fn words(text: &SecretString) -> impl Iterator<Item = &str> {
+    let words = text.expose_secret().split(|c: char| c == ',' || c.is_whitespace());
+    words.filter(|word| !word.is_empty())
 }
 
 impl std::fmt::Debug for WebhookSecret {

@@ -3,17 +3,18 @@
 //! `webhook-id` is the event's id and the same for every attempt, `webhook-timestamp` the real time of the
 //! attempt, `webhook-signature` one `v1,…` for each secret. 2xx is success, whatever becomes of the body
 //! behind it; everything else is a failure, a redirect among it; 410 ends the event; `Retry-After` is
-//! honoured, up to a year.
+//! honoured, up to a day. A callback host is signed for with its own secret.
 
 use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use topup_jobs::{Event, EventId, Outcome};
 use url::Url;
 
-use super::callback::CallbackHosts;
+use super::callback::{CallbackHosts, host_of};
+use super::callback_secret::CallbackSecrets;
 use super::sender::Sender;
 use super::signature::WebhookSecret;
-use super::{CardForm, Channel, Delivery, SendError};
+use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::clock::real_now;
 use crate::config::Endpoint;
 use crate::http::retry_after;
@@ -26,43 +27,54 @@ const MOST_BYTES: usize = 20_000;
 pub struct Webhook {
     sender: Sender,
     receiver: Receiver,
-    secret: WebhookSecret,
 }
 
 /// Whom a channel tells.
 enum Receiver {
     /// The merchant's endpoint: everything, but for orders that are told at an address of their own.
-    Merchant { url: Url, callbacks: CallbackHosts },
+    Merchant { endpoint: Endpoint, callbacks: CallbackHosts },
     /// The operator's endpoint: what a human must look at.
-    Operator { url: Url },
+    Operator { endpoint: Endpoint },
     /// The address that came with the order.
-    Callback { callbacks: CallbackHosts },
+    Callback { callbacks: CallbackHosts, secrets: CallbackSecrets },
 }
 
 impl Webhook {
     /// The merchant's endpoint: it is told everything, but for orders that are told at a callback URL.
     #[must_use]
-    pub fn merchant(sender: Sender, Endpoint { url, secret }: Endpoint, callbacks: CallbackHosts) -> Self {
-        Self { sender, receiver: Receiver::Merchant { url, callbacks }, secret }
+    pub fn merchant(sender: Sender, endpoint: Endpoint, callbacks: CallbackHosts) -> Self {
+        Self { sender, receiver: Receiver::Merchant { endpoint, callbacks } }
     }
 
     /// The operator's endpoint: it is told what a human must look at.
     #[must_use]
-    pub fn operator(sender: Sender, Endpoint { url, secret }: Endpoint) -> Self {
-        Self { sender, receiver: Receiver::Operator { url }, secret }
+    pub fn operator(sender: Sender, endpoint: Endpoint) -> Self {
+        Self { sender, receiver: Receiver::Operator { endpoint } }
     }
 
     /// The callback URLs of orders on these hosts: they are told everything about their order.
     #[must_use]
-    pub fn callback(sender: Sender, callbacks: CallbackHosts, secret: WebhookSecret) -> Self {
-        Self { sender, receiver: Receiver::Callback { callbacks }, secret }
+    pub fn callback(sender: Sender, callbacks: CallbackHosts, secrets: CallbackSecrets) -> Self {
+        Self { sender, receiver: Receiver::Callback { callbacks, secrets } }
     }
 
     /// Where this order is told.
     fn address(&self, order: &Order) -> Option<Url> {
         match &self.receiver {
-            Receiver::Merchant { url, .. } | Receiver::Operator { url } => Some(url.clone()),
-            Receiver::Callback { callbacks } => callbacks.of(order),
+            Receiver::Merchant { endpoint, .. } | Receiver::Operator { endpoint } => {
+                Some(endpoint.url.clone())
+            }
+            Receiver::Callback { callbacks, .. } => callbacks.of(order),
+        }
+    }
+
+    /// What signs events that go to this address.
+    fn secret(&self, url: &Url) -> Option<WebhookSecret> {
+        match &self.receiver {
+            Receiver::Merchant { endpoint, .. } | Receiver::Operator { endpoint } => {
+                Some(endpoint.secret.clone())
+            }
+            Receiver::Callback { secrets, .. } => secrets.signer(&host_of(url)?),
         }
     }
 }
@@ -71,9 +83,9 @@ impl Webhook {
 impl Channel for Webhook {
     fn name(&self) -> &'static str {
         match self.receiver {
-            Receiver::Merchant { .. } => "webhook",
-            Receiver::Operator { .. } => "operator-webhook",
-            Receiver::Callback { .. } => "callback",
+            Receiver::Merchant { .. } => ChannelName::Webhook.as_str(),
+            Receiver::Operator { .. } => ChannelName::OperatorWebhook.as_str(),
+            Receiver::Callback { .. } => ChannelName::Callback.as_str(),
         }
     }
 
@@ -81,7 +93,7 @@ impl Channel for Webhook {
         match &self.receiver {
             Receiver::Merchant { callbacks, .. } => callbacks.of(order).is_none(),
             Receiver::Operator { .. } => outcome.concerns_operator(),
-            Receiver::Callback { callbacks } => callbacks.of(order).is_some(),
+            Receiver::Callback { callbacks, .. } => callbacks.of(order).is_some(),
         }
     }
 
@@ -98,7 +110,7 @@ impl Channel for Webhook {
             return Err(failed("the order's callbackUrl is not allowed by CALLBACK_ALLOWED_HOSTS any more"));
         };
         let body = body(delivery.event).ok_or_else(|| failed("the event cannot be written"))?;
-        let headers = headers(&self.secret, delivery.event_id, &body);
+        let headers = self.secret(&url).and_then(|secret| headers(&secret, delivery.event_id, &body));
         let headers = headers.ok_or_else(|| failed("the event cannot be signed"))?;
         let (status, headers) = self.sender.post(&url, headers, body).await?;
         match status.as_u16() {

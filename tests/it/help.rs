@@ -24,6 +24,7 @@ fn each_command_explains_itself() {
         "rekey",
         "keygen",
         "doctor",
+        "callback-secret",
     ] {
         insta::assert_snapshot!(command, help(&[command]));
     }

@@ -6,7 +6,7 @@ use topup_jobs::{OrderStatus, Outcome};
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{enqueue_at, told_by};
+use super::{callback_secret, enqueue_at, told_by};
 use crate::support::{Bed, SECRET, until};
 
 /// The day until a recheck passes in six seconds.
@@ -33,7 +33,8 @@ async fn an_order_is_told_at_its_own_address_instead_and_no_proxy_and_no_log_hea
     until("both outcomes are told", async || (receiver.requests().len() == 2).then_some(())).await;
     let ids: Vec<String> = receiver.requests().iter().map(|one| one.id().to_owned()).collect();
     assert_eq!(ids, [format!("evt_{own}_scheduled"), format!("evt_{own}_fulfilled")]);
-    assert!(receiver.requests().iter().all(|one| one.is_signed_with(SECRET)));
+    let secret = callback_secret(&bed, "127.0.0.1").await;
+    assert!(receiver.requests().iter().all(|one| one.is_signed_with(&secret) && !one.is_signed_with(SECRET)));
     bed.idle().await;
     assert_eq!(bed.sink.received().len(), 1, "the merchant's endpoint is told of the other order only");
     assert!(told_by(&bed, &own, Outcome::Fulfilled, "webhook").await.is_none());
@@ -59,4 +60,54 @@ async fn an_order_whose_host_is_not_allowed_any_more_is_told_at_the_merchants_en
     bed.told(&id, "fulfilled").await;
     bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
     assert_eq!(receiver.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_of_one_shop_is_no_genuine_one_of_another() {
+    const OWN: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let mut bed = Bed::new(SCALE).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1 localhost");
+    let receiver = Receiver::start(|_| Answer::status(204)).await;
+    let by_name = receiver.url.replace("127.0.0.1", "LOCALHOST");
+    let secrets = [callback_secret(&bed, "127.0.0.1").await, callback_secret(&bed, "Localhost.").await];
+    assert_ne!(secrets[0], secrets[1]);
+    let orders = [(); 3].map(|()| bed.order(Script::fulfilled_after(Duration::ZERO)));
+    let mut worker = bed.worker().await;
+    enqueue_at(&bed, &orders[0], &receiver.url).await;
+    enqueue_at(&bed, &orders[1], &by_name).await;
+    let request = async |order: &String| {
+        let id = format!("evt_{order}_fulfilled");
+        let requests = || receiver.requests();
+        until(&id, async || requests().into_iter().find(|one| one.id() == id)).await
+    };
+    for (n, order) in orders[..2].iter().enumerate() {
+        let request = request(order).await;
+        assert!(request.is_signed_with(&secrets[n]));
+        assert!(!request.is_signed_with(&secrets[1 - n]), "the other shop could have signed it");
+        assert!(!request.is_signed_with(SECRET), "the merchant's secret is nobody else's");
+    }
+    bed.idle().await;
+    assert!(worker.stop().await.success());
+
+    // While the merchant's secret is exchanged, and for a host that has a secret of its own.
+    bed.set("WEBHOOK_SECRET", format!("{OWN} {SECRET}"));
+    let both = callback_secret(&bed, "127.0.0.1").await;
+    assert_eq!(both.lines().count(), 2);
+    assert_eq!(both.lines().last(), Some(&*secrets[0]));
+    bed.set("CALLBACK_SECRETS", format!("localhost={OWN}"));
+    assert_eq!(callback_secret(&bed, "localhost").await, OWN);
+    let _worker = bed.worker().await;
+    enqueue_at(&bed, &orders[2], &receiver.url).await;
+    let request = request(&orders[2]).await;
+    assert!(both.lines().all(|secret| request.is_signed_with(secret)));
+    for (host, words) in [
+        ("shop.example", "does not name it"),
+        ("https://localhost", "without https://"),
+        ("localhost:1", "port"),
+    ] {
+        let output = bed.program_beside(&["callback-secret", host]).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
 }

@@ -27,6 +27,13 @@ async fn enqueue_at(bed: &Bed, topup_id: &str, callback_url: &str) {
 }
 
 /// How far telling of an outcome by a channel has come.
+/// The secret that a callback host verifies its events with.
+async fn callback_secret(bed: &Bed, host: &str) -> String {
+    let output = bed.program_beside(&["callback-secret", host]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a text").trim_end().to_owned()
+}
+
 async fn told_by(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> Option<Notification> {
     let told = bed.store().await.notifications(&topup_id.parse().expect("an id")).await.expect("it is read");
     told.into_iter().find(|told| told.outcome == outcome && told.channel == channel)

@@ -8,9 +8,9 @@ use topup_worker::orders::NotificationStatus;
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{dead, enqueue_at, told_by};
+use super::{callback_secret, dead, enqueue_at, told_by};
 use crate::support::redis::free_port;
-use crate::support::{Bed, SECRET, until};
+use crate::support::{Bed, until};
 
 /// Four hours pass in a second, three days in nineteen.
 const SCALE: f64 = 4.0 * 3600.0;
@@ -22,13 +22,13 @@ const OUTCOME: Outcome = Outcome::Fulfilled;
 
 /// All attempts came, none before its time, with one id and the same bytes; `answered_after` is how long the
 /// first took to fail.
-fn assert_as_specified(name: &str, receiver: &Receiver, answered_after: Duration) {
+fn assert_as_specified(name: &str, receiver: &Receiver, secret: &str, answered_after: Duration) {
     let requests = receiver.requests();
     assert_eq!(requests.len(), NOTIFY_WAITS.len(), "{name}");
     for (n, request) in requests.iter().enumerate() {
         assert_eq!(request.id(), requests[0].id(), "{name}");
         assert_eq!(request.body, requests[0].body, "{name}: attempt {n} carries other bytes");
-        assert!(request.is_signed_with(SECRET), "{name}: attempt {n}");
+        assert!(request.is_signed_with(secret), "{name}: attempt {n}");
     }
     for (n, pair) in requests.windows(2).enumerate() {
         let gap = pair[1].at - pair[0].at;
@@ -66,11 +66,12 @@ async fn every_failure_is_tried_ten_times_at_the_times_that_are_specified() {
     enqueue_at(&bed, &slow_id, &slow.url).await;
     let down_id = bed.order(Script::fulfilled_after(Duration::ZERO));
     enqueue_at(&bed, &down_id, &format!("http://127.0.0.1:{}/", free_port())).await;
+    let secret = callback_secret(&bed, "127.0.0.1").await;
     let _worker = bed.worker().await;
 
     for (name, id, receiver) in &failing {
         assert_eq!(dead(&bed, id, OUTCOME, "callback").await, "undelivered after 10 attempts", "{name}");
-        assert_as_specified(name, receiver, Duration::ZERO);
+        assert_as_specified(name, receiver, &secret, Duration::ZERO);
     }
     assert_eq!(elsewhere.requests().len(), 0, "a redirect was followed");
     assert_eq!(dead(&bed, &down_id, OUTCOME, "callback").await, "undelivered after 10 attempts");
@@ -78,7 +79,7 @@ async fn every_failure_is_tried_ten_times_at_the_times_that_are_specified() {
     assert_eq!((down.attempts, down.status), (10, NotificationStatus::Failed));
     assert_eq!(down.last_error.as_deref(), Some("the connection was refused"));
     dead(&bed, &slow_id, OUTCOME, "callback").await;
-    assert_as_specified("slow", &slow, TIME_OUT);
+    assert_as_specified("slow", &slow, &secret, TIME_OUT);
     assert_eq!(bed.sink.received().len(), 0, "the merchant's endpoint is told of none of these orders");
 }
 
