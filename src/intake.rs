@@ -111,6 +111,7 @@ impl Intake {
             let fields = message.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
             match self.check(&fields.collect::<Vec<_>>()) {
                 Ok(Accepted { job, order, delay }) => {
+                    let order = TrackTopup { message_id: Some(message.id.clone()), ..order };
                     let job = NextJob::look(job, order, self.clock.real(delay));
                     call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
                     call.arg(job.payload).arg(millis(job.delay));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use topup_jobs::{JobName, NotifyCustomer, OrderStatus, TopupId, TrackTopup};
 
-use crate::handlers::{Environment, NextJob, chain, give_up};
+use crate::handlers::{Environment, NextJob, chain, give_up, give_up_telling};
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, scripts};
 use crate::shutdown::Shutdown;
@@ -100,11 +100,8 @@ impl Restore {
             if reason.is_empty() {
                 others.push(told);
             } else {
-                let Environment { store, clock, .. } = &self.environment;
-                if store.give_up_telling(&told, &reason, clock.now()).await? {
-                    let (order, channel) = (&told.topup_id, &told.channel);
-                    tracing::error!(order.id = %order, channel, reason, "not told: the job is a dead letter");
-                }
+                let jobs = give_up_telling(&self.environment, &told, &reason).await?;
+                self.put_back(&[JobName::NotifyCustomer], &jobs).await?;
             }
         }
         Ok(others)

@@ -1,4 +1,4 @@
-//! What customers, merchants and operators are told: outcomes, event ids and the body of an event.
+//! What customers, merchants and operators are told: outcomes and the body of an event.
 //!
 //! One event has one id and one body, whatever the channel and the attempt.
 
@@ -25,6 +25,8 @@ pub enum Outcome {
     Unresolved,
     /// It has been scheduled for more than 72 hours.
     Overdue,
+    /// A notification about it was refused, failed at every attempt, or had no channel to go by.
+    Undelivered,
 }
 
 /// The text names no outcome.
@@ -34,8 +36,15 @@ pub struct UnknownOutcome;
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 6] =
-        [Self::Fulfilled, Self::Scheduled, Self::Refunded, Self::Delayed, Self::Unresolved, Self::Overdue];
+    pub const ALL: [Self; 7] = [
+        Self::Fulfilled,
+        Self::Scheduled,
+        Self::Refunded,
+        Self::Delayed,
+        Self::Unresolved,
+        Self::Overdue,
+        Self::Undelivered,
+    ];
 
     /// The name as it stands in event ids, metrics and the store.
     #[must_use]
@@ -47,6 +56,7 @@ impl Outcome {
             Self::Delayed => "delayed",
             Self::Unresolved => "unresolved",
             Self::Overdue => "overdue",
+            Self::Undelivered => "undelivered",
         }
     }
 
@@ -59,7 +69,14 @@ impl Outcome {
     /// Whether the operator is told as well as the merchant.
     #[must_use]
     pub const fn concerns_operator(self) -> bool {
-        matches!(self, Self::Delayed | Self::Unresolved | Self::Overdue)
+        matches!(self, Self::Delayed | Self::Unresolved | Self::Overdue | Self::Undelivered)
+    }
+
+    /// Whether it can happen to one order more than once, each time as an incident with an id of its own. The other
+    /// outcomes are told once for ever.
+    #[must_use]
+    pub const fn recurs(self) -> bool {
+        self.concerns_operator()
     }
 }
 
@@ -74,30 +91,6 @@ impl std::str::FromStr for Outcome {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|outcome| outcome.as_str() == text).ok_or(UnknownOutcome)
-    }
-}
-
-/// `evt_<topupId>_<outcome>`: the same for every channel and every attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EventId(String);
-
-impl EventId {
-    /// The id of the event that this outcome of this order is.
-    #[must_use]
-    pub fn new(topup_id: &TopupId, outcome: Outcome) -> Self {
-        Self(format!("evt_{topup_id}_{outcome}"))
-    }
-
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -138,6 +131,9 @@ pub struct EventData {
     pub date_traitement: Option<String>,
     /// When the order is looked at next.
     pub next_check_at: Option<Timestamp>,
+    /// What was not delivered; only in `topup.undelivered`.
+    #[serde(default)]
+    pub undelivered: Option<Undelivered>,
     /// The outcome in the customer's language.
     pub message: String,
     /// The customer, as the producer told.
@@ -146,17 +142,30 @@ pub struct EventData {
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
+/// A notification that did not reach its receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Undelivered {
+    /// Id of the event that it carried.
+    pub event_id: String,
+    /// Type of that event, for example `topup.fulfilled`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The channel that did not deliver it; `none` where no channel tells this order's customer or merchant.
+    pub channel: String,
+    /// Why, in words without personal data.
+    pub reason: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_types_carry_the_outcome() {
-        let id: TopupId = "6901616fe9e88196b4eb64b2".parse().unwrap();
+    fn names_and_types_carry_the_outcome() {
         for outcome in Outcome::ALL {
             assert_eq!(outcome.as_str().parse().ok(), Some(outcome));
         }
-        assert_eq!(EventId::new(&id, Outcome::Fulfilled).as_str(), "evt_6901616fe9e88196b4eb64b2_fulfilled");
         assert_eq!(Outcome::Overdue.event_type(), "topup.overdue");
     }
 }

@@ -3,6 +3,7 @@
 mod completion;
 mod decide;
 mod event;
+mod event_id;
 mod message;
 mod name;
 mod notify_customer;
@@ -14,7 +15,8 @@ mod track;
 
 pub use completion::{Completions, SPAN_COUNT};
 pub use decide::{DeadLetterReason, Decision, Next, Observation, Situation, Tracking, decide};
-pub use event::{Event, EventData, EventId, Outcome, UnknownOutcome};
+pub use event::{Event, EventData, Outcome, Undelivered, UnknownOutcome};
+pub use event_id::{EventId, Incident};
 pub use message::{Accepted, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, Opts, Rejection, accept};
 pub use name::{JobName, UnknownJobName};
 pub use notify_customer::NotifyCustomer;

@@ -147,6 +147,7 @@ fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection
         retry,
         force: opts.force,
         waited: Waited::default(),
+        message_id: None,
     })
 }
 

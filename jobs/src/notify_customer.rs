@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{EventId, Outcome, TopupId};
+use crate::{EventId, Incident, Outcome, TopupId};
 
 /// Payload of `notify-customer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +16,9 @@ pub struct NotifyCustomer {
     pub topup_id: TopupId,
     /// What happened to it.
     pub outcome: Outcome,
+    /// Which time it happened; the first where absent.
+    #[serde(default, skip_serializing_if = "Incident::is_first")]
+    pub incident: Incident,
     /// Name of the channel that is to tell it, for example `webhook`.
     pub channel: String,
 }
@@ -24,12 +27,31 @@ impl NotifyCustomer {
     /// Id of the event this job delivers: the same for every channel and every attempt.
     #[must_use]
     pub fn event_id(&self) -> EventId {
-        EventId::new(&self.topup_id, self.outcome)
+        EventId::new(&self.topup_id, self.outcome, self.incident)
     }
 
-    /// Id of the job in its queue: one per order, outcome and channel, so that a repeat finds itself.
+    /// Id of the job in its queue: one per event and channel, so that a repeat finds itself.
     #[must_use]
     pub fn job_id(&self) -> String {
-        format!("{}:{}:{}", self.topup_id, self.outcome, self.channel)
+        format!("{}:{}{}:{}", self.topup_id, self.outcome, self.incident, self.channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_incident_leaves_payload_and_ids_as_they_are_without_a_number() {
+        let first = r#"{"topupId":"6901616fe9e88196b4eb64b2","outcome":"unresolved","channel":"webhook"}"#;
+        let told: NotifyCustomer = serde_json::from_str(first).unwrap();
+        assert_eq!(told.incident, Incident::FIRST);
+        assert_eq!(serde_json::to_string(&told).unwrap(), first);
+        assert_eq!(told.job_id(), "6901616fe9e88196b4eb64b2:unresolved:webhook");
+        let second = NotifyCustomer { incident: Incident::FIRST.next(), ..told };
+        assert_eq!(second.job_id(), "6901616fe9e88196b4eb64b2:unresolved_2:webhook");
+        assert_eq!(second.event_id().as_str(), "evt_6901616fe9e88196b4eb64b2_unresolved_2");
+        let json = serde_json::to_string(&second).unwrap();
+        assert_eq!(serde_json::from_str::<NotifyCustomer>(&json).unwrap(), second);
     }
 }

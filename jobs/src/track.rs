@@ -37,6 +37,11 @@ pub struct TrackTopup {
     #[serde(default, skip_serializing_if = "Waited::is_none")]
     #[schemars(skip)]
     pub waited: Waited,
+    /// The message of the inbox that handed the order over; absent in the jobs that follow from it. By it a message
+    /// that takes up an order again is known from a repeat of its own job. The service's own note, as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub message_id: Option<String>,
 }
 
 /// Time in which an order could not be asked for, which is no time of its fast polling. It stands in the job, since
@@ -89,6 +94,7 @@ impl TrackTopup {
             retry: None,
             force: false,
             waited: Waited::default(),
+            message_id: None,
         }
     }
 

@@ -10,7 +10,7 @@ use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId};
 use super::{one_line, say};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
-use crate::orders::{self, Change, Notification, NotificationStatus, OrderStore, SqlStore};
+use crate::orders::{self, Change, OrderStore, SqlStore};
 use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed, describe};
 
 #[derive(Debug, Args)]
@@ -133,7 +133,7 @@ async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> 
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let told = subject.as_ref().and_then(|subject| match subject {
-        Subject::Told(told) => Some(format!("{} by {}", told.outcome, told.channel)),
+        Subject::Told(told) => Some(format!("{}{} by {}", told.outcome, told.incident, told.channel)),
         Subject::Order(_) => None,
     });
     let order = subject.map(|subject| match subject {
@@ -186,8 +186,12 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
     }
     match &subject {
         // An order that is given up is followed from the beginning by whoever takes it up again.
-        Subject::Order(topup_id) => give_up(store, job, topup_id, REPLAYED).await?,
-        Subject::Told(told) if tell_again(store, told).await? => {}
+        // What happens to it from now on is told as a new incident.
+        Subject::Order(topup_id) => {
+            give_up(store, job, topup_id, REPLAYED).await?;
+            store.close_incidents(topup_id).await?;
+        }
+        Subject::Told(told) if store.tell_again(told, REPLAYED, false, real_now()).await? => {}
         Subject::Told(_) => {
             let why = "the database knows of nothing to tell, or it was told";
             return say(format_args!("{job}  {id}  left: {why}"));
@@ -201,20 +205,6 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
     say(format_args!("{job}  {id}  {done}"))
 }
 
-/// Has the event told from the first attempt on. False where there is nothing to tell.
-async fn tell_again(store: &SqlStore, told: &NotifyCustomer) -> anyhow::Result<bool> {
-    let Some(stored) = store.notification(told).await? else { return Ok(false) };
-    if stored.status == NotificationStatus::Sent {
-        return Ok(false);
-    }
-    // Should Redis lose the job, the store has it put back once it is past this time.
-    let (status, now) = (NotificationStatus::Pending, real_now());
-    let last_error = Some(REPLAYED.to_owned());
-    let anew = Notification { status, attempts: 0, next_attempt_at: Some(now), last_error, ..stored };
-    store.record_attempt(told, &anew, now).await?;
-    Ok(true)
-}
-
 async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
     let payload = letters.payload(letter).await.map_err(failed)?;
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
@@ -223,7 +213,7 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -
         Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id, DISCARDED).await?,
         Some(Subject::Told(told)) => {
             // Without a next attempt the event is not put back into a queue.
-            store.give_up_telling(&told, DISCARDED, real_now()).await?;
+            store.give_up_telling(&told, DISCARDED, None, real_now()).await?;
         }
         None => {}
     }

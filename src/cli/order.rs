@@ -56,11 +56,12 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
         say(format_args!("{name:<16} {value}"))?;
     }
     for told in store.notifications(&topup_id).await? {
-        let (outcome, channel, status) = (told.outcome, told.channel, told.status.as_str());
+        let (outcome, incident) = (told.outcome, told.incident);
+        let (channel, status) = (told.channel, told.status.as_str());
         let at = time(told.sent_at.or(told.next_attempt_at));
         let error = told.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
         say(format_args!(
-            "{:<16} {outcome} by {channel}: {status} {at}, {} attempts{error}",
+            "{:<16} {outcome}{incident} by {channel}: {status} {at}, {} attempts{error}",
             "told", told.attempts
         ))?;
     }
@@ -76,11 +77,11 @@ fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     let mut ended = HashSet::new();
     history.reverse();
     history.retain(|entry| match &entry.what {
-        Occurrence::Told { outcome, channel, attempt, result: Attempt::Begun, .. } => {
-            !ended.remove(&(*outcome, channel.clone(), *attempt))
+        Occurrence::Told { outcome, incident, channel, attempt, result: Attempt::Begun, .. } => {
+            !ended.remove(&(*outcome, *incident, channel.clone(), *attempt))
         }
-        Occurrence::Told { outcome, channel, attempt, .. } => {
-            ended.insert((*outcome, channel.clone(), *attempt));
+        Occurrence::Told { outcome, incident, channel, attempt, .. } => {
+            ended.insert((*outcome, *incident, channel.clone(), *attempt));
             true
         }
         _ => true,
@@ -95,7 +96,7 @@ fn time(at: Option<Timestamp>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use topup_jobs::Outcome;
+    use topup_jobs::{Incident, Outcome};
 
     use super::*;
 
@@ -105,6 +106,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             what: Occurrence::Told {
                 outcome: Outcome::Fulfilled,
+                incident: Incident::FIRST,
                 channel: "webhook".to_owned(),
                 attempt,
                 result,

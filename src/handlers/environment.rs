@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use topup_jobs::{Jitter, NotifyCustomer, PollStrategy};
+use topup_jobs::{Jitter, PollStrategy};
 
 use super::NextJob;
 use crate::clock::Clock;
@@ -59,14 +59,10 @@ impl Environment {
 
     /// Jobs for everything that is still to be told of this order. They are enqueued with every look at
     /// the order, so that a crash after the store's commit loses none; one that is already there stays.
-    pub(super) async fn jobs_to_tell(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {
+    pub(crate) async fn jobs_to_tell(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {
         let notifications = self.store.notifications(&order.topup_id).await?;
         let pending = notifications.into_iter().filter(|told| told.status == NotificationStatus::Pending);
-        let jobs = pending.map(|told| {
-            let (topup_id, outcome, channel) = (order.topup_id.clone(), told.outcome, told.channel);
-            NextJob::tell(&NotifyCustomer { topup_id, outcome, channel })
-        });
-        Ok(jobs.collect())
+        Ok(pending.map(|told| NextJob::tell(&told.told(&order.topup_id))).collect())
     }
 }
 

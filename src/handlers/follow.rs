@@ -4,15 +4,14 @@
 use std::time::Duration;
 
 use topup_jobs::{
-    Decision, Event, EventData, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy,
-    Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
+    Decision, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy, Situation,
+    Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
 use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
-use crate::notify;
-use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
+use crate::orders::{Applied, Change, Order, StoreError};
 use crate::topup_api::{ApiError, Meaning, Permission, RequestKind, Wish};
 
 /// What an id says of the time when its order was created is believed if it was tracked no later than this.
@@ -163,18 +162,17 @@ async fn carry_out(
         _ => None,
     };
     let record = &decision.record;
-    let event = decision.notify.map(|outcome| NewEvent {
-        outcome,
-        body: event(outcome, order, seen, record, now),
-        channels: env.channels.wanting(outcome, order),
-    });
+    let event = decision.notify.map(|outcome| env.announce(outcome, order, seen, record, now));
     let given_up = match decision.next {
         Next::DeadLetter(reason) => Some(reason.as_str()),
         _ => None,
     };
-    let change = Change { job, at: now, order, record, seen, given_up, event };
+    let change = Change { job, at: now, order, record, seen, given_up, event: event.clone() };
     if env.store.apply(change).await? == Applied::Outdated {
         return Ok(false);
+    }
+    if let Some(event) = &event {
+        env.report_unreachable(order, event);
     }
     report(decision, observation);
     let tracking = &order.tracking;
@@ -204,12 +202,7 @@ pub(crate) async fn give_up(
     let now = env.clock.now();
     let last_error = Some(reason.to_owned());
     let record = Tracking { next_check_at: None, last_error, ..order.tracking.clone() };
-    let outcome = Outcome::Unresolved;
-    let event = NewEvent {
-        outcome,
-        body: event(outcome, &order, None, &record, now),
-        channels: env.channels.wanting(outcome, &order),
-    };
+    let event = env.announce(Outcome::Unresolved, &order, None, &record, now);
     let change = Change {
         job: JobName::following(order.tracking.status),
         at: now,
@@ -340,36 +333,6 @@ fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settle
 fn stays(request: &TrackTopup, waited: Waited, end: End) -> Settlement {
     let payload = TrackTopup { force: request.force, waited, ..request.follow_up() };
     Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
-}
-
-/// The event as it is stored: everything but the card, which the sender reads when it tells.
-fn event(
-    outcome: Outcome,
-    order: &Order,
-    seen: Option<&ProviderOrder>,
-    record: &Tracking,
-    now: Timestamp,
-) -> Event {
-    let locale = order.locale();
-    Event {
-        kind: outcome.event_type(),
-        timestamp: now,
-        data: EventData {
-            topup_id: order.topup_id.clone(),
-            topup_ref: order.topup_ref.clone().or_else(|| seen?.topup_ref.clone()),
-            status: record.status,
-            kind: order.kind.clone().or_else(|| seen?.kind.clone()),
-            number: order.number.clone().or_else(|| seen?.number.clone()),
-            topup_amount: order.topup_amount.or_else(|| seen?.topup_amount),
-            card_code: None,
-            num_trans: None,
-            date_traitement: None,
-            next_check_at: record.next_check_at,
-            message: notify::message(outcome, locale).to_owned(),
-            customer: order.customer.clone(),
-            metadata: order.metadata.clone(),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! The store is committed before the job is settled. A crash between the two repeats the job, and repeating
 //! changes nothing: the store absorbs, and what is still to be told is found there.
 
+mod announce;
 mod environment;
 mod follow;
 mod job;
 mod notify_customer;
 mod poll_topup;
 mod recheck_topup;
+mod undelivered;
 
 pub(crate) use environment::chain;
 pub use environment::{Environment, random_jitter};
@@ -17,3 +19,4 @@ pub use job::{End, Handler, Job, NextJob, Settlement};
 pub use notify_customer::NotifyCustomerHandler;
 pub use poll_topup::PollTopupHandler;
 pub use recheck_topup::RecheckTopupHandler;
+pub(crate) use undelivered::give_up_telling;

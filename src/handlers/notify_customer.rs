@@ -6,6 +6,9 @@
 //!
 //! A job that finds its receiver's circuit open, or its share of places taken, waits in the queue: it holds
 //! no place meanwhile and has made no attempt.
+//!
+//! A notification that is refused, or fails at its last attempt, ends as a dead letter. The store says so, and holds the
+//! event that tells the operator, before the job ends; a job that is repeated after that ends alike and adds nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +17,7 @@ use async_trait::async_trait;
 use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::undelivered::{give_up, given_up};
 use super::{End, Handler, Job, Settlement};
 use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
 use crate::orders::{Notification, NotificationStatus, Order, StoreError};
@@ -21,9 +25,6 @@ use crate::reveal;
 
 /// A job that waits for a circuit comes back no sooner than this in real time, however fast the clock runs.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// Domain time beyond which it is not stored when the next attempt comes: a clock that is scaled makes a
-/// year of real time longer than a calendar.
-const LONGEST_STORED: Duration = Duration::from_hours(24 * 365 * 1000);
 
 /// Handler of `notify-customer`.
 pub struct NotifyCustomerHandler(pub Environment);
@@ -36,7 +37,7 @@ impl Handler for NotifyCustomerHandler {
     async fn handle(&self, job: Job<NotifyCustomer>) -> Settlement {
         tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
         match tell(&self.0, &job).await {
-            Ok(end) => Settlement::new(end),
+            Ok(settlement) => settlement,
             Err(error) => {
                 tracing::error!(error = chain(&error), "the store failed; the job waits");
                 Settlement::new(End::Wait(TROUBLE_PAUSE))
@@ -45,24 +46,30 @@ impl Handler for NotifyCustomerHandler {
     }
 }
 
-async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, StoreError> {
+async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement, StoreError> {
+    let unknown = |what: &str| Ok(Settlement::new(End::DeadLetter(format!("the store knows of {what}"))));
     let told = &job.payload;
     let Some(stored) = env.store.notification(told).await? else {
-        return Ok(End::DeadLetter("the store knows of nothing to tell".to_owned()));
+        return unknown("nothing to tell");
     };
-    if stored.status != NotificationStatus::Pending {
-        return Ok(End::Finish);
-    }
     let Some(order) = env.store.order(&told.topup_id).await? else {
-        return Ok(End::DeadLetter("the store knows of no such order".to_owned()));
+        return unknown("no such order");
     };
+    match stored.status {
+        NotificationStatus::Pending => {}
+        NotificationStatus::Sent => return Ok(Settlement::new(End::Finish)),
+        // The process died, or lost its lease, after it had stored that this is given up.
+        NotificationStatus::Failed | NotificationStatus::Refused => {
+            return given_up(env, &order, &stored).await;
+        }
+    }
     let channel = env.channels.get(&told.channel);
     let place = match enter(env, channel, &order) {
         Ok(place) => place,
-        Err(wait) => return Ok(End::Wait(wait)),
+        Err(wait) => return Ok(Settlement::new(End::Wait(wait))),
     };
     let Some(event) = read_event(env, told, channel).await? else {
-        return Ok(End::DeadLetter("the store knows of no such event".to_owned()));
+        return unknown("no such event");
     };
     let now = env.clock.now();
     let link = reveal_link(env, told, channel, &order, now).await?;
@@ -89,7 +96,7 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<End, Store
     if let Some(place) = place {
         leave(env, told, place, &sent);
     }
-    record(env, told, attempt, wait, sent).await
+    record(env, &order, told, attempt, wait, sent).await
 }
 
 /// A place at the receiver, if it needs one, or how long to wait for it, in real time.
@@ -166,46 +173,47 @@ async fn reveal_link(
 /// in domain time, if there is to be one.
 async fn record(
     env: &Environment,
+    order: &Order,
     told: &NotifyCustomer,
-    mut attempt: Notification,
+    attempt: Notification,
     wait: Option<Duration>,
     sent: Result<(), SendError>,
-) -> Result<End, StoreError> {
+) -> Result<Settlement, StoreError> {
     let now = env.clock.now();
     let (what, retry_after) = match sent {
         Ok(()) => {
-            let sent_at = Some(now);
-            let status = NotificationStatus::Sent;
-            attempt = Notification { status, sent_at, next_attempt_at: None, last_error: None, ..attempt };
-            env.store.record_attempt(told, &attempt, now).await?;
-            return Ok(End::Finish);
+            let (status, sent_at) = (NotificationStatus::Sent, Some(now));
+            let sent = Notification { status, sent_at, next_attempt_at: None, last_error: None, ..attempt };
+            env.store.record_attempt(told, &sent, None, now).await?;
+            return Ok(Settlement::new(End::Finish));
         }
         Err(SendError::Refused(why)) => {
-            tracing::warn!(channel = told.channel, why, "the receiver wants no more of this event");
-            let (status, last_error) = (NotificationStatus::Refused, Some(why));
-            attempt = Notification { status, next_attempt_at: None, last_error, ..attempt };
-            env.store.record_attempt(told, &attempt, now).await?;
-            return Ok(End::Finish);
+            let status = NotificationStatus::Refused;
+            return give_up(env, order, told, Notification { status, last_error: Some(why), ..attempt })
+                .await;
         }
         Err(SendError::Failed { what, retry_after }) => (what, retry_after),
         Err(SendError::Unavailable(what)) => (what, None),
     };
-    attempt.last_error = Some(what.clone());
-    let end = if let Some(wait) = wait {
-        // What the receiver asks for is real time, whatever the clock's scale.
-        let real = env.clock.real(wait).max(retry_after.unwrap_or_default());
-        attempt.next_attempt_at = Some(now + env.clock.domain(real).min(LONGEST_STORED));
-        let wait_ms = real.as_millis();
-        tracing::warn!(channel = told.channel, error = what, wait_ms, "not told yet");
-        End::Retry(real, what)
-    } else {
-        tracing::error!(channel = told.channel, error = what, "not told, after the last attempt");
-        attempt.status = NotificationStatus::Failed;
-        attempt.next_attempt_at = None;
-        End::DeadLetter(format!("undelivered after {} attempts", attempt.attempts))
+    let last_error = Some(what.clone());
+    let Some(wait) = wait else {
+        let status = NotificationStatus::Failed;
+        return give_up(env, order, told, Notification { status, last_error, ..attempt }).await;
     };
-    env.store.record_attempt(told, &attempt, now).await?;
-    Ok(end)
+    // What the receiver asks for is real time, whatever the clock's scale.
+    let real = env.clock.real(wait).max(retry_after.unwrap_or_default());
+    let next_attempt_at = Some(now + env.clock.domain(real));
+    let failed = Notification { next_attempt_at, last_error, ..attempt };
+    env.store.record_attempt(told, &failed, None, now).await?;
+    let wait_ms = real.as_millis();
+    tracing::warn!(
+        event.id = %told.event_id(),
+        channel = told.channel,
+        error = what,
+        wait_ms,
+        "a notification was not delivered; it is tried again after the wait"
+    );
+    Ok(Settlement::new(End::Retry(real, what)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use topup_jobs::{Locale, Outcome, Secret};
 use super::facts::Facts;
 use super::smtp::MailServer;
 use super::templates::{MailText, Templates};
-use super::{Audience, CardForm, Channel, CustomerSettings, Delivery, SendError};
+use super::{Audience, CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
 use crate::config::EmailConfig;
 use crate::orders::Order;
 
@@ -105,8 +105,8 @@ impl Email {
 impl Channel for Email {
     fn name(&self) -> &'static str {
         match self.reader {
-            Reader::Customer(_) => "email",
-            Reader::Operator { .. } => "operator-email",
+            Reader::Customer(_) => ChannelName::Email.as_str(),
+            Reader::Operator { .. } => ChannelName::OperatorEmail.as_str(),
         }
     }
 
@@ -119,6 +119,10 @@ impl Channel for Email {
                 settings.tells(outcome) && address.is_some_and(|address| !address.reveal().trim().is_empty())
             }
         }
+    }
+
+    fn reaches_receivers(&self) -> bool {
+        matches!(self.reader, Reader::Customer(_))
     }
 
     fn card_form(&self) -> CardForm {

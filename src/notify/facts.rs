@@ -6,10 +6,10 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use topup_jobs::{Locale, Outcome, Secret, Timestamp, TopupType};
+use topup_jobs::{Locale, Outcome, Secret, Timestamp, TopupType, Undelivered};
 
 use super::formats::{self, one_line};
-use super::{CardForm, Delivery, message};
+use super::{CardForm, ChannelName, Delivery, message};
 use crate::reveal;
 
 /// The variables of the templates.
@@ -35,7 +35,32 @@ pub(super) struct Facts<'a> {
     num_trans: Option<String>,
     processed_at: Option<String>,
     reveal_link: Option<&'a str>,
+    undelivered: Option<UndeliveredFacts<'a>>,
     metadata: Map<String, Value>,
+}
+
+/// What was not delivered.
+#[derive(Serialize)]
+struct UndeliveredFacts<'a> {
+    event_id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    channel: &'a str,
+    reason: String,
+    /// Whether there was a channel that can be tried again.
+    by_channel: bool,
+}
+
+impl<'a> UndeliveredFacts<'a> {
+    fn new(of: &'a Undelivered) -> Self {
+        Self {
+            event_id: &of.event_id,
+            kind: &of.kind,
+            channel: &of.channel,
+            reason: one_line(&of.reason),
+            by_channel: of.channel != ChannelName::None.as_str(),
+        }
+    }
 }
 
 impl<'a> Facts<'a> {
@@ -65,6 +90,7 @@ impl<'a> Facts<'a> {
             num_trans: data.num_trans.as_deref().map(one_line),
             processed_at: data.date_traitement.as_deref().map(|at| processed_at(at, locale)),
             reveal_link: delivery.reveal_link,
+            undelivered: data.undelivered.as_ref().map(UndeliveredFacts::new),
             metadata: data.metadata.clone().unwrap_or_default(),
         }
     }

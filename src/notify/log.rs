@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use topup_jobs::Outcome;
 
-use super::{CardForm, Channel, Delivery, SendError};
+use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::orders::Order;
 
 /// Logs each outcome with its ids, without anything personal and without the card.
@@ -13,11 +13,15 @@ pub struct LogChannel;
 #[async_trait]
 impl Channel for LogChannel {
     fn name(&self) -> &'static str {
-        "log"
+        ChannelName::Log.as_str()
     }
 
     fn wants(&self, _: Outcome, _: &Order) -> bool {
         true
+    }
+
+    fn reaches_receivers(&self) -> bool {
+        false
     }
 
     fn card_form(&self) -> CardForm {

@@ -79,7 +79,7 @@ pub enum SendError {
     /// the endpoint's circuit.
     #[error("{0}")]
     Unavailable(String),
-    /// The receiver wants no more of this event.
+    /// The receiver refuses this event: a further attempt by itself would end alike.
     #[error("{0}")]
     Refused(String),
 }
@@ -143,6 +143,11 @@ pub trait Channel: Send + Sync + 'static {
     /// Whether this outcome of this order is told here.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
+    /// Whether customers or merchants learn of outcomes here. False for what keeps a record, and for the operator's.
+    fn reaches_receivers(&self) -> bool {
+        true
+    }
+
     /// What it carries of a card. What a channel does not carry it is not given.
     fn card_form(&self) -> CardForm;
 
@@ -177,6 +182,15 @@ impl Channels {
     pub fn wanting(&self, outcome: Outcome, order: &Order) -> Vec<String> {
         let wanting = self.0.iter().filter(|channel| channel.wants(outcome, order));
         wanting.map(|channel| channel.name().to_owned()).collect()
+    }
+
+    /// Whether this deployment has channels that reach customers or merchants, and none of them delivers this outcome of
+    /// this order, though one should.
+    #[must_use]
+    pub fn reach_no_receiver(&self, outcome: Outcome, order: &Order) -> bool {
+        let due = matches!(outcome, Outcome::Fulfilled | Outcome::Scheduled | Outcome::Refunded);
+        let mut reaching = self.0.iter().filter(|channel| channel.reaches_receivers()).peekable();
+        due && reaching.peek().is_some() && !reaching.any(|channel| channel.wants(outcome, order))
     }
 
     /// The channel of this name.

@@ -3,7 +3,8 @@
 //! The values are made up; they are shown to whoever mends a template.
 
 use topup_jobs::{
-    Customer, Event, EventData, EventId, Locale, OrderStatus, Outcome, Secret, TopupId, TopupType,
+    Customer, Event, EventData, EventId, Incident, Locale, OrderStatus, Outcome, Secret, TopupId, TopupType,
+    Undelivered,
 };
 
 use super::{Delivery, message};
@@ -103,19 +104,30 @@ fn bare(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
             num_trans: proof.then(|| "AT-2025-12345".to_owned()),
             date_traitement: proof.then(|| "2025-11-01T12:00:45.000Z".to_owned()),
             next_check_at: None,
+            undelivered: (outcome == Outcome::Undelivered).then(|| undelivered(&topup_id)),
             message: message(outcome, Locale::default()).to_owned(),
             customer: None,
             metadata: None,
         },
     };
     let link = (shown == Shown::Link).then_some(LINK);
-    let (id, order) = (EventId::new(&topup_id, outcome), Order::new(topup_id, event.timestamp));
+    let (id, order) =
+        (EventId::new(&topup_id, outcome, Incident::FIRST), Order::new(topup_id, event.timestamp));
     Sample { id, order, outcome, event, link }
+}
+
+fn undelivered(topup_id: &TopupId) -> Undelivered {
+    Undelivered {
+        event_id: EventId::new(topup_id, Outcome::Fulfilled, Incident::FIRST).to_string(),
+        kind: Outcome::Fulfilled.event_type(),
+        channel: "email".to_owned(),
+        reason: "refused: SMTP 550 to the recipient".to_owned(),
+    }
 }
 
 const fn status(outcome: Outcome) -> OrderStatus {
     match outcome {
-        Outcome::Fulfilled => OrderStatus::Fulfilled,
+        Outcome::Fulfilled | Outcome::Undelivered => OrderStatus::Fulfilled,
         Outcome::Refunded => OrderStatus::Refunded,
         Outcome::Scheduled | Outcome::Overdue => OrderStatus::Scheduled,
         Outcome::Delayed => OrderStatus::Delayed,

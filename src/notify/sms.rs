@@ -20,7 +20,7 @@ use url::{Url, form_urlencoded};
 
 use super::facts::Facts;
 use super::templates::Templates;
-use super::{CardForm, Channel, CustomerSettings, Delivery, SendError};
+use super::{CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
 use crate::http::{no_answer, retry_after};
 use crate::orders::Order;
 
@@ -181,7 +181,7 @@ impl Sms {
 #[async_trait]
 impl Channel for Sms {
     fn name(&self) -> &'static str {
-        "sms"
+        ChannelName::Sms.as_str()
     }
 
     fn wants(&self, outcome: Outcome, order: &Order) -> bool {

@@ -1,13 +1,14 @@
 //! The stream `{topup}:events`, for producers who would rather read than receive.
 //!
-//! It carries ids, type, status and time: no card, no customer, no metadata. It is capped, and like every
+//! It carries ids, type, status and time, and of what was not delivered the id, the channel and the reason: no card, no
+//! customer, no metadata. It is capped, and like every
 //! channel it tells at least once, a repeat under the same `id`.
 
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use topup_jobs::Outcome;
 
-use super::{CardForm, Channel, Delivery, SendError};
+use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::orders::Order;
 use crate::queue::{Connection, Names};
 
@@ -31,11 +32,15 @@ impl EventStream {
 #[async_trait]
 impl Channel for EventStream {
     fn name(&self) -> &'static str {
-        "events"
+        ChannelName::Events.as_str()
     }
 
     fn wants(&self, _: Outcome, _: &Order) -> bool {
         true
+    }
+
+    fn reaches_receivers(&self) -> bool {
+        false
     }
 
     fn card_form(&self) -> CardForm {
@@ -53,6 +58,11 @@ impl Channel for EventStream {
         add.arg("timestamp").arg(event.timestamp.to_rfc3339_opts(SecondsFormat::Millis, true));
         if let Some(reference) = &data.topup_ref {
             add.arg("topupRef").arg(reference);
+        }
+        if let Some(undelivered) = &data.undelivered {
+            add.arg("eventId").arg(&undelivered.event_id);
+            add.arg("channel").arg(&undelivered.channel);
+            add.arg("reason").arg(&undelivered.reason);
         }
         add.query_async::<()>(&mut self.connection.get()).await.map_err(|error| {
             self.connection.failed(&error);

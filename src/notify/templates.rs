@@ -37,7 +37,8 @@ macro_rules! texts {
             "delayed.html", "delayed.sms", "delayed.txt",
             "operator-delayed.html", "operator-delayed.txt",
             "operator-unresolved.html", "operator-unresolved.txt",
-            "operator-overdue.html", "operator-overdue.txt"
+            "operator-overdue.html", "operator-overdue.txt",
+            "operator-undelivered.html", "operator-undelivered.txt"
         )
     };
     ($locale:literal: $($name:literal),+) => {

@@ -35,5 +35,10 @@ pub const fn message(outcome: Outcome, locale: Locale) -> &'static str {
         (Outcome::Overdue, Locale::En) => "This order has been scheduled for more than 72 hours.",
         (Outcome::Overdue, Locale::Fr) => "Cette commande est planifiée depuis plus de 72 heures.",
         (Outcome::Overdue, Locale::Ar) => "هذا الطلب مجدول منذ أكثر من 72 ساعة.",
+        (Outcome::Undelivered, Locale::En) => "A notification about this order was not delivered.",
+        (Outcome::Undelivered, Locale::Fr) => {
+            "Une notification au sujet de cette commande n'a pas été remise."
+        }
+        (Outcome::Undelivered, Locale::Ar) => "تعذر تسليم إشعار يخص هذا الطلب.",
     }
 }

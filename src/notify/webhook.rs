@@ -2,8 +2,8 @@
 //!
 //! `webhook-id` is the event's id and the same for every attempt, `webhook-timestamp` the real time of the
 //! attempt, `webhook-signature` one `v1,…` for each secret. 2xx is success, whatever becomes of the body
-//! behind it; everything else is a failure, a redirect among it; 410 ends the event; `Retry-After` is
-//! honoured, up to a day. A callback host is signed for with its own secret.
+//! behind it; everything else is a failure, a redirect among it; 410 ends the attempts and makes the
+//! event a dead letter; `Retry-After` is honoured, up to a day. A callback host is signed for with its own secret.
 
 use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -31,7 +31,8 @@ pub struct Webhook {
 
 /// Whom a channel tells.
 enum Receiver {
-    /// The merchant's endpoint: everything, but for orders that are told at an address of their own.
+    /// The merchant's endpoint: everything, but for orders that are told at an address of their own. What was not
+    /// delivered is told here all the same.
     Merchant { endpoint: Endpoint, callbacks: CallbackHosts },
     /// The operator's endpoint: what a human must look at.
     Operator { endpoint: Endpoint },
@@ -52,7 +53,8 @@ impl Webhook {
         Self { sender, receiver: Receiver::Operator { endpoint } }
     }
 
-    /// The callback URLs of orders on these hosts: they are told everything about their order.
+    /// The callback URLs of orders on these hosts: they are told everything about their order, but for what was not
+    /// delivered; that is for those who run the service.
     #[must_use]
     pub fn callback(sender: Sender, callbacks: CallbackHosts, secrets: CallbackSecrets) -> Self {
         Self { sender, receiver: Receiver::Callback { callbacks, secrets } }
@@ -91,10 +93,18 @@ impl Channel for Webhook {
 
     fn wants(&self, outcome: Outcome, order: &Order) -> bool {
         match &self.receiver {
-            Receiver::Merchant { callbacks, .. } => callbacks.of(order).is_none(),
+            Receiver::Merchant { callbacks, .. } => {
+                outcome == Outcome::Undelivered || callbacks.of(order).is_none()
+            }
             Receiver::Operator { .. } => outcome.concerns_operator(),
-            Receiver::Callback { callbacks, .. } => callbacks.of(order).is_some(),
+            Receiver::Callback { callbacks, .. } => {
+                outcome != Outcome::Undelivered && callbacks.of(order).is_some()
+            }
         }
+    }
+
+    fn reaches_receivers(&self) -> bool {
+        !matches!(self.receiver, Receiver::Operator { .. })
     }
 
     fn card_form(&self) -> CardForm {
@@ -182,6 +192,7 @@ mod tests {
                 num_trans: None,
                 date_traitement: None,
                 next_check_at: None,
+                undelivered: None,
                 message: String::new(),
                 customer: Some(customer),
                 metadata: Some(metadata),

@@ -189,7 +189,7 @@ impl std::fmt::Debug for CardCipher {
 
 #[cfg(test)]
 mod tests {
-    use topup_jobs::Outcome;
+    use topup_jobs::{Incident, Outcome};
 
     use super::*;
 
@@ -250,6 +250,7 @@ mod tests {
         let told = |outcome, channel: &str| NotifyCustomer {
             topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
             outcome,
+            incident: Incident::FIRST,
             channel: channel.to_owned(),
         };
         let tokens = |cipher: &CardCipher, told: &NotifyCustomer| -> Vec<String> {
@@ -280,6 +281,7 @@ mod tests {
         let told = NotifyCustomer {
             topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
             outcome: Outcome::Fulfilled,
+            incident: Incident::FIRST,
             channel: "sms".to_owned(),
         };
         let token = cipher.link_tokens(&told).next().unwrap();

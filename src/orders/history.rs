@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use topup_jobs::{OrderStatus, Outcome, Timestamp};
+use topup_jobs::{Incident, OrderStatus, Outcome, Timestamp};
 
 use super::NotificationStatus;
 
@@ -42,6 +42,8 @@ pub enum Occurrence {
     Told {
         /// Of what.
         outcome: Outcome,
+        /// Which time it happened.
+        incident: Incident,
         /// Which channel.
         channel: String,
         /// At which attempt.
@@ -76,7 +78,7 @@ pub enum Attempt {
     Retry,
     /// It failed, and it was the last.
     Failed,
-    /// The receiver wants no more.
+    /// The receiver refused it.
     Refused,
 }
 
@@ -137,8 +139,8 @@ impl fmt::Display for Occurrence {
                 }
                 in_brackets(f, error.as_deref())
             }
-            Self::Told { outcome, channel, attempt, result, error } => {
-                write!(f, "told {outcome} by {channel}, attempt {attempt}: {}", result.as_str())?;
+            Self::Told { outcome, incident, channel, attempt, result, error } => {
+                write!(f, "told {outcome}{incident} by {channel}, attempt {attempt}: {}", result.as_str())?;
                 in_brackets(f, error.as_deref())
             }
             Self::Asked { channel, tries, result } => {

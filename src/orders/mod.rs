@@ -15,8 +15,8 @@ mod sql;
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Customer, Event, JobName, Locale, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret,
-    Timestamp, TopupId, TopupType, TrackTopup, Tracking,
+    Card, Customer, Event, Incident, JobName, Locale, NotifyCustomer, OrderStatus, Outcome, ProviderOrder,
+    Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
@@ -90,19 +90,25 @@ pub struct Change<'a> {
     pub seen: Option<&'a ProviderOrder>,
     /// Why it is followed no longer, if that is so.
     pub given_up: Option<&'a str>,
-    /// The event this gives rise to, and the channels to be told. Stored once; a repeat changes nothing.
+    /// The event this gives rise to, and the channels to be told.
     pub event: Option<NewEvent>,
 }
 
-/// An event to be stored.
+/// An event to be stored. A repeat changes nothing: an outcome that does not recur is stored once, and one that does
+/// is stored unless the same outcome about the same thing is open.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     /// What happened.
     pub outcome: Outcome,
+    /// What an outcome that recurs is about, where several of its kind can be open side by side: the notification that
+    /// was not delivered, the answer that contradicts a final status. Empty for the others.
+    pub about: String,
     /// Its body, without the card.
     pub body: Event,
     /// Names of the channels to be told.
     pub channels: Vec<String>,
+    /// The event that notifies the operator that this one reaches neither customer nor merchant. Stored with it.
+    pub undelivered: Option<Box<NewEvent>>,
 }
 
 /// What became of a change.
@@ -119,6 +125,8 @@ pub enum Applied {
 pub struct Notification {
     /// What happened.
     pub outcome: Outcome,
+    /// Which time it happened.
+    pub incident: Incident,
     /// Which channel.
     pub channel: String,
     /// How far.
@@ -133,6 +141,19 @@ pub struct Notification {
     pub last_error: Option<String>,
 }
 
+impl Notification {
+    /// What the job carries that tells it.
+    #[must_use]
+    pub fn told(&self, topup_id: &TopupId) -> NotifyCustomer {
+        NotifyCustomer {
+            topup_id: topup_id.clone(),
+            outcome: self.outcome,
+            incident: self.incident,
+            channel: self.channel.clone(),
+        }
+    }
+}
+
 /// How far telling a channel has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotificationStatus {
@@ -142,7 +163,7 @@ pub enum NotificationStatus {
     Sent,
     /// Every attempt failed.
     Failed,
-    /// The receiver wants no more of it.
+    /// The receiver refused it.
     Refused,
 }
 
@@ -195,7 +216,8 @@ pub enum StoreError {
 pub trait OrderStore: Send + Sync + 'static {
     /// The order of this id, stored first if it is new. What the producer told is added where it was
     /// not known before. An order that had been given up (it is not final and has no next look) is
-    /// followed from the beginning again.
+    /// followed from the beginning again; where another message than the last one hands it over, its incidents are
+    /// closed.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
     /// The order of this id, if it is known.
@@ -226,14 +248,16 @@ pub trait OrderStore: Send + Sync + 'static {
     /// How far telling this channel about this event has come, if it is to be told.
     async fn notification(&self, told: &NotifyCustomer) -> Result<Option<Notification>, StoreError> {
         let mut of_order = self.notifications(&told.topup_id).await?.into_iter();
-        Ok(of_order.find(|stored| stored.outcome == told.outcome && stored.channel == told.channel))
+        Ok(of_order.find(|stored| stored.told(&told.topup_id) == *told))
     }
 
-    /// Stores that this is not told any more, for this reason; returns whether it was still to be told.
+    /// Stores that this is not told any more, for this reason, and with it the event that notifies the
+    /// operator; returns whether it was still to be told.
     async fn give_up_telling(
         &self,
         told: &NotifyCustomer,
         reason: &str,
+        undelivered: Option<&NewEvent>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let stored = self.notification(told).await?;
@@ -242,9 +266,25 @@ pub trait OrderStore: Send + Sync + 'static {
         };
         let (status, last_error) = (NotificationStatus::Failed, Some(reason.to_owned()));
         let given_up = Notification { status, next_attempt_at: None, last_error, ..stored };
-        self.record_attempt(told, &given_up, now).await?;
-        Ok(true)
+        self.record_attempt(told, &given_up, undelivered, now).await
     }
+
+    /// Has this told again from the first attempt on, for this reason; returns whether there was something to tell.
+    /// What has arrived is told again only where `sent_too`. Should it fail again, that is a new incident.
+    async fn tell_again(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
+        sent_too: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores that what is still to be told is due now; returns whether it is still to be told.
+    async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Closes the open incidents of an order that is followed anew: what happens to it from now on is news. What a
+    /// provider said against a final status, and what was not delivered, stays open.
+    async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError>;
 
     /// Stores that an attempt to tell a channel begins.
     async fn begin_attempt(
@@ -254,13 +294,16 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Stores how an attempt to tell a channel went.
+    /// Stores how an attempt to tell a channel went and, where that was the end of it, the event that notifies the
+    /// operator. Returns whether that is what stands now: a slower worker changes nothing that has ended, except that
+    /// what it delivered is delivered.
     async fn record_attempt(
         &self,
         told: &NotifyCustomer,
         attempt: &Notification,
+        undelivered: Option<&NewEvent>,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<bool, StoreError>;
 
     /// What became of an order, from its beginning on.
     async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError>;

@@ -87,6 +87,7 @@ async fn shop(locale: Locale) -> Shop {
     let told = NotifyCustomer {
         topup_id: topup_id.clone(),
         outcome: Outcome::Fulfilled,
+        incident: topup_jobs::Incident::FIRST,
         channel: "email".to_owned(),
     };
     let expires_at = now + Duration::from_secs(LIFETIME.unsigned_abs());

@@ -1,7 +1,7 @@
-//! The metrics: what the API budget is spent on, and how it stands.
+//! The metrics: what the API budget is spent on, how it stands, and which notifications were not delivered.
 //!
 //! Two kinds of them. What this worker did is counted from its start on, each label at zero: requests, waits, changes
-//! of orders. How the budget of the whole deployment stands is read from Redis when somebody asks for the metrics, and
+//! of orders, notifications that were given up. How the budget of the whole deployment stands is read from Redis when somebody asks for the metrics, and
 //! at no other time; where Redis does not say, it is left out, since unknown is not zero.
 //!
 //! A job that a worker runs in a process of its own (`run-job`) is not counted: that process has no endpoint and is
@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use topup_jobs::{JobName, OrderStatus};
 
+use crate::notify::ChannelName;
 use crate::topup_api::{AnswerKind, ApiError, ApiKey, BudgetState, Gate, ListUse, RequestKind};
 
 /// A label and the word of an enum.
@@ -30,6 +31,32 @@ const WAIT_BOUNDS: [f64; 10] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300
 /// Bounds of the requests for an order; fast polling ends after 60.
 const REQUEST_BOUNDS: [f64; 10] = [0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0];
 
+/// Why a notification was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UndeliveredReason {
+    /// The receiver refused it.
+    Refused,
+    /// Every attempt failed.
+    Exhausted,
+    /// The queue made its job a dead letter: its process died again and again, or its handler failed.
+    Buried,
+    /// No channel reaches the customer or the merchant of the order.
+    NoChannel,
+}
+
+impl UndeliveredReason {
+    const ALL: [Self; 4] = [Self::Refused, Self::Exhausted, Self::Buried, Self::NoChannel];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Exhausted => "exhausted",
+            Self::Buried => "buried",
+            Self::NoChannel => "no-channel",
+        }
+    }
+}
+
 /// What this worker did. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -37,6 +64,7 @@ pub struct Metrics {
     waits: Family<[Label; 1], Histogram>,
     order_requests: Histogram,
     status_changes: Family<[Label; 1], Counter>,
+    undelivered: Family<[Label; 2], Counter>,
     registry: Arc<Registry>,
 }
 
@@ -57,6 +85,10 @@ impl Default for Metrics {
         let status_changes = Family::default();
         for status in OrderStatus::ALL {
             drop(status_changes.get_or_create(&status_label(status)));
+        }
+        let undelivered = Family::default();
+        for (channel, why) in undelivered_kinds() {
+            drop(undelivered.get_or_create(&undelivered_labels(channel, why)));
         }
         let mut registry = Registry::default();
         registry.register(
@@ -81,7 +113,12 @@ impl Default for Metrics {
             "Changes of the status of an order that this worker stored, by the new status",
             Family::clone(&status_changes),
         );
-        Self { requests, waits, order_requests, status_changes, registry: Arc::new(registry) }
+        registry.register(
+            "topup_notifications_undelivered",
+            "Notifications that this worker gave up, by channel and reason",
+            Family::clone(&undelivered),
+        );
+        Self { requests, waits, order_requests, status_changes, undelivered, registry: Arc::new(registry) }
     }
 }
 
@@ -102,6 +139,11 @@ impl Metrics {
         if from == OrderStatus::Handling {
             self.order_requests.observe(f64::from(requests));
         }
+    }
+
+    /// A notification by this channel was given up, and that is stored.
+    pub(crate) fn undelivered(&self, channel: ChannelName, why: UndeliveredReason) {
+        self.undelivered.get_or_create(&undelivered_labels(channel, why)).inc();
     }
 
     /// All metrics in Prometheus' text format, of which every scraper can read this version; without those of the
@@ -161,6 +203,19 @@ fn request_labels(kind: RequestKind, answer: AnswerKind) -> [Label; 2] {
 /// Not `job`: Prometheus gives every series a label of that name.
 fn queue_label(job: JobName) -> [Label; 1] {
     [("queue", job.as_str())]
+}
+
+/// Every channel with every reason for which it may not deliver.
+fn undelivered_kinds() -> impl Iterator<Item = (ChannelName, UndeliveredReason)> {
+    ChannelName::ALL.into_iter().flat_map(|channel| {
+        let whys = UndeliveredReason::ALL.into_iter();
+        whys.filter(move |why| (channel == ChannelName::None) == (*why == UndeliveredReason::NoChannel))
+            .map(move |why| (channel, why))
+    })
+}
+
+fn undelivered_labels(channel: ChannelName, why: UndeliveredReason) -> [Label; 2] {
+    [("channel", channel.as_str()), ("why", why.as_str())]
 }
 
 fn status_label(status: OrderStatus) -> [Label; 1] {

@@ -4,4 +4,4 @@ mod log;
 mod metrics;
 
 pub(crate) use log::init;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, UndeliveredReason};

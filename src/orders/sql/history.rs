@@ -28,13 +28,14 @@ pub(super) async fn add(
         .bind(polls)
         .bind(given_up)
         .bind(error),
-        Occurrence::Told { outcome, channel, attempt, result, error } => insert(
-            "INSERT INTO order_events (topup_id, recorded_at, kind, outcome, channel, attempt, result, error)
-             VALUES ($1, $2, 'notification', $3, $4, $5, $6, $7)",
+        Occurrence::Told { outcome, incident, channel, attempt, result, error } => insert(
+            "INSERT INTO order_events (topup_id, recorded_at, kind, outcome, incident, channel, attempt, result, error)
+             VALUES ($1, $2, 'notification', $3, $4, $5, $6, $7, $8)",
             topup_id,
             at,
         )
         .bind(outcome.as_str())
+        .bind(incident.number())
         .bind(channel)
         .bind(attempt)
         .bind(result.as_str())
@@ -61,7 +62,7 @@ pub(super) async fn of_order(
     topup_id: &TopupId,
 ) -> Result<Vec<HistoryEntry>, StoreError> {
     let select = sql("SELECT recorded_at, kind, cause, status_before, status_after, next_check_at, polls,
-             outcome, channel, attempt, result, error
+             outcome, incident, channel, attempt, result, error
          FROM order_events WHERE topup_id = $1 ORDER BY recorded_at, id");
     let rows = database.fetch(select.bind(topup_id.as_str())).await?;
     rows.iter().map(read).collect()
@@ -80,6 +81,7 @@ fn read(row: &Row) -> Result<HistoryEntry, StoreError> {
         },
         "notification" => Occurrence::Told {
             outcome: row.parse("outcome")?,
+            incident: row.incident("incident")?,
             channel: row.get("channel")?,
             attempt: row.count("attempt")?,
             result: row.parse("result")?,

@@ -5,6 +5,7 @@
 //! every column they read: a newer worker may add one while this one is running.
 
 mod database;
+mod events;
 mod history;
 mod notifications;
 mod orders;
@@ -21,8 +22,8 @@ use topup_jobs::{Card, Event, NotifyCustomer, OrderStatus, Timestamp, TopupId, T
 
 use self::database::Database;
 use super::{
-    Applied, CardCipher, Change, HistoryEntry, Notification, Order, OrderStore, Reveal, RevealOutcome,
-    StoreError,
+    Applied, CardCipher, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Reveal,
+    RevealOutcome, StoreError,
 };
 
 pub use self::database::DatabaseKind;
@@ -63,7 +64,7 @@ impl OrderStore for SqlStore {
     }
 
     async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
-        notifications::event(&self.database, notification).await
+        events::event(&self.database, notification).await
     }
 
     async fn unchecked_orders(
@@ -95,9 +96,30 @@ impl OrderStore for SqlStore {
         &self,
         told: &NotifyCustomer,
         attempt: &Notification,
+        undelivered: Option<&NewEvent>,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        notifications::record_attempt(&self.database, told, attempt, now).await
+    ) -> Result<bool, StoreError> {
+        notifications::record_attempt(&self.database, told, attempt, undelivered, now).await
+    }
+
+    async fn tell_again(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
+        sent_too: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        notifications::tell_again(&self.database, told, reason, sent_too, now).await
+    }
+
+    async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
+        notifications::hasten(&self.database, told, now).await
+    }
+
+    async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        events::close_incidents(&mut transaction, topup_id).await?;
+        transaction.commit().await
     }
 
     async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError> {

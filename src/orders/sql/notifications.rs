@@ -1,64 +1,28 @@
-//! `events` and `notifications`: what is told of an order, to whom, and how far that has come.
+//! `notifications`: whom an order's events are told, and how far that has come.
 
-use topup_jobs::{Event, EventId, NotifyCustomer, Timestamp, TopupId};
+use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
 use super::statement::{Row, sql};
-use super::{history, json, read_json};
+use super::{events, history};
 use crate::orders::history::Attempt;
 use crate::orders::{NewEvent, Notification, Occurrence, StoreError};
-
-/// Stores an event and whom it is to be told. One that is stored already stays as it is.
-pub(super) async fn insert_event(
-    open: &mut Transaction,
-    topup_id: &TopupId,
-    event: &NewEvent,
-) -> Result<(), StoreError> {
-    let event_id = EventId::new(topup_id, event.outcome);
-    let insert = sql("INSERT INTO events (event_id, topup_id, outcome, recorded_at, body)
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_id) DO NOTHING")
-    .bind(event_id.as_str())
-    .bind(topup_id.as_str())
-    .bind(event.outcome.as_str())
-    .bind(event.body.timestamp)
-    .bind(json(&event.body));
-    if open.execute(insert).await? == 0 {
-        return Ok(());
-    }
-    for channel in &event.channels {
-        let insert = sql("INSERT INTO notifications
-                 (event_id, topup_id, outcome, channel, status, attempts, next_attempt_at)
-             VALUES ($1, $2, $3, $4, 'pending', 0, $5)")
-        .bind(event_id.as_str())
-        .bind(topup_id.as_str())
-        .bind(event.outcome.as_str())
-        .bind(channel.as_str())
-        .bind(event.body.timestamp);
-        open.execute(insert).await?;
-    }
-    Ok(())
-}
-
-pub(super) async fn event(
-    database: &Database,
-    notification: &NotifyCustomer,
-) -> Result<Option<Event>, StoreError> {
-    let select = sql("SELECT body FROM events WHERE event_id = $1");
-    let row = database.fetch_optional(select.bind(notification.event_id().as_str())).await?;
-    row.map(|row| read_json(&row.get::<String>("body")?, "event")).transpose()
-}
 
 pub(super) async fn untold(
     database: &Database,
     before: Timestamp,
     most: u32,
 ) -> Result<Vec<NotifyCustomer>, StoreError> {
-    let select = sql("SELECT topup_id, outcome, channel FROM notifications
+    let select = sql("SELECT topup_id, outcome, incident, channel FROM notifications
          WHERE status = 'pending' AND next_attempt_at < $1 ORDER BY random() LIMIT $2");
     let rows = database.fetch(select.bind(before).bind(most)).await?;
     let read = |row: &Row| {
-        let channel = row.get("channel")?;
-        Ok(NotifyCustomer { topup_id: row.parse("topup_id")?, outcome: row.parse("outcome")?, channel })
+        Ok(NotifyCustomer {
+            topup_id: row.parse("topup_id")?,
+            outcome: row.parse("outcome")?,
+            incident: row.incident("incident")?,
+            channel: row.get("channel")?,
+        })
     };
     rows.iter().map(read).collect()
 }
@@ -69,10 +33,10 @@ pub(super) async fn of_order(
     topup_id: &TopupId,
 ) -> Result<Vec<Notification>, StoreError> {
     let select = sql(
-        "SELECT told.outcome, told.channel, told.status, told.attempts, told.next_attempt_at, told.sent_at,
-             told.last_error
+        "SELECT told.outcome, told.incident, told.channel, told.status, told.attempts, told.next_attempt_at,
+             told.sent_at, told.last_error
          FROM notifications told JOIN events ON events.event_id = told.event_id
-         WHERE told.topup_id = $1 ORDER BY events.recorded_at, told.outcome, told.channel",
+         WHERE told.topup_id = $1 ORDER BY events.recorded_at, told.outcome, told.incident, told.channel",
     );
     let rows = database.fetch(select.bind(topup_id.as_str())).await?;
     rows.iter().map(read).collect()
@@ -81,6 +45,7 @@ pub(super) async fn of_order(
 fn read(row: &Row) -> Result<Notification, StoreError> {
     Ok(Notification {
         outcome: row.parse("outcome")?,
+        incident: row.incident("incident")?,
         channel: row.get("channel")?,
         status: row.parse("status")?,
         attempts: row.count("attempts")?,
@@ -96,31 +61,43 @@ pub(super) async fn begin_attempt(
     attempt: &Notification,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let mut transaction = database.begin().await?;
+    update(&mut transaction, told, attempt).await?;
     // What went wrong before is no news of this attempt.
-    note(database, told, attempt, now, Attempt::Begun, None).await
+    note(&mut transaction, told, (attempt.attempts, Attempt::Begun), None, now).await?;
+    transaction.commit().await
 }
 
 pub(super) async fn record_attempt(
     database: &Database,
     told: &NotifyCustomer,
     attempt: &Notification,
+    undelivered: Option<&NewEvent>,
     now: Timestamp,
-) -> Result<(), StoreError> {
-    note(database, told, attempt, now, attempt.status.into(), attempt.last_error.clone()).await
+) -> Result<bool, StoreError> {
+    let mut transaction = database.begin().await?;
+    let stands = update(&mut transaction, told, attempt).await?;
+    // Even where it does not stand: this attempt was made, too.
+    let made = (attempt.attempts, attempt.status.into());
+    note(&mut transaction, told, made, attempt.last_error.clone(), now).await?;
+    if let Some(event) = undelivered.filter(|_| stands) {
+        events::insert(&mut transaction, &told.topup_id, event).await?;
+    }
+    transaction.commit().await?;
+    Ok(stands)
 }
 
-async fn note(
-    database: &Database,
+/// Stores how far this has come, unless it has ended already. That it has arrived stands whatever ended it before.
+async fn update(
+    open: &mut Transaction,
     told: &NotifyCustomer,
     attempt: &Notification,
-    now: Timestamp,
-    result: Attempt,
-    error: Option<String>,
-) -> Result<(), StoreError> {
-    let mut transaction = database.begin().await?;
-    let update = sql("UPDATE notifications
+) -> Result<bool, StoreError> {
+    let update = sql(
+        "UPDATE notifications
          SET status = $1, attempts = $2, next_attempt_at = $3, sent_at = $4, last_error = $5
-         WHERE event_id = $6 AND channel = $7 AND status <> 'sent'")
+         WHERE event_id = $6 AND channel = $7 AND (status = 'pending' OR ($1 = 'sent' AND status <> 'sent'))",
+    )
     .bind(attempt.status.as_str())
     .bind(attempt.attempts)
     .bind(attempt.next_attempt_at)
@@ -128,10 +105,60 @@ async fn note(
     .bind(attempt.last_error.as_deref())
     .bind(told.event_id().as_str())
     .bind(told.channel.as_str());
-    transaction.execute(update).await?;
-    // Even where somebody else has told it meanwhile: this attempt was made, too.
-    let (outcome, channel) = (told.outcome, told.channel.clone());
-    let what = Occurrence::Told { outcome, channel, attempt: attempt.attempts, result, error };
-    history::add(&mut transaction, &told.topup_id, now, what).await?;
-    transaction.commit().await
+    Ok(open.execute(update).await? > 0)
+}
+
+pub(super) async fn tell_again(
+    database: &Database,
+    told: &NotifyCustomer,
+    reason: &str,
+    sent_too: bool,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.begin().await?;
+    // Should Redis lose the job, the store has it put back once it is past this time.
+    let update = sql("UPDATE notifications
+         SET status = 'pending', attempts = 0, next_attempt_at = $1, sent_at = NULL, last_error = $2
+         WHERE event_id = $3 AND channel = $4 AND ($5 OR status <> 'sent')")
+    .bind(now)
+    .bind(reason)
+    .bind(told.event_id().as_str())
+    .bind(told.channel.as_str())
+    .bind(sent_too);
+    if transaction.execute(update).await? == 0 {
+        return Ok(false);
+    }
+    events::close_undelivered(&mut transaction, told).await?;
+    note(&mut transaction, told, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+pub(super) async fn hasten(
+    database: &Database,
+    told: &NotifyCustomer,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.begin().await?;
+    let update = sql("UPDATE notifications SET next_attempt_at = $1
+         WHERE event_id = $2 AND channel = $3 AND status = 'pending'")
+    .bind(now)
+    .bind(told.event_id().as_str())
+    .bind(told.channel.as_str());
+    let pending = transaction.execute(update).await? > 0;
+    transaction.commit().await?;
+    Ok(pending)
+}
+
+/// Writes an attempt into the history of its order.
+async fn note(
+    open: &mut Transaction,
+    told: &NotifyCustomer,
+    (attempt, result): (u32, Attempt),
+    error: Option<String>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (outcome, incident, channel) = (told.outcome, told.incident, told.channel.clone());
+    let what = Occurrence::Told { outcome, incident, channel, attempt, result, error };
+    history::add(open, &told.topup_id, now, what).await
 }

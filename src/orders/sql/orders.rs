@@ -4,7 +4,7 @@ use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, Track
 
 use super::database::{Database, Transaction};
 use super::statement::{Row, Statement, sql};
-use super::{history, json, notifications, read_json};
+use super::{events, history, json, read_json};
 use crate::orders::history::HANDED_OVER;
 use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError};
 
@@ -26,7 +26,7 @@ pub(super) async fn track(
     let mut transaction = database.begin().await?;
     let new = insert(&mut transaction, request, now).await?;
     if !new {
-        take_up_again(&mut transaction, &request.topup_id, now).await?;
+        take_up_again(&mut transaction, request, now).await?;
     }
     transaction.commit().await?;
     order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
@@ -45,15 +45,16 @@ async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     };
     let insert = told(
         "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, status, tracked_at,
-             polling_since, next_check_at, overdue, polls, delays, not_found, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
+             polling_since, next_check_at, overdue, message_id, polls, delays, not_found, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
     );
     let insert = insert
         .bind(new.status.as_str())
         .bind(new.tracked_at)
         .bind(new.polling_since)
         .bind(new.next_check_at)
-        .bind(new.overdue);
+        .bind(new.overdue)
+        .bind(request.message_id.as_deref());
     if open.execute(insert).await? == 0 {
         let add = told(
             "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
@@ -68,25 +69,36 @@ async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     Ok(true)
 }
 
-/// Follows an order that had been given up from the beginning again.
-async fn take_up_again(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
-    let given_up = sql("SELECT status FROM internet_orders
+/// Follows an order that had been given up from the beginning again. A job that is repeated after it gave its order up
+/// comes here, too: what it finds the second time is no news, and its order's incidents stay open.
+async fn take_up_again(
+    open: &mut Transaction,
+    request: &TrackTopup,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let topup_id = &request.topup_id;
+    let given_up = sql("SELECT status, message_id FROM internet_orders
          WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
     let Some(row) = open.fetch_optional(given_up.bind(topup_id.as_str())).await? else { return Ok(()) };
     let before: OrderStatus = row.parse("status")?;
+    let last: Option<String> = row.get("message_id")?;
     let new = Tracking::new(now);
-    let update = sql(
-        "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
-             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
-         WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL",
-    )
-    .bind(new.status.as_str())
-    .bind(new.polling_since)
-    .bind(new.next_check_at)
-    .bind(new.overdue)
-    .bind(topup_id.as_str())
-    .bind(before.as_str());
+    let update =
+        sql("UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
+             overdue = $4, message_id = coalesce($5, message_id), polls = 0, scheduled_at = NULL, delays = 0, not_found = 0,
+             version = version + 1
+         WHERE topup_id = $6 AND status = $7 AND next_check_at IS NULL")
+        .bind(new.status.as_str())
+        .bind(new.polling_since)
+        .bind(new.next_check_at)
+        .bind(new.overdue)
+        .bind(request.message_id.as_deref())
+        .bind(topup_id.as_str())
+        .bind(before.as_str());
     if open.execute(update).await? == 1 {
+        if request.message_id.is_some() && request.message_id != last {
+            events::close_incidents(open, topup_id).await?;
+        }
         history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;
     }
     Ok(())
@@ -175,7 +187,7 @@ pub(super) async fn apply(
         }
     }
     if let Some(event) = &change.event {
-        notifications::insert_event(&mut transaction, topup_id, event).await?;
+        events::insert(&mut transaction, topup_id, event).await?;
     }
     transaction.commit().await?;
     Ok(Applied::Stored)

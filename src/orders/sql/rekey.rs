@@ -66,15 +66,18 @@ pub(super) async fn links_of_previous_keys(
     database: &Database,
     cipher: &CardCipher,
 ) -> Result<u64, StoreError> {
-    let select = sql("SELECT told.topup_id, told.outcome, told.channel, reveals.token_hash
+    let select = sql("SELECT told.topup_id, told.outcome, told.incident, told.channel, reveals.token_hash
          FROM notifications told
          JOIN reveals ON reveals.topup_id = told.topup_id AND reveals.channel = told.channel
          WHERE told.status = 'pending'");
     let mut of_previous = 0;
     for row in database.fetch(select).await? {
-        let channel = row.get("channel")?;
-        let told =
-            NotifyCustomer { topup_id: row.parse("topup_id")?, outcome: row.parse("outcome")?, channel };
+        let told = NotifyCustomer {
+            topup_id: row.parse("topup_id")?,
+            outcome: row.parse("outcome")?,
+            incident: row.incident("incident")?,
+            channel: row.get("channel")?,
+        };
         let token_hash: String = row.get("token_hash")?;
         let mut tokens = cipher.link_tokens(&told).map(|token| hash(token.expose_secret()));
         let of_current = tokens.next().is_some_and(|current| current == token_hash);

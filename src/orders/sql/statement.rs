@@ -7,7 +7,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Decode, Postgres, Row as _, Sqlite, Type};
-use topup_jobs::Timestamp;
+use topup_jobs::{Incident, Timestamp};
 
 use crate::orders::StoreError;
 
@@ -163,5 +163,10 @@ impl Row {
     /// The count in this column.
     pub(in crate::orders) fn count(&self, column: &'static str) -> Result<u32, StoreError> {
         u32::try_from(self.get::<i64>(column)?).map_err(|_| StoreError::Row(column))
+    }
+
+    /// The number of an incident in this column.
+    pub(in crate::orders) fn incident(&self, column: &'static str) -> Result<Incident, StoreError> {
+        Incident::new(self.count(column)?).ok_or(StoreError::Row(column))
     }
 }

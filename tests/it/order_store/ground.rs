@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use topup_jobs::{
-    Card, Event, EventData, JobName, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret, Timestamp,
-    TopupId, TopupStatus, TopupType, TrackTopup, Tracking,
+    Card, Event, EventData, Incident, JobName, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret,
+    Timestamp, TopupId, TopupStatus, TopupType, TrackTopup, Tracking,
 };
 use topup_worker::orders::{
     self, Applied, CardCipher, Change, NewEvent, Notification, NotificationStatus, OrderStore, SqlStore,
@@ -88,7 +88,12 @@ pub(super) fn id(number: u32) -> TopupId {
 
 /// What tells the outcome of this order by `sms`.
 pub(super) fn told(topup_id: &TopupId, outcome: Outcome) -> NotifyCustomer {
-    NotifyCustomer { topup_id: topup_id.clone(), outcome, channel: "sms".to_owned() }
+    NotifyCustomer {
+        topup_id: topup_id.clone(),
+        outcome,
+        incident: Incident::FIRST,
+        channel: "sms".to_owned(),
+    }
 }
 
 /// What the provider says of a fulfilled order.
@@ -120,14 +125,17 @@ pub(super) fn event(topup_id: &TopupId, outcome: Outcome, now: Timestamp) -> New
         num_trans: None,
         date_traitement: None,
         next_check_at: None,
+        undelivered: None,
         message: "رصيدك جاهز".to_owned(),
         customer: None,
         metadata: None,
     };
     NewEvent {
         outcome,
+        about: String::new(),
         body: Event { kind: outcome.event_type(), timestamp: now, data },
         channels: vec!["sms".to_owned()],
+        undelivered: None,
     }
 }
 
@@ -180,6 +188,7 @@ pub(super) async fn fulfill(store: &SqlStore, topup_id: &TopupId, now: Timestamp
 pub(super) async fn tell(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
     let sent = Notification {
         outcome: Outcome::Fulfilled,
+        incident: Incident::FIRST,
         channel: "sms".to_owned(),
         status: NotificationStatus::Sent,
         attempts: 1,
@@ -187,5 +196,5 @@ pub(super) async fn tell(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
         sent_at: Some(now),
         last_error: None,
     };
-    store.record_attempt(&told(topup_id, Outcome::Fulfilled), &sent, now).await.unwrap();
+    store.record_attempt(&told(topup_id, Outcome::Fulfilled), &sent, None, now).await.unwrap();
 }

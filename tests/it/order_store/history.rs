@@ -80,7 +80,7 @@ async fn every_attempt_to_tell_is_told(ground: &Ground) {
         next_attempt_at: Some(at(6)),
         ..attempt.clone()
     };
-    store.record_attempt(&fulfilled, &failed, at(2)).await.unwrap();
+    store.record_attempt(&fulfilled, &failed, None, at(2)).await.unwrap();
     assert_eq!(store.notifications(&id(1)).await.unwrap(), std::slice::from_ref(&failed));
     let second = Notification { attempts: 2, ..failed };
     store.begin_attempt(&fulfilled, &second, at(6)).await.unwrap();
@@ -88,7 +88,7 @@ async fn every_attempt_to_tell_is_told(ground: &Ground) {
     let stored = store.notifications(&id(1)).await.unwrap().remove(0);
     assert_eq!((stored.status, stored.sent_at), (NotificationStatus::Sent, Some(at(7))));
     // Somebody who was slower does not undo it, and his attempt is told, too.
-    store.record_attempt(&fulfilled, &second, at(7) + Duration::from_millis(1)).await.unwrap();
+    store.record_attempt(&fulfilled, &second, None, at(7) + Duration::from_millis(1)).await.unwrap();
     assert_eq!(store.notifications(&id(1)).await.unwrap(), [stored]);
     let history = store.history(&id(1)).await.unwrap();
     let results: Vec<(u32, Attempt, Option<String>)> = history

@@ -2,6 +2,7 @@
 
 mod ground;
 mod history;
+mod incidents;
 mod maintenance;
 mod orders;
 mod reveals;

@@ -6,6 +6,7 @@
 //! each counting its calls; see `stepped`.
 
 mod process;
+mod refused;
 mod stepped;
 
 use std::collections::{HashMap, HashSet};

@@ -14,7 +14,7 @@ use topup_jobs::{
 };
 use topup_worker::notify::{CardForm, Channel, Delivery, SendError};
 use topup_worker::orders::{
-    Applied, Change, HistoryEntry, Notification, Order, OrderStore, Rekeyed, Reveal, RevealOutcome,
+    Applied, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Rekeyed, Reveal, RevealOutcome,
     StoreError,
 };
 use topup_worker::topup_api::{ApiError, OrderList, TopupApi};
@@ -74,6 +74,10 @@ impl Channel for Stepped<dyn Channel> {
         self.inner.wants(outcome, order)
     }
 
+    fn reaches_receivers(&self) -> bool {
+        self.inner.reaches_receivers()
+    }
+
     fn card_form(&self) -> CardForm {
         self.inner.card_form()
     }
@@ -126,9 +130,10 @@ impl OrderStore for Stepped<dyn OrderStore> {
         &self,
         told: &NotifyCustomer,
         attempt: &Notification,
+        undelivered: Option<&NewEvent>,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.steps.around(self.inner.record_attempt(told, attempt, now)).await
+    ) -> Result<bool, StoreError> {
+        self.steps.around(self.inner.record_attempt(told, attempt, undelivered, now)).await
     }
 
     async fn reveal_token(
@@ -141,6 +146,24 @@ impl OrderStore for Stepped<dyn OrderStore> {
     }
 
     // What follows is no step of an outcome.
+
+    async fn tell_again(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
+        sent_too: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.tell_again(told, reason, sent_too, now).await
+    }
+
+    async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
+        self.inner.hasten(told, now).await
+    }
+
+    async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError> {
+        self.inner.close_incidents(topup_id).await
+    }
 
     async fn unchecked_orders(
         &self,

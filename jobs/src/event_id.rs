@@ -1,0 +1,99 @@
+//! Ids of events: the same for every channel, every attempt and every repeat after a crash.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Outcome, TopupId};
+
+/// Which of several times an outcome happened to one order, counted from 1. An order that is given up, replayed and
+/// given up again has two incidents of `unresolved`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Incident(NonZeroU32);
+
+impl Incident {
+    /// The first time, and the only one of an outcome that does not [recur](Outcome::recurs).
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The incident of this number; nothing for 0.
+    #[must_use]
+    pub const fn new(number: u32) -> Option<Self> {
+        match NonZeroU32::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0.get()
+    }
+
+    /// The one after it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Whether it is the first.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        *self == Self::FIRST
+    }
+}
+
+impl Default for Incident {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+/// What stands behind the outcome in an id: nothing for the first incident, `_2` for the second.
+impl fmt::Display for Incident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_first() { Ok(()) } else { write!(f, "_{}", self.0) }
+    }
+}
+
+/// `evt_<topupId>_<outcome>`, and `evt_<topupId>_<outcome>_2` for the second incident.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventId(String);
+
+impl EventId {
+    /// The id of the event that this incident of this outcome of this order is.
+    #[must_use]
+    pub fn new(topup_id: &TopupId, outcome: Outcome, incident: Incident) -> Self {
+        Self(format!("evt_{topup_id}_{outcome}{incident}"))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_an_incident_stands_in_its_id_from_the_second_on() {
+        let order: TopupId = "6901616fe9e88196b4eb64b2".parse().unwrap();
+        let id = |incident| EventId::new(&order, Outcome::Unresolved, incident).to_string();
+        assert_eq!(id(Incident::FIRST), "evt_6901616fe9e88196b4eb64b2_unresolved");
+        assert_eq!(id(Incident::FIRST.next()), "evt_6901616fe9e88196b4eb64b2_unresolved_2");
+        assert_eq!(Incident::new(0), None);
+        assert_eq!(Incident::new(2), Some(Incident::FIRST.next()));
+    }
+}

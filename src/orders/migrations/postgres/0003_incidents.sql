@@ -1,0 +1,9 @@
+-- An outcome can happen to an order again once an operator or a producer has it followed anew: each time is an
+-- incident with an id of its own. While an incident is open, the same outcome about the same thing is no news.
+ALTER TABLE events ADD COLUMN incident BIGINT NOT NULL DEFAULT 1;
+ALTER TABLE events ADD COLUMN about TEXT NOT NULL DEFAULT '';
+ALTER TABLE events ADD COLUMN closed BOOLEAN NOT NULL DEFAULT FALSE;
+ALTER TABLE notifications ADD COLUMN incident BIGINT NOT NULL DEFAULT 1;
+ALTER TABLE order_events ADD COLUMN incident BIGINT NOT NULL DEFAULT 1;
+-- The message of the inbox that last handed the order over.
+ALTER TABLE internet_orders ADD COLUMN message_id TEXT;

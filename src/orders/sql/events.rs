@@ -1,0 +1,111 @@
+//! `events`: what happened to an order, each incident once.
+
+use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
+
+use super::database::{Database, Transaction};
+use super::statement::sql;
+use super::{json, read_json};
+use crate::orders::{NewEvent, StoreError};
+
+/// Stores an event and whom it is to be told. One that is stored already stays as it is.
+pub(super) async fn insert(
+    open: &mut Transaction,
+    topup_id: &TopupId,
+    event: &NewEvent,
+) -> Result<(), StoreError> {
+    if insert_one(open, topup_id, event).await?
+        && let Some(undelivered) = &event.undelivered
+    {
+        insert_one(open, topup_id, undelivered).await?;
+    }
+    Ok(())
+}
+
+/// Whether the event was not stored yet.
+async fn insert_one(
+    open: &mut Transaction,
+    topup_id: &TopupId,
+    event: &NewEvent,
+) -> Result<bool, StoreError> {
+    let Some(incident) = incident(open, topup_id, event).await? else { return Ok(false) };
+    let event_id = EventId::new(topup_id, event.outcome, incident);
+    let insert = sql("INSERT INTO events (event_id, topup_id, outcome, incident, about, recorded_at, body)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING")
+    .bind(event_id.as_str())
+    .bind(topup_id.as_str())
+    .bind(event.outcome.as_str())
+    .bind(incident.number())
+    .bind(event.about.as_str())
+    .bind(event.body.timestamp)
+    .bind(json(&event.body));
+    if open.execute(insert).await? == 0 {
+        return Ok(false);
+    }
+    for channel in &event.channels {
+        let insert = sql("INSERT INTO notifications
+                 (event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at)
+             VALUES ($1, $2, $3, $4, $5, 'pending', 0, $6)")
+        .bind(event_id.as_str())
+        .bind(topup_id.as_str())
+        .bind(event.outcome.as_str())
+        .bind(incident.number())
+        .bind(channel.as_str())
+        .bind(event.body.timestamp);
+        open.execute(insert).await?;
+    }
+    Ok(true)
+}
+
+/// The incident that this event is; nothing where it is the repeat of one that is open.
+async fn incident(
+    open: &mut Transaction,
+    topup_id: &TopupId,
+    event: &NewEvent,
+) -> Result<Option<Incident>, StoreError> {
+    if !event.outcome.recurs() {
+        return Ok(Some(Incident::FIRST));
+    }
+    // Takes hold of the order: two transactions side by side must not allot the same number.
+    let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
+    if open.execute(hold.bind(topup_id.as_str())).await? == 0 {
+        return Ok(None);
+    }
+    let select = sql("SELECT incident, about, closed FROM events WHERE topup_id = $1 AND outcome = $2");
+    let select = select.bind(topup_id.as_str()).bind(event.outcome.as_str());
+    let mut incident = Incident::FIRST;
+    for row in open.fetch(select).await? {
+        if !row.get::<bool>("closed")? && row.get::<String>("about")? == event.about {
+            return Ok(None);
+        }
+        incident = incident.max(row.incident("incident")?.next());
+    }
+    Ok(Some(incident))
+}
+
+/// Closes what is open and about nothing in particular.
+pub(super) async fn close_incidents(open: &mut Transaction, topup_id: &TopupId) -> Result<(), StoreError> {
+    let close = sql("UPDATE events SET closed = $1 WHERE topup_id = $2 AND about = ''");
+    open.execute(close.bind(true).bind(topup_id.as_str())).await.map(drop)
+}
+
+/// Closes the incident that this notification was not delivered.
+pub(super) async fn close_undelivered(
+    open: &mut Transaction,
+    told: &NotifyCustomer,
+) -> Result<(), StoreError> {
+    let close = sql("UPDATE events SET closed = $1 WHERE topup_id = $2 AND outcome = $3 AND about = $4")
+        .bind(true)
+        .bind(told.topup_id.as_str())
+        .bind(Outcome::Undelivered.as_str())
+        .bind(told.job_id());
+    open.execute(close).await.map(drop)
+}
+
+pub(super) async fn event(
+    database: &Database,
+    notification: &NotifyCustomer,
+) -> Result<Option<Event>, StoreError> {
+    let select = sql("SELECT body FROM events WHERE event_id = $1");
+    let row = database.fetch_optional(select.bind(notification.event_id().as_str())).await?;
+    row.map(|row| read_json(&row.get::<String>("body")?, "event")).transpose()
+}

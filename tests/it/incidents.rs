@@ -1,0 +1,80 @@
+//! What happens to an order again is news, under an id of its own; a repeat of the same is not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::{Answer, Script};
+
+use crate::support::{Bed, until};
+
+/// Hands an order over again and has the provider asked, though it is final.
+async fn ask_again(bed: &Bed, order: &str) {
+    let before = bed.simulator.calls(order).len();
+    let data = format!(r#"{{"topupId":"{order}"}}"#);
+    bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes()), (b"opts", br#"{"force":true}"#)])
+        .await;
+    until("the provider is asked", async || (bed.simulator.calls(order).len() > before).then_some(())).await;
+    bed.idle().await;
+}
+
+/// The ids of the events of this outcome that the merchant was told, each once and in their order.
+fn told(bed: &Bed, outcome: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    for received in bed.sink.received() {
+        if received.json()["type"] == format!("topup.{outcome}") && !ids.contains(&received.id().to_owned()) {
+            ids.push(received.id().to_owned());
+        }
+    }
+    ids
+}
+
+#[tokio::test]
+async fn an_order_that_is_given_up_again_is_reported_under_another_id() {
+    let bed = Bed::new(600.0).await;
+    let id = "a".repeat(24);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    bed.told(&id, "unresolved").await;
+    bed.idle().await;
+    let replayed = bed.program(&["dead-letters", "replay", &id]);
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    bed.told(&id, "unresolved_2").await;
+    bed.idle().await;
+    // A producer that hands it over again has it followed anew, too.
+    bed.enqueue([&id]).await;
+    bed.told(&id, "unresolved_3").await;
+    bed.idle().await;
+    let first = format!("evt_{id}_unresolved");
+    assert_eq!(told(&bed, "unresolved"), [first.clone(), format!("{first}_2"), format!("{first}_3")]);
+    let stream: Vec<(String, HashMap<String, String>)> =
+        bed.redis(&["XRANGE", "{topup}:events", "-", "+"]).await;
+    assert_eq!(stream.len(), 3, "{stream:?}");
+    let shown = bed.shown(&id);
+    assert!(shown.contains("unresolved_3 by webhook: sent"), "{shown}");
+}
+
+#[tokio::test]
+async fn each_contradiction_of_a_final_status_is_reported_once() {
+    let bed = Bed::new(600.0).await;
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    bed.told(&id, "fulfilled").await;
+    bed.idle().await;
+    bed.simulator.set_script(&id, Script::refunded_after(Duration::ZERO));
+    for _ in 0..3 {
+        ask_again(&bed, &id).await;
+    }
+    assert_eq!(told(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
+    bed.simulator.set_script(&id, Script::default().then(Duration::ZERO, Answer::Queued));
+    for _ in 0..2 {
+        ask_again(&bed, &id).await;
+    }
+    bed.simulator.set_script(&id, Script::refunded_after(Duration::ZERO));
+    ask_again(&bed, &id).await;
+    let expected = [format!("evt_{id}_unresolved"), format!("evt_{id}_unresolved_2")];
+    assert_eq!(told(&bed, "unresolved"), expected);
+    assert_eq!(told(&bed, "fulfilled"), [format!("evt_{id}_fulfilled")], "that stays once for ever");
+    bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
+}

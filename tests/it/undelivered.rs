@@ -1,0 +1,272 @@
+//! A notification that is refused or given up is kept, the operator is notified, and it can be replayed.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use topup_jobs::{Incident, Outcome};
+use topup_worker::orders::{Notification, NotificationStatus, OrderStore};
+use topup_worker::simulator::Script;
+
+use crate::shutdown::get_from;
+use crate::support::redis::free_port;
+use crate::support::smtp::{MailSink, Offer};
+use crate::support::{Bed, Received, SECRET, Sink, until};
+
+const GONE: &str = "refused: HTTP 410: the receiver wants no more";
+
+/// A bed with an operator's endpoint, and that endpoint.
+async fn bed() -> (Bed, Sink) {
+    bed_at(600.0).await
+}
+
+async fn bed_at(scale: f64) -> (Bed, Sink) {
+    let mut bed = Bed::new(scale).await;
+    let operator = Sink::default();
+    bed.set("OPERATOR_WEBHOOK_URL", operator.listen().await);
+    bed.set("OPERATOR_WEBHOOK_SECRET", SECRET);
+    (bed, operator)
+}
+
+fn fulfilled(bed: &Bed) -> String {
+    bed.order(Script::fulfilled_after(Duration::ZERO))
+}
+
+/// Hands an order over for this customer.
+async fn enqueue_for(bed: &Bed, topup_id: &str, customer: Value) {
+    let data = json!({"topupId": topup_id, "customer": customer}).to_string();
+    bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
+}
+
+/// Waits until this endpoint has this event.
+async fn told(sink: &Sink, id: &str) -> Received {
+    until(&format!("{id} is delivered"), async || {
+        sink.received().into_iter().find(|received| received.id() == id)
+    })
+    .await
+}
+
+/// Waits until the operator is told that an event was not delivered by this channel, and for which reason.
+async fn operator_told(operator: &Sink, order: &str, channel: &str, reason: &str) -> Received {
+    let received = told(operator, &format!("evt_{order}_undelivered")).await;
+    let body = received.json();
+    assert_eq!(body["type"], "topup.undelivered");
+    assert_eq!(body["data"]["topupId"], *order);
+    assert_eq!(body["data"]["undelivered"]["channel"], *channel);
+    assert_eq!(body["data"]["undelivered"]["reason"], *reason);
+    assert_eq!(body["data"]["cardCode"], Value::Null, "no card is in it");
+    received
+}
+
+async fn notification(bed: &Bed, order: &str, outcome: Outcome, channel: &str) -> Notification {
+    let all = bed.store().await.notifications(&order.parse().unwrap()).await.unwrap();
+    all.into_iter().find(|one| one.outcome == outcome && one.channel == channel).expect("it is to be told")
+}
+
+fn dead_letters(bed: &Bed, args: &[&str]) -> String {
+    let output = bed.program(&[&["dead-letters"], args].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_gone_for_a_while_loses_no_card() {
+    let (mut bed, operator) = bed().await;
+    let address = format!("127.0.0.1:{}", free_port());
+    bed.set("HTTP_ADDR", &address);
+    bed.sink.answer_first([410, 410]);
+    let id = fulfilled(&bed);
+    let event = format!("evt_{id}_fulfilled");
+    let worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+
+    let body = operator_told(&operator, &id, "webhook", GONE).await.json();
+    assert_eq!(body["data"]["undelivered"]["eventId"], *event);
+    assert_eq!(body["data"]["undelivered"]["type"], "topup.fulfilled");
+    bed.idle().await;
+    let job = format!("{id}:fulfilled:webhook");
+    assert!(dead_letters(&bed, &[]).ends_with(&format!("  {job}  {GONE}\n")), "{}", dead_letters(&bed, &[]));
+    assert_eq!(bed.sink.received().len(), 1, "the endpoint that failed gets no event about itself");
+    let counted = r#"topup_notifications_undelivered_total{channel="webhook",why="refused"} 1"#;
+    assert!(get_from(&address, "/metrics").await.lines().any(|line| line == counted));
+    let stream: Vec<(String, std::collections::HashMap<String, String>)> =
+        bed.redis(&["XRANGE", "{topup}:events", "-", "+"]).await;
+    let undelivered = stream.iter().find(|(_, fields)| fields["type"] == "topup.undelivered").unwrap();
+    assert_eq!((&*undelivered.1["eventId"], &*undelivered.1["channel"]), (&*event, "webhook"));
+
+    // It is still gone, which is news, and then it is well.
+    assert!(dead_letters(&bed, &["replay", &job]).ends_with("runs again\n"));
+    told(&operator, &format!("evt_{id}_undelivered_2")).await;
+    bed.idle().await;
+    assert!(dead_letters(&bed, &["replay", &job]).ends_with("runs again\n"));
+    bed.idle().await;
+    let received = bed.sink.received();
+    assert_eq!(received.len(), 3);
+    assert!(received.iter().all(|one| one.id() == event && one.body == received[0].body));
+    assert_eq!(received[2].json()["data"]["cardCode"].as_str(), bed.simulator.card_code(&id).as_deref());
+    assert_eq!(notification(&bed, &id, Outcome::Fulfilled, "webhook").await.status, NotificationStatus::Sent);
+    assert_eq!(dead_letters(&bed, &[]), "");
+    let log = worker.log();
+    assert!(log.contains("a notification is given up; it is kept as a dead letter"), "{log}");
+}
+
+#[tokio::test]
+async fn the_operator_is_notified_when_all_attempts_failed() {
+    // Three days pass in a second.
+    let (bed, operator) = bed_at(300_000.0).await;
+    bed.sink.answer_first([500; 10]);
+    let id = fulfilled(&bed);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    operator_told(&operator, &id, "webhook", "undelivered after 10 attempts").await;
+    bed.idle().await;
+    assert_eq!(bed.sink.received().len(), 10);
+}
+
+#[tokio::test]
+async fn an_undelivered_event_that_is_refused_itself_causes_no_other() {
+    let (bed, operator) = bed().await;
+    bed.sink.answer_first([410; 5]);
+    operator.answer_first([410; 5]);
+    let id = fulfilled(&bed);
+    let worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    operator_told(&operator, &id, "webhook", GONE).await;
+    bed.idle().await;
+    assert_eq!((bed.sink.received().len(), operator.received().len()), (1, 1));
+    let letters = dead_letters(&bed, &[]);
+    assert_eq!(letters.lines().count(), 2, "{letters}");
+    assert!(letters.contains(&format!("{id}:undelivered:operator-webhook  {GONE}")), "{letters}");
+    let all = bed.store().await.notifications(&id.parse().unwrap()).await.unwrap();
+    assert!(all.iter().all(|one| one.incident == Incident::FIRST), "{all:?}");
+    let log = worker.log();
+    let errors = log.lines().filter(|line| line.contains("ERROR") && line.contains("is given up")).count();
+    assert_eq!(errors, 2, "{log}");
+    // It can be replayed as any other.
+    assert!(
+        dead_letters(&bed, &["replay", &format!("{id}:undelivered:operator-webhook")]).contains("runs again")
+    );
+}
+
+/// A bed whose customers are written to through this server.
+async fn bed_with_mail(mails: &MailSink) -> (Bed, Sink) {
+    let (mut bed, operator) = bed().await;
+    bed.set("SMTP_URL", format!("smtp://127.0.0.1:{}", mails.listen().await));
+    bed.set("ALLOW_INSECURE_SMTP", "true");
+    bed.set("EMAIL_FROM", "Boutique <topup@shop.example>");
+    (bed, operator)
+}
+
+#[tokio::test]
+async fn a_mail_refused_at_data_is_kept_and_arrives_once_replayed() {
+    let mails = MailSink::new(Offer::default());
+    let (bed, operator) = bed_with_mail(&mails).await;
+    mails.answer_first([("DATA", "550 not now"), (".", "552 5.2.2 mailbox full")]);
+    let id = fulfilled(&bed);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    operator_told(&operator, &id, "email", "refused: SMTP 550 to the mail").await;
+    bed.idle().await;
+    let job = format!("{id}:fulfilled:email");
+    assert!(dead_letters(&bed, &["replay", &job]).contains("runs again"));
+    bed.idle().await;
+    assert!(dead_letters(&bed, &[]).contains(&format!("{job}  refused: SMTP 552 to the mail")));
+    assert!(dead_letters(&bed, &["replay", &job]).contains("runs again"));
+    bed.idle().await;
+    let sent = mails.mails();
+    assert_eq!(sent.len(), 2, "the one that was refused behind its text, and the one that was taken");
+    assert_eq!(sent[0].bytes, sent[1].bytes);
+    assert_eq!(notification(&bed, &id, Outcome::Fulfilled, "email").await.status, NotificationStatus::Sent);
+}
+
+#[tokio::test]
+async fn a_typing_error_in_an_address_is_reported_to_merchant_and_operator() {
+    let mails = MailSink::new(Offer::default());
+    let (bed, operator) = bed_with_mail(&mails).await;
+    let id = fulfilled(&bed);
+    let worker = bed.worker().await;
+    enqueue_for(&bed, &id, json!({"email": "zohra.bk@@example.dz"})).await;
+    let reason = "refused: what the order names is no e-mail address";
+    operator_told(&operator, &id, "email", reason).await;
+    bed.told(&id, "undelivered").await;
+    bed.idle().await;
+    assert!(dead_letters(&bed, &[]).contains(reason));
+    assert!(!worker.log().contains("zohra.bk"), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn an_order_with_an_address_of_its_own_is_reported_to_those_who_run_the_service_only() {
+    let (mails, shop) = (MailSink::new(Offer::default()), Sink::default());
+    let (mut bed, operator) = bed_with_mail(&mails).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    let id = fulfilled(&bed);
+    let _worker = bed.worker().await;
+    let callback = shop.listen().await;
+    let data = json!({"topupId": id, "customer": {"email": "zohra.bk"}, "callbackUrl": callback}).to_string();
+    bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
+    told(&operator, &format!("evt_{id}_undelivered")).await;
+    bed.told(&id, "undelivered").await;
+    bed.idle().await;
+    let ids: Vec<String> = shop.received().iter().map(|one| one.id().to_owned()).collect();
+    assert_eq!(ids, [format!("evt_{id}_fulfilled")]);
+}
+
+#[tokio::test]
+async fn an_sms_refused_by_a_gateway_without_credit_is_reported_and_replayed() {
+    let gateway = Sink::default();
+    let (mut bed, operator) = bed().await;
+    bed.set("SMS_URL", gateway.listen().await);
+    bed.set("SMS_BODY", r#"{"to":{{ phone | tojson }},"text":{{ text | tojson }}}"#);
+    bed.set("ALLOW_INSECURE_SMS", "true");
+    gateway.answer_first([400]);
+    let id = fulfilled(&bed);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    operator_told(&operator, &id, "sms", "refused: HTTP 400: the gateway refuses the message").await;
+    bed.idle().await;
+    assert!(dead_letters(&bed, &["replay", "--all", "--job", "notify-customer"]).contains("runs again"));
+    bed.idle().await;
+    let asked = gateway.received();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].body, asked[1].body);
+    assert_eq!(notification(&bed, &id, Outcome::Fulfilled, "sms").await.status, NotificationStatus::Sent);
+}
+
+#[tokio::test]
+async fn an_order_that_no_channel_can_deliver_is_reported_to_the_operator() {
+    let mails = MailSink::new(Offer::default());
+    let (mut bed, operator) = bed_with_mail(&mails).await;
+    bed.set("WEBHOOK_URL", "");
+    let address = format!("127.0.0.1:{}", free_port());
+    bed.set("HTTP_ADDR", &address);
+    let (with, without) = (fulfilled(&bed), fulfilled(&bed));
+    let slow = bed.order(Script::handling_forever());
+    let _worker = bed.worker().await;
+    enqueue_for(&bed, &without, json!({"phone": "0661998877"})).await;
+    enqueue_for(&bed, &slow, json!({"phone": "0661998877"})).await;
+    bed.enqueue([&with]).await;
+    let reason = "no channel reaches the customer or the merchant of this order: it names no address that they can use";
+    let body = operator_told(&operator, &without, "none", reason).await.json();
+    assert_eq!(body["data"]["undelivered"]["eventId"], format!("evt_{without}_fulfilled"));
+    told(&operator, &format!("evt_{slow}_delayed")).await;
+    until("the other customer has the mail", async || (!mails.mails().is_empty()).then_some(())).await;
+    let ids: Vec<String> = operator.received().iter().map(|one| one.id().to_owned()).collect();
+    assert_eq!(ids.iter().filter(|id| id.contains("undelivered")).count(), 1, "{ids:?}");
+    let counted = r#"topup_notifications_undelivered_total{channel="none",why="no-channel"} 1"#;
+    assert!(get_from(&address, "/metrics").await.lines().any(|line| line == counted));
+}
+
+#[tokio::test]
+async fn a_deployment_without_channels_to_receivers_gets_no_undelivered_event() {
+    let (mut bed, operator) = bed().await;
+    bed.set("WEBHOOK_URL", "");
+    let id = fulfilled(&bed);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    until("the stream has the outcome", async || {
+        (bed.redis::<usize>(&["XLEN", "{topup}:events"]).await == 1).then_some(())
+    })
+    .await;
+    bed.idle().await;
+    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:events"]).await, 1);
+    assert!(operator.received().is_empty());
+}
