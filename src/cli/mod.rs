@@ -12,6 +12,7 @@ mod order;
 mod private;
 mod rejected;
 mod rekey;
+mod resend;
 mod run;
 mod simulate_api;
 
@@ -48,6 +49,8 @@ enum Command {
     Order(order::OrderSettings),
     /// Jobs that were kept aside: show them, have them run again, delete them
     DeadLetters(dead_letters::DeadLettersSettings),
+    /// Have notifications of an order sent now, or an event again
+    Resend(resend::ResendSettings),
     /// Messages that could not be accepted: show them, put them back, delete them
     Rejected(rejected::RejectedSettings),
     /// Bring the tables of the database up to date
@@ -56,11 +59,11 @@ enum Command {
     Rekey(rekey::RekeySettings),
     /// Print a new ENCRYPTION_KEY
     Keygen,
+    /// Print the secret that a callback host verifies its events with
+    CallbackSecret(Box<callback_secret::CallbackSecretSettings>),
     /// Look at everything `run` needs and say what to mend; changes and sends nothing
     Doctor(Box<doctor::DoctorSettings>),
     /// Measure the queue on this machine
-    /// Print the secret that a callback host verifies its events with
-    CallbackSecret(Box<callback_secret::CallbackSecretSettings>),
     Bench(bench::BenchSettings),
     /// A worker of `bench`
     #[command(hide = true)]
@@ -95,15 +98,16 @@ impl Cli {
             Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),
             Command::Order(settings) => order::order(settings).await.map(done),
             Command::DeadLetters(settings) => dead_letters::dead_letters(settings).await.map(done),
+            Command::Resend(settings) => resend::resend(settings).await.map(done),
             Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
             Command::Migrate(settings) => migrate::migrate(&settings).await.map(done),
             Command::Rekey(settings) => rekey::rekey(&settings).await,
             Command::Keygen => keygen::keygen().map(done),
+            Command::CallbackSecret(settings) => callback_secret::callback_secret(&settings).map(done),
             Command::Doctor(settings) => doctor::doctor(*settings).await,
             Command::Bench(settings) => bench::bench(settings).await.map(done),
             Command::BenchWorker(settings) => bench::bench_worker(settings).await.map(done),
             Command::BenchJob => bench::bench_job().await.map(done),
-            Command::CallbackSecret(settings) => callback_secret::callback_secret(&settings).map(done),
         };
         match ended {
             Ok(exit) => exit,

@@ -32,6 +32,7 @@ mod lease;
 mod names;
 mod refusal;
 mod rejected;
+mod resend;
 pub(crate) mod scripts;
 mod settle;
 mod subscription;
@@ -54,6 +55,7 @@ pub(crate) use lease::millis;
 pub use names::{InvalidPrefix, Names};
 pub(crate) use refusal::describe;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
+pub(crate) use resend::{Resent, resend};
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;

@@ -36,6 +36,7 @@ scripts! {
     LIST_SEEN = "lua/list_seen.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
+    RESEND = "lua/resend.lua";
     RESTORE = "lua/restore.lua";
     SETTLE = "lua/settle.lua";
 }

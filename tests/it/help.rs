@@ -19,12 +19,13 @@ fn each_command_explains_itself() {
         "enqueue",
         "order",
         "dead-letters",
+        "resend",
         "rejected",
         "migrate",
         "rekey",
         "keygen",
-        "doctor",
         "callback-secret",
+        "doctor",
     ] {
         insta::assert_snapshot!(command, help(&[command]));
     }

@@ -6,6 +6,7 @@ mod circuit;
 mod dead_letters;
 mod receiver;
 mod rejected;
+mod resend;
 mod rotation;
 mod schedule;
 

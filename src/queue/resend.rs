@@ -1,0 +1,40 @@
+//! Notifications that an operator wants sent now: one script, whatever has become of their jobs.
+
+use redis::RedisResult;
+use topup_jobs::{JobName, NotifyCustomer};
+
+use super::{Connection, Names, scripts};
+use crate::handlers::NextJob;
+
+/// What became of the job of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resent {
+    /// It was a dead letter and is due.
+    Replayed,
+    /// It waited for its time and is due.
+    Hastened,
+    /// It was due already, or a worker has it.
+    UnderWay,
+    /// There was none; there is one now.
+    Added,
+}
+
+/// Makes these notifications due, each of which the store holds as still to be told.
+pub(crate) async fn resend(
+    connection: &Connection,
+    names: &Names,
+    notifications: &[NotifyCustomer],
+) -> RedisResult<Vec<Resent>> {
+    let mut call = scripts::RESEND.key(names.queue(JobName::NotifyCustomer));
+    for job in notifications.iter().map(NextJob::tell) {
+        call.arg(job.id).arg(job.payload);
+    }
+    let results: Vec<String> = call.invoke_async(&mut connection.get()).await?;
+    let read = |result: &String| match result.as_str() {
+        "replayed" => Resent::Replayed,
+        "hastened" => Resent::Hastened,
+        "added" => Resent::Added,
+        _ => Resent::UnderWay,
+    };
+    Ok(results.iter().map(read).collect())
+}

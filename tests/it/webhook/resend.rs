@@ -1,0 +1,128 @@
+//! `resend`: an operator has an event sent now, whatever it waits for and whatever has become of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use topup_jobs::Outcome;
+use topup_worker::orders::NotificationStatus;
+use topup_worker::simulator::Script;
+
+use super::receiver::{Answer, Receiver};
+use super::{dead, told_by};
+use crate::support::{Bed, until};
+
+const DAY: f64 = 24.0 * 3600.0;
+
+fn resend(bed: &Bed, args: &[&str]) -> String {
+    let output = bed.program(&[&["resend"], args].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A receiver that answers so until it is well.
+async fn ill(answer: Answer) -> (Receiver, Arc<AtomicBool>) {
+    let well = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&well);
+    let receiver =
+        Receiver::start(
+            move |_| {
+                if asked.load(Ordering::SeqCst) { Answer::status(204) } else { answer.clone() }
+            },
+        )
+        .await;
+    (receiver, well)
+}
+
+#[tokio::test]
+async fn a_year_that_a_receiver_asks_for_is_a_day_and_the_operator_can_have_it_now() {
+    let mut bed = Bed::new(1.0).await;
+    let (receiver, well) = ill(Answer::with(503, "retry-after: 31536000\r\n")).await;
+    bed.set("WEBHOOK_URL", receiver.url.clone());
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    let time = async || {
+        let (seconds, micros): (f64, f64) = bed.redis(&["TIME"]).await;
+        seconds + micros / 1e6
+    };
+    let before = time().await;
+    bed.enqueue([&id]).await;
+    let job = format!("{id}:fulfilled:webhook");
+    let due = until("the next attempt is scheduled", async || {
+        bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:notify-customer:scheduled", &job]).await
+    })
+    .await;
+    let after = time().await;
+    assert!((before + DAY..=after + DAY).contains(&due), "due at {due}, between {before} and {after}");
+    let stored = told_by(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
+    let stored = stored.next_attempt_at.unwrap().timestamp_micros();
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of this century")]
+    let stored = stored as f64 / 1e6;
+    assert!((before + DAY - 1.0..=after + DAY + 1.0).contains(&stored), "stored as {stored}, due at {due}");
+
+    well.store(true, Ordering::SeqCst);
+    let said = resend(&bed, &[&id]);
+    assert_eq!(
+        said,
+        format!("evt_{id}_fulfilled  webhook           waited for its next attempt: is due now\n")
+    );
+    bed.idle().await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), 2);
+    assert!(requests[0].id() == requests[1].id() && requests[0].body == requests[1].body);
+    let told = told_by(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
+    assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 2), "its attempts went on counting");
+    assert!(resend(&bed, &[&id]).starts_with("nothing is still to be told"));
+}
+
+#[tokio::test]
+async fn an_event_is_sent_again_under_its_id_whatever_has_become_of_it() {
+    let mut bed = Bed::new(600.0).await;
+    let (receiver, well) = ill(Answer::status(410)).await;
+    bed.set("WEBHOOK_URL", receiver.url.clone());
+    let id = bed.order(Script::refunded_after(Duration::ZERO));
+    let event = format!("evt_{id}_refunded");
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    dead(&bed, &id, Outcome::Refunded, "webhook").await;
+    bed.idle().await;
+    well.store(true, Ordering::SeqCst);
+    let said = resend(&bed, &[&id, "--event", &event, "--channel", "webhook"]);
+    assert!(said.ends_with("was a dead letter: is due now, with all its attempts\n"), "{said}");
+    bed.idle().await;
+    assert_eq!(receiver.requests().len(), 2);
+    let told = told_by(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
+    assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 1));
+
+    // It has arrived, and the receiver has lost it.
+    let said = resend(&bed, &[&id, "--event", &event]);
+    assert_eq!(said.matches("was delivered before: is sent again").count(), 2, "webhook and stream: {said}");
+    bed.idle().await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), 3);
+    assert!(requests.iter().all(|one| one.id() == event && one.body == requests[0].body));
+    assert!(bed.shown(&id).contains("resent by the operator"), "{}", bed.shown(&id));
+}
+
+#[tokio::test]
+async fn what_there_is_not_is_said_in_words() {
+    let bed = Bed::new(600.0).await;
+    let id = bed.order(Script::refunded_after(Duration::ZERO));
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    bed.told(&id, "refunded").await;
+    bed.idle().await;
+    let unknown = "b".repeat(24);
+    for (args, code, words) in [
+        (&["0661998877"][..], 2, "<TOPUP_ID> cannot be used"),
+        (&[&unknown], 1, "is stored"),
+        (&[&id, "--event", "evt_1"], 1, "has no event evt_1"),
+        (&[&id, "--channel", "fax"], 1, "goes by the channel fax"),
+    ] {
+        let output = bed.program(&[&["resend"], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(bed.sink.received().len(), 1);
+}
