@@ -38,6 +38,8 @@ const WORTH_TIME: Duration = Duration::from_mins(10);
 const MOST_USELESS_PAGES: u32 = 3;
 /// A row that is FULFILLED without a card has its order asked for at once so often at most.
 const READY_ONCE: Duration = Duration::from_mins(1);
+/// So much waiting is such an order given over others. Not more: orders that no list shows must have their turn too.
+const READY_LEAD: Duration = Duration::from_secs(30);
 /// Readings in a row of which nothing came before it is left for a while.
 const MOST_USELESS: u32 = 3;
 /// For how long then.
@@ -217,7 +219,9 @@ impl Coalescer {
         for job in JobName::FOLLOWING {
             call.key(self.names.queue(job));
         }
-        call.arg(millis(LEASE)).arg(self.allowance.real_ms(READY_ONCE));
+        call.arg(millis(LEASE))
+            .arg(self.allowance.real_ms(READY_ONCE))
+            .arg(self.allowance.real_ms(READY_LEAD));
         for ListedOrder { topup_id, order } in rows {
             let what = match (&order.status, &order.card) {
                 (TopupStatus::Handling, _) => "handling",

@@ -82,7 +82,13 @@ pub async fn run_with(
             Coalescer { environment, allowance: allowance(&config), connection, names: config.names.clone() };
         tasks.spawn(coalescer.run(shutdown.clone()));
     }
-    let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
+    let restore = Restore {
+        environment: environment.clone(),
+        allowance: allowance(&config),
+        connection,
+        names: config.names.clone(),
+        behind: [None, None],
+    };
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)

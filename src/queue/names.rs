@@ -70,6 +70,18 @@ impl Names {
         format!("{}:budget", self.prefix)
     }
 
+    /// The line in which new orders wait for a request.
+    #[must_use]
+    pub fn new_line(&self) -> String {
+        format!("{}:waiting", self.budget())
+    }
+
+    /// The line in which the backlog waits for a request.
+    #[must_use]
+    pub fn backlog_line(&self) -> String {
+        format!("{}:backlog", self.budget())
+    }
+
     /// The gate to the provider: it is closed while this key is there.
     #[must_use]
     pub fn gate(&self) -> String {

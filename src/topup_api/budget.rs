@@ -6,7 +6,9 @@
 //! than there; and a gate, closed while nobody may ask, and opened by one that asks alone. Few requests are under
 //! way at once, so that a key that is revoked is refused hardly more often than that.
 //!
-//! Who gets no request waits in a line that the most urgent lead. What came first stays urgent, so nobody starves.
+//! An order that gets no request waits in line. There are two lines: that of new orders, which the most urgent lead, and
+//! the backlog. While both wait, the backlog gets every fifth request; what one line leaves, the other takes. In each line
+//! an order that came first stays urgent, so none starves.
 
 mod state;
 
@@ -36,8 +38,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// Longest that an order which is hardly final yet may wait compared with one that asks now.
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
-/// The same for an order that is rechecked after hours.
-const RECHECK_PATIENCE: Duration = Duration::from_mins(1);
+/// Longest wait of an order of the backlog before it asks again. Thousands of orders that ask more often would keep the
+/// workers busy with nothing but that.
+const LONGEST_BACKLOG_WAIT: Duration = Duration::from_mins(5);
 /// How often a worker reads what all have learned.
 const LEARN_EVERY: Duration = Duration::from_secs(5);
 /// Orders after which what was learned counts half.
@@ -166,8 +169,9 @@ impl Budget for RedisBudget {
         self.learn().await;
         let sighting = if self.allowance.coalesce && wish.list_counts { SIGHTING } else { Duration::ZERO };
         let created_at = wish.created_at.timestamp_millis();
-        let permission =
-            self.request(wish.topup_id.as_str(), created_at, sighting, self.patience(wish)).await;
+        let permission = self
+            .request(wish.topup_id.as_str(), created_at, sighting, self.patience(wish), wish.backlog)
+            .await;
         if !matches!(permission, Permission::Ask(_)) {
             self.told_to_wait.notify_one();
         }
@@ -182,7 +186,7 @@ impl Budget for RedisBudget {
         if let Some(left) = self.outdated_for() {
             return Err(left);
         }
-        match self.request("", 0, Duration::ZERO, Duration::ZERO).await {
+        match self.request("", 0, Duration::ZERO, Duration::ZERO, false).await {
             Permission::Ask(ticket) => Ok(ticket),
             Permission::Wait(wait) | Permission::Closed(wait) => Err(wait),
             // Never: only an order is sighted.
@@ -228,6 +232,7 @@ impl RedisBudget {
         created_at_ms: i64,
         sighting: Duration,
         patience: Duration,
+        backlog: bool,
     ) -> Permission {
         if self.doubt_unheard.load(Ordering::Relaxed) {
             self.doubt().await;
@@ -238,10 +243,11 @@ impl RedisBudget {
         let allowed = &self.allowance;
         let mut call = scripts::BUDGET_ASK.prepare_invoke();
         call.key(&self.key).arg(order).arg(created_at_ms);
-        call.arg(millis(allowed.real(sighting))).arg(millis(allowed.real(patience)));
+        call.arg(millis(allowed.real(sighting))).arg(millis(allowed.real(patience))).arg(u8::from(backlog));
         call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(allowed.burst());
         call.arg(allowed.under_way).arg(millis(REQUEST)).arg(millis(PROBE_LOOK));
-        call.arg(allowed.real_ms(LONGEST_WAIT)).arg(allowed.keys);
+        let longest_wait = if backlog { LONGEST_BACKLOG_WAIT } else { LONGEST_WAIT };
+        call.arg(allowed.real_ms(longest_wait)).arg(allowed.keys);
         let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
         answer.and_then(|answer| read(&answer)).unwrap_or(Permission::Closed(UNKNOWN))
     }
@@ -254,8 +260,8 @@ impl RedisBudget {
 
     /// How long an order may wait compared with one that asks now: the less likely it is final, the longer.
     fn patience(&self, wish: &Wish) -> Duration {
-        if wish.recheck {
-            return RECHECK_PATIENCE;
+        if wish.backlog {
+            return Duration::ZERO;
         }
         let Some(last) = wish.last else { return Duration::ZERO };
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);

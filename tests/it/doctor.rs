@@ -211,7 +211,7 @@ async fn a_user_who_may_not_do_everything_is_told_what_is_lacking() {
 
     log_in(&mut bed, &["~{topup}:*-topup:*", "&{topup}:poll-topup:*", "+@all"]).await;
     let words = doctor(&bed).await.words("redis-permissions");
-    assert!(words.contains("the keys {topup}:budget:completions, ") && words.contains(" more"), "{words}");
+    assert!(words.contains("the keys {topup}:budget:backlog, ") && words.contains(" more"), "{words}");
     assert!(words.contains("may not use the channels"), "{words}");
 }
 

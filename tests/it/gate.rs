@@ -35,7 +35,7 @@ async fn ask(budget: &RedisBudget, order: u32) -> Permission {
     let topup_id = format!("{order:024x}").parse().unwrap();
     let created_at = chrono::DateTime::UNIX_EPOCH;
     let wish =
-        Wish { topup_id, created_at, last: None, age: Duration::ZERO, recheck: false, list_counts: false };
+        Wish { topup_id, created_at, last: None, age: Duration::ZERO, backlog: false, list_counts: false };
     budget.ask(&wish).await
 }
 

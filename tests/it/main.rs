@@ -18,6 +18,7 @@ mod outcomes;
 mod pace;
 mod redis_kinds;
 mod rekey;
+mod restore;
 mod retention;
 mod reveal;
 mod secrets;

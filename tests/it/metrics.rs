@@ -107,7 +107,11 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     assert!(spent >= 1 && spent <= polls, "{spent} of {polls}");
     assert!(seen.gate_is("open"));
     assert!(seen.of(r#"topup_api_tokens{key="primary"}"#).unwrap() < 120, "requests of this minute");
-    told(&address, "nobody waits", |told| (told.of("topup_api_line_orders")? == 0).then_some(())).await;
+    told(&address, "no order waits", |told| {
+        let waiting = ["new", "backlog"].map(|class| format!("topup_api_line_orders{{class=\"{class}\"}}"));
+        (told.of(&waiting[0])? + told.of(&waiting[1])? == 0).then_some(())
+    })
+    .await;
 
     let text = get_from(&address, "/metrics").await;
     assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
@@ -209,6 +213,7 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
     for command in [
         ["ZADD", "{topup}:budget:waiting", later, "one"],
         ["ZADD", "{topup}:budget:waiting", later, "another"],
+        ["ZADD", "{topup}:budget:backlog", later, "a recheck"],
         ["ZADD", "{topup}:budget:spent:0", later, "of-this-minute"],
         ["ZADD", "{topup}:budget:spent:0", "1", "long-over"],
         ["HSET", "{topup}:budget:listed", "until", later],
@@ -217,7 +222,8 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
     }
     list("read").await;
     let told = Told::by(&address).await;
-    assert_eq!(told.of("topup_api_line_orders"), Some(2));
+    assert_eq!(told.of(r#"topup_api_line_orders{class="new"}"#), Some(2));
+    assert_eq!(told.of(r#"topup_api_line_orders{class="backlog"}"#), Some(1));
     assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(119));
     bed.redis::<()>(&["SET", "{topup}:budget:unlisted", "1"]).await;
     list("left").await;

@@ -4,6 +4,7 @@ use topup_jobs::{Event, EventId, NotifyCustomer, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
 use super::statement::{Row, sql};
+use super::unchecked::left_out;
 use super::{history, json, read_json};
 use crate::orders::history::Attempt;
 use crate::orders::{NewEvent, Notification, Occurrence, StoreError};
@@ -60,7 +61,7 @@ pub(super) async fn untold(
         let channel = row.get("channel")?;
         Ok(NotifyCustomer { topup_id: row.parse("topup_id")?, outcome: row.parse("outcome")?, channel })
     };
-    rows.iter().map(read).collect()
+    Ok(rows.iter().filter_map(|row| read(row).map_err(|error| left_out(row, &error)).ok()).collect())
 }
 
 /// The oldest event first.

@@ -1,6 +1,6 @@
 -- Tells how the budget stands, by the clock of Redis, and changes nothing.
 -- KEYS[1] budget   ARGV: requests a window, number of keys
--- Returns {gate, list, number of orders in line, key in use, {for each key: requests left in this window}}
+-- Returns {gate, list, new orders in line, orders of the backlog in line, key in use, {for each key: requests left in this window}}
 --   gate   'closed' while nobody may ask, 'probing' while one asks for all, otherwise 'open'
 --   list   'left' while it is not read since it does not help, 'read' while it is read again and again, otherwise
 --          'unused'
@@ -30,10 +30,14 @@ for key = 0, keys - 1 do
     left[key + 1] = math.max(limit - used, 0)
 end
 
-local line, gone = redis.call('ZCARD', budget .. ':waiting'), gone_from_line(budget, now)
-if #gone > 0 then
-    for _, place in ipairs(redis.call('ZMSCORE', budget .. ':waiting', unpack(gone))) do
-        line = place and line - 1 or line
+local gone = gone_from_line(budget, now)
+local function length(line)
+    local orders = redis.call('ZCARD', line)
+    if #gone > 0 then
+        for _, place in ipairs(redis.call('ZMSCORE', line, unpack(gone))) do
+            orders = place and orders - 1 or orders
+        end
     end
+    return orders
 end
-return { gate, list, line, key_in_use(budget, keys), left }
+return { gate, list, length(budget .. ':waiting'), length(budget .. ':backlog'), key_in_use(budget, keys), left }

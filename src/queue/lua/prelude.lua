@@ -35,9 +35,10 @@ local function paced_until(budget, key, window, now_ms)
     return paced > now_ms + window and now_ms or math.max(paced, now_ms)
 end
 
--- Takes an order out of the line of those that wait for a request.
+-- Takes an order out of both lines for a request: that of new orders, and the backlog.
 local function leave_line(budget, id)
     redis.call('ZREM', budget .. ':waiting', id)
+    redis.call('ZREM', budget .. ':backlog', id)
     redis.call('ZREM', budget .. ':promised', id)
     redis.call('HDEL', budget .. ':since', id)
     redis.call('HDEL', budget .. ':tracked', id)
