@@ -2,20 +2,23 @@
 //!
 //! When more orders wait than can be asked for one by one, one worker at a time reads `GET /internet/list`, page by
 //! page, back to the oldest order that waits. What a row shows is stored as an answer to `check-id` would be, and the
-//! order's job, which sleeps meanwhile, carries it out. A row that shows FULFILLED and no card has its order asked for
-//! before all others; one that shows HANDLING spares its order from asking for a while; an order that is in no page
+//! order's job, which sleeps meanwhile, carries it out. A row that shows FULFILLED and not all of the card has its order
+//! asked for soon; one that shows HANDLING spares its order from asking for a while; an order that is in no page
 //! is asked for as ever. Redis gets ids and the word for a status, never a row: the card may be in it.
+
+mod rows;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use topup_jobs::{JobName, Timestamp, TopupId, TopupStatus};
+use topup_jobs::{Timestamp, TopupId};
 
-use crate::handlers::{Environment, sighted};
+use crate::config::CardDetails;
+use crate::handlers::Environment;
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ApiError, ListedOrder, OrderList, RequestKind, SIGHTING};
+use crate::topup_api::{Allowance, ApiError, OrderList, RequestKind, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -36,10 +39,6 @@ const WORTH_ROWS: f64 = 50.0;
 const WORTH_TIME: Duration = Duration::from_mins(10);
 /// Pages in a row that show nobody who waits before the rest is not read.
 const MOST_USELESS_PAGES: u32 = 3;
-/// A row that is FULFILLED without a card has its order asked for at once so often at most.
-const READY_ONCE: Duration = Duration::from_mins(1);
-/// So much waiting is such an order given over others. Not more: orders that no list shows must have their turn too.
-const READY_LEAD: Duration = Duration::from_secs(30);
 /// Readings in a row of which nothing came before it is left for a while.
 const MOST_USELESS: u32 = 3;
 /// For how long then.
@@ -51,6 +50,7 @@ const REFUSED: Duration = Duration::from_hours(24);
 pub(crate) struct Coalescer {
     pub(crate) environment: Environment,
     pub(crate) allowance: Allowance,
+    pub(crate) card_details: CardDetails,
     pub(crate) connection: Connection,
     pub(crate) names: Names,
 }
@@ -210,35 +210,6 @@ impl Coalescer {
                 },
             }
         }
-    }
-
-    /// Stores what the rows show and has the jobs know.
-    async fn seen(&self, rows: Vec<ListedOrder>) -> Result<(), ListingError> {
-        let mut call = scripts::LIST_SEEN.prepare_invoke();
-        call.key(self.names.budget());
-        for job in JobName::FOLLOWING {
-            call.key(self.names.queue(job));
-        }
-        call.arg(millis(LEASE))
-            .arg(self.allowance.real_ms(READY_ONCE))
-            .arg(self.allowance.real_ms(READY_LEAD));
-        for ListedOrder { topup_id, order } in rows {
-            let what = match (&order.status, &order.card) {
-                (TopupStatus::Handling, _) => "handling",
-                (TopupStatus::Fulfilled, None) => "ready",
-                (TopupStatus::Unknown(_), _) => continue,
-                _ => {
-                    if !sighted(&self.environment, &topup_id, order).await? {
-                        continue;
-                    }
-                    "decided"
-                }
-            };
-            call.arg(topup_id.as_str()).arg(what);
-        }
-        let woken: u64 = call.invoke_async(&mut self.connection.get()).await?;
-        tracing::debug!(woken, "the list of orders was read");
-        Ok(())
     }
 
     /// The reading is over: from this time on everybody was seen who is in the list, or it failed.

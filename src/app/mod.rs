@@ -77,9 +77,13 @@ pub async fn run_with(
         tasks.spawn(Retention { store, clock, keep }.run(shutdown.clone()));
     }
     if config.coalesce {
-        let (environment, connection) = (environment.clone(), connection.clone());
-        let coalescer =
-            Coalescer { environment, allowance: allowance(&config), connection, names: config.names.clone() };
+        let coalescer = Coalescer {
+            environment: environment.clone(),
+            allowance: allowance(&config),
+            card_details: config.card_details,
+            connection: connection.clone(),
+            names: config.names.clone(),
+        };
         tasks.spawn(coalescer.run(shutdown.clone()));
     }
     let restore = Restore {

@@ -10,7 +10,7 @@ use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 use url::Url;
 
 use super::list::{OrderList, PAGE_SIZE, read_list};
-use super::wire::{read_data, read_order};
+use super::wire::{read_content, read_order};
 use super::{Answer, ApiError, TopupApi};
 use crate::http::ReadError;
 
@@ -99,7 +99,7 @@ impl Client {
         let path = ["v3", "internet", "list"];
         let (status, headers, body) =
             self.get(&path, &[("page", "1"), ("pageSize", "1")], MAX_LIST_BYTES).await?;
-        read_data(status, &headers, &body).map(drop)
+        read_content(status, &headers, &body).map(drop)
     }
 
     async fn get(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
-use topup_worker::simulator::{Answer, RequestKind, Script, SimulatorSettings};
+use topup_worker::simulator::{Answer, ListCard, RequestKind, Script, SimulatorSettings};
 
 use crate::shutdown::get_from;
 use crate::support::redis::{TestRedis, free_port};
@@ -69,7 +69,7 @@ async fn told<T>(address: &str, what: &str, is: impl Fn(&Told) -> Option<T>) -> 
 #[tokio::test]
 async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() {
     let (bed, address) =
-        bed(SimulatorSettings { list_with_cards: true, ..SimulatorSettings::default() }).await;
+        bed(SimulatorSettings { list_card: ListCard::Complete, ..SimulatorSettings::default() }).await;
     let _worker = bed.worker().await;
     told(&address, "zeros, and a budget that nobody has used", |told| {
         assert_eq!(told.sum("topup_api_requests_total", ""), 0);

@@ -4,8 +4,8 @@
 --   given; then for each order: its id and
 --   'handling'   it is not final
 --   'decided'    what it showed stands in the store: its job has to carry that out
---   'ready'      it is FULFILLED, and the row does not show all of the card: it is asked for before those of its class
---                that came later, or up to the given time of waiting before
+--   'ready'      it is FULFILLED, and the row does not show all of the card: it is asked for before other new orders
+--                but those that have waited for longer than the given time, or before the rest of the backlog
 -- Returns the number of orders that were woken
 local budget = KEYS[1]
 local lease, once, lead = take(), take(), tonumber(take())
@@ -43,12 +43,13 @@ while at < #ARGV do
     elseif what == 'ready' then
         -- Where check-id shows no card either, it is asked for at its own pace.
         if redis.call('SET', budget .. ':readied:' .. id, 1, 'PX', once, 'NX') then
-            local line = budget .. ':backlog'
-            if polled and not redis.call('ZSCORE', line, id) then
-                line = budget .. ':waiting'
+            if polled and not redis.call('ZSCORE', budget .. ':backlog', id) then
                 redis.call('SADD', budget .. ':ready', id)
+                redis.call('ZADD', budget .. ':waiting', 'LT', now - lead, id)
+            else
+                -- It came hours after those that wait there, and it alone is known to have ended.
+                redis.call('ZADD', budget .. ':backlog', 0, id)
             end
-            redis.call('ZADD', line, 'LT', now - lead, id)
             redis.call('ZADD', budget .. ':promised', now, id)
             wake(id)
         end

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::report::percentile;
 use super::{BudgetSettings, RATE_LIMIT};
-use crate::simulator::{Mix, Simulator, SimulatorSettings, serve};
+use crate::simulator::{ListCard, Mix, Simulator, SimulatorSettings, serve};
 
 /// Final after 3 to 45 seconds, or QUEUED.
 const MIX: Mix = Mix { fulfilled: 80, refunded: 10, queued: 10, slow: 0 };
@@ -23,7 +23,8 @@ const SEED: u64 = 1;
 pub(super) struct Load<'a> {
     pub(super) arrivals: u32,
     pub(super) settings: &'a BudgetSettings,
-    pub(super) with_cards: bool,
+    /// What the list shows of a card.
+    pub(super) list_card: ListCard,
 }
 
 /// What came of it.
@@ -88,7 +89,7 @@ impl Load<'_> {
             seed: SEED,
             rate_limit: RATE_LIMIT,
             mix: MIX,
-            list_with_cards: self.with_cards,
+            list_card: self.list_card,
             ..SimulatorSettings::default()
         };
         let simulator = Simulator::new(settings, self.settings.time_scale);
@@ -157,7 +158,7 @@ mod tests {
 
     /// The cards of orders that nobody is told of, and what was measured of them.
     async fn ignored(settings: &BudgetSettings) -> (Vec<Option<String>>, Followed) {
-        let load = Load { arrivals: 600, settings, with_cards: false };
+        let load = Load { arrivals: 600, settings, list_card: ListCard::default() };
         let provider = load.provider().await.unwrap();
         let mut ids = Vec::new();
         let followed = load.arrive(&provider, async |id| {

@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use self::load::{Followed, Load};
 use super::ground::Ground;
 use super::report::Report;
+use crate::simulator::ListCard;
 
 /// What the provider allows a key in a minute.
 const RATE_LIMIT: u32 = 120;
@@ -52,9 +53,11 @@ enum Follower {
     PatientGuide,
     /// Two workers that ask for each order.
     CheckId,
-    /// Two workers, and a list that lacks the card fields.
+    /// Two workers, and the list as it is documented, without the date of a card: each card is asked for.
     List,
-    /// Two workers, and a list that shows the card fields.
+    /// The same, where cards are delivered without the date while more wait than can be asked for soon.
+    ListFast,
+    /// Two workers, and a list that shows all fields of a card.
     ListWithCards,
 }
 
@@ -71,12 +74,19 @@ pub(super) async fn budget(
                 continue;
             }
             ground.clear().await?;
-            let load = Load { arrivals, settings, with_cards: *follower == Follower::ListWithCards };
+            let list_card = match follower {
+                Follower::ListWithCards => ListCard::Complete,
+                _ => ListCard::Documented,
+            };
+            let load = Load { arrivals, settings, list_card };
             let followed = match follower {
                 Follower::Guide => guide::follow(&load, false).await?,
                 Follower::PatientGuide => guide::follow(&load, true).await?,
-                Follower::CheckId => service::follow(&load, ground, "off").await?,
-                Follower::List | Follower::ListWithCards => service::follow(&load, ground, "auto").await?,
+                Follower::CheckId => service::follow(&load, ground, "off", "complete").await?,
+                Follower::ListFast => service::follow(&load, ground, "auto", "fast").await?,
+                Follower::List | Follower::ListWithCards => {
+                    service::follow(&load, ground, "auto", "complete").await?
+                }
             };
             // Invariant: no follower is skipped as a value.
             let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");

@@ -24,6 +24,7 @@ pub(super) async fn follow(
     load: &Load<'_>,
     ground: &mut Ground,
     poll_coalesce: &str,
+    card_details: &str,
 ) -> anyhow::Result<Followed> {
     let provider = load.provider().await?;
     let (webhook_url, _endpoint) = listen(provider.told.clone()).await?;
@@ -32,6 +33,7 @@ pub(super) async fn follow(
         ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned()),
         ("ONECLICKDZ_RATE_LIMIT", RATE_LIMIT.to_string()),
         ("POLL_COALESCE", poll_coalesce.to_owned()),
+        ("CARD_DETAILS", card_details.to_owned()),
         ("WEBHOOK_URL", webhook_url),
         ("WEBHOOK_SECRET", format!("whsec_{}", "A".repeat(32))),
         ("ALLOW_INSECURE_WEBHOOKS", "true".to_owned()),
