@@ -38,6 +38,8 @@ pub(super) struct Followed {
     /// Milliseconds from the end of an order at the provider until its customer was told, sorted. An order of
     /// which nobody was told counts with the time until the measurement ended.
     told_after_ms: Vec<i64>,
+    /// Rechecks that were due at the beginning and that were answered for: in all, and in a minute.
+    pub(super) rechecks_answered: (u32, f64),
 }
 
 impl Followed {
@@ -66,6 +68,10 @@ pub(super) struct Told {
 }
 
 impl Told {
+    pub(super) fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
     /// The customer of this order is told now.
     pub(super) fn now(&self, topup_id: &str) {
         if let Some(after) = self.simulator.decided_for(topup_id) {
@@ -138,6 +144,7 @@ impl Load<'_> {
             refused,
             busiest_minute: u32::try_from(simulator.busiest_minute())?,
             told_after_ms,
+            rechecks_answered: (0, 0.0),
         })
     }
 }
@@ -152,6 +159,8 @@ mod tests {
             minutes: 1,
             settle_minutes: 1,
             time_scale: 100.0,
+            rechecks: 0,
+            rechecks_lost: false,
             followers: Vec::new(),
         }
     }

@@ -7,6 +7,7 @@
 //! An order has come to its end here when it is FULFILLED, REFUNDED or QUEUED, which is where the guide's loop
 //! ends as well.
 
+mod backlog;
 mod guide;
 mod load;
 mod service;
@@ -38,6 +39,14 @@ pub(super) struct BudgetSettings {
     /// How many times as fast these minutes pass
     #[arg(long, default_value_t = 10.0, value_parser = scale)]
     time_scale: f64,
+
+    /// Rechecks that are due when it begins
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    rechecks: u32,
+
+    /// These rechecks are in the database alone: Redis has lost its data
+    #[arg(long)]
+    rechecks_lost: bool,
 
     /// Only these followers; all where it is not given
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -92,6 +101,11 @@ pub(super) async fn budget(
             let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");
             let name = format!("budget_{arrivals}_per_minute_{follower_name}");
             note(report, &name, &followed);
+            if settings.rechecks > 0 {
+                let (answered, a_minute) = followed.rechecks_answered;
+                report.add(format!("{name}_rechecks_answered"), f64::from(answered));
+                report.add(format!("{name}_rechecks_answered_per_minute"), a_minute);
+            }
             if *follower == Follower::PatientGuide {
                 guide = Some(followed.orders_per_request());
             } else if let Some(guide) = guide {
