@@ -11,6 +11,7 @@ mod gate;
 mod help;
 mod intake;
 mod line;
+mod listing;
 mod metrics;
 mod model;
 mod order_store;

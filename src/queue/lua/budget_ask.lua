@@ -135,7 +135,8 @@ local regular = listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3])
 
 -- A page of the list answers for many new orders: the next request is kept for it, unless it is the backlog's turn.
 -- While an order has waited for as long as it may, of which the list does not tell or tells no more, every other request
--- goes to the line.
+-- goes to the line; four of five while more cards are to be asked for than a sixth of a window's requests: a page would
+-- only show more of those.
 local paging, paged = budget .. ':paging', budget .. ':paged'
 if order == '' then
     local wait = math.ceil(wait_for(1))
@@ -145,14 +146,18 @@ if order == '' then
     -- A first reading may still tell of everybody, but for those that need a request to show their card.
     local in_turn = regular or redis.call('SCARD', ready) > 0
     local head = in_turn and redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES') or {}
-    if wait <= 0 and (is_turn_of_backlog()
-        or head[2] and tonumber(head[2]) <= now and redis.call('DEL', paged) == 1) then
+    local others = redis.call('SCARD', ready) > limit / 6 and 4 or 1
+    if wait <= 0 and is_turn_of_backlog() then
         redis.call('DEL', paging)
         return { 'wait', math.ceil(pace) }
     end
+    if wait <= 0 and head[2] and tonumber(head[2]) <= now and redis.call('DEL', paged) == 1 then
+        redis.call('DEL', paging)
+        return { 'wait', math.ceil(pace * others) }
+    end
     if wait <= 0 then
         redis.call('DEL', paging)
-        redis.call('SET', paged, 1, 'PX', math.ceil(2 * pace))
+        redis.call('SET', paged, 1, 'PX', math.ceil(pace * (others + 1)))
         return grant(0)
     end
     redis.call('SET', paging, 1, 'PX', wait + look)

@@ -166,3 +166,31 @@ async fn an_order_whose_card_is_to_be_asked_for_leads_its_class_and_no_other() {
     ];
     assert!(ranks[0] < ranks[1], "{ranks:?}");
 }
+
+#[tokio::test]
+async fn the_list_is_read_for_new_orders_alone() {
+    let mut line = Line::new().await;
+    for n in 0..BURST + 20 {
+        line.request_of(true, &format!("old {n}"), 0, 0, 0).await;
+    }
+    assert!(!line.begin().await, "its pages would go back for days");
+    line.fill(10).await;
+    let (_, listed) = line.look_whether_to_begin().await;
+    assert!(listed.iter().step_by(2).all(|order| order.starts_with("order")), "{listed:?}");
+    assert_eq!(listed.len(), 20, "ten orders and when each was created");
+}
+
+#[tokio::test]
+async fn pages_give_way_while_more_cards_are_to_be_asked_for_than_requests_are_free() {
+    let mut line = Line::new().await;
+    let data = format!("{}:data", super::QUEUE);
+    for n in 0..200 {
+        let order = format!("new {n:06}");
+        line.run::<()>(&["HSET", &data, &order, "{}"]).await;
+        line.seen(&order, "ready").await;
+    }
+    let ready = (0..200).map(|n| (0, Asker::New(n)));
+    let asked = play(&mut line, ready.chain([(0, Asker::Page)]), 1, 60_000).await;
+    let (pages, cards) = (asked.pages, asked.new_waited_ms.len());
+    assert!(cards > 85 && (15..=30).contains(&pages), "{cards} cards and {pages} pages");
+}
