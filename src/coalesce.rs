@@ -1,21 +1,29 @@
 //! Coalesced polling: one answer of the provider tells of a hundred orders.
 //!
-//! When more orders wait than can be asked for one by one, one worker at a time reads `GET /internet/list`, page by
-//! page, back to the oldest order that waits. What a row shows is stored as an answer to `check-id` would be, and the
-//! order's job, which sleeps meanwhile, carries it out. A row that shows FULFILLED and no card has its order asked for
-//! before all others; one that shows HANDLING spares its order from asking for a while; an order that is in no page
+//! When more new orders wait than can be asked for one by one, one worker at a time reads `GET /internet/list`, page by
+//! page, from the newest order that waits back to the oldest. What a row shows is stored as an answer to `check-id` would be, and the
+//! order's job, which sleeps meanwhile, carries it out. A row that shows FULFILLED and not all of the card has its order
+//! asked for soon; one that shows HANDLING spares its order from asking for a while; an order that is in no page
 //! is asked for as ever. Redis gets ids and the word for a status, never a row: the card may be in it.
 
-use std::collections::HashSet;
+mod pass;
+mod rows;
+mod unreadable;
+
 use std::time::Duration;
 
-use topup_jobs::{JobName, Timestamp, TopupId, TopupStatus};
+use tokio::time::Instant;
+use topup_jobs::Timestamp;
 
-use crate::handlers::{Environment, sighted};
+use self::pass::{Line, Pass, Step, Wanted, Window};
+use self::unreadable::Unreadable;
+
+use crate::config::CardDetails;
+use crate::handlers::Environment;
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ApiError, KeyFingerprint, ListedOrder, OrderList, RequestKind, SIGHTING};
+use crate::topup_api::{Allowance, ApiError, KeyFingerprint, OrderList, RequestKind, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -26,18 +34,8 @@ const EVERY: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(500);
 /// One reading may take this long before another worker begins one, in real time: its worker may have died.
 const LEASE: Duration = Duration::from_mins(2);
-/// Where an id does not tell when its order was created, that was a little before it was handed over.
-const BEFORE: Duration = Duration::from_secs(15);
-/// The clocks of the two sides need not agree.
-const AHEAD: Duration = Duration::from_mins(5);
-/// An order so much older than the next one is not worth the pages between them: rows for each order from there on.
-const WORTH_ROWS: f64 = 50.0;
-/// The same where it is not known yet how many rows there are.
-const WORTH_TIME: Duration = Duration::from_mins(10);
-/// Pages in a row that show nobody who waits before the rest is not read.
-const MOST_USELESS_PAGES: u32 = 3;
-/// A row that is FULFILLED without a card has its order asked for at once so often at most.
-const READY_ONCE: Duration = Duration::from_mins(1);
+/// What a pass left is worth reading for this long. Later the orders in it have become others.
+const REST_KEPT: Duration = Duration::from_mins(1);
 /// Readings in a row of which nothing came before it is left for a while.
 const MOST_USELESS: u32 = 3;
 /// For how long then.
@@ -51,17 +49,27 @@ pub(crate) struct Coalescer {
     pub(crate) allowance: Allowance,
     /// Of the keys that this worker asks with.
     pub(crate) keys: Vec<KeyFingerprint>,
+    pub(crate) card_details: CardDetails,
     pub(crate) connection: Connection,
     pub(crate) names: Names,
 }
 
-/// Orders that wait, the newest first.
-type Line = Vec<(TopupId, Timestamp)>;
-
 /// What came of one reading.
 struct Reading {
-    rows: usize,
+    /// From when on everything was seen that is in the list.
+    seen_from: Timestamp,
+    /// Orders that wait and that the list showed.
     found: usize,
+    /// Whether the list did not show an order where it would stand, or is not worth the pages back to those that wait.
+    is_useless: bool,
+    /// Rows for each second of the provider's time.
+    density: f64,
+}
+
+/// A pass that was interrupted, so that the newest orders are looked at again.
+struct Rest {
+    pass: Pass,
+    since: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +97,7 @@ impl Coalescer {
     pub(crate) async fn run(self, shutdown: Shutdown) {
         let look = self.allowance.real(LOOK).max(Duration::from_millis(20));
         // Rows for each second of the provider's time, as far as is known.
-        let (mut density, mut useless) = (0.0, 0);
+        let (mut density, mut useless, mut rest) = (0.0, 0, None);
         // Whether enough orders may wait. Where nobody waits Redis is not asked either.
         let mut waiting = true;
         loop {
@@ -116,17 +124,17 @@ impl Coalescer {
             if line.is_empty() {
                 continue;
             }
-            let now = self.environment.clock.now();
-            let from = reach(&line, density) - BEFORE;
-            let reading = self.read(&line, from, now + AHEAD, &shutdown).await;
+            let Some(window) = Window::of(&line, density) else { continue };
+            let reading = self.read(&line, window, &mut rest, &shutdown).await;
             useless = match &reading {
-                Ok(Reading { rows, found }) if *found > 0 => {
-                    density = per_second(*rows, now - from);
+                Ok(Reading { found: 0, is_useless, .. }) => useless + u32::from(*is_useless),
+                Ok(reading) => {
+                    density = reading.density;
                     0
                 }
                 Err(error) if error.refuses_the_list() => MOST_USELESS,
                 Err(ListingError::GivenUp | ListingError::Provider(ApiError::Unauthorized(_))) => useless,
-                _ => useless + 1,
+                Err(_) => useless + 1,
             };
             if let Err(error) = &reading {
                 tracing::debug!(%error, "the list of orders could not be read to its end");
@@ -134,11 +142,13 @@ impl Coalescer {
             let off = (useless >= MOST_USELESS).then(|| UNLISTED + left_longer(&reading));
             if off.is_some() {
                 useless = 0;
+                rest = None;
                 tracing::warn!(
                     "the list of orders does not show those that wait; each is asked for by itself"
                 );
             }
-            if let Err(error) = self.end(reading.is_ok().then_some(from), off).await {
+            let seen_from = reading.ok().map(|reading| reading.seen_from);
+            if let Err(error) = self.end(seen_from, off).await {
                 self.connection.failed(&error);
             }
         }
@@ -161,29 +171,54 @@ impl Coalescer {
         Ok((enough, line))
     }
 
-    /// Reads page after page until everybody who waits has been seen.
+    /// Reads the newest orders first, and then what an earlier reading left. A reading that takes longer than there are
+    /// seconds between two of them is interrupted, so that the newest are never long out of sight.
     async fn read(
         &self,
         line: &Line,
-        from: Timestamp,
-        to: Timestamp,
+        window: Window,
+        rest: &mut Option<Rest>,
         shutdown: &Shutdown,
     ) -> Result<Reading, ListingError> {
-        let mut wanted: HashSet<&TopupId> =
-            line.iter().filter(|(_, created_at)| *created_at >= from).map(|(id, _)| id).collect();
-        let (all, mut rows, mut page, mut useless_pages) = (wanted.len(), 0, 1, 0);
-        loop {
-            let list = self.page(page, from, to, shutdown).await?;
-            let wanted_before = wanted.len();
-            rows += list.orders.len();
-            for row in &list.orders {
-                wanted.remove(&row.topup_id);
+        let (began, turn) = (Instant::now(), self.allowance.real(EVERY));
+        let (mut wanted, mut unreadable) = (Wanted::new(line), Unreadable::default());
+        let kept_for = self.allowance.real(REST_KEPT);
+        let left = rest.take().filter(|rest| rest.since.elapsed() < kept_for);
+        let mut pass = Pass::new(window);
+        let until = began + if left.is_some() { turn / 2 } else { turn };
+        let last = self.go_on(&mut pass, &mut wanted, &mut unreadable, until, shutdown).await?;
+        let seen_from = pass.seen_from(last);
+        let density = per_second(pass.rows, window.to - seen_from);
+        let found = line.len() - wanted.len();
+        let is_useless = last == Step::Left || wanted.missed_since(seen_from, &window) > 0;
+        *rest = match left {
+            None => (last == Step::Next).then(|| Rest { pass, since: Instant::now() }),
+            Some(mut left) => {
+                let until = began + turn;
+                let last = self.go_on(&mut left.pass, &mut wanted, &mut unreadable, until, shutdown).await?;
+                (last == Step::Next).then(|| Rest { since: Instant::now(), ..left })
             }
+        };
+        unreadable.warn();
+        Ok(Reading { seen_from, found, is_useless, density })
+    }
+
+    /// Reads page after page until the pass ends, or is interrupted at this time. One page is always read.
+    async fn go_on(
+        &self,
+        pass: &mut Pass,
+        wanted: &mut Wanted,
+        unreadable: &mut Unreadable,
+        until: Instant,
+        shutdown: &Shutdown,
+    ) -> Result<Step, ListingError> {
+        loop {
+            let list = self.page(pass.page, pass.window, shutdown).await?;
+            let step = pass.take_in(&list, wanted);
+            unreadable.add(list.unreadable);
             self.seen(list.orders).await?;
-            useless_pages = if wanted.len() < wanted_before { 0 } else { useless_pages + 1 };
-            match list.next_page {
-                Some(next) if !wanted.is_empty() && useless_pages < MOST_USELESS_PAGES => page = next,
-                _ => return Ok(Reading { rows, found: all - wanted.len() }),
+            if step != Step::Next || Instant::now() >= until {
+                return Ok(step);
             }
         }
     }
@@ -192,8 +227,7 @@ impl Coalescer {
     async fn page(
         &self,
         page: u32,
-        from: Timestamp,
-        to: Timestamp,
+        Window { from, to }: Window,
         shutdown: &Shutdown,
     ) -> Result<OrderList, ListingError> {
         loop {
@@ -213,33 +247,6 @@ impl Coalescer {
                 },
             }
         }
-    }
-
-    /// Stores what the rows show and has the jobs know.
-    async fn seen(&self, rows: Vec<ListedOrder>) -> Result<(), ListingError> {
-        let mut call = scripts::LIST_SEEN.prepare_invoke();
-        call.key(self.names.budget());
-        for job in JobName::FOLLOWING {
-            call.key(self.names.queue(job));
-        }
-        call.arg(millis(LEASE)).arg(self.allowance.real_ms(READY_ONCE));
-        for ListedOrder { topup_id, order } in rows {
-            let what = match (&order.status, &order.card) {
-                (TopupStatus::Handling, _) => "handling",
-                (TopupStatus::Fulfilled, None) => "ready",
-                (TopupStatus::Unknown(_), _) => continue,
-                _ => {
-                    if !sighted(&self.environment, &topup_id, order).await? {
-                        continue;
-                    }
-                    "decided"
-                }
-            };
-            call.arg(topup_id.as_str()).arg(what);
-        }
-        let woken: u64 = call.invoke_async(&mut self.connection.get()).await?;
-        tracing::debug!(woken, "the list of orders was read");
-        Ok(())
     }
 
     /// The reading is over: from this time on everybody was seen who is in the list, or it failed.
@@ -262,24 +269,6 @@ impl Coalescer {
     }
 }
 
-/// How far back the list is read: to the oldest order of the line before a gap that is not worth its pages.
-fn reach(line: &Line, density: f64) -> Timestamp {
-    let mut oldest = line.first().map(|(_, created_at)| *created_at).unwrap_or_default();
-    for (n, (_, created_at)) in line.iter().enumerate() {
-        let gap = (oldest - *created_at).to_std().unwrap_or_default();
-        // The pages of the gap are for everybody behind it.
-        let behind = u32::try_from(line.len() - n).unwrap_or(u32::MAX);
-        let worth_rows = WORTH_ROWS * f64::from(behind);
-        if density * gap.as_secs_f64() > worth_rows
-            || (density <= 0.0 && gap > WORTH_TIME.saturating_mul(behind))
-        {
-            break;
-        }
-        oldest = *created_at;
-    }
-    oldest
-}
-
 /// For how much longer than usual the list is left: as long as nobody may ask, or it is refused.
 fn left_longer(reading: &Result<Reading, ListingError>) -> Duration {
     match reading {
@@ -298,12 +287,6 @@ fn per_second(rows: usize, span: chrono::TimeDelta) -> f64 {
 mod tests {
     use super::*;
 
-    fn line(seconds: &[i64]) -> Line {
-        let id = |n: usize| format!("{n:024x}").parse().unwrap();
-        let at = |seconds: &i64| Timestamp::from_timestamp(1_000_000 + seconds, 0).unwrap();
-        seconds.iter().enumerate().map(|(n, seconds)| (id(n), at(seconds))).collect()
-    }
-
     #[test]
     fn a_list_that_is_refused_is_left_for_a_day() {
         let refused = |error| {
@@ -317,17 +300,8 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_old_order_is_not_worth_the_pages_to_it() {
-        let reached = |seconds, density| reach(&line(seconds), density).timestamp() - 1_000_000;
-        assert_eq!(reached(&[100, 98, 95, 60], 1.0), 60);
-        assert_eq!(reached(&[100, 98, 95, -300], 1.0), 95);
-        assert_eq!(reached(&[100, 98, 95, -300], 0.0), -300, "nothing is known of the list yet");
-        assert_eq!(reached(&[100, 98, 95, -900], 0.0), 95, "nor is it worth everything");
-        let crowd = [100, 98, 95, -300, -301, -302, -303, -304, -305, -306, -307];
-        assert_eq!(reached(&crowd, 1.0), -307, "eight are worth 400 rows");
-        let and_one = [crowd.as_slice(), &[-900]].concat();
-        assert_eq!(reached(&and_one, 1.0), -307, "one more is not worth 600");
-        assert_eq!(reached(&[100, 98, 95, -900, -901], 0.0), -901, "two are worth twenty minutes");
+    fn rows_are_counted_for_each_second() {
         assert_eq!(per_second(300, chrono::TimeDelta::minutes(1)).to_bits(), 5.0_f64.to_bits());
+        assert_eq!(per_second(300, chrono::TimeDelta::zero()).to_bits(), 300.0_f64.to_bits());
     }
 }

@@ -5,30 +5,52 @@
 //! everything that is still to be told. What is long past its time and in no queue is put back; what is in
 //! a queue or in flight is left alone, so any number of workers may do this.
 //!
+//! No more is put back than the provider answers for in minutes: the rest is safe in the store, and in a queue it would
+//! only ask for requests that are not there. Orders that are polled are put back apart from those that are rechecked: a
+//! customer waits for them, and they are few.
+//!
 //! A dead letter that the queue made by itself (poison, a handler that panics) is news to the store: no handler
 //! was there to say so. The operator is told, and the store waits for it no longer.
 
 use std::time::Duration;
 
-use topup_jobs::{JobName, NotifyCustomer, OrderStatus, TopupId, TrackTopup};
+use topup_jobs::{JobName, NotifyCustomer, OrderStatus, Timestamp, TopupId, TrackTopup};
 
 use crate::handlers::{Environment, NextJob, chain, give_up, give_up_telling};
-use crate::orders::StoreError;
+use crate::orders::{Behind, StoreError};
 use crate::queue::{Connection, Names, scripts};
 use crate::shutdown::Shutdown;
+use crate::topup_api::Allowance;
 
 /// How often to look. Real time.
 const EVERY: Duration = Duration::from_secs(20);
 /// How long past its time a job must be. Real time; a job that waits for a free slot is in a queue anyway.
 const PAST: Duration = Duration::from_secs(10);
-/// Most orders and most notifications put back at a time.
+/// Most orders and most notifications that are read at a time.
 const MOST: u32 = 500;
+/// Most orders that are read in one round. In the next one the search goes on from there.
+const MOST_READ: u32 = 20 * MOST;
+/// Minutes of the provider's time in which those are answered for that wait, once orders to be rechecked are put back.
+const RECHECK_MINUTES: u32 = 2;
+/// The same for orders that are polled, of which many may wait while many come.
+const POLL_MINUTES: u32 = 10;
 
 /// See the module.
 pub(crate) struct Restore {
     pub(crate) environment: Environment,
+    pub(crate) allowance: Allowance,
     pub(crate) connection: Connection,
     pub(crate) names: Names,
+    /// Where the search for orders goes on, for each job that follows them.
+    pub(crate) behind: [Option<Behind>; JobName::FOLLOWING.len()],
+}
+
+/// How many jobs may wait.
+struct Limit {
+    /// As many as the provider answers for in this time.
+    minutes: u32,
+    /// The line of the budget in which such jobs wait too.
+    line: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +63,7 @@ enum RestoreError {
 
 impl Restore {
     /// Looks until asked to stop.
-    pub(crate) async fn run(self, shutdown: Shutdown) {
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return,
@@ -58,15 +80,52 @@ impl Restore {
         }
     }
 
-    async fn restore(&self) -> Result<u64, RestoreError> {
-        let Environment { store, clock, .. } = &self.environment;
+    async fn restore(&mut self) -> Result<u64, RestoreError> {
+        let clock = &self.environment.clock;
         let before = clock.now() - clock.domain(PAST);
-        let orders = self.give_up_buried(store.unchecked_orders(before, MOST).await?).await?;
-        let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
-        let untold = self.give_up_telling_buried(store.untold(before, MOST).await?).await?;
+        let mut restored = 0;
+        for (n, job) in JobName::FOLLOWING.into_iter().enumerate() {
+            restored += self.restore_orders(n, job, before).await?;
+        }
+        let untold = self.environment.store.untold(before, MOST).await?;
+        let untold = self.give_up_telling_buried(untold).await?;
         let untold: Vec<NextJob> = untold.iter().map(NextJob::tell).collect();
-        Ok(self.put_back(&JobName::FOLLOWING, &orders).await?
-            + self.put_back(&[JobName::NotifyCustomer], &untold).await?)
+        Ok(restored + self.put_back(&[JobName::NotifyCustomer], &untold, None).await?.0)
+    }
+
+    /// Puts back the orders of this job, the oldest first, until there is no room for more.
+    async fn restore_orders(
+        &mut self,
+        n: usize,
+        job: JobName,
+        before: Timestamp,
+    ) -> Result<u64, RestoreError> {
+        let (limit, queues) = match job {
+            JobName::PollTopup => (
+                Limit { minutes: POLL_MINUTES, line: self.names.new_line() },
+                [JobName::PollTopup, JobName::RecheckTopup],
+            ),
+            _ => (
+                Limit { minutes: RECHECK_MINUTES, line: self.names.backlog_line() },
+                [JobName::RecheckTopup, JobName::PollTopup],
+            ),
+        };
+        let (mut restored, mut read) = (0, 0);
+        while read < MOST_READ {
+            let store = &self.environment.store;
+            let found = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
+            let orders = self.give_up_buried(found.orders).await?;
+            let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
+            let (put_back, no_room) = self.put_back(&queues, &orders, Some(&limit)).await?;
+            restored += put_back;
+            read += MOST;
+            // Those that have been put back are few, so the next round may begin with the oldest order again.
+            self.behind[n] = found.behind.filter(|_| !no_room);
+            if self.behind[n].is_none() {
+                break;
+            }
+        }
+        Ok(restored)
     }
 
     /// Gives up the orders that are dead letters and returns the others.
@@ -81,8 +140,15 @@ impl Restore {
             if reason.is_empty() {
                 others.push(order);
             } else {
-                let told = give_up(&self.environment, &order.0, &reason).await?;
-                self.put_back(&[JobName::NotifyCustomer], &told).await?;
+                let told = match give_up(&self.environment, &order.0, &reason).await {
+                    Err(error) if error.is_of_one_row() => {
+                        let (id, error) = (&order.0, chain(&error));
+                        tracing::error!(order.id = %id, error, "a buried order cannot be given up; others are");
+                        continue;
+                    }
+                    told => told?,
+                };
+                self.put_back(&[JobName::NotifyCustomer], &told, None).await?;
             }
         }
         Ok(others)
@@ -100,8 +166,15 @@ impl Restore {
             if reason.is_empty() {
                 others.push(told);
             } else {
-                let jobs = give_up_telling(&self.environment, &told, &reason).await?;
-                self.put_back(&[JobName::NotifyCustomer], &jobs).await?;
+                let jobs = match give_up_telling(&self.environment, &told, &reason).await {
+                    Err(error) if error.is_of_one_row() => {
+                        let (id, error) = (told.event_id(), chain(&error));
+                        tracing::error!(event.id = %id, error, "a notification that is a dead letter cannot be given up; others are");
+                        continue;
+                    }
+                    jobs => jobs?,
+                };
+                self.put_back(&[JobName::NotifyCustomer], &jobs, None).await?;
             }
         }
         Ok(others)
@@ -123,15 +196,23 @@ impl Restore {
         Ok(call.invoke_async(&mut self.connection.get()).await?)
     }
 
-    /// Puts jobs back of which none of these queues holds one of the same id.
-    async fn put_back(&self, queues: &[JobName], jobs: &[NextJob]) -> Result<u64, RestoreError> {
+    /// Puts jobs back of which none of these queues holds one of the same id. Returns how many, and whether there was
+    /// no room for more.
+    async fn put_back(
+        &self,
+        queues: &[JobName],
+        jobs: &[NextJob],
+        limit: Option<&Limit>,
+    ) -> Result<(u64, bool), RestoreError> {
         if jobs.is_empty() {
-            return Ok(0);
+            return Ok((0, false));
         }
+        let most = limit.map_or(0, |limit| self.allowance.requests_per_minute.saturating_mul(limit.minutes));
         let mut call = scripts::RESTORE.prepare_invoke();
         for job in queues {
             call.key(self.names.queue(*job));
         }
+        call.arg(most).arg(limit.map_or("", |limit| &limit.line));
         for job in jobs {
             call.arg(self.names.queue(job.job)).arg(&job.id).arg(job.payload.as_slice());
         }

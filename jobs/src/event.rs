@@ -23,7 +23,7 @@ pub enum Outcome {
     Delayed,
     /// It is no longer followed, or the provider contradicts itself: a human must look.
     Unresolved,
-    /// It has been scheduled for more than 72 hours.
+    /// It is not final for much longer than usual: 72 hours after QUEUED, 24 hours otherwise.
     Overdue,
     /// A notification about it was refused, failed at every attempt, or had no channel to go by.
     Undelivered,

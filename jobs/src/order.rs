@@ -202,6 +202,14 @@ pub struct Card {
     pub date_traitement: Option<String>,
 }
 
+impl Card {
+    /// Whether it has all three fields. A row of the provider's list shows no date.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.num_trans.is_some() && self.date_traitement.is_some()
+    }
+}
+
 /// An order as the provider answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderOrder {

@@ -77,17 +77,23 @@ pub async fn run_with(
         tasks.spawn(Retention { store, clock, keep }.run(shutdown.clone()));
     }
     if config.coalesce {
-        let (environment, connection) = (environment.clone(), connection.clone());
         let coalescer = Coalescer {
-            environment,
+            environment: environment.clone(),
             allowance: allowance(&config),
             keys: key_fingerprints(&config),
-            connection,
+            card_details: config.card_details,
+            connection: connection.clone(),
             names: config.names.clone(),
         };
         tasks.spawn(coalescer.run(shutdown.clone()));
     }
-    let restore = Restore { environment: environment.clone(), connection, names: config.names.clone() };
+    let restore = Restore {
+        environment: environment.clone(),
+        allowance: allowance(&config),
+        connection,
+        names: config.names.clone(),
+        behind: [None, None],
+    };
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)

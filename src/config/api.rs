@@ -33,6 +33,20 @@ pub struct ApiSettings {
     /// Read the list of orders when more of them wait than can be asked for one by one: auto or off
     #[arg(long, env = "POLL_COALESCE", value_enum, default_value = "auto")]
     pub poll_coalesce: Coalesce,
+
+    /// What goes first while more cards are found in the list than can be asked for, whose rows lack a field: complete
+    /// waits for all three fields, fast delivers what the list shows
+    #[arg(long, env = "CARD_DETAILS", value_enum, default_value = "complete")]
+    pub card_details: CardDetails,
+}
+
+/// What goes first where a row of the list shows a part of a card and no request is free soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CardDetails {
+    /// The card is delivered with all three fields, once its order could be asked for.
+    Complete,
+    /// The card is delivered at once, as far as the list shows it.
+    Fast,
 }
 
 /// Whether one answer of the provider may tell of many orders.

@@ -28,7 +28,7 @@ use crate::notify::{AddressGuard, CardForm, SmsGateway, Templates};
 use crate::orders::{CardCipher, InvalidKey};
 use crate::queue::{Names, RedisAddress};
 
-pub use self::api::{ApiSettings, Coalesce};
+pub use self::api::{ApiSettings, CardDetails, Coalesce};
 pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::email::{EmailConfig, EmailSettings};
 pub use self::redis::RedisSettings;
@@ -191,6 +191,8 @@ pub struct Config {
     pub under_way: u32,
     /// Whether the list of orders may be read.
     pub coalesce: bool,
+    /// What goes first where the list shows a part of a card.
+    pub card_details: CardDetails,
     /// The merchant's endpoint.
     pub webhook: Option<Endpoint>,
     /// The operator's endpoint.
@@ -235,6 +237,7 @@ impl RunSettings {
             rate_limit: self.api.rate_limit()?,
             under_way: self.api.under_way()?,
             coalesce: self.api.poll_coalesce == Coalesce::Auto,
+            card_details: self.api.card_details,
             api_url: self.api.url()?.clone(),
             concurrency: self.concurrency()?,
             redis: self.redis.address()?,

@@ -23,6 +23,11 @@ const OUTAGE_PAUSE: Duration = Duration::from_mins(1);
 const MOST_TRIES_TO_VERIFY: u32 = 3;
 /// … and for how long each time, in real time.
 const LONGEST_TRY: Duration = Duration::from_secs(2);
+/// An order of this age is a part of the backlog: three times as old as fast polling makes it. A customer has waited for
+/// it for so long that one who has just paid goes first.
+const BACKLOG_AGE: Duration = Duration::from_mins(15);
+/// The provider's clock may be ahead of ours by this much.
+const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 /// Looks at the order once and says what becomes of the job.
 pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
@@ -235,12 +240,13 @@ enum Look {
 async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Look {
     let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
+    let (now, created_at) = (env.clock.now(), created_at(order));
     let wish = Wish {
         topup_id: order.topup_id.clone(),
-        created_at: created_at(order),
+        created_at,
         last: tracking.last_checked_at.map(age),
-        age: age(env.clock.now()),
-        recheck: job == JobName::RecheckTopup,
+        age: age(now),
+        backlog: job == JobName::RecheckTopup || created_at + BACKLOG_AGE < now,
         list_counts,
     };
     let ticket = match env.budget.ask(&wish).await {
@@ -294,7 +300,8 @@ async fn provider_is_down(env: &Environment) -> bool {
 fn created_at(order: &Order) -> Timestamp {
     let tracked_at = order.tracking.tracked_at;
     let told = order.topup_id.created_at();
-    told.filter(|told| (tracked_at - LONGEST_HANDOVER..=tracked_at).contains(told)).unwrap_or(tracked_at)
+    let believed = tracked_at - LONGEST_HANDOVER..=tracked_at + CLOCKS_APART;
+    told.filter(|told| believed.contains(told)).unwrap_or(tracked_at)
 }
 
 fn report(decision: &Decision, observation: &Observation) {

@@ -32,9 +32,9 @@ pub const fn message(outcome: Outcome, locale: Locale) -> &'static str {
         (Outcome::Unresolved, Locale::En) => "This order needs a look by the merchant.",
         (Outcome::Unresolved, Locale::Fr) => "Cette commande doit être vérifiée par le marchand.",
         (Outcome::Unresolved, Locale::Ar) => "يحتاج هذا الطلب إلى مراجعة من التاجر.",
-        (Outcome::Overdue, Locale::En) => "This order has been scheduled for more than 72 hours.",
-        (Outcome::Overdue, Locale::Fr) => "Cette commande est planifiée depuis plus de 72 heures.",
-        (Outcome::Overdue, Locale::Ar) => "هذا الطلب مجدول منذ أكثر من 72 ساعة.",
+        (Outcome::Overdue, Locale::En) => "This order has been waiting for much longer than usual.",
+        (Outcome::Overdue, Locale::Fr) => "Cette commande attend depuis bien plus longtemps que d'habitude.",
+        (Outcome::Overdue, Locale::Ar) => "طال انتظار هذا الطلب مدة أطول بكثير من المعتاد.",
         (Outcome::Undelivered, Locale::En) => "A notification about this order was not delivered.",
         (Outcome::Undelivered, Locale::Fr) => {
             "Une notification au sujet de cette commande n'a pas été remise."

@@ -94,6 +94,22 @@ pub struct Change<'a> {
     pub event: Option<NewEvent>,
 }
 
+/// Orders that should have been looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unchecked {
+    /// The orders and their status, the oldest first.
+    pub orders: Vec<(TopupId, OrderStatus)>,
+    /// Where the search goes on; none where there are no more.
+    pub behind: Option<Behind>,
+}
+
+/// The last order of a search for those that should have been looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    pub(crate) next_check_at: Timestamp,
+    pub(crate) topup_id: String,
+}
+
 /// An event to be stored. A repeat changes nothing: an outcome that does not recur is stored once, and one that does
 /// is stored unless the same outcome about the same thing is open.
 #[derive(Debug, Clone)]
@@ -211,6 +227,19 @@ pub enum StoreError {
     Row(&'static str),
 }
 
+impl StoreError {
+    /// Whether one row is at fault, so that others can still be read.
+    #[must_use]
+    pub fn is_of_one_row(&self) -> bool {
+        matches!(
+            self,
+            Self::Row(_)
+                | Self::Decryption(_)
+                | Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+        )
+    }
+}
+
 /// Stores orders, events and notifications.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
@@ -232,14 +261,17 @@ pub trait OrderStore: Send + Sync + 'static {
     /// The body of an event, without the card.
     async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError>;
 
-    /// Orders that should have been looked at before this time, in no order, and their status.
+    /// Orders that this job should have looked at before this time, the oldest first, from behind the last one that
+    /// was found before. A row that cannot be read is left out, with a warning.
     async fn unchecked_orders(
         &self,
+        job: JobName,
         before: Timestamp,
+        behind: Option<&Behind>,
         most: u32,
-    ) -> Result<Vec<(TopupId, OrderStatus)>, StoreError>;
+    ) -> Result<Unchecked, StoreError>;
 
-    /// What should have been told before this time, in no order.
+    /// What should have been told before this time, in no order. A row that cannot be read is left out, with a warning.
     async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError>;
 
     /// Who is told of the order's events, and how far that has come.

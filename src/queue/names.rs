@@ -72,6 +72,18 @@ impl Names {
         format!("{}:budget", self.prefix)
     }
 
+    /// The line in which new orders wait for a request.
+    #[must_use]
+    pub fn new_line(&self) -> String {
+        format!("{}:waiting", self.budget())
+    }
+
+    /// The line in which the backlog waits for a request.
+    #[must_use]
+    pub fn backlog_line(&self) -> String {
+        format!("{}:backlog", self.budget())
+    }
+
     /// While one of these keys is there, no order is checked with the API key of this fingerprint.
     #[must_use]
     pub(crate) fn breakers(&self, fingerprint: &KeyFingerprint) -> [String; 4] {
@@ -114,7 +126,7 @@ impl Names {
             ("spent", "zset"),
             ("flying", "zset"),
         ];
-        const BUDGET: [(&str, &str); 20] = [
+        const BUDGET: [(&str, &str); 22] = [
             ("gate", "string"),
             ("half-open", "string"),
             ("probe", "string"),
@@ -124,6 +136,8 @@ impl Names {
             ("able", "zset"),
             ("ticket", "string"),
             ("waiting", "zset"),
+            ("backlog", "zset"),
+            ("turns", "string"),
             ("promised", "zset"),
             ("since", "hash"),
             ("completions", "hash"),

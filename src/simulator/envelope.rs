@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::list::MetaPagination;
+
 /// What every answer carries besides its content.
 pub(super) struct Stamp {
     /// When it was answered, in the simulator's domain time.
@@ -22,6 +24,8 @@ pub(super) struct Stamp {
 #[derive(Serialize)]
 struct Meta {
     timestamp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pagination: Option<MetaPagination>,
 }
 
 /// A successful answer.
@@ -38,7 +42,13 @@ pub(super) struct Success<T> {
 impl<T: Serialize> Success<T> {
     /// Wraps `data`.
     pub(super) fn new(data: T, stamp: Stamp) -> Self {
-        Self { ok: true, data, meta: Meta { timestamp: stamp.timestamp }, request_id: stamp.request_id }
+        Self::paged(data, None, stamp)
+    }
+
+    /// Wraps `data`, with the pagination in the envelope if there is one.
+    pub(super) fn paged(data: T, pagination: Option<MetaPagination>, stamp: Stamp) -> Self {
+        let meta = Meta { timestamp: stamp.timestamp, pagination };
+        Self { ok: true, data, meta, request_id: stamp.request_id }
     }
 
     /// The body, for an answer that is not a plain one.

@@ -1,9 +1,9 @@
 //! `GET /v3/internet/list`: reading its query, and cutting the page out of the orders.
 //!
 //! Pages start at 1 and hold at most 100 rows; `from` and `to` go together and both count as inside. The
-//! newest order comes first. The documentation does not say for sure how the rows are called, nor whether the
-//! pagination comes with them: see [`ListForm`]. A row tells the true state of its order: scripted faults belong to checks and
-//! must not show here.
+//! newest order comes first. The form is the one of the provider's reference page unless another is set: the page of
+//! the mobile top-ups differs from it, so a client must be ready for both. A row tells the true state of its order:
+//! scripted faults belong to checks and must not show here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +14,6 @@ use serde::Serialize;
 use super::clock::SimClock;
 use super::envelope::ApiError;
 use super::orders::{OrderView, Orders};
-use super::script::Answer;
 use super::settings::SimulatorSettings;
 
 const LARGEST_PAGE: usize = 100;
@@ -22,13 +21,27 @@ const LARGEST_PAGE: usize = 100;
 /// How an answer to a list request is built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ListForm {
-    /// Rows in "topups", and the pagination
+    /// Rows in "data.topups" and the pagination in "meta", as on the provider's reference page
     #[default]
+    Documented,
+    /// Rows in "data.topups" and the pagination beside them
     Topups,
-    /// Rows in "items", and the pagination, as for mobile top-ups
+    /// Rows in "data.items" and the pagination beside them, as for mobile top-ups
     Items,
     /// Rows in "topups", and no word of how many there are
     Unpaged,
+}
+
+/// What a row of the list shows of the card of its order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListCard {
+    /// Its code and "num_trans", but no "date_traitement", as on the provider's reference page
+    #[default]
+    Documented,
+    /// All three fields
+    Complete,
+    /// Nothing
+    None,
 }
 
 /// What a list request asks for.
@@ -37,6 +50,12 @@ pub(super) struct ListQuery {
     page: usize,
     page_size: usize,
     range: Option<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+/// A list answer: its data, and the pagination where that belongs to the envelope.
+pub(super) struct ListAnswer {
+    pub(super) data: ListData,
+    pub(super) pagination: Option<MetaPagination>,
 }
 
 /// The data of a list answer.
@@ -57,6 +76,16 @@ struct Pagination {
     page_size: usize,
     total_pages: usize,
     total_results: usize,
+}
+
+/// The pagination as the reference page of the list shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MetaPagination {
+    current_page: usize,
+    total_pages: usize,
+    total_items: usize,
+    has_next_page: bool,
 }
 
 impl ListQuery {
@@ -96,7 +125,7 @@ impl ListQuery {
         now: Duration,
         clock: &SimClock,
         settings: &SimulatorSettings,
-    ) -> ListData {
+    ) -> ListAnswer {
         let inside = |created| {
             let date = clock.date(created);
             self.range.is_none_or(|(from, to)| from <= date && date <= to)
@@ -108,24 +137,35 @@ impl ListQuery {
             .take(self.page_size)
             .map(|order| {
                 let age = order.age(now);
-                let answer = match order.script.truth(age) {
-                    Answer::Fulfilled if !settings.list_with_cards => Answer::FulfilledWithoutCard,
-                    answer => answer,
-                };
-                order.view(&answer, age, clock)
+                let row = order.view(&order.script.truth(age), age, clock);
+                match settings.list_card {
+                    ListCard::Documented => row.without_date(),
+                    ListCard::Complete => row,
+                    ListCard::None => row.without_card(),
+                }
             })
             .collect();
-        let pagination = Pagination {
-            page: self.page,
-            page_size: self.page_size,
-            total_pages: found.len().div_ceil(self.page_size),
-            total_results: found.len(),
+        let total_pages = found.len().div_ceil(self.page_size);
+        let pagination = || {
+            let (page, page_size) = (self.page, self.page_size);
+            Some(Pagination { page, page_size, total_pages, total_results: found.len() })
         };
-        match settings.list_form {
-            ListForm::Topups => ListData { topups: Some(rows), items: None, pagination: Some(pagination) },
-            ListForm::Items => ListData { topups: None, items: Some(rows), pagination: Some(pagination) },
-            ListForm::Unpaged => ListData { topups: Some(rows), items: None, pagination: None },
-        }
+        let (topups, items, pagination) = match settings.list_form {
+            ListForm::Documented => {
+                let data = ListData { topups: Some(rows), items: None, pagination: None };
+                let pagination = Some(MetaPagination {
+                    current_page: self.page,
+                    total_pages,
+                    total_items: found.len(),
+                    has_next_page: self.page < total_pages,
+                });
+                return ListAnswer { data, pagination };
+            }
+            ListForm::Topups => (Some(rows), None, pagination()),
+            ListForm::Items => (None, Some(rows), pagination()),
+            ListForm::Unpaged => (Some(rows), None, None),
+        };
+        ListAnswer { data: ListData { topups, items, pagination }, pagination: None }
     }
 }
 

@@ -45,7 +45,7 @@ use tokio::sync::watch;
 
 pub use self::faults::Fault;
 pub use self::kind::Kind;
-pub use self::list::ListForm;
+pub use self::list::{ListCard, ListForm};
 pub use self::mix::{Mix, MixError};
 pub use self::orders::Call;
 pub use self::script::{Answer, Script, SimStatus};

@@ -63,7 +63,21 @@ pub(super) struct OrderView {
 struct CardView {
     card_code: String,
     num_trans: String,
-    date_traitement: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    date_traitement: Option<String>,
+}
+
+impl OrderView {
+    /// The order without the date at which the operator processed it.
+    pub(super) fn without_date(self) -> Self {
+        let card = self.card.map(|card| CardView { date_traitement: None, ..card });
+        Self { card, ..self }
+    }
+
+    /// The order without its card.
+    pub(super) fn without_card(self) -> Self {
+        Self { card: None, ..self }
+    }
 }
 
 /// One order.
@@ -97,7 +111,7 @@ impl Order {
         let card = (*answer == Answer::Fulfilled).then(|| CardView {
             card_code: self.card_code.clone(),
             num_trans: self.num_trans.clone(),
-            date_traitement: clock.timestamp(processed),
+            date_traitement: Some(clock.timestamp(processed)),
         });
         OrderView {
             id: self.id.clone(),

@@ -201,8 +201,8 @@ async fn list(
     match admitted.and(failing).and_then(|()| ListQuery::parse(&params)) {
         Ok(query) => {
             let settings = simulator.settings();
-            let data = simulator.with_orders(|orders, now, clock| query.page(orders, now, clock, settings));
-            Success::new(data, simulator.stamp()).into_response()
+            let answer = simulator.with_orders(|orders, now, clock| query.page(orders, now, clock, settings));
+            Success::paged(answer.data, answer.pagination, simulator.stamp()).into_response()
         }
         Err(error) => error.into_response(simulator.stamp()),
     }

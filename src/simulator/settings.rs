@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use clap::builder::BoolishValueParser;
 
-use super::list::ListForm;
+use super::list::{ListCard, ListForm};
 use super::mix::Mix;
 
 /// How the simulated provider behaves.
@@ -67,20 +67,23 @@ pub struct SimulatorSettings {
     )]
     pub mix: Mix,
 
-    /// Show the card fields in the rows of the list as well (the documentation leaves it open)
+    /// What the rows of the list show of a card
     #[arg(
-        id = "simulator-list-with-cards", long = "simulator-list-with-cards", env = "SIMULATOR_LIST_WITH_CARDS",
-        value_parser = BoolishValueParser::new()
+        id = "simulator-list-card",
+        long = "simulator-list-card",
+        env = "SIMULATOR_LIST_CARD",
+        value_name = "CARD",
+        default_value = "documented"
     )]
-    pub list_with_cards: bool,
+    pub list_card: ListCard,
 
-    /// Form of the list (the documentation leaves it open)
+    /// Form of the list
     #[arg(
         id = "simulator-list-form",
         long = "simulator-list-form",
         env = "SIMULATOR_LIST_FORM",
         value_name = "FORM",
-        default_value = "topups"
+        default_value = "documented"
     )]
     pub list_form: ListForm,
 
@@ -112,7 +115,7 @@ impl Default for SimulatorSettings {
             rate_limit: 0,
             retry_after: false,
             mix: Mix::default(),
-            list_with_cards: false,
+            list_card: ListCard::default(),
             list_form: ListForm::default(),
             error_rate: 0.0,
             latency_ms: 0,
@@ -130,7 +133,7 @@ impl fmt::Debug for SimulatorSettings {
             .field("rate_limit", &self.rate_limit)
             .field("retry_after", &self.retry_after)
             .field("mix", &self.mix)
-            .field("list_with_cards", &self.list_with_cards)
+            .field("list_card", &self.list_card)
             .field("list_form", &self.list_form)
             .field("error_rate", &self.error_rate)
             .field("latency_ms", &self.latency_ms)
@@ -191,7 +194,7 @@ mod tests {
             "--simulator-rate-limit=60",
             "--simulator-retry-after",
             "--simulator-mix=slow=1",
-            "--simulator-list-with-cards",
+            "--simulator-list-card=complete",
             "--simulator-list-form=unpaged",
             "--simulator-error-rate=0.25",
             "--simulator-latency-ms=20",
@@ -203,7 +206,7 @@ mod tests {
             rate_limit: 60,
             retry_after: true,
             mix: Mix { fulfilled: 0, refunded: 0, queued: 0, slow: 1 },
-            list_with_cards: true,
+            list_card: ListCard::Complete,
             list_form: ListForm::Unpaged,
             error_rate: 0.25,
             latency_ms: 20,

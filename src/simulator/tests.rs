@@ -186,10 +186,13 @@ async fn keys_lockout_and_rate_limit_are_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn the_list_pages_from_the_newest_and_shows_cards_only_if_told() {
-    for list_with_cards in [false, true] {
-        let simulator =
-            Simulator::new(SimulatorSettings { list_with_cards, ..SimulatorSettings::default() }, 1.0);
+async fn the_list_pages_from_the_newest_and_shows_of_cards_what_is_set() {
+    for (list_card, fields) in [
+        (ListCard::Documented, [true, true, false]),
+        (ListCard::Complete, [true, true, true]),
+        (ListCard::None, [false, false, false]),
+    ] {
+        let simulator = Simulator::new(SimulatorSettings { list_card, ..SimulatorSettings::default() }, 1.0);
         let ids: Vec<String> = (0..5).map(|_| simulator.create(Script::fulfilled_after(ZERO))).collect();
         let (_, body) = get(&simulator, "/v3/internet/list?page=2&pageSize=2").await;
         let rows = body["data"]["topups"].as_array().expect("rows");
@@ -198,20 +201,24 @@ async fn the_list_pages_from_the_newest_and_shows_cards_only_if_told() {
             [Some(&*ids[2]), Some(&*ids[1])]
         );
         assert_eq!(
-            body["data"]["pagination"],
-            json!({ "page": 2, "pageSize": 2, "totalPages": 3, "totalResults": 5 })
+            body["meta"]["pagination"],
+            json!({ "currentPage": 2, "totalPages": 3, "totalItems": 5, "hasNextPage": true })
         );
-        assert!(rows.iter().all(|row| row.get("card_code").is_some() == list_with_cards));
+        let card = ["card_code", "num_trans", "date_traitement"];
+        assert!(rows.iter().all(|row| card.map(|field| row.get(field).is_some()) == fields));
+        let (_, last) = get(&simulator, "/v3/internet/list?page=3&pageSize=2").await;
+        assert_eq!(last["meta"]["pagination"]["hasNextPage"], json!(false));
         let (_, old) = get(&simulator, "/v3/internet/list?from=2020-01-01&to=2020-12-31").await;
-        assert_eq!(old["data"]["pagination"]["totalResults"], json!(0));
+        assert_eq!(old["meta"]["pagination"]["totalItems"], json!(0));
         assert_eq!(get(&simulator, "/v3/internet/list?pageSize=101").await.0, StatusCode::BAD_REQUEST);
     }
 }
 
 #[tokio::test]
-async fn the_list_comes_in_each_form_the_documentation_leaves_open() {
+async fn the_list_comes_in_each_form_that_a_client_must_be_ready_for() {
     for (list_form, fields) in [
-        (ListForm::Topups, &["pagination", "topups"][..]),
+        (ListForm::Documented, &["topups"][..]),
+        (ListForm::Topups, &["pagination", "topups"]),
         (ListForm::Items, &["items", "pagination"]),
         (ListForm::Unpaged, &["topups"]),
     ] {
@@ -222,6 +229,7 @@ async fn the_list_comes_in_each_form_the_documentation_leaves_open() {
         let mut found: Vec<&str> = data.keys().map(String::as_str).collect();
         found.sort_unstable();
         assert_eq!(found, fields);
+        assert_eq!(body["meta"].get("pagination").is_some(), list_form == ListForm::Documented);
         let rows = if list_form == ListForm::Items { &data["items"] } else { &data["topups"] };
         assert_eq!(rows[0]["_id"], json!(id));
     }

@@ -176,8 +176,8 @@ fn gauges(state: &BudgetState) -> Registry {
     let in_use = keys.map(|(key, _)| (key_label(key), (key == state.key).into()));
     let gate = Gate::ALL.map(|gate| (("state", gate.as_str()), (gate == state.gate).into()));
     let list = ListUse::ALL.map(|list| (("state", list.as_str()), (list == state.list).into()));
-    let line = Gauge::<i64>::default();
-    line.set(i64::try_from(state.line).unwrap_or(i64::MAX));
+    let line = [("new", state.new_in_line), ("backlog", state.backlog_in_line)]
+        .map(|(class, orders)| (("class", class), i64::try_from(orders).unwrap_or(i64::MAX)));
 
     let mut registry = Registry::default();
     registry.register(
@@ -191,7 +191,7 @@ fn gauges(state: &BudgetState) -> Registry {
         of(in_use.collect()),
     );
     registry.register("topup_api_gate", "1 for the state of the gate to the provider", of(gate.into()));
-    registry.register("topup_api_line_orders", "Orders that wait in line for a request", line);
+    registry.register("topup_api_line_orders", "Orders that wait in line for a request", of(line.into()));
     registry.register("topup_api_list", "1 for what is done with the list of orders", of(list.into()));
     registry
 }

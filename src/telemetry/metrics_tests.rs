@@ -9,7 +9,8 @@ fn state() -> BudgetState {
     BudgetState {
         gate: Gate::Probing,
         list: ListUse::Read,
-        line: 7,
+        new_in_line: 7,
+        backlog_in_line: 5_000,
         key: ApiKey::Secondary,
         tokens: vec![(ApiKey::Primary, 120), (ApiKey::Secondary, 30)],
     }

@@ -9,8 +9,9 @@
 //! request at a time is made. What concerns one key concerns the workers that use it. What concerns the address of
 //! one worker concerns that worker alone; that part is not in Redis, see [`standing`].
 //!
-//! An order that gets no request joins a line, led by the most urgent ones. An order stays as urgent as it was when it
-//! joined, so none starves.
+//! An order that gets no request waits in line. There are two lines: that of new orders, which the most urgent lead, and
+//! the backlog. While both wait, the backlog gets every fifth request; what one line leaves, the other takes. In each line
+//! an order that came first stays urgent, so none starves.
 
 mod in_flight;
 mod learned;
@@ -44,6 +45,9 @@ const REQUEST: Duration = Duration::from_secs(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait where Redis cannot say anything.
 const UNKNOWN: Duration = Duration::from_secs(1);
+/// Longest wait of an order of the backlog before it asks again. Thousands of orders that ask more often would keep the
+/// workers busy with nothing but that.
+const LONGEST_BACKLOG_WAIT: Duration = Duration::from_mins(5);
 /// Orders after which what was learned counts half.
 const MOST_COUNTED: u32 = 4_000;
 
@@ -174,6 +178,7 @@ impl Budget for RedisBudget {
             created_at_ms: wish.created_at.timestamp_millis(),
             sighting,
             patience: self.patience(wish),
+            backlog: wish.backlog,
         };
         let permission = self.request(order).await;
         if !matches!(permission, Permission::Ask(_)) {

@@ -10,7 +10,7 @@ use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 use url::Url;
 
 use super::list::{OrderList, PAGE_SIZE, about_the_list, read_list};
-use super::wire::{read_data, read_order};
+use super::wire::{read_content, read_order};
 use super::{Answer, ApiError, TopupApi};
 use crate::http::ReadError;
 
@@ -163,6 +163,6 @@ impl TopupApi for Client {
         let path = ["v3", "internet", "list"];
         let query = [("page", "1"), ("pageSize", "1")];
         let (status, headers, body) = self.get(&path, &query, MAX_LIST_BYTES).await?;
-        read_data(status, &headers, &body).map(drop).map_err(about_the_list)
+        read_content(status, &headers, &body).map(drop).map_err(about_the_list)
     }
 }

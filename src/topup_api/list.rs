@@ -1,15 +1,15 @@
 //! A page of the list of orders.
 //!
-//! The documentation leaves open how the rows are called, whether a page tells how many there are, and whether
-//! a row carries the card. So all of that is read if it is there. A row that cannot be read costs nobody else
-//! their answer: it is counted, and its order can still be asked for by its id.
+//! The provider's reference page shows rows in `data.topups` and the pagination in `meta`; its mobile twin has them in
+//! `data.items` and `data.pagination`. A row shows a part of the card, all of it or nothing. So all of that is read if it
+//! is there. A row that cannot be read costs no other order its answer, and its own can still be asked for by its id.
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use topup_jobs::{ProviderOrder, TopupId};
+use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
 use super::ApiError;
-use super::wire::{WireOrder, read_data};
+use super::wire::{Content, WireOrder, read_content};
 
 /// Rows asked for with each page: the most the provider gives.
 pub(super) const PAGE_SIZE: u32 = 100;
@@ -21,8 +21,8 @@ pub struct OrderList {
     pub orders: Vec<ListedOrder>,
     /// The page after this one, if there is one, or may be.
     pub next_page: Option<u32>,
-    /// Rows that cannot be read, or that do not say which order they are about.
-    pub unreadable: u32,
+    /// Rows that cannot be read, or that do not say which order they are about: the id, where that can be read.
+    pub unreadable: Vec<Option<TopupId>>,
 }
 
 /// A row of the list.
@@ -30,8 +30,11 @@ pub struct OrderList {
 pub struct ListedOrder {
     /// Which order it is about.
     pub topup_id: TopupId,
-    /// The order. A `FULFILLED` one without a card is no contradiction here: the row may just not show it.
+    /// The order. A `FULFILLED` one without a card, or with a part of it, is no contradiction here: the row may just not
+    /// show it.
     pub order: ProviderOrder,
+    /// When the provider created it: as the row says, or else as the id does.
+    pub created_at: Option<Timestamp>,
 }
 
 /// Reads an answer to `list` for this page.
@@ -41,16 +44,19 @@ pub(super) fn read_list(
     body: &[u8],
     page: u32,
 ) -> Result<OrderList, ApiError> {
-    let (answer, data) = read_data(status, headers, body).map_err(about_the_list)?;
+    let content = read_content(status, headers, body).map_err(about_the_list)?;
+    let Content { answer, data, mut meta } = content;
     let Some((rows, pagination)) = parts(data) else {
         return Err(ApiError::Unreadable { answer, what: "its data is not a list of orders" });
     };
+    let pagination = pagination.or_else(|| meta.get_mut("pagination").map(Value::take));
     let next_page = next_page(page, rows.len(), pagination.as_ref());
-    let mut list = OrderList { orders: Vec::with_capacity(rows.len()), next_page, unreadable: 0 };
+    let mut list = OrderList { orders: Vec::with_capacity(rows.len()), next_page, unreadable: Vec::new() };
     for row in rows {
+        let topup_id = row.get("_id").and_then(|id| id.as_str()?.parse().ok());
         match listed(row) {
             Some(order) => list.orders.push(order),
-            None => list.unreadable += 1,
+            None => list.unreadable.push(topup_id),
         }
     }
     Ok(list)
@@ -71,7 +77,7 @@ pub(super) fn about_the_list(error: ApiError) -> ApiError {
     }
 }
 
-/// The rows, under either name, and the pagination.
+/// The rows, under either name, and the pagination where it stands beside them.
 fn parts(data: Value) -> Option<(Vec<Value>, Option<Value>)> {
     let Value::Object(mut data) = data else { return None };
     let rows = ["topups", "items"].into_iter().find_map(|name| match data.remove(name) {
@@ -84,19 +90,22 @@ fn parts(data: Value) -> Option<(Vec<Value>, Option<Value>)> {
 /// A page without a row is the last one whatever else it says: there must be an end to asking. Where nothing
 /// is said, a full page may be followed by another.
 fn next_page(page: u32, rows: usize, pagination: Option<&Value>) -> Option<u32> {
+    let has_next_page = pagination.and_then(|pagination| pagination.get("hasNextPage")?.as_bool());
     let total_pages = pagination.and_then(|pagination| pagination.get("totalPages")?.as_u64());
-    let more = match total_pages {
+    let more = match (has_next_page, total_pages) {
         _ if rows == 0 => false,
-        Some(total_pages) => u64::from(page) < total_pages,
-        None => rows >= PAGE_SIZE as usize,
+        (Some(more), _) => more,
+        (None, Some(total_pages)) => u64::from(page) < total_pages,
+        (None, None) => rows >= PAGE_SIZE as usize,
     };
     if more { page.checked_add(1) } else { None }
 }
 
 fn listed(row: Value) -> Option<ListedOrder> {
-    let order = WireOrder::read(row)?;
-    let topup_id = order.id.clone()?.try_into().ok()?;
-    Some(ListedOrder { topup_id, order: order.into() })
+    let mut order = WireOrder::read(row)?;
+    let topup_id: TopupId = order.id.clone()?.try_into().ok()?;
+    let created_at = order.take_created_at().or_else(|| topup_id.created_at());
+    Some(ListedOrder { topup_id, order: order.into(), created_at })
 }
 
 #[cfg(test)]
@@ -134,7 +143,7 @@ mod tests {
                 (&list.orders[1].order.status, &list.orders[1].order.card),
                 (&TopupStatus::Fulfilled, &None)
             );
-            assert_eq!((list.next_page, list.unreadable), (None, 0));
+            assert_eq!((list.next_page, list.unreadable), (None, Vec::new()));
         }
         let beside = json!({"topups": null, "items": [without]});
         assert_eq!(read(1, &beside).unwrap().orders.len(), 1, "a name without rows hides no other");
@@ -162,6 +171,69 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_of_the_reference_page_is_read() {
+        let body = json!({"success": true, "data": {"topups": [
+            {"_id": "6901616fe9e88196b4eb64b2", "ref": "order-123456", "status": "FULFILLED", "type": "ADSL",
+             "number": "036362608", "topup_amount": 1000, "card_code": "123456789012",
+             "num_trans": "AT-2025-12345", "created_at": "2025-11-01T12:00:00.000Z"}]},
+            "meta": {"timestamp": "2025-11-01T12:30:00.000Z",
+                "pagination": {"currentPage": 1, "totalPages": 5, "totalItems": 95, "hasNextPage": true}}});
+        let list = read_list(200, &HeaderMap::new(), body.to_string().as_bytes(), 1).unwrap();
+        assert_eq!((list.next_page, list.unreadable), (Some(2), Vec::new()));
+        let card = list.orders[0].order.card.as_ref().unwrap();
+        assert_eq!(
+            (card.num_trans.as_deref(), card.date_traitement.as_deref()),
+            (Some("AT-2025-12345"), None)
+        );
+        assert!(!card.is_complete(), "the date is missing");
+        assert_eq!(list.orders[0].created_at.unwrap().to_rfc3339(), "2025-11-01T12:00:00+00:00");
+    }
+
+    #[test]
+    fn a_card_is_complete_with_all_three_fields_only() {
+        let whole = json!({"_id": id(1), "status": "FULFILLED", "card_code": "123456789012", "num_trans": "AT-1",
+            "date_traitement": "2025-11-01T12:00:45.000Z"});
+        for lacking in ["card_code", "num_trans", "date_traitement", "ref"] {
+            for nothing in [json!(null), json!("")] {
+                let mut row = whole.clone();
+                row[lacking] = nothing;
+                let list = read(1, &json!({"items": [row]})).unwrap();
+                let complete = list.orders[0].order.card.as_ref().is_some_and(topup_jobs::Card::is_complete);
+                assert_eq!(complete, lacking == "ref", "without {lacking}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_tells_when_its_order_was_created_or_its_id_does() {
+        let row = |created_at: Value| json!({"_id": "6901616fe9e88196b4eb64b2", "status": "HANDLING", "created_at": created_at});
+        for (told, expected) in [
+            (json!("2025-11-01T13:00:00.000+01:00"), "2025-11-01T12:00:00+00:00"),
+            (json!("yesterday"), "2025-10-29T00:35:59+00:00"),
+            (json!(null), "2025-10-29T00:35:59+00:00"),
+        ] {
+            let list = read(1, &json!({"topups": [row(told)]})).unwrap();
+            assert_eq!(list.orders[0].created_at.unwrap().to_rfc3339(), expected);
+        }
+    }
+
+    #[test]
+    fn the_pagination_of_the_envelope_counts_where_none_stands_beside_the_rows() {
+        for (page, count, pagination, next_page) in [
+            (1, 20, json!({"currentPage": 1, "totalPages": 2, "hasNextPage": true}), Some(2)),
+            (2, 100, json!({"currentPage": 2, "totalPages": 2, "hasNextPage": false}), None),
+            (1, 20, json!({"totalPages": 2}), Some(2)),
+            (1, 20, json!({"hasNextPage": "yes"}), None),
+            (3, 0, json!({"hasNextPage": true}), None),
+        ] {
+            let body =
+                json!({"success": true, "data": {"topups": rows(count)}, "meta": {"pagination": pagination}});
+            let list = read_list(200, &HeaderMap::new(), body.to_string().as_bytes(), page).unwrap();
+            assert_eq!(list.next_page, next_page, "page {page} of {count} rows, {pagination}");
+        }
+    }
+
+    #[test]
     fn a_row_that_cannot_be_read_costs_no_other() {
         let good = json!({"_id": id(1), "status": "HANDLING"});
         for bad in [
@@ -177,7 +249,8 @@ mod tests {
             json!([id(2), "ref", "FULFILLED", "ADSL", "036362608", 1000, "123456789012", "AT-1", "2025"]),
         ] {
             let list = read(1, &json!({"topups": [bad, good, bad]})).unwrap();
-            assert_eq!((list.orders.len(), list.unreadable), (1, 2), "{bad}");
+            let told = bad.get("_id").and_then(|id| id.as_str()?.parse().ok());
+            assert_eq!((list.orders.len(), list.unreadable), (1, vec![told.clone(), told]), "{bad}");
         }
         let mut full = rows(100);
         full[0] = json!(null);

@@ -72,8 +72,9 @@ pub struct Wish {
     pub last: Option<Duration>,
     /// Its age now.
     pub age: Duration,
-    /// Whether it is rechecked after hours rather than polled.
-    pub recheck: bool,
+    /// Whether it belongs to the backlog: it is rechecked after hours, or long past fast polling. New orders have
+    /// the larger share of the requests, whatever the backlog.
+    pub backlog: bool,
     /// Whether it is enough that the list has just shown it, or will.
     pub list_counts: bool,
 }

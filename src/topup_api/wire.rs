@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
-use topup_jobs::{Card, ProviderOrder, Secret, TopupStatus, TopupType};
+use topup_jobs::{Card, ProviderOrder, Secret, Timestamp, TopupStatus, TopupType};
 
 use super::{Answer, ApiError};
 use crate::http::retry_after;
@@ -34,6 +35,8 @@ pub(super) struct WireOrder {
     num_trans: Lenient,
     #[serde(default)]
     date_traitement: Lenient,
+    #[serde(default)]
+    created_at: Lenient,
 }
 
 impl WireOrder {
@@ -43,6 +46,14 @@ impl WireOrder {
         let order: Self = value.is_object().then(|| serde_json::from_value(value).ok()).flatten()?;
         // A status that is not known is logged.
         is_plain(&order.status).then_some(order)
+    }
+}
+
+impl WireOrder {
+    /// When it was created, where that is a date.
+    pub(super) fn take_created_at(&mut self) -> Option<Timestamp> {
+        let text = std::mem::take(&mut self.created_at).text()?;
+        DateTime::parse_from_rfc3339(&text).ok().map(|at| at.to_utc())
     }
 }
 
@@ -79,8 +90,17 @@ impl Lenient {
     }
 }
 
-/// Reads the envelope of any answer: what is known of the answer, and its data.
-pub(super) fn read_data(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<(Answer, Value), ApiError> {
+/// What an answer that is no refusal holds.
+pub(super) struct Content {
+    /// What is known of the answer.
+    pub(super) answer: Answer,
+    pub(super) data: Value,
+    /// What the envelope says of the data; null where it says nothing.
+    pub(super) meta: Value,
+}
+
+/// Reads the envelope of any answer.
+pub(super) fn read_content(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<Content, ApiError> {
     let envelope: Option<Fields> = serde_json::from_slice(body).ok();
     let answer = describe(status, envelope.as_ref());
     if status != 200 {
@@ -97,7 +117,7 @@ pub(super) fn read_data(status: u16, headers: &HeaderMap, body: &[u8]) -> Result
     }
     match envelope.remove("data") {
         None | Some(Value::Null) => Err(unreadable("it has no data")),
-        Some(data) => Ok((answer, data)),
+        Some(data) => Ok(Content { answer, data, meta: envelope.remove("meta").unwrap_or_default() }),
     }
 }
 
@@ -108,7 +128,7 @@ pub(super) fn read_order(
     body: &[u8],
     topup_id: &str,
 ) -> Result<ProviderOrder, ApiError> {
-    let (answer, data) = read_data(status, headers, body)?;
+    let Content { answer, data, .. } = read_content(status, headers, body)?;
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
     let order = WireOrder::read(data).ok_or_else(|| unreadable("its data is not an order"))?;
     if order.id.as_ref().is_some_and(|id| !id.eq_ignore_ascii_case(topup_id)) {

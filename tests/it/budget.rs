@@ -1,10 +1,10 @@
 //! What the provider allows is kept by all workers together, and a key that is refused costs no order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use topup_jobs::OrderStatus;
-use topup_worker::simulator::{Answer, Fault, RequestKind, Script, SimulatorSettings};
+use topup_worker::simulator::{Answer, Fault, ListCard, RequestKind, Script, SimulatorSettings};
 
 use crate::shutdown::get_from;
 use crate::support::redis::TestRedis;
@@ -177,7 +177,7 @@ async fn an_order_that_waits_in_line_holds_no_slot_and_is_asked_for_in_its_turn(
 async fn many_orders_at_once_hold_no_slots_and_all_come_to_their_end() {
     const MANY: usize = 500;
     let settings =
-        SimulatorSettings { rate_limit: 120, list_with_cards: true, ..SimulatorSettings::default() };
+        SimulatorSettings { rate_limit: 120, list_card: ListCard::Complete, ..SimulatorSettings::default() };
     let mut bed = bed(10.0, settings).await;
     bed.set("CONCURRENCY", "8");
     let orders = orders(&bed, MANY as u64);
@@ -202,11 +202,22 @@ async fn many_orders_at_once_hold_no_slots_and_all_come_to_their_end() {
     assert!(bed.simulator.busiest_minute() <= 120);
 }
 
-/// As many orders as in a rush: several times what can be asked for one by one.
-async fn rush(with_cards: bool) -> (u64, u64, u64) {
-    let settings =
-        SimulatorSettings { rate_limit: 120, list_with_cards: with_cards, ..SimulatorSettings::default() };
-    let bed = bed(10.0, settings).await;
+/// What a rush came to.
+struct Rush {
+    pages: u64,
+    asked: u64,
+    orders: u64,
+    /// Cards that were delivered without their date.
+    undated: usize,
+}
+
+/// As many orders as in a rush: several times what can be asked for one by one. Each receiver's first answer is a failure,
+/// so that every event is sent twice at least.
+async fn rush(list_card: ListCard, card_details: &str) -> Rush {
+    let settings = SimulatorSettings { rate_limit: 120, list_card, ..SimulatorSettings::default() };
+    let mut bed = bed(10.0, settings).await;
+    bed.set("CARD_DETAILS", card_details);
+    bed.sink.answer_first([500; 100]);
     let mut orders: Vec<String> = orders(&bed, 180);
     orders.push(bed.order(Script::refunded_after(10 * SECOND)));
     let queued = bed.order(Script::queued_after(10 * SECOND, Duration::from_hours(10_000)));
@@ -230,8 +241,19 @@ async fn rush(with_cards: bool) -> (u64, u64, u64) {
     for worker in &workers {
         assert!(!worker.log().contains("does not show those that wait"), "{}", worker.log());
     }
+    let mut bodies = HashMap::new();
+    for received in bed.sink.received() {
+        let first = bodies.entry(received.id().to_owned()).or_insert_with(|| received.body.clone());
+        assert_eq!(*first, received.body, "{} was sent with two bodies", received.id());
+    }
+    let cards: Vec<serde_json::Value> =
+        bodies.values().map(|body| serde_json::from_slice(body).unwrap()).collect();
+    let cards = || cards.iter().map(|event| &event["data"]).filter(|data| data["status"] == "FULFILLED");
+    assert!(cards().all(|data| data["numTrans"].is_string()));
+    let undated = cards().filter(|data| data["dateTraitement"].is_null()).count();
     let count = |kind| bed.simulator.requests(kind);
-    (count(RequestKind::List), count(RequestKind::CheckId), orders.len() as u64)
+    let (pages, asked) = (count(RequestKind::List), count(RequestKind::CheckId));
+    Rush { pages, asked, orders: orders.len() as u64, undated }
 }
 
 #[tokio::test]
@@ -239,7 +261,7 @@ async fn orders_are_found_in_the_list_however_late_they_are_handed_over() {
     const SCALE: f64 = 10.0;
     let began = Instant::now();
     let settings =
-        SimulatorSettings { rate_limit: 120, list_with_cards: true, ..SimulatorSettings::default() };
+        SimulatorSettings { rate_limit: 120, list_card: ListCard::Complete, ..SimulatorSettings::default() };
     let bed = bed(SCALE, settings).await;
     let worker = bed.worker().await;
     // The worker's clock runs fast since it has started, the provider's since before that.
@@ -257,14 +279,26 @@ async fn orders_are_found_in_the_list_however_late_they_are_handed_over() {
 }
 
 #[tokio::test]
-async fn a_list_with_cards_answers_for_all() {
-    let (pages, asked, orders) = rush(true).await;
+async fn a_list_with_complete_cards_answers_for_all() {
+    let Rush { pages, asked, orders, undated } = rush(ListCard::Complete, "complete").await;
     assert!(pages > 0 && pages + asked < orders, "{pages} pages and {asked} requests for {orders} orders");
+    assert_eq!(undated, 0);
 }
 
 #[tokio::test]
-async fn a_list_without_cards_leaves_one_request_for_each_fulfilled_order() {
-    let (pages, asked, orders) = rush(false).await;
-    assert!(pages > 0 && asked >= orders, "the card is asked for");
-    assert!(pages + asked < orders * 2, "{pages} pages and {asked} requests for {orders} orders");
+async fn a_list_without_a_part_of_the_card_leaves_one_request_for_each_fulfilled_order() {
+    for list_card in [ListCard::Documented, ListCard::None] {
+        let Rush { pages, asked, orders, undated } = rush(list_card, "complete").await;
+        assert!(pages > 0 && asked >= orders, "the card is asked for");
+        assert!(pages + asked < orders * 2, "{pages} pages and {asked} requests for {orders} orders");
+        assert_eq!(undated, 0, "every card has all three fields");
+    }
+}
+
+#[tokio::test]
+async fn where_a_fast_card_is_wanted_it_is_delivered_as_the_list_shows_it_and_stays_as_it_was_delivered() {
+    let Rush { pages, asked, orders, undated } = rush(ListCard::Documented, "fast").await;
+    assert!(pages > 0 && pages + asked < orders, "{pages} pages and {asked} requests for {orders} orders");
+    assert!(undated > 0, "more cards come than can be asked for");
+    assert!(undated < 180, "what can be asked for soon is complete");
 }

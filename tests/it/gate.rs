@@ -42,7 +42,7 @@ async fn ask(budget: &RedisBudget, order: u32) -> Permission {
         created_at,
         last: None,
         age: Duration::ZERO,
-        recheck: false,
+        backlog: false,
         list_counts: false,
     };
     budget.ask(&wish).await

@@ -1,5 +1,7 @@
 //! The line of the budget, played out step by step: its scripts as they are, on a clock of the test's own.
 
+mod shares;
+
 use std::collections::BTreeSet;
 
 use redis::aio::MultiplexedConnection;
@@ -30,6 +32,7 @@ const PACE_MS: u64 = 500;
 const BURST: u64 = 6;
 const SIGHTING_MS: u64 = 12_000;
 const LONGEST_MS: u64 = 30_000;
+const LONGEST_BACKLOG_MS: u64 = 300_000;
 const LEASE_MS: u64 = 120_000;
 const EVERY_MS: u64 = 8_000;
 const START_MS: u64 = 1_750_000_000_000;
@@ -86,15 +89,28 @@ impl Line {
     }
 
     async fn request(&mut self, order: &str, created_at: u64, sighting: u64, patience: u64) -> Told {
+        self.request_of(false, order, created_at, sighting, patience).await
+    }
+
+    async fn request_of(
+        &mut self,
+        backlog: bool,
+        order: &str,
+        created_at: u64,
+        sighting: u64,
+        patience: u64,
+    ) -> Told {
         let purpose = if order.is_empty() { "page" } else { "order" };
         let [created_at, sighting, patience] = [created_at, sighting, patience].map(|ms| ms.to_string());
-        let [window, burst, longest] = [WINDOW_MS, BURST, LONGEST_MS].map(|number| number.to_string());
+        let longest = if backlog { LONGEST_BACKLOG_MS } else { LONGEST_MS };
+        let [window, burst, longest] = [WINDOW_MS, BURST, longest].map(|number| number.to_string());
         let arguments = [
             purpose,
             order,
             &created_at,
             &sighting,
             &patience,
+            if backlog { "1" } else { "0" },
             "120",
             &window,
             &burst,
@@ -156,13 +172,13 @@ impl Line {
 
     /// How many orders are in line, as the metrics tell it.
     async fn in_line(&mut self) -> u64 {
-        let (_, _, in_line, _, _): (String, String, u64, u64, Vec<u64>) =
+        let (_, _, new, backlog, _, _): (String, String, u64, u64, u64, Vec<u64>) =
             self.call(STATE, &["120", "1", "key"]).await;
-        in_line
+        new + backlog
     }
 
     async fn seen(&mut self, order: &str, what: &str) {
-        self.call::<()>(SEEN, &[&LEASE_MS.to_string(), "60000", order, what]).await;
+        self.call::<()>(SEEN, &[&LEASE_MS.to_string(), "60000", "30000", order, what]).await;
     }
 
     /// The reading ends that went back to the start.

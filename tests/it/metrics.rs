@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
-use topup_worker::simulator::{Answer, RequestKind, Script, SimulatorSettings};
+use topup_worker::simulator::{Answer, ListCard, RequestKind, Script, SimulatorSettings};
 
 use crate::shutdown::get_from;
 use crate::support::redis::{TestRedis, free_port};
@@ -69,7 +69,7 @@ async fn told<T>(address: &str, what: &str, is: impl Fn(&Told) -> Option<T>) -> 
 #[tokio::test]
 async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() {
     let (bed, address) =
-        bed(SimulatorSettings { list_with_cards: true, ..SimulatorSettings::default() }).await;
+        bed(SimulatorSettings { list_card: ListCard::Complete, ..SimulatorSettings::default() }).await;
     let _worker = bed.worker().await;
     told(&address, "one request, which verified the key", |told| {
         let spent = told.of(r#"topup_api_tokens{key="primary"}"#)? == 119;
@@ -108,7 +108,11 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     assert!(spent >= 1 && spent <= polls, "{spent} of {polls}");
     assert!(seen.gate_is("open"));
     assert!(seen.of(r#"topup_api_tokens{key="primary"}"#).unwrap() < 120, "requests of this minute");
-    told(&address, "nobody waits", |told| (told.of("topup_api_line_orders")? == 0).then_some(())).await;
+    told(&address, "no order waits", |told| {
+        let waiting = ["new", "backlog"].map(|class| format!("topup_api_line_orders{{class=\"{class}\"}}"));
+        (told.of(&waiting[0])? + told.of(&waiting[1])? == 0).then_some(())
+    })
+    .await;
 
     let text = get_from(&address, "/metrics").await;
     assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
@@ -211,6 +215,7 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
     for command in [
         ["ZADD", "{topup}:budget:waiting", later, "one"],
         ["ZADD", "{topup}:budget:waiting", later, "another"],
+        ["ZADD", "{topup}:budget:backlog", later, "a recheck"],
         ["ZADD", &spent, later, "of-this-minute"],
         ["ZADD", &spent, "1", "long-over"],
         ["HSET", "{topup}:budget:listed", "until", later],
@@ -219,7 +224,8 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
     }
     list("read").await;
     let told = Told::by(&address).await;
-    assert_eq!(told.of("topup_api_line_orders"), Some(2));
+    assert_eq!(told.of(r#"topup_api_line_orders{class="new"}"#), Some(2));
+    assert_eq!(told.of(r#"topup_api_line_orders{class="backlog"}"#), Some(1));
     assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(118));
     bed.redis::<()>(&["SET", "{topup}:budget:unlisted", "1"]).await;
     list("left").await;

@@ -73,16 +73,20 @@ pub(super) fn spawn_whole(
     settings: &[(&str, String)],
 ) -> anyhow::Result<Process> {
     let mut command = this_program()?;
-    let database = ground.folder.path().join(database).with_extension("db");
     command.arg("run").env_clear().envs([
         ("REDIS_URL", ground.redis_url.clone()),
         ("TOPUP_PREFIX", ground.names.to_string()),
-        ("DATABASE_URL", format!("sqlite://{}", database.display())),
+        ("DATABASE_URL", database_url(ground, database)),
         ("ENCRYPTION_KEY", ground.encryption_key.expose_secret().to_owned()),
         ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
     ]);
     command.envs(settings.iter().cloned());
     Process::start(name, command, &ground.folder)
+}
+
+/// The address of the database of this name.
+pub(super) fn database_url(ground: &Ground, database: &str) -> String {
+    format!("sqlite://{}", ground.folder.path().join(database).with_extension("db").display())
 }
 
 /// Asks a worker to stop and waits.

@@ -15,15 +15,16 @@ mod retention;
 mod reveals;
 pub(super) mod sqlite;
 pub(super) mod statement;
+mod unchecked;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use topup_jobs::{Card, Event, NotifyCustomer, OrderStatus, Timestamp, TopupId, TrackTopup};
+use topup_jobs::{Card, Event, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
 use super::{
-    Applied, CardCipher, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Reveal,
-    RevealOutcome, StoreError,
+    Applied, Behind, CardCipher, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Reveal,
+    RevealOutcome, StoreError, Unchecked,
 };
 
 pub use self::database::DatabaseKind;
@@ -69,10 +70,12 @@ impl OrderStore for SqlStore {
 
     async fn unchecked_orders(
         &self,
+        job: JobName,
         before: Timestamp,
+        behind: Option<&Behind>,
         most: u32,
-    ) -> Result<Vec<(TopupId, OrderStatus)>, StoreError> {
-        orders::unchecked(&self.database, before, most).await
+    ) -> Result<Unchecked, StoreError> {
+        unchecked::orders(&self.database, job, before, behind, most).await
     }
 
     async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError> {

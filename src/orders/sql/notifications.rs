@@ -4,6 +4,7 @@ use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
 use super::statement::{Row, sql};
+use super::unchecked::left_out;
 use super::{events, history};
 use crate::orders::history::Attempt;
 use crate::orders::{NewEvent, Notification, Occurrence, StoreError};
@@ -24,7 +25,7 @@ pub(super) async fn untold(
             channel: row.get("channel")?,
         })
     };
-    rows.iter().map(read).collect()
+    Ok(rows.iter().filter_map(|row| read(row).map_err(|error| left_out(row, &error)).ok()).collect())
 }
 
 /// The oldest event first.

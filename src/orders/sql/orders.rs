@@ -247,14 +247,3 @@ pub(super) async fn card(
         date_traitement: row.get("date_traitement")?,
     }))
 }
-
-pub(super) async fn unchecked(
-    database: &Database,
-    before: Timestamp,
-    most: u32,
-) -> Result<Vec<(TopupId, OrderStatus)>, StoreError> {
-    let select = sql("SELECT topup_id, status FROM internet_orders
-         WHERE next_check_at IS NOT NULL AND next_check_at < $1 ORDER BY random() LIMIT $2");
-    let rows = database.fetch(select.bind(before).bind(most)).await?;
-    rows.iter().map(|row| Ok((row.parse("topup_id")?, row.parse("status")?))).collect()
-}

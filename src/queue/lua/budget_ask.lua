@@ -6,6 +6,7 @@
 --   ms since 1970          at which the order was created
 --   ms                     for which a sighting in the list counts beyond the time that a reading takes; 0 without a list
 --   ms                     it may wait compared with one that asks now
+--   1                      for an order of the backlog: a recheck, or one that is long past fast polling
 --   number                 of requests a window
 --   ms                     of a window
 --   number                 of requests that may be made at once after a pause
@@ -22,12 +23,19 @@
 local budget = KEYS[1]
 local purpose, order, created_at, sighting, patience =
     take(), take(), take(), tonumber(take()), tonumber(take())
+local in_backlog = take() == '1'
 local limit, window, burst, most_flying, request, lease, look, longest =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()),
     tonumber(take()), tonumber(take())
 local worker, keys = take(), take_list()
 local now = math.floor(now() * 1000)
-local waiting, promised, since = budget .. ':waiting', budget .. ':promised', budget .. ':since'
+-- New orders and the backlog wait in a line each.
+local new_line, backlog_line = budget .. ':waiting', budget .. ':backlog'
+local waiting, other_line = new_line, backlog_line
+if in_backlog then
+    waiting, other_line = backlog_line, new_line
+end
+local promised, since, turns = budget .. ':promised', budget .. ':since', budget .. ':turns'
 local tracked, ready = budget .. ':tracked', budget .. ':ready'
 
 local number, key = key_in_use(budget, keys)
@@ -80,6 +88,11 @@ end
 local function grant()
     local began = tonumber(redis.call('HGET', since, order) or now)
     leave_line(budget, order)
+    if in_backlog then
+        redis.call('DEL', turns)
+    elseif redis.call('EXISTS', backlog_line) == 1 then
+        redis.call('INCR', turns)
+    end
     local ticket = redis.call('INCR', budget .. ':ticket')
     -- Until it is answered it is not known when the provider counts it; it counts here for as long as it may.
     redis.call('ZADD', spent, now + request + window, ticket)
@@ -111,23 +124,43 @@ local function wait_for_list(ms)
     redis.call('ZADD', promised, now + ms, order)
 end
 
--- How many of those ahead are about to ask. Who was told to come later does not hold up the others, and no more does
--- who is late: when the workers are behind, everybody is, and a request that is kept for one of them is used by nobody.
--- For the same reason nobody counts beyond the first ones: what they leave is better given out of turn than not at all.
+-- How many of the first `most` in a line ask within this time. Who was told to come later does not hold up the others,
+-- and no more does who is late: when the workers are behind, everybody is, and a request that is kept for one of them is
+-- used by nobody. For the same reason nobody counts beyond the first ones: what they leave is better given out of turn
+-- than not at all.
 local LOOKED_AT = 100
 local LATE_MS = 1000
-local function ahead(rank)
-    if rank == 0 then
+local function asking(line, most, within_ms)
+    local first = redis.call('ZRANGE', line, 0, math.min(most, LOOKED_AT) - 1)
+    if most < 1 or #first == 0 then
         return 0
     end
-    local first = redis.call('ZRANGE', waiting, 0, math.min(rank, LOOKED_AT) - 1)
-    local due = 0
+    local count = 0
     for _, at in ipairs(redis.call('ZMSCORE', promised, unpack(first))) do
-        if not at or (tonumber(at) <= now and tonumber(at) > now - LATE_MS) then
-            due = due + 1
+        if not at or (tonumber(at) <= now + within_ms and tonumber(at) > now - LATE_MS) then
+            count = count + 1
         end
     end
-    return due
+    return count
+end
+
+-- The shares. While both classes wait, the backlog gets every fifth request and new orders, with the pages of the list,
+-- get the others. What one class leaves, the other takes.
+local SHARE = 5
+-- A request is kept for an order that asks before the saved requests overflow the burst: until then none is lost.
+local soon = burst * pace
+local function is_turn_of_backlog()
+    return tonumber(redis.call('GET', turns) or '0') >= SHARE - 1 and asking(backlog_line, LOOKED_AT, soon) > 0
+end
+
+-- How many requests are kept for others than this order.
+local function kept(rank)
+    local ahead = asking(waiting, rank, 0)
+    local page = redis.call('EXISTS', budget .. ':paging')
+    if not in_backlog then
+        return ahead + page + (is_turn_of_backlog() and 1 or 0)
+    end
+    return ahead + (is_turn_of_backlog() and 0 or page + asking(new_line, LOOKED_AT, soon))
 end
 
 tidy_line(budget, now)
@@ -137,8 +170,10 @@ tidy_line(budget, now)
 local listed = redis.call('HMGET', budget .. ':listed', 'began', 'from', 'until', 'next', 'begin', 'took')
 local regular = listed[1] and tonumber(listed[1]) <= now and tonumber(listed[3]) > now
 
--- A page of the list answers for many: the next request is kept for it. While an order has waited for as long as it
--- may, of which the list does not tell or tells no more, every other request goes to the line.
+-- A page of the list answers for many new orders: the next request is kept for it, unless it is the backlog's turn.
+-- While an order has waited for as long as it may, of which the list does not tell or tells no more, every other request
+-- goes to the line; four of five while more cards are to be asked for than a sixth of a window's requests: a page would
+-- only show more of those.
 local paging, paged = budget .. ':paging', budget .. ':paged'
 if purpose ~= 'order' then
     local wait = math.ceil(wait_for(1))
@@ -151,27 +186,40 @@ if purpose ~= 'order' then
     -- A first reading may still tell of everybody, but for those that need a request to show their card.
     local in_turn = regular or redis.call('SCARD', ready) > 0
     local head = in_turn and redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES') or {}
-    if wait <= 0 and head[2] and tonumber(head[2]) <= now and redis.call('DEL', paged) == 1 then
+    local others = redis.call('SCARD', ready) > limit / 6 and 4 or 1
+    if wait <= 0 and is_turn_of_backlog() then
         redis.call('DEL', paging)
         return { 'wait', math.ceil(pace) }
     end
+    if wait <= 0 and head[2] and tonumber(head[2]) <= now and redis.call('DEL', paged) == 1 then
+        redis.call('DEL', paging)
+        return { 'wait', math.ceil(pace * others) }
+    end
     if wait <= 0 then
         redis.call('DEL', paging)
-        redis.call('SET', paged, 1, 'PX', math.ceil(2 * pace))
+        redis.call('SET', paged, 1, 'PX', math.ceil(pace * (others + 1)))
         return grant()
     end
     redis.call('SET', paging, 1, 'PX', wait + look)
     return { 'wait', wait }
 end
 
+-- An order that changes its class keeps the time at which it came.
+local came = redis.call('ZSCORE', other_line, order)
+redis.call('ZREM', other_line, order)
 -- Where the clock was set back since it came, it would have to let everybody go first who comes now.
-redis.call('ZADD', waiting, 'LT', now + patience, order)
+redis.call('ZADD', waiting, 'LT', came or now + patience, order)
 redis.call('HSETNX', since, order, now)
-redis.call('HSET', tracked, order, created_at)
+-- The list is read for new orders alone: the pages that show the backlog lie days back.
+if in_backlog then
+    redis.call('HDEL', tracked, order)
+else
+    redis.call('HSET', tracked, order, created_at)
+end
 local rank = redis.call('ZRANK', waiting, order)
 
 local function wait_in_line(at_least)
-    local turn = rank + 1 + redis.call('EXISTS', paging)
+    local turn = rank + 1 + redis.call('EXISTS', paging) + (in_backlog and redis.call('ZCARD', new_line) or 0)
     local function capped(wait)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end
@@ -207,7 +255,7 @@ if sighting > 0 and regular and redis.call('SMISMEMBER', ready, order)[1] == 0 t
         return { 'wait', wait }
     end
 end
-if wait_for(ahead(rank) + 1 + redis.call('EXISTS', paging)) <= 0 then
+if wait_for(kept(rank) + 1) <= 0 then
     return grant()
 end
 return wait_in_line(1)

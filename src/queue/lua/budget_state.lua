@@ -1,7 +1,7 @@
 -- Tells how the budget stands, by the clock of Redis, and changes nothing.
 -- KEYS[1] budget   ARGV: requests a window, list of the fingerprints of the worker's keys (their number, then each)
--- Returns {gate, list, number of orders in line, number of the key in use from 0 up, {for each key: requests left in this
--- window}}
+-- Returns {gate, list, new orders in line, orders of the backlog in line, number of the key in use from 0 up, {for each key:
+-- requests left in this window}}
 --   gate   'closed' while no order may be checked, 'probing' while one request at a time is made, otherwise 'open'
 --   list   'left' while it is not read since it does not help, 'read' while it is read again and again, otherwise
 --          'unused'
@@ -32,10 +32,14 @@ for n, of in ipairs(keys) do
     left[n] = math.max(limit - used, 0)
 end
 
-local line, gone = redis.call('ZCARD', budget .. ':waiting'), gone_from_line(budget, now)
-if #gone > 0 then
-    for _, at in ipairs(redis.call('ZMSCORE', budget .. ':waiting', unpack(gone))) do
-        line = at and line - 1 or line
+local gone = gone_from_line(budget, now)
+local function length(line)
+    local orders = redis.call('ZCARD', line)
+    if #gone > 0 then
+        for _, at in ipairs(redis.call('ZMSCORE', line, unpack(gone))) do
+            orders = at and orders - 1 or orders
+        end
     end
+    return orders
 end
-return { gate, list, line, (number or 1) - 1, left }
+return { gate, list, length(budget .. ':waiting'), length(budget .. ':backlog'), (number or 1) - 1, left }

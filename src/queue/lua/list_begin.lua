@@ -1,8 +1,8 @@
 -- Whether the list of orders is to be read now: when more orders wait than can be asked for one by one.
 -- KEYS[1] budget   ARGV: fewest orders, requests a window, ms of a window, requests that may be made at once after a
 --   pause, ms for which nobody else begins, list of the fingerprints of the worker's keys
--- Returns {1 if enough orders wait that it may be soon, otherwise 0, {for each order that waits: its id, ms since 1970
--- at which it was created}}; no orders where it is not now.
+-- Returns {1 if enough new orders wait that it may be soon, otherwise 0, {for each of them: its id, ms since 1970 at
+-- which it was created}}; no orders where it is not now.
 local budget = KEYS[1]
 local fewest, limit, window, burst, lease, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), take_list()

@@ -1,12 +1,14 @@
 -- Says what a page of the list showed.
--- KEYS[1] budget   KEYS[2..] queues in which an order may be   ARGV: ms for which nobody else begins a reading, ms
---   for which an order is not called ready again; then for each order: its id and
+-- KEYS[1] budget   KEYS[2] queue of fast polling   KEYS[3..] other queues in which an order may be   ARGV: ms for which
+--   nobody else begins a reading, ms for which an order is not called ready again, ms of waiting that a ready order is
+--   given; then for each order: its id and
 --   'handling'   it is not final
 --   'decided'    what it showed stands in the store: its job has to carry that out
---   'ready'      it is FULFILLED, and the row does not show the card: it is asked for before all others
+--   'ready'      it is FULFILLED, and the row does not show all of the card: it is asked for before other new orders
+--                but those that have waited for longer than the given time, or before the rest of the backlog
 -- Returns the number of orders that were woken
 local budget = KEYS[1]
-local lease, once = take(), take()
+local lease, once, lead = take(), take(), tonumber(take())
 local now = math.floor(now() * 1000)
 local woken = 0
 redis.call('SET', budget .. ':listing', 1, 'PX', lease, 'XX')
@@ -20,20 +22,20 @@ local function wake(id)
     end
 end
 
--- What its job carries, if somebody follows it.
+-- What its job carries, if somebody follows it, and whether it is in the queue of fast polling.
 local function followed(id)
     for n = 2, #KEYS do
         -- A dead letter has its payload there, and nobody who would ask.
         local payload = redis.call('HMGET', KEYS[n] .. ':data', id)[1]
         if payload and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
-            return payload
+            return payload, n == 2
         end
     end
 end
 
 while at < #ARGV do
     local id, what = take(), take()
-    local payload = followed(id)
+    local payload, polled = followed(id)
     if not payload then
         -- Other programs have orders too, and most of those in the list are long final.
     elseif what == 'handling' then
@@ -41,8 +43,13 @@ while at < #ARGV do
     elseif what == 'ready' then
         -- Where check-id shows no card either, it is asked for at its own pace.
         if redis.call('SET', budget .. ':readied:' .. id, 1, 'PX', once, 'NX') then
-            redis.call('SADD', budget .. ':ready', id)
-            redis.call('ZADD', budget .. ':waiting', 0, id)
+            if polled and not redis.call('ZSCORE', budget .. ':backlog', id) then
+                redis.call('SADD', budget .. ':ready', id)
+                redis.call('ZADD', budget .. ':waiting', 'LT', now - lead, id)
+            else
+                -- It came hours after those that wait there, and it alone is known to have ended.
+                redis.call('ZADD', budget .. ':backlog', 0, id)
+            end
             redis.call('ZADD', budget .. ':promised', now, id)
             wake(id)
         end

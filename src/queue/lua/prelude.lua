@@ -82,7 +82,7 @@ local function probe_of(budget, key)
 end
 
 -- Remembers that this worker can check orders: neither its keys nor its address are refused.
-local ABLE_MS = 30000
+local ABLE_MS = 90000
 local function note_able(budget, worker, now_ms)
     redis.call('ZADD', budget .. ':able', now_ms + ABLE_MS, worker)
 end
@@ -94,9 +94,10 @@ local function paced_until(budget, key, window, now_ms)
     return paced > now_ms + window and now_ms or math.max(paced, now_ms)
 end
 
--- Takes an order out of the line of those that wait for a request.
+-- Takes an order out of both lines for a request: that of new orders, and the backlog.
 local function leave_line(budget, id)
     redis.call('ZREM', budget .. ':waiting', id)
+    redis.call('ZREM', budget .. ':backlog', id)
     redis.call('ZREM', budget .. ':promised', id)
     redis.call('HDEL', budget .. ':since', id)
     redis.call('HDEL', budget .. ':tracked', id)

@@ -11,8 +11,6 @@ use crate::topup_api::Wish;
 
 /// Longest that an order which is hardly final yet may wait compared with one that asks now.
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
-/// The same for an order that is rechecked after hours.
-const RECHECK_PATIENCE: Duration = Duration::from_mins(1);
 /// How often a worker reads what all have learned.
 const LEARN_EVERY: Duration = Duration::from_secs(5);
 
@@ -26,8 +24,8 @@ pub(super) struct Learned {
 impl RedisBudget {
     /// How long an order may wait compared with one that asks now: the less likely it is final, the longer.
     pub(super) fn patience(&self, wish: &Wish) -> Duration {
-        if wish.recheck {
-            return RECHECK_PATIENCE;
+        if wish.backlog {
+            return Duration::ZERO;
         }
         let Some(last) = wish.last else { return Duration::ZERO };
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::{LONGEST_WAIT, REQUEST, RedisBudget, UNKNOWN, in_flight};
+use super::{LONGEST_BACKLOG_WAIT, LONGEST_WAIT, REQUEST, RedisBudget, UNKNOWN, in_flight};
 use crate::queue::{millis, scripts};
 use crate::topup_api::{Permission, Ticket};
 
@@ -16,7 +16,7 @@ const ELSEWHERE: Duration = Duration::from_secs(1);
 /// What a request is for.
 pub(super) enum Purpose<'a> {
     /// To check an order.
-    Order { id: &'a str, created_at_ms: i64, sighting: Duration, patience: Duration },
+    Order { id: &'a str, created_at_ms: i64, sighting: Duration, patience: Duration, backlog: bool },
     /// A page of the list.
     Page,
     /// To verify the key, or to learn whether the provider answers.
@@ -43,21 +43,25 @@ impl RedisBudget {
         let allowed = &self.allowance;
         let mut call = scripts::BUDGET_ASK.prepare_invoke();
         call.key(&self.key);
+        let in_backlog = matches!(purpose, Purpose::Order { backlog: true, .. });
+        let longest_wait = if in_backlog { LONGEST_BACKLOG_WAIT } else { LONGEST_WAIT };
         match purpose {
-            Purpose::Order { id, created_at_ms, sighting, patience } => {
+            Purpose::Order { id, created_at_ms, sighting, patience, backlog } => {
                 call.arg("order").arg(id).arg(created_at_ms);
-                call.arg(millis(allowed.real(sighting))).arg(millis(allowed.real(patience)));
+                call.arg(millis(allowed.real(sighting)))
+                    .arg(millis(allowed.real(patience)))
+                    .arg(u8::from(backlog));
             }
             Purpose::Page => {
-                call.arg("page").arg("").arg(0).arg(0).arg(0);
+                call.arg("page").arg("").arg(0).arg(0).arg(0).arg(0);
             }
             Purpose::Verification => {
-                call.arg("verification").arg("").arg(0).arg(0).arg(0);
+                call.arg("verification").arg("").arg(0).arg(0).arg(0).arg(0);
             }
         }
         call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(allowed.burst());
         call.arg(allowed.under_way).arg(millis(REQUEST)).arg(millis(in_flight::LEASE));
-        call.arg(millis(PROBE_LOOK)).arg(allowed.real_ms(LONGEST_WAIT)).arg(&self.worker);
+        call.arg(millis(PROBE_LOOK)).arg(allowed.real_ms(longest_wait)).arg(&self.worker);
         self.write_keys(&mut call);
         let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
         let Some(said) = answer.and_then(|answer| Said::read(&answer)) else {

@@ -15,8 +15,10 @@ pub struct BudgetState {
     pub gate: Gate,
     /// What is done with the list of orders.
     pub list: ListUse,
-    /// Orders that wait in line for a request.
-    pub line: u64,
+    /// New orders that wait in line for a request.
+    pub new_in_line: u64,
+    /// Orders of the backlog that do.
+    pub backlog_in_line: u64,
     /// The key that requests are made with.
     pub key: ApiKey,
     /// Requests that are left in the present minute, for each key there is.
@@ -99,7 +101,7 @@ impl ApiKey {
 }
 
 /// What the script returns.
-type Said = (String, String, u64, usize, Vec<u32>);
+type Said = (String, String, u64, u64, usize, Vec<u32>);
 
 impl RedisBudget {
     /// How the budget stands; nothing where Redis does not say in time.
@@ -114,11 +116,12 @@ impl RedisBudget {
     }
 }
 
-fn read((gate, list, line, key, left): Said) -> Option<BudgetState> {
+fn read((gate, list, new_in_line, backlog_in_line, key, left): Said) -> Option<BudgetState> {
     Some(BudgetState {
         gate: Gate::ALL.into_iter().find(|known| known.as_str() == gate)?,
         list: ListUse::ALL.into_iter().find(|known| known.as_str() == list)?,
-        line,
+        new_in_line,
+        backlog_in_line,
         key: *ApiKey::ALL.get(key)?,
         tokens: ApiKey::ALL.into_iter().zip(left).collect(),
     })

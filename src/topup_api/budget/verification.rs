@@ -19,7 +19,7 @@ const LOOK_AT_OTHERS: Duration = Duration::from_secs(3);
 
 /// How often a worker says that it can check orders, so that refused ones leave the jobs to it. What it said counts for
 /// three times as long.
-const NOTE_ABLE: Duration = Duration::from_secs(10);
+const NOTE_ABLE: Duration = Duration::from_secs(30);
 
 /// Shortest time between two verifications.
 const PAUSE: Duration = Duration::from_secs(1);

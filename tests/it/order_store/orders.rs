@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use topup_jobs::{Customer, JobName, Locale, OrderStatus, Outcome, Secret, TrackTopup, Tracking};
-use topup_worker::orders::{Applied, Change, OrderStore};
+use topup_worker::orders::{Applied, Behind, Change, OrderStore, Unchecked};
 
 use super::ground::{CARD, Ground, at, change, event, fulfill, id, told};
 
@@ -144,9 +144,20 @@ async fn what_is_overdue_is_found(ground: &Ground) {
     store.track(&TrackTopup::new(id(1)), at(10)).await.unwrap();
     store.track(&TrackTopup::new(id(2)), at(30)).await.unwrap();
     fulfill(&store, &id(3), at(10)).await;
-    let unchecked = store.unchecked_orders(at(20), 10).await.unwrap();
-    assert_eq!(unchecked, [(id(1), OrderStatus::Handling)]);
-    assert_eq!(store.unchecked_orders(at(40), 1).await.unwrap().len(), 1);
+    store.track(&TrackTopup::new(id(4)), at(15)).await.unwrap();
+    change(&store, &id(4), at(15), |record| record.status = OrderStatus::Scheduled).await;
+    let overdue = async |job, before, behind: Option<&Behind>, most| {
+        store.unchecked_orders(job, at(before), behind, most).await.unwrap()
+    };
+    let (polled, rechecked) = (JobName::PollTopup, JobName::RecheckTopup);
+    assert_eq!(overdue(polled, 20, None, 10).await.orders, [(id(1), OrderStatus::Handling)]);
+    assert_eq!(overdue(rechecked, 20, None, 10).await.orders, [(id(4), OrderStatus::Scheduled)]);
+    let first = overdue(polled, 40, None, 1).await;
+    assert_eq!(first.orders, [(id(1), OrderStatus::Handling)], "the oldest first");
+    let second = overdue(polled, 40, first.behind.as_ref(), 1).await;
+    assert_eq!(second.orders, [(id(2), OrderStatus::Handling)]);
+    let last = overdue(polled, 40, second.behind.as_ref(), 1).await;
+    assert_eq!(last, Unchecked::default());
     assert_eq!(store.untold(at(20), 10).await.unwrap(), [told(&id(3), Outcome::Fulfilled)]);
     assert_eq!(store.untold(at(10), 10).await.unwrap(), []);
 }

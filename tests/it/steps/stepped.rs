@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Event, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
+    Card, Event, JobName, NotifyCustomer, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
 };
 use topup_worker::notify::{CardForm, Channel, Delivery, SendError};
 use topup_worker::orders::{
-    Applied, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Rekeyed, Reveal, RevealOutcome,
-    StoreError,
+    Applied, Behind, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Rekeyed, Reveal,
+    RevealOutcome, StoreError, Unchecked,
 };
 use topup_worker::topup_api::{ApiError, OrderList, TopupApi};
 
@@ -167,10 +167,12 @@ impl OrderStore for Stepped<dyn OrderStore> {
 
     async fn unchecked_orders(
         &self,
+        job: JobName,
         before: Timestamp,
+        behind: Option<&Behind>,
         most: u32,
-    ) -> Result<Vec<(TopupId, OrderStatus)>, StoreError> {
-        self.inner.unchecked_orders(before, most).await
+    ) -> Result<Unchecked, StoreError> {
+        self.inner.unchecked_orders(job, before, behind, most).await
     }
 
     async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError> {

@@ -195,6 +195,13 @@ impl<R: Deployment> Bed<R> {
         sealed.bind(topup_id).fetch_one(&pool).await.expect("a card is stored")
     }
 
+    /// A statement on the database, about this order.
+    pub(crate) async fn database(&self, statement: &'static str, topup_id: &str) {
+        let database = format!("sqlite://{}", self.folder.path().join("orders.db").display());
+        let pool = sqlx::SqlitePool::connect(&database).await.expect("the database opens");
+        sqlx::query(statement).bind(topup_id).execute(&pool).await.expect("the statement is carried out");
+    }
+
     /// Whether no process is in the middle of writing to the database.
     pub(crate) async fn database_is_free(&self) -> bool {
         use sqlx::Connection;

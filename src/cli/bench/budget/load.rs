@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::report::percentile;
 use super::{BudgetSettings, RATE_LIMIT};
-use crate::simulator::{Mix, Simulator, SimulatorSettings, serve};
+use crate::simulator::{ListCard, Mix, Simulator, SimulatorSettings, serve};
 
 /// Final after 3 to 45 seconds, or QUEUED.
 const MIX: Mix = Mix { fulfilled: 80, refunded: 10, queued: 10, slow: 0 };
@@ -23,7 +23,8 @@ const SEED: u64 = 1;
 pub(super) struct Load<'a> {
     pub(super) arrivals: u32,
     pub(super) settings: &'a BudgetSettings,
-    pub(super) with_cards: bool,
+    /// What the list shows of a card.
+    pub(super) list_card: ListCard,
 }
 
 /// What came of it.
@@ -37,6 +38,8 @@ pub(super) struct Followed {
     /// Milliseconds from the end of an order at the provider until its customer was told, sorted. An order of
     /// which nobody was told counts with the time until the measurement ended.
     told_after_ms: Vec<i64>,
+    /// Rechecks that were due at the beginning and that were answered for: in all, and in a minute.
+    pub(super) rechecks_answered: (u32, f64),
 }
 
 impl Followed {
@@ -65,6 +68,10 @@ pub(super) struct Told {
 }
 
 impl Told {
+    pub(super) fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
     /// The customer of this order is told now.
     pub(super) fn now(&self, topup_id: &str) {
         if let Some(after) = self.simulator.decided_for(topup_id) {
@@ -88,7 +95,7 @@ impl Load<'_> {
             seed: SEED,
             rate_limit: RATE_LIMIT,
             mix: MIX,
-            list_with_cards: self.with_cards,
+            list_card: self.list_card,
             ..SimulatorSettings::default()
         };
         let simulator = Simulator::new(settings, self.settings.time_scale);
@@ -137,6 +144,7 @@ impl Load<'_> {
             refused,
             busiest_minute: u32::try_from(simulator.busiest_minute())?,
             told_after_ms,
+            rechecks_answered: (0, 0.0),
         })
     }
 }
@@ -151,13 +159,15 @@ mod tests {
             minutes: 1,
             settle_minutes: 1,
             time_scale: 100.0,
+            rechecks: 0,
+            rechecks_lost: false,
             followers: Vec::new(),
         }
     }
 
     /// The cards of orders that nobody is told of, and what was measured of them.
     async fn ignored(settings: &BudgetSettings) -> (Vec<Option<String>>, Followed) {
-        let load = Load { arrivals: 600, settings, with_cards: false };
+        let load = Load { arrivals: 600, settings, list_card: ListCard::default() };
         let provider = load.provider().await.unwrap();
         let mut ids = Vec::new();
         let followed = load.arrive(&provider, async |id| {

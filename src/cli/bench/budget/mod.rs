@@ -7,6 +7,7 @@
 //! An order has come to its end here when it is FULFILLED, REFUNDED or QUEUED, which is where the guide's loop
 //! ends as well.
 
+mod backlog;
 mod guide;
 mod load;
 mod service;
@@ -16,6 +17,7 @@ use clap::{Args, ValueEnum};
 use self::load::{Followed, Load};
 use super::ground::Ground;
 use super::report::Report;
+use crate::simulator::ListCard;
 
 /// What the provider allows a key in a minute.
 const RATE_LIMIT: u32 = 120;
@@ -38,6 +40,14 @@ pub(super) struct BudgetSettings {
     #[arg(long, default_value_t = 10.0, value_parser = scale)]
     time_scale: f64,
 
+    /// Rechecks that are due when it begins
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    rechecks: u32,
+
+    /// These rechecks are in the database alone: Redis has lost its data
+    #[arg(long)]
+    rechecks_lost: bool,
+
     /// Only these followers; all where it is not given
     #[arg(long, value_enum, value_delimiter = ',')]
     followers: Vec<Follower>,
@@ -52,9 +62,11 @@ enum Follower {
     PatientGuide,
     /// Two workers that ask for each order.
     CheckId,
-    /// Two workers, and a list that lacks the card fields.
+    /// Two workers, and the list as it is documented, without the date of a card: each card is asked for.
     List,
-    /// Two workers, and a list that shows the card fields.
+    /// The same, where cards are delivered without the date while more wait than can be asked for soon.
+    ListFast,
+    /// Two workers, and a list that shows all fields of a card.
     ListWithCards,
 }
 
@@ -71,17 +83,29 @@ pub(super) async fn budget(
                 continue;
             }
             ground.clear().await?;
-            let load = Load { arrivals, settings, with_cards: *follower == Follower::ListWithCards };
+            let list_card = match follower {
+                Follower::ListWithCards => ListCard::Complete,
+                _ => ListCard::Documented,
+            };
+            let load = Load { arrivals, settings, list_card };
             let followed = match follower {
                 Follower::Guide => guide::follow(&load, false).await?,
                 Follower::PatientGuide => guide::follow(&load, true).await?,
-                Follower::CheckId => service::follow(&load, ground, "off").await?,
-                Follower::List | Follower::ListWithCards => service::follow(&load, ground, "auto").await?,
+                Follower::CheckId => service::follow(&load, ground, "off", "complete").await?,
+                Follower::ListFast => service::follow(&load, ground, "auto", "fast").await?,
+                Follower::List | Follower::ListWithCards => {
+                    service::follow(&load, ground, "auto", "complete").await?
+                }
             };
             // Invariant: no follower is skipped as a value.
             let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");
             let name = format!("budget_{arrivals}_per_minute_{follower_name}");
             note(report, &name, &followed);
+            if settings.rechecks > 0 {
+                let (answered, a_minute) = followed.rechecks_answered;
+                report.add(format!("{name}_rechecks_answered"), f64::from(answered));
+                report.add(format!("{name}_rechecks_answered_per_minute"), a_minute);
+            }
             if *follower == Follower::PatientGuide {
                 guide = Some(followed.orders_per_request());
             } else if let Some(guide) = guide {

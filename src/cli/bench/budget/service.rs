@@ -11,8 +11,9 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::ground::Ground;
-use super::super::worker::{end, spawn_whole};
+use super::super::worker::{database_url, end, spawn_whole};
 use super::RATE_LIMIT;
+use super::backlog::Backlog;
 use super::load::{Followed, Load, Told};
 use crate::cli::private::Process;
 
@@ -24,6 +25,7 @@ pub(super) async fn follow(
     load: &Load<'_>,
     ground: &mut Ground,
     poll_coalesce: &str,
+    card_details: &str,
 ) -> anyhow::Result<Followed> {
     let provider = load.provider().await?;
     let (webhook_url, _endpoint) = listen(provider.told.clone()).await?;
@@ -32,12 +34,14 @@ pub(super) async fn follow(
         ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned()),
         ("ONECLICKDZ_RATE_LIMIT", RATE_LIMIT.to_string()),
         ("POLL_COALESCE", poll_coalesce.to_owned()),
+        ("CARD_DETAILS", card_details.to_owned()),
         ("WEBHOOK_URL", webhook_url),
         ("WEBHOOK_SECRET", format!("whsec_{}", "A".repeat(32))),
         ("ALLOW_INSECURE_WEBHOOKS", "true".to_owned()),
         ("TIME_SCALE", load.settings.time_scale.to_string()),
     ];
     let database = ulid::Ulid::generate().to_string();
+    let backlog = Backlog::prepare(load, ground, &provider, &database_url(ground, &database)).await?;
     let start = |n| spawn_whole(ground, &format!("worker {n}"), &database, &settings);
     let workers: Vec<Process> = (1..=WORKERS).map(start).collect::<anyhow::Result<_>>()?;
     let signed_on = ground.key("workers");
@@ -47,7 +51,7 @@ pub(super) async fn follow(
         })
         .await?;
     let (inbox, redis) = (ground.names.inbox(), &ground.redis);
-    let followed = load
+    let mut followed = load
         .arrive(&provider, async |topup_id| {
             let data = format!(r#"{{"topupId":"{topup_id}"}}"#);
             let fields = [("name", "poll-topup"), ("data", &data)];
@@ -55,6 +59,7 @@ pub(super) async fn follow(
             Ok(())
         })
         .await?;
+    followed.rechecks_answered = backlog.answered(provider.told.simulator(), load.settings.time_scale);
     for worker in workers {
         end(worker).await?;
     }
