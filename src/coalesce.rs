@@ -23,7 +23,7 @@ use crate::handlers::Environment;
 use crate::orders::StoreError;
 use crate::queue::{Connection, Names, millis, scripts};
 use crate::shutdown::Shutdown;
-use crate::topup_api::{Allowance, ApiError, KeyFingerprint, OrderList, RequestKind, SIGHTING};
+use crate::topup_api::{Allowance, ApiError, Concern, KeyFingerprint, OrderList, RequestKind, SIGHTING};
 
 /// Fewer orders than this are asked for one by one.
 const FEWEST: usize = 4;
@@ -32,8 +32,11 @@ const FEWEST: usize = 4;
 const EVERY: Duration = Duration::from_secs(8);
 /// How often to look whether it is time.
 const LOOK: Duration = Duration::from_millis(500);
-/// One reading may take this long before another worker begins one, in real time: its worker may have died.
-const LEASE: Duration = Duration::from_mins(2);
+/// Another worker may begin a reading this long after the last page, in real time: the worker that reads may have died.
+/// Longer than the longest wait for a page and its request together.
+const LEASE: Duration = Duration::from_secs(30);
+/// A reading is given up where its next page would have to wait this long, in real time.
+const LONGEST_WAIT_FOR_PAGE: Duration = Duration::from_secs(10);
 /// What a pass left is worth reading for this long. Later the orders in it have become others.
 const REST_KEPT: Duration = Duration::from_mins(1);
 /// Readings in a row of which nothing came before it is left for a while.
@@ -90,6 +93,19 @@ impl ListingError {
     fn refuses_the_list(&self) -> bool {
         matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }
+
+    /// Whether it says nothing of the list: the reading was given up, or the key or the address of this worker is at
+    /// fault.
+    fn is_no_fault_of_the_list(&self) -> bool {
+        match self {
+            Self::GivenUp => true,
+            Self::Provider(error) => matches!(
+                error.concern(),
+                Concern::KeyRefused(_) | Concern::KeyLimited(_) | Concern::Address(_)
+            ),
+            Self::Store(_) | Self::Redis(_) => false,
+        }
+    }
 }
 
 impl Coalescer {
@@ -110,6 +126,10 @@ impl Coalescer {
             tokio::select! {
                 () = shutdown.requested() => return,
                 () = pause => {}
+            }
+            if self.environment.budget.is_refused() {
+                // Another worker can read it.
+                continue;
             }
             let line = match self.begin().await {
                 Ok((enough, line)) => {
@@ -133,7 +153,7 @@ impl Coalescer {
                     0
                 }
                 Err(error) if error.refuses_the_list() => MOST_USELESS,
-                Err(ListingError::GivenUp | ListingError::Provider(ApiError::Unauthorized(_))) => useless,
+                Err(error) if error.is_no_fault_of_the_list() => useless,
                 Err(_) => useless + 1,
             };
             if let Err(error) = &reading {
@@ -240,7 +260,7 @@ impl Coalescer {
                     return Ok(list?);
                 }
                 // What was read so far would be old by then, and another worker may have begun anew.
-                Err(wait) if wait >= LEASE => return Err(ListingError::GivenUp),
+                Err(wait) if wait >= LONGEST_WAIT_FOR_PAGE => return Err(ListingError::GivenUp),
                 Err(wait) => tokio::select! {
                     () = shutdown.requested() => return Err(ListingError::GivenUp),
                     () = tokio::time::sleep(wait) => {}
@@ -297,6 +317,23 @@ mod tests {
         assert_eq!(refused(ApiError::ListForbidden(answer())), (true, Duration::from_hours(24)));
         let limited = ApiError::RateLimited { answer: answer(), retry_after: None };
         assert_eq!(refused(limited), (false, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_refused_key_or_address_is_no_fault_of_the_list() {
+        let answer =
+            |code: &str| crate::topup_api::Answer { code: Some(code.to_owned()), ..Default::default() };
+        for (error, innocent) in [
+            (ApiError::Unauthorized(answer("ERR_AUTH")), true),
+            (ApiError::Forbidden(answer("IP_BLOCKED")), true),
+            (ApiError::Forbidden(answer("API_DISABLED")), true),
+            (ApiError::ListForbidden(answer("ERR_SCOPE")), false),
+            (ApiError::Failed(answer("INTERNAL_ERROR")), false),
+        ] {
+            let error = ListingError::Provider(error);
+            assert_eq!(error.is_no_fault_of_the_list(), innocent, "{error}");
+        }
+        assert!(ListingError::GivenUp.is_no_fault_of_the_list());
     }
 
     #[test]

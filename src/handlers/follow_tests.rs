@@ -59,6 +59,10 @@ impl Budget for Written {
         unreachable!("no handler reads the list")
     }
 
+    fn is_refused(&self) -> bool {
+        false
+    }
+
     async fn somebody_waits(&self) {
         unreachable!("no handler reads the list")
     }

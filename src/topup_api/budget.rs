@@ -187,6 +187,10 @@ impl Budget for RedisBudget {
         permission
     }
 
+    fn is_refused(&self) -> bool {
+        self.standing.refused_for().is_some()
+    }
+
     async fn somebody_waits(&self) {
         self.told_to_wait.notified().await;
     }

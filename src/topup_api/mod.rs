@@ -135,6 +135,9 @@ pub trait Budget: Send + Sync + 'static {
     /// How long to wait, in real time, where there is none now.
     async fn ask_to_verify(&self) -> Result<Ticket, Duration>;
 
+    /// Whether the provider refuses every request of this worker now, for its keys or its address.
+    fn is_refused(&self) -> bool;
+
     /// Waits until an order of this process may not ask, unless one might not since this was last asked.
     async fn somebody_waits(&self);
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
-use topup_worker::simulator::{Fault, Script, SimulatorSettings};
+use topup_worker::simulator::{Fault, RequestKind, Script, SimulatorSettings};
 use topup_worker::topup_api::{ApiError, Client, TopupApi};
 
 use crate::shutdown::get_from;
@@ -78,6 +78,25 @@ async fn a_worker_whose_address_is_not_allowed_is_not_ready_and_holds_up_no_othe
     not_ready(&address, "the provider refuses the address of this host: ").await;
     all_are_told(&bed).await;
     assert_eq!(bed.simulator.refused_addresses(), 1, "it was tried once");
+}
+
+#[tokio::test]
+async fn a_worker_whose_address_is_refused_leaves_the_list_to_the_others() {
+    let denied_addresses = vec![[127, 0, 0, 2].into()];
+    let settings = SimulatorSettings { denied_addresses, rate_limit: 120, ..SimulatorSettings::default() };
+    let mut bed = Bed::on(TestRedis::start().await, 10.0, settings).await;
+    bed.set("ONECLICKDZ_RATE_LIMIT", "120");
+    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    let (_good, _denied, address) = worker_elsewhere(&mut bed).await;
+    not_ready(&address, "the provider refuses the address of this host: ").await;
+    let orders: Vec<String> =
+        (0..120).map(|n| bed.order(Script::fulfilled_after(Duration::from_secs(3 + n * 7 % 43)))).collect();
+    bed.enqueue(&orders).await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    assert!(bed.simulator.requests(RequestKind::List) > 3, "the list was read");
+    assert_eq!(bed.simulator.refused_addresses(), 1, "it was tried once");
+    let left: usize = bed.redis(&["EXISTS", "{topup}:budget:unlisted"]).await;
+    assert_eq!(left, 0, "the list is read on");
 }
 
 #[tokio::test]
