@@ -45,13 +45,8 @@ pub(crate) struct Restore {
     pub(crate) behind: [Option<Behind>; JobName::FOLLOWING.len()],
 }
 
-/// How many jobs may wait.
-struct Limit {
-    /// As many as the provider answers for in this time.
-    minutes: u32,
-    /// The line of the budget in which such jobs wait too.
-    line: String,
-}
+/// A job that waits for a request, or for the provider, is due again within this domain time.
+const AGAIN_WITHIN: Duration = Duration::from_mins(5);
 
 #[derive(Debug, thiserror::Error)]
 enum RestoreError {
@@ -100,15 +95,9 @@ impl Restore {
         job: JobName,
         before: Timestamp,
     ) -> Result<u64, RestoreError> {
-        let (limit, queues) = match job {
-            JobName::PollTopup => (
-                Limit { minutes: POLL_MINUTES, line: self.names.new_line() },
-                [JobName::PollTopup, JobName::RecheckTopup],
-            ),
-            _ => (
-                Limit { minutes: RECHECK_MINUTES, line: self.names.backlog_line() },
-                [JobName::RecheckTopup, JobName::PollTopup],
-            ),
+        let (minutes, queues) = match job {
+            JobName::PollTopup => (POLL_MINUTES, [JobName::PollTopup, JobName::RecheckTopup]),
+            _ => (RECHECK_MINUTES, [JobName::RecheckTopup, JobName::PollTopup]),
         };
         let (mut restored, mut read) = (0, 0);
         while read < MOST_READ {
@@ -116,7 +105,7 @@ impl Restore {
             let found = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
             let orders = self.give_up_buried(found.orders).await?;
             let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
-            let (put_back, no_room) = self.put_back(&queues, &orders, Some(&limit)).await?;
+            let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
             restored += put_back;
             read += MOST;
             // Those that have been put back are few, so the next round may begin with the oldest order again.
@@ -202,17 +191,17 @@ impl Restore {
         &self,
         queues: &[JobName],
         jobs: &[NextJob],
-        limit: Option<&Limit>,
+        minutes: Option<u32>,
     ) -> Result<(u64, bool), RestoreError> {
         if jobs.is_empty() {
             return Ok((0, false));
         }
-        let most = limit.map_or(0, |limit| self.allowance.requests_per_minute.saturating_mul(limit.minutes));
+        let most = minutes.map_or(0, |minutes| self.allowance.requests_per_minute.saturating_mul(minutes));
         let mut call = scripts::RESTORE.prepare_invoke();
         for job in queues {
             call.key(self.names.queue(*job));
         }
-        call.arg(most).arg(limit.map_or("", |limit| &limit.line));
+        call.arg(most).arg(self.allowance.real_ms(AGAIN_WITHIN));
         for job in jobs {
             call.arg(self.names.queue(job.job)).arg(&job.id).arg(job.payload.as_slice());
         }

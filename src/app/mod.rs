@@ -145,7 +145,7 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let job = IsolatedJob::receive()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
-    let budget = Arc::new(budget(config, &connection));
+    let budget = Arc::new(budget(config, &connection).for_one_job());
     let environment = environment(config, &connection, budget, Metrics::default()).await?;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,

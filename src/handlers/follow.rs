@@ -12,7 +12,7 @@ use super::environment::{Environment, TROUBLE_PAUSE, chain};
 use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
 use crate::orders::{Applied, Change, Order, StoreError};
-use crate::topup_api::{ApiError, Meaning, Permission, RequestKind, Wish};
+use crate::topup_api::{ApiError, Checked, Concern, Meaning, Permission, RequestKind, Wish};
 
 /// What an id says of the time when its order was created is believed if it was tracked no later than this.
 const LONGEST_HANDOVER: Duration = Duration::from_hours(7 * 24);
@@ -257,7 +257,8 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
     env.metrics.waited(job, env.clock.domain(ticket.waited));
     let answer = env.api(&ticket).check_id(&order.topup_id).await;
     env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
-    let meaning = env.budget.answered(&ticket, Some(&order.topup_id), answer.as_ref().err()).await;
+    let checked = Checked { topup_id: &order.topup_id, known: order.tracking.last_checked_at.is_some() };
+    let meaning = env.budget.answered(&ticket, Some(checked), answer.as_ref().err()).await;
     if let Meaning::SaysNothing(wait) = meaning {
         return Look::Wait(wait);
     }
@@ -270,7 +271,13 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
                 && (distinct > 1 || provider_is_down(env).await)
             {
                 // The outage costs this order none of its few attempts.
-                tracing::warn!(order.id = %order.topup_id, %error, "the provider is down; the recheck waits");
+                let wait_ms = env.clock.real(OUTAGE_PAUSE).as_millis();
+                tracing::warn!(
+                    order.id = %order.topup_id,
+                    %error,
+                    wait_ms,
+                    "the provider seems to be down; the recheck waits and loses no attempt"
+                );
                 return Look::Wait(env.clock.real(OUTAGE_PAUSE));
             }
             Observation::Failed(error.to_string())
@@ -288,7 +295,7 @@ async fn provider_is_down(env: &Environment) -> bool {
                 let error = answer.as_ref().err();
                 env.metrics.requested(RequestKind::List, error);
                 env.budget.answered(&ticket, None, error).await;
-                return error.is_some_and(ApiError::says_nothing);
+                return error.is_some_and(|error| !matches!(error.concern(), Concern::Order));
             }
             Err(wait) => tokio::time::sleep(wait.min(LONGEST_TRY)).await,
         }

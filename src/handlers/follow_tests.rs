@@ -71,7 +71,7 @@ impl Budget for Written {
         Ok(Ticket { number: "2".to_owned(), key: 0, probe: false, waited: Duration::ZERO })
     }
 
-    async fn answered(&self, ticket: &Ticket, _: Option<&TopupId>, error: Option<&ApiError>) -> Meaning {
+    async fn answered(&self, ticket: &Ticket, _: Option<Checked<'_>>, error: Option<&ApiError>) -> Meaning {
         match error {
             _ if ticket.key == 1 => Meaning::SaysNothing(Duration::ZERO),
             Some(error) if error.says_nothing() => Meaning::Failing(1),

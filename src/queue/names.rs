@@ -72,18 +72,6 @@ impl Names {
         format!("{}:budget", self.prefix)
     }
 
-    /// The line in which new orders wait for a request.
-    #[must_use]
-    pub fn new_line(&self) -> String {
-        format!("{}:waiting", self.budget())
-    }
-
-    /// The line in which the backlog waits for a request.
-    #[must_use]
-    pub fn backlog_line(&self) -> String {
-        format!("{}:backlog", self.budget())
-    }
-
     /// While one of these keys is there, no order is checked with the API key of this fingerprint.
     #[must_use]
     pub(crate) fn breakers(&self, fingerprint: &KeyFingerprint) -> [String; 4] {
@@ -113,7 +101,7 @@ impl Names {
             ("dead", "set"),
             ("workers", "zset"),
         ];
-        const OF_API_KEY: [(&str, &str); 11] = [
+        const OF_API_KEY: [(&str, &str); 12] = [
             ("verified", "string"),
             ("refused", "string"),
             ("gate", "string"),
@@ -122,16 +110,18 @@ impl Names {
             ("unknown", "set"),
             ("doubted", "string"),
             ("doubts", "string"),
+            ("doubt-told", "string"),
             ("paced", "string"),
             ("spent", "zset"),
             ("flying", "zset"),
         ];
-        const BUDGET: [(&str, &str); 22] = [
+        const BUDGET: [(&str, &str); 23] = [
             ("gate", "string"),
             ("half-open", "string"),
             ("probe", "string"),
             ("failures", "string"),
             ("failing", "zset"),
+            ("failing-since", "string"),
             ("told", "string"),
             ("able", "zset"),
             ("ticket", "string"),

@@ -29,14 +29,14 @@ use redis::{RedisResult, ScriptInvocation};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
-use topup_jobs::{Completions, TopupId};
+use topup_jobs::Completions;
 
 use self::in_flight::InFlight;
 use self::learned::Learned;
 use self::permits::Purpose;
 pub(crate) use self::standing::Standing;
 pub use self::state::{ApiKey, BudgetState, Gate, ListUse};
-use super::{ApiError, Budget, Concern, Meaning, Permission, Ticket, Wish};
+use super::{ApiError, Budget, Checked, Concern, Meaning, Permission, Ticket, Wish};
 use crate::queue::{ClaimPause, Connection, Names, millis, scripts};
 
 /// Longest time a request may take; the client's own limits are below it.
@@ -146,6 +146,12 @@ impl RedisBudget {
         }
     }
 
+    /// The same for a process that runs one job for a worker and ends: no other worker waits for it.
+    #[must_use]
+    pub(crate) fn for_one_job(self) -> Self {
+        Self { worker: String::new(), ..self }
+    }
+
     /// What this worker may do, as the provider's answers to its own requests say.
     pub(crate) fn standing(&self) -> &Standing {
         &self.standing
@@ -203,12 +209,18 @@ impl Budget for RedisBudget {
         self.request_for_list(Purpose::Verification).await
     }
 
-    async fn answered(&self, ticket: &Ticket, order: Option<&TopupId>, error: Option<&ApiError>) -> Meaning {
+    async fn answered(
+        &self,
+        ticket: &Ticket,
+        order: Option<Checked<'_>>,
+        error: Option<&ApiError>,
+    ) -> Meaning {
         self.in_flight.ended(&ticket.number);
         let mut call = scripts::BUDGET_ANSWER.prepare_invoke();
         call.key(&self.key).arg(&ticket.number).arg(ticket.key);
         call.arg(millis(self.allowance.minute)).arg(&self.worker);
-        call.arg(order.map(TopupId::as_str).unwrap_or_default());
+        call.arg(order.map(|order| order.topup_id.as_str()).unwrap_or_default());
+        call.arg(u8::from(order.is_some_and(|order| order.known)));
         self.write_keys(&mut call);
         let concern = error.map(ApiError::concern);
         self.write_verdict(&mut call, concern);
@@ -228,16 +240,21 @@ impl Budget for RedisBudget {
             self.standing.address_refused(error, self.allowance.real(wait));
         } else if became == "refused" {
             self.standing.keys_refused(error, wait);
+        } else if became.starts_with("doubted") {
+            self.standing.keys_doubted();
         } else if matches!(concern, None | Some(Concern::Order | Concern::UnknownOrder)) {
-            self.standing.admitted();
+            self.standing.admitted(order.is_some());
+        }
+        if self.standing.reached(error) && self.others_can_ask().await {
+            // The network of this host is at fault: workers that reach the provider go first.
+            self.standing.pause_claims();
         }
         match became.as_str() {
             "failed" => Meaning::Failing(u32::try_from(number).unwrap_or(u32::MAX)),
             "other-key" => OTHER_KEY,
             "refused" | "address" => Meaning::SaysNothing(self.cannot_ask().await.unwrap_or(UNKNOWN)),
-            "open" | "opened" | "doubted" | "doubted-first" => {
-                Meaning::SaysNothing(wait.min(self.allowance.real(LONGEST_WAIT)))
-            }
+            "doubted" | "doubted-first" => Meaning::SaysNothing(self.doubted(wait).await),
+            "open" | "opened" => Meaning::SaysNothing(wait.min(self.allowance.real(LONGEST_WAIT))),
             // Redis is away; what the error itself says is known all the same.
             _ => match error.and_then(ApiError::closes_for) {
                 Some(_) => Meaning::SaysNothing(UNKNOWN),

@@ -168,7 +168,16 @@ impl ApiError {
             Self::Forbidden(answer) if answer.code.as_deref() == Some("API_DISABLED") => {
                 Concern::KeyRefused(REFUSED)
             }
-            Self::Forbidden(_) => Concern::Address(LOCKED_OUT),
+            Self::Forbidden(answer)
+                if answer
+                    .code
+                    .as_deref()
+                    .is_none_or(|code| matches!(code, "IP_BLOCKED" | "IP_NOT_ALLOWED")) =>
+            {
+                Concern::Address(LOCKED_OUT)
+            }
+            // Of an order alone, for all that is known; if it is of all, all fail.
+            Self::Forbidden(_) => Concern::Outage,
             Self::RateLimited { retry_after, .. } => {
                 Concern::KeyLimited(retry_after.unwrap_or(SHORT).clamp(SHORTEST, LONGEST))
             }

@@ -92,6 +92,15 @@ pub enum Permission {
     Closed(Duration),
 }
 
+/// The order that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked<'a> {
+    /// Its id.
+    pub topup_id: &'a TopupId,
+    /// Whether the provider has answered for it before.
+    pub known: bool,
+}
+
 /// What an answer means for the order that was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
@@ -142,7 +151,12 @@ pub trait Budget: Send + Sync + 'static {
     async fn somebody_waits(&self);
 
     /// Reports how a request went, for this order or for the list: with this error, or with an answer.
-    async fn answered(&self, ticket: &Ticket, order: Option<&TopupId>, error: Option<&ApiError>) -> Meaning;
+    async fn answered(
+        &self,
+        ticket: &Ticket,
+        order: Option<Checked<'_>>,
+        error: Option<&ApiError>,
+    ) -> Meaning;
 
     /// Says that an order became final, somewhere between these two ages.
     async fn completed(&self, last: Duration, age: Duration);

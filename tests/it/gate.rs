@@ -6,7 +6,8 @@ use secrecy::SecretString;
 use topup_jobs::TopupId;
 use topup_worker::queue::{Connection, Names, RedisAddress, RedisHealth};
 use topup_worker::topup_api::{
-    Allowance, Answer, ApiError, Budget, KeyFingerprint, Meaning, Permission, RedisBudget, Ticket, Wish,
+    Allowance, Answer, ApiError, Budget, Checked, KeyFingerprint, Meaning, Permission, RedisBudget, Ticket,
+    Wish,
 };
 
 use crate::support::redis::TestRedis;
@@ -58,7 +59,17 @@ async fn ticket(budget: &RedisBudget, order: u32) -> Ticket {
 }
 
 async fn answered(budget: &RedisBudget, ticket: &Ticket, order: u32, error: Option<ApiError>) -> Meaning {
-    budget.answered(ticket, Some(&id(order)), error.as_ref()).await
+    answered_for(budget, ticket, (order, true), error).await
+}
+
+/// The same, where the order may be one for which the provider has never answered.
+async fn answered_for(
+    budget: &RedisBudget,
+    ticket: &Ticket,
+    (order, known): (u32, bool),
+    error: Option<ApiError>,
+) -> Meaning {
+    budget.answered(ticket, Some(Checked { topup_id: &id(order), known }), error.as_ref()).await
 }
 
 /// One request for this order, and its answer.
@@ -187,25 +198,52 @@ async fn a_new_key_is_verified_before_it_displaces_one_that_works() {
     let new = budget(&redis, &["new", "old"], MINUTE);
     let ticket = ticket(&new, 2).await;
     assert!(!ticket.probe && ticket.key == 1, "the old key is known to be good");
-    let verification = budget(&redis, &["new"], MINUTE).ask_to_verify().await.unwrap();
-    assert!(verification.probe);
-    new.answered(&Ticket { key: 0, ..verification }, None, None).await;
+    let verification = new.ask_to_verify().await.unwrap();
+    assert!(verification.probe && verification.key == 0);
+    new.answered(&verification, None, None).await;
     let Permission::Ask(ticket) = ask(&new, 3).await else { panic!("the new key is used at once") };
-    assert!(!ticket.probe && ticket.key == 0);
+    assert!(!ticket.probe && ticket.key == 0, "by a worker that has both");
 }
 
 #[tokio::test]
 async fn an_address_that_is_refused_stops_its_worker_and_no_other() {
     let redis = TestRedis::start().await;
-    for code in ["IP_NOT_ALLOWED", "IP_BLOCKED", "UNKNOWN"] {
+    for code in [Some("IP_NOT_ALLOWED"), Some("IP_BLOCKED"), None] {
         let [here, there] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
         check(&there, 1, None).await;
-        assert!(says_nothing(check(&here, 2, Some(ApiError::Forbidden(answer(403, code)))).await));
-        assert!(matches!(ask(&here, 2).await, Permission::Closed(_)), "{code}");
+        assert!(says_nothing(check(&here, 2, Some(forbidden(code))).await));
+        assert!(matches!(ask(&here, 2).await, Permission::Closed(_)), "{code:?}");
         let began = Instant::now();
         let ticket = ticket(&there, 2).await;
-        assert!(!ticket.probe && began.elapsed() < LONG_PAUSE, "{code}");
+        assert!(!ticket.probe && began.elapsed() < LONG_PAUSE, "{code:?}");
         answered(&there, &ticket, 2, None).await;
+    }
+}
+
+fn forbidden(code: Option<&str>) -> ApiError {
+    ApiError::Forbidden(Answer { status: 403, code: code.map(str::to_owned), request_id: None })
+}
+
+#[tokio::test]
+async fn a_403_to_one_order_stops_no_worker() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["key"], MINUTE);
+    check(&budget, 1, None).await;
+    assert_eq!(check(&budget, 2, Some(forbidden(Some("FORBIDDEN")))).await, Meaning::Failing(1));
+    let ticket = ticket(&budget, 3).await;
+    assert!(!ticket.probe);
+}
+
+#[tokio::test]
+async fn junk_ids_are_junk_while_the_key_knows_other_orders() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["key"], MINUTE);
+    check(&budget, 1, None).await;
+    for order in 2..6 {
+        let ticket = ticket(&budget, order).await;
+        assert!(!ticket.probe);
+        let meaning = answered_for(&budget, &ticket, (order, false), Some(not_found())).await;
+        assert_eq!(meaning, Meaning::AboutOrder, "order {order}");
     }
 }
 
@@ -216,6 +254,35 @@ async fn an_account_that_is_disabled_is_a_refused_key() {
     let disabled = ApiError::Forbidden(answer(403, "API_DISABLED"));
     assert_eq!(check(&budget, 1, Some(disabled)).await, Meaning::SaysNothing(Duration::ZERO));
     assert_eq!(ticket(&budget, 1).await.key, 1);
+}
+
+#[tokio::test]
+async fn a_limit_of_the_primary_key_does_not_hand_over_to_the_secondary_for_good() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
+    check(&budget, 1, None).await;
+    let limited = ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None };
+    assert!(says_nothing(check(&budget, 1, Some(limited)).await));
+    assert_eq!(ticket(&budget, 1).await.key, 0);
+}
+
+#[tokio::test]
+async fn a_primary_key_whose_refusal_is_over_is_tried_before_a_secondary_that_has_known_no_order() {
+    let redis = TestRedis::start().await;
+    let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
+    assert_eq!(check(&budget, 1, Some(refused())).await, Meaning::SaysNothing(Duration::ZERO));
+    let verification = until("there is a request", async || budget.ask_to_verify().await.ok()).await;
+    assert_eq!(verification.key, 1);
+    budget.answered(&verification, None, None).await;
+    let primary = until("the refusal is over", async || match ask(&budget, 1).await {
+        Permission::Ask(ticket) if ticket.key == 0 => Some(ticket),
+        Permission::Ask(ticket) => {
+            answered(&budget, &ticket, 1, Some(not_found())).await;
+            None
+        }
+        _ => None,
+    });
+    assert!(primary.await.probe);
 }
 
 #[tokio::test]

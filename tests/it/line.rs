@@ -155,7 +155,7 @@ impl Line {
     /// What came of a request, in the words of the script.
     async fn answer(&mut self, ticket: &str, verdict: &[&str]) {
         let window = WINDOW_MS.to_string();
-        let arguments = [&[ticket, "0", &window, "worker", "order", "1", "key"], verdict].concat();
+        let arguments = [&[ticket, "0", &window, "worker", "order", "1", "1", "key"], verdict].concat();
         self.call::<(String, u64)>(ANSWER, &arguments).await;
     }
 

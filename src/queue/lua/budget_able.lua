@@ -7,6 +7,17 @@ local number, key = key_in_use(budget, keys)
 if not number then
     return 0
 end
+if redis.call('EXISTS', budget .. ':doubts:' .. key) == 1 then
+    return 0
+end
 note_able(budget, worker, math.floor(now() * 1000))
-local half_open = probe_of(budget, key) and redis.call('EXISTS', budget .. ':doubts:' .. key) == 0
-return half_open and breaker_open_for(budget, key) == 0 and 1 or 0
+if breaker_open_for(budget, key) > 0 then
+    return 0
+end
+-- An earlier key than the one in use may be good, or good again.
+for n = 1, number do
+    if closed_for(budget .. ':refused:' .. keys[n]) == 0 and probe_of(budget, keys[n]) then
+        return 1
+    end
+end
+return 0

@@ -5,20 +5,23 @@
 --   ms                     of a window
 --   id                     of the worker
 --   order                  that was checked; empty for a row or a page of the list
+--   1                      where the provider has answered for that order before
 --   list                   of the fingerprints of the worker's keys: their number, then each
 --   verdict                what the answer says, with what the verdict needs:
 --     'usable'               the provider answered; then: ms for which that verifies the key
 --     'own'                  an error that concerns this order alone
 --     'failed'               no usable answer; then: failures in a row that open the breaker, ms of the first closure, ms
 --                            of the longest, ms after which failures are forgotten. One order alone never opens it
---     'unknown'              the provider does not know the order; then: distinct orders that open the breaker of the key, ms of
---                            the first closure, ms of the longest, ms after which such answers are forgotten
+--     'unknown'              the provider does not know the order; then: distinct orders that open the breaker of the key,
+--                            ms of the first closure, ms of the longest, ms after which such answers are forgotten, ms for
+--                            which an answer to an order shows that the key knows orders
 --     'refused'              the key is refused; then: ms for which it is not tried again
 --     'limited'              the key has used up its requests; then: ms
 --     'closed'               the provider takes no requests; then: ms
 --     'address'              the provider refuses the address of this worker
 -- Returns {word, number}:
 --   'usable', 'own', 'address'      the number is 0
+--   'recovered'                     as 'usable', and the provider did not answer before
 --   'failed'                        how many distinct orders, and the list, have failed since an order was last answered for
 --   'other-key'                     another key of the worker takes over
 --   'refused'                       every key of the worker is refused; for so many ms
@@ -27,7 +30,7 @@
 --                                   where it was believed before
 local budget = KEYS[1]
 local ticket, number, window, worker, order = take(), tonumber(take()), tonumber(take()), take(), take()
-local keys = take_list()
+local known, keys = take() == '1', take_list()
 local key, verdict = keys[number + 1], take()
 local now = math.floor(now() * 1000)
 local function of_key(name)
@@ -57,23 +60,27 @@ local function key_is_half_open()
     redis.call('DEL', of_key('verified'))
 end
 
-if verdict == 'usable' then
-    local ms = tonumber(take())
+if verdict == 'usable' or (verdict == 'own' and order == '') then
+    local ms = tonumber(take() or '0')
     -- It says nothing of a closure that began after the request was sent.
     if closed_for(of_key('refused')) > 0 or breaker_open_for(budget, key) > 0 then
         return { verdict, 0 }
     end
-    if order == '' and redis.call('EXISTS', of_key('doubts')) == 1 then
+    if verdict == 'usable' then
+        redis.call('SET', of_key('verified'), 1, 'PX', ms)
+    else
+        -- The key is accepted, though not for the list.
+        redis.call('SET', of_key('verified'), 1)
+    end
+    redis.call('DEL', budget .. ':half-open')
+    if order == '' then
         return { verdict, 0 }
     end
-    redis.call('SET', of_key('verified'), 1, 'PX', ms)
-    redis.call('DEL', budget .. ':half-open', budget .. ':told')
     note_able(budget, worker, now)
-    if order ~= '' then
-        redis.call('SET', of_key('knows'), 1, 'PX', ms)
-        redis.call('DEL', budget .. ':failures', budget .. ':failing', of_key('unknown'), of_key('doubted'), of_key('doubts'))
-    end
-    return { verdict, 0 }
+    redis.call('SET', of_key('knows'), now, 'PX', ms)
+    redis.call('DEL', budget .. ':failures', budget .. ':failing', budget .. ':failing-since', of_key('unknown'),
+        of_key('doubted'), of_key('doubts'))
+    return { redis.call('DEL', budget .. ':told') == 1 and 'recovered' or verdict, 0 }
 elseif verdict == 'failed' then
     local most, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
     local made, failing = redis.call('INCR', budget .. ':failures'), budget .. ':failing'
@@ -83,6 +90,7 @@ elseif verdict == 'failed' then
     redis.call('ZREMRANGEBYSCORE', failing, '(' .. now, '+inf')
     redis.call('PEXPIRE', failing, memory)
     local distinct = redis.call('ZCARD', failing)
+    redis.call('SET', budget .. ':failing-since', now, 'PX', 12 * memory, 'NX')
     local ms = math.min(first * 2 ^ math.min(math.max(made - most, 0), 20), longest)
     -- While one request at a time is made, its failure is enough.
     local probe = probe_of(budget, key)
@@ -91,31 +99,40 @@ elseif verdict == 'failed' then
     elseif probe then
         return open(of_key('gate'), key_is_half_open, ms)
     end
-    return { verdict, distinct }
+    -- Orders that have failed for so long, while the list is answered, fail by themselves.
+    local since = tonumber(redis.call('GET', budget .. ':failing-since'))
+    return { verdict, now - since > 6 * memory and 1 or distinct }
 elseif verdict == 'unknown' then
     local many, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
+    local recent = tonumber(take())
+    local knew = tonumber(redis.call('GET', of_key('knows')) or '-inf')
+    if not known and knew <= now and now - knew < recent then
+        -- The key knows orders, and has never known this one.
+        return { 'own', 0 }
+    end
     local fresh = redis.call('SADD', of_key('unknown'), order) == 1
     redis.call('PEXPIRE', of_key('unknown'), memory)
-    if redis.call('SCARD', of_key('unknown')) < many then
-        -- A key that took over may be of the provider's other environment, which knows none of the orders.
-        local believed = number == 0 or redis.call('EXISTS', of_key('knows')) == 1
-        return believed and { 'own', 0 } or { 'doubted', first }
+    local few = redis.call('SCARD', of_key('unknown')) < many
+    -- A key that took over may be of the provider's other environment, which knows none of the orders.
+    if few and (number == 0 or redis.call('EXISTS', of_key('knows')) == 1) then
+        return { 'own', 0 }
     end
-    key_is_half_open()
-    local told = redis.call('EXISTS', of_key('doubts')) == 1
     -- Orders that were not asked for before may each show in turn that the key knows them, whatever the others did.
     local rounds = fresh and tonumber(redis.call('GET', of_key('doubts')) or '0')
         or redis.call('INCR', of_key('doubts'))
     redis.call('SET', of_key('doubts'), rounds, 'PX', memory)
+    redis.call('ZREM', budget .. ':able', worker)
     local ms = math.min(first * 2 ^ math.min(rounds, 20), longest)
     close_for(of_key('doubted'), ms)
-    return { told and 'doubted' or 'doubted-first', ms }
+    return { redis.call('SET', of_key('doubt-told'), 1, 'PX', memory, 'NX') and 'doubted-first' or 'doubted', ms }
 elseif verdict == 'refused' then
     local ms, others = tonumber(take()), 0
     key_is_half_open()
     close_for(of_key('refused'), ms)
     for _, other in ipairs(keys) do
         if closed_for(budget .. ':refused:' .. other) == 0 then
+            -- It may have been revoked as well: one request finds out.
+            redis.call('DEL', budget .. ':verified:' .. other)
             return { 'other-key', 0 }
         end
         others = others + (other ~= key and 1 or 0)
@@ -128,7 +145,7 @@ elseif verdict == 'refused' then
     end
     return { verdict, ms }
 elseif verdict == 'limited' then
-    return open(of_key('gate'), key_is_half_open, tonumber(take()))
+    return open(of_key('gate'), function() end, tonumber(take()))
 elseif verdict == 'closed' then
     return open(budget .. ':gate', provider_is_half_open, tonumber(take()))
 end

@@ -19,7 +19,8 @@
 --   list                   of the fingerprints of its keys: their number, then each
 -- Returns {'ask', ticket, number of the key from 0 up, 1 for a probe, ms waited for it},
 --   {'wait', ms} where others come first or the next list will tell, {'sighted'} where the list has just shown the
---   order HANDLING, {'closed', ms} while the breaker is open, or {'refused', ms} while every key of the worker is refused
+--   order HANDLING, {'closed', ms} while the breaker is open, {'doubted', ms} while the key is not believed to know the
+--   order, or {'refused', ms} while every key of the worker is refused
 local budget = KEYS[1]
 local purpose, order, created_at, sighting, patience =
     take(), take(), take(), tonumber(take()), tonumber(take())
@@ -46,11 +47,25 @@ if not number then
     end
     return { 'refused', soonest }
 end
+if purpose == 'verification' then
+    -- The first key that is not known to be good or bad.
+    for n, unknown in ipairs(keys) do
+        if closed_for(budget .. ':refused:' .. unknown) == 0
+            and redis.call('EXISTS', budget .. ':verified:' .. unknown) == 0 then
+            number, key = n, unknown
+            break
+        end
+    end
+end
 local closed = breaker_open_for(budget, key)
-if closed == 0 and (purpose ~= 'order' or redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1) then
+if closed == 0 and purpose ~= 'verification' and (purpose ~= 'order' or redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1) then
     -- While the answers "not found" of this key are not believed, only an order that was not asked for since may show
     -- that the key knows orders.
     closed = closed_for(budget .. ':doubted:' .. key)
+    if closed > 0 and purpose == 'order' then
+        redis.call('HDEL', since, order)
+        return { 'doubted', closed }
+    end
 end
 if closed > 0 then
     -- What is measured is the time in line alone.

@@ -52,12 +52,14 @@ local function close_for(closure, ms)
 end
 
 -- Which of a worker's keys to ask with, by its number in the list and its fingerprint: of those that the provider does
--- not refuse the first one that is verified, otherwise the first. Nothing where all are refused.
+-- not refuse the first one that is verified, otherwise the first. Nothing where all are refused. A key that stands in for
+-- an earlier one counts as verified once it has known an order: it may be of the provider's other environment.
 local function key_in_use(budget, keys)
     local first
     for number, key in ipairs(keys) do
         if closed_for(budget .. ':refused:' .. key) == 0 then
-            if redis.call('EXISTS', budget .. ':verified:' .. key) == 1 then
+            local knows = number == 1 or redis.call('EXISTS', budget .. ':knows:' .. key) == 1
+            if knows and redis.call('EXISTS', budget .. ':verified:' .. key) == 1 then
                 return number, key
             end
             first = first or number
@@ -76,7 +78,8 @@ end
 local function probe_of(budget, key)
     if redis.call('EXISTS', budget .. ':half-open') == 1 then
         return budget .. ':probe'
-    elseif redis.call('EXISTS', budget .. ':verified:' .. key) == 0 then
+    elseif redis.call('EXISTS', budget .. ':verified:' .. key) == 0
+        or redis.call('EXISTS', budget .. ':doubts:' .. key) == 1 then
         return budget .. ':probe:' .. key
     end
 end
@@ -84,6 +87,10 @@ end
 -- Remembers that this worker can check orders: neither its keys nor its address are refused.
 local ABLE_MS = 90000
 local function note_able(budget, worker, now_ms)
+    -- A process that runs one job for a worker has no name: it is not there for the next one.
+    if worker == '' then
+        return
+    end
     redis.call('ZADD', budget .. ':able', now_ms + ABLE_MS, worker)
 end
 

@@ -1,13 +1,14 @@
 -- Puts back jobs that the store knows of and no queue holds; a dead letter counts as held.
 -- KEYS: queues in which the same job may be   ARGV: most jobs that may wait in the first of these queues (0: any number),
---   key of the line in which such jobs wait too; then for each job: queue, id, payload
+--   ms within which a job of this queue that waits for a request runs again; then for each job: queue, id, payload
 -- Returns {number of jobs put back, 1 if there was no room for more}
-local most, line = tonumber(take()), take()
+local most, soon = tonumber(take()), tonumber(take()) / 1000
 local room = math.huge
 if most > 0 then
     local queue = KEYS[1]
-    local due = redis.call('ZRANGEBYSCORE', queue .. ':scheduled', '-inf', now(), 'LIMIT', 0, most)
-    room = most - #due - redis.call('LLEN', queue .. ':active') - redis.call('ZCARD', line)
+    -- Those that wait for a request, or for the provider, are due again soon.
+    local due = redis.call('ZRANGEBYSCORE', queue .. ':scheduled', '-inf', now() + soon, 'LIMIT', 0, most)
+    room = most - #due - redis.call('LLEN', queue .. ':active')
 end
 local restored = 0
 while at < #ARGV and restored < room do

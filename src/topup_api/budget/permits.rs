@@ -72,6 +72,10 @@ impl RedisBudget {
                 self.standing.keys_refused(None, wait);
                 Permission::Closed(self.cannot_ask().await.unwrap_or(UNKNOWN))
             }
+            Said::Doubted(wait) => {
+                self.standing.keys_doubted();
+                Permission::Closed(self.doubted(wait).await)
+            }
             Said::Permission(permission) => {
                 if let Permission::Ask(ticket) = &permission
                     && let Some(key) = self.keys.get(ticket.key)
@@ -95,6 +99,16 @@ impl RedisBudget {
         Some(left.min(longest))
     }
 
+    /// How long an order waits that the key of this worker is not believed to know: hardly at all where another worker may
+    /// know it.
+    pub(super) async fn doubted(&self, wait: Duration) -> Duration {
+        if self.others_can_ask().await {
+            self.standing.pause_claims();
+            return ELSEWHERE.min(wait);
+        }
+        wait.min(self.allowance.real(LONGEST_WAIT)).max(Duration::from_millis(1))
+    }
+
     /// Whether another worker checks orders now.
     pub(super) async fn others_can_ask(&self) -> bool {
         let mut call = scripts::BUDGET_OTHERS.prepare_invoke();
@@ -108,6 +122,8 @@ enum Said {
     Permission(Permission),
     /// All keys are refused, for this long.
     Refused(Duration),
+    /// The key is not believed to know the order, for this long.
+    Doubted(Duration),
 }
 
 impl Said {
@@ -127,6 +143,7 @@ impl Said {
             "wait" => Permission::Wait(wait(1)?),
             "closed" => Permission::Closed(wait(1)?),
             "refused" => return Some(Self::Refused(wait(1)?)),
+            "doubted" => return Some(Self::Doubted(wait(1)?)),
             _ => return None,
         };
         Some(Self::Permission(permission))

@@ -15,6 +15,8 @@ use crate::topup_api::ApiError;
 
 /// How long one look at the other workers keeps this one from claiming jobs.
 const PAUSE: Duration = Duration::from_secs(10);
+/// So many requests in a row that do not reach the provider are more than an accident.
+const UNREACHED: u32 = 3;
 
 /// See the module's head.
 #[derive(Default)]
@@ -29,6 +31,10 @@ struct State {
     /// Whether a request of this worker has come to an end, whatever the end.
     tried: bool,
     refusal: Option<Refusal>,
+    /// Whether the provider knows none of several orders that were checked with the keys of this worker.
+    doubted: bool,
+    /// Requests in a row that did not reach the provider.
+    unreached: u32,
 }
 
 struct Refusal {
@@ -71,6 +77,9 @@ impl Standing {
             Some(Refusal { of, answer: Some(answer), .. }) => Some(format!("{}: {answer}", of.in_words())),
             Some(Refusal { of, answer: None, .. }) => Some(of.in_words().to_owned()),
             None if !state.tried => Some("the API key has not been verified yet".to_owned()),
+            None if state.doubted => {
+                Some("the provider knows none of several orders that this worker checked".to_owned())
+            }
             None => None,
         })
     }
@@ -114,10 +123,36 @@ impl Standing {
         self.changed.notify_one();
     }
 
-    /// The provider let this worker ask.
-    pub(super) fn admitted(&self) {
+    /// The provider knows none of several orders that were checked with the keys of this worker.
+    pub(super) fn keys_doubted(&self) {
+        self.with(|state| (state.tried, state.doubted) = (true, true));
+    }
+
+    /// Counts the requests in a row that did not reach the provider, by how the last one ended. Returns whether they are
+    /// so many that the network of this host may be at fault.
+    pub(super) fn reached(&self, error: Option<&ApiError>) -> bool {
+        let unreached = matches!(error, Some(ApiError::Connection(_) | ApiError::TimedOut));
+        self.with(|state| {
+            state.unreached = if unreached { state.unreached.saturating_add(1) } else { 0 };
+            state.unreached >= UNREACHED
+        })
+    }
+
+    /// Whether this worker can check orders, as far as is known.
+    pub(super) fn is_able(&self) -> bool {
+        self.with(|state| state.refusal.is_none() && !state.doubted && state.unreached < UNREACHED)
+    }
+
+    /// Whether the provider refuses this worker.
+    pub(super) fn is_refused(&self) -> bool {
+        self.with(|state| state.refusal.is_some())
+    }
+
+    /// The provider let this worker ask, for an order or for the list.
+    pub(super) fn admitted(&self, an_order: bool) {
         let refusal = self.with(|state| {
             state.tried = true;
+            state.doubted &= !an_order;
             state.refusal.take()
         });
         if refusal.is_some() {

@@ -21,6 +21,8 @@ const LONGEST_CLOSURE: Duration = Duration::from_mins(1);
 const FAILURE_MEMORY: Duration = Duration::from_mins(10);
 /// … and so are unknown orders.
 const UNKNOWN_MEMORY: Duration = Duration::from_hours(1);
+/// A key that knew an order no longer ago than this is believed not to know another one that was never known.
+const RECENT: Duration = Duration::from_mins(1);
 /// For how long a usable answer verifies a key.
 const VERIFIED: Duration = Duration::from_hours(30 * 24);
 
@@ -35,7 +37,8 @@ impl RedisBudget {
                 .arg(MOST_UNKNOWN)
                 .arg(ms(FIRST_CLOSURE))
                 .arg(ms(LONGEST_CLOSURE))
-                .arg(ms(UNKNOWN_MEMORY)),
+                .arg(ms(UNKNOWN_MEMORY))
+                .arg(ms(RECENT)),
             Some(Concern::Outage) => call
                 .arg("failed")
                 .arg(MOST_FAILURES)
@@ -55,7 +58,7 @@ impl RedisBudget {
         let wait_ms = millis(wait);
         let error = error.map(tracing::field::display);
         match became {
-            "usable" if ticket.probe => tracing::info!(key, "the provider answers; orders are checked again"),
+            "recovered" => tracing::info!(key, "the provider answers for an order again; orders are checked"),
             "other-key" => tracing::warn!(
                 key,
                 error,
@@ -65,7 +68,8 @@ impl RedisBudget {
                 key,
                 error,
                 wait_ms,
-                "no order is checked for a while: the provider takes no requests, or does not answer; orders wait"
+                "no order is checked for a while with this key, or with any: the provider takes no requests, or does not \
+                 answer; orders wait"
             ),
             "open" => {
                 tracing::debug!(key, error, wait_ms, "the provider still takes no requests; orders wait");

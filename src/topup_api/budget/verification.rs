@@ -21,8 +21,10 @@ const LOOK_AT_OTHERS: Duration = Duration::from_secs(3);
 /// three times as long.
 const NOTE_ABLE: Duration = Duration::from_secs(30);
 
-/// Shortest time between two verifications.
+/// Shortest time between two verifications, doubling while they change nothing, up to …
 const PAUSE: Duration = Duration::from_secs(1);
+/// … this.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 impl RedisBudget {
     /// Verifies the key in use, and keeps the standing of this worker until asked to stop. `apis` are the provider asked
@@ -34,14 +36,18 @@ impl RedisBudget {
         shutdown: Shutdown,
     ) {
         let keep = async {
+            let mut pause = PAUSE;
             loop {
                 self.verify(&apis, &metrics).await;
-                // A request that has just failed is not repeated at once.
-                tokio::time::sleep(PAUSE).await;
-                while self.standing.refusal().is_none() && !self.note_able().await {
+                // A request that changed nothing is not repeated soon.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                while !self.standing.is_refused() && !self.may_be_verified().await {
+                    pause = PAUSE;
                     let _ = tokio::time::timeout(NOTE_ABLE, self.standing.changed()).await;
                 }
                 while let Some(left) = self.standing.refused_for() {
+                    pause = PAUSE;
                     if self.others_can_ask().await {
                         self.standing.pause_claims();
                     }
@@ -55,11 +61,12 @@ impl RedisBudget {
         }
     }
 
-    /// Says that this worker can check orders. Returns whether a verification would show that the key is good or the
-    /// provider back: then no order has to.
-    async fn note_able(&self) -> bool {
+    /// Says that this worker can check orders, if it can. Returns whether a verification may show that a key is good or
+    /// the provider back: then no order has to.
+    async fn may_be_verified(&self) -> bool {
+        let worker = if self.standing.is_able() { self.worker.as_str() } else { "" };
         let mut call = scripts::BUDGET_ABLE.prepare_invoke();
-        call.key(&self.key).arg(&self.worker);
+        call.key(&self.key).arg(worker);
         self.write_keys(&mut call);
         self.heard(call.invoke_async(&mut self.connection.get()).await).unwrap_or(false)
     }
