@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::ExposeSecret;
-use topup_jobs::Timestamp;
+use topup_jobs::{Outcome, Timestamp};
 
 use crate::clock::{Clock, ScaledClock, real_now};
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::handlers::{Environment, random_jitter};
 use crate::notify::{
     Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, TURN, Webhook,
 };
-use crate::orders;
+use crate::orders::{self, Order};
 use crate::queue::{Connection, Names, Pause};
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
@@ -69,6 +69,17 @@ pub(super) fn allowance(config: &Config) -> Allowance {
         minute: Duration::from_mins(1).div_f64(config.time_scale),
         coalesce: config.coalesce,
     }
+}
+
+/// Names of the channels of these settings that want this outcome of this order.
+pub(crate) fn wanting(
+    config: &Config,
+    connection: &Connection,
+    outcome: Outcome,
+    order: &Order,
+) -> anyhow::Result<Vec<String>> {
+    let stream = EventStream::new(connection.clone(), &config.names);
+    Ok(Channels::new(channels(config, stream)?).wanting(outcome, order))
 }
 
 fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn Channel>>> {

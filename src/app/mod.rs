@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
-pub(crate) use self::environment::key_fingerprints;
 use self::environment::{allowance, budget, environment};
+pub(crate) use self::environment::{key_fingerprints, wanting};
 use crate::coalesce::Coalescer;
 use crate::config::Config;
 use crate::endpoints::Endpoints;

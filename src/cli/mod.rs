@@ -50,7 +50,7 @@ enum Command {
     /// Jobs that were kept aside: show them, have them run again, delete them
     DeadLetters(dead_letters::DeadLettersSettings),
     /// Have notifications of an order sent now, or an event again
-    Resend(resend::ResendSettings),
+    Resend(Box<resend::ResendSettings>),
     /// Messages that could not be accepted: show them, put them back, delete them
     Rejected(rejected::RejectedSettings),
     /// Bring the tables of the database up to date
@@ -98,7 +98,7 @@ impl Cli {
             Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),
             Command::Order(settings) => order::order(settings).await.map(done),
             Command::DeadLetters(settings) => dead_letters::dead_letters(settings).await.map(done),
-            Command::Resend(settings) => resend::resend(settings).await.map(done),
+            Command::Resend(settings) => resend::resend(*settings).await.map(done),
             Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
             Command::Migrate(settings) => migrate::migrate(&settings).await.map(done),
             Command::Rekey(settings) => rekey::rekey(&settings).await,

@@ -1,15 +1,17 @@
-//! `topup-worker resend <topupId>`: has what is still to be told of an order told now, or one of its events again.
+//! `topup-worker resend <topupId>`: sends what is pending of an order now, or one of its events again.
 //!
-//! The store is brought in line before the queue is, as for a dead letter that is replayed: a crash between the two
-//! leaves the job where it was, and the command can be given again. Only ids, channels and what was done are shown.
+//! The store is changed before the queue is. Where Redis fails in between, a worker puts what the store holds as pending
+//! into the queue. Only ids, channels and what was done are shown.
 
 use clap::Args;
-use topup_jobs::{NotifyCustomer, TopupId};
+use secrecy::ExposeSecret;
+use topup_jobs::{NotifyCustomer, Outcome, TopupId};
 
 use super::say;
+use crate::app::wanting;
 use crate::clock::real_now;
-use crate::config::{RedisSettings, SettingsError, StoreSettings};
-use crate::orders::{self, Notification, NotificationStatus, OrderStore, SqlStore};
+use crate::config::{RunSettings, SettingsError};
+use crate::orders::{self, NotificationStatus, Order, OrderStore, SqlStore};
 use crate::queue::{Connection, RedisHealth, Resent, describe, resend as make_due};
 
 /// What was done, as it stands in the history of the order.
@@ -17,84 +19,105 @@ const RESENT: &str = "resent by the operator";
 
 #[derive(Debug, Args)]
 pub(super) struct ResendSettings {
-    #[command(flatten)]
-    redis: RedisSettings,
-    #[command(flatten)]
-    store: StoreSettings,
-
     /// The provider's id of the order
     topup_id: String,
 
-    /// Send this event again under its id, such as `evt_…_fulfilled`, also where it was delivered, refused or given up
+    /// Send this event again under its id, such as `evt_…_fulfilled`, also where it was delivered, refused or given up,
+    /// and by a channel that can deliver it only now; without --channel by every channel, the customer's mail and SMS
+    /// among them
     #[arg(long)]
     event: Option<String>,
 
     /// Only by this channel, such as webhook, callback, email or sms
     #[arg(long)]
     channel: Option<String>,
+
+    #[command(flatten)]
+    run: RunSettings,
 }
+
+/// A notification that is meant, and its status before; none where the event was not recorded for this channel.
+type Chosen = (NotifyCustomer, Option<NotificationStatus>);
 
 pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
-    let address = settings.redis.address()?;
-    let store = orders::open(settings.store.database_url()?, settings.store.cipher()?).await?;
-    let chosen = chosen(&store, &topup_id, settings.event.as_deref(), settings.channel.as_deref()).await?;
+    let config = settings.run.validate()?;
+    let connection = Connection::new(&config.redis, &RedisHealth::default());
+    let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await?;
+    let order = store.order(&topup_id).await?;
+    let order = order.ok_or_else(|| anyhow::anyhow!("no order {topup_id} is stored"))?;
+    let (event, channel) = (settings.event.as_deref(), settings.channel.as_deref());
+    let chosen =
+        chosen(&store, &order, event, channel, |outcome| wanting(&config, &connection, outcome, &order))
+            .await?;
     if chosen.is_empty() {
         return say(format_args!(
-            "nothing is still to be told of order {topup_id}; with --event an event is sent again, and \
-             `topup-worker order {topup_id}` lists what was told"
+            "no notification of order {topup_id} is pending; --event sends an event again, and \
+             `topup-worker order {topup_id}` lists the events"
         ));
     }
     let mut due = Vec::new();
-    for notification in &chosen {
-        let told = notification.told(&topup_id);
+    for (told, before) in chosen {
         let now = real_now();
-        let stored = if notification.status == NotificationStatus::Pending {
+        let stored = match before {
             // Its attempts go on counting: it is only sooner.
-            store.hasten(&told, now).await?
-        } else {
-            store.tell_again(&told, RESENT, true, now).await?
+            Some(NotificationStatus::Pending) => store.hasten(&told, now).await?,
+            Some(_) => store.tell_again(&told, RESENT, true, now).await?,
+            None => store.add_notification(&told, RESENT, now).await?,
         };
         if stored {
-            due.push((notification, told));
+            due.push((told, before));
         } else {
-            line(&told, "left: it was told, or ended, a moment ago")?;
+            line(&told, "left: it was sent, or ended, a moment ago")?;
         }
     }
     if due.is_empty() {
         return Ok(());
     }
-    let connection = Connection::new(&address, &RedisHealth::default());
-    let jobs: Vec<NotifyCustomer> = due.iter().map(|(_, told)| told.clone()).collect();
-    let results = make_due(&connection, &settings.redis.prefix, &jobs).await.map_err(|error| {
-        anyhow::anyhow!("Redis did not do it, and nothing is sent sooner: {}", describe(&error))
+    let jobs: Vec<NotifyCustomer> = due.iter().map(|(told, _)| told.clone()).collect();
+    let results = make_due(&connection, &config.names, &jobs).await.map_err(|error| {
+        anyhow::anyhow!(
+            "Redis failed: {}. The database holds these notifications as pending, and a worker puts them into the queue \
+             within half a minute of Redis being back; look with `topup-worker order {topup_id}` before you repeat this",
+            describe(&error)
+        )
     })?;
-    for ((notification, told), resent) in due.iter().zip(results) {
-        line(told, done(notification.status, resent))?;
+    for ((told, before), resent) in due.iter().zip(results) {
+        line(told, done(*before, resent))?;
     }
     Ok(())
 }
 
-/// The notifications meant: those of one event, or all that are still to be told.
+/// The notifications meant: those of one event, also by channels that want it now and had none of it, or all that are
+/// pending.
 async fn chosen(
     store: &SqlStore,
-    topup_id: &TopupId,
+    order: &Order,
     event: Option<&str>,
     channel: Option<&str>,
-) -> anyhow::Result<Vec<Notification>> {
-    anyhow::ensure!(store.order(topup_id).await?.is_some(), "no order {topup_id} is stored");
-    let mut all = store.notifications(topup_id).await?;
+    wanting: impl FnOnce(Outcome) -> anyhow::Result<Vec<String>>,
+) -> anyhow::Result<Vec<Chosen>> {
+    let topup_id = &order.topup_id;
+    let all = store.notifications(topup_id).await?;
+    let mut all: Vec<Chosen> = all.iter().map(|one| (one.told(topup_id), Some(one.status))).collect();
     if let Some(event) = event {
-        all.retain(|one| one.told(topup_id).event_id().as_str() == event);
-        anyhow::ensure!(!all.is_empty(), "order {topup_id} has no event {event}");
+        all.retain(|(told, _)| told.event_id().as_str() == event);
+        let Some((of_event, _)) = all.first().cloned() else {
+            anyhow::bail!("order {topup_id} has no event {event}");
+        };
+        for channel in wanting(of_event.outcome)? {
+            if all.iter().all(|(told, _)| told.channel != channel) {
+                all.push((NotifyCustomer { channel, ..of_event.clone() }, None));
+            }
+        }
     }
     if let Some(channel) = channel {
-        all.retain(|one| one.channel == channel);
+        all.retain(|(told, _)| told.channel == channel);
         anyhow::ensure!(!all.is_empty(), "no notification of order {topup_id} goes by the channel {channel}");
     }
-    all.retain(|one| event.is_some() || one.status == NotificationStatus::Pending);
+    all.retain(|(_, status)| event.is_some() || *status == Some(NotificationStatus::Pending));
     Ok(all)
 }
 
@@ -102,13 +125,14 @@ fn line(told: &NotifyCustomer, done: &str) -> anyhow::Result<()> {
     say(format_args!("{}  {:<16}  {done}", told.event_id(), told.channel))
 }
 
-const fn done(before: NotificationStatus, resent: Resent) -> &'static str {
+const fn done(before: Option<NotificationStatus>, resent: Resent) -> &'static str {
     match (resent, before) {
         (Resent::UnderWay, _) => "is due already, or on its way",
         (Resent::Hastened, _) => "waited for its next attempt: is due now",
         (Resent::Replayed, _) => "was a dead letter: is due now, with all its attempts",
-        (Resent::Added, NotificationStatus::Sent) => "was delivered before: is sent again",
-        (Resent::Added, NotificationStatus::Pending) => "was in no queue: is due now",
-        (Resent::Added, _) => "was given up: is due now, with all its attempts",
+        (Resent::Added, None) => "could not be sent by this channel before: is due now",
+        (Resent::Added, Some(NotificationStatus::Sent)) => "was delivered before: is sent again",
+        (Resent::Added, Some(NotificationStatus::Pending)) => "was in no queue: is due now",
+        (Resent::Added, Some(_)) => "was given up: is due now, with all its attempts",
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every attempt sends the same bytes: the date is the event's, the Message-ID, by which mail programs know a
 //! repeat, and the boundary are made of its id. Nothing a customer chose stands in a header but his address,
-//! which must read as one. The customers' channel reads addresses from the event only, the operator's from the
+//! which must read as one. The customers' channel reads addresses from the stored order only, the operator's from the
 //! settings only.
 
 use async_trait::async_trait;
@@ -53,11 +53,13 @@ impl Email {
         let (audience, locale, to) = match &self.reader {
             Reader::Operator { addresses, locale } => (Audience::Operator, *locale, addresses.clone()),
             Reader::Customer(_) => {
-                let customer = delivery.event.data.customer.as_ref();
-                let address = customer.and_then(|customer| customer.email.as_ref()).map(Secret::reveal);
+                // The address is the one stored now, which a later message may have corrected; the text stays the event's.
+                let address = delivery.order.customer.as_ref().and_then(|customer| customer.email.as_ref());
+                let address = address.map(Secret::reveal);
                 let address = address.and_then(|address| address.trim().parse().ok());
                 let no_address =
                     || SendError::Refused("what the order names is no e-mail address".to_owned());
+                let customer = delivery.event.data.customer.as_ref();
                 let locale = customer.map(|customer| customer.locale).unwrap_or_default();
                 (Audience::Customer, locale, vec![address.ok_or_else(no_address)?])
             }

@@ -32,6 +32,7 @@ fn customer(email: &str) -> Customer {
 fn sample(outcome: Outcome, email: &str) -> Sample {
     let mut sample = full(outcome, Some(TopupType::Adsl), Shown::Code { proof: true });
     sample.event.data.customer = Some(customer(email));
+    sample.order.customer = Some(customer(email));
     sample
 }
 

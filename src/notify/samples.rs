@@ -16,7 +16,7 @@ const LINK: &str = "https://shop.example/card/sample-token";
 /// One sample: what a delivery borrows.
 pub(super) struct Sample {
     id: EventId,
-    order: Order,
+    pub(super) order: Order,
     pub(super) outcome: Outcome,
     pub(super) event: Event,
     link: Option<&'static str>,

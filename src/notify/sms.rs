@@ -15,7 +15,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Request};
 use serde::Serialize;
-use topup_jobs::{Locale, Outcome, Secret};
+use topup_jobs::{Locale, Outcome};
 use url::{Url, form_urlencoded};
 
 use super::facts::Facts;
@@ -198,15 +198,18 @@ impl Channel for Sms {
     }
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
-        let customer = delivery.event.data.customer.as_ref();
-        let Some(phone) = customer.and_then(|customer| customer.phone.as_ref()).map(Secret::reveal) else {
+        // The number is the one stored now, which a later message may have corrected; the text stays the event's.
+        let phone = delivery.order.customer.as_ref().and_then(|customer| customer.phone.as_ref());
+        let phone = phone.map(|phone| phone.reveal().trim()).filter(|phone| !phone.is_empty());
+        let Some(phone) = phone else {
             return Err(SendError::Refused("the order names no phone number".to_owned()));
         };
+        let customer = delivery.event.data.customer.as_ref();
         let locale = customer.map(|customer| customer.locale).unwrap_or_default();
         let text = self.templates.sms(locale, &Facts::new(delivery, locale).carrying(self.card_form()));
         let text = text.map_err(|error| failed(&error.to_string()))?;
         let request = self.gateway.request(&Variables {
-            phone: phone.trim(),
+            phone,
             text: &text,
             from: self.gateway.from.as_deref(),
             event_id: delivery.event_id.as_str(),

@@ -97,7 +97,8 @@ async fn a_gateway_that_is_away_is_unavailable() {
     let settings = CustomerSettings { card: CardForm::Nothing, delayed: false };
     let sms = Sms::new(gateway.unwrap(), Templates::load(None).unwrap(), settings).unwrap();
     let mut sample = full(Outcome::Refunded, None, Shown::Nothing);
-    sample.event.data.customer.as_mut().unwrap().phone = Some(Secret::new("0661223344"));
+    sample.event.data.customer.as_mut().unwrap().phone = Some(topup_jobs::Secret::new("0661223344"));
+    sample.order.customer = sample.event.data.customer.clone();
     let sent = sms.send(sample.delivery()).await;
     assert_eq!(sent, Err(SendError::Unavailable("the connection was refused".to_owned())));
 }

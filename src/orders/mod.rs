@@ -243,10 +243,10 @@ impl StoreError {
 /// Stores orders, events and notifications.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// The order of this id, stored first if it is new. What the producer told is added where it was
-    /// not known before. An order that had been given up (it is not final and has no next look) is
-    /// followed from the beginning again; where another message than the last one hands it over, its incidents are
-    /// closed.
+    /// The order of this id, stored first if it is new. A message that is newer than the last one of this order
+    /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what is
+    /// missing. An order that had been given up (it is not final and has no next look) is followed from the beginning
+    /// again; where a newer message hands it over, its incidents are closed.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
     /// The order of this id, if it is known.
@@ -308,6 +308,14 @@ pub trait OrderStore: Send + Sync + 'static {
         told: &NotifyCustomer,
         reason: &str,
         sent_too: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Adds a notification of a stored event, due now, for a channel that has none of it; returns whether it was added.
+    async fn add_notification(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 

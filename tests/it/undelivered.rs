@@ -68,6 +68,12 @@ fn dead_letters(bed: &Bed, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+fn resend(bed: &Bed, args: &[&str]) -> String {
+    let output = bed.program(&[&["resend"], args].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn a_webhook_that_is_gone_for_a_while_loses_no_card() {
     let (mut bed, operator) = bed().await;
@@ -190,6 +196,21 @@ async fn a_typing_error_in_an_address_is_reported_to_merchant_and_operator() {
     bed.told(&id, "undelivered").await;
     bed.idle().await;
     assert!(dead_letters(&bed, &[]).contains(reason));
+
+    // The order is final; handed over again with the right address, its event can be sent.
+    enqueue_for(&bed, &id, json!({"email": "zohra.bk@example.dz"})).await;
+    bed.idle().await;
+    let event = format!("evt_{id}_fulfilled");
+    let said = resend(&bed, &[&id, "--event", &event, "--channel", "email"]);
+    assert!(
+        said.ends_with("email             was a dead letter: is due now, with all its attempts\n"),
+        "{said}"
+    );
+    bed.idle().await;
+    let sent = mails.mails();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].to, ["zohra.bk@example.dz"]);
+    assert_eq!(notification(&bed, &id, Outcome::Fulfilled, "email").await.status, NotificationStatus::Sent);
     assert!(!worker.log().contains("zohra.bk"), "{}", worker.log());
 }
 
@@ -253,6 +274,24 @@ async fn an_order_that_no_channel_can_deliver_is_reported_to_the_operator() {
     assert_eq!(ids.iter().filter(|id| id.contains("undelivered")).count(), 1, "{ids:?}");
     let counted = r#"topup_notifications_undelivered_total{channel="none",why="no-channel"} 1"#;
     assert!(get_from(&address, "/metrics").await.lines().any(|line| line == counted));
+
+    // Handed over again with an address, its event can be sent to the customer.
+    let event = format!("evt_{without}_fulfilled");
+    let refused = bed.program(&["resend", &without, "--event", &event, "--channel", "email"]);
+    assert_eq!(refused.status.code(), Some(1), "there is no address yet");
+    enqueue_for(&bed, &without, json!({"email": "zohra.bk@example.dz"})).await;
+    let store = bed.store().await;
+    until("the address is stored", async || {
+        let order = store.order(&without.parse().unwrap()).await.unwrap().unwrap();
+        order.customer.is_some_and(|customer| customer.email.is_some()).then_some(())
+    })
+    .await;
+    let said = resend(&bed, &[&without, "--event", &event]);
+    let added = format!("{event}  email             could not be sent by this channel before: is due now\n");
+    assert!(said.contains(&added), "{said}");
+    let sent =
+        until("the mail is delivered", async || Some(mails.mails()).filter(|sent| sent.len() == 2)).await;
+    assert_eq!(sent[1].to, ["zohra.bk@example.dz"]);
 }
 
 #[tokio::test]

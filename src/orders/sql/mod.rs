@@ -115,6 +115,15 @@ impl OrderStore for SqlStore {
         notifications::tell_again(&self.database, told, reason, sent_too, now).await
     }
 
+    async fn add_notification(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        notifications::add(&self.database, told, reason, now).await
+    }
+
     async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
         notifications::hasten(&self.database, told, now).await
     }

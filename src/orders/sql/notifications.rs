@@ -135,6 +135,29 @@ pub(super) async fn tell_again(
     Ok(true)
 }
 
+pub(super) async fn add(
+    database: &Database,
+    told: &NotifyCustomer,
+    reason: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.begin().await?;
+    let insert = sql("INSERT INTO notifications
+             (event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at, last_error)
+         SELECT event_id, topup_id, outcome, incident, $1, 'pending', 0, $2, $3 FROM events WHERE event_id = $4
+         ON CONFLICT DO NOTHING")
+    .bind(told.channel.as_str())
+    .bind(now)
+    .bind(reason)
+    .bind(told.event_id().as_str());
+    if transaction.execute(insert).await? == 0 {
+        return Ok(false);
+    }
+    note(&mut transaction, told, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
 pub(super) async fn hasten(
     database: &Database,
     told: &NotifyCustomer,

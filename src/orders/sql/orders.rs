@@ -19,49 +19,37 @@ pub(super) async fn track(
             || (order.metadata.is_none() && request.metadata.is_some())
             || (order.callback_url.is_none() && request.callback_url.is_some());
         let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
-        if !told_more && !given_up {
+        // Only the job of a message carries its id: those that follow from it are spared the transaction.
+        if !told_more && !given_up && request.message_id.is_none() {
             return Ok(order);
         }
     }
     let mut transaction = database.begin().await?;
     let new = insert(&mut transaction, request, now).await?;
     if !new {
-        take_up_again(&mut transaction, request, now).await?;
+        let newer = update_details(&mut transaction, request).await?;
+        take_up_again(&mut transaction, request, newer, now).await?;
     }
     transaction.commit().await?;
     order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
 }
 
-/// Stores the order and says so; or adds what the producer tells, where it is known already.
+/// Stores the order, unless it is stored already; returns whether it is new.
 async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<bool, StoreError> {
     let new = Tracking::new(now);
-    let told = |text| {
-        sql(text)
-            .bind(request.topup_id.as_str())
-            .bind(request.topup_ref.as_deref())
-            .bind(request.customer.as_ref().map(json))
-            .bind(request.metadata.as_ref().map(json))
-            .bind(request.callback_url.as_ref().map(Secret::reveal))
-    };
-    let insert = told(
-        "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, status, tracked_at,
-             polling_since, next_check_at, overdue, message_id, polls, delays, not_found, version)
+    let insert = details(
+        "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, status,
+             tracked_at, polling_since, next_check_at, overdue, polls, delays, not_found, version)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
+        request,
     );
     let insert = insert
         .bind(new.status.as_str())
         .bind(new.tracked_at)
         .bind(new.polling_since)
         .bind(new.next_check_at)
-        .bind(new.overdue)
-        .bind(request.message_id.as_deref());
+        .bind(new.overdue);
     if open.execute(insert).await? == 0 {
-        let add = told(
-            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
-                 metadata = coalesce(metadata, $4), callback_url = coalesce(callback_url, $5)
-             WHERE topup_id = $1",
-        );
-        open.execute(add).await?;
         return Ok(false);
     }
     let occurrence = handed_over(None, &new);
@@ -69,34 +57,84 @@ async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     Ok(true)
 }
 
+/// A statement with what the producer named: `$1` to `$6`.
+fn details(text: &'static str, request: &TrackTopup) -> Statement {
+    sql(text)
+        .bind(request.topup_id.as_str())
+        .bind(request.topup_ref.as_deref())
+        .bind(request.customer.as_ref().map(json))
+        .bind(request.metadata.as_ref().map(json))
+        .bind(request.callback_url.as_ref().map(Secret::reveal))
+        .bind(request.message_id.as_deref())
+}
+
+/// Stores what the producer names of an order that is stored already. A newer message replaces the customer, the
+/// metadata and the callback URL where it names them; the job of an older one, which may be repeated at any time, adds
+/// only what is missing. Returns whether the message is newer than the last one of this order.
+async fn update_details(open: &mut Transaction, request: &TrackTopup) -> Result<bool, StoreError> {
+    // Takes hold of the order: of two messages side by side the newer one must stand.
+    let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
+    open.execute(hold.bind(request.topup_id.as_str())).await?;
+    let select = sql("SELECT message_id FROM internet_orders WHERE topup_id = $1");
+    let row = open.fetch_optional(select.bind(request.topup_id.as_str())).await?;
+    let last: Option<String> = row.map(|row| row.get("message_id")).transpose()?.flatten();
+    let newer = request.message_id.as_deref().is_some_and(|id| is_newer(id, last.as_deref()));
+    let update = details(
+        if newer {
+            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce($3, customer),
+                 metadata = coalesce($4, metadata), callback_url = coalesce($5, callback_url), message_id = $6
+             WHERE topup_id = $1"
+        } else {
+            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
+                 metadata = coalesce(metadata, $4), callback_url = coalesce(callback_url, $5),
+                 message_id = coalesce(message_id, $6)
+             WHERE topup_id = $1"
+        },
+        request,
+    );
+    open.execute(update).await?;
+    Ok(newer)
+}
+
+/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a number.
+fn is_newer(id: &str, last: Option<&str>) -> bool {
+    let position = |id: &str| {
+        let (milliseconds, number) = id.split_once('-')?;
+        Some((milliseconds.parse::<u64>().ok()?, number.parse::<u64>().ok()?))
+    };
+    last.is_none_or(|last| match (position(id), position(last)) {
+        (Some(id), Some(last)) => id > last,
+        _ => id != last,
+    })
+}
+
 /// Follows an order that had been given up from the beginning again. A job that is repeated after it gave its order up
 /// comes here, too: what it finds the second time is no news, and its order's incidents stay open.
 async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
+    by_a_newer_message: bool,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let topup_id = &request.topup_id;
-    let given_up = sql("SELECT status, message_id FROM internet_orders
+    let given_up = sql("SELECT status FROM internet_orders
          WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
     let Some(row) = open.fetch_optional(given_up.bind(topup_id.as_str())).await? else { return Ok(()) };
     let before: OrderStatus = row.parse("status")?;
-    let last: Option<String> = row.get("message_id")?;
     let new = Tracking::new(now);
-    let update =
-        sql("UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
-             overdue = $4, message_id = coalesce($5, message_id), polls = 0, scheduled_at = NULL, delays = 0, not_found = 0,
-             version = version + 1
-         WHERE topup_id = $6 AND status = $7 AND next_check_at IS NULL")
-        .bind(new.status.as_str())
-        .bind(new.polling_since)
-        .bind(new.next_check_at)
-        .bind(new.overdue)
-        .bind(request.message_id.as_deref())
-        .bind(topup_id.as_str())
-        .bind(before.as_str());
+    let update = sql(
+        "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
+             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
+         WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL",
+    )
+    .bind(new.status.as_str())
+    .bind(new.polling_since)
+    .bind(new.next_check_at)
+    .bind(new.overdue)
+    .bind(topup_id.as_str())
+    .bind(before.as_str());
     if open.execute(update).await? == 1 {
-        if request.message_id.is_some() && request.message_id != last {
+        if by_a_newer_message {
             events::close_incidents(open, topup_id).await?;
         }
         history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;

@@ -8,6 +8,7 @@ use super::ground::{CARD, Ground, at, change, event, fulfill, id, told};
 
 super::on_both!(
     an_order_is_stored_once_and_completed_later,
+    a_newer_message_replaces_what_it_names_and_a_repeated_job_does_not,
     all_of_an_order_reads_back,
     of_changes_based_on_the_same_reading_one_counts,
     a_final_state_absorbs,
@@ -41,6 +42,43 @@ async fn an_order_is_stored_once_and_completed_later(ground: &Ground) {
     let other = TrackTopup { topup_ref: Some("order-2".to_owned()), ..request };
     let order = one.track(&other, at(6)).await.unwrap();
     assert_eq!(order.topup_ref.as_deref(), Some("order-1"), "what is known stays");
+}
+
+async fn a_newer_message_replaces_what_it_names_and_a_repeated_job_does_not(ground: &Ground) {
+    let store = ground.store().await;
+    let message = |message: &str, email: Option<&str>, cart: Option<&str>| TrackTopup {
+        customer: email.map(|email| Customer { email: Some(Secret::new(email)), ..Customer::default() }),
+        metadata: cart.and_then(|cart| serde_json::json!({"cart": cart}).as_object().cloned()),
+        message_id: Some(message.to_owned()),
+        ..TrackTopup::new(id(1))
+    };
+    let track = async |request: &TrackTopup| {
+        let order = store.track(request, at(0)).await.unwrap();
+        let email = order.customer.and_then(|customer| customer.email);
+        let cart = order.metadata.map(|metadata| metadata["cart"].as_str().unwrap().to_owned());
+        (email.map(|email| email.reveal().to_owned()), cart)
+    };
+    let expect = |email: &str, cart: &str| (Some(email.to_owned()), Some(cart.to_owned()));
+    let first = message("9-0", Some("wrong"), Some("one"));
+    assert_eq!(track(&first).await, expect("wrong", "one"));
+    let second = message("10-0", Some("right"), None);
+    assert_eq!(track(&second).await, expect("right", "one"), "what it does not name stays");
+    assert_eq!(track(&first).await, expect("right", "one"), "the job of the first message is repeated");
+    let third = message("10-1", None, Some("two"));
+    assert_eq!(track(&third).await, expect("right", "two"));
+    for repeated in [&second, &first, &TrackTopup { message_id: None, ..first.clone() }] {
+        assert_eq!(track(repeated).await, expect("right", "two"), "{:?}", repeated.message_id);
+    }
+    // An order that the list or a look made known without a message.
+    let bare = TrackTopup { customer: first.customer.clone(), ..TrackTopup::new(id(2)) };
+    store.track(&bare, at(0)).await.unwrap();
+    let corrected = TrackTopup { topup_id: id(2), ..second.clone() };
+    assert_eq!(store.track(&corrected, at(0)).await.unwrap().customer, second.customer);
+    // A final order, too: its events can be sent again.
+    fulfill(&store, &id(3), at(0)).await;
+    let corrected = TrackTopup { topup_id: id(3), ..second.clone() };
+    let order = store.track(&corrected, at(0)).await.unwrap();
+    assert_eq!((order.tracking.status, order.customer), (OrderStatus::Fulfilled, second.customer));
 }
 
 async fn all_of_an_order_reads_back(ground: &Ground) {

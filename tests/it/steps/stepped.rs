@@ -157,6 +157,15 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.inner.tell_again(told, reason, sent_too, now).await
     }
 
+    async fn add_notification(
+        &self,
+        told: &NotifyCustomer,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.add_notification(told, reason, now).await
+    }
+
     async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
         self.inner.hasten(told, now).await
     }

@@ -72,7 +72,7 @@ async fn a_year_that_a_receiver_asks_for_is_a_day_and_the_operator_can_have_it_n
     assert!(requests[0].id() == requests[1].id() && requests[0].body == requests[1].body);
     let told = told_by(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
     assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 2), "its attempts went on counting");
-    assert!(resend(&bed, &[&id]).starts_with("nothing is still to be told"));
+    assert!(resend(&bed, &[&id]).starts_with("no notification of order"));
 }
 
 #[tokio::test]
