@@ -10,15 +10,17 @@
 //! customer waits for them, and they are few.
 //!
 //! A dead letter that the queue made by itself (poison, a handler that panics) is news to the store: no handler
-//! was there to say so. The operator is told, and the store waits for it no longer.
+//! was there to say so. The operator is told, and the store waits for it no longer. A notification that a handler made
+//! a dead letter is given up in the store; where the store holds it as pending, an operator has replayed it and the
+//! command did not get as far as the queue. That is completed here.
 
 use std::time::Duration;
 
 use topup_jobs::{JobName, NotifyCustomer, OrderStatus, Timestamp, TopupId, TrackTopup};
 
-use crate::handlers::{Environment, NextJob, chain, give_up, give_up_telling};
+use crate::handlers::{Environment, NextJob, chain, give_up, give_up_telling, is_by_the_handler};
 use crate::orders::{Behind, StoreError};
-use crate::queue::{Connection, Names, scripts};
+use crate::queue::{Connection, Names, resend, scripts};
 use crate::shutdown::Shutdown;
 use crate::topup_api::Allowance;
 
@@ -143,7 +145,8 @@ impl Restore {
         Ok(others)
     }
 
-    /// Gives up telling where that is a dead letter and returns what else is to be told.
+    /// Gives up notifications that the queue has buried, completes the replay of those that a handler has given up, and
+    /// returns the others.
     async fn give_up_telling_buried(
         &self,
         untold: Vec<NotifyCustomer>,
@@ -151,9 +154,12 @@ impl Restore {
         let ids = untold.iter().map(NotifyCustomer::job_id);
         let reasons = self.buried(&[JobName::NotifyCustomer], ids).await?;
         let mut others = Vec::new();
+        let mut replayed = Vec::new();
         for (told, reason) in untold.into_iter().zip(reasons) {
             if reason.is_empty() {
                 others.push(told);
+            } else if is_by_the_handler(&reason) {
+                replayed.push(told);
             } else {
                 let jobs = match give_up_telling(&self.environment, &told, &reason).await {
                     Err(error) if error.is_of_one_row() => {
@@ -165,6 +171,11 @@ impl Restore {
                 };
                 self.put_back(&[JobName::NotifyCustomer], &jobs, None).await?;
             }
+        }
+        if !replayed.is_empty() {
+            // The command that replayed them ended between the store and Redis.
+            resend(&self.connection, &self.names, &replayed).await?;
+            tracing::warn!(replayed = replayed.len(), "dead letters that the operator replayed are due now");
         }
         Ok(others)
     }

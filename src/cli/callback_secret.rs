@@ -1,4 +1,4 @@
-//! `topup-worker callback-secret <host>`: the secret of a callback host and nothing else, to be handed to whoever
+//! `topup-worker callback-secret <host>`: prints the secret of a callback host and nothing else, for the shop that
 //! receives the events there. Several, one a line and the newest first, while the merchant's is exchanged.
 
 use clap::Args;
@@ -21,13 +21,13 @@ pub(super) struct CallbackSecretSettings {
 
 pub(super) fn callback_secret(settings: &CallbackSecretSettings) -> anyhow::Result<()> {
     let unusable = |why: &str| SettingsError::Unusable { name: "<HOST>", why: why.to_owned() };
-    let advice = "it names the hosts that may be told of orders";
+    let advice = "it names the hosts that may receive events of orders";
     let missing = SettingsError::Missing { name: "CALLBACK_ALLOWED_HOSTS", advice };
     let callbacks = settings.callback.callbacks(&settings.webhook)?.ok_or(missing)?;
     let host = parse_host(&settings.host)
         .map_err(|_| unusable("it must be a host such as shop.example.dz, without https:// and port"))?;
     if !callbacks.hosts.name(&host) {
-        return Err(unusable("CALLBACK_ALLOWED_HOSTS does not name it, so no order is told there").into());
+        return Err(unusable("CALLBACK_ALLOWED_HOSTS does not name it, so no event goes there").into());
     }
     callbacks.secrets.of(&host).expose_secret().split(' ').try_for_each(say)
 }

@@ -1,7 +1,7 @@
 //! `topup-worker resend <topupId>`: sends what is pending of an order now, or one of its events again.
 //!
-//! The store is changed before the queue is. Where Redis fails in between, a worker puts what the store holds as pending
-//! into the queue. Only ids, channels and what was done are shown.
+//! The store is changed before the queue is. Where Redis fails in between, a worker puts what the store holds as
+//! pending into the queue. Only ids, channels and what was done are shown.
 
 use clap::Args;
 use secrecy::ExposeSecret;
@@ -79,8 +79,9 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
     let jobs: Vec<NotifyCustomer> = due.iter().map(|(told, _)| told.clone()).collect();
     let results = make_due(&connection, &config.names, &jobs).await.map_err(|error| {
         anyhow::anyhow!(
-            "Redis failed: {}. The database holds these notifications as pending, and a worker puts them into the queue \
-             within half a minute of Redis being back; look with `topup-worker order {topup_id}` before you repeat this",
+            "Redis failed: {}. The database holds these notifications as pending, and a worker puts them into the \
+             queue within half a minute of Redis being back; look with `topup-worker order {topup_id}` before you \
+             repeat this",
             describe(&error)
         )
     })?;

@@ -173,11 +173,10 @@ async fn carry_out(
         _ => None,
     };
     let change = Change { job, at: now, order, record, seen, given_up, event: event.clone() };
-    if env.store.apply(change).await? == Applied::Outdated {
-        return Ok(false);
-    }
-    if let Some(event) = &event {
-        env.report_unreachable(order, event);
+    match (env.store.apply(change).await?, &event) {
+        (Applied::Outdated, _) => return Ok(false),
+        (Applied::Stored, Some(event)) => env.report_unreachable(order, event),
+        (Applied::Stored | Applied::Repeated, _) => {}
     }
     report(decision, observation);
     let tracking = &order.tracking;
@@ -218,7 +217,7 @@ pub(crate) async fn give_up(
         event: Some(event),
     };
     match env.store.apply(change).await? {
-        Applied::Stored => {
+        Applied::Stored | Applied::Repeated => {
             tracing::error!(order.id = %topup_id, reason, "the order is followed no longer");
             env.jobs_to_tell(&order).await
         }

@@ -19,4 +19,4 @@ pub use job::{End, Handler, Job, NextJob, Settlement};
 pub use notify_customer::NotifyCustomerHandler;
 pub use poll_topup::PollTopupHandler;
 pub use recheck_topup::RecheckTopupHandler;
-pub(crate) use undelivered::give_up_telling;
+pub(crate) use undelivered::{give_up_telling, is_by_the_handler};

@@ -42,15 +42,25 @@ impl Environment {
 
     /// Counts and logs an outcome that reaches neither customer nor merchant, once it is stored.
     pub(super) fn report_unreachable(&self, order: &Order, event: &NewEvent) {
-        if event.undelivered.is_some() {
+        if let Some(undelivered) = event.undelivered.as_deref() {
             self.metrics.undelivered(ChannelName::None, UndeliveredReason::NoChannel);
             tracing::error!(
                 order.id = %order.topup_id,
                 outcome = %event.outcome,
-                "no channel reaches the customer or the merchant of this order; the operator is notified"
+                operator_notified_by = notified_by(&undelivered.channels),
+                "no channel reaches the customer or the merchant of this order"
             );
         }
     }
+}
+
+/// Which of these channels notify the operator or the merchant of what was not delivered, as the log names them.
+fn notified_by(channels: &[String]) -> String {
+    let notifying = [ChannelName::OperatorWebhook, ChannelName::OperatorEmail, ChannelName::Webhook];
+    let notifying = notifying.map(ChannelName::as_str);
+    let there: Vec<&str> =
+        notifying.into_iter().filter(|name| channels.iter().any(|it| it == name)).collect();
+    if there.is_empty() { "no channel".to_owned() } else { there.join(", ") }
 }
 
 /// Stores that a notification is refused or failed for good, and with it the event that notifies the operator.
@@ -75,7 +85,7 @@ pub(super) async fn give_up(
             channel = told.channel,
             reason,
             error = ended.last_error,
-            operator_notified = undelivered.is_some(),
+            operator_notified_by = notified_by(undelivered.as_ref().map_or(&[], |event| &event.channels)),
             "a notification is given up; it is kept as a dead letter and can be replayed"
         );
         return given_up(env, order, &ended).await;
@@ -102,27 +112,90 @@ pub(crate) async fn give_up_telling(
         event.id = %told.event_id(),
         channel = told.channel,
         reason,
-        operator_notified = undelivered.is_some(),
+        operator_notified_by = notified_by(undelivered.as_ref().map_or(&[], |event| &event.channels)),
         "a notification is given up: its job is a dead letter and can be replayed"
     );
     env.jobs_to_tell(&order).await
 }
 
-/// What becomes of the job of a notification that is given up. The operator is notified in the same step.
+/// What becomes of the job of a notification that is given up. The job of the operator's event follows in the same step.
+/// Where the operator has replayed this notification meanwhile, its job is no follower of itself: it becomes a dead
+/// letter, and a worker has it run again, since the store holds it as pending.
 pub(super) async fn given_up(
     env: &Environment,
     order: &Order,
     ended: &Notification,
 ) -> Result<Settlement, StoreError> {
-    let next = env.jobs_to_tell(order).await?;
+    let told = ended.told(&order.topup_id);
+    let mut next = env.jobs_to_tell(order).await?;
+    next.retain(|job| job.id != told.job_id());
     Ok(Settlement { next, ..Settlement::new(End::DeadLetter(reason(ended))) })
 }
 
-/// Why a notification was given up, as it stands in the dead letters.
+/// How the reason begins of a notification that its receiver refused …
+const REFUSED: &str = "refused";
+/// … and of one that failed at every attempt.
+const EXHAUSTED: &str = "undelivered after";
+
+/// Why a notification was given up, as it stands in the dead letters. The last error has no personal data in it.
 fn reason(ended: &Notification) -> String {
+    let words = match ended.status {
+        NotificationStatus::Refused => REFUSED.to_owned(),
+        _ => format!("{EXHAUSTED} {} attempts", ended.attempts),
+    };
     match (ended.status, &ended.last_error) {
-        (NotificationStatus::Refused, Some(why)) => format!("refused: {why}"),
-        (NotificationStatus::Refused, None) => "refused".to_owned(),
-        _ => format!("undelivered after {} attempts", ended.attempts),
+        (_, None) => words,
+        (NotificationStatus::Refused, Some(why)) => format!("{words}: {why}"),
+        (_, Some(last)) => format!("{words}, last: {last}"),
+    }
+}
+
+/// Whether a dead letter has its reason from the handler, which has stored before that the notification is given up.
+/// Where the store holds it as pending nevertheless, the operator has had it replayed since.
+pub(crate) fn is_by_the_handler(reason: &str) -> bool {
+    [REFUSED, EXHAUSTED].iter().any(|beginning| reason.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use topup_jobs::Incident;
+
+    use super::*;
+
+    fn ended(status: NotificationStatus, last_error: Option<&str>) -> Notification {
+        Notification {
+            outcome: Outcome::Fulfilled,
+            incident: Incident::FIRST,
+            channel: "webhook".to_owned(),
+            status,
+            attempts: 10,
+            next_attempt_at: None,
+            sent_at: None,
+            last_error: last_error.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_reason_of_a_dead_letter_holds_the_last_error() {
+        for (status, last_error, expected) in [
+            (NotificationStatus::Refused, Some("HTTP 410"), "refused: HTTP 410"),
+            (NotificationStatus::Refused, None, "refused"),
+            (NotificationStatus::Failed, Some("HTTP 503"), "undelivered after 10 attempts, last: HTTP 503"),
+            (NotificationStatus::Failed, None, "undelivered after 10 attempts"),
+        ] {
+            let reason = reason(&ended(status, last_error));
+            assert_eq!(reason, expected);
+            assert!(is_by_the_handler(&reason));
+        }
+        assert!(!is_by_the_handler("poison: its process died 3 times"));
+    }
+
+    #[test]
+    fn the_log_names_the_channels_that_notify_the_operator() {
+        let by =
+            |channels: &[&str]| notified_by(&channels.iter().map(|&it| it.to_owned()).collect::<Vec<_>>());
+        assert_eq!(by(&["events", "operator-email", "webhook"]), "operator-email, webhook");
+        assert_eq!(by(&["events", "log"]), "no channel");
+        assert_eq!(by(&[]), "no channel");
     }
 }

@@ -1,4 +1,4 @@
-//! The secrets of callback hosts: each host that is told of orders has its own, so that one shop cannot sign an event
+//! The secrets of callback hosts: each host that receives events has its own, so that one shop cannot sign an event
 //! that another would take for genuine.
 //!
 //! A secret is derived from the merchant's, `whsec_` and the base64 of HMAC-SHA256 over a fixed line and the host, with
@@ -40,7 +40,7 @@ pub enum InvalidCallbackSecret {
         "each must be a host and its secret, such as shop.example.dz=whsec_…; several are separated by spaces or commas"
     )]
     Form,
-    /// A host is none of those that may be told.
+    /// A host is none of those that may receive events.
     #[error("it names a host that CALLBACK_ALLOWED_HOSTS does not name")]
     Host,
     /// A secret cannot sign.
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_of_one_host_is_forged_for_another() {
+    fn an_event_signed_for_one_host_does_not_verify_at_another() {
         let secrets = secrets(MERCHANT, None).unwrap();
         let sign =
             |host: &str| secrets.signer(&parse_host(host).unwrap()).unwrap().sign("evt_1", 1, b"{}").unwrap();

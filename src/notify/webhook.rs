@@ -23,7 +23,7 @@ use crate::orders::Order;
 /// Standard Webhooks asks senders to stay below 20 kB, since receivers refuse large bodies.
 const MOST_BYTES: usize = 20_000;
 
-/// Who is told by signed HTTP requests.
+/// Sends events as signed HTTP requests.
 pub struct Webhook {
     sender: Sender,
     receiver: Receiver,
@@ -31,8 +31,8 @@ pub struct Webhook {
 
 /// Whom a channel tells.
 enum Receiver {
-    /// The merchant's endpoint: everything, but for orders that are told at an address of their own. What was not
-    /// delivered is told here all the same.
+    /// The merchant's endpoint: every event, except those of orders with a callback URL. `undelivered` events of these go
+    /// here all the same.
     Merchant { endpoint: Endpoint, callbacks: CallbackHosts },
     /// The operator's endpoint: what a human must look at.
     Operator { endpoint: Endpoint },
@@ -41,20 +41,20 @@ enum Receiver {
 }
 
 impl Webhook {
-    /// The merchant's endpoint: it is told everything, but for orders that are told at a callback URL.
+    /// The merchant's endpoint: it gets every event, except those of orders with a callback URL.
     #[must_use]
     pub fn merchant(sender: Sender, endpoint: Endpoint, callbacks: CallbackHosts) -> Self {
         Self { sender, receiver: Receiver::Merchant { endpoint, callbacks } }
     }
 
-    /// The operator's endpoint: it is told what a human must look at.
+    /// The operator's endpoint: it gets the events that a person must look at.
     #[must_use]
     pub fn operator(sender: Sender, endpoint: Endpoint) -> Self {
         Self { sender, receiver: Receiver::Operator { endpoint } }
     }
 
-    /// The callback URLs of orders on these hosts: they are told everything about their order, but for what was not
-    /// delivered; that is for those who run the service.
+    /// The callback URLs of orders on these hosts: they get every event of their order except `undelivered`, which is for
+    /// those who run the service.
     #[must_use]
     pub fn callback(sender: Sender, callbacks: CallbackHosts, secrets: CallbackSecrets) -> Self {
         Self { sender, receiver: Receiver::Callback { callbacks, secrets } }

@@ -132,6 +132,8 @@ pub struct NewEvent {
 pub enum Applied {
     /// It is stored.
     Stored,
+    /// It is stored, but for its event: that is the repeat of one that is stored.
+    Repeated,
     /// Somebody else changed the order meanwhile; nothing is stored.
     Outdated,
 }
@@ -301,8 +303,8 @@ pub trait OrderStore: Send + Sync + 'static {
         self.record_attempt(told, &given_up, undelivered, now).await
     }
 
-    /// Has this told again from the first attempt on, for this reason; returns whether there was something to tell.
-    /// What has arrived is told again only where `sent_too`. Should it fail again, that is a new incident.
+    /// Makes this notification pending again with all its attempts, for this reason; returns whether it was changed. One
+    /// that was delivered is changed only with `sent_too`. A further failure is a new incident.
     async fn tell_again(
         &self,
         told: &NotifyCustomer,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use topup_jobs::{Incident, Outcome};
+use topup_worker::clock::real_now;
 use topup_worker::orders::{Notification, NotificationStatus, OrderStore};
 use topup_worker::simulator::Script;
 
@@ -123,7 +124,7 @@ async fn the_operator_is_notified_when_all_attempts_failed() {
     let id = fulfilled(&bed);
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    operator_told(&operator, &id, "webhook", "undelivered after 10 attempts").await;
+    operator_told(&operator, &id, "webhook", "undelivered after 10 attempts, last: HTTP 500").await;
     bed.idle().await;
     assert_eq!(bed.sink.received().len(), 10);
 }
@@ -151,6 +152,29 @@ async fn an_undelivered_event_that_is_refused_itself_causes_no_other() {
     assert!(
         dead_letters(&bed, &["replay", &format!("{id}:undelivered:operator-webhook")]).contains("runs again")
     );
+}
+
+#[tokio::test]
+async fn a_replay_that_stopped_between_the_database_and_redis_is_completed() {
+    let (bed, _operator) = bed().await;
+    bed.sink.answer_first([410]);
+    let id = fulfilled(&bed);
+    let _worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    bed.idle().await;
+    assert!(dead_letters(&bed, &[]).contains(GONE));
+    let stored = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.told(&id.parse().unwrap());
+    // What `replay` and `resend` store, some time ago; the process died before it asked Redis.
+    let then = real_now() - chrono::TimeDelta::hours(1);
+    assert!(bed.store().await.tell_again(&stored, "replayed by the operator", false, then).await.unwrap());
+    bed.told(&id, "fulfilled").await;
+    until("it is stored as sent", async || {
+        let status = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.status;
+        (status == NotificationStatus::Sent).then_some(())
+    })
+    .await;
+    assert_eq!(bed.sink.received().len(), 2);
+    assert_eq!(dead_letters(&bed, &[]), "");
 }
 
 /// A bed whose customers are written to through this server.

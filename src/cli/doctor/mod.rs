@@ -84,13 +84,15 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
         (reached, redis, provider)
     };
     let told_otherwise = is_told_otherwise(&config);
+    let notified_otherwise =
+        config.webhook.is_some() || config.email.as_ref().is_some_and(|email| !email.operator.is_empty());
     let templates = settings::templates(&config.templates);
     let page = config.reveal.map(|reveal| reveal.addr);
     let ((reached, redis, provider), store, webhook, operator, email, sms, http, page) = tokio::join!(
         redis_then_provider,
         store::look(config.database_url.expose_secret(), &config.cipher),
         webhook::merchant(config.webhook, &config.webhook_guard, told_otherwise),
-        webhook::operator(config.operator_webhook, &config.webhook_guard),
+        webhook::operator(config.operator_webhook, &config.webhook_guard, notified_otherwise),
         email::look(config.email),
         sms::look(config.sms.map(|gateway| gateway.url)),
         addresses::http(config.http_addr),

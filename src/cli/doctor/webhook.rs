@@ -34,8 +34,21 @@ pub(super) async fn merchant(
     look(MERCHANT, "WEBHOOK_URL", &endpoint.url, guard).await
 }
 
-pub(super) async fn operator(endpoint: Option<Endpoint>, guard: &AddressGuard) -> Check {
+/// The operator's; `notified_otherwise` says whether `WEBHOOK_URL` or `OPERATOR_EMAIL` is set.
+pub(super) async fn operator(
+    endpoint: Option<Endpoint>,
+    guard: &AddressGuard,
+    notified_otherwise: bool,
+) -> Check {
     let Some(endpoint) = endpoint else {
+        if !notified_otherwise {
+            return Check::warn(
+                OPERATOR,
+                "not set, and neither WEBHOOK_URL nor OPERATOR_EMAIL is: no channel notifies anyone of orders that need \
+                 a person, or of notifications that do not arrive",
+                "set OPERATOR_WEBHOOK_URL and OPERATOR_WEBHOOK_SECRET, or OPERATOR_EMAIL",
+            );
+        }
         return Check::ok(
             OPERATOR,
             "not set: orders that need a person are told to WEBHOOK_URL and OPERATOR_EMAIL, where these are set",
@@ -155,6 +168,7 @@ mod tests {
         let guard = AddressGuard::default();
         assert_eq!(merchant(None, &guard, false).await.verdict, Warn);
         assert_eq!(merchant(None, &guard, true).await.verdict, Fine);
-        assert_eq!(operator(None, &guard).await.verdict, Fine);
+        assert_eq!(operator(None, &guard, true).await.verdict, Fine);
+        assert_eq!(operator(None, &guard, false).await.verdict, Warn);
     }
 }

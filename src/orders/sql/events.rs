@@ -7,18 +7,17 @@ use super::statement::sql;
 use super::{json, read_json};
 use crate::orders::{NewEvent, StoreError};
 
-/// Stores an event and whom it is to be told. One that is stored already stays as it is.
+/// Stores an event and its notifications; returns whether it is new. One that is stored already stays as it is.
 pub(super) async fn insert(
     open: &mut Transaction,
     topup_id: &TopupId,
     event: &NewEvent,
-) -> Result<(), StoreError> {
-    if insert_one(open, topup_id, event).await?
-        && let Some(undelivered) = &event.undelivered
-    {
+) -> Result<bool, StoreError> {
+    let new = insert_one(open, topup_id, event).await?;
+    if new && let Some(undelivered) = &event.undelivered {
         insert_one(open, topup_id, undelivered).await?;
     }
-    Ok(())
+    Ok(new)
 }
 
 /// Whether the event was not stored yet.

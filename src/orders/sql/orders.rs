@@ -96,7 +96,8 @@ async fn update_details(open: &mut Transaction, request: &TrackTopup) -> Result<
     Ok(newer)
 }
 
-/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a number.
+/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a
+/// number.
 fn is_newer(id: &str, last: Option<&str>) -> bool {
     let position = |id: &str| {
         let (milliseconds, number) = id.split_once('-')?;
@@ -224,11 +225,14 @@ pub(super) async fn apply(
             history::add(&mut transaction, topup_id, change.at, occurrence).await?;
         }
     }
-    if let Some(event) = &change.event {
-        events::insert(&mut transaction, topup_id, event).await?;
+    let mut applied = Applied::Stored;
+    if let Some(event) = &change.event
+        && !events::insert(&mut transaction, topup_id, event).await?
+    {
+        applied = Applied::Repeated;
     }
     transaction.commit().await?;
-    Ok(Applied::Stored)
+    Ok(applied)
 }
 
 /// Whether the history tells of this change: not of every poll at the fast pace.

@@ -170,7 +170,7 @@ async fn an_event_is_stored_once(ground: &Ground) {
         given_up: None,
         event: Some(event(&id(1), Outcome::Fulfilled, at(9))),
     };
-    assert_eq!(store.apply(again).await.unwrap(), Applied::Stored);
+    assert_eq!(store.apply(again).await.unwrap(), Applied::Repeated);
     let stored = store.event(&told(&id(1), Outcome::Fulfilled)).await.unwrap().unwrap();
     assert_eq!(stored, event(&id(1), Outcome::Fulfilled, at(7)).body);
     assert_eq!(store.event(&told(&id(1), Outcome::Refunded)).await.unwrap(), None);

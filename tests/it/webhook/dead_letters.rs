@@ -39,7 +39,7 @@ async fn an_event_that_is_replayed_gets_all_its_attempts_again_and_the_same_byte
     let job = format!("{id}:refunded:webhook");
     let listed = output(&bed, &[]);
     assert!(
-        listed.ends_with(&format!("notify-customer  {job}  undelivered after 10 attempts\n")),
+        listed.ends_with(&format!("notify-customer  {job}  undelivered after 10 attempts, last: HTTP 500\n")),
         "{listed}"
     );
     assert_eq!(output(&bed, &["list", "--job", "poll-topup"]), "");
