@@ -212,8 +212,8 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -
     match subject.filter(|_| dead) {
         Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id, DISCARDED).await?,
         Some(Subject::Told(told)) => {
-            // Without a next attempt the event is not put back into a queue.
-            store.give_up_telling(&told, DISCARDED, None, real_now()).await?;
+            // No longer pending, it is not put back into a queue.
+            store.discard(&told, DISCARDED, real_now()).await?;
         }
         None => {}
     }

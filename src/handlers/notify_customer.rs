@@ -57,7 +57,7 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement
     };
     match stored.status {
         NotificationStatus::Pending => {}
-        NotificationStatus::Sent => return Ok(Settlement::new(End::Finish)),
+        NotificationStatus::Sent | NotificationStatus::Discarded => return Ok(Settlement::new(End::Finish)),
         // The process died, or lost its lease, after it had stored that this is given up.
         NotificationStatus::Failed | NotificationStatus::Refused => {
             return given_up(env, &order, &stored).await;

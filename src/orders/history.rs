@@ -80,10 +80,13 @@ pub enum Attempt {
     Failed,
     /// The receiver refused it.
     Refused,
+    /// The operator has discarded it.
+    Discarded,
 }
 
 impl Attempt {
-    const ALL: [Self; 5] = [Self::Begun, Self::Sent, Self::Retry, Self::Failed, Self::Refused];
+    const ALL: [Self; 6] =
+        [Self::Begun, Self::Sent, Self::Retry, Self::Failed, Self::Refused, Self::Discarded];
 
     /// The word as it is stored.
     #[must_use]
@@ -94,6 +97,7 @@ impl Attempt {
             Self::Retry => "retry",
             Self::Failed => "failed",
             Self::Refused => "refused",
+            Self::Discarded => "discarded",
         }
     }
 }
@@ -105,6 +109,7 @@ impl From<NotificationStatus> for Attempt {
             NotificationStatus::Sent => Self::Sent,
             NotificationStatus::Failed => Self::Failed,
             NotificationStatus::Refused => Self::Refused,
+            NotificationStatus::Discarded => Self::Discarded,
         }
     }
 }

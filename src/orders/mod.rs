@@ -183,10 +183,12 @@ pub enum NotificationStatus {
     Failed,
     /// The receiver refused it.
     Refused,
+    /// It was given up, and the operator has discarded it.
+    Discarded,
 }
 
 impl NotificationStatus {
-    const ALL: [Self; 4] = [Self::Pending, Self::Sent, Self::Failed, Self::Refused];
+    const ALL: [Self; 5] = [Self::Pending, Self::Sent, Self::Failed, Self::Refused, Self::Discarded];
 
     /// The status as it is stored.
     #[must_use]
@@ -196,6 +198,7 @@ impl NotificationStatus {
             Self::Sent => "sent",
             Self::Failed => "failed",
             Self::Refused => "refused",
+            Self::Discarded => "discarded",
         }
     }
 }
@@ -303,6 +306,10 @@ pub trait OrderStore: Send + Sync + 'static {
         self.record_attempt(told, &given_up, undelivered, now).await
     }
 
+    /// Stores that the operator has discarded a notification that was not delivered: it is not sent any more, and does not
+    /// keep its order from being deleted. One that was delivered is left as it is.
+    async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError>;
+
     /// Makes this notification pending again with all its attempts, for this reason; returns whether it was changed. One
     /// that was delivered is changed only with `sent_too`. A further failure is a new incident.
     async fn tell_again(
@@ -373,7 +380,8 @@ pub trait OrderStore: Send + Sync + 'static {
     ) -> Result<RevealOutcome, StoreError>;
 
     /// Deletes final orders that became so before this time, with all that belongs to them, and gives their
-    /// number. One with something still to be told, or a link that still shows its card, stays.
+    /// number. One stays that has a pending notification, a link that still shows its card, or a card that a receiver
+    /// did not get: its notification is refused or failed, until it is delivered or discarded.
     async fn delete_ended(&self, before: Timestamp, now: Timestamp, most: u32) -> Result<u32, StoreError>;
 
     /// Encrypts stored cards with the current key, the next ones behind this id.

@@ -115,6 +115,10 @@ impl OrderStore for SqlStore {
         notifications::tell_again(&self.database, told, reason, sent_too, now).await
     }
 
+    async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError> {
+        notifications::discard(&self.database, told, reason, now).await
+    }
+
     async fn add_notification(
         &self,
         told: &NotifyCustomer,

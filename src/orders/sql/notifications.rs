@@ -135,6 +135,24 @@ pub(super) async fn tell_again(
     Ok(true)
 }
 
+pub(super) async fn discard(
+    database: &Database,
+    told: &NotifyCustomer,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut transaction = database.begin().await?;
+    let update = sql("UPDATE notifications SET status = 'discarded', next_attempt_at = NULL
+         WHERE event_id = $1 AND channel = $2 AND status NOT IN ('sent', 'discarded')
+         RETURNING attempts")
+    .bind(told.event_id().as_str())
+    .bind(told.channel.as_str());
+    let Some(row) = transaction.fetch_optional(update).await? else { return Ok(()) };
+    let made = (row.count("attempts")?, Attempt::Discarded);
+    note(&mut transaction, told, made, Some(reason.to_owned()), now).await?;
+    transaction.commit().await
+}
+
 pub(super) async fn add(
     database: &Database,
     told: &NotifyCustomer,

@@ -1,4 +1,5 @@
-//! Deletes orders that ended long ago, with all that belongs to them.
+//! Deletes orders that ended long ago, with all that belongs to them. A card that a receiver did not get is kept until it
+//! is delivered or the operator discards its notification; the stream and the log get no card.
 
 use topup_jobs::Timestamp;
 
@@ -27,7 +28,9 @@ pub(super) async fn delete_ended(
              SELECT topup_id FROM internet_orders ended
              WHERE status IN ('FULFILLED', 'REFUNDED') AND coalesce(fulfilled_at, refunded_at) < $1
                  AND NOT EXISTS (SELECT 1 FROM notifications told
-                     WHERE told.topup_id = ended.topup_id AND told.status = 'pending')
+                     WHERE told.topup_id = ended.topup_id AND (told.status = 'pending'
+                         OR (told.outcome = 'fulfilled' AND told.status IN ('failed', 'refused')
+                             AND told.channel NOT IN ('events', 'log'))))
                  AND NOT EXISTS (SELECT 1 FROM reveals
                      WHERE reveals.topup_id = ended.topup_id AND revealed_at IS NULL AND expires_at > $2)
              ORDER BY coalesce(fulfilled_at, refunded_at) LIMIT $3) longest
@@ -47,7 +50,9 @@ pub(super) async fn delete_ended(
         // new to tell of it.
         let claim = sql("UPDATE internet_orders SET version = version + 1
              WHERE topup_id = $1 AND NOT EXISTS (SELECT 1 FROM notifications told
-                 WHERE told.topup_id = $1 AND told.status = 'pending')");
+                 WHERE told.topup_id = $1 AND (told.status = 'pending'
+                     OR (told.outcome = 'fulfilled' AND told.status IN ('failed', 'refused')
+                         AND told.channel NOT IN ('events', 'log'))))");
         if transaction.execute(claim.bind(topup_id.as_str())).await? == 0 {
             continue;
         }

@@ -2,13 +2,14 @@
 
 use futures_util::future::join_all;
 use topup_jobs::{OrderStatus, Outcome, TrackTopup};
-use topup_worker::orders::{CardCipher, OrderStore};
+use topup_worker::orders::{CardCipher, Notification, NotificationStatus, OrderStore};
 
 use super::ground::{CARD, Ground, at, fulfill, id, tell, told};
 use crate::support::ENCRYPTION_KEY;
 
 super::on_both!(
     only_what_ended_long_ago_and_is_told_is_deleted,
+    a_card_that_was_not_delivered_is_kept_until_it_is_delivered_or_discarded,
     workers_that_delete_at_once_delete_each_order_once,
     cards_are_encrypted_again_from_where_it_was_left,
     workers_that_encrypt_again_at_once_lose_no_card,
@@ -39,6 +40,34 @@ async fn only_what_ended_long_ago_and_is_told_is_deleted(ground: &Ground) {
     // Handed over again, it begins from the beginning.
     let again = store.track(&TrackTopup::new(id(3)), at(600)).await.unwrap();
     assert_eq!(again.tracking.status, OrderStatus::Handling);
+}
+
+async fn a_card_that_was_not_delivered_is_kept_until_it_is_delivered_or_discarded(ground: &Ground) {
+    let store = ground.store().await;
+    let told_of = |number: u32| told(&id(number), Outcome::Fulfilled);
+    for number in 1..=4 {
+        fulfill(&store, &id(number), at(0)).await;
+        let pending = store.notification(&told_of(number)).await.unwrap().unwrap();
+        let status = if number % 2 == 0 { NotificationStatus::Refused } else { NotificationStatus::Failed };
+        let ended = Notification { status, attempts: 1, next_attempt_at: None, ..pending };
+        assert!(store.record_attempt(&told_of(number), &ended, None, at(1)).await.unwrap());
+    }
+    let delete = async || store.delete_ended(at(50), at(400), 10).await.unwrap();
+    assert_eq!(delete().await, 0);
+    store.discard(&told_of(1), "discarded by the operator", at(2)).await.unwrap();
+    assert_eq!(delete().await, 1);
+    assert_eq!(store.order(&id(1)).await.unwrap(), None);
+    // Sent again and delivered.
+    assert!(store.tell_again(&told_of(2), "resent by the operator", true, at(3)).await.unwrap());
+    assert_eq!(delete().await, 0);
+    tell(&store, &id(2), at(4)).await;
+    assert_eq!(delete().await, 1);
+    assert_eq!(store.order(&id(2)).await.unwrap(), None);
+    // What was delivered is not discarded.
+    tell(&store, &id(3), at(5)).await;
+    store.discard(&told_of(3), "discarded by the operator", at(6)).await.unwrap();
+    let stored = store.notification(&told_of(3)).await.unwrap().unwrap();
+    assert_eq!(stored.status, NotificationStatus::Sent);
 }
 
 async fn workers_that_delete_at_once_delete_each_order_once(ground: &Ground) {

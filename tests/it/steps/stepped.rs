@@ -157,6 +157,10 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.inner.tell_again(told, reason, sent_too, now).await
     }
 
+    async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.discard(told, reason, now).await
+    }
+
     async fn add_notification(
         &self,
         told: &NotifyCustomer,
