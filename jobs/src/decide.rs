@@ -149,6 +149,19 @@ impl DeadLetterReason {
             Self::HandlingTooLong => "handling-too-long",
         }
     }
+
+    /// The reason in words, as it stands in the event.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::NotFound => "the provider does not know the order",
+            Self::RecheckExhausted => {
+                "the provider gave no usable answer at any attempt to recheck the order"
+            }
+            Self::QueuedTooLong => "the order has been QUEUED for more than seven days",
+            Self::HandlingTooLong => "the order has been without a final status for more than seven days",
+        }
+    }
 }
 
 /// Decides what an observation leads to. The table stands in the design, one row a match arm.

@@ -131,6 +131,9 @@ pub struct EventData {
     pub date_traitement: Option<String>,
     /// When the order is looked at next.
     pub next_check_at: Option<Timestamp>,
+    /// Why a person must look at the order, in words; only in `topup.unresolved`.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// What was not delivered; only in `topup.undelivered`.
     #[serde(default)]
     pub undelivered: Option<Undelivered>,

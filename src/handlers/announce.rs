@@ -14,13 +14,15 @@ const NO_CHANNEL: &str =
 
 impl Environment {
     /// The event of an outcome for the channels that deliver it, and with it one for the operator where they reach
-    /// neither the customer nor the merchant. `seen` is what the provider answered, if that gave rise to it.
+    /// neither the customer nor the merchant. `seen` is what the provider answered, if that gave rise to it; `given_up` is
+    /// why the order is followed no longer, in words, if it is not.
     pub(super) fn announce(
         &self,
         outcome: Outcome,
         order: &Order,
         seen: Option<&ProviderOrder>,
         record: &Tracking,
+        given_up: Option<&str>,
         now: Timestamp,
     ) -> NewEvent {
         let told = NotifyCustomer {
@@ -32,10 +34,16 @@ impl Environment {
         let unreachable = self.channels.reach_no_receiver(outcome, order);
         let undelivered =
             unreachable.then(|| self.undelivered(&told, order, record, NO_CHANNEL, now)).flatten();
+        let about = contradiction(order, seen);
+        let mut body = event(outcome, order, seen, record, now);
+        if outcome == Outcome::Unresolved {
+            let contradicts = || format!("{about}, but the order is {}", order.tracking.status);
+            body.data.reason = given_up.map(str::to_owned).or_else(|| (!about.is_empty()).then(contradicts));
+        }
         NewEvent {
             outcome,
-            about: contradiction(order, seen),
-            body: event(outcome, order, seen, record, now),
+            about,
+            body,
             channels: self.channels.wanting(outcome, order),
             undelivered: undelivered.map(Box::new),
         }
@@ -79,6 +87,7 @@ pub(super) fn event(
             num_trans: None,
             date_traitement: None,
             next_check_at: record.next_check_at,
+            reason: None,
             undelivered: None,
             message: notify::message(outcome, locale).to_owned(),
             customer: order.customer.clone(),

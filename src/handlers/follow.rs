@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use topup_jobs::{
-    Decision, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy, Situation,
-    Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
+    DeadLetterReason, Decision, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy,
+    Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -167,11 +167,13 @@ async fn carry_out(
         _ => None,
     };
     let record = &decision.record;
-    let event = decision.notify.map(|outcome| env.announce(outcome, order, seen, record, now));
-    let given_up = match decision.next {
-        Next::DeadLetter(reason) => Some(reason.as_str()),
+    let dead_letter = match decision.next {
+        Next::DeadLetter(reason) => Some(reason),
         _ => None,
     };
+    let given_up = dead_letter.map(DeadLetterReason::as_str);
+    let in_words = dead_letter.map(DeadLetterReason::in_words);
+    let event = decision.notify.map(|outcome| env.announce(outcome, order, seen, record, in_words, now));
     let change = Change { job, at: now, order, record, seen, given_up, event: event.clone() };
     match (env.store.apply(change).await?, &event) {
         (Applied::Outdated, _) => return Ok(false),
@@ -206,7 +208,7 @@ pub(crate) async fn give_up(
     let now = env.clock.now();
     let last_error = Some(reason.to_owned());
     let record = Tracking { next_check_at: None, last_error, ..order.tracking.clone() };
-    let event = env.announce(Outcome::Unresolved, &order, None, &record, now);
+    let event = env.announce(Outcome::Unresolved, &order, None, &record, Some(reason), now);
     let change = Change {
         job: JobName::following(order.tracking.status),
         at: now,

@@ -104,6 +104,7 @@ fn bare(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
             num_trans: proof.then(|| "AT-2025-12345".to_owned()),
             date_traitement: proof.then(|| "2025-11-01T12:00:45.000Z".to_owned()),
             next_check_at: None,
+            reason: None,
             undelivered: (outcome == Outcome::Undelivered).then(|| undelivered(&topup_id)),
             message: message(outcome, Locale::default()).to_owned(),
             customer: None,

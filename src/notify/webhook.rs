@@ -192,6 +192,7 @@ mod tests {
                 num_trans: None,
                 date_traitement: None,
                 next_check_at: None,
+                reason: None,
                 undelivered: None,
                 message: String::new(),
                 customer: Some(customer),

@@ -67,6 +67,8 @@ async fn each_contradiction_of_a_final_status_is_reported_once() {
         ask_again(&bed, &id).await;
     }
     assert_eq!(told(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
+    let reason = bed.told(&id, "unresolved").await.json()["data"]["reason"].clone();
+    assert_eq!(reason, "the provider says REFUNDED, but the order is FULFILLED");
     bed.simulator.set_script(&id, Script::default().then(Duration::ZERO, Answer::Queued));
     for _ in 0..2 {
         ask_again(&bed, &id).await;

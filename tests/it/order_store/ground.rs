@@ -125,6 +125,7 @@ pub(super) fn event(topup_id: &TopupId, outcome: Outcome, now: Timestamp) -> New
         num_trans: None,
         date_traitement: None,
         next_check_at: None,
+        reason: None,
         undelivered: None,
         message: "رصيدك جاهز".to_owned(),
         customer: None,
