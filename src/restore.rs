@@ -164,7 +164,11 @@ impl Restore {
                 let jobs = match give_up_telling(&self.environment, &told, &reason).await {
                     Err(error) if error.is_of_one_row() => {
                         let (id, error) = (told.event_id(), chain(&error));
-                        tracing::error!(event.id = %id, error, "a notification that is a dead letter cannot be given up; others are");
+                        tracing::error!(
+                            event.id = %id,
+                            error,
+                            "a notification that is a dead letter cannot be given up; others are"
+                        );
                         continue;
                     }
                     jobs => jobs?,

@@ -14,8 +14,8 @@ const NO_CHANNEL: &str =
 
 impl Environment {
     /// The event of an outcome for the channels that deliver it, and with it one for the operator where they reach
-    /// neither the customer nor the merchant. `seen` is what the provider answered, if that gave rise to it; `given_up` is
-    /// why the order is followed no longer, in words, if it is not.
+    /// neither the customer nor the merchant. `seen` is what the provider answered, if that gave rise to it;
+    /// `given_up` is why the order is followed no longer, in words, if it is not.
     pub(super) fn announce(
         &self,
         outcome: Outcome,

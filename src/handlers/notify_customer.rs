@@ -7,8 +7,9 @@
 //! A job that finds its receiver's circuit open, or its share of places taken, waits in the queue: it holds
 //! no place meanwhile and has made no attempt.
 //!
-//! A notification that is refused, or fails at its last attempt, ends as a dead letter. The store says so, and holds the
-//! event that tells the operator, before the job ends; a job that is repeated after that ends alike and adds nothing.
+//! A notification that is refused, or fails at its last attempt, ends as a dead letter. The store says so, and holds
+//! the event that tells the operator, before the job ends; a job that is repeated after that ends alike and adds
+//! nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Notifications that do not reach their receiver: kept as dead letters, counted, and the operator is notified.
 //!
-//! The event that notifies the operator is stored in the transaction in which the notification is given up, so that a crash
-//! can neither lose it nor make a second one. It never causes another of its kind.
+//! The event that notifies the operator is stored in the transaction in which the notification is given up, so that a
+//! crash can neither lose it nor make a second one. It never causes another of its kind.
 
 use std::time::Duration;
 
@@ -94,8 +94,8 @@ pub(super) async fn give_up(
     Ok(Settlement::new(End::Wait(Duration::ZERO)))
 }
 
-/// Stores that a notification is given up whose job the queue has buried by itself, in these words, and returns the jobs
-/// that notify the operator. One that has ended already is left as it is.
+/// Stores that a notification is given up whose job the queue has buried by itself, in these words, and returns the
+/// jobs that notify the operator. One that has ended already is left as it is.
 pub(crate) async fn give_up_telling(
     env: &Environment,
     told: &NotifyCustomer,
@@ -118,9 +118,9 @@ pub(crate) async fn give_up_telling(
     env.jobs_to_tell(&order).await
 }
 
-/// What becomes of the job of a notification that is given up. The job of the operator's event follows in the same step.
-/// Where the operator has replayed this notification meanwhile, its job is no follower of itself: it becomes a dead
-/// letter, and a worker has it run again, since the store holds it as pending.
+/// What becomes of the job of a notification that is given up. The job of the operator's event follows in the same
+/// step. Where the operator has replayed this notification meanwhile, its job is no follower of itself: it becomes a
+/// dead letter, and a worker has it run again, since the store holds it as pending.
 pub(super) async fn given_up(
     env: &Environment,
     order: &Order,

@@ -53,7 +53,8 @@ impl Email {
         let (audience, locale, to) = match &self.reader {
             Reader::Operator { addresses, locale } => (Audience::Operator, *locale, addresses.clone()),
             Reader::Customer(_) => {
-                // The address is the one stored now, which a later message may have corrected; the text stays the event's.
+                // The address is the one stored now, which a later message may have corrected; the text stays the
+                // event's.
                 let address = delivery.order.customer.as_ref().and_then(|customer| customer.email.as_ref());
                 let address = address.map(Secret::reveal);
                 let address = address.and_then(|address| address.trim().parse().ok());

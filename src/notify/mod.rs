@@ -184,8 +184,8 @@ impl Channels {
         wanting.map(|channel| channel.name().to_owned()).collect()
     }
 
-    /// Whether this deployment has channels that reach customers or merchants, and none of them delivers this outcome of
-    /// this order, though one should.
+    /// Whether this deployment has channels that reach customers or merchants, and none of them delivers this outcome
+    /// of this order, though one should.
     #[must_use]
     pub fn reach_no_receiver(&self, outcome: Outcome, order: &Order) -> bool {
         let due = matches!(outcome, Outcome::Fulfilled | Outcome::Scheduled | Outcome::Refunded);

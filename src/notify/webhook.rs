@@ -31,8 +31,8 @@ pub struct Webhook {
 
 /// Whom a channel tells.
 enum Receiver {
-    /// The merchant's endpoint: every event, except those of orders with a callback URL. `undelivered` events of these go
-    /// here all the same.
+    /// The merchant's endpoint: every event, except those of orders with a callback URL. `undelivered` events of these
+    /// go here all the same.
     Merchant { endpoint: Endpoint, callbacks: CallbackHosts },
     /// The operator's endpoint: what a human must look at.
     Operator { endpoint: Endpoint },
@@ -53,8 +53,8 @@ impl Webhook {
         Self { sender, receiver: Receiver::Operator { endpoint } }
     }
 
-    /// The callback URLs of orders on these hosts: they get every event of their order except `undelivered`, which is for
-    /// those who run the service.
+    /// The callback URLs of orders on these hosts: they get every event of their order except `undelivered`, which is
+    /// for those who run the service.
     #[must_use]
     pub fn callback(sender: Sender, callbacks: CallbackHosts, secrets: CallbackSecrets) -> Self {
         Self { sender, receiver: Receiver::Callback { callbacks, secrets } }

@@ -249,9 +249,9 @@ impl StoreError {
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
     /// The order of this id, stored first if it is new. A message that is newer than the last one of this order
-    /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what is
-    /// missing. An order that had been given up (it is not final and has no next look) is followed from the beginning
-    /// again; where a newer message hands it over, its incidents are closed.
+    /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what
+    /// is missing. An order that had been given up (it is not final and has no next look) is followed from the
+    /// beginning again; where a newer message hands it over, its incidents are closed.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
     /// The order of this id, if it is known.
@@ -306,12 +306,12 @@ pub trait OrderStore: Send + Sync + 'static {
         self.record_attempt(told, &given_up, undelivered, now).await
     }
 
-    /// Stores that the operator has discarded a notification that was not delivered: it is not sent any more, and does not
-    /// keep its order from being deleted. One that was delivered is left as it is.
+    /// Stores that the operator has discarded a notification that was not delivered: it is not sent any more, and does
+    /// not keep its order from being deleted. One that was delivered is left as it is.
     async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Makes this notification pending again with all its attempts, for this reason; returns whether it was changed. One
-    /// that was delivered is changed only with `sent_too`. A further failure is a new incident.
+    /// Makes this notification pending again with all its attempts, for this reason; returns whether it was changed.
+    /// One that was delivered is changed only with `sent_too`. A further failure is a new incident.
     async fn tell_again(
         &self,
         told: &NotifyCustomer,

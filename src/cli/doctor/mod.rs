@@ -2,8 +2,8 @@
 //!
 //! It changes nothing of anybody's data and sends nothing to anybody: the database is written in a
 //! transaction that is rolled back, the provider is asked one harmless question, a webhook's receiver and a
-//! mail server are greeted and not told. Every check runs for itself under a time limit, and one that fails hides no other;
-//! only those that need a Redis which is not there are skipped.
+//! mail server are greeted and not told. Every check runs for itself under a time limit, and one that fails hides no
+//! other; only those that need a Redis which is not there are skipped.
 //!
 //! `report` holds the findings and prints them; every other file is one thing that is looked at.
 

@@ -44,8 +44,8 @@ pub(super) async fn operator(
         if !notified_otherwise {
             return Check::warn(
                 OPERATOR,
-                "not set, and neither WEBHOOK_URL nor OPERATOR_EMAIL is: no channel notifies anyone of orders that need \
-                 a person, or of notifications that do not arrive",
+                "not set, and neither WEBHOOK_URL nor OPERATOR_EMAIL is: no channel reports orders that need a person, \
+                 or notifications that do not arrive",
                 "set OPERATOR_WEBHOOK_URL and OPERATOR_WEBHOOK_SECRET, or OPERATOR_EMAIL",
             );
         }

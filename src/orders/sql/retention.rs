@@ -1,5 +1,5 @@
-//! Deletes orders that ended long ago, with all that belongs to them. A card that a receiver did not get is kept until it
-//! is delivered or the operator discards its notification; the stream and the log get no card.
+//! Deletes orders that ended long ago, with all that belongs to them. A card that a receiver did not get is kept until
+//! it is delivered or the operator discards its notification; the stream and the log get no card.
 
 use topup_jobs::Timestamp;
 
