@@ -146,7 +146,7 @@ async fn an_outage_costs_a_recheck_none_of_its_attempts() {
     bed.enqueue(&orders).await;
     bed.stored(&orders, OrderStatus::Delayed).await;
     bed.simulator.fail(Some(Fault::InternalError500));
-    worker.logs("the provider is down; the recheck waits").await;
+    worker.logs("the recheck waits and loses no attempt").await;
     // Each has been looked at and waits again, or waits for the provider.
     bed.stored(&orders, OrderStatus::Delayed).await;
     for order in &orders {
