@@ -118,7 +118,6 @@ const ON_PREFIX: &[&str] = &[
     "GET @:budget:failing-since",
     "DEL @:budget:failing-since",
     "SET @:budget:doubt-told:k 1 PX 1 NX",
-    "GET @:budget:knows:k",
     "ZADD @:budget:failing 1 o",
     "ZCARD @:budget:failing",
     "ZREMRANGEBYSCORE @:budget:failing -inf 1",

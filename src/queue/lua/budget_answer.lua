@@ -13,8 +13,7 @@
 --     'failed'               no usable answer; then: failures in a row that open the breaker, ms of the first closure, ms
 --                            of the longest, ms after which failures are forgotten. One order alone never opens it
 --     'unknown'              the provider does not know the order; then: distinct orders that open the breaker of the key,
---                            ms of the first closure, ms of the longest, ms after which such answers are forgotten, ms for
---                            which an answer to an order shows that the key knows orders
+--                            ms of the first closure, ms of the longest, ms after which such answers are forgotten
 --     'refused'              the key is refused; then: ms for which it is not tried again
 --     'limited'              the key has used up its requests; then: ms
 --     'closed'               the provider takes no requests; then: ms
@@ -77,7 +76,7 @@ if verdict == 'usable' or (verdict == 'own' and order == '') then
         return { verdict, 0 }
     end
     note_able(budget, worker, now)
-    redis.call('SET', of_key('knows'), now, 'PX', ms)
+    redis.call('SET', of_key('knows'), 1, 'PX', ms)
     redis.call('DEL', budget .. ':failures', budget .. ':failing', budget .. ':failing-since', of_key('unknown'),
         of_key('doubted'), of_key('doubts'))
     return { redis.call('DEL', budget .. ':told') == 1 and 'recovered' or verdict, 0 }
@@ -104,11 +103,13 @@ elseif verdict == 'failed' then
     return { verdict, now - since > 6 * memory and 1 or distinct }
 elseif verdict == 'unknown' then
     local many, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
-    local recent = tonumber(take())
-    local knew = tonumber(redis.call('GET', of_key('knows')) or '-inf')
-    if not known and knew <= now and now - knew < recent then
-        -- The key knows orders, and has never known this one.
-        return { 'own', 0 }
+    if not known and redis.call('EXISTS', of_key('knows')) == 1 then
+        -- The key knows orders, and has never known this one. While it knows none of the others either, that says nothing.
+        if redis.call('EXISTS', of_key('doubts')) == 0 then
+            return { 'own', 0 }
+        end
+        redis.call('SADD', of_key('unknown'), order)
+        return { 'doubted', math.max(closed_for(of_key('doubted')), first) }
     end
     local fresh = redis.call('SADD', of_key('unknown'), order) == 1
     redis.call('PEXPIRE', of_key('unknown'), memory)

@@ -21,8 +21,6 @@ const LONGEST_CLOSURE: Duration = Duration::from_mins(1);
 const FAILURE_MEMORY: Duration = Duration::from_mins(10);
 /// … and so are unknown orders.
 const UNKNOWN_MEMORY: Duration = Duration::from_hours(1);
-/// A key that knew an order no longer ago than this is believed not to know another one that was never known.
-const RECENT: Duration = Duration::from_mins(1);
 /// For how long a usable answer verifies a key.
 const VERIFIED: Duration = Duration::from_hours(30 * 24);
 
@@ -37,8 +35,7 @@ impl RedisBudget {
                 .arg(MOST_UNKNOWN)
                 .arg(ms(FIRST_CLOSURE))
                 .arg(ms(LONGEST_CLOSURE))
-                .arg(ms(UNKNOWN_MEMORY))
-                .arg(ms(RECENT)),
+                .arg(ms(UNKNOWN_MEMORY)),
             Some(Concern::Outage) => call
                 .arg("failed")
                 .arg(MOST_FAILURES)

@@ -166,7 +166,7 @@ impl Call {
             Self::Restore { queues, jobs } => {
                 let jobs = jobs.iter().flat_map(|job| [text(job.queue), job.id.clone(), job.payload.clone()]);
                 // Any number may wait: how many may is the subject of tests of its own.
-                let arguments = [text("0"), text("")].into_iter().chain(jobs).collect();
+                let arguments = [text("0"), text("0")].into_iter().chain(jobs).collect();
                 (queues.iter().map(ToString::to_string).collect(), arguments)
             }
             Self::Claim { queue, worker, limit, holds } => {
