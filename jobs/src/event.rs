@@ -1,4 +1,4 @@
-//! What customers, merchants and operators are told: outcomes and the body of an event.
+//! Notifications of customers, merchants and operators: outcomes and the body of an event.
 //!
 //! One event has one id and one body, whatever the channel and the attempt.
 
@@ -73,7 +73,7 @@ impl Outcome {
     }
 
     /// Whether it can happen to one order more than once, each time as an incident with an id of its own. The other
-    /// outcomes are told once for ever.
+    /// outcomes have one event each, for ever.
     #[must_use]
     pub const fn recurs(self) -> bool {
         self.concerns_operator()

@@ -27,7 +27,7 @@ impl Incident {
         }
     }
 
-    /// Its number.
+    /// The number of this incident, from 1 up.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0.get()

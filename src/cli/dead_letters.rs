@@ -186,7 +186,7 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
     }
     match &subject {
         // An order that is given up is followed from the beginning by whoever takes it up again.
-        // What happens to it from now on is told as a new incident.
+        // What happens to the order from now on is a new incident, with an event of its own.
         Subject::Order(topup_id) => {
             give_up(store, job, topup_id, REPLAYED).await?;
             store.close_incidents(topup_id).await?;

@@ -85,7 +85,7 @@ pub(super) enum Step {
     Left,
 }
 
-/// See the module.
+/// A pass that is under way, or was interrupted.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) window: Window,

@@ -253,7 +253,7 @@ impl Budget for RedisBudget {
             "failed" => Meaning::Failing(u32::try_from(number).unwrap_or(u32::MAX)),
             "other-key" => OTHER_KEY,
             "refused" | "address" => Meaning::SaysNothing(self.cannot_ask().await.unwrap_or(UNKNOWN)),
-            "doubted" | "doubted-first" => Meaning::SaysNothing(self.doubted(wait).await),
+            "doubted" | "doubted-first" => Meaning::SaysNothing(self.leave_to_others(wait).await),
             "open" | "opened" => Meaning::SaysNothing(wait.min(self.allowance.real(LONGEST_WAIT))),
             // Redis is away; what the error itself says is known all the same.
             _ => match error.and_then(ApiError::closes_for) {

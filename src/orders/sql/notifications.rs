@@ -1,4 +1,4 @@
-//! `notifications`: whom an order's events are told, and how far that has come.
+//! `notifications`: the channels that deliver an order's events, and the state of each delivery.
 
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 

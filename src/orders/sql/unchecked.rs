@@ -46,7 +46,7 @@ fn read(row: &Row) -> Result<(TopupId, OrderStatus), StoreError> {
     Ok((row.parse("topup_id")?, row.parse("status")?))
 }
 
-/// Says that this row is left out. What stands in the place of an id is told only if it is one.
+/// Logs that this row is left out. The id is logged only if it is a valid one.
 pub(super) fn left_out(row: &Row, error: &StoreError) {
     let topup_id = row.parse::<TopupId>("topup_id").ok();
     let topup_id = topup_id.as_ref().map_or("unknown", TopupId::as_str);

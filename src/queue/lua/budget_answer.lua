@@ -98,7 +98,7 @@ elseif verdict == 'failed' then
     elseif probe then
         return open(of_key('gate'), key_is_half_open, ms)
     end
-    -- Orders that have failed for so long, while the list is answered, fail by themselves.
+    -- After an hour of failures the orders themselves are at fault, where the list is answered: each counts alone.
     local since = tonumber(redis.call('GET', budget .. ':failing-since'))
     return { verdict, now - since > 6 * memory and 1 or distinct }
 elseif verdict == 'unknown' then

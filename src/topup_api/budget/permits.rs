@@ -74,7 +74,7 @@ impl RedisBudget {
             }
             Said::Doubted(wait) => {
                 self.standing.keys_doubted();
-                Permission::Closed(self.doubted(wait).await)
+                Permission::Closed(self.leave_to_others(wait).await)
             }
             Said::Permission(permission) => {
                 if let Permission::Ask(ticket) = &permission
@@ -87,26 +87,19 @@ impl RedisBudget {
         }
     }
 
-    /// How long an order of this worker waits before it asks again, while the provider refuses this worker: hardly at
-    /// all where another worker may check it.
+    /// How long an order of this worker waits before it asks again, while the provider refuses this worker.
     pub(super) async fn cannot_ask(&self) -> Option<Duration> {
-        let left = self.standing.refused_for()?;
-        let longest = self.allowance.real(LONGEST_WAIT).max(Duration::from_millis(1));
-        if self.others_can_ask().await {
-            self.standing.pause_claims();
-            return Some(ELSEWHERE.min(left));
-        }
-        Some(left.min(longest))
+        Some(self.leave_to_others(self.standing.refused_for()?).await)
     }
 
-    /// How long an order waits that the key of this worker is not believed to know: hardly at all where another worker may
-    /// know it.
-    pub(super) async fn doubted(&self, wait: Duration) -> Duration {
+    /// How long an order waits that this worker cannot check for this long: hardly at all where another worker may check
+    /// it. Then this one claims no jobs for a while.
+    pub(super) async fn leave_to_others(&self, wait: Duration) -> Duration {
         if self.others_can_ask().await {
             self.standing.pause_claims();
             return ELSEWHERE.min(wait);
         }
-        wait.min(self.allowance.real(LONGEST_WAIT)).max(Duration::from_millis(1))
+        wait.min(self.allowance.real(LONGEST_WAIT).max(Duration::from_millis(1)))
     }
 
     /// Whether another worker checks orders now.
