@@ -30,6 +30,9 @@ const FEWEST: usize = 4;
 /// The list is read again this long after the last reading began, in domain time; an order is known to be final
 /// so much later at most, once it is read regularly.
 const EVERY: Duration = Duration::from_secs(8);
+/// A pass is interrupted after this domain time, so that the newest orders are read again. A pass over all orders that
+/// wait while a thousand come in a minute takes less: interrupting that one would only read its first pages twice.
+const LONGEST_STRETCH: Duration = Duration::from_secs(24);
 /// How often to look whether it is time.
 const LOOK: Duration = Duration::from_millis(500);
 /// Another worker may begin a reading this long after the last page, in real time: the worker that reads may have died.
@@ -191,8 +194,8 @@ impl Coalescer {
         Ok((enough, line))
     }
 
-    /// Reads the newest orders first, and then what an earlier reading left. A reading that takes longer than there are
-    /// seconds between two of them is interrupted, so that the newest are never long out of sight.
+    /// Reads the newest orders first, and then what an earlier reading left. A reading that takes long is interrupted, so
+    /// that the newest are never long out of sight.
     async fn read(
         &self,
         line: &Line,
@@ -200,7 +203,7 @@ impl Coalescer {
         rest: &mut Option<Rest>,
         shutdown: &Shutdown,
     ) -> Result<Reading, ListingError> {
-        let (began, turn) = (Instant::now(), self.allowance.real(EVERY));
+        let (began, turn) = (Instant::now(), self.allowance.real(LONGEST_STRETCH));
         let (mut wanted, mut unreadable) = (Wanted::new(line), Unreadable::default());
         let kept_for = self.allowance.real(REST_KEPT);
         let left = rest.take().filter(|rest| rest.since.elapsed() < kept_for);
@@ -209,7 +212,6 @@ impl Coalescer {
         let last = self.go_on(&mut pass, &mut wanted, &mut unreadable, until, shutdown).await?;
         let seen_from = pass.seen_from(last);
         let density = per_second(pass.rows, window.to - seen_from);
-        let found = line.len() - wanted.len();
         let is_useless = last == Step::Left || wanted.missed_since(seen_from, &window) > 0;
         *rest = match left {
             None => (last == Step::Next).then(|| Rest { pass, since: Instant::now() }),
@@ -220,6 +222,7 @@ impl Coalescer {
             }
         };
         unreadable.warn();
+        let found = line.len() - wanted.len();
         Ok(Reading { seen_from, found, is_useless, density })
     }
 
