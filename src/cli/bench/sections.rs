@@ -1,8 +1,11 @@
 //! The parts of the bench, one function each.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::ground::{Due, Ground};
 use super::handler::BenchHandler;
@@ -10,6 +13,7 @@ use super::report::{Report, percentile};
 use super::worker::{Worker, end, spawn, spawn_whole};
 use super::{BenchSettings, Section, budget};
 use crate::cli::private::Process;
+use crate::simulator::{Simulator, SimulatorSettings, serve};
 
 /// How long idleness is watched.
 const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -158,9 +162,12 @@ async fn scaling(settings: &BenchSettings, ground: &mut Ground, report: &mut Rep
 }
 
 async fn idle(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    // It finds nothing to do, and so asks no provider.
-    let api = [("ONECLICKDZ_API_URL", "http://127.0.0.1:9"), ("ONECLICKDZ_API_KEY", "none")];
-    let settings = api.map(|(name, value)| (name, value.to_owned()));
+    // It verifies its key once; then there is nothing to ask the provider for.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let provider = format!("http://{}", listener.local_addr()?);
+    let simulator = Simulator::new(SimulatorSettings::default(), 1.0);
+    let _serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, simulator, std::future::pending())));
+    let settings = [("ONECLICKDZ_API_URL", provider), ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned())];
     let worker = spawn_whole(ground, "idle worker", "idle", &settings)?;
     let workers = ground.key("workers");
     ground.until("it works", async || Ok(ground.number(&["ZCARD", &workers]).await? == 1)).await?;
