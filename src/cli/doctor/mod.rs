@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn told_otherwise(more: &[&str]) -> bool {
-        let key = "0".repeat(64);
+        let key = "00112233445566778899aabbccddeeff".repeat(2);
         let good = ["x", "--oneclickdz-api-key", "k", "--encryption-key", &key];
         let settings = Command::try_parse_from(good.iter().chain(more)).unwrap().run;
         is_told_otherwise(&settings.validate().unwrap())
