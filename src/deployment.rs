@@ -3,7 +3,7 @@
 //!
 //! Workers that differ would destroy each other's work in silence: two databases under one prefix tell one order twice
 //! and know nothing of each other's failures, and a card that one worker encrypts is lost to another that lacks the key.
-//! So a worker joins before it changes anything, looks again every few seconds, and stops where it differs, in words.
+//! So a worker joins before it changes anything, looks again four times a minute, and stops where it differs, in words.
 //! Redis that has lost its data is told everything again by the workers that run.
 //!
 //! | key | type | content |
@@ -24,10 +24,10 @@ use crate::queue::{Connection, Names, Pause, WORKER_IS_GONE_AFTER, millis, scrip
 /// lose or double a job, and with no other: workers of two versions run side by side during an upgrade.
 pub(crate) const LAYOUT: u64 = 1;
 
-/// How often a worker reports and looks. Real time.
-const EVERY: Duration = Duration::from_secs(5);
+/// How often a worker reports and looks. Real time. Rarely: it is what an idle worker asks of Redis, too.
+const EVERY: Duration = Duration::from_secs(15);
 /// A worker that has not reported for so long is gone. Real time.
-const GONE_AFTER: Duration = Duration::from_secs(15);
+const GONE_AFTER: Duration = Duration::from_secs(35);
 /// Pause before a worker whose keys differ is looked at again: it may have died a moment ago.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a worker that stops waits for Redis to take note.

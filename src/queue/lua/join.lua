@@ -17,22 +17,25 @@ if other_store and other_store ~= store then
     return { 'store', other_store, '0' }
 end
 
--- A worker that reported by a clock that was ahead, and died, would be waited for until then.
-for _, other in ipairs(redis.call('ZRANGEBYSCORE', members, '(' .. now(), '+inf')) do
-    redis.call('ZADD', members, now(), other)
-end
-redis.call('ZREMRANGEBYSCORE', members, '-inf', '(' .. (now() - lease))
-
 -- Each must decrypt what the other encrypts with its current key. A member is the name and the fingerprints.
 local member = name .. ' ' .. table.concat(keys, ' ')
 local mine = ' ' .. table.concat(keys, ' ') .. ' '
-for _, other in ipairs(redis.call('ZRANGE', members, 0, -1)) do
+local others = redis.call('ZRANGE', members, 0, -1, 'WITHSCORES')
+for n = 1, #others, 2 do
+    local other, seen = others[n], tonumber(others[n + 1])
     local of, theirs = string.match(other, '^(%S+) (.+)$')
     local current = theirs and string.match(theirs, '^%S+')
-    if of and of ~= name
+    if seen > now() then
+        -- By a clock that was ahead. Were it dead, it would be waited for until then.
+        redis.call('ZADD', members, now(), other)
+        seen = now()
+    end
+    if seen < now() - lease then
+        redis.call('ZREM', members, other)
+    elseif of and of ~= name
         and not (string.find(mine, ' ' .. current .. ' ', 1, true)
             and string.find(' ' .. theirs .. ' ', ' ' .. keys[1] .. ' ', 1, true)) then
-        return { 'keys', other, redis.call('ZSCORE', members, other) }
+        return { 'keys', other, tostring(seen) }
     end
 end
 
