@@ -107,7 +107,7 @@ impl Shared {
             Some(found) if Some(found.as_str()) != store => Err(Refusal::Store {
                 prefix: names.to_string(),
                 found: found.clone(),
-                own: store.unwrap_or("not there, or has no tables yet").to_owned(),
+                own: store.unwrap_or("not there, or has older tables").to_owned(),
             }),
             _ => Ok(()),
         }
