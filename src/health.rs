@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::queue::RedisHealth;
 use crate::shutdown::Shutdown;
+use crate::store_watch::StoreHealth;
 use crate::topup_api::Standing;
 
 /// What `/readyz` tells.
 #[derive(Debug, Clone)]
 pub(crate) struct Health {
     redis: RedisHealth,
+    store: StoreHealth,
     started: Arc<AtomicBool>,
 }
 
@@ -18,7 +20,13 @@ impl Health {
     /// A process that is starting.
     #[must_use]
     pub(crate) fn new(redis: RedisHealth) -> Self {
-        Self { redis, started: Arc::default() }
+        Self { redis, store: StoreHealth::default(), started: Arc::default() }
+    }
+
+    /// Where it is noted whether the database answers.
+    #[must_use]
+    pub(crate) fn store(&self) -> StoreHealth {
+        self.store.clone()
     }
 
     /// Everything is set up.
@@ -33,10 +41,13 @@ impl Health {
     pub(crate) fn ready(&self, shutdown: &Shutdown, standing: &Standing) -> Result<(), String> {
         if shutdown.is_requested() {
             Err("stopping".to_owned())
-        } else if !self.started.load(Ordering::Relaxed) {
-            Err("starting".to_owned())
         } else {
+            // A worker that starts waits for it, too.
             self.redis.check()?;
+            if !self.started.load(Ordering::Relaxed) {
+                return Err("starting".to_owned());
+            }
+            self.store.check()?;
             standing.refusal().map_or(Ok(()), Err)
         }
     }

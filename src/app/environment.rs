@@ -8,25 +8,72 @@ use secrecy::ExposeSecret;
 use topup_jobs::{Outcome, Timestamp};
 
 use crate::clock::{Clock, ScaledClock, real_now};
-use crate::config::Config;
+use crate::config::{Config, SettingsError};
+use crate::deployment::read_patiently;
 use crate::handlers::{Environment, random_jitter};
 use crate::notify::{
     Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, TURN, Webhook,
 };
-use crate::orders::{self, Order};
+use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
 use crate::queue::{Connection, Names, Pause};
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
+
+/// Opens the store for a worker: makes it where it is missing and brings its tables up to date. A database that the jobs
+/// in Redis do not belong to is left as it is, and so is one whose cards this worker's keys do not fit.
+pub(super) async fn open_store(config: &Config, connection: &Connection) -> anyhow::Result<SqlStore> {
+    let url = config.database_url.expose_secret();
+    let shared = read_patiently(connection, &config.names).await;
+    shared.check_layout(&config.names)?;
+    if shared.store.is_some() {
+        shared.check(&config.names, store_id(url).await?.as_deref())?;
+    }
+    let store = orders::open(url, config.cipher.clone()).await.map_err(store_error)?;
+    let Sample { cards, unreadable, .. } = store.try_keys().await.map_err(store_error)?;
+    if unreadable > 0 {
+        tracing::error!(
+            cards,
+            unreadable,
+            "stored cards cannot be decrypted with ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` names \
+             their orders"
+        );
+    }
+    Ok(store)
+}
+
+/// Opens the store as it is, for one job of a worker that runs.
+pub(super) async fn open_store_for_job(config: &Config) -> anyhow::Result<SqlStore> {
+    let (url, cipher) = (config.database_url.expose_secret(), config.cipher.clone());
+    orders::open_existing(url, Some(cipher), Access::Write).await.map_err(store_error)
+}
+
+/// Which store there is at this address; nothing where there is none, or one without tables.
+async fn store_id(url: &str) -> anyhow::Result<Option<String>> {
+    match orders::open_existing(url, None, Access::Read).await {
+        Ok(store) => Ok(Some(store.id().await.map_err(store_error)?)),
+        Err(StoreError::Missing(_) | StoreError::NotMigrated) => Ok(None),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// Keys that do not fit are the fault of a setting.
+pub(super) fn store_error(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Keys(why) => {
+            SettingsError::Unusable { name: "ENCRYPTION_KEY", why: why.to_string() }.into()
+        }
+        error => anyhow::Error::from(error).context("the database of DATABASE_URL cannot be used"),
+    }
+}
 
 /// What the handlers work with.
 pub(super) async fn environment(
     config: &Config,
     connection: &Connection,
+    store: SqlStore,
     budget: Arc<RedisBudget>,
     metrics: Metrics,
 ) -> anyhow::Result<Environment> {
-    let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await;
-    let store = store.context("the database of DATABASE_URL cannot be opened")?;
     let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
     let stream = EventStream::new(connection.clone(), &config.names);
     Ok(Environment {

@@ -12,10 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
-use self::environment::{allowance, budget, environment};
+use self::environment::{allowance, budget, environment, open_store, open_store_for_job, store_error};
 pub(crate) use self::environment::{key_fingerprints, wanting};
 use crate::coalesce::Coalescer;
 use crate::config::Config;
+use crate::deployment::Membership;
 use crate::endpoints::Endpoints;
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
 use crate::health::Health;
@@ -25,6 +26,7 @@ use crate::restore::Restore;
 use crate::retention::Retention;
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
+use crate::store_watch::StoreWatch;
 use crate::telemetry::Metrics;
 
 /// Runs a worker until asked to stop.
@@ -61,8 +63,14 @@ pub async fn run_with(
     let serving = endpoints.serve(listener);
     tasks.spawn(async { drop(serving.await) });
 
-    let mut environment = tokio::select! {
-        environment = environment(&config, &connection, Arc::clone(&budget), metrics) => environment?,
+    let starting = Box::pin(async {
+        let (membership, watch) = take_part(&config, &connection, &health).await?;
+        let opened = watch.store.clone();
+        let environment = environment(&config, &connection, opened, Arc::clone(&budget), metrics).await?;
+        anyhow::Ok((membership, watch, environment))
+    });
+    let (membership, watch, mut environment) = tokio::select! {
+        started = starting => started?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
@@ -110,6 +118,7 @@ pub async fn run_with(
 
     // A task of the pool: the thread that waits for the program to end would be woken for every job.
     let mut working = tokio::spawn(queues.run(shutdown.clone(), config.shutdown_timeout));
+    let mut refusal = None;
     let stopped = tokio::select! {
         stopped = &mut working => stopped?,
         () = died(&shutdown, &mut tasks) => {
@@ -117,10 +126,51 @@ pub async fn run_with(
             working.await?;
             Stopped::Failed
         }
+        why = refused(&membership, watch, &shutdown) => {
+            tracing::error!("{why:#}; this worker stops");
+            shutdown.ask();
+            refusal = Some(why);
+            working.await?
+        }
     };
     shutdown.ask();
+    membership.leave().await;
+    if let Some(why) = refusal {
+        return Err(why);
+    }
     tracing::info!(?stopped, "stopped");
     Ok(stopped)
+}
+
+/// Opens the store and joins the other workers.
+async fn take_part(
+    config: &Config,
+    connection: &Connection,
+    health: &Health,
+) -> anyhow::Result<(Membership, StoreWatch)> {
+    let store = open_store(config, connection).await?;
+    let store_id = store.id().await?;
+    let keys = config.cipher.fingerprints();
+    let membership = Membership::new(connection.clone(), config.names.clone(), store_id.clone(), &keys);
+    membership.join().await?;
+    // Only now: the key of a worker that the others refuse must not be noted.
+    if let Err(error) = store.admit_keys().await {
+        membership.leave().await;
+        return Err(store_error(error));
+    }
+    Ok((membership, StoreWatch { store, store_id, health: health.store() }))
+}
+
+/// Waits until this worker must not go on beside the others, or with its database, and says why.
+async fn refused(membership: &Membership, watch: StoreWatch, shutdown: &Shutdown) -> anyhow::Error {
+    let why = tokio::select! {
+        why = membership.stay() => why.into(),
+        why = watch.run() => why,
+    };
+    if shutdown.is_requested() {
+        std::future::pending::<()>().await;
+    }
+    why
 }
 
 async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -146,7 +196,8 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     let job = IsolatedJob::receive()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
     let budget = Arc::new(budget(config, &connection).for_one_job());
-    let environment = environment(config, &connection, budget, Metrics::default()).await?;
+    let store = open_store_for_job(config).await?;
+    let environment = environment(config, &connection, store, budget, Metrics::default()).await?;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
         JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,

@@ -7,11 +7,12 @@ use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
 use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId};
 
-use super::{one_line, say};
+use super::store::open_beside;
+use super::{failed, one_line, say};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
-use crate::orders::{self, Change, OrderStore, SqlStore};
-use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed, describe};
+use crate::orders::{Change, OrderStore, SqlStore};
+use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed};
 
 #[derive(Debug, Args)]
 pub(super) struct DeadLettersSettings {
@@ -63,7 +64,8 @@ pub(super) struct Which {
 
 pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Result<()> {
     let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
-    let letters = DeadLetters::new(connection, settings.redis.prefix.clone());
+    let names = settings.redis.prefix;
+    let letters = DeadLetters::new(connection.clone(), names.clone());
     let jobs = settings.job.map_or_else(|| JobName::ALL.to_vec(), |job| vec![job]);
     let mut all = Vec::new();
     for job in jobs {
@@ -78,7 +80,7 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
             Ok(())
         }
         Action::Replay { which } => {
-            let store = open(&settings.store).await?;
+            let store = open_beside(&settings.store, &connection, &names).await?;
             let all = match which.id {
                 Some(id) => chosen(all, &id)?,
                 None => all,
@@ -89,22 +91,13 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
             Ok(())
         }
         Action::Discard { id } => {
-            let store = open(&settings.store).await?;
+            let store = open_beside(&settings.store, &connection, &names).await?;
             for letter in chosen(all, &id)? {
                 discard(&letters, &store, &letter).await?;
             }
             Ok(())
         }
     }
-}
-
-async fn open(settings: &StoreSettings) -> anyhow::Result<SqlStore> {
-    Ok(orders::open(settings.database_url()?, settings.cipher()?).await?)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
-fn failed(error: redis::RedisError) -> anyhow::Error {
-    anyhow::anyhow!("Redis did not do it: {}", describe(&error))
 }
 
 /// The dead letters of this id: an order's may be one of several jobs.

@@ -1,10 +1,10 @@
-//! `topup-worker migrate`. `run` does the same at its start.
+//! `topup-worker migrate`: makes the database or brings its tables up to date. `run` does so too; no other command does.
 
 use clap::Args;
 
 use super::say;
 use crate::config::StoreSettings;
-use crate::orders::{self, CardCipher};
+use crate::orders;
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateSettings {
@@ -13,11 +13,6 @@ pub(super) struct MigrateSettings {
 }
 
 pub(super) async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
-    // The tables do not depend on the key.
-    let cipher = match settings.store.encryption_key {
-        Some(_) => settings.store.cipher()?,
-        None => CardCipher::new(&CardCipher::generate_key())?,
-    };
-    orders::open(settings.store.database_url()?, cipher).await?;
+    orders::migrate(settings.store.database_url()?).await?;
     say("the tables are up to date")
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod adopt_store;
 mod bench;
 mod callback_secret;
 mod dead_letters;
@@ -15,10 +16,12 @@ mod rekey;
 mod resend;
 mod run;
 mod simulate_api;
+mod store;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{LogSettings, SettingsError};
+use crate::deployment::Refusal;
 use crate::telemetry;
 use crate::topup_api::ClientError;
 
@@ -55,6 +58,8 @@ enum Command {
     Rejected(rejected::RejectedSettings),
     /// Bring the tables of the database up to date
     Migrate(migrate::MigrateSettings),
+    /// Have the jobs in Redis belong to this database, in the place of another; while no worker runs
+    AdoptStore(adopt_store::AdoptStoreSettings),
     /// Encrypt the stored cards with the current key, after a change of ENCRYPTION_KEY
     Rekey(rekey::RekeySettings),
     /// Print a new ENCRYPTION_KEY
@@ -101,6 +106,7 @@ impl Cli {
             Command::Resend(settings) => resend::resend(*settings).await.map(done),
             Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
             Command::Migrate(settings) => migrate::migrate(&settings).await.map(done),
+            Command::AdoptStore(settings) => adopt_store::adopt_store(settings).await.map(done),
             Command::Rekey(settings) => rekey::rekey(&settings).await,
             Command::Keygen => keygen::keygen().map(done),
             Command::CallbackSecret(settings) => callback_secret::callback_secret(&settings).map(done),
@@ -113,7 +119,8 @@ impl Cli {
             Ok(exit) => exit,
             Err(error) => {
                 tracing::error!("{error:#}");
-                let settings = error.is::<SettingsError>() || error.is::<ClientError>();
+                let refused = error.downcast_ref::<Refusal>().is_some_and(Refusal::is_of_a_setting);
+                let settings = refused || error.is::<SettingsError>() || error.is::<ClientError>();
                 if settings { Exit::BadSettings } else { Exit::Failed }
             }
         }
@@ -125,6 +132,11 @@ fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
     use std::io::Write;
     writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
+fn failed(error: redis::RedisError) -> anyhow::Error {
+    anyhow::anyhow!("Redis did not do it: {}", crate::queue::describe(&error))
 }
 
 /// A text from Redis, which any program may have written there, on one line and without control characters.

@@ -1,5 +1,5 @@
 //! `topup-worker order <topupId>`: what is stored of an order, what became of it and who was told. Without the
-//! card's code and without anything of the customer: a terminal is a log.
+//! card's code and without anything of the customer: a terminal is a log. It reads, and needs no key.
 
 use std::collections::HashSet;
 
@@ -8,8 +8,9 @@ use clap::Args;
 use topup_jobs::{Timestamp, TopupId};
 
 use super::say;
+use super::store::open_to_read;
 use crate::config::{SettingsError, StoreSettings};
-use crate::orders::{self, Attempt, HistoryEntry, Occurrence, OrderStore};
+use crate::orders::{Attempt, HistoryEntry, Occurrence, OrderStore};
 
 #[derive(Debug, Args)]
 pub(super) struct OrderSettings {
@@ -24,17 +25,14 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
-    let store = orders::open(settings.store.database_url()?, settings.store.cipher()?).await?;
+    let store = open_to_read(&settings.store).await?;
     let Some(order) = store.order(&topup_id).await? else {
         anyhow::bail!(
             "no order {topup_id} is stored; was it enqueued, did a worker take it in, and is it not older \
              than RETENTION_DAYS?"
         );
     };
-    let card = match store.card(&topup_id).await? {
-        Some(_) => "stored, encrypted",
-        None => "none",
-    };
+    let card = if store.has_card(&topup_id).await? { "stored, encrypted" } else { "none" };
     let tracking = &order.tracking;
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let lines = [

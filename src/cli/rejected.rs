@@ -5,9 +5,10 @@
 use clap::{Args, Subcommand};
 
 use super::dead_letters::Which;
-use super::{one_line, say};
+use super::store::layout_must_be_known;
+use super::{failed, one_line, say};
 use crate::config::RedisSettings;
-use crate::queue::{Connection, RedisHealth, Rejected, RejectedMessages, Returned, describe};
+use crate::queue::{Connection, RedisHealth, Rejected, RejectedMessages, Returned};
 
 #[derive(Debug, Args)]
 pub(super) struct RejectedSettings {
@@ -36,8 +37,12 @@ enum Action {
 
 pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
     let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
-    let messages = RejectedMessages::new(connection, settings.redis.prefix.clone());
-    match settings.action.unwrap_or(Action::List) {
+    let messages = RejectedMessages::new(connection.clone(), settings.redis.prefix.clone());
+    let action = settings.action.unwrap_or(Action::List);
+    if !matches!(action, Action::List) {
+        layout_must_be_known(&connection, &settings.redis.prefix).await?;
+    }
+    match action {
         Action::List => messages.list().await.map_err(failed)?.iter().try_for_each(|message| {
             let Rejected { id, message_id, reason } = message;
             say(format_args!("{id}  message {}  {}", one_line(message_id), one_line(reason)))
@@ -70,9 +75,4 @@ async fn chosen(messages: &RejectedMessages, which: Which) -> anyhow::Result<Vec
     let one: Vec<String> = all.filter(|known| *known == id).collect();
     anyhow::ensure!(!one.is_empty(), "there is no rejected message {id}");
     Ok(one)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
-fn failed(error: redis::RedisError) -> anyhow::Error {
-    anyhow::anyhow!("Redis did not do it: {}", describe(&error))
 }

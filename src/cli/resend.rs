@@ -8,10 +8,11 @@ use secrecy::ExposeSecret;
 use topup_jobs::{NotifyCustomer, Outcome, TopupId};
 
 use super::say;
+use super::store::must_belong;
 use crate::app::wanting;
 use crate::clock::real_now;
 use crate::config::{RunSettings, SettingsError};
-use crate::orders::{self, NotificationStatus, Order, OrderStore, SqlStore};
+use crate::orders::{self, Access, NotificationStatus, Order, OrderStore, SqlStore};
 use crate::queue::{Connection, RedisHealth, Resent, describe, resend as make_due};
 
 /// What was done, as it stands in the history of the order.
@@ -45,7 +46,9 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
     })?;
     let config = settings.run.validate()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
-    let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await?;
+    let (url, cipher) = (config.database_url.expose_secret(), config.cipher.clone());
+    let store = orders::open_existing(url, Some(cipher), Access::Write).await?;
+    must_belong(&store, &connection, &config.names).await?;
     let order = store.order(&topup_id).await?;
     let order = order.ok_or_else(|| anyhow::anyhow!("no order {topup_id} is stored"))?;
     let (event, channel) = (settings.event.as_deref(), settings.channel.as_deref());

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 use url::Url;
 
-use super::{REAL_API_HOST, SettingsError, set, unusable};
+use super::{REAL_API_HOST, SettingsError, is_loopback, set, unusable};
 
 /// The provider.
 #[derive(Debug, Clone, Args)]
@@ -12,6 +12,10 @@ pub struct ApiSettings {
     /// Address of the provider's API, without the version
     #[arg(long, env = "ONECLICKDZ_API_URL", default_value = "https://api.oneclickdz.com")]
     pub oneclickdz_api_url: Url,
+
+    /// Allow an address of the API without TLS that is on another machine; for a simulator in another container
+    #[arg(long, env = "ALLOW_INSECURE_API")]
+    pub allow_insecure_api: bool,
 
     /// Key of the provider's API
     #[arg(long, env = "ONECLICKDZ_API_KEY", hide_env_values = true)]
@@ -80,11 +84,19 @@ impl ApiSettings {
     }
 
     pub(super) fn url(&self) -> Result<&Url, SettingsError> {
-        if matches!(self.oneclickdz_api_url.scheme(), "http" | "https") {
-            Ok(&self.oneclickdz_api_url)
-        } else {
-            Err(unusable("ONECLICKDZ_API_URL", "it begins with neither https:// nor http://"))
-        }
+        let url = &self.oneclickdz_api_url;
+        let real = url.host_str() == Some(REAL_API_HOST);
+        let why = match url.scheme() {
+            "https" => return Ok(url),
+            "http" if is_loopback(url) || (self.allow_insecure_api && !real) => return Ok(url),
+            "http" if real => "the API key and card codes travel over TLS only; write https://",
+            "http" => {
+                "the API key and card codes travel over TLS only; write https://, or set ALLOW_INSECURE_API=true for a \
+                 simulator on another machine"
+            }
+            _ => "it begins with neither https:// nor http://",
+        };
+        Err(unusable("ONECLICKDZ_API_URL", why))
     }
 }
 

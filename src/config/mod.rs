@@ -22,7 +22,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::PollStrategy;
-use url::Url;
+use url::{Host, Url};
 
 use crate::notify::{AddressGuard, CardForm, SmsGateway, Templates};
 use crate::orders::{CardCipher, InvalidKey};
@@ -73,6 +73,16 @@ fn unusable(name: &'static str, why: impl Into<String>) -> SettingsError {
 /// The value of a setting, unless it is empty: an empty variable is one that is not set.
 fn set(value: Option<&SecretString>) -> Option<&SecretString> {
     value.filter(|value| !value.expose_secret().trim().is_empty())
+}
+
+/// Whether an address leads to this machine, whatever the network does.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// The certificates (PEM) in the file of a setting, if it is set.

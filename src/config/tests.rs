@@ -10,6 +10,7 @@ struct Command {
 
 const GOOD: [&str; 4] = ["--encryption-key", KEY, "--oneclickdz-api-key", "k"];
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const OLD_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 const SMS_BODY: &str = "[{{ phone | tojson }},{{ text | tojson }}]";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -44,6 +45,12 @@ fn impossible_settings_are_told_with_their_names() {
         (&["--time-scale", "0"], "TIME_SCALE"),
         (&["--time-scale", "3600"], "TIME_SCALE"),
         (&["--oneclickdz-api-url", "ftp://x"], "ONECLICKDZ_API_URL"),
+        (&["--oneclickdz-api-url", "http://10.0.0.7:8080"], "ONECLICKDZ_API_URL"),
+        (&["--oneclickdz-api-url", "http://localhost.example"], "ONECLICKDZ_API_URL"),
+        (
+            &["--oneclickdz-api-url", "http://api.oneclickdz.com", "--allow-insecure-api"],
+            "ONECLICKDZ_API_URL",
+        ),
         (&["--oneclickdz-under-way", "4"], "ONECLICKDZ_UNDER_WAY"),
         (&["--webhook-url", "http://example.dz", "--webhook-secret", SECRET], "WEBHOOK_URL"),
         (&["--webhook-url", "https://example.dz"], "WEBHOOK_SECRET"),
@@ -126,9 +133,9 @@ fn databases_of_both_kinds_and_several_previous_keys_are_taken() {
     {
         assert_eq!(validate(&["--database-url", url]).unwrap().database_url.expose_secret(), url);
     }
-    let keys = format!("{} {},{}", "0".repeat(64), "1".repeat(64), "2".repeat(64));
+    let keys = format!("{} {},{OLD_KEY}", "0".repeat(64), "1".repeat(64));
     let config = validate(&["--encryption-keys-previous", &keys, "--retention-days", "90"]).unwrap();
-    let old = CardCipher::new(&"2".repeat(64).into()).unwrap();
+    let old = CardCipher::new(&OLD_KEY.into()).unwrap();
     let card = topup_jobs::Secret::new("123456789012");
     assert_eq!(config.cipher.decrypt(&old.encrypt(&card)), Ok(card));
     assert_eq!(config.keep, Some(Duration::from_hours(90 * 24)));
@@ -150,6 +157,27 @@ fn a_scaled_clock_goes_with_the_simulator() {
     let config =
         validate(&["--time-scale", "3600", "--oneclickdz-api-url", "http://127.0.0.1:8080"]).unwrap();
     assert!((config.time_scale - 3600.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn the_api_key_and_cards_travel_without_tls_only_on_this_machine_or_where_that_is_allowed() {
+    for here in ["http://127.0.0.1:8080", "http://127.8.0.1", "http://[::1]:8080", "http://localhost:8080"] {
+        assert!(validate(&["--oneclickdz-api-url", here]).is_ok(), "{here}");
+    }
+    let simulator = ["--oneclickdz-api-url", "http://simulator:8080"];
+    let error = validate(&simulator).err().unwrap().to_string();
+    assert!(error.contains("ALLOW_INSECURE_API=true"), "{error}");
+    assert!(validate(&[&simulator[..], &["--allow-insecure-api"]].concat()).is_ok());
+}
+
+#[test]
+fn a_key_that_others_can_guess_is_refused_with_what_to_do() {
+    for key in ["0".repeat(64), "5a".repeat(32), "0123456789abcdef".repeat(4)] {
+        let args = ["topup-worker", "--oneclickdz-api-key", "k", "--encryption-key", &key];
+        let error = Command::try_parse_from(args).unwrap().run.validate().err().unwrap().to_string();
+        assert!(error.starts_with("ENCRYPTION_KEY is easily guessed") && error.contains("rekey"), "{error}");
+        assert!(!error.contains(&key), "{error}");
+    }
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use secrecy::SecretString;
 use tempfile::TempDir;
 use topup_jobs::{Jitter, PollStrategy};
 
@@ -113,7 +112,7 @@ impl Followed {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("orders.db").display());
-        let cipher = CardCipher::new(&SecretString::from("0123456789abcdef".repeat(4))).unwrap();
+        let cipher = CardCipher::new(&CardCipher::generate_key()).unwrap();
         let clock = Arc::new(StandingClock(Mutex::new(Timestamp::from_timestamp(1_750_000_000, 0).unwrap())));
         let budget = Arc::new(Written::default());
         let env = Environment {

@@ -21,7 +21,7 @@ use super::environment::{Environment, TROUBLE_PAUSE, chain};
 use super::undelivered::{give_up, given_up};
 use super::{End, Handler, Job, Settlement};
 use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
-use crate::orders::{Notification, NotificationStatus, Order, StoreError};
+use crate::orders::{DecryptionError, Notification, NotificationStatus, Order, StoreError};
 use crate::reveal;
 
 /// A job that waits for a circuit comes back no sooner than this in real time, however fast the clock runs.
@@ -69,7 +69,11 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement
         Ok(place) => place,
         Err(wait) => return Ok(Settlement::new(End::Wait(wait))),
     };
-    let Some(event) = read_event(env, told, channel).await? else {
+    let event = match read_event(env, told, channel).await {
+        Err(StoreError::Decryption(why)) => return no_card(env, &order, job, stored, &why).await,
+        event => event?,
+    };
+    let Some(event) = event else {
         return unknown("no such event");
     };
     let now = env.clock.now();
@@ -133,6 +137,33 @@ const fn answered(sent: &Result<(), SendError>) -> Option<bool> {
         Err(SendError::Unavailable(_)) => Some(false),
         Err(SendError::Refused(_)) => None,
     }
+}
+
+/// Counts an attempt at which the card could not be decrypted. It may succeed later, with the key back in the settings;
+/// after the last attempt it is given up as any other notification, and the operator is notified.
+async fn no_card(
+    env: &Environment,
+    order: &Order,
+    job: &Job<NotifyCustomer>,
+    stored: Notification,
+    why: &DecryptionError,
+) -> Result<Settlement, StoreError> {
+    let told = &job.payload;
+    let attempts = job.attempts_made + 1;
+    tracing::error!(
+        order.id = %told.topup_id,
+        event.id = %told.event_id(),
+        channel = told.channel,
+        attempts,
+        error = %why,
+        "a card cannot be decrypted, so its event is not sent; set the key that it was encrypted with"
+    );
+    let wait = notify_wait(attempts, (env.jitter)());
+    let now = env.clock.now();
+    let attempt = Notification { attempts, next_attempt_at: Some(now + wait.unwrap_or_default()), ..stored };
+    env.store.begin_attempt(told, &attempt, now).await?;
+    let failed = SendError::Failed { what: why.to_string(), retry_after: None };
+    record(env, order, told, attempt, wait, Err(failed)).await
 }
 
 /// The event as this channel gets it: with the card only where it carries the code.

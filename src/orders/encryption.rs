@@ -7,6 +7,8 @@
 //! While a key is being changed there are several: what is written is written with the current one, what is
 //! read may have been written with any. `topup-worker rekey` ends that state.
 
+use std::collections::BTreeSet;
+
 use aes_gcm::aead::consts::U16;
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{AesGcm, aes::Aes256};
@@ -19,6 +21,12 @@ use topup_jobs::{NotifyCustomer, Secret};
 
 type Cipher = AesGcm<Aes256, U16>;
 const TAG_BYTES: usize = 16;
+/// Fewer different bytes than this are in less than one of 2^60 random keys, and in every short pattern that is repeated.
+const FEWEST_BYTES: usize = 14;
+/// What the fingerprint of a key is made with, so that it is no other value that is made of it.
+const FINGERPRINT: &[u8] = b"topup-worker: fingerprint of a key of the cards, 1";
+/// Enough that no two keys of a deployment share one.
+const FINGERPRINT_BYTES: usize = 8;
 /// What the key of the links is derived with, so that it is not the key of the cards.
 const LINKS: &[u8] = b"topup-worker: links to a card, 1";
 /// Bytes of a link's token: nobody guesses 128 bits, and a link must be short enough for an SMS.
@@ -36,12 +44,22 @@ pub struct CardCipher {
 struct Key {
     cards: Cipher,
     links: Hmac<Sha256>,
+    fingerprint: String,
 }
 
 /// The key is unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("ENCRYPTION_KEY must be 64 hexadecimal digits; `topup-worker keygen` prints a new one")]
-pub struct InvalidKey;
+pub enum InvalidKey {
+    /// It is not 64 hexadecimal digits.
+    #[error("ENCRYPTION_KEY must be 64 hexadecimal digits; `topup-worker keygen` prints a new one")]
+    Form,
+    /// It is one byte, a short pattern or a row of numbers: others can guess it.
+    #[error(
+        "ENCRYPTION_KEY is easily guessed: it repeats a short pattern. `topup-worker keygen` prints a random one; where \
+         cards are stored already, keep this one in ENCRYPTION_KEYS_PREVIOUS and run `topup-worker rekey`"
+    )]
+    Guessable,
+}
 
 /// A stored card code cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,9 +85,21 @@ struct Sealed {
 
 impl Key {
     fn new(key: &SecretString) -> Result<Self, InvalidKey> {
-        let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey)?;
-        let cards = Cipher::new_from_slice(&bytes).map_err(|_| InvalidKey)?;
-        Ok(Self { cards, links: hmac(&hmac(&bytes).chain_update(LINKS).finalize().into_bytes()) })
+        let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey::Form)?;
+        let cards = Cipher::new_from_slice(&bytes).map_err(|_| InvalidKey::Form)?;
+        let derived = |purpose| hmac(&bytes).chain_update(purpose).finalize().into_bytes();
+        let fingerprint = hex::encode(&derived(FINGERPRINT)[..FINGERPRINT_BYTES]);
+        Ok(Self { cards, links: hmac(&derived(LINKS)), fingerprint })
+    }
+
+    /// The same, of a key that cards are to be encrypted with.
+    fn hard_to_guess(key: &SecretString) -> Result<Self, InvalidKey> {
+        let made = Self::new(key)?;
+        let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey::Form)?;
+        let different = bytes.iter().collect::<BTreeSet<_>>().len();
+        // 00 01 02 …, or with any other step.
+        let steps = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect::<BTreeSet<_>>().len();
+        if different < FEWEST_BYTES || steps == 1 { Err(InvalidKey::Guessable) } else { Ok(made) }
     }
 
     fn decrypt(&self, sealed: &Sealed) -> Result<Secret, DecryptionError> {
@@ -97,15 +127,16 @@ impl CardCipher {
     /// A cipher with this key.
     ///
     /// # Errors
-    /// [`InvalidKey`] unless it is 64 hexadecimal digits.
+    /// [`InvalidKey`] unless it is 64 hexadecimal digits and no pattern that others can guess.
     pub fn new(key: &SecretString) -> Result<Self, InvalidKey> {
-        Ok(Self { current: Key::new(key)?, previous: Vec::new() })
+        Ok(Self { current: Key::hard_to_guess(key)?, previous: Vec::new() })
     }
 
-    /// The same, with one more key that is tried where the others do not decrypt.
+    /// The same, with one more key that is tried where the others do not decrypt. It may be one that is easily guessed:
+    /// cards that were encrypted with it must be read to be encrypted with a better one.
     ///
     /// # Errors
-    /// [`InvalidKey`] unless it is 64 hexadecimal digits.
+    /// [`InvalidKey::Form`] unless it is 64 hexadecimal digits.
     pub fn with_previous(mut self, key: &SecretString) -> Result<Self, InvalidKey> {
         self.previous.push(Key::new(key)?);
         Ok(self)
@@ -158,6 +189,20 @@ impl CardCipher {
             }
             decrypted => decrypted.map(|_| None),
         }
+    }
+
+    /// Fingerprints of the keys, sixteen hexadecimal digits each, the current key's first. A fingerprint is part of a
+    /// keyed hash: it tells keys apart, and no key can be computed from it.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<&str> {
+        let keys = std::iter::once(&self.current).chain(&self.previous);
+        keys.map(|key| key.fingerprint.as_str()).collect()
+    }
+
+    /// The fingerprint of the key that cards are encrypted with.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.current.fingerprint
     }
 
     fn decrypt_with_previous(&self, sealed: &Sealed) -> Result<Secret, DecryptionError> {
@@ -225,8 +270,32 @@ mod tests {
         assert_eq!(other.decrypt(&sealed), Err(DecryptionError::Key));
         assert_eq!(other.decrypt("{}"), Err(DecryptionError::Form));
         for bad in ["", "abc", &"0".repeat(63), &"g".repeat(64), &"0".repeat(66)] {
-            assert_eq!(CardCipher::new(&bad.into()).err(), Some(InvalidKey));
+            assert_eq!(CardCipher::new(&bad.into()).err(), Some(InvalidKey::Form));
         }
+    }
+
+    #[test]
+    fn a_key_that_others_can_guess_encrypts_nothing_and_still_decrypts() {
+        let counted = hex::encode((0..32).collect::<Vec<u8>>());
+        let text = hex::encode("change-me!".repeat(4).split_at(32).0);
+        let base64 = hex::encode("QUFBQUFBQUFBQUFB".repeat(2));
+        for bad in [&*"0".repeat(64), &"ab".repeat(32), &"deadbeef".repeat(8), &counted, &text, &base64] {
+            assert_eq!(CardCipher::new(&bad.into()).err(), Some(InvalidKey::Guessable), "{bad}");
+            let good = CardCipher::new(&CardCipher::generate_key()).unwrap();
+            assert!(good.with_previous(&bad.into()).is_ok(), "cards under it can be encrypted anew");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_tells_keys_apart_and_stays_the_same() {
+        let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+        let (one, other) = (CardCipher::new(&key.into()).unwrap(), CardCipher::generate_key());
+        let both = CardCipher::new(&other).unwrap().with_previous(&key.to_uppercase().into()).unwrap();
+        assert_eq!(both.fingerprints()[1], one.fingerprint(), "however it is written");
+        assert_ne!(both.fingerprint(), one.fingerprint());
+        assert!(!key.contains(one.fingerprint()));
+        // Computed with Python's `hmac` module.
+        assert_eq!(one.fingerprint(), "59aabaed636ff542");
     }
 
     #[test]

@@ -3,34 +3,21 @@
 //! Nothing is made, migrated or committed here. SQLite may put its two helper files beside the database
 //! while it is open, as any reader of it does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use topup_jobs::Timestamp;
 
-use super::sql::statement::{Row, Statement, sql};
-use super::sql::{postgres, sqlite};
+use super::sql::schema::{Link, Marks, Tables};
+use super::sql::statement::sql;
+use super::sql::{postgres, some_cards, sqlite};
 use super::{CardCipher, DatabaseKind, StoreError};
 
 /// Longer than any write of a worker that is well.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The tables, compared with those this program knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tables {
-    /// As they should be.
-    UpToDate,
-    /// Changes are still to be made.
-    ToMigrate,
-    /// A newer program has changed them.
-    Newer,
-    /// They were made by a program that is not this one, or a change of them was left half done.
-    Foreign,
-}
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +25,9 @@ pub(crate) enum InspectError {
     /// The address is unusable.
     #[error("the address cannot be read")]
     Address,
+    /// There is no such file.
+    #[error("there is no such file")]
+    Missing(PathBuf),
     /// There is no file yet, and none can be made in this folder.
     #[error("there is no such file and none can be made")]
     Folder(#[source] std::io::Error),
@@ -56,6 +46,10 @@ pub(crate) struct Sample {
     pub(crate) cards: usize,
     /// How many of them are under a previous key.
     pub(crate) previous: usize,
+    /// How many of them no key decrypts.
+    pub(crate) unreadable: usize,
+    /// How many of them are not in the documented form.
+    pub(crate) malformed: usize,
 }
 
 /// An open database that is only looked at.
@@ -87,12 +81,25 @@ impl Inspector {
     /// # Errors
     /// [`InspectError`] where that is impossible.
     pub(crate) async fn open(url: &str) -> Result<Option<Self>, InspectError> {
+        match Self::existing(url).await {
+            Ok(inspector) => Ok(Some(inspector)),
+            Err(InspectError::Missing(file)) => {
+                can_be_made(&file).map(|()| None).map_err(InspectError::Folder)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a database that is there.
+    ///
+    /// # Errors
+    /// [`InspectError`] where there is none, or it cannot be opened.
+    pub(crate) async fn existing(url: &str) -> Result<Self, InspectError> {
         match DatabaseKind::of(url).ok_or(InspectError::Address)? {
-            DatabaseKind::Sqlite => open_file(url).await,
+            DatabaseKind::Sqlite => open_file(url).await.map(Self::Sqlite),
             DatabaseKind::Postgres => {
                 let options = postgres::options(url).map_err(|_| InspectError::Address)?;
-                let connected = PgConnection::connect_with(&options).await.map_err(InspectError::Connect)?;
-                Ok(Some(Self::Postgres(connected)))
+                PgConnection::connect_with(&options).await.map(Self::Postgres).map_err(InspectError::Connect)
             }
         }
     }
@@ -129,36 +136,25 @@ impl Inspector {
     /// # Errors
     /// [`StoreError`] where the database does not answer.
     pub(crate) async fn tables(&mut self) -> Result<Tables, StoreError> {
-        let noted = match self {
-            Self::Sqlite(_) => sql("SELECT name FROM sqlite_master WHERE name = '_sqlx_migrations'"),
-            Self::Postgres(_) => sql("SELECT 1 WHERE to_regclass('_sqlx_migrations') IS NOT NULL"),
-        };
-        if self.fetch(noted).await?.is_empty() {
-            return Ok(Tables::ToMigrate);
-        }
-        Ok(match self {
-            Self::Sqlite(connection) => compare(&sqlite::MIGRATOR, connection).await?,
-            Self::Postgres(connection) => compare(&postgres::MIGRATOR, connection).await?,
-        })
+        self.link().tables().await
+    }
+
+    /// What the database says of itself.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it does not, since its tables are missing or older than that.
+    pub(crate) async fn marks(&mut self) -> Result<Marks, StoreError> {
+        self.link().marks().await
     }
 
     /// Decrypts some of the oldest and of the newest cards that are stored, and forgets them.
     ///
     /// # Errors
-    /// [`StoreError::Decryption`] where no key of the cipher fits one of them.
+    /// [`StoreError`] where the database does not answer.
     pub(crate) async fn try_keys(&mut self, cipher: &CardCipher) -> Result<Sample, StoreError> {
-        // The provider's ids begin with the time.
-        let oldest = sql("SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL
-             ORDER BY topup_id LIMIT 20");
-        let newest = sql("SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL
-             ORDER BY topup_id DESC LIMIT 20");
         let mut sample = Sample::default();
-        for end in [oldest, newest] {
-            for row in self.fetch(end).await? {
-                let again = cipher.encrypt_again(&row.get::<String>("card_code")?)?;
-                sample.cards += 1;
-                sample.previous += usize::from(again.is_some());
-            }
+        for row in self.link().fetch(some_cards()).await? {
+            sample.add(cipher, &row.get::<String>("card_code")?);
         }
         Ok(sample)
     }
@@ -170,7 +166,7 @@ impl Inspector {
     pub(crate) async fn server_version(&mut self) -> Result<Option<i64>, StoreError> {
         let Self::Postgres(_) = self else { return Ok(None) };
         let ask = sql("SELECT current_setting('server_version_num')::bigint AS version");
-        self.fetch(ask).await?.first().map(|row| row.get("version")).transpose()
+        self.link().fetch(ask).await?.first().map(|row| row.get("version")).transpose()
     }
 
     /// The time of a PostgreSQL server; nothing for a file.
@@ -180,7 +176,7 @@ impl Inspector {
     pub(crate) async fn server_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let Self::Postgres(_) = self else { return Ok(None) };
         let ask = sql("SELECT clock_timestamp() AS now");
-        self.fetch(ask).await?.first().map(|row| row.get("now")).transpose()
+        self.link().fetch(ask).await?.first().map(|row| row.get("now")).transpose()
     }
 
     /// Leaves it. A file's helper files are removed with that where nobody else has it open.
@@ -191,53 +187,39 @@ impl Inspector {
         });
     }
 
-    async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
-        Ok(match self {
-            Self::Sqlite(connection) => {
-                let rows = statement.sqlite().fetch_all(connection).await?;
-                rows.into_iter().map(Row::Sqlite).collect()
-            }
-            Self::Postgres(connection) => {
-                let rows = statement.postgres().fetch_all(connection).await?;
-                rows.into_iter().map(Row::Postgres).collect()
-            }
-        })
+    fn link(&mut self) -> Link<'_> {
+        match self {
+            Self::Sqlite(connection) => Link::Sqlite(connection),
+            Self::Postgres(connection) => Link::Postgres(connection),
+        }
     }
 }
 
-async fn open_file(url: &str) -> Result<Option<Inspector>, InspectError> {
+async fn open_file(url: &str) -> Result<SqliteConnection, InspectError> {
     let options = SqliteConnectOptions::from_str(url).map_err(|_| InspectError::Address)?;
-    let file = options.get_filename();
-    if !file.exists() {
-        return can_be_made(file).map(|()| None).map_err(InspectError::Folder);
+    if !options.get_filename().exists() {
+        return Err(InspectError::Missing(options.get_filename().to_owned()));
     }
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(InspectError::Open)?;
     // SQLite reads a file only when it is asked something of it.
     let asked = sqlx::query("SELECT count(*) FROM sqlite_master").execute(&mut connection).await;
     asked.map_err(InspectError::Open)?;
-    Ok(Some(Inspector::Sqlite(connection)))
+    Ok(connection)
 }
 
-async fn compare(known: &Migrator, connection: &mut impl Migrate) -> Result<Tables, MigrateError> {
-    if connection.dirty_version(&known.table_name).await?.is_some() {
-        return Ok(Tables::Foreign);
-    }
-    let applied = connection.list_applied_migrations(&known.table_name).await?;
-    Ok(judge(known, &applied))
-}
-
-fn judge(known: &Migrator, applied: &[AppliedMigration]) -> Tables {
-    let newest = known.iter().map(|known| known.version).max().unwrap_or_default();
-    for migration in applied {
-        match known.iter().find(|known| known.version == migration.version) {
-            Some(known) if known.checksum == migration.checksum => {}
-            None if migration.version > newest => return Tables::Newer,
-            _ => return Tables::Foreign,
+impl From<InspectError> for StoreError {
+    fn from(error: InspectError) -> Self {
+        match error {
+            InspectError::Address => Self::Address,
+            InspectError::Missing(file) => {
+                let absolute = std::path::absolute(&file).unwrap_or(file);
+                Self::Missing(absolute.display().to_string())
+            }
+            InspectError::Folder(error) => Self::Database(sqlx::Error::Io(error)),
+            InspectError::Open(error) | InspectError::Connect(error) => Self::Database(error),
         }
     }
-    let complete = applied.len() == known.iter().count();
-    if complete { Tables::UpToDate } else { Tables::ToMigrate }
 }
 
 /// Whether a file could be made there: one of another name is made in its folder and removed at once.

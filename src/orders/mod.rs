@@ -7,6 +7,7 @@
 //! The database is SQLite or PostgreSQL, as the address says; `sql` knows both, and nobody else asks which.
 
 mod encryption;
+mod error;
 mod history;
 mod inspect;
 mod reveal;
@@ -20,10 +21,12 @@ use topup_jobs::{
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
+pub use error::{KeysRefused, StoreError};
 pub use history::{Attempt, HistoryEntry, Occurrence};
-pub(crate) use inspect::{InspectError, Inspector, Sample, Tables, place};
+pub(crate) use inspect::{InspectError, Inspector, Sample, place};
 pub use reveal::{Reveal, RevealOutcome};
-pub use sql::{DatabaseKind, Rekeyed, SqlStore, open};
+pub(crate) use sql::schema::{Marks, Tables};
+pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
 
 /// An order as it is stored, but for its card.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,39 +212,6 @@ impl std::str::FromStr for NotificationStatus {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let status = Self::ALL.into_iter().find(|status| status.as_str() == text);
         status.ok_or(StoreError::Row("notification status"))
-    }
-}
-
-/// The store failed. The words of the database stand in `source`; no value of an order is in them.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The address means no database.
-    #[error("the address is neither sqlite:// nor postgres://, or cannot be read")]
-    Address,
-    /// The database did not do it.
-    #[error("the database failed")]
-    Database(#[from] sqlx::Error),
-    /// The tables could not be brought up to date.
-    #[error("the tables of the database could not be brought up to date")]
-    Migration(#[from] sqlx::migrate::MigrateError),
-    /// A stored card cannot be read.
-    #[error(transparent)]
-    Decryption(#[from] DecryptionError),
-    /// A stored row is not what this service writes.
-    #[error("a stored {0} cannot be read")]
-    Row(&'static str),
-}
-
-impl StoreError {
-    /// Whether one row is at fault, so that others can still be read.
-    #[must_use]
-    pub fn is_of_one_row(&self) -> bool {
-        matches!(
-            self,
-            Self::Row(_)
-                | Self::Decryption(_)
-                | Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
-        )
     }
 }
 

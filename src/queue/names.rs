@@ -84,6 +84,24 @@ impl Names {
         ]
     }
 
+    /// Number of the layout of all keys.
+    #[must_use]
+    pub(crate) fn layout_version(&self) -> String {
+        format!("{}:layout", self.prefix)
+    }
+
+    /// Id of the database that the jobs belong to.
+    #[must_use]
+    pub(crate) fn store(&self) -> String {
+        format!("{}:store", self.prefix)
+    }
+
+    /// The workers and the fingerprints of their encryption keys.
+    #[must_use]
+    pub(crate) fn keyrings(&self) -> String {
+        format!("{}:keyrings", self.prefix)
+    }
+
     /// The queue of a job as apalis-redis wants it, for a Rust producer's `RedisStorage`.
     #[must_use]
     pub fn apalis_config(&self, job: JobName) -> apalis_redis::Config {
@@ -145,6 +163,9 @@ impl Names {
             (self.rejected(), "stream"),
             (self.events(), "stream"),
             (self.time_anchor(), "string"),
+            (self.layout_version(), "string"),
+            (self.store(), "string"),
+            (self.keyrings(), "zset"),
         ];
         let budget = self.budget();
         keys.extend(BUDGET.map(|(key, kind)| (format!("{budget}:{key}"), kind)));

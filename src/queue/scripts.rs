@@ -16,6 +16,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ADOPT = "lua/adopt.lua";
     BUDGET_ABLE = "lua/budget_able.lua";
     BUDGET_ANSWER = "lua/budget_answer.lua";
     BUDGET_ASK = "lua/budget_ask.lua";
@@ -30,6 +31,7 @@ scripts! {
     GIVE_BACK = "lua/give_back.lua";
     HEARTBEAT = "lua/heartbeat.lua";
     INTAKE = "lua/intake.lua";
+    JOIN = "lua/join.lua";
     LEAVE = "lua/leave.lua";
     LIST_BEGIN = "lua/list_begin.lua";
     LIST_END = "lua/list_end.lua";

@@ -5,7 +5,7 @@
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, dynamic_filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
@@ -22,7 +22,9 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
 /// Sets the log up, on standard error.
 pub(crate) fn init(format: LogFormat) {
     let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let heard = level.and(filter_fn(may_be_heard));
+    // Asked at every event: sqlx asks whether it may log a statement and then logs nothing, and with a filter whose verdict
+    // is kept for each place in the code, the next event of that thread would be dropped for it.
+    let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => lines.json().with_filter(heard).boxed(),

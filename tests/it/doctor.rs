@@ -334,6 +334,21 @@ async fn the_key_of_another_database_is_found_out() {
 }
 
 #[tokio::test]
+async fn a_database_or_a_version_that_would_be_refused_is_told_of() {
+    let bed = bed().await;
+    let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
+    let _: String = bed.redis(&["SET", "{topup}:layout", "9"]).await;
+    let found = doctor(&bed).await;
+    assert_eq!(
+        (found.code, found.not_ok()),
+        (Some(1), vec![("redis-layout", "fail"), ("redis-store", "fail")])
+    );
+    assert!(found.words("redis-store").contains("adopt-store"), "{}", found.words("redis-store"));
+    let left: String = bed.redis(&["GET", "{topup}:store"]).await;
+    assert_eq!(left, "0123456789abcdef0123456789abcdef");
+}
+
+#[tokio::test]
 async fn what_another_program_wrote_under_the_prefix_is_named() {
     let bed = bed().await;
     let _: String = bed.redis(&["SET", "{topup}:poll-topup:active", "x"]).await;

@@ -22,6 +22,7 @@ fn each_command_explains_itself() {
         "resend",
         "rejected",
         "migrate",
+        "adopt-store",
         "rekey",
         "keygen",
         "callback-secret",

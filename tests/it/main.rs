@@ -25,6 +25,7 @@ mod restore;
 mod retention;
 mod reveal;
 mod secrets;
+mod set_up;
 mod shutdown;
 mod sms;
 mod steps;

@@ -8,6 +8,7 @@
 //! `report` holds the findings and prints them; every other file is one thing that is looked at.
 
 mod addresses;
+mod deployment;
 mod email;
 mod keys;
 mod permissions;
@@ -74,21 +75,22 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     // The provider is asked only where Redis does not say that no order may be checked.
     let redis_then_provider = async {
         let (reached, connection) = redis::reach(&config.redis).await;
-        let (redis, provider) = match &connection {
+        let (redis, shared, provider) = match &connection {
             Some(connection) => tokio::join!(
                 redis::look(connection, names, &api_keys, config.time_scale),
+                async { Some(deployment::read(connection, names).await) },
                 provider::look(client, &api_keys[0], Some((connection, names)))
             ),
-            None => (redis::skipped(), provider::look(client, &api_keys[0], None).await),
+            None => (redis::skipped(), None, provider::look(client, &api_keys[0], None).await),
         };
-        (reached, redis, provider)
+        (reached, redis, shared, provider)
     };
     let told_otherwise = is_told_otherwise(&config);
     let notified_otherwise =
         config.webhook.is_some() || config.email.as_ref().is_some_and(|email| !email.operator.is_empty());
     let templates = settings::templates(&config.templates);
     let page = config.reveal.map(|reveal| reveal.addr);
-    let ((reached, redis, provider), store, webhook, operator, email, sms, http, page) = tokio::join!(
+    let ((reached, redis, shared, provider), (store, store_id), webhook, operator, email, sms, http, page) = tokio::join!(
         redis_then_provider,
         store::look(config.database_url.expose_secret(), &config.cipher),
         webhook::merchant(config.webhook, &config.webhook_guard, told_otherwise),
@@ -100,6 +102,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     );
     let mut checks = vec![settings::usable(config.time_scale), reached];
     checks.extend(redis);
+    checks.extend(deployment::look(shared.as_ref(), store_id.as_deref(), &config.cipher, names));
     checks.extend(store);
     checks.extend([provider, webhook, operator, templates, email, sms, http, page]);
     checks
@@ -133,7 +136,7 @@ mod tests {
     }
 
     fn told_otherwise(more: &[&str]) -> bool {
-        let key = "0".repeat(64);
+        let key = "00112233445566778899aabbccddeeff".repeat(2);
         let good = ["x", "--oneclickdz-api-key", "k", "--encryption-key", &key];
         let settings = Command::try_parse_from(good.iter().chain(more)).unwrap().run;
         is_told_otherwise(&settings.validate().unwrap())

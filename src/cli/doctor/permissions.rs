@@ -63,6 +63,13 @@ const ON_QUEUE: &[&str] = &[
 /// What it runs beside the queues; `@` is the prefix.
 const ON_PREFIX: &[&str] = &[
     "TIME",
+    "GET @:layout",
+    "SET @:layout 1",
+    "GET @:store",
+    "SET @:store s",
+    "ZADD @:keyrings 1 w",
+    "ZRANGE @:keyrings 0 -1",
+    "ZREM @:keyrings w",
     "XREAD COUNT 1 STREAMS @:inbox 0",
     "XRANGE @:inbox - + COUNT 1",
     "XDEL @:inbox 1-1",

@@ -3,29 +3,29 @@
 
 use super::report::Check;
 use super::{limited, postgres};
-use crate::orders::{
-    CardCipher, DatabaseKind, DecryptionError, InspectError, Inspector, Sample, StoreError, Tables, place,
-};
+use crate::orders::{CardCipher, DatabaseKind, InspectError, Inspector, Sample, StoreError, Tables, place};
 
 pub(super) const STORE: &str = "store";
 const TABLES: &str = "store-tables";
 const KEY: &str = "store-key";
 
-pub(super) async fn look(url: &str, cipher: &CardCipher) -> Vec<Check> {
+/// The checks, and which store it is, once it has the tables for that.
+pub(super) async fn look(url: &str, cipher: &CardCipher) -> (Vec<Check>, Option<String>) {
     let place = place(url).unwrap_or_else(|| "the database of DATABASE_URL".to_owned());
     let server = DatabaseKind::of(url) == Some(DatabaseKind::Postgres);
     let opened = tokio::time::timeout(super::LIMIT, Inspector::open(url)).await;
     let mut inspector = match opened {
         Ok(Ok(Some(inspector))) => inspector,
         Ok(Ok(None)) => {
-            return vec![
+            let checks = vec![
                 Check::ok(STORE, format!("{place} is not there yet; `run` makes it")),
                 Check::skip(TABLES, "there is no database yet"),
                 Check::skip(KEY, "there is no database yet"),
             ];
+            return (checks, None);
         }
-        Ok(Err(error)) => return unopened(unusable(&place, &error), server),
-        Err(_elapsed) => return unopened(silent(&place, server), server),
+        Ok(Err(error)) => return (unopened(unusable(&place, &error), server), None),
+        Err(_elapsed) => return (unopened(silent(&place, server), server), None),
     };
     let mut checks = vec![limited(STORE, async { write(&place, inspector.try_write().await) }).await];
     if server {
@@ -33,7 +33,13 @@ pub(super) async fn look(url: &str, cipher: &CardCipher) -> Vec<Check> {
     }
     let tables = inspector.tables().await;
     checks.push(judge(tables.as_ref().ok().copied()));
+    let marks = inspector.marks().await.ok();
     let key = limited(KEY, async {
+        if let Some(marks) = &marks
+            && marks.keys.iter().any(|noted| !cipher.fingerprints().contains(&noted.as_str()))
+        {
+            return a_key_is_missing();
+        }
         match inspector.try_keys(cipher).await {
             // Tables that are not made yet hold no card.
             Err(StoreError::Database(_)) if matches!(tables, Ok(Tables::ToMigrate)) => {
@@ -47,7 +53,7 @@ pub(super) async fn look(url: &str, cipher: &CardCipher) -> Vec<Check> {
         checks.push(limited(postgres::CLOCK, postgres::clock(&mut inspector)).await);
     }
     inspector.close().await;
-    checks
+    (checks, marks.map(|marks| marks.store_id))
 }
 
 fn unopened(check: Check, server: bool) -> Vec<Check> {
@@ -73,6 +79,7 @@ fn unusable(file: &str, error: &InspectError) -> Check {
             "DATABASE_URL cannot be read".to_owned(),
             "write sqlite:// and the path of a file, or postgres://user:password@host:port/database",
         ),
+        InspectError::Missing(_) => (format!("{file} is not there"), "correct DATABASE_URL"),
         InspectError::Folder(error) if error.kind() == std::io::ErrorKind::NotFound => (
             format!("{file} cannot be made: its folder does not exist"),
             "make the folder, or correct DATABASE_URL; sqlite:/// begins an absolute path",
@@ -134,9 +141,12 @@ fn judge(tables: Option<Tables>) -> Check {
             "not up to date",
             "run `topup-worker migrate`; `run` does the same at its start",
         ),
-        Some(Tables::Newer) => Check::fail(
+        Some(Tables::Newer) => {
+            Check::ok(TABLES, "a newer topup-worker has added to them; this version can use them")
+        }
+        Some(Tables::TooNew) => Check::fail(
             TABLES,
-            "made by a newer topup-worker",
+            "changed by a newer topup-worker",
             "run that version, or a newer one; this one refuses to start on them",
         ),
         Some(Tables::Foreign) => Check::fail(
@@ -152,25 +162,39 @@ fn judge(tables: Option<Tables>) -> Check {
     }
 }
 
+fn a_key_is_missing() -> Check {
+    Check::fail(
+        KEY,
+        "ENCRYPTION_KEY is not the one that the stored cards were encrypted with, or not the only one",
+        "set the key that the workers of this database have or, if you are changing it, that key in \
+         ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` says when no card needs it any more",
+    )
+}
+
 fn key(tried: &Result<Sample, StoreError>) -> Check {
     match tried {
         Ok(Sample { cards: 0, .. }) => Check::ok(KEY, "no card is stored yet"),
-        Ok(Sample { previous: 0, .. }) => Check::ok(KEY, "ENCRYPTION_KEY opens the stored cards"),
-        Ok(Sample { cards, previous }) => Check::warn(
-            KEY,
-            format!("{previous} of the {cards} cards looked at are opened by a previous key only"),
-            "run `topup-worker rekey`, and keep ENCRYPTION_KEYS_PREVIOUS until it says so",
-        ),
-        Err(StoreError::Decryption(DecryptionError::Key)) => Check::fail(
+        Ok(sample) if sample.reads_none() => Check::fail(
             KEY,
             "ENCRYPTION_KEY is not the one that the stored cards were encrypted with",
             "set the key of this database again or, if you are changing it, that key in \
              ENCRYPTION_KEYS_PREVIOUS; without it the stored cards cannot be read",
         ),
-        Err(StoreError::Decryption(DecryptionError::Form)) => Check::fail(
+        Ok(Sample { cards, unreadable, .. }) if *unreadable > 0 => Check::fail(
+            KEY,
+            format!("{unreadable} of the {cards} cards looked at are opened by no key"),
+            "`topup-worker rekey` names their orders; add their key to ENCRYPTION_KEYS_PREVIOUS",
+        ),
+        Ok(Sample { malformed, .. }) if *malformed > 0 => Check::fail(
             KEY,
             "a stored card is not in the documented form",
             "another program has written internet_orders.card_code; bring it into the form of the README",
+        ),
+        Ok(Sample { previous: 0, .. }) => Check::ok(KEY, "ENCRYPTION_KEY opens the stored cards"),
+        Ok(Sample { cards, previous, .. }) => Check::warn(
+            KEY,
+            format!("{previous} of the {cards} cards looked at are opened by a previous key only"),
+            "run `topup-worker rekey`, and keep ENCRYPTION_KEYS_PREVIOUS until it says so",
         ),
         Err(error) => Check::fail(
             KEY,
@@ -189,7 +213,7 @@ mod tests {
     use crate::orders;
 
     async fn verdicts(url: &str, key: &SecretString) -> Vec<super::super::report::Verdict> {
-        let checks = look(url, &CardCipher::new(key).unwrap()).await;
+        let (checks, _) = look(url, &CardCipher::new(key).unwrap()).await;
         checks.into_iter().map(|check| check.verdict).collect()
     }
 

@@ -1,10 +1,11 @@
 //! An open database of either kind, and a transaction in it: the small surface the statements run on.
 
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqlitePool;
 use sqlx::{PgPool, Postgres, Sqlite};
 
 use super::statement::{Row, Statement};
-use super::{postgres, sqlite};
+use super::{Access, postgres, sqlite};
 use crate::orders::StoreError;
 
 /// Which kind of database an address means.
@@ -46,6 +47,23 @@ impl Database {
             Some(DatabaseKind::Sqlite) => sqlite::open(url).await,
             Some(DatabaseKind::Postgres) => Ok(Self::Postgres(postgres::open(url).await?)),
             None => Err(StoreError::Address),
+        }
+    }
+
+    /// Opens it as it is; makes and migrates nothing.
+    pub(in crate::orders) async fn connect(url: &str, access: Access) -> Result<Self, StoreError> {
+        match DatabaseKind::of(url) {
+            Some(DatabaseKind::Sqlite) => sqlite::connect(url, access).await,
+            Some(DatabaseKind::Postgres) => Ok(Self::Postgres(postgres::connect(url, access).await?)),
+            None => Err(StoreError::Address),
+        }
+    }
+
+    /// The migrations that this program knows for it.
+    pub(in crate::orders) fn migrator(&self) -> &'static Migrator {
+        match self {
+            Self::Sqlite { .. } => &sqlite::MIGRATOR,
+            Self::Postgres(_) => &postgres::MIGRATOR,
         }
     }
 

@@ -1,18 +1,21 @@
 //! The store in a database: one set of statements, for SQLite and for PostgreSQL.
 //!
-//! `database` is what the statements run on, `sqlite` and `postgres` open it, `statement` binds and reads.
+//! `database` is what the statements run on, `sqlite` and `postgres` open it, `schema` judges its tables, `statement`
+//! binds and reads.
 //! Every other file holds the statements of one concern. They keep to what both databases understand, and name
 //! every column they read: a newer worker may add one while this one is running.
 
 mod database;
 mod events;
 mod history;
+mod marks;
 mod notifications;
 mod orders;
 pub(super) mod postgres;
 mod rekey;
 mod retention;
 mod reveals;
+pub(super) mod schema;
 pub(super) mod sqlite;
 pub(super) mod statement;
 mod unchecked;
@@ -22,13 +25,25 @@ use secrecy::SecretString;
 use topup_jobs::{Card, Event, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
+use self::schema::{Marks, Tables};
+use super::inspect::Inspector;
 use super::{
     Applied, Behind, CardCipher, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Reveal,
-    RevealOutcome, StoreError, Unchecked,
+    RevealOutcome, Sample, StoreError, Unchecked,
 };
 
 pub use self::database::DatabaseKind;
+pub(super) use self::marks::some_cards;
 pub use self::rekey::Rekeyed;
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To read; the database itself refuses anything else.
+    Read,
+    /// To read and to write.
+    Write,
+}
 
 /// Opens the database of this address, makes it where it is a file that is missing, and brings its tables up
 /// to date. Any number of processes may do so at once.
@@ -36,14 +51,107 @@ pub use self::rekey::Rekeyed;
 /// # Errors
 /// [`StoreError`] where the address is unusable or the database cannot be opened or migrated.
 pub async fn open(url: &str, cipher: CardCipher) -> Result<SqlStore, StoreError> {
-    Ok(SqlStore { database: Database::open(url).await?, cipher })
+    Ok(SqlStore { database: Database::open(url).await?, cipher: Some(cipher) })
+}
+
+/// Brings the tables of this address up to date, as [`open`] does.
+///
+/// # Errors
+/// As [`open`].
+pub async fn migrate(url: &str) -> Result<(), StoreError> {
+    Database::open(url).await.map(drop)
+}
+
+/// Opens a database that is there and has its tables; makes and migrates nothing. Without a cipher no card can be
+/// read or stored.
+///
+/// # Errors
+/// [`StoreError`] says what to do where there is no such database, or where its tables are missing, older than this
+/// program, or made for a newer one.
+pub async fn open_existing(
+    url: &str,
+    cipher: Option<CardCipher>,
+    access: Access,
+) -> Result<SqlStore, StoreError> {
+    let mut inspector = Inspector::existing(url).await?;
+    let tables = inspector.tables().await;
+    inspector.close().await;
+    let tables = tables?;
+    schema::usable(tables)?;
+    if tables == Tables::ToMigrate {
+        return Err(StoreError::NotMigrated);
+    }
+    Ok(SqlStore { database: Database::connect(url, access).await?, cipher })
 }
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     database: Database,
-    cipher: CardCipher,
+    cipher: Option<CardCipher>,
+}
+
+impl SqlStore {
+    fn cipher(&self) -> Result<&CardCipher, StoreError> {
+        self.cipher.as_ref().ok_or(StoreError::NoKey)
+    }
+
+    /// Whether the card of this order is stored. It is not decrypted.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub async fn has_card(&self, topup_id: &TopupId) -> Result<bool, StoreError> {
+        orders::has_card(&self.database, topup_id).await
+    }
+
+    /// Which store this is, whatever its address.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub async fn id(&self) -> Result<String, StoreError> {
+        Ok(marks::marks(&self.database).await?.store_id)
+    }
+
+    /// Refuses keys that do not fit the store. Where it does not know the current one yet, all are tried on some cards.
+    ///
+    /// # Errors
+    /// [`StoreError::Keys`] where the cards may need a key that the cipher does not have.
+    pub(crate) async fn try_keys(&self) -> Result<Sample, StoreError> {
+        marks::try_keys(&self.database, self.cipher()?).await
+    }
+
+    /// The same, and notes the current key as one that cards may be encrypted with, before any is.
+    ///
+    /// # Errors
+    /// As [`SqlStore::try_keys`].
+    pub(crate) async fn admit_keys(&self) -> Result<(), StoreError> {
+        marks::admit_keys(&self.database, self.cipher()?).await
+    }
+
+    /// Asks the database what it is, and keeps the note of the current key.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it does not answer, or where a newer program has changed it so that this one must stop.
+    pub(crate) async fn look(&self) -> Result<Marks, StoreError> {
+        let marks = marks::marks(&self.database).await?;
+        if schema::is_too_new(self.database.migrator(), marks.least_migration) {
+            return Err(StoreError::TooNew);
+        }
+        if let Some(cipher) = &self.cipher
+            && !marks.keys.iter().any(|noted| noted == cipher.fingerprint())
+        {
+            marks::note_key(&self.database, cipher).await?;
+        }
+        Ok(marks)
+    }
+
+    /// Notes that cards need the current key and no other.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub(crate) async fn forget_other_keys(&self) -> Result<(), StoreError> {
+        marks::forget_other_keys(&self.database, self.cipher()?).await
+    }
 }
 
 #[async_trait]
@@ -57,11 +165,11 @@ impl OrderStore for SqlStore {
     }
 
     async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError> {
-        orders::apply(&self.database, &self.cipher, change).await
+        orders::apply(&self.database, self.cipher.as_ref(), change).await
     }
 
     async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError> {
-        orders::card(&self.database, &self.cipher, topup_id).await
+        orders::card(&self.database, self.cipher()?, topup_id).await
     }
 
     async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
@@ -148,7 +256,7 @@ impl OrderStore for SqlStore {
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<SecretString, StoreError> {
-        reveals::token(&self.database, &self.cipher, told, now, expires_at).await
+        reveals::token(&self.database, self.cipher()?, told, now, expires_at).await
     }
 
     async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError> {
@@ -170,11 +278,11 @@ impl OrderStore for SqlStore {
     }
 
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError> {
-        rekey::rekey(&self.database, &self.cipher, behind, most).await
+        rekey::rekey(&self.database, self.cipher()?, behind, most).await
     }
 
     async fn links_of_previous_keys(&self) -> Result<u64, StoreError> {
-        rekey::links_of_previous_keys(&self.database, &self.cipher).await
+        rekey::links_of_previous_keys(&self.database, self.cipher()?).await
     }
 }
 

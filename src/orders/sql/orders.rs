@@ -206,7 +206,7 @@ fn read(row: &Row) -> Result<Order, StoreError> {
 
 pub(super) async fn apply(
     database: &Database,
-    cipher: &CardCipher,
+    cipher: Option<&CardCipher>,
     change: Change<'_>,
 ) -> Result<Applied, StoreError> {
     let (before, record) = (&change.order.tracking, change.record);
@@ -217,7 +217,7 @@ pub(super) async fn apply(
     let topup_id = &change.order.topup_id;
     let mut transaction = database.begin().await?;
     if !unchanged {
-        if transaction.execute(update(cipher, &change)).await? == 0 {
+        if transaction.execute(update(cipher, &change)?).await? == 0 {
             return Ok(Applied::Outdated);
         }
         if is_told(before, record) {
@@ -242,10 +242,14 @@ fn is_told(before: &Tracking, record: &Tracking) -> bool {
     before.status != record.status || (rescheduled && !polled)
 }
 
-fn update(cipher: &CardCipher, change: &Change<'_>) -> Statement {
+fn update(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Statement, StoreError> {
     let (order, record, seen) = (change.order, change.record, change.seen);
     let card = seen.and_then(|seen| seen.card.as_ref()).filter(|_| record.status == OrderStatus::Fulfilled);
-    sql("UPDATE internet_orders SET
+    let card_code = match card {
+        Some(card) => Some(cipher.ok_or(StoreError::NoKey)?.encrypt(&card.card_code)),
+        None => None,
+    };
+    let update = sql("UPDATE internet_orders SET
              topup_ref = coalesce(topup_ref, $1), type = coalesce(type, $2), number = coalesce(number, $3),
              topup_amount = coalesce(topup_amount, $4), card_code = $5, num_trans = $6, date_traitement = $7,
              status = $8, polling_since = $9, polls = $10, last_checked_at = $11, next_check_at = $12,
@@ -256,7 +260,7 @@ fn update(cipher: &CardCipher, change: &Change<'_>) -> Statement {
     .bind(seen.and_then(|seen| seen.kind.clone()).map(String::from))
     .bind(seen.and_then(|seen| seen.number.as_ref()).map(Secret::reveal))
     .bind(seen.and_then(|seen| seen.topup_amount))
-    .bind(card.map(|card| cipher.encrypt(&card.card_code)))
+    .bind(card_code)
     .bind(card.and_then(|card| card.num_trans.as_deref()))
     .bind(card.and_then(|card| card.date_traitement.as_deref()))
     .bind(record.status.as_str())
@@ -272,7 +276,13 @@ fn update(cipher: &CardCipher, change: &Change<'_>) -> Statement {
     .bind(record.overdue)
     .bind(record.last_error.as_deref())
     .bind(order.topup_id.as_str())
-    .bind(order.version)
+    .bind(order.version);
+    Ok(update)
+}
+
+pub(super) async fn has_card(database: &Database, topup_id: &TopupId) -> Result<bool, StoreError> {
+    let select = sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1 AND card_code IS NOT NULL");
+    Ok(database.fetch_optional(select.bind(topup_id.as_str())).await?.is_some())
 }
 
 pub(super) async fn card(

@@ -10,6 +10,8 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Executor, PgConnection, PgPool};
 
+use super::Access;
+use super::schema::{self, Link};
 use crate::orders::StoreError;
 
 /// Connections of a worker at most. A look at an order holds one for milliseconds; nine workers fit into
@@ -21,6 +23,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// The tables are made or changed without these: that may take its time.
 const LIMITS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '30s'";
+
+/// For commands that show something: the server refuses to write.
+const READ_ONLY: &str = "SET default_transaction_read_only = on";
 
 /// That the table of the migrations exists is no news.
 const QUIET: &str = "SET client_min_messages = warning";
@@ -39,17 +44,30 @@ pub(super) fn usable(url: &str) -> bool {
 
 /// Connects and brings the tables up to date: one process at a time, by a lock that sqlx takes for it.
 pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
-    let options = options(url)?;
-    let pool = |connections| {
-        let pool = PgPoolOptions::new().max_connections(connections);
-        pool.acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(IDLE_TIMEOUT)
-    };
     let quiet = pool(1).after_connect(|connection, _| Box::pin(set(connection, QUIET)));
-    let migrating = quiet.connect_with(options.clone()).await?;
-    MIGRATOR.run(&migrating).await?;
+    let migrating = quiet.connect_with(options(url)?).await?;
+    let mut connection = migrating.acquire().await?;
+    schema::usable(Link::Postgres(&mut connection).tables().await?)?;
+    schema::lenient(&MIGRATOR).run(&mut *connection).await?;
+    drop(connection);
     migrating.close().await;
-    let limited = pool(MOST_CONNECTIONS).after_connect(|connection, _| Box::pin(set(connection, LIMITS)));
-    Ok(limited.connect_with(options).await?)
+    Ok(connect(url, Access::Write).await?)
+}
+
+/// Connects to a database that has its tables.
+pub(super) async fn connect(url: &str, access: Access) -> Result<PgPool, sqlx::Error> {
+    let limited = pool(MOST_CONNECTIONS).after_connect(move |connection, _| {
+        Box::pin(async move {
+            set(connection, LIMITS).await?;
+            if access == Access::Read { set(connection, READ_ONLY).await } else { Ok(()) }
+        })
+    });
+    limited.connect_with(options(url)?).await
+}
+
+fn pool(connections: u32) -> PgPoolOptions {
+    let pool = PgPoolOptions::new().max_connections(connections);
+    pool.acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(IDLE_TIMEOUT)
 }
 
 async fn set(connection: &mut PgConnection, settings: &'static str) -> Result<(), sqlx::Error> {

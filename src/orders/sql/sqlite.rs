@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, SqliteConnection};
 
+use super::Access;
 use super::database::Database;
+use super::schema::{self, Link};
 use crate::orders::StoreError;
 
 /// How long a write waits for another process to finish its own.
@@ -40,20 +43,34 @@ pub(super) async fn open(url: &str) -> Result<Database, StoreError> {
 }
 
 async fn open_once(url: &str) -> Result<Database, StoreError> {
-    let options = SqliteConnectOptions::from_str(url)?
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true);
-    let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
-    let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_with(options.clone()).await?;
+    let new = options(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+    let mut connection = SqliteConnection::connect_with(&new).await?;
     // One process at a time: sqlx takes no lock for migrations on SQLite.
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    MIGRATOR.run(&mut *transaction).await?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    schema::usable(Link::Sqlite(&mut transaction).tables().await?)?;
+    schema::lenient(&MIGRATOR).run(&mut *transaction).await?;
     transaction.commit().await?;
-    let readers = pool(READERS).connect_with(options).await?;
+    let opened = connect(url, Access::Write).await?;
+    connection.close().await?;
+    Ok(opened)
+}
+
+/// Opens a file that is there, as it is.
+pub(super) async fn connect(url: &str, access: Access) -> Result<Database, StoreError> {
+    let mut options = options(url)?;
+    if access == Access::Read {
+        options = options.pragma("query_only", "ON");
+    }
+    let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
+    let readers = pool(READERS).connect_with(options.clone()).await?;
+    let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_lazy_with(options);
     Ok(Database::Sqlite { writer, readers })
+}
+
+/// How to open a file that is there. One that was moved away meanwhile must not be made anew, empty.
+fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    let options = SqliteConnectOptions::from_str(url)?.create_if_missing(false);
+    Ok(options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT).foreign_keys(true))
 }
 
 /// Whether another process holds the file right now (`SQLITE_BUSY` in its three forms).

@@ -1,0 +1,124 @@
+//! What a worker would have to share with the others: the layout of the keys in Redis, the database, and keys with which
+//! each decrypts what another encrypts. Nothing is joined.
+
+use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
+
+use super::report::{Check, counted};
+use crate::deployment::{LAYOUT, Shared, keyrings};
+use crate::orders::CardCipher;
+use crate::queue::Names;
+
+const LAYOUT_CHECK: &str = "redis-layout";
+const STORE: &str = "redis-store";
+const KEYS: &str = "redis-encryption";
+/// The checks of this file, in their order.
+const NAMES: [&str; 3] = [LAYOUT_CHECK, STORE, KEYS];
+
+/// What stands in Redis, and the fingerprints of the keys of every worker that runs.
+pub(super) type Seen = (Shared, Vec<Vec<String>>);
+
+pub(super) async fn read(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Seen> {
+    let mut connection = connection.clone();
+    Ok((Shared::read(&mut connection, names).await?, keyrings(&mut connection, names).await?))
+}
+
+/// The checks, for a database of this id, if it has one yet. Nothing was seen where Redis cannot be reached.
+pub(super) fn look(
+    seen: Option<&RedisResult<Seen>>,
+    store: Option<&str>,
+    cipher: &CardCipher,
+    names: &Names,
+) -> [Check; 3] {
+    match seen {
+        None => NAMES.map(|name| Check::skip(name, "Redis cannot be reached")),
+        Some(Err(_)) => NAMES.map(|name| {
+            let advice = "mend what is said of redis-permissions and redis-keys first";
+            Check::warn(name, "cannot be read here", advice)
+        }),
+        Some(Ok((shared, others))) => [
+            layout(shared.layout),
+            same_store(shared.store.as_deref(), store, names),
+            same_keys(others, cipher, names),
+        ],
+    }
+}
+
+fn layout(found: u64) -> Check {
+    match found {
+        0 => Check::ok(LAYOUT_CHECK, "no worker has run here yet"),
+        found if found > LAYOUT => Check::fail(
+            LAYOUT_CHECK,
+            format!(
+                "a newer topup-worker has laid out the keys (layout {found}; this version knows {LAYOUT})"
+            ),
+            "run that version; this one refuses to start beside it",
+        ),
+        found => Check::ok(LAYOUT_CHECK, format!("layout {found}, which this version knows")),
+    }
+}
+
+fn same_store(of_jobs: Option<&str>, own: Option<&str>, names: &Names) -> Check {
+    match (of_jobs, own) {
+        (None, _) => Check::ok(STORE, "the jobs belong to no database yet"),
+        (Some(of_jobs), Some(own)) if of_jobs == own => {
+            Check::ok(STORE, "the jobs belong to the database of DATABASE_URL")
+        }
+        _ => Check::fail(
+            STORE,
+            format!("the jobs under {names} belong to another database than that of DATABASE_URL"),
+            "set DATABASE_URL as the other workers have it, or TOPUP_PREFIX to one of this worker's own; if this \
+             database takes the other's place for good, stop every worker and run `topup-worker adopt-store`",
+        ),
+    }
+}
+
+fn same_keys(others: &[Vec<String>], cipher: &CardCipher, names: &Names) -> Check {
+    let own = cipher.fingerprints();
+    let fits = |other: &&Vec<String>| {
+        let theirs_is_known = other.first().is_some_and(|current| own.contains(&current.as_str()));
+        theirs_is_known && other.iter().any(|known| known == cipher.fingerprint())
+    };
+    let differing = others.len() - others.iter().filter(fits).count();
+    if differing == 0 {
+        let running = counted(others.len() as u64, "worker");
+        return Check::ok(KEYS, format!("{running} running; each decrypts what another encrypts"));
+    }
+    Check::fail(
+        KEYS,
+        format!("{} under {names} has other keys", counted(differing as u64, "worker")),
+        "give every worker the same ENCRYPTION_KEY; while it is being changed, the other key in \
+         ENCRYPTION_KEYS_PREVIOUS: the README says in which order",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict::{Fail, Ok as Good, Skip, Warn};
+    use super::*;
+
+    #[test]
+    fn a_worker_that_would_be_refused_is_told_so() {
+        let names: Names = "{topup}".parse().unwrap();
+        let (one, other) = (CardCipher::generate_key(), CardCipher::generate_key());
+        let alone = CardCipher::new(&one).unwrap();
+        let both = CardCipher::new(&other).unwrap().with_previous(&one).unwrap();
+        let ring = |cipher: &CardCipher| cipher.fingerprints().iter().map(|&key| key.to_owned()).collect();
+        let seen = |layout, store: &str, others: Vec<Vec<String>>| {
+            Some(Ok((Shared { layout, store: Some(store.to_owned()) }, others)))
+        };
+        let verdicts = |seen: Option<RedisResult<Seen>>, store| {
+            look(seen.as_ref(), store, &alone, &names).map(|check| check.verdict)
+        };
+        assert_eq!(verdicts(seen(LAYOUT, "a", vec![ring(&alone)]), Some("a")), [Good; 3]);
+        assert_eq!(verdicts(Some(Ok((Shared::default(), vec![]))), None), [Good; 3]);
+        assert_eq!(verdicts(seen(LAYOUT + 1, "a", vec![]), Some("a")), [Fail, Good, Good]);
+        assert_eq!(verdicts(seen(LAYOUT, "a", vec![]), Some("b")), [Good, Fail, Good]);
+        assert_eq!(verdicts(seen(LAYOUT, "a", vec![]), None), [Good, Fail, Good], "it has no tables yet");
+        let differs = seen(LAYOUT, "a", vec![ring(&alone), ring(&both)]);
+        assert_eq!(verdicts(differs, Some("a")), [Good, Good, Fail], "it encrypts with a key not known here");
+        assert_eq!(verdicts(None, None), [Skip; 3]);
+        let error = redis::RedisError::from(std::io::Error::other("away"));
+        assert_eq!(verdicts(Some(Err(error)), None), [Warn; 3]);
+    }
+}

@@ -1,0 +1,287 @@
+//! What all workers of one deployment must share, held in Redis: the layout of the keys there, the database, and
+//! encryption keys with which each decrypts what another encrypts.
+//!
+//! Workers that differ would destroy each other's work in silence: two databases under one prefix tell one order twice
+//! and know nothing of each other's failures, and a card that one worker encrypts is lost to another that lacks the key.
+//! So a worker joins before it changes anything, looks again four times a minute, and stops where it differs, in words.
+//! Redis that has lost its data is told everything again by the workers that run.
+//!
+//! | key | type | content |
+//! |---|---|---|
+//! | `{topup}:layout` | string | number of the layout of all keys; raised by a program that an older one cannot work beside |
+//! | `{topup}:store` | string | id of the database that the jobs belong to |
+//! | `{topup}:keyrings` | sorted set | workers, each with the fingerprints of its keys, scored by their last report |
+
+use std::time::Duration;
+
+use redis::{RedisResult, pipe};
+use tokio::time::{sleep, timeout};
+use topup_jobs::JobName;
+
+use crate::queue::{Connection, Names, Pause, WORKER_IS_GONE_AFTER, millis, scripts};
+
+/// The layout of the keys in Redis that this program knows. It is raised with a change beside which an older worker could
+/// lose or double a job, and with no other: workers of two versions run side by side during an upgrade.
+pub(crate) const LAYOUT: u64 = 1;
+
+/// How often a worker reports and looks. Real time. Rarely: it is what an idle worker asks of Redis, too.
+const EVERY: Duration = Duration::from_secs(15);
+/// A worker that has not reported for so long is gone. Real time.
+const GONE_AFTER: Duration = Duration::from_secs(35);
+/// Pause before a worker whose keys differ is looked at again: it may have died a moment ago.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a worker that stops waits for Redis to take note.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a worker or a command must not work beside the others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// A newer program has laid out the keys.
+    #[error(
+        "a newer topup-worker has changed what stands in Redis under {prefix} (layout {found}; this version knows \
+         {LAYOUT}): run the newer version, or give this one a TOPUP_PREFIX of its own"
+    )]
+    Layout { prefix: String, found: u64 },
+    /// The jobs belong to another database.
+    #[error(
+        "DATABASE_URL cannot be used: the jobs in Redis under {prefix} belong to another database (store {found}; this one is {own}): set it as the \
+         other workers have it (a relative path counts from the folder in which the program runs), or give this worker a \
+         TOPUP_PREFIX of its own. If this database takes the other's place for good, stop every worker and run \
+         `topup-worker adopt-store`"
+    )]
+    Store { prefix: String, found: String, own: String },
+    /// Another worker has other keys.
+    #[error(
+        "ENCRYPTION_KEY cannot be used: another worker under {prefix} encrypts cards with the key of fingerprint {theirs}, this one with {own}, and one \
+         of them cannot decrypt what the other encrypts: give both the same keys, the current one in ENCRYPTION_KEY and \
+         the other in ENCRYPTION_KEYS_PREVIOUS. To change the key, follow the README: every worker must be able to \
+         decrypt with the new key before one encrypts with it"
+    )]
+    Keys { prefix: String, theirs: String, own: String },
+    /// The database at the address is another one than at the start.
+    #[error(
+        "the database at the address of DATABASE_URL is not the one that this worker started with; start it again"
+    )]
+    Replaced,
+}
+
+impl Refusal {
+    /// Whether a setting is at fault; the words name it.
+    pub(crate) const fn is_of_a_setting(&self) -> bool {
+        matches!(self, Self::Store { .. } | Self::Keys { .. })
+    }
+}
+
+/// What stands in Redis.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Shared {
+    /// The layout; 0 where no worker has run yet.
+    pub(crate) layout: u64,
+    /// The database that the jobs belong to, once a worker has run.
+    pub(crate) store: Option<String>,
+}
+
+impl Shared {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Where Redis does not answer.
+    pub(crate) async fn read(
+        connection: &mut impl redis::aio::ConnectionLike,
+        names: &Names,
+    ) -> RedisResult<Self> {
+        let mut read = pipe();
+        read.cmd("GET").arg(names.layout_version()).cmd("GET").arg(names.store());
+        let (layout, store): (Option<String>, Option<String>) = read.query_async(connection).await?;
+        Ok(Self { layout: layout.and_then(|layout| layout.parse().ok()).unwrap_or_default(), store })
+    }
+
+    /// Refuses a program that must not work with the keys, or with this database beside them. A database that does not
+    /// exist yet has no id.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why.
+    pub(crate) fn check(&self, names: &Names, store: Option<&str>) -> Result<(), Refusal> {
+        self.check_layout(names)?;
+        match &self.store {
+            Some(found) if Some(found.as_str()) != store => Err(Refusal::Store {
+                prefix: names.to_string(),
+                found: found.clone(),
+                own: store.unwrap_or("not there, or has older tables").to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a program that is too old for the keys.
+    ///
+    /// # Errors
+    /// [`Refusal::Layout`].
+    pub(crate) fn check_layout(&self, names: &Names) -> Result<(), Refusal> {
+        if self.layout > LAYOUT {
+            return Err(Refusal::Layout { prefix: names.to_string(), found: self.layout });
+        }
+        Ok(())
+    }
+}
+
+/// What stands in Redis, once it answers.
+pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Shared {
+    let mut pause = Pause::new();
+    loop {
+        match Shared::read(&mut connection.get(), names).await {
+            Ok(shared) => {
+                connection.answered();
+                return shared;
+            }
+            Err(error) => {
+                connection.failed(&error);
+                pause.wait().await;
+            }
+        }
+    }
+}
+
+/// One worker's place among the others.
+pub(crate) struct Membership {
+    connection: Connection,
+    names: Names,
+    store: String,
+    /// Name of this start of the worker.
+    worker: String,
+    /// Fingerprints of its keys, the current one's first.
+    keys: Vec<String>,
+}
+
+/// A worker whose keys differ, as it stands in Redis, and when it last reported.
+type Other = (String, String);
+
+impl Membership {
+    /// The place of a worker with this database and these keys.
+    pub(crate) fn new(connection: Connection, names: Names, store: String, keys: &[&str]) -> Self {
+        let keys = keys.iter().map(|&key| key.to_owned()).collect();
+        Self { connection, names, store, worker: ulid::Ulid::generate().to_string(), keys }
+    }
+
+    /// Joins the others. Waits for Redis, and where another worker's keys differ for as long as it may be dead.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why this worker must not run.
+    pub(crate) async fn join(&self) -> Result<(), Refusal> {
+        let mut pause = Pause::new();
+        let mut other: Option<Other> = None;
+        loop {
+            match self.ask().await {
+                Ok(answered) => {
+                    self.connection.answered();
+                    let Some(differs) = answered? else { return Ok(()) };
+                    match &other {
+                        // It has reported since, so it lives.
+                        Some((of, last)) if *of == differs.0 && *last != differs.1 => {
+                            return Err(self.differ(of));
+                        }
+                        Some((of, _)) if *of == differs.0 => {}
+                        _ => tracing::warn!(
+                            "a worker has other encryption keys; looking whether it still runs"
+                        ),
+                    }
+                    other = Some(differs);
+                    sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => {
+                    self.connection.failed(&error);
+                    pause.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Stays among the others until that is refused.
+    pub(crate) async fn stay(&self) -> Refusal {
+        loop {
+            sleep(EVERY).await;
+            if let Err(refusal) = self.join().await {
+                return refusal;
+            }
+        }
+    }
+
+    /// Leaves, so that a worker with other keys may start at once.
+    pub(crate) async fn leave(&self) {
+        let mut remove = redis::cmd("ZREM");
+        remove.arg(self.names.keyrings()).arg(self.member());
+        let mut connection = self.connection.get();
+        // Where Redis is away, it finds out by itself.
+        drop(timeout(LEAVE_WITHIN, remove.query_async::<()>(&mut connection)).await);
+    }
+
+    async fn ask(&self) -> RedisResult<Result<Option<Other>, Refusal>> {
+        let mut call = scripts::JOIN.prepare_invoke();
+        call.key(self.names.layout_version()).key(self.names.store()).key(self.names.keyrings());
+        call.arg(LAYOUT).arg(&self.store).arg(millis(GONE_AFTER));
+        call.arg(&self.worker).arg(self.keys.len()).arg(&self.keys);
+        let (word, detail, at): (String, String, String) =
+            call.invoke_async(&mut self.connection.get()).await?;
+        let prefix = self.names.to_string();
+        Ok(match word.as_str() {
+            "layout" => Err(Refusal::Layout { prefix, found: detail.parse().unwrap_or(u64::MAX) }),
+            "store" => Err(Refusal::Store { prefix, found: detail, own: self.store.clone() }),
+            "keys" => Ok(Some((detail, at))),
+            _ => Ok(None),
+        })
+    }
+
+    fn differ(&self, other: &str) -> Refusal {
+        Refusal::Keys {
+            prefix: self.names.to_string(),
+            theirs: other.split(' ').nth(1).unwrap_or_default().to_owned(),
+            own: self.keys.first().cloned().unwrap_or_default(),
+        }
+    }
+
+    fn member(&self) -> String {
+        format!("{} {}", self.worker, self.keys.join(" "))
+    }
+}
+
+/// The fingerprints of the keys of every worker that runs, the current one's first.
+///
+/// # Errors
+/// Where Redis does not answer.
+pub(crate) async fn keyrings(
+    connection: &mut impl redis::aio::ConnectionLike,
+    names: &Names,
+) -> RedisResult<Vec<Vec<String>>> {
+    let mut read = pipe();
+    read.cmd("TIME").cmd("ZRANGE").arg(names.keyrings()).arg(0).arg(-1).arg("WITHSCORES");
+    let ((now, _), members): ((f64, u64), Vec<(String, f64)>) = read.query_async(connection).await?;
+    let alive = members.into_iter().filter(|(_, seen)| *seen >= now - GONE_AFTER.as_secs_f64());
+    Ok(alive.map(|(member, _)| member.split(' ').skip(1).map(str::to_owned).collect()).collect())
+}
+
+/// What became of an adoption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    /// So many workers run; nothing was changed.
+    InUse(u64),
+    /// The jobs in Redis belong to this database now; they belonged to another one if that is named.
+    Done(Option<String>),
+}
+
+/// Has the jobs in Redis belong to this database, unless a worker runs.
+///
+/// # Errors
+/// Where Redis does not answer.
+pub(crate) async fn adopt(connection: &Connection, names: &Names, store: &str) -> RedisResult<Adopted> {
+    let mut call = scripts::ADOPT.prepare_invoke();
+    call.key(names.store());
+    for job in JobName::ALL {
+        call.key(names.queue(job));
+    }
+    call.arg(store).arg(millis(WORKER_IS_GONE_AFTER));
+    let (running, before): (u64, String) = call.invoke_async(&mut connection.get()).await?;
+    Ok(match running {
+        0 => Adopted::Done(Some(before).filter(|before| !before.is_empty() && before != store)),
+        _ => Adopted::InUse(running),
+    })
+}

@@ -1,0 +1,97 @@
+//! `topup_store` and `store_keys`: which store this is, and which keys its cards may be encrypted with.
+//!
+//! Every worker notes the fingerprint of its key before it encrypts anything, and refuses to work where a key is noted
+//! that it does not have. A store of which no key is noted was made by an older program: its cards are tried.
+
+use super::database::{Database, Transaction};
+use super::schema::{self, Marks};
+use super::statement::{Statement, sql};
+use crate::orders::{CardCipher, DecryptionError, KeysRefused, Sample, StoreError};
+
+/// Cards are tried from both ends: the provider's ids begin with the time.
+pub(in crate::orders) fn some_cards() -> Statement {
+    sql("SELECT card_code FROM (SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL
+             ORDER BY topup_id LIMIT 20) oldest
+         UNION SELECT card_code FROM (SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL
+             ORDER BY topup_id DESC LIMIT 20) newest")
+}
+
+impl Sample {
+    /// Tries the keys on one more card.
+    pub(in crate::orders) fn add(&mut self, cipher: &CardCipher, stored: &str) {
+        self.cards += 1;
+        match cipher.encrypt_again(stored) {
+            Ok(None) => {}
+            Ok(Some(_)) => self.previous += 1,
+            Err(DecryptionError::Key) => self.unreadable += 1,
+            Err(DecryptionError::Form) => self.malformed += 1,
+        }
+    }
+
+    /// Whether cards were tried and no key fits any of them.
+    pub(crate) fn reads_none(&self) -> bool {
+        self.unreadable > 0 && self.unreadable + self.malformed == self.cards
+    }
+}
+
+pub(super) async fn marks(database: &Database) -> Result<Marks, StoreError> {
+    let store = database.fetch(schema::store()).await?;
+    schema::read_marks(&store, &database.fetch(schema::keys()).await?)
+}
+
+/// Refuses keys that do not fit the store.
+pub(super) async fn try_keys(database: &Database, cipher: &CardCipher) -> Result<Sample, StoreError> {
+    // Rolled back when it is dropped, with nothing in it.
+    let mut transaction = database.begin().await?;
+    fit(&mut transaction, cipher).await
+}
+
+/// The same, and notes the current key before anything is encrypted with it.
+pub(super) async fn admit_keys(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
+    let mut transaction = database.begin().await?;
+    // Takes hold of the store: of two workers with different keys that start at once, the second must see the first.
+    transaction.execute(sql("UPDATE topup_store SET store_id = store_id")).await?;
+    fit(&mut transaction, cipher).await?;
+    note(&mut transaction, cipher).await?;
+    transaction.commit().await
+}
+
+async fn fit(open: &mut Transaction, cipher: &CardCipher) -> Result<Sample, StoreError> {
+    let noted = open.fetch(schema::keys()).await?;
+    let noted = noted.iter().map(|row| row.get("fingerprint")).collect::<Result<Vec<String>, _>>()?;
+    let known = cipher.fingerprints();
+    if let Some(unknown) = noted.iter().find(|noted| !known.contains(&noted.as_str())) {
+        return Err(KeysRefused::Unknown(unknown.clone()).into());
+    }
+    let mut sample = Sample::default();
+    if !noted.iter().any(|noted| noted == cipher.fingerprint()) {
+        for row in open.fetch(some_cards()).await? {
+            sample.add(cipher, &row.get::<String>("card_code")?);
+        }
+        if sample.reads_none() {
+            return Err(KeysRefused::ReadsNone(sample.cards).into());
+        }
+    }
+    Ok(sample)
+}
+
+/// Notes the current key, if it is not noted: `rekey` removes what it found unused.
+pub(super) async fn note_key(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
+    let mut transaction = database.begin().await?;
+    note(&mut transaction, cipher).await?;
+    transaction.commit().await
+}
+
+/// Notes the current key, and no other.
+pub(super) async fn forget_other_keys(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
+    let mut transaction = database.begin().await?;
+    let forget = sql("DELETE FROM store_keys WHERE fingerprint <> $1").bind(cipher.fingerprint());
+    transaction.execute(forget).await?;
+    note(&mut transaction, cipher).await?;
+    transaction.commit().await
+}
+
+async fn note(open: &mut Transaction, cipher: &CardCipher) -> Result<(), StoreError> {
+    let insert = sql("INSERT INTO store_keys (fingerprint) VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING");
+    open.execute(insert.bind(cipher.fingerprint())).await.map(drop)
+}

@@ -1,0 +1,99 @@
+//! Accidents of set-up and upgrade: workers and commands that differ in version, database or key from the others say so
+//! and leave everything as it is.
+
+mod keys;
+mod readiness;
+mod stores;
+mod versions;
+
+use std::process::Output;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
+
+use crate::support::postgres::TestPostgres;
+use crate::support::{Bed, until};
+
+/// Makes of each of these tests two: one on SQLite, one on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::Bed::new(600.0).await).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                if let Some((bed, _postgres)) = super::super::on_postgres(600.0).await {
+                    super::$name(bed).await;
+                }
+            })+
+        }
+    };
+}
+use on_both;
+
+/// A bed whose workers store in a PostgreSQL of its own.
+async fn on_postgres(scale: f64) -> Option<(Bed, TestPostgres)> {
+    let postgres = TestPostgres::start()?;
+    let mut bed = Bed::new(scale).await;
+    bed.set("DATABASE_URL", postgres.database().await);
+    Some((bed, postgres))
+}
+
+fn setting<'a>(bed: &'a Bed, name: &str) -> &'a str {
+    &bed.settings().iter().find(|(known, _)| *known == name).expect("it is set").1
+}
+
+/// Carries out a statement on the database, past the store.
+async fn execute(bed: &Bed, statement: &str) {
+    let (url, statement) = (setting(bed, "DATABASE_URL"), AssertSqlSafe(statement.to_owned()));
+    if url.starts_with("sqlite") {
+        let mut connection = SqliteConnection::connect(url).await.unwrap();
+        sqlx::query("PRAGMA busy_timeout = 30000").execute(&mut connection).await.unwrap();
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    } else {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+}
+
+/// The one column of a statement's answer, past the store.
+async fn column(bed: &Bed, statement: &'static str) -> Vec<String> {
+    let url = setting(bed, "DATABASE_URL");
+    if url.starts_with("sqlite") {
+        let mut connection = SqliteConnection::connect(url).await.unwrap();
+        sqlx::query_scalar(statement).fetch_all(&mut connection).await.unwrap()
+    } else {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        sqlx::query_scalar(statement).fetch_all(&mut connection).await.unwrap()
+    }
+}
+
+/// Runs a command that must fail with this exit code, and returns what it said.
+async fn refused(bed: &Bed, args: &[&str], code: i32) -> String {
+    said(&bed.program_beside(args).await, args, code)
+}
+
+fn said(output: &Output, args: &[&str], code: i32) -> String {
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {words}");
+    words
+}
+
+/// Runs a worker that works, makes this change, and returns what the worker said before it stopped with this exit code.
+async fn stops(bed: &Bed, change: impl Future<Output = ()>, code: i32) -> String {
+    let changed = async {
+        until("the worker has joined", async || {
+            let members: u64 = bed.redis(&["ZCARD", "{topup}:keyrings"]).await;
+            (members > 0).then_some(())
+        })
+        .await;
+        change.await;
+    };
+    let (output, ()) = tokio::join!(bed.program_beside(&["run"]), changed);
+    said(&output, &["run"], code)
+}

@@ -1,0 +1,98 @@
+//! Two databases under one prefix.
+
+use std::time::Duration;
+
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::Script;
+
+use super::{column, refused, said, setting, stops};
+use crate::support::{Bed, PROGRAM, until};
+
+const OTHER: &str = "the jobs in Redis under {topup} belong to another database";
+
+async fn of_jobs(bed: &Bed) -> Option<String> {
+    bed.redis(&["GET", "{topup}:store"]).await
+}
+
+#[tokio::test]
+async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted() {
+    let mut bed = Bed::new(600.0).await;
+    let mut worker = bed.worker().await;
+    let first = of_jobs(&bed).await.expect("the worker has said which database it has");
+    assert_eq!(column(&bed, "SELECT store_id FROM topup_store").await, [first.as_str()]);
+
+    let (first_url, folder) = (setting(&bed, "DATABASE_URL").to_owned(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("another.db");
+    bed.set("DATABASE_URL", format!("sqlite://{}", file.display()));
+    let words = refused(&bed, &["run"], 2).await;
+    assert!(words.contains("DATABASE_URL") && words.contains(OTHER), "{words}");
+    assert!(words.contains("`topup-worker adopt-store`"), "{words}");
+    assert!(!file.exists(), "nothing was made");
+
+    assert!(bed.program(&["migrate"]).status.success());
+    for args in [&["run"][..], &["dead-letters", "replay", "--all"], &["resend", "6901616fe9e88196b4eb64b2"]]
+    {
+        let words = refused(&bed, args, 2).await;
+        assert!(words.contains(OTHER), "{args:?}: {words}");
+    }
+    let words = refused(&bed, &["adopt-store"], 1).await;
+    assert!(words.contains("1 workers run under {topup}: stop every one of them first"), "{words}");
+    assert_eq!(of_jobs(&bed).await.as_deref(), Some(first.as_str()));
+
+    assert!(worker.stop().await.success());
+    let done = bed.program(&["adopt-store"]);
+    let words = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && words.contains(&first), "{done:?}");
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let mut second = bed.worker().await;
+    bed.enqueue([&order]).await;
+    bed.stored(&[order], OrderStatus::Fulfilled).await;
+    assert!(second.stop().await.success());
+    bed.set("DATABASE_URL", first_url);
+    assert!(refused(&bed, &["run"], 2).await.contains(OTHER), "one of them works");
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is_left() {
+    let bed = Bed::new(600.0).await;
+    let mut worker = bed.worker().await;
+    let store = of_jobs(&bed).await;
+    let _: String = bed.redis(&["FLUSHALL"]).await;
+    until("the worker says again which database it has", async || of_jobs(&bed).await).await;
+    assert_eq!(of_jobs(&bed).await, store);
+    let layout: Option<String> = bed.redis(&["GET", "{topup}:layout"]).await;
+    assert_eq!(layout.as_deref(), Some("1"));
+    assert!(worker.stop().await.success());
+
+    // A worker of another database was faster after such a loss.
+    let faster = async {
+        let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
+    };
+    let words = stops(&bed, faster, 2).await;
+    assert!(words.contains("this worker stops") && words.contains(OTHER), "{words}");
+    assert_eq!(of_jobs(&bed).await.as_deref(), Some("0123456789abcdef0123456789abcdef"));
+}
+
+#[tokio::test]
+async fn of_two_databases_that_begin_at_once_one_wins() {
+    let bed = Bed::new(600.0).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = |database: &str| {
+        let mut command = tokio::process::Command::new(PROGRAM);
+        command.arg("run").envs(bed.settings().iter().map(|(name, value)| (*name, value))).kill_on_drop(true);
+        command.env("DATABASE_URL", format!("sqlite://{}", folder.path().join(database).display())).output()
+    };
+    let mut workers = [Box::pin(worker("one.db")), Box::pin(worker("another.db"))];
+    let [one, another] = &mut workers;
+    let (loser, output) = tokio::select! {
+        output = one => ("one.db", output),
+        output = another => ("another.db", output),
+    };
+    let words = said(&output.unwrap(), &["run"], 2);
+    assert!(words.contains(OTHER) && !words.contains("ready for work"), "{loser}: {words}");
+    until("the other one has joined", async || {
+        let members: u64 = bed.redis(&["ZCARD", "{topup}:keyrings"]).await;
+        (members == 1).then_some(())
+    })
+    .await;
+}
