@@ -13,6 +13,7 @@ mod incidents;
 mod intake;
 mod line;
 mod listing;
+mod lost_redis;
 mod metrics;
 mod model;
 mod order_store;
