@@ -27,6 +27,7 @@ mod retention;
 mod reveal;
 mod secrets;
 mod shutdown;
+mod slow_store;
 mod sms;
 mod steps;
 mod stores;
