@@ -97,16 +97,15 @@ impl ListingError {
         matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }
 
-    /// Whether it says nothing of the list: the reading was given up, or the key or the address of this worker is at
-    /// fault.
+    /// Whether it says nothing of the list: the reading was given up, or the key or the address of this worker, its
+    /// database or Redis is at fault.
     fn is_no_fault_of_the_list(&self) -> bool {
         match self {
-            Self::GivenUp => true,
             Self::Provider(error) => matches!(
                 error.concern(),
                 Concern::KeyRefused(_) | Concern::KeyLimited(_) | Concern::Address(_)
             ),
-            Self::Store(_) | Self::Redis(_) => false,
+            Self::GivenUp | Self::Store(_) | Self::Redis(_) => true,
         }
     }
 }

@@ -1,26 +1,32 @@
-//! Puts back what the store knows of and no queue holds, and gives up what the queue has buried.
+//! Puts back what the store knows of and Redis has lost, and gives up what the queue has buried.
 //!
 //! Redis may lose what it has promised: it is flushed, comes back from an older file, or fails over to a
-//! replica that lags. The store has every order that is not final, with the time of its next look, and
-//! everything that is still to be told. What is long past its time and in no queue is put back; what is in
-//! a queue or in flight is left alone, so any number of workers may do this.
+//! replica that lags. The store has every order that is not final, with the time of its next look, everything that is
+//! still to be told, and everything that was given up. What is long past its time and in no queue is put back, with its
+//! failed attempts; what is in a queue or in flight is left alone, so any number of workers may do this.
 //!
 //! No more is put back than the provider answers for in minutes: the rest is safe in the store, and in a queue it would
 //! only ask for requests that are not there. Orders that are polled are put back apart from those that are rechecked: a
 //! customer waits for them, and they are few.
 //!
-//! A dead letter that the queue made by itself (poison, a handler that panics) is news to the store: no handler
-//! was there to say so. The operator is told, and the store waits for it no longer. A notification that a handler made
-//! a dead letter is given up in the store; where the store holds it as pending, an operator has replayed it and the
-//! command did not get as far as the queue. That is completed here.
+//! Each search goes on from where it was, oldest first, and a round of it has a bounded length: however much Redis has
+//! lost, neither of the two databases is held up.
+//!
+//! Dead letters are the subject of [`buried`], [`given_up`] and [`stale`].
+
+mod buried;
+mod given_up;
+mod stale;
 
 use std::time::Duration;
 
-use topup_jobs::{JobName, NotifyCustomer, OrderStatus, Timestamp, TopupId, TrackTopup};
+use topup_jobs::{JobName, Timestamp, TrackTopup, Waited};
 
-use crate::handlers::{Environment, NextJob, chain, give_up, give_up_telling, is_by_the_handler};
-use crate::orders::{Behind, StoreError};
-use crate::queue::{Connection, Names, resend, scripts};
+use self::given_up::GivenUp;
+use self::stale::Stale;
+use crate::handlers::{Environment, NextJob, chain};
+use crate::orders::{Behind, BehindNotification, StoreError, UncheckedOrder};
+use crate::queue::{Connection, DeadLetters, Names, scripts};
 use crate::shutdown::Shutdown;
 use crate::topup_api::Allowance;
 
@@ -30,7 +36,7 @@ const EVERY: Duration = Duration::from_secs(20);
 const PAST: Duration = Duration::from_secs(10);
 /// Most orders and most notifications that are read at a time.
 const MOST: u32 = 500;
-/// Most orders that are read in one round. In the next one the search goes on from there.
+/// Most orders, and most notifications, that are read in one round. In the next one the search goes on from there.
 const MOST_READ: u32 = 20 * MOST;
 /// Minutes of the provider's time in which those are answered for that wait, once orders to be rechecked are put back.
 const RECHECK_MINUTES: u32 = 2;
@@ -39,12 +45,17 @@ const POLL_MINUTES: u32 = 10;
 
 /// See the module.
 pub(crate) struct Restore {
-    pub(crate) environment: Environment,
-    pub(crate) allowance: Allowance,
-    pub(crate) connection: Connection,
-    pub(crate) names: Names,
+    environment: Environment,
+    allowance: Allowance,
+    connection: Connection,
+    names: Names,
+    letters: DeadLetters,
     /// Where the search for orders goes on, for each job that follows them.
-    pub(crate) behind: [Option<Behind>; JobName::FOLLOWING.len()],
+    behind: [Option<Behind>; JobName::FOLLOWING.len()],
+    /// Where the search for notifications goes on.
+    behind_notification: Option<BehindNotification>,
+    given_up: GivenUp,
+    stale: Stale,
 }
 
 /// A job that waits for a request, or for the provider, is due again within this domain time.
@@ -58,7 +69,30 @@ enum RestoreError {
     Redis(#[from] redis::RedisError),
 }
 
+/// A job to be put back, and its failed attempts.
+type Lost = (NextJob, u32);
+
 impl Restore {
+    pub(crate) fn new(
+        environment: Environment,
+        allowance: Allowance,
+        connection: Connection,
+        names: Names,
+    ) -> Self {
+        let letters = DeadLetters::new(connection.clone(), names.clone());
+        Self {
+            environment,
+            allowance,
+            connection,
+            names,
+            letters,
+            behind: [None, None],
+            behind_notification: None,
+            given_up: GivenUp::default(),
+            stale: Stale::default(),
+        }
+    }
+
     /// Looks until asked to stop.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         loop {
@@ -84,10 +118,10 @@ impl Restore {
         for (n, job) in JobName::FOLLOWING.into_iter().enumerate() {
             restored += self.restore_orders(n, job, before).await?;
         }
-        let untold = self.environment.store.untold(before, MOST).await?;
-        let untold = self.give_up_telling_buried(untold).await?;
-        let untold: Vec<NextJob> = untold.iter().map(NextJob::tell).collect();
-        Ok(restored + self.put_back(&[JobName::NotifyCustomer], &untold, None).await?.0)
+        restored += self.restore_notifications(before).await?;
+        self.restore_dead_letters().await?;
+        self.drop_stale_dead_letters().await?;
+        Ok(restored)
     }
 
     /// Puts back the orders of this job, the oldest first, until there is no room for more.
@@ -104,14 +138,14 @@ impl Restore {
         let (mut restored, mut read) = (0, 0);
         while read < MOST_READ {
             let store = &self.environment.store;
-            let found = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
-            let orders = self.give_up_buried(found.orders).await?;
-            let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
+            let page = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
+            let orders = self.give_up_buried(page.found).await?;
+            let orders: Vec<Lost> = orders.into_iter().map(look).collect();
             let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
             restored += put_back;
             read += MOST;
             // Those that have been put back are few, so the next round may begin with the oldest order again.
-            self.behind[n] = found.behind.filter(|_| !no_room);
+            self.behind[n] = page.behind.filter(|_| !no_room);
             if self.behind[n].is_none() {
                 break;
             }
@@ -119,85 +153,23 @@ impl Restore {
         Ok(restored)
     }
 
-    /// Gives up the orders that are dead letters and returns the others.
-    async fn give_up_buried(
-        &self,
-        orders: Vec<(TopupId, OrderStatus)>,
-    ) -> Result<Vec<(TopupId, OrderStatus)>, RestoreError> {
-        let reasons =
-            self.buried(&JobName::FOLLOWING, orders.iter().map(|(id, _)| id.as_str().to_owned())).await?;
-        let mut others = Vec::new();
-        for (order, reason) in orders.into_iter().zip(reasons) {
-            if reason.is_empty() {
-                others.push(order);
-            } else {
-                let told = match give_up(&self.environment, &order.0, &reason).await {
-                    Err(error) if error.is_of_one_row() => {
-                        let (id, error) = (&order.0, chain(&error));
-                        tracing::error!(order.id = %id, error, "a buried order cannot be given up; others are");
-                        continue;
-                    }
-                    told => told?,
-                };
-                self.put_back(&[JobName::NotifyCustomer], &told, None).await?;
+    /// Puts back notifications that are still to be sent, the oldest first.
+    async fn restore_notifications(&mut self, before: Timestamp) -> Result<u64, RestoreError> {
+        let (mut restored, mut read) = (0, 0);
+        while read < MOST_READ {
+            let behind = self.behind_notification.as_ref();
+            let page = self.environment.store.untold(before, behind, MOST).await?;
+            let pending = self.give_up_telling_buried(page.found).await?;
+            let lost: Vec<Lost> =
+                pending.iter().map(|pending| (NextJob::tell(&pending.told), pending.attempts)).collect();
+            restored += self.put_back(&[JobName::NotifyCustomer], &lost, None).await?.0;
+            read += MOST;
+            self.behind_notification = page.behind;
+            if self.behind_notification.is_none() {
+                break;
             }
         }
-        Ok(others)
-    }
-
-    /// Gives up notifications that the queue has buried, completes the replay of those that a handler has given up, and
-    /// returns the others.
-    async fn give_up_telling_buried(
-        &self,
-        untold: Vec<NotifyCustomer>,
-    ) -> Result<Vec<NotifyCustomer>, RestoreError> {
-        let ids = untold.iter().map(NotifyCustomer::job_id);
-        let reasons = self.buried(&[JobName::NotifyCustomer], ids).await?;
-        let mut others = Vec::new();
-        let mut replayed = Vec::new();
-        for (told, reason) in untold.into_iter().zip(reasons) {
-            if reason.is_empty() {
-                others.push(told);
-            } else if is_by_the_handler(&reason) {
-                replayed.push(told);
-            } else {
-                let jobs = match give_up_telling(&self.environment, &told, &reason).await {
-                    Err(error) if error.is_of_one_row() => {
-                        let (id, error) = (told.event_id(), chain(&error));
-                        tracing::error!(
-                            event.id = %id,
-                            error,
-                            "a notification that is a dead letter cannot be given up; others are"
-                        );
-                        continue;
-                    }
-                    jobs => jobs?,
-                };
-                self.put_back(&[JobName::NotifyCustomer], &jobs, None).await?;
-            }
-        }
-        if !replayed.is_empty() {
-            // The command that replayed them ended between the store and Redis.
-            resend(&self.connection, &self.names, &replayed).await?;
-            tracing::warn!(replayed = replayed.len(), "dead letters that the operator replayed are due now");
-        }
-        Ok(others)
-    }
-
-    /// Why each of these jobs is a dead letter in these queues; an empty text where it is none.
-    async fn buried(
-        &self,
-        queues: &[JobName],
-        ids: impl Iterator<Item = String>,
-    ) -> Result<Vec<String>, RestoreError> {
-        let mut call = scripts::BURIED.prepare_invoke();
-        for job in queues {
-            call.key(self.names.queue(*job));
-        }
-        for id in ids {
-            call.arg(id);
-        }
-        Ok(call.invoke_async(&mut self.connection.get()).await?)
+        Ok(restored)
     }
 
     /// Puts jobs back of which none of these queues holds one of the same id. Returns how many, and whether there was
@@ -205,7 +177,7 @@ impl Restore {
     async fn put_back(
         &self,
         queues: &[JobName],
-        jobs: &[NextJob],
+        jobs: &[Lost],
         minutes: Option<u32>,
     ) -> Result<(u64, bool), RestoreError> {
         if jobs.is_empty() {
@@ -217,13 +189,22 @@ impl Restore {
             call.key(self.names.queue(*job));
         }
         call.arg(most).arg(self.allowance.real_ms(AGAIN_WITHIN));
-        for job in jobs {
-            call.arg(self.names.queue(job.job)).arg(&job.id).arg(job.payload.as_slice());
+        for (job, attempts) in jobs {
+            call.arg(self.names.queue(job.job)).arg(&job.id).arg(job.payload.as_slice()).arg(attempts);
         }
         Ok(call.invoke_async(&mut self.connection.get()).await?)
     }
 }
 
-fn look(topup_id: TopupId, status: OrderStatus) -> NextJob {
-    NextJob::look(JobName::following(status), TrackTopup::new(topup_id), Duration::ZERO)
+/// The job that checks an order. Nothing was learned of the order since it should have been checked, which is no time
+/// of its fast polling.
+fn look(order: UncheckedOrder) -> Lost {
+    let job = JobName::following(order.status);
+    let waited = match job {
+        JobName::PollTopup => Waited::default().on(order.next_check_at),
+        _ => Waited::default(),
+    };
+    let request =
+        TrackTopup { waited, tracked_at: Some(order.tracked_at), ..TrackTopup::new(order.topup_id) };
+    (NextJob::look(job, request, Duration::ZERO), order.failed_attempts)
 }

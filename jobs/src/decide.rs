@@ -40,6 +40,9 @@ pub struct Tracking {
     pub not_found: u32,
     /// Whether the operator was told that the order is overdue.
     pub overdue: bool,
+    /// Failed attempts of its job in a row. The job counts them itself; this is what a job begins with that takes the
+    /// place of one that Redis has lost.
+    pub failed_attempts: u32,
     /// What went wrong at the last look, in words without personal data.
     pub last_error: Option<String>,
 }
@@ -61,6 +64,7 @@ impl Tracking {
             delays: 0,
             not_found: 0,
             overdue: false,
+            failed_attempts: 0,
             last_error: None,
         }
     }
@@ -180,6 +184,7 @@ pub fn decide(situation: &Situation<'_>, observation: &Observation, now: Timesta
             record.last_checked_at = Some(now);
             record.last_error = None;
             record.not_found = 0;
+            record.failed_attempts = 0;
             answered(situation, record, order, now)
         }
         // The provider has answered for this order before, so it is the provider that is at fault now.
@@ -325,6 +330,7 @@ fn handling(
 /// The limit of fast polling is reached: the next poll would fall behind it.
 fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> Decision {
     record.status = OrderStatus::Delayed;
+    record.failed_attempts = 0;
     let wait = match situation.tracking.next_check_at {
         // The look is repeated after a crash: the time that was set stays.
         Some(at) if situation.tracking.status == OrderStatus::Delayed && at > now => {
@@ -375,6 +381,7 @@ fn failed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> De
         situation.retry.backoff.wait(attempts_made)
     };
     record.next_check_at = Some(now + wait);
+    record.failed_attempts = attempts_made;
     Decision { record, next: Next::Retry(wait), notify: None, warning: None }
 }
 

@@ -148,6 +148,7 @@ fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection
         force: opts.force,
         waited: Waited::default(),
         message_id: None,
+        tracked_at: None,
     })
 }
 

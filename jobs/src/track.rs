@@ -42,6 +42,12 @@ pub struct TrackTopup {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub message_id: Option<String>,
+    /// Since when the order is tracked that this job follows (`Tracking::tracked_at`); absent in a job that hands the
+    /// order over. By it a job that is repeated after it gave its order up is known from one that hands the order over
+    /// again. The service's own note, as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub tracked_at: Option<Timestamp>,
 }
 
 /// Time in which an order could not be asked for, which is no time of its fast polling. It stands in the job, since
@@ -95,13 +101,14 @@ impl TrackTopup {
             force: false,
             waited: Waited::default(),
             message_id: None,
+            tracked_at: None,
         }
     }
 
-    /// What the following jobs of this order carry: neither the customer nor the metadata nor the address,
-    /// which are in the store once the first job has run.
+    /// What the following jobs of this order, tracked since this time, carry: neither the customer nor the metadata nor
+    /// the address, which are in the store once the first job has run.
     #[must_use]
-    pub fn follow_up(&self) -> Self {
-        Self { retry: self.retry, ..Self::new(self.topup_id.clone()) }
+    pub fn follow_up(&self, tracked_at: Timestamp) -> Self {
+        Self { retry: self.retry, tracked_at: Some(tracked_at), ..Self::new(self.topup_id.clone()) }
     }
 }

@@ -5,6 +5,7 @@ mod environment;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -28,6 +29,9 @@ use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
 use crate::store_watch::StoreWatch;
 use crate::telemetry::Metrics;
+
+/// How long the process of one job may take to open the database and to find Redis.
+const LONGEST_SET_UP: Duration = Duration::from_secs(30);
 
 /// Runs a worker until asked to stop.
 ///
@@ -95,13 +99,7 @@ pub async fn run_with(
         };
         tasks.spawn(coalescer.run(shutdown.clone()));
     }
-    let restore = Restore {
-        environment: environment.clone(),
-        allowance: allowance(&config),
-        connection,
-        names: config.names.clone(),
-        behind: [None, None],
-    };
+    let restore = Restore::new(environment.clone(), allowance(&config), connection, config.names.clone());
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
@@ -196,8 +194,13 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     let job = IsolatedJob::receive()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
     let budget = Arc::new(budget(config, &connection).for_one_job());
-    let store = open_store_for_job(config).await?;
-    let environment = environment(config, &connection, store, budget, Metrics::default()).await?;
+    // A database that does not answer is no fault of the job: this process ends before it has begun with it.
+    let environment = async {
+        let store = open_store_for_job(config).await?;
+        environment(config, &connection, store, budget, Metrics::default()).await
+    };
+    let environment = tokio::time::timeout(LONGEST_SET_UP, environment).await;
+    let environment = environment.context("the database and Redis did not answer in time")??;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
         JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,

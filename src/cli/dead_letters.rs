@@ -1,18 +1,26 @@
 //! `topup-worker dead-letters`: jobs that were kept aside, to look at, to have run again, to delete.
 //!
-//! Only ids and reasons are shown: a payload may hold the customer, and a terminal is a log. What the store
-//! knows is brought in line before the queue is: a crash between the two leaves the letter where it was.
+//! Only ids and reasons are shown: a payload may hold the customer, and a terminal is a log. Dead letters that Redis
+//! has lost are read from the store. Should a command end halfway, a letter stays where it was, or a worker completes
+//! it.
+
+use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
-use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId};
+use topup_jobs::{JobName, NotifyCustomer, PollTopup, TrackTopup};
 
 use super::store::open_beside;
 use super::{failed, one_line, say};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
-use crate::orders::{Change, OrderStore, SqlStore};
+use crate::handlers::{NextJob, StoredDeadLetter, chain};
+use crate::orders::{self, Access, OrderStore, SqlStore, StoreError};
 use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed};
+
+/// Dead letters that are read from the store in one go.
+const MOST_READ: u32 = 1000;
 
 #[derive(Debug, Args)]
 pub(super) struct DeadLettersSettings {
@@ -66,21 +74,22 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
     let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
     let names = settings.redis.prefix;
     let letters = DeadLetters::new(connection.clone(), names.clone());
-    let jobs = settings.job.map_or_else(|| JobName::ALL.to_vec(), |job| vec![job]);
-    let mut all = Vec::new();
-    for job in jobs {
-        all.extend(letters.list(job).await.map_err(failed)?);
-    }
-    match settings.action.unwrap_or(Action::List) {
-        Action::List => all.iter().try_for_each(|letter| say(line(letter))),
-        Action::Show { id } => {
+    let action = settings.action.unwrap_or(Action::List);
+    let store = match &action {
+        Action::List | Action::Show { .. } => reading(&settings.store).await,
+        Action::Replay { .. } | Action::Discard { .. } => {
+            Some(open_beside(&settings.store, &connection, &names).await?)
+        }
+    };
+    let all = all(&letters, store.as_ref(), settings.job).await?;
+    match (action, store) {
+        (Action::Show { id }, _) => {
             for letter in chosen(all, &id)? {
                 show(&letters, &letter).await?;
             }
             Ok(())
         }
-        Action::Replay { which } => {
-            let store = open_beside(&settings.store, &connection, &names).await?;
+        (Action::Replay { which }, Some(store)) => {
             let all = match which.id {
                 Some(id) => chosen(all, &id)?,
                 None => all,
@@ -90,19 +99,90 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
             }
             Ok(())
         }
-        Action::Discard { id } => {
-            let store = open_beside(&settings.store, &connection, &names).await?;
+        (Action::Discard { id }, Some(store)) => {
             for letter in chosen(all, &id)? {
                 discard(&letters, &store, &letter).await?;
             }
             Ok(())
         }
+        _ => all.iter().try_for_each(|letter| say(line(&letter.known))),
+    }
+}
+
+/// The store, to read what Redis has lost. Where there is none, Redis alone is looked at.
+async fn reading(settings: &StoreSettings) -> Option<SqlStore> {
+    match orders::open_existing(settings.database_url().ok()?, None, Access::Read).await {
+        Ok(store) => Some(store),
+        Err(StoreError::Missing(_)) => None,
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                "the database cannot be read; dead letters that Redis has lost are not shown"
+            );
+            None
+        }
+    }
+}
+
+/// A dead letter, and what puts it back where Redis has lost it.
+struct Letter {
+    known: DeadLetter,
+    lost: Option<StoredDeadLetter>,
+}
+
+/// The dead letters of this job, or of all: those of Redis, and those that only the store knows of. The oldest first.
+async fn all(
+    letters: &DeadLetters,
+    store: Option<&SqlStore>,
+    job: Option<JobName>,
+) -> anyhow::Result<Vec<Letter>> {
+    let mut all = Vec::new();
+    for job in JobName::ALL {
+        let known = letters.list(job).await.map_err(failed)?;
+        all.extend(known.into_iter().map(|known| Letter { known, lost: None }));
+    }
+    if let Some(store) = store {
+        let known: HashSet<Vec<u8>> = all.iter().map(|letter| letter.known.id.clone()).collect();
+        for stored in stored(store).await? {
+            let letter = DeadLetter::from(&stored);
+            if !known.contains(&letter.id) {
+                all.push(Letter { known: letter, lost: Some(stored) });
+            }
+        }
+    }
+    all.retain(|letter| job.is_none_or(|job| letter.known.job == job));
+    let place = |job| JobName::ALL.iter().position(|known| *known == job);
+    all.sort_by_key(|letter| (place(letter.known.job), letter.known.dead_at, letter.known.id.clone()));
+    Ok(all)
+}
+
+/// The dead letters that the store knows of.
+async fn stored(store: &SqlStore) -> anyhow::Result<Vec<StoredDeadLetter>> {
+    let mut all: Vec<StoredDeadLetter> = Vec::new();
+    let mut behind = None;
+    loop {
+        let page = store.given_up_orders(behind.as_ref(), MOST_READ).await?;
+        all.extend(page.found.into_iter().map(StoredDeadLetter::from));
+        behind = page.behind;
+        if behind.is_none() {
+            break;
+        }
+    }
+    let mut behind = None;
+    loop {
+        let page = store.given_up_notifications(behind.as_ref(), MOST_READ).await?;
+        all.extend(page.found.into_iter().map(StoredDeadLetter::from));
+        behind = page.behind;
+        if behind.is_none() {
+            return Ok(all);
+        }
     }
 }
 
 /// The dead letters of this id: an order's may be one of several jobs.
-fn chosen(mut all: Vec<DeadLetter>, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
-    all.retain(|letter| shown(&letter.id) == id);
+fn chosen(mut all: Vec<Letter>, id: &str) -> anyhow::Result<Vec<Letter>> {
+    all.retain(|letter| shown(&letter.known.id) == id);
     anyhow::ensure!(!all.is_empty(), "there is no dead letter {id}");
     Ok(all)
 }
@@ -121,8 +201,17 @@ fn time(letter: &DeadLetter) -> String {
     letter.dead_at.map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> {
-    let payload = letters.payload(letter).await.map_err(failed)?;
+/// What the job carries.
+async fn payload(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<Option<Vec<u8>>> {
+    match &letter.lost {
+        Some(stored) => Ok(Some(stored.job.payload.clone())),
+        None => letters.payload(&letter.known).await.map_err(failed),
+    }
+}
+
+async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
+    let payload = payload(letters, letter).await?;
+    let letter = &letter.known;
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let told = subject.as_ref().and_then(|subject| match subject {
@@ -130,7 +219,7 @@ async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> 
         Subject::Order(_) => None,
     });
     let order = subject.map(|subject| match subject {
-        Subject::Order(topup_id) => topup_id.to_string(),
+        Subject::Order(order) => order.topup_id.to_string(),
         Subject::Told(told) => told.topup_id.to_string(),
     });
     let size = payload.map_or_else(|| "none".to_owned(), |payload| format!("{} bytes", payload.len()));
@@ -152,7 +241,7 @@ async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> 
 
 /// What a job is about.
 enum Subject {
-    Order(TopupId),
+    Order(Box<TrackTopup>),
     Told(NotifyCustomer),
 }
 
@@ -162,35 +251,34 @@ fn subject(job: JobName, payload: &[u8]) -> Option<Subject> {
         JobName::NotifyCustomer => serde_json::from_slice(payload).ok().map(Subject::Told),
         // Both jobs carry the same.
         JobName::PollTopup | JobName::RecheckTopup => {
-            serde_json::from_slice::<PollTopup>(payload).ok().map(|order| Subject::Order(order.0.topup_id))
+            serde_json::from_slice::<PollTopup>(payload).ok().map(|order| Subject::Order(Box::new(order.0)))
         }
     }
 }
 
-async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
+async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> anyhow::Result<()> {
+    let payload = payload(letters, letter).await?;
+    put_back(letters, letter).await?;
+    let letter = &letter.known;
     let (job, id) = (letter.job, shown(&letter.id));
-    let payload = letters.payload(letter).await.map_err(failed)?;
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
         return say(format_args!("{job}  {id}  left: its payload cannot be read, and could not be then"));
     };
     // What the store is told must be true when it is told: the list may be minutes old.
-    if !letters.is_dead(letter).await.map_err(failed)? {
+    if !letters.mark(letter).await.map_err(failed)? {
         return say(format_args!("{job}  {id}  left: it is no dead letter any more, or is followed already"));
     }
-    match &subject {
-        // An order that is given up is followed from the beginning by whoever takes it up again.
-        // What happens to the order from now on is a new incident, with an event of its own.
-        Subject::Order(topup_id) => {
-            give_up(store, job, topup_id, REPLAYED).await?;
-            store.close_incidents(topup_id).await?;
+    let payload = match subject {
+        Subject::Order(order) => replayed_order(store, *order).await?,
+        Subject::Told(told) if store.tell_again(&told, REPLAYED, false, real_now()).await? => {
+            Some(NextJob::tell(&told).payload)
         }
-        Subject::Told(told) if store.tell_again(told, REPLAYED, false, real_now()).await? => {}
         Subject::Told(_) => {
             let why = "the database knows of nothing to tell, or it was told";
             return say(format_args!("{job}  {id}  left: {why}"));
         }
-    }
-    let done = match letters.replay(letter).await.map_err(failed)? {
+    };
+    let done = match letters.replay(job, &letter.id, payload.as_deref()).await.map_err(failed)? {
         Replayed::Due => "runs again",
         Replayed::Gone => "is no dead letter any more",
         Replayed::Followed => "left: the order is followed already",
@@ -198,42 +286,46 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
     say(format_args!("{job}  {id}  {done}"))
 }
 
-async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -> anyhow::Result<()> {
-    let payload = letters.payload(letter).await.map_err(failed)?;
+/// Has the order followed from the beginning: what happens to it from now on is a new incident, with an event of its
+/// own. Returns what its job carries from now on, if the order is stored.
+async fn replayed_order(store: &SqlStore, order: TrackTopup) -> anyhow::Result<Option<Vec<u8>>> {
+    store.replay_order(&order.topup_id, REPLAYED, real_now()).await?;
+    let Some(stored) = store.order(&order.topup_id).await? else { return Ok(None) };
+    let request = TrackTopup { tracked_at: Some(stored.tracking.tracked_at), ..order };
+    Ok(Some(NextJob::look(JobName::PollTopup, request, Duration::ZERO).payload))
+}
+
+async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> anyhow::Result<()> {
+    let payload = payload(letters, letter).await?;
+    put_back(letters, letter).await?;
+    let letter = &letter.known;
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
-    let dead = letters.is_dead(letter).await.map_err(failed)?;
-    match subject.filter(|_| dead) {
-        Some(Subject::Order(topup_id)) => give_up(store, letter.job, &topup_id, DISCARDED).await?,
-        Some(Subject::Told(told)) => {
-            // No longer pending, it is not put back into a queue.
-            store.discard(&told, DISCARDED, real_now()).await?;
+    // Before the store, which would have a worker put it back should this command end in between.
+    let there = letters.discard(letter.job, &letter.id).await.map_err(failed)?;
+    match subject.filter(|_| there) {
+        Some(Subject::Order(order)) => {
+            store.discard_order(&order.topup_id, DISCARDED, real_now()).await?;
         }
+        // No longer pending, it is not put back into a queue.
+        Some(Subject::Told(told)) => store.discard(&told, DISCARDED, real_now()).await?,
         None => {}
     }
-    let there = letters.discard(letter).await.map_err(failed)?;
+    if there {
+        // A worker may have put it back before the store knew.
+        letters.discard(letter.job, &letter.id).await.map_err(failed)?;
+    }
     let done = if there { "deleted" } else { "is no dead letter any more" };
     say(format_args!("{}  {}  {done}", letter.job, shown(&letter.id)))
+}
+
+/// Puts a letter back that Redis has lost, so that it is dealt with like any other.
+async fn put_back(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
+    if let Some(lost) = &letter.lost {
+        letters.put_back(std::slice::from_ref(lost)).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// What was done with a dead letter, as it stands in the history of its order.
 const REPLAYED: &str = "replayed by the operator";
 const DISCARDED: &str = "discarded by the operator";
-
-/// Without a next look the order is not put back into a queue, and counts as given up.
-async fn give_up(store: &SqlStore, job: JobName, topup_id: &TopupId, why: &str) -> anyhow::Result<()> {
-    let Some(order) = store.order(topup_id).await? else { return Ok(()) };
-    let mut record = order.tracking.clone();
-    record.next_check_at = None;
-    // Outdated: somebody follows it, and then it is not for us to give up.
-    let change = Change {
-        job,
-        at: real_now(),
-        order: &order,
-        record: &record,
-        seen: None,
-        given_up: Some(why),
-        event: None,
-    };
-    store.apply(change).await?;
-    Ok(())
-}

@@ -13,7 +13,7 @@ use crate::app::wanting;
 use crate::clock::real_now;
 use crate::config::{RunSettings, SettingsError};
 use crate::orders::{self, Access, NotificationStatus, Order, OrderStore, SqlStore};
-use crate::queue::{Connection, RedisHealth, Resent, describe, resend as make_due};
+use crate::queue::{Connection, RedisHealth, Resent, describe, mark_dead_letters, resend as make_due};
 
 /// What was done, as it stands in the history of the order.
 const RESENT: &str = "resent by the operator";
@@ -61,6 +61,10 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
              `topup-worker order {topup_id}` lists the events"
         ));
     }
+    let marked = mark_dead_letters(&connection, &config.names, chosen.iter().map(|(told, _)| told));
+    marked
+        .await
+        .map_err(|error| anyhow::anyhow!("Redis failed, nothing was changed: {}", describe(&error)))?;
     let mut due = Vec::new();
     for (told, before) in chosen {
         let now = real_now();

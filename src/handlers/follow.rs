@@ -45,6 +45,10 @@ pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopu
 async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result<Settlement, StoreError> {
     let request = &job.payload;
     let mut order = env.store.track(request, env.clock.now()).await?;
+    if let Some(end) = ended_before(&order) {
+        let next = env.jobs_to_tell(&order).await?;
+        return Ok(Settlement { next, ..stays(request, &order, Waited::default(), end) });
+    }
     if let Some(mut next) = decided_before(env, name, request, &order) {
         tracing::debug!(order.status = %order.tracking.status, "there is nothing to ask about the order");
         next.extend(env.jobs_to_tell(&order).await?);
@@ -61,7 +65,7 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         tracking: &order.tracking,
         attempts_made: job.attempts_made,
         strategy: env.strategy,
-        retry: request.retry.unwrap_or_default(),
+        retry: order.retry.or(request.retry).unwrap_or_default(),
         jitter: (env.jitter)(),
     };
     let handling = Observation::Answered(ProviderOrder::handling());
@@ -72,7 +76,7 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         Look::Asked(observation) => (observation, RequestKind::CheckId),
         Look::Sighted => (handling, RequestKind::List),
         // Nothing is learned of the order, so nothing is stored.
-        Look::Wait(wait) => return Ok(stays(request, request.waited.on(now), End::Wait(wait))),
+        Look::Wait(wait) => return Ok(stays(request, &order, request.waited.on(now), End::Wait(wait))),
     };
     let now = env.clock.now();
     let decision = match told_by {
@@ -84,15 +88,28 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     {
         // The list shows every order at every reading: what is as before is not worth a write. The first time it is:
         // from then on the order is one that the provider knows.
-        return Ok(stays(request, waited, End::Wait(env.clock.real(*wait))));
+        return Ok(stays(request, &order, waited, End::Wait(env.clock.real(*wait))));
     }
     if !carry_out(env, name, &order, (told_by, &observation), &decision, now).await? {
         tracing::debug!("the order was changed meanwhile; looking again");
         return Ok(Settlement::new(End::Wait(Duration::ZERO)));
     }
-    let mut settlement = settle(env, request, decision);
+    let mut settlement = settle(env, request, &order, decision);
     settlement.next.extend(env.jobs_to_tell(&order).await?);
     Ok(settlement)
+}
+
+/// What becomes of the job of an order that stays given up: its end did not reach the queue when it gave the order
+/// up, or the operator has discarded its dead letter since.
+fn ended_before(order: &Order) -> Option<End> {
+    let tracking = &order.tracking;
+    if tracking.status.is_final() || tracking.next_check_at.is_some() {
+        return None;
+    }
+    Some(match &order.given_up {
+        Some(reason) => End::DeadLetter(reason.clone()),
+        None => End::Finish,
+    })
 }
 
 /// The jobs of an order about which nobody needs to ask, if that is so: it is final, or it is rechecked later, as the
@@ -112,8 +129,9 @@ fn decided_before(
     }
     let later = matches!(tracking.status, OrderStatus::Scheduled | OrderStatus::Delayed);
     let wait = (tracking.next_check_at? - env.clock.now()).to_std().ok()?;
+    let follow_up = || request.follow_up(tracking.tracked_at);
     (later && name == JobName::PollTopup)
-        .then(|| vec![NextJob::look(JobName::RecheckTopup, request.follow_up(), env.clock.real(wait))])
+        .then(|| vec![NextJob::look(JobName::RecheckTopup, follow_up(), env.clock.real(wait))])
 }
 
 /// Stores what a row of the list shows of an order that may be followed. Returns whether its job has something to
@@ -227,6 +245,19 @@ pub(crate) async fn give_up(
     }
 }
 
+/// Whether a dead letter has its reason from a look at the order, which has stored before that the order is given up.
+/// Where the store has it followed nevertheless, the operator has had it replayed since.
+pub(crate) fn is_by_a_look(reason: &str) -> bool {
+    [
+        DeadLetterReason::NotFound,
+        DeadLetterReason::RecheckExhausted,
+        DeadLetterReason::QueuedTooLong,
+        DeadLetterReason::HandlingTooLong,
+    ]
+    .iter()
+    .any(|known| known.as_str() == reason)
+}
+
 /// What came of the wish to ask.
 enum Look {
     Asked(Observation),
@@ -325,12 +356,12 @@ fn report(decision: &Decision, observation: &Observation) {
 
 /// The jobs that carry out the decision. From the first look on they carry neither the customer nor the
 /// metadata: those are in the store.
-fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settlement {
+fn settle(env: &Environment, request: &TrackTopup, order: &Order, decision: Decision) -> Settlement {
     let follow_up = |job, wait| {
-        let next = NextJob::look(job, request.follow_up(), env.clock.real(wait));
+        let next = NextJob::look(job, request.follow_up(order.tracking.tracked_at), env.clock.real(wait));
         Settlement { next: vec![next], ..Settlement::new(End::Finish) }
     };
-    let stays = |end| stays(request, Waited::default(), end);
+    let stays = |end| stays(request, order, Waited::default(), end);
     match decision.next {
         Next::Done => Settlement::new(End::Finish),
         Next::Poll(wait) => follow_up(JobName::PollTopup, wait),
@@ -345,8 +376,9 @@ fn settle(env: &Environment, request: &TrackTopup, decision: Decision) -> Settle
 }
 
 /// The job stays, for now or for an operator to look at.
-fn stays(request: &TrackTopup, waited: Waited, end: End) -> Settlement {
-    let payload = TrackTopup { force: request.force, waited, ..request.follow_up() };
+fn stays(request: &TrackTopup, order: &Order, waited: Waited, end: End) -> Settlement {
+    let follow_up = request.follow_up(order.tracking.tracked_at);
+    let payload = TrackTopup { force: request.force, waited, ..follow_up };
     Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
 }
 

@@ -223,3 +223,21 @@ async fn a_row_that_shows_an_order_queued_once_more_changes_nothing() {
     let order = followed.env.store.order(&id).await.unwrap().unwrap();
     assert_eq!(order.tracking.status, OrderStatus::Handling, "as check-id says");
 }
+
+#[tokio::test]
+async fn a_job_that_runs_again_after_its_order_was_given_up_ends_as_a_dead_letter_and_asks_nothing() {
+    let mut followed = Followed::new().await;
+    followed.look(ask(0)).await;
+    let (env, id) = (&followed.env, &followed.payload.topup_id);
+    let reason = "poison: the process that ran it died 3 times";
+    give_up(env, id, reason).await.unwrap();
+    // The budget has no answer for it.
+    let job = Job { id: ID.to_owned(), attempts_made: 0, payload: followed.payload.clone() };
+    let settlement = follow(env, JobName::PollTopup, &job).await;
+    assert_eq!(settlement.end, End::DeadLetter(reason.to_owned()));
+    let payload: TrackTopup = serde_json::from_slice(&settlement.payload.unwrap()).unwrap();
+    assert_eq!(payload, followed.payload);
+    // What hands it over again has it followed.
+    followed.payload = TrackTopup::new(id.clone());
+    assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
+}

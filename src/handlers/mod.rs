@@ -10,13 +10,15 @@ mod job;
 mod notify_customer;
 mod poll_topup;
 mod recheck_topup;
+mod stored_dead_letter;
 mod undelivered;
 
 pub(crate) use environment::chain;
 pub use environment::{Environment, random_jitter};
-pub(crate) use follow::{give_up, sighted};
+pub(crate) use follow::{give_up, is_by_a_look, sighted};
 pub use job::{End, Handler, Job, NextJob, Settlement};
 pub use notify_customer::NotifyCustomerHandler;
 pub use poll_topup::PollTopupHandler;
 pub use recheck_topup::RecheckTopupHandler;
+pub(crate) use stored_dead_letter::StoredDeadLetter;
 pub(crate) use undelivered::{give_up_telling, is_by_the_handler};

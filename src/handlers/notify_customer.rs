@@ -10,14 +10,19 @@
 //! A notification that is refused, or fails at its last attempt, ends as a dead letter. The store says so, and holds
 //! the event that tells the operator, before the job ends; a job that is repeated after that ends alike and adds
 //! nothing.
+//!
+//! An attempt that was made is not made again because the store cannot note it: how it went stands in the job until the
+//! store has it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::job::encode;
 use super::undelivered::{give_up, given_up};
 use super::{End, Handler, Job, Settlement};
 use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
@@ -30,30 +35,77 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Handler of `notify-customer`.
 pub struct NotifyCustomerHandler(pub Environment);
 
-#[async_trait]
-impl Handler for NotifyCustomerHandler {
-    type Payload = NotifyCustomer;
-    const NAME: JobName = JobName::NotifyCustomer;
+/// What the job carries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Telling {
+    #[serde(flatten)]
+    told: NotifyCustomer,
+    /// An attempt that was made and that the store could not note yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made: Option<MadeAttempt>,
+}
 
-    async fn handle(&self, job: Job<NotifyCustomer>) -> Settlement {
-        tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
-        match tell(&self.0, &job).await {
-            Ok(settlement) => settlement,
-            Err(error) => {
-                tracing::error!(error = chain(&error), "the store failed; the job waits");
-                Settlement::new(End::Wait(TROUBLE_PAUSE))
-            }
+/// An attempt and how it went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MadeAttempt {
+    /// Its number, from 1 up.
+    number: u32,
+    at: Timestamp,
+    result: Made,
+}
+
+/// How an attempt went; in words without personal data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Made {
+    Sent,
+    Refused(String),
+    Failed { what: String, retry_after: Option<Duration> },
+}
+
+impl From<Result<(), SendError>> for Made {
+    fn from(sent: Result<(), SendError>) -> Self {
+        match sent {
+            Ok(()) => Self::Sent,
+            Err(SendError::Refused(why)) => Self::Refused(why),
+            Err(SendError::Failed { what, retry_after }) => Self::Failed { what, retry_after },
+            Err(SendError::Unavailable(what)) => Self::Failed { what, retry_after: None },
         }
     }
 }
 
-async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement, StoreError> {
+#[async_trait]
+impl Handler for NotifyCustomerHandler {
+    type Payload = Telling;
+    const NAME: JobName = JobName::NotifyCustomer;
+
+    async fn handle(&self, job: Job<Telling>) -> Settlement {
+        tracing::Span::current().record("order.id", job.payload.told.topup_id.as_str());
+        let settlement = match tell(&self.0, &job).await {
+            Ok(settlement) => settlement,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the store failed; the job waits");
+                return Settlement::new(End::Wait(TROUBLE_PAUSE));
+            }
+        };
+        if job.payload.made.is_some() && settlement.payload.is_none() {
+            // It is noted: whatever becomes of the job, its next attempt is a new one.
+            let payload = Some(encode(&job.payload.told));
+            return Settlement { payload, ..settlement };
+        }
+        settlement
+    }
+}
+
+async fn tell(env: &Environment, job: &Job<Telling>) -> Result<Settlement, StoreError> {
     let unknown = |what: &str| Ok(Settlement::new(End::DeadLetter(format!("the store knows of {what}"))));
-    let told = &job.payload;
-    let Some(stored) = env.store.notification(told).await? else {
+    let Telling { told, made } = &job.payload;
+    let (stored, order) = tokio::try_join!(env.store.notification(told), env.store.order(&told.topup_id))?;
+    let Some(stored) = stored else {
         return unknown("nothing to tell");
     };
-    let Some(order) = env.store.order(&told.topup_id).await? else {
+    let Some(order) = order else {
         return unknown("no such order");
     };
     match stored.status {
@@ -63,6 +115,9 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement
         NotificationStatus::Failed | NotificationStatus::Refused => {
             return given_up(env, &order, &stored).await;
         }
+    }
+    if let Some(made) = made {
+        return Ok(note(env, &order, told, stored, made.clone()).await);
     }
     let channel = env.channels.get(&told.channel);
     let place = match enter(env, channel, &order) {
@@ -78,10 +133,10 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement
     };
     let now = env.clock.now();
     let link = reveal_link(env, told, channel, &order, now).await?;
-    let attempts = job.attempts_made + 1;
-    let wait = notify_wait(attempts, (env.jitter)());
+    let number = job.attempts_made + 1;
+    let wait = notify_wait(number, (env.jitter)());
     let next_attempt_at = Some(now + wait.unwrap_or_default());
-    let attempt = Notification { attempts, next_attempt_at, ..stored };
+    let attempt = Notification { attempts: number, next_attempt_at, ..stored };
     // Stored before it is sent: a store that cannot be written must not have this sent again and again.
     env.store.begin_attempt(told, &attempt, now).await?;
     let event_id = told.event_id();
@@ -101,7 +156,31 @@ async fn tell(env: &Environment, job: &Job<NotifyCustomer>) -> Result<Settlement
     if let Some(place) = place {
         leave(env, told, place, &sent);
     }
-    record(env, &order, told, attempt, wait, sent).await
+    let made = MadeAttempt { number, at: env.clock.now(), result: sent.into() };
+    Ok(note(env, &order, told, attempt, made).await)
+}
+
+/// Stores how an attempt went and says what becomes of the job. Where the store fails, the job waits and carries that.
+async fn note(
+    env: &Environment,
+    order: &Order,
+    told: &NotifyCustomer,
+    stored: Notification,
+    made: MadeAttempt,
+) -> Settlement {
+    match record(env, order, told, stored, &made).await {
+        Ok(settlement) => settlement,
+        Err(error) => {
+            tracing::error!(
+                event.id = %told.event_id(),
+                channel = told.channel,
+                error = chain(&error),
+                "the store failed after an attempt to send a notification; the attempt is noted later and not repeated"
+            );
+            let payload = Telling { told: told.clone(), made: Some(made) };
+            Settlement { payload: Some(encode(&payload)), ..Settlement::new(End::Wait(TROUBLE_PAUSE)) }
+        }
+    }
 }
 
 /// A place at the receiver, if it needs one, or how long to wait for it, in real time.
@@ -144,11 +223,11 @@ const fn answered(sent: &Result<(), SendError>) -> Option<bool> {
 async fn no_card(
     env: &Environment,
     order: &Order,
-    job: &Job<NotifyCustomer>,
+    job: &Job<Telling>,
     stored: Notification,
     why: &DecryptionError,
 ) -> Result<Settlement, StoreError> {
-    let told = &job.payload;
+    let told = &job.payload.told;
     let attempts = job.attempts_made + 1;
     tracing::error!(
         order.id = %told.topup_id,
@@ -162,8 +241,8 @@ async fn no_card(
     let now = env.clock.now();
     let attempt = Notification { attempts, next_attempt_at: Some(now + wait.unwrap_or_default()), ..stored };
     env.store.begin_attempt(told, &attempt, now).await?;
-    let failed = SendError::Failed { what: why.to_string(), retry_after: None };
-    record(env, order, told, attempt, wait, Err(failed)).await
+    let result = Made::Failed { what: why.to_string(), retry_after: None };
+    Ok(note(env, order, told, attempt, MadeAttempt { number: attempts, at: now, result }).await)
 }
 
 /// The event as this channel gets it: with the card only where it carries the code.
@@ -201,34 +280,30 @@ async fn reveal_link(
     Ok(Some(links.to(&token)))
 }
 
-/// Stores how the attempt went and says what becomes of the job; `wait` is that before the next attempt,
-/// in domain time, if there is to be one.
+/// Stores how the attempt went and says what becomes of the job.
 async fn record(
     env: &Environment,
     order: &Order,
     told: &NotifyCustomer,
-    attempt: Notification,
-    wait: Option<Duration>,
-    sent: Result<(), SendError>,
+    stored: Notification,
+    made: &MadeAttempt,
 ) -> Result<Settlement, StoreError> {
     let now = env.clock.now();
-    let (what, retry_after) = match sent {
-        Ok(()) => {
-            let (status, sent_at) = (NotificationStatus::Sent, Some(now));
-            let sent = Notification { status, sent_at, next_attempt_at: None, last_error: None, ..attempt };
+    let attempt = Notification { attempts: made.number, next_attempt_at: None, last_error: None, ..stored };
+    let (what, retry_after) = match &made.result {
+        Made::Sent => {
+            let sent = Notification { status: NotificationStatus::Sent, sent_at: Some(made.at), ..attempt };
             env.store.record_attempt(told, &sent, None, now).await?;
             return Ok(Settlement::new(End::Finish));
         }
-        Err(SendError::Refused(why)) => {
-            let status = NotificationStatus::Refused;
-            return give_up(env, order, told, Notification { status, last_error: Some(why), ..attempt })
-                .await;
+        Made::Refused(why) => {
+            let (status, last_error) = (NotificationStatus::Refused, Some(why.clone()));
+            return give_up(env, order, told, Notification { status, last_error, ..attempt }).await;
         }
-        Err(SendError::Failed { what, retry_after }) => (what, retry_after),
-        Err(SendError::Unavailable(what)) => (what, None),
+        Made::Failed { what, retry_after } => (what.clone(), *retry_after),
     };
     let last_error = Some(what.clone());
-    let Some(wait) = wait else {
+    let Some(wait) = notify_wait(made.number, (env.jitter)()) else {
         let status = NotificationStatus::Failed;
         return give_up(env, order, told, Notification { status, last_error, ..attempt }).await;
     };
@@ -251,6 +326,23 @@ async fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_carries_an_attempt_is_read_as_one_that_carries_none() {
+        let told: NotifyCustomer = serde_json::from_value(serde_json::json!({
+            "topupId": "6901616fe9e88196b4eb64b2", "outcome": "unresolved", "incident": 2, "channel": "webhook"
+        }))
+        .unwrap();
+        let plain: Telling = serde_json::from_slice(&encode(&told)).unwrap();
+        assert_eq!(plain, Telling { told: told.clone(), made: None });
+        let failed =
+            SendError::Failed { what: "HTTP 503".to_owned(), retry_after: Some(Duration::from_secs(7)) };
+        let made = MadeAttempt { number: 3, at: Timestamp::UNIX_EPOCH, result: Err(failed).into() };
+        let carrying = Telling { made: Some(made), ..plain };
+        let payload = encode(&carrying);
+        assert_eq!(serde_json::from_slice::<Telling>(&payload).unwrap(), carrying);
+        assert_eq!(serde_json::from_slice::<NotifyCustomer>(&payload).unwrap(), told);
+    }
 
     #[test]
     fn a_refusal_neither_opens_nor_closes_a_circuit() {

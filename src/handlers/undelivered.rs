@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use topup_jobs::{NotifyCustomer, Outcome, Timestamp, Tracking, Undelivered};
+use topup_jobs::{Jitter, NotifyCustomer, Outcome, Timestamp, Tracking, Undelivered, notify_wait};
 
 use super::announce::event;
 use super::{End, Environment, NextJob, Settlement};
@@ -137,8 +137,14 @@ const REFUSED: &str = "refused";
 /// … and of one that failed at every attempt.
 const EXHAUSTED: &str = "undelivered after";
 
-/// Why a notification was given up, as it stands in the dead letters. The last error has no personal data in it.
-fn reason(ended: &Notification) -> String {
+/// Why a notification was given up, as it stands in the dead letters. The last error has no personal data in it. A
+/// notification that failed before its last attempt was not given up by the handler: the last error is why.
+pub(super) fn reason(ended: &Notification) -> String {
+    if let (NotificationStatus::Failed, Some(why), Some(_)) =
+        (ended.status, &ended.last_error, notify_wait(ended.attempts, Jitter::NONE))
+    {
+        return why.clone();
+    }
     let words = match ended.status {
         NotificationStatus::Refused => REFUSED.to_owned(),
         _ => format!("{EXHAUSTED} {} attempts", ended.attempts),
@@ -187,7 +193,10 @@ mod tests {
             assert_eq!(reason, expected);
             assert!(is_by_the_handler(&reason));
         }
-        assert!(!is_by_the_handler("poison: its process died 3 times"));
+        let poison = "poison: the process that ran it died 3 times";
+        let buried = Notification { attempts: 2, ..ended(NotificationStatus::Failed, Some(poison)) };
+        assert_eq!(reason(&buried), poison);
+        assert!(!is_by_the_handler(poison));
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub enum StoreError {
     /// The tables could not be brought up to date.
     #[error("the tables of the database could not be brought up to date")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// The database took longer than one call may take. What it was asked for may be done nevertheless.
+    #[error("the database did not answer within {} s", .0.as_secs_f64())]
+    TooSlow(std::time::Duration),
     /// There is no database here, and it was not to be made.
     #[error(
         "there is no database {0}: set DATABASE_URL as the workers have it (a relative path counts from the folder in \

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
     Card, Customer, Event, Incident, JobName, Locale, NotifyCustomer, OrderStatus, Outcome, ProviderOrder,
-    Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
+    RetryPolicy, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
@@ -47,8 +47,14 @@ pub struct Order {
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Where the merchant is told of it instead of at its endpoint. May hold a token.
     pub callback_url: Option<Secret>,
+    /// Attempts and backoff of a failing recheck, where the producer set them.
+    pub retry: Option<RetryPolicy>,
     /// Status, times and counts.
     pub tracking: Tracking,
+    /// Why it is a dead letter, if it is one.
+    pub given_up: Option<String>,
+    /// Whether the operator has discarded its dead letter.
+    pub discarded: bool,
     /// Number of changes so far.
     pub version: i64,
 }
@@ -66,7 +72,10 @@ impl Order {
             customer: None,
             callback_url: None,
             metadata: None,
+            retry: None,
             tracking: Tracking::new(now),
+            given_up: None,
+            discarded: false,
             version: 0,
         }
     }
@@ -97,20 +106,99 @@ pub struct Change<'a> {
     pub event: Option<NewEvent>,
 }
 
-/// Orders that should have been looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unchecked {
-    /// The orders and their status, the oldest first.
-    pub orders: Vec<(TopupId, OrderStatus)>,
-    /// Where the search goes on; none where there are no more.
-    pub behind: Option<Behind>,
+impl Change<'_> {
+    /// The reason of the dead letter that this change makes of the order, if it does. An order that is given up without
+    /// an event is none: the operator has ended it, and needs no notice of that.
+    #[must_use]
+    pub fn dead_letter(&self) -> Option<&str> {
+        self.given_up.filter(|_| self.event.is_some())
+    }
 }
 
-/// The last order of a search for those that should have been looked at.
+/// One part of a search that goes on from where the part before ended. A row that cannot be read is left out, with a
+/// warning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T, B = Behind> {
+    /// What was found, in the order of the search.
+    pub found: Vec<T>,
+    /// Where the search goes on; none where there is no more.
+    pub behind: Option<B>,
+}
+
+/// The last order of a part of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behind {
-    pub(crate) next_check_at: Timestamp,
+    pub(crate) at: Timestamp,
     pub(crate) topup_id: String,
+}
+
+/// The last notification of a part of a search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BehindNotification {
+    pub(crate) at: Timestamp,
+    pub(crate) event_id: String,
+    pub(crate) channel: String,
+}
+
+/// An order that should have been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UncheckedOrder {
+    /// The provider's id.
+    pub topup_id: TopupId,
+    /// Its status; of which job it is follows from that.
+    pub status: OrderStatus,
+    /// Since when it is tracked.
+    pub tracked_at: Timestamp,
+    /// When it should have been checked.
+    pub next_check_at: Timestamp,
+    /// Failed attempts of its job in a row.
+    pub failed_attempts: u32,
+}
+
+/// An order that is a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUpOrder {
+    /// The provider's id.
+    pub topup_id: TopupId,
+    /// Its status; of which job it is follows from that.
+    pub status: OrderStatus,
+    /// Why it was given up.
+    pub reason: String,
+    /// When, in domain time.
+    pub at: Timestamp,
+    /// Failed attempts of its job in a row before that.
+    pub failed_attempts: u32,
+    /// What went wrong at the last check.
+    pub last_error: Option<String>,
+}
+
+/// A notification that is still to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingNotification {
+    /// Which one.
+    pub told: NotifyCustomer,
+    /// Attempts that have begun.
+    pub attempts: u32,
+}
+
+/// A notification that was refused, or failed at every attempt, and that the operator has not discarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUpNotification {
+    /// Its order.
+    pub topup_id: TopupId,
+    /// The notification.
+    pub notification: Notification,
+    /// When it was given up, in domain time; unknown where an earlier version of this program did it.
+    pub at: Option<Timestamp>,
+}
+
+/// What one part of the deletion of old orders did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// Orders that were deleted.
+    pub orders: u32,
+    /// Where the search goes on; none where there is no more.
+    pub behind: Option<Behind>,
 }
 
 /// An event to be stored. A repeat changes nothing: an outcome that does not recur is stored once, and one that does
@@ -221,7 +309,9 @@ pub trait OrderStore: Send + Sync + 'static {
     /// The order of this id, stored first if it is new. A message that is newer than the last one of this order
     /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what
     /// is missing. An order that had been given up (it is not final and has no next look) is followed from the
-    /// beginning again; where a newer message hands it over, its incidents are closed.
+    /// beginning again; where a newer message hands it over, its incidents are closed. It stays given up where the
+    /// request is of the job that gave it up: it carries a message that is not newer, or the time since when the order
+    /// is tracked.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
     /// The order of this id, if it is known.
@@ -237,17 +327,64 @@ pub trait OrderStore: Send + Sync + 'static {
     async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError>;
 
     /// Orders that this job should have looked at before this time, the oldest first, from behind the last one that
-    /// was found before. A row that cannot be read is left out, with a warning.
+    /// was found before.
     async fn unchecked_orders(
         &self,
         job: JobName,
         before: Timestamp,
         behind: Option<&Behind>,
         most: u32,
-    ) -> Result<Unchecked, StoreError>;
+    ) -> Result<Page<UncheckedOrder>, StoreError>;
 
-    /// What should have been told before this time, in no order. A row that cannot be read is left out, with a warning.
-    async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError>;
+    /// Orders that are dead letters, those given up first first.
+    async fn given_up_orders(
+        &self,
+        behind: Option<&Behind>,
+        most: u32,
+    ) -> Result<Page<GivenUpOrder>, StoreError>;
+
+    /// Notifications that should have been sent before this time, the oldest first.
+    async fn untold(
+        &self,
+        before: Timestamp,
+        behind: Option<&BehindNotification>,
+        most: u32,
+    ) -> Result<Page<PendingNotification, BehindNotification>, StoreError>;
+
+    /// Notifications that are dead letters, in the order of their events' ids. Those begin with the time when the
+    /// provider created the order.
+    async fn given_up_notifications(
+        &self,
+        behind: Option<&BehindNotification>,
+        most: u32,
+    ) -> Result<Page<GivenUpNotification, BehindNotification>, StoreError>;
+
+    /// Has an order that is not final followed from the beginning again, and closes its incidents, since the operator
+    /// has replayed its dead letter; returns whether it was changed.
+    async fn replay_order(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores that the operator has discarded the dead letter of an order that is not final: it is not followed any
+    /// more; returns whether it was changed.
+    async fn discard_order(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores the reason of the dead letter of an order that an earlier version of this program gave up without
+    /// storing it; returns whether it was missing.
+    async fn note_given_up(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Who is told of the order's events, and how far that has come.
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError>;
@@ -349,10 +486,17 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<RevealOutcome, StoreError>;
 
-    /// Deletes final orders that became so before this time, with all that belongs to them, and gives their
-    /// number. One stays that has a pending notification, a link that still shows its card, or a card that a receiver
-    /// did not get: its notification is refused or failed, until it is delivered or discarded.
-    async fn delete_ended(&self, before: Timestamp, now: Timestamp, most: u32) -> Result<u32, StoreError>;
+    /// Deletes final orders that became so before this time, with all that belongs to them: of so many, from behind
+    /// the last one of the call before, those that may go. An order stays while one of its notifications is pending,
+    /// refused or failed; while a link still shows its card; and while it has an incident that no receiver knows of.
+    /// The stream and the log get no card, so that a failure there keeps nothing.
+    async fn delete_ended(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+        behind: Option<&Behind>,
+        most: u32,
+    ) -> Result<Deleted, StoreError>;
 
     /// Encrypts stored cards with the current key, the next ones behind this id.
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError>;

@@ -1,17 +1,21 @@
-//! Dead letters, for an operator: to look at, to have run again, to delete.
+//! Dead letters: to look at, to have run again, to delete, and to put back where Redis has lost them.
 //!
-//! Every move is one script, so it may be done while workers run. Nothing here knows what a job means: what the
-//! store must be told goes before it, and a crash in between leaves the letter where it was.
+//! Every move is one script, so it may be done while workers run. Nothing here knows what a job means. A letter that is
+//! replayed is marked before the store is changed, and made due after that: a worker completes what ends in between.
 
 use redis::{RedisResult, pipe};
 use topup_jobs::{JobName, Timestamp};
 
 use super::{Connection, Names, scripts};
+use crate::handlers::StoredDeadLetter;
 
 /// Histories asked for in one go.
 const MOST_ASKED: usize = 1000;
+/// Letters that one step of a scan is to look at.
+const SCANNED: usize = 100;
 
 /// The dead letters of all queues.
+#[derive(Clone)]
 pub(crate) struct DeadLetters {
     connection: Connection,
     names: Names,
@@ -29,6 +33,19 @@ pub(crate) struct DeadLetter {
     /// Failed attempts before it was kept aside.
     pub(crate) attempts_made: Option<u32>,
     pub(crate) last_error: Option<String>,
+}
+
+impl From<&StoredDeadLetter> for DeadLetter {
+    fn from(stored: &StoredDeadLetter) -> Self {
+        Self {
+            job: stored.job.job,
+            id: stored.job.id.clone().into_bytes(),
+            reason: stored.reason.clone(),
+            dead_at: stored.at,
+            attempts_made: Some(stored.attempts),
+            last_error: stored.last_error.clone(),
+        }
+    }
 }
 
 /// What became of a dead letter that was to run again.
@@ -56,6 +73,22 @@ impl DeadLetters {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(format!("{queue}:dead"));
         let ids: Vec<Vec<u8>> = members.query_async(&mut self.connection.get()).await?;
+        let mut letters = self.read(job, &ids).await?;
+        letters.sort_by(|one, other| (one.dead_at, &one.id).cmp(&(other.dead_at, &other.id)));
+        Ok(letters)
+    }
+
+    /// Some of one queue, from this cursor of `SSCAN` on, and the next cursor; it is 0 at the beginning and at the end.
+    pub(crate) async fn scan(&self, job: JobName, cursor: u64) -> RedisResult<(u64, Vec<DeadLetter>)> {
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(format!("{}:dead", self.names.queue(job))).arg(cursor).arg("COUNT").arg(SCANNED);
+        let (next, ids): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection.get()).await?;
+        Ok((next, self.read(job, &ids).await?))
+    }
+
+    /// What is known of these.
+    async fn read(&self, job: JobName, ids: &[Vec<u8>]) -> RedisResult<Vec<DeadLetter>> {
+        let queue = self.names.queue(job);
         let mut letters = Vec::with_capacity(ids.len());
         for ids in ids.chunks(MOST_ASKED) {
             let mut ask = pipe();
@@ -68,7 +101,6 @@ impl DeadLetters {
             let answers: Vec<RedisResult<History>> = ask.query_async(&mut self.connection.get()).await?;
             letters.extend(ids.iter().zip(answers).map(|(id, history)| letter(job, id, history.ok())));
         }
-        letters.sort_by(|one, other| (one.dead_at, &one.id).cmp(&(other.dead_at, &other.id)));
         Ok(letters)
     }
 
@@ -80,32 +112,59 @@ impl DeadLetters {
         Ok(payload)
     }
 
-    /// Whether it is one still, and no other queue has the job at work.
-    pub(crate) async fn is_dead(&self, letter: &DeadLetter) -> RedisResult<bool> {
-        let mut call = scripts::BURIED.key(self.names.queue(letter.job));
-        self.siblings(letter).for_each(|queue| {
+    /// Puts letters back that no queue holds; says for each whether that was so.
+    pub(crate) async fn put_back(&self, letters: &[StoredDeadLetter]) -> RedisResult<Vec<bool>> {
+        let mut put_back = Vec::with_capacity(letters.len());
+        for letters in letters.chunks(MOST_ASKED) {
+            let mut call = scripts::DEAD_RESTORE.prepare_invoke();
+            for job in JobName::ALL {
+                call.key(self.names.queue(job));
+            }
+            for letter in letters {
+                call.arg(self.names.queue(letter.job.job)).arg(&letter.job.id).arg(&letter.job.payload);
+                call.arg(&letter.reason)
+                    .arg(letter.at.map_or_else(String::new, seconds))
+                    .arg(letter.attempts);
+                call.arg(letter.last_error.as_deref().unwrap_or_default());
+            }
+            let of_these: Vec<bool> = call.invoke_async(&mut self.connection.get()).await?;
+            put_back.extend(of_these);
+        }
+        Ok(put_back)
+    }
+
+    /// Marks it as one that is being replayed. Returns false where it is none any more, or another queue has the job at
+    /// work.
+    pub(crate) async fn mark(&self, letter: &DeadLetter) -> RedisResult<bool> {
+        let mut call = scripts::DEAD_MARK.key(self.names.queue(letter.job));
+        self.siblings(letter.job).for_each(|queue| {
             call.key(queue);
         });
-        let (reason,): (String,) = call.arg(&letter.id).invoke_async(&mut self.connection.get()).await?;
-        Ok(!reason.is_empty())
+        let (marked,) = call.arg(&letter.id).invoke_async(&mut self.connection.get()).await?;
+        Ok(marked)
     }
 
     /// The other queues in which the same job may be: an order is followed by one of two.
-    fn siblings(&self, letter: &DeadLetter) -> impl Iterator<Item = String> {
-        let job = letter.job;
+    fn siblings(&self, job: JobName) -> impl Iterator<Item = String> {
         let following = JobName::FOLLOWING.into_iter();
         following
             .filter(move |other| job != JobName::NotifyCustomer && *other != job)
             .map(|job| self.names.queue(job))
     }
 
-    /// Has it run again at once, as a job to which nothing has happened yet.
-    pub(crate) async fn replay(&self, letter: &DeadLetter) -> RedisResult<Replayed> {
-        let mut call = scripts::DEAD_REPLAY.key(self.names.queue(letter.job));
-        self.siblings(letter).for_each(|queue| {
+    /// Has it run again at once, as a job to which nothing has happened yet; with this payload, if there is one.
+    pub(crate) async fn replay(
+        &self,
+        job: JobName,
+        id: &[u8],
+        payload: Option<&[u8]>,
+    ) -> RedisResult<Replayed> {
+        let mut call = scripts::DEAD_REPLAY.key(self.names.queue(job));
+        self.siblings(job).for_each(|queue| {
             call.key(queue);
         });
-        let result: String = call.arg(&letter.id).invoke_async(&mut self.connection.get()).await?;
+        call.arg(id).arg(payload.unwrap_or_default());
+        let result: String = call.invoke_async(&mut self.connection.get()).await?;
         Ok(match result.as_str() {
             "replayed" => Replayed::Due,
             "followed" => Replayed::Followed,
@@ -114,10 +173,16 @@ impl DeadLetters {
     }
 
     /// Deletes it; returns whether it was there.
-    pub(crate) async fn discard(&self, letter: &DeadLetter) -> RedisResult<bool> {
-        let mut call = scripts::DEAD_DISCARD.key(self.names.queue(letter.job));
-        call.arg(&letter.id).invoke_async(&mut self.connection.get()).await
+    pub(crate) async fn discard(&self, job: JobName, id: &[u8]) -> RedisResult<bool> {
+        let mut call = scripts::DEAD_DISCARD.key(self.names.queue(job));
+        call.arg(id).invoke_async(&mut self.connection.get()).await
     }
+}
+
+/// As it stands in Redis: seconds since 1970 with fractions.
+fn seconds(at: Timestamp) -> String {
+    let ms = at.timestamp_millis();
+    format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000))
 }
 
 fn letter(job: JobName, id: &[u8], history: Option<History>) -> DeadLetter {

@@ -7,7 +7,7 @@
 //! | `:active` | list | ids of jobs that are due, oldest first |
 //! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with fractions |
 //! | `:data` | hash | payload by id, from the job's arrival to its end |
-//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`; absent for a job to which nothing has happened |
+//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`, of a dead letter also `reason`, `dead_at`, `replaying`; absent for a job to which nothing has happened |
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
 //! | `:workers` | sorted set | workers, scored by their last heartbeat |
 //! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
@@ -55,7 +55,7 @@ pub(crate) use lease::millis;
 pub use names::{InvalidPrefix, Names};
 pub(crate) use refusal::describe;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
-pub(crate) use resend::{Resent, resend};
+pub(crate) use resend::{Resent, mark_dead_letters, resend};
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;

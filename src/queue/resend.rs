@@ -19,6 +19,20 @@ pub(crate) enum Resent {
     Added,
 }
 
+/// Marks those of these notifications that are dead letters: they are about to be pending in the store, and a worker
+/// completes a replay that ends in between.
+pub(crate) async fn mark_dead_letters(
+    connection: &Connection,
+    names: &Names,
+    notifications: impl Iterator<Item = &NotifyCustomer>,
+) -> RedisResult<()> {
+    let mut call = scripts::DEAD_MARK.key(names.queue(JobName::NotifyCustomer));
+    for told in notifications {
+        call.arg(told.job_id());
+    }
+    call.invoke_async::<Vec<bool>>(&mut connection.get()).await.map(drop)
+}
+
 /// Makes these notifications due, each of which the store holds as still to be told.
 pub(crate) async fn resend(
     connection: &Connection,

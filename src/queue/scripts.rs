@@ -27,7 +27,9 @@ scripts! {
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";
+    DEAD_MARK = "lua/dead_mark.lua";
     DEAD_REPLAY = "lua/dead_replay.lua";
+    DEAD_RESTORE = "lua/dead_restore.lua";
     GIVE_BACK = "lua/give_back.lua";
     HEARTBEAT = "lua/heartbeat.lua";
     INTAKE = "lua/intake.lua";

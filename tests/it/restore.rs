@@ -12,7 +12,12 @@ use crate::support::redis::TestRedis;
 use crate::support::{Bed, until};
 
 /// An order in the store that was to be looked at then, and that no queue holds.
-async fn lost(store: &impl OrderStore, topup_id: &str, status: OrderStatus, next_check_at: Timestamp) {
+pub(crate) async fn lost(
+    store: &impl OrderStore,
+    topup_id: &str,
+    status: OrderStatus,
+    next_check_at: Timestamp,
+) {
     let topup_id: TopupId = topup_id.parse().unwrap();
     let order = store.track(&TrackTopup::new(topup_id), next_check_at).await.unwrap();
     let scheduled_at = (status == OrderStatus::Scheduled).then_some(next_check_at);

@@ -44,6 +44,7 @@ const ON_QUEUE: &[&str] = &[
     "SREM @:dead i",
     "SMISMEMBER @:dead i",
     "SMEMBERS @:dead",
+    "SSCAN @:dead 0",
     "SADD @:inflight:w i",
     "SREM @:inflight:w i",
     "SMEMBERS @:inflight:w",

@@ -7,6 +7,9 @@ use super::statement::sql;
 use super::{json, read_json};
 use crate::orders::{NewEvent, StoreError};
 
+/// The name that stands for a channel where none delivers an event.
+const NO_CHANNEL: &str = "none";
+
 /// Stores an event and its notifications; returns whether it is new. One that is stored already stays as it is.
 pub(super) async fn insert(
     open: &mut Transaction,
@@ -85,6 +88,15 @@ async fn incident(
 pub(super) async fn close_incidents(open: &mut Transaction, topup_id: &TopupId) -> Result<(), StoreError> {
     let close = sql("UPDATE events SET closed = $1 WHERE topup_id = $2 AND about = ''");
     open.execute(close.bind(true).bind(topup_id.as_str())).await.map(drop)
+}
+
+/// Closes the incident that no channel could deliver this event to customer or merchant.
+pub(super) async fn close_unreachable(
+    open: &mut Transaction,
+    told: &NotifyCustomer,
+) -> Result<(), StoreError> {
+    let by_none = NotifyCustomer { channel: NO_CHANNEL.to_owned(), ..told.clone() };
+    close_undelivered(open, &by_none).await
 }
 
 /// Closes the incident that this notification was not delivered.

@@ -20,6 +20,8 @@ pub(super) mod sqlite;
 pub(super) mod statement;
 mod unchecked;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{Card, Event, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
@@ -28,13 +30,18 @@ use self::database::Database;
 use self::schema::{Marks, Tables};
 use super::inspect::Inspector;
 use super::{
-    Applied, Behind, CardCipher, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Reveal,
-    RevealOutcome, Sample, StoreError, Unchecked,
+    Applied, Behind, BehindNotification, CardCipher, Change, Deleted, GivenUpNotification, GivenUpOrder,
+    HistoryEntry, NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Reveal,
+    RevealOutcome, Sample, StoreError, UncheckedOrder,
 };
 
 pub use self::database::DatabaseKind;
 pub(super) use self::marks::some_cards;
 pub use self::rekey::Rekeyed;
+
+/// How long one call may take that a job waits for. A job makes up to seven and then sends or asks the provider;
+/// together that stays below the time after which its handler is given up.
+const LONGEST_CALL: Duration = Duration::from_secs(10);
 
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +58,7 @@ pub enum Access {
 /// # Errors
 /// [`StoreError`] where the address is unusable or the database cannot be opened or migrated.
 pub async fn open(url: &str, cipher: CardCipher) -> Result<SqlStore, StoreError> {
-    Ok(SqlStore { database: Database::open(url).await?, cipher: Some(cipher) })
+    Ok(SqlStore { database: Database::open(url).await?, cipher: Some(cipher), longest_call: LONGEST_CALL })
 }
 
 /// Brings the tables of this address up to date, as [`open`] does.
@@ -81,7 +88,7 @@ pub async fn open_existing(
     if tables == Tables::ToMigrate {
         return Err(StoreError::NotMigrated);
     }
-    Ok(SqlStore { database: Database::connect(url, access).await?, cipher })
+    Ok(SqlStore { database: Database::connect(url, access).await?, cipher, longest_call: LONGEST_CALL })
 }
 
 /// See the module.
@@ -89,6 +96,7 @@ pub async fn open_existing(
 pub struct SqlStore {
     database: Database,
     cipher: Option<CardCipher>,
+    longest_call: Duration,
 }
 
 impl SqlStore {
@@ -152,28 +160,41 @@ impl SqlStore {
     pub(crate) async fn forget_other_keys(&self) -> Result<(), StoreError> {
         marks::forget_other_keys(&self.database, self.cipher()?).await
     }
+
+    /// The same, with this limit to the calls that handlers and the page of the cards make. Real time.
+    #[must_use]
+    pub fn answering_within(self, longest_call: Duration) -> Self {
+        Self { longest_call, ..self }
+    }
+
+    /// Ends a call that takes too long: a job must not wait for the database so long that it counts as a fault of the
+    /// job. A transaction that is cut short is rolled back, unless its commit had reached the database.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let slow = |_elapsed| Err(StoreError::TooSlow(self.longest_call));
+        tokio::time::timeout(self.longest_call, call).await.unwrap_or_else(slow)
+    }
 }
 
 #[async_trait]
 impl OrderStore for SqlStore {
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError> {
-        orders::track(&self.database, request, now).await
+        self.in_time(orders::track(&self.database, request, now)).await
     }
 
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
-        orders::order(&self.database, topup_id).await
+        self.in_time(orders::order(&self.database, topup_id)).await
     }
 
     async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError> {
-        orders::apply(&self.database, self.cipher.as_ref(), change).await
+        self.in_time(orders::apply(&self.database, self.cipher.as_ref(), change)).await
     }
 
     async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError> {
-        orders::card(&self.database, self.cipher()?, topup_id).await
+        self.in_time(orders::card(&self.database, self.cipher()?, topup_id)).await
     }
 
     async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
-        events::event(&self.database, notification).await
+        self.in_time(events::event(&self.database, notification)).await
     }
 
     async fn unchecked_orders(
@@ -182,16 +203,64 @@ impl OrderStore for SqlStore {
         before: Timestamp,
         behind: Option<&Behind>,
         most: u32,
-    ) -> Result<Unchecked, StoreError> {
+    ) -> Result<Page<UncheckedOrder>, StoreError> {
         unchecked::orders(&self.database, job, before, behind, most).await
     }
 
-    async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError> {
-        notifications::untold(&self.database, before, most).await
+    async fn given_up_orders(
+        &self,
+        behind: Option<&Behind>,
+        most: u32,
+    ) -> Result<Page<GivenUpOrder>, StoreError> {
+        unchecked::given_up(&self.database, behind, most).await
+    }
+
+    async fn untold(
+        &self,
+        before: Timestamp,
+        behind: Option<&BehindNotification>,
+        most: u32,
+    ) -> Result<Page<PendingNotification, BehindNotification>, StoreError> {
+        notifications::untold(&self.database, before, behind, most).await
+    }
+
+    async fn given_up_notifications(
+        &self,
+        behind: Option<&BehindNotification>,
+        most: u32,
+    ) -> Result<Page<GivenUpNotification, BehindNotification>, StoreError> {
+        notifications::given_up(&self.database, behind, most).await
+    }
+
+    async fn replay_order(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        orders::replay(&self.database, topup_id, reason, now).await
+    }
+
+    async fn discard_order(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        orders::discard(&self.database, topup_id, reason, now).await
+    }
+
+    async fn note_given_up(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        orders::note_given_up(&self.database, topup_id, reason, at).await
     }
 
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError> {
-        notifications::of_order(&self.database, topup_id).await
+        self.in_time(notifications::of_order(&self.database, topup_id)).await
     }
 
     async fn begin_attempt(
@@ -200,7 +269,7 @@ impl OrderStore for SqlStore {
         attempt: &Notification,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        notifications::begin_attempt(&self.database, told, attempt, now).await
+        self.in_time(notifications::begin_attempt(&self.database, told, attempt, now)).await
     }
 
     async fn record_attempt(
@@ -210,7 +279,7 @@ impl OrderStore for SqlStore {
         undelivered: Option<&NewEvent>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        notifications::record_attempt(&self.database, told, attempt, undelivered, now).await
+        self.in_time(notifications::record_attempt(&self.database, told, attempt, undelivered, now)).await
     }
 
     async fn tell_again(
@@ -256,11 +325,11 @@ impl OrderStore for SqlStore {
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<SecretString, StoreError> {
-        reveals::token(&self.database, self.cipher()?, told, now, expires_at).await
+        self.in_time(reveals::token(&self.database, self.cipher()?, told, now, expires_at)).await
     }
 
     async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError> {
-        reveals::reveal(&self.database, token).await
+        self.in_time(reveals::reveal(&self.database, token)).await
     }
 
     async fn try_reveal(
@@ -270,11 +339,17 @@ impl OrderStore for SqlStore {
         most_tries: u32,
         now: Timestamp,
     ) -> Result<RevealOutcome, StoreError> {
-        reveals::try_reveal(&self.database, token, right, most_tries, now).await
+        self.in_time(reveals::try_reveal(&self.database, token, right, most_tries, now)).await
     }
 
-    async fn delete_ended(&self, before: Timestamp, now: Timestamp, most: u32) -> Result<u32, StoreError> {
-        retention::delete_ended(&self.database, before, now, most).await
+    async fn delete_ended(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+        behind: Option<&Behind>,
+        most: u32,
+    ) -> Result<Deleted, StoreError> {
+        retention::delete_ended(&self.database, before, now, behind, most).await
     }
 
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError> {
@@ -285,6 +360,10 @@ impl OrderStore for SqlStore {
         rekey::links_of_previous_keys(&self.database, self.cipher()?).await
     }
 }
+
+#[cfg(test)]
+#[path = "plans_tests.rs"]
+mod plans;
 
 fn json(value: &impl serde::Serialize) -> String {
     // Invariant: customers, metadata and events have no map with keys other than text.

@@ -4,28 +4,72 @@ use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
 use super::statement::{Row, sql};
-use super::unchecked::left_out;
+use super::unchecked::page;
 use super::{events, history};
 use crate::orders::history::Attempt;
-use crate::orders::{NewEvent, Notification, Occurrence, StoreError};
+use crate::orders::{
+    BehindNotification, GivenUpNotification, NewEvent, Notification, NotificationStatus, Occurrence, Page,
+    PendingNotification, StoreError,
+};
+
+pub(super) const UNTOLD: &str =
+    "SELECT topup_id, outcome, incident, channel, attempts, next_attempt_at, event_id FROM notifications
+     WHERE status = 'pending' AND next_attempt_at < $1
+         AND (next_attempt_at, event_id, channel) > ($2, $3, $4)
+     ORDER BY next_attempt_at, event_id, channel LIMIT $5";
+pub(super) const GIVEN_UP: &str =
+    "SELECT event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at, sent_at,
+         last_error, given_up_at
+     FROM notifications
+     WHERE status IN ('failed', 'refused') AND (event_id, channel) > ($1, $2)
+     ORDER BY event_id, channel LIMIT $3";
 
 pub(super) async fn untold(
     database: &Database,
     before: Timestamp,
+    behind: Option<&BehindNotification>,
     most: u32,
-) -> Result<Vec<NotifyCustomer>, StoreError> {
-    let select = sql("SELECT topup_id, outcome, incident, channel FROM notifications
-         WHERE status = 'pending' AND next_attempt_at < $1 ORDER BY random() LIMIT $2");
-    let rows = database.fetch(select.bind(before).bind(most)).await?;
-    let read = |row: &Row| {
-        Ok(NotifyCustomer {
+) -> Result<Page<PendingNotification, BehindNotification>, StoreError> {
+    let select = sql(UNTOLD);
+    let at = behind.map_or(Timestamp::UNIX_EPOCH, |behind| behind.at);
+    let (event_id, channel) = position(behind);
+    let rows = database.fetch(select.bind(before).bind(at).bind(event_id).bind(channel).bind(most)).await?;
+    let last = |row: &Row| {
+        let (at, event_id, channel) =
+            (row.get("next_attempt_at")?, row.get("event_id")?, row.get("channel")?);
+        Ok(BehindNotification { at, event_id, channel })
+    };
+    page(&rows, most, last, |row| {
+        let told = NotifyCustomer {
             topup_id: row.parse("topup_id")?,
             outcome: row.parse("outcome")?,
             incident: row.incident("incident")?,
             channel: row.get("channel")?,
-        })
+        };
+        Ok(PendingNotification { told, attempts: row.count("attempts")? })
+    })
+}
+
+pub(super) async fn given_up(
+    database: &Database,
+    behind: Option<&BehindNotification>,
+    most: u32,
+) -> Result<Page<GivenUpNotification, BehindNotification>, StoreError> {
+    let select = sql(GIVEN_UP);
+    let (event_id, channel) = position(behind);
+    let rows = database.fetch(select.bind(event_id).bind(channel).bind(most)).await?;
+    let last = |row: &Row| {
+        let (at, event_id, channel) = (Timestamp::UNIX_EPOCH, row.get("event_id")?, row.get("channel")?);
+        Ok(BehindNotification { at, event_id, channel })
     };
-    Ok(rows.iter().filter_map(|row| read(row).map_err(|error| left_out(row, &error)).ok()).collect())
+    page(&rows, most, last, |row| {
+        let at = row.get("given_up_at")?;
+        Ok(GivenUpNotification { topup_id: row.parse("topup_id")?, notification: read(row)?, at })
+    })
+}
+
+fn position(behind: Option<&BehindNotification>) -> (&str, &str) {
+    behind.map_or(("", ""), |behind| (&behind.event_id, &behind.channel))
 }
 
 /// The oldest event first.
@@ -63,7 +107,7 @@ pub(super) async fn begin_attempt(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
-    update(&mut transaction, told, attempt).await?;
+    update(&mut transaction, told, attempt, now).await?;
     // What went wrong before is no news of this attempt.
     note(&mut transaction, told, (attempt.attempts, Attempt::Begun), None, now).await?;
     transaction.commit().await
@@ -77,7 +121,7 @@ pub(super) async fn record_attempt(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
-    let stands = update(&mut transaction, told, attempt).await?;
+    let stands = update(&mut transaction, told, attempt, now).await?;
     // Even where it does not stand: this attempt was made, too.
     let made = (attempt.attempts, attempt.status.into());
     note(&mut transaction, told, made, attempt.last_error.clone(), now).await?;
@@ -93,17 +137,20 @@ async fn update(
     open: &mut Transaction,
     told: &NotifyCustomer,
     attempt: &Notification,
+    now: Timestamp,
 ) -> Result<bool, StoreError> {
+    let given_up = matches!(attempt.status, NotificationStatus::Failed | NotificationStatus::Refused);
     let update = sql(
         "UPDATE notifications
-         SET status = $1, attempts = $2, next_attempt_at = $3, sent_at = $4, last_error = $5
-         WHERE event_id = $6 AND channel = $7 AND (status = 'pending' OR ($1 = 'sent' AND status <> 'sent'))",
+         SET status = $1, attempts = $2, next_attempt_at = $3, sent_at = $4, last_error = $5, given_up_at = $6
+         WHERE event_id = $7 AND channel = $8 AND (status = 'pending' OR ($1 = 'sent' AND status <> 'sent'))",
     )
     .bind(attempt.status.as_str())
     .bind(attempt.attempts)
     .bind(attempt.next_attempt_at)
     .bind(attempt.sent_at)
     .bind(attempt.last_error.as_deref())
+    .bind(given_up.then_some(now))
     .bind(told.event_id().as_str())
     .bind(told.channel.as_str());
     Ok(open.execute(update).await? > 0)
@@ -119,7 +166,8 @@ pub(super) async fn tell_again(
     let mut transaction = database.begin().await?;
     // Should Redis lose the job, the store has it put back once it is past this time.
     let update = sql("UPDATE notifications
-         SET status = 'pending', attempts = 0, next_attempt_at = $1, sent_at = NULL, last_error = $2
+         SET status = 'pending', attempts = 0, next_attempt_at = $1, sent_at = NULL, last_error = $2,
+             given_up_at = NULL
          WHERE event_id = $3 AND channel = $4 AND ($5 OR status <> 'sent')")
     .bind(now)
     .bind(reason)
@@ -171,6 +219,7 @@ pub(super) async fn add(
     if transaction.execute(insert).await? == 0 {
         return Ok(false);
     }
+    events::close_unreachable(&mut transaction, told).await?;
     note(&mut transaction, told, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
     transaction.commit().await?;
     Ok(true)

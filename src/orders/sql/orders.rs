@@ -15,12 +15,15 @@ pub(super) async fn track(
 ) -> Result<Order, StoreError> {
     if let Some(order) = order(database, &request.topup_id).await? {
         let told_more = (order.topup_ref.is_none() && request.topup_ref.is_some())
+            || (order.retry.is_none() && request.retry.is_some())
             || (order.customer.is_none() && request.customer.is_some())
             || (order.metadata.is_none() && request.metadata.is_some())
             || (order.callback_url.is_none() && request.callback_url.is_some());
         let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
+        let known_given_up = order.given_up.is_some() || order.discarded;
+        let repeated = known_given_up && request.tracked_at == Some(order.tracking.tracked_at);
         // Only the job of a message carries its id: those that follow from it are spared the transaction.
-        if !told_more && !given_up && request.message_id.is_none() {
+        if !told_more && (!given_up || repeated) && request.message_id.is_none() {
             return Ok(order);
         }
     }
@@ -38,9 +41,9 @@ pub(super) async fn track(
 async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<bool, StoreError> {
     let new = Tracking::new(now);
     let insert = details(
-        "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, status,
+        "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, retry, status,
              tracked_at, polling_since, next_check_at, overdue, polls, delays, not_found, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
         request,
     );
     let insert = insert
@@ -57,7 +60,7 @@ async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     Ok(true)
 }
 
-/// A statement with what the producer named: `$1` to `$6`.
+/// A statement with what the producer named: `$1` to `$7`.
 fn details(text: &'static str, request: &TrackTopup) -> Statement {
     sql(text)
         .bind(request.topup_id.as_str())
@@ -66,6 +69,7 @@ fn details(text: &'static str, request: &TrackTopup) -> Statement {
         .bind(request.metadata.as_ref().map(json))
         .bind(request.callback_url.as_ref().map(Secret::reveal))
         .bind(request.message_id.as_deref())
+        .bind(request.retry.as_ref().map(json))
 }
 
 /// Stores what the producer names of an order that is stored already. A newer message replaces the customer, the
@@ -82,12 +86,13 @@ async fn update_details(open: &mut Transaction, request: &TrackTopup) -> Result<
     let update = details(
         if newer {
             "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce($3, customer),
-                 metadata = coalesce($4, metadata), callback_url = coalesce($5, callback_url), message_id = $6
+                 metadata = coalesce($4, metadata), callback_url = coalesce($5, callback_url), message_id = $6,
+                 retry = coalesce($7, retry)
              WHERE topup_id = $1"
         } else {
             "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
                  metadata = coalesce(metadata, $4), callback_url = coalesce(callback_url, $5),
-                 message_id = coalesce(message_id, $6)
+                 message_id = coalesce(message_id, $6), retry = coalesce(retry, $7)
              WHERE topup_id = $1"
         },
         request,
@@ -109,38 +114,124 @@ fn is_newer(id: &str, last: Option<&str>) -> bool {
     })
 }
 
-/// Follows an order that had been given up from the beginning again. A job that is repeated after it gave its order up
-/// comes here, too: what it finds the second time is no news, and its order's incidents stay open.
+/// Follows an order that had been given up from the beginning again, unless the request is of the job that gave it
+/// up: that one ran again, since its end did not reach the queue. Jobs of an earlier version do not say so; what they
+/// find the second time is no news, and the order's incidents stay open.
 async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
     by_a_newer_message: bool,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let topup_id = &request.topup_id;
-    let given_up = sql("SELECT status FROM internet_orders
+    let select = sql("SELECT status, tracked_at, given_up, discarded FROM internet_orders
          WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
-    let Some(row) = open.fetch_optional(given_up.bind(topup_id.as_str())).await? else { return Ok(()) };
-    let before: OrderStatus = row.parse("status")?;
+    let Some(row) = open.fetch_optional(select.bind(request.topup_id.as_str())).await? else { return Ok(()) };
+    let known_given_up = row.get::<Option<String>>("given_up")?.is_some() || row.get::<bool>("discarded")?;
+    let of_its_message = request.message_id.is_some() && !by_a_newer_message;
+    let of_this_tracking = request.tracked_at == Some(row.get("tracked_at")?);
+    if known_given_up && (of_its_message || of_this_tracking) {
+        return Ok(());
+    }
+    let before = row.parse("status")?;
     let new = Tracking::new(now);
+    if begin_again(open, &request.topup_id, before, &new).await? {
+        if by_a_newer_message {
+            events::close_incidents(open, &request.topup_id).await?;
+        }
+        history::add(open, &request.topup_id, now, handed_over(Some(before), &new)).await?;
+    }
+    Ok(())
+}
+
+/// Has an order of this status that is not final followed from the beginning. Returns whether it was changed.
+async fn begin_again(
+    open: &mut Transaction,
+    topup_id: &TopupId,
+    before: OrderStatus,
+    new: &Tracking,
+) -> Result<bool, StoreError> {
     let update = sql(
         "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
-             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
-         WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL",
+             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, failed_attempts = 0,
+             given_up = NULL, given_up_at = NULL, discarded = $5, version = version + 1
+         WHERE topup_id = $6 AND status = $7",
     )
     .bind(new.status.as_str())
     .bind(new.polling_since)
     .bind(new.next_check_at)
     .bind(new.overdue)
+    .bind(false)
     .bind(topup_id.as_str())
     .bind(before.as_str());
-    if open.execute(update).await? == 1 {
-        if by_a_newer_message {
-            events::close_incidents(open, topup_id).await?;
-        }
-        history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;
+    Ok(open.execute(update).await? == 1)
+}
+
+pub(super) async fn replay(
+    database: &Database,
+    topup_id: &TopupId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.begin().await?;
+    let Some(before) = not_final(&mut transaction, topup_id).await? else { return Ok(false) };
+    let new = Tracking::new(now);
+    if !begin_again(&mut transaction, topup_id, before, &new).await? {
+        return Ok(false);
     }
-    Ok(())
+    events::close_incidents(&mut transaction, topup_id).await?;
+    let occurrence = changed(reason, Some(before), &new, None);
+    history::add(&mut transaction, topup_id, now, occurrence).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+pub(super) async fn discard(
+    database: &Database,
+    topup_id: &TopupId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.begin().await?;
+    let Some(before) = not_final(&mut transaction, topup_id).await? else { return Ok(false) };
+    let update = sql("UPDATE internet_orders SET next_check_at = NULL, given_up = NULL, given_up_at = NULL,
+             discarded = $1, version = version + 1
+         WHERE topup_id = $2 AND status = $3 AND NOT discarded")
+    .bind(true)
+    .bind(topup_id.as_str())
+    .bind(before.as_str());
+    if transaction.execute(update).await? == 0 {
+        return Ok(false);
+    }
+    let record = Tracking { status: before, next_check_at: None, ..Tracking::new(now) };
+    history::add(&mut transaction, topup_id, now, changed(reason, Some(before), &record, None)).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Takes hold of an order and returns its status; nothing where it is final or unknown.
+async fn not_final(open: &mut Transaction, topup_id: &TopupId) -> Result<Option<OrderStatus>, StoreError> {
+    let hold = sql("UPDATE internet_orders SET topup_id = topup_id
+         WHERE topup_id = $1 AND status NOT IN ('FULFILLED', 'REFUNDED') RETURNING status");
+    let row = open.fetch_optional(hold.bind(topup_id.as_str())).await?;
+    row.map(|row| row.parse("status")).transpose()
+}
+
+pub(super) async fn note_given_up(
+    database: &Database,
+    topup_id: &TopupId,
+    reason: &str,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let update = sql("UPDATE internet_orders SET given_up = $1, given_up_at = $2, version = version + 1
+         WHERE topup_id = $3 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')
+             AND given_up IS NULL AND NOT discarded")
+    .bind(reason)
+    .bind(at)
+    .bind(topup_id.as_str());
+    let mut transaction = database.begin().await?;
+    let noted = transaction.execute(update).await? > 0;
+    transaction.commit().await?;
+    Ok(noted)
 }
 
 fn handed_over(before: Option<OrderStatus>, record: &Tracking) -> Occurrence {
@@ -166,9 +257,9 @@ fn changed(
 
 pub(super) async fn order(database: &Database, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
     let select =
-        sql("SELECT topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url, status,
+        sql("SELECT topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url, retry, status,
              tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at,
-             delays, not_found, overdue, last_error, version
+             delays, not_found, overdue, failed_attempts, last_error, given_up, discarded, version
          FROM internet_orders WHERE topup_id = $1");
     let row = database.fetch_optional(select.bind(topup_id.as_str())).await?;
     row.map(|row| read(&row)).transpose()
@@ -185,6 +276,7 @@ fn read(row: &Row) -> Result<Order, StoreError> {
         customer: text("customer")?.map(|text| read_json(&text, "customer")).transpose()?,
         metadata: text("metadata")?.map(|text| read_json(&text, "metadata")).transpose()?,
         callback_url: text("callback_url")?.map(Secret::new),
+        retry: text("retry")?.map(|text| read_json(&text, "retry")).transpose()?,
         tracking: Tracking {
             status: row.parse("status")?,
             tracked_at: row.get("tracked_at")?,
@@ -198,8 +290,11 @@ fn read(row: &Row) -> Result<Order, StoreError> {
             delays: row.count("delays")?,
             not_found: row.count("not_found")?,
             overdue: row.get("overdue")?,
+            failed_attempts: row.count("failed_attempts")?,
             last_error: text("last_error")?,
         },
+        given_up: text("given_up")?,
+        discarded: row.get("discarded")?,
         version: row.get("version")?,
     })
 }
@@ -254,8 +349,9 @@ fn update(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Statement,
              topup_amount = coalesce(topup_amount, $4), card_code = $5, num_trans = $6, date_traitement = $7,
              status = $8, polling_since = $9, polls = $10, last_checked_at = $11, next_check_at = $12,
              scheduled_at = $13, fulfilled_at = $14, refunded_at = $15, delays = $16, not_found = $17,
-             overdue = $18, last_error = $19, version = version + 1
-         WHERE topup_id = $20 AND version = $21 AND status NOT IN ('FULFILLED', 'REFUNDED')")
+             overdue = $18, last_error = $19, failed_attempts = $20, given_up = $21, given_up_at = $22,
+             version = version + 1
+         WHERE topup_id = $23 AND version = $24 AND status NOT IN ('FULFILLED', 'REFUNDED')")
     .bind(seen.and_then(|seen| seen.topup_ref.as_deref()))
     .bind(seen.and_then(|seen| seen.kind.clone()).map(String::from))
     .bind(seen.and_then(|seen| seen.number.as_ref()).map(Secret::reveal))
@@ -275,6 +371,9 @@ fn update(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Statement,
     .bind(record.not_found)
     .bind(record.overdue)
     .bind(record.last_error.as_deref())
+    .bind(record.failed_attempts)
+    .bind(change.dead_letter())
+    .bind(change.dead_letter().map(|_| change.at))
     .bind(order.topup_id.as_str())
     .bind(order.version);
     Ok(update)

@@ -1,21 +1,22 @@
 -- Why jobs are dead letters, of those that no worker will run any more.
 -- KEYS: queues in which the same job may be   ARGV: ids
--- Returns for each id the reason, or an empty text where it is no dead letter or waits in another of the queues
-local function reason(id)
-    local found = ''
+-- Returns for each id {the reason, or an empty text where it is no dead letter or waits in another of the queues;
+--   1 if a command is replaying it}
+local function look(id)
+    local found, replaying = '', 0
     for n = 1, #KEYS do
         if redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 1 then
-            local told = redis.pcall('HMGET', KEYS[n] .. ':meta:' .. id, 'reason')[1]
-            found = told or 'a dead letter'
+            local history = redis.pcall('HMGET', KEYS[n] .. ':meta:' .. id, 'reason', 'replaying')
+            found, replaying = history[1] or 'a dead letter', history[2] and 1 or 0
         elseif redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1 then
-            return ''
+            return { '', 0 }
         end
     end
-    return found
+    return { found, replaying }
 end
 
-local reasons = {}
+local results = {}
 for n, id in ipairs(ARGV) do
-    reasons[n] = reason(id)
+    results[n] = look(id)
 end
-return reasons
+return results

@@ -1,7 +1,8 @@
 -- Has a dead letter run again, as a job to which nothing has happened yet.
--- KEYS[1] queue   KEYS[2..] other queues in which the same job may be   ARGV: id
+-- KEYS[1] queue   KEYS[2..] other queues in which the same job may be
+-- ARGV: id, payload that it carries from now on (empty: the one it has)
 -- Returns `replayed`, `gone` where it is no dead letter, or `followed` where another queue has the job at work
-local queue, id = KEYS[1], take()
+local queue, id, payload = KEYS[1], take(), take()
 if redis.call('SMISMEMBER', queue .. ':dead', id)[1] == 0 then
     return 'gone'
 end
@@ -13,6 +14,9 @@ for n = 2, #KEYS do
 end
 redis.call('SREM', queue .. ':dead', id)
 redis.call('DEL', queue .. ':meta:' .. id)
+if payload ~= '' then
+    redis.call('HSET', queue .. ':data', id, payload)
+end
 schedule(queue, id, 0)
 place()
 return 'replayed'

@@ -1,6 +1,7 @@
 -- Puts back jobs that the store knows of and no queue holds; a dead letter counts as held.
--- KEYS: queues in which the same job may be   ARGV: most jobs that may wait in the first of these queues (0: any number),
---   ms within which a job of this queue that waits for a request runs again; then for each job: queue, id, payload
+-- KEYS: queues in which the same job may be   ARGV: most jobs that may wait in the first of these queues (0: any
+--   number), ms within which a job of this queue that waits for a request runs again; then for each job: queue, id, payload,
+--   failed attempts
 -- Returns {number of jobs put back, 1 if there was no room for more}
 local most, soon = tonumber(take()), tonumber(take()) / 1000
 local room = math.huge
@@ -12,13 +13,16 @@ if most > 0 then
 end
 local restored = 0
 while at < #ARGV and restored < room do
-    local queue, id, payload = take(), take(), take()
+    local queue, id, payload, attempts = take(), take(), take(), tonumber(take())
     local held = redis.call('HEXISTS', queue .. ':data', id) == 1
     for other = 1, #KEYS do
         held = held or redis.call('HEXISTS', KEYS[other] .. ':data', id) == 1
     end
     if not held then
         push(queue, id, payload, 0)
+        if attempts > 0 then
+            redis.pcall('HSET', queue .. ':meta:' .. id, 'attempts', attempts)
+        end
         restored = restored + 1
     end
 end

@@ -16,6 +16,22 @@ pub(super) struct Job {
     pub(super) delay_ms: u64,
 }
 
+impl Job {
+    /// With which it is put back; of some there are none.
+    pub(super) fn failed_attempts(&self) -> usize {
+        self.id.bytes().last().map_or(0, |digit| usize::from(digit % 3))
+    }
+}
+
+/// What a job carries from its replay on; empty where that stays as it is.
+pub(super) fn replayed_payload(id: &str) -> String {
+    if id.bytes().last().is_some_and(|digit| digit % 2 == 0) {
+        format!("replayed {id}")
+    } else {
+        String::new()
+    }
+}
+
 /// A message in the inbox and what the worker makes of it: a job, or a reason to reject it.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
@@ -164,7 +180,9 @@ impl Call {
                 (keys, messages.iter().flat_map(message_arguments).collect())
             }
             Self::Restore { queues, jobs } => {
-                let jobs = jobs.iter().flat_map(|job| [text(job.queue), job.id.clone(), job.payload.clone()]);
+                let jobs = jobs.iter().flat_map(|job| {
+                    [text(job.queue), job.id.clone(), job.payload.clone(), job.failed_attempts().to_string()]
+                });
                 // Any number may wait: how many may is the subject of tests of its own.
                 let arguments = [text("0"), text("0")].into_iter().chain(jobs).collect();
                 (queues.iter().map(ToString::to_string).collect(), arguments)
@@ -199,7 +217,7 @@ impl Call {
                 (vec![text(queue), last_batch.clone()], vec![worker.clone()])
             }
             Self::Replay { queues, id } => {
-                (queues.iter().map(ToString::to_string).collect(), vec![id.clone()])
+                (queues.iter().map(ToString::to_string).collect(), vec![id.clone(), replayed_payload(id)])
             }
             Self::Discard { queue, id } => (vec![text(queue)], vec![id.clone()]),
             Self::Add(_) | Self::Push { .. } | Self::Id { .. } | Self::Text { .. } => Default::default(),

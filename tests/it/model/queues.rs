@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::call::{Batch, Call, FOLLOWING, INBOX, Job, Message, QUEUES, REJECTED, Settlement};
+use super::call::{
+    Batch, Call, FOLLOWING, INBOX, Job, Message, QUEUES, REJECTED, Settlement, replayed_payload,
+};
 use super::queue::{History, Queue, milliseconds, seconds, whole_milliseconds};
 use super::snapshot::{Answer, Content, Fields, Snapshot, list, number, text};
 
@@ -144,6 +146,9 @@ impl Model {
             if !held {
                 self.happened.insert("restored");
                 self.push(job);
+                if job.failed_attempts() > 0 {
+                    self.queue(job.queue).note(&job.id, "attempts", &job.failed_attempts().to_string());
+                }
                 restored += 1;
             }
         }
@@ -165,6 +170,9 @@ impl Model {
             let queue = self.queue(queue);
             queue.dead.remove(id);
             queue.histories.remove(id);
+            if !replayed_payload(id).is_empty() {
+                queue.data.insert(id.to_owned(), replayed_payload(id));
+            }
             queue.schedule(id, 0.0, now);
             "replayed"
         };

@@ -1,5 +1,6 @@
 //! The contract of the store, held on SQLite and on PostgreSQL alike.
 
+mod dead_letters;
 mod ground;
 mod history;
 mod incidents;

@@ -1,8 +1,8 @@
 //! Orders, changes and events.
 
 use futures_util::future::join_all;
-use topup_jobs::{Customer, JobName, Locale, OrderStatus, Outcome, Secret, TrackTopup, Tracking};
-use topup_worker::orders::{Applied, Behind, Change, OrderStore, Unchecked};
+use topup_jobs::{Customer, JobName, Locale, OrderStatus, Outcome, Secret, TopupId, TrackTopup, Tracking};
+use topup_worker::orders::{Applied, Behind, Change, Notification, OrderStore, Page, UncheckedOrder};
 
 use super::ground::{CARD, Ground, at, change, event, fulfill, id, told};
 
@@ -14,6 +14,7 @@ super::on_both!(
     a_final_state_absorbs,
     an_event_is_stored_once,
     what_is_overdue_is_found,
+    what_is_untold_is_found_oldest_first,
     workers_that_start_at_once_make_the_tables_once,
 );
 
@@ -187,17 +188,53 @@ async fn what_is_overdue_is_found(ground: &Ground) {
     let overdue = async |job, before, behind: Option<&Behind>, most| {
         store.unchecked_orders(job, at(before), behind, most).await.unwrap()
     };
+    let ids = |page: &Page<UncheckedOrder>| -> Vec<TopupId> {
+        page.found.iter().map(|order| order.topup_id.clone()).collect()
+    };
     let (polled, rechecked) = (JobName::PollTopup, JobName::RecheckTopup);
-    assert_eq!(overdue(polled, 20, None, 10).await.orders, [(id(1), OrderStatus::Handling)]);
-    assert_eq!(overdue(rechecked, 20, None, 10).await.orders, [(id(4), OrderStatus::Scheduled)]);
+    let found = overdue(polled, 20, None, 10).await;
+    assert_eq!(
+        found.found,
+        [UncheckedOrder {
+            topup_id: id(1),
+            status: OrderStatus::Handling,
+            tracked_at: at(10),
+            next_check_at: at(10),
+            failed_attempts: 0,
+        }]
+    );
+    change(&store, &id(4), at(16), |record| record.failed_attempts = 2).await;
+    let found = overdue(rechecked, 20, None, 10).await;
+    assert_eq!((ids(&found), found.found[0].failed_attempts), (vec![id(4)], 2));
     let first = overdue(polled, 40, None, 1).await;
-    assert_eq!(first.orders, [(id(1), OrderStatus::Handling)], "the oldest first");
+    assert_eq!(ids(&first), [id(1)], "the oldest first");
     let second = overdue(polled, 40, first.behind.as_ref(), 1).await;
-    assert_eq!(second.orders, [(id(2), OrderStatus::Handling)]);
+    assert_eq!(ids(&second), [id(2)]);
     let last = overdue(polled, 40, second.behind.as_ref(), 1).await;
-    assert_eq!(last, Unchecked::default());
-    assert_eq!(store.untold(at(20), 10).await.unwrap(), [told(&id(3), Outcome::Fulfilled)]);
-    assert_eq!(store.untold(at(10), 10).await.unwrap(), []);
+    assert_eq!((ids(&last), last.behind), (vec![], None));
+}
+
+async fn what_is_untold_is_found_oldest_first(ground: &Ground) {
+    let store = ground.store().await;
+    for (number, ended) in [(1, 12), (2, 10), (3, 11), (4, 30)] {
+        fulfill(&store, &id(number), at(ended)).await;
+    }
+    let pending = told(&id(3), Outcome::Fulfilled);
+    let begun = store.notification(&pending).await.unwrap().unwrap();
+    let begun = Notification { attempts: 4, ..begun };
+    store.begin_attempt(&pending, &begun, at(11)).await.unwrap();
+    let mut found = Vec::new();
+    let mut behind = None;
+    loop {
+        let page = store.untold(at(20), behind.as_ref(), 2).await.unwrap();
+        found.extend(page.found.into_iter().map(|pending| (pending.told, pending.attempts)));
+        behind = page.behind;
+        if behind.is_none() {
+            break;
+        }
+    }
+    let expected = [(2, 0), (3, 4), (1, 0)];
+    assert_eq!(found, expected.map(|(number, attempts)| (told(&id(number), Outcome::Fulfilled), attempts)));
 }
 
 async fn workers_that_start_at_once_make_the_tables_once(ground: &Ground) {

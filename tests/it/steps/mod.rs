@@ -37,10 +37,20 @@ struct Expected {
     /// Jobs that stay: rechecks of a scheduled order, the dead letter of one that is given up.
     rechecks: usize,
     dead: usize,
+    /// Requests to the provider at most: none is made again but the one that the crash cut short.
+    requests: u64,
 }
 
-const FULFILLED: Expected =
-    Expected { status: OrderStatus::Fulfilled, outcome: "fulfilled", operator: false, rechecks: 0, dead: 0 };
+const FULFILLED: Expected = Expected {
+    status: OrderStatus::Fulfilled,
+    outcome: "fulfilled",
+    operator: false,
+    rechecks: 0,
+    dead: 0,
+    requests: 2 + STARTS,
+};
+/// Requests that two workers make to verify their key, at most.
+const STARTS: u64 = 6;
 
 #[tokio::test]
 async fn a_crash_at_any_step_of_a_fulfilled_order_leaves_nothing_undone() {
@@ -64,9 +74,10 @@ async fn a_crash_at_any_step_of_a_scheduled_order_leaves_nothing_undone() {
 #[tokio::test]
 async fn a_crash_at_any_step_of_an_unresolved_order_leaves_nothing_undone() {
     let status = OrderStatus::Handling;
-    let expected = Expected { status, outcome: "unresolved", operator: true, dead: 1, ..FULFILLED };
-    // The provider is asked six times, and the five looks before the last are like one another.
-    crash_from(33, expected, |_| "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned()).await;
+    let requests = 13 + 1 + STARTS;
+    let expected = Expected { status, outcome: "unresolved", operator: true, dead: 1, requests, ..FULFILLED };
+    // The provider is asked thirteen times, and the looks before the last are like one another.
+    crash_from(81, expected, |_| "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned()).await;
 }
 
 async fn crash_at_every_step(expected: Expected, order: impl Fn(&Bed) -> String) {
@@ -107,6 +118,8 @@ async fn crash_at(expected: Expected, step: u32, order: &impl Fn(&Bed) -> String
         settled(&bed, expected, &order).await;
     }
     account(&bed, &operator, expected, &order).await;
+    let requests = bed.simulator.total_calls();
+    assert!(requests <= expected.requests, "{} crashed at {step}: {requests} requests", expected.outcome);
     crashed
 }
 
@@ -120,7 +133,6 @@ async fn settled(bed: &Bed, expected: Expected, order: &str) {
         let done = stored.tracking.status == expected.status
             && !told.is_empty()
             && told.iter().all(|one| one.status == NotificationStatus::Sent)
-            // A job that is repeated after it gave the order up looks a few times more before it does so again.
             && dead(bed).await == expected.dead
             && left(bed, "poll-topup").await == expected.dead
             && left(bed, "recheck-topup").await == expected.rechecks

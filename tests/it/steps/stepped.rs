@@ -14,8 +14,9 @@ use topup_jobs::{
 };
 use topup_worker::notify::{CardForm, Channel, Delivery, SendError};
 use topup_worker::orders::{
-    Applied, Behind, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Rekeyed, Reveal,
-    RevealOutcome, StoreError, Unchecked,
+    Applied, Behind, BehindNotification, Change, Deleted, GivenUpNotification, GivenUpOrder, HistoryEntry,
+    NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Rekeyed, Reveal, RevealOutcome,
+    StoreError, UncheckedOrder,
 };
 use topup_worker::topup_api::{ApiError, OrderList, TopupApi};
 
@@ -184,12 +185,60 @@ impl OrderStore for Stepped<dyn OrderStore> {
         before: Timestamp,
         behind: Option<&Behind>,
         most: u32,
-    ) -> Result<Unchecked, StoreError> {
+    ) -> Result<Page<UncheckedOrder>, StoreError> {
         self.inner.unchecked_orders(job, before, behind, most).await
     }
 
-    async fn untold(&self, before: Timestamp, most: u32) -> Result<Vec<NotifyCustomer>, StoreError> {
-        self.inner.untold(before, most).await
+    async fn given_up_orders(
+        &self,
+        behind: Option<&Behind>,
+        most: u32,
+    ) -> Result<Page<GivenUpOrder>, StoreError> {
+        self.inner.given_up_orders(behind, most).await
+    }
+
+    async fn untold(
+        &self,
+        before: Timestamp,
+        behind: Option<&BehindNotification>,
+        most: u32,
+    ) -> Result<Page<PendingNotification, BehindNotification>, StoreError> {
+        self.inner.untold(before, behind, most).await
+    }
+
+    async fn given_up_notifications(
+        &self,
+        behind: Option<&BehindNotification>,
+        most: u32,
+    ) -> Result<Page<GivenUpNotification, BehindNotification>, StoreError> {
+        self.inner.given_up_notifications(behind, most).await
+    }
+
+    async fn replay_order(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.replay_order(topup_id, reason, now).await
+    }
+
+    async fn discard_order(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.discard_order(topup_id, reason, now).await
+    }
+
+    async fn note_given_up(
+        &self,
+        topup_id: &TopupId,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.note_given_up(topup_id, reason, at).await
     }
 
     async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError> {
@@ -210,8 +259,14 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.inner.try_reveal(token, right, most_tries, now).await
     }
 
-    async fn delete_ended(&self, before: Timestamp, now: Timestamp, most: u32) -> Result<u32, StoreError> {
-        self.inner.delete_ended(before, now, most).await
+    async fn delete_ended(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+        behind: Option<&Behind>,
+        most: u32,
+    ) -> Result<Deleted, StoreError> {
+        self.inner.delete_ended(before, now, behind, most).await
     }
 
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError> {

@@ -39,6 +39,7 @@ impl Received {
 pub(crate) struct Sink {
     received: Arc<Mutex<Vec<Received>>>,
     answers: Arc<Mutex<VecDeque<StatusCode>>>,
+    on_receipt: Option<Arc<dyn Fn(&Received) + Send + Sync>>,
 }
 
 impl Sink {
@@ -49,6 +50,11 @@ impl Sink {
         let router = Router::new().route("/", post(receive)).with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         format!("http://{address}/")
+    }
+
+    /// The same; this is done with each delivery before it is answered.
+    pub(crate) async fn listen_with(&self, on_receipt: impl Fn(&Received) + Send + Sync + 'static) -> String {
+        Self { on_receipt: Some(Arc::new(on_receipt)), ..self.clone() }.listen().await
     }
 
     /// Answers the next deliveries so.
@@ -64,6 +70,9 @@ impl Sink {
 
 async fn receive(State(sink): State<Sink>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let received = Received { headers, body: body.to_vec() };
+    if let Some(on_receipt) = &sink.on_receipt {
+        on_receipt(&received);
+    }
     sink.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
     let answer = sink.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     answer.unwrap_or(StatusCode::NO_CONTENT)
