@@ -45,6 +45,7 @@ pub async fn run_with(
     change: impl FnOnce(&mut Environment),
 ) -> anyhow::Result<Stopped> {
     let redis_health = RedisHealth::default();
+    crate::open_files::raise_limit();
     let health = Health::new(redis_health.clone());
     let metrics = Metrics::default();
     let connection = Connection::new(&config.redis, &redis_health);
@@ -58,8 +59,7 @@ pub async fn run_with(
         metrics: metrics.clone(),
         budget: Arc::clone(&budget),
     };
-    let serving = endpoints.serve(listener);
-    tasks.spawn(async { drop(serving.await) });
+    tasks.spawn(endpoints.serve(listener));
 
     let mut environment = tokio::select! {
         environment = environment(&config, &connection, Arc::clone(&budget), metrics) => environment?,
@@ -69,8 +69,7 @@ pub async fn run_with(
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;
-        let serving = RevealPage::new(Arc::clone(&store), Arc::clone(&clock)).serve(listener);
-        tasks.spawn(async { drop(serving.await) });
+        tasks.spawn(RevealPage::new(Arc::clone(&store), Arc::clone(&clock)).serve(listener));
     }
     if let Some(keep) = config.keep {
         let clock = Arc::clone(&clock);
