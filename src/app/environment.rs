@@ -11,12 +11,15 @@ use crate::clock::{Clock, ScaledClock, real_now};
 use crate::config::Config;
 use crate::handlers::{Environment, random_jitter};
 use crate::notify::{
-    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, TURN, Webhook,
+    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
 };
 use crate::orders::{self, Order};
-use crate::queue::{Connection, Names, Pause};
+use crate::queue::{Connection, Names, Pause, Slots};
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
+
+/// Most spare slots for notifications that wait for an answer.
+const MOST_SPARE_SLOTS: usize = 512;
 
 /// What the handlers work with.
 pub(super) async fn environment(
@@ -35,7 +38,7 @@ pub(super) async fn environment(
         budget,
         metrics,
         channels: Channels::new(channels(config, stream)?),
-        circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
+        circuits: Circuits::new(sending_slots(config.concurrency), |wait| clock.real(wait)),
         clock: Arc::new(clock),
         strategy: config.poll_strategy,
         links: config.reveal.as_ref().map(|reveal| reveal.links.clone()),
@@ -44,6 +47,12 @@ pub(super) async fn environment(
 }
 
 /// The provider, asked with each of the keys.
+/// The slots in which notifications are sent. A spare one costs an open connection: there are more than endpoints are
+/// likely to hang at once, and fewer than a process may have files open.
+fn sending_slots(concurrency: usize) -> Slots {
+    Slots::new(concurrency, (concurrency * 8).min(MOST_SPARE_SLOTS))
+}
+
 fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
     let primary = Client::new(&config.api_url, &config.api_key)?;
     let secondary =

@@ -97,7 +97,7 @@ pub async fn run_with(
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
-        .with(NotifyCustomerHandler(environment.clone()))
+        .with_slots(NotifyCustomerHandler(environment.clone()), environment.circuits.slots())
         .pausing(budget.claim_pause())
         .with(PollTopupHandler(environment.clone()))
         .with(RecheckTopupHandler(environment.clone()));

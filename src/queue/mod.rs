@@ -36,6 +36,7 @@ mod resend;
 pub(crate) mod scripts;
 mod settle;
 mod subscription;
+mod slots;
 mod wake;
 
 use std::sync::{Arc, Weak};
@@ -59,6 +60,8 @@ pub(crate) use resend::{Resent, resend};
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;
+pub(crate) use slots::LentSlot;
+pub use slots::Slots;
 use crate::handlers::Handler;
 use crate::shutdown::Shutdown;
 
@@ -132,14 +135,21 @@ impl Queues {
 
     /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
     #[must_use]
-    pub fn with<H: Handler>(mut self, handler: H) -> Self {
+    pub fn with<H: Handler>(self, handler: H) -> Self {
+        let slots = Slots::new(self.slots, 0);
+        self.with_slots(handler, &slots)
+    }
+
+    /// The same, in these slots.
+    #[must_use]
+    pub fn with_slots<H: Handler>(mut self, handler: H, slots: &Slots) -> Self {
         let queue = self.names.queue(H::NAME);
         let wake = Arc::new(Notify::new());
         self.listeners.push((queue.clone(), Arc::clone(&wake)));
         let (consumer, jobs) = Consumer::start(
             self.names.clone(),
             queue,
-            self.slots,
+            slots,
             self.connection.clone(),
             wake,
             Arc::clone(&self.report_now),
