@@ -94,7 +94,8 @@ pub async fn run_with(
         behind: [None, None],
     };
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
-    let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
+    let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health)
+        .rejecting(config.rejected_cap, environment.metrics.clone());
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
         .with_slots(NotifyCustomerHandler(environment.clone()), environment.circuits.slots())

@@ -21,6 +21,7 @@
 
 mod address;
 mod apalis;
+mod arrivals;
 mod claim;
 mod claim_pause;
 mod connection;
@@ -47,6 +48,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use address::{InvalidAddress, RedisAddress};
+pub(crate) use arrivals::Arrivals;
 pub use claim_pause::ClaimPause;
 pub(crate) use connection::Pause;
 pub use connection::{Connection, RedisHealth};
@@ -55,6 +57,7 @@ pub use isolation::{IsolatedJob, Isolation, run_isolated};
 pub(crate) use lease::millis;
 pub use names::{InvalidPrefix, Names};
 pub(crate) use refusal::describe;
+pub use rejected::RejectedCap;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
 pub(crate) use resend::{Resent, resend};
 

@@ -60,6 +60,12 @@ impl Names {
         format!("{}:rejected", self.prefix)
     }
 
+    /// How many rejected messages were dropped, since there were too many.
+    #[must_use]
+    pub fn rejected_dropped(&self) -> String {
+        format!("{}:rejected-dropped", self.prefix)
+    }
+
     /// Stream of outcomes, for producers who would rather read than receive.
     #[must_use]
     pub fn events(&self) -> String {
@@ -143,6 +149,7 @@ impl Names {
         let mut keys = vec![
             (self.inbox(), "stream"),
             (self.rejected(), "stream"),
+            (self.rejected_dropped(), "string"),
             (self.events(), "stream"),
             (self.time_anchor(), "string"),
         ];

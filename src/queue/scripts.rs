@@ -30,6 +30,7 @@ scripts! {
     GIVE_BACK = "lua/give_back.lua";
     HEARTBEAT = "lua/heartbeat.lua";
     INTAKE = "lua/intake.lua";
+    INBOX_READ = "lua/inbox_read.lua";
     LEAVE = "lua/leave.lua";
     LIST_BEGIN = "lua/list_begin.lua";
     LIST_END = "lua/list_end.lua";
@@ -37,6 +38,7 @@ scripts! {
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
     RESEND = "lua/resend.lua";
+    REJECTED_TRIM = "lua/rejected_trim.lua";
     RESTORE = "lua/restore.lua";
     SETTLE = "lua/settle.lua";
 }
