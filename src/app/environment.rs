@@ -7,7 +7,7 @@ use anyhow::Context;
 use secrecy::ExposeSecret;
 use topup_jobs::{Outcome, Timestamp};
 
-use crate::clock::{Clock, ScaledClock, real_now};
+use crate::clock::{Clock, ScaledClock, SharedTime};
 use crate::config::Config;
 use crate::handlers::{Environment, random_jitter};
 use crate::notify::{
@@ -27,10 +27,11 @@ pub(super) async fn environment(
     connection: &Connection,
     budget: Arc<RedisBudget>,
     metrics: Metrics,
+    time: SharedTime,
 ) -> anyhow::Result<Environment> {
     let store = orders::open(config.database_url.expose_secret(), config.cipher.clone()).await;
     let store = store.context("the database of DATABASE_URL cannot be opened")?;
-    let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
+    let clock = scaled_clock(connection, &config.names, time, config.time_scale).await?;
     let stream = EventStream::new(connection.clone(), &config.names);
     Ok(Environment {
         store: Arc::new(store),
@@ -46,13 +47,13 @@ pub(super) async fn environment(
     })
 }
 
-/// The provider, asked with each of the keys.
 /// The slots in which notifications are sent. A spare one costs an open connection: there are more than endpoints are
 /// likely to hang at once, and fewer than a process may have files open.
 fn sending_slots(concurrency: usize) -> Slots {
     Slots::new(concurrency, (concurrency * 8).min(MOST_SPARE_SLOTS))
 }
 
+/// The provider, asked with each of the keys.
 fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
     let primary = Client::new(&config.api_url, &config.api_key)?;
     let secondary =
@@ -124,14 +125,19 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
 
 /// The clock of this deployment. Where it is scaled, its beginning stands in Redis, so that all workers
 /// agree on the time.
-async fn scaled_clock(connection: &Connection, names: &Names, scale: f64) -> anyhow::Result<ScaledClock> {
+async fn scaled_clock(
+    connection: &Connection,
+    names: &Names,
+    time: SharedTime,
+    scale: f64,
+) -> anyhow::Result<ScaledClock> {
     if (scale - 1.0).abs() < f64::EPSILON {
-        return Ok(ScaledClock::real_time());
+        return Ok(ScaledClock::new(time, scale, Timestamp::UNIX_EPOCH));
     }
     let mut pause = Pause::new();
     let (_, anchor): (redis::Value, i64) = loop {
         let mut read = redis::pipe();
-        read.cmd("SETNX").arg(names.time_anchor()).arg(real_now().timestamp_millis());
+        read.cmd("SETNX").arg(names.time_anchor()).arg(time.now().timestamp_millis());
         read.cmd("GET").arg(names.time_anchor());
         match read.query_async(&mut connection.get()).await {
             Ok(read) => break read,
@@ -143,5 +149,5 @@ async fn scaled_clock(connection: &Connection, names: &Names, scale: f64) -> any
     };
     connection.answered();
     let anchor = Timestamp::from_timestamp_millis(anchor).context("the time anchor in Redis is no time")?;
-    Ok(ScaledClock::new(scale, anchor))
+    Ok(ScaledClock::new(time, scale, anchor))
 }

@@ -14,6 +14,7 @@ use topup_jobs::JobName;
 
 use self::environment::{allowance, budget, environment};
 pub(crate) use self::environment::{key_fingerprints, wanting};
+use crate::clock::TimeKeeper;
 use crate::coalesce::Coalescer;
 use crate::config::Config;
 use crate::endpoints::Endpoints;
@@ -44,8 +45,8 @@ pub async fn run_with(
     shutdown: Shutdown,
     change: impl FnOnce(&mut Environment),
 ) -> anyhow::Result<Stopped> {
-    let redis_health = RedisHealth::default();
     crate::open_files::raise_limit();
+    let redis_health = RedisHealth::default();
     let health = Health::new(redis_health.clone());
     let metrics = Metrics::default();
     let connection = Connection::new(&config.redis, &redis_health);
@@ -61,8 +62,14 @@ pub async fn run_with(
     };
     tasks.spawn(endpoints.serve(listener));
 
+    let time_keeper = TimeKeeper::new(connection.clone(), config.names.clone());
+    let time = tokio::select! {
+        time = time_keeper.first() => time,
+        () = shutdown.requested() => return Ok(Stopped::Drained),
+    };
+    tasks.spawn(time_keeper.keep(time.clone(), metrics.clone(), shutdown.clone()));
     let mut environment = tokio::select! {
-        environment = environment(&config, &connection, Arc::clone(&budget), metrics) => environment?,
+        environment = environment(&config, &connection, Arc::clone(&budget), metrics, time) => environment?,
         () = shutdown.requested() => return Ok(Stopped::Drained),
     };
     change(&mut environment);
@@ -146,7 +153,8 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     let job = IsolatedJob::receive()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
     let budget = Arc::new(budget(config, &connection).for_one_job());
-    let environment = environment(config, &connection, budget, Metrics::default()).await?;
+    let time = TimeKeeper::new(connection.clone(), config.names.clone()).first().await;
+    let environment = environment(config, &connection, budget, Metrics::default(), time).await?;
     match job.name {
         JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
         JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,

@@ -36,8 +36,8 @@ mod rejected;
 mod resend;
 pub(crate) mod scripts;
 mod settle;
-mod subscription;
 mod slots;
+mod subscription;
 mod wake;
 
 use std::sync::{Arc, Weak};
@@ -60,11 +60,11 @@ pub(crate) use refusal::describe;
 pub use rejected::RejectedCap;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
 pub(crate) use resend::{Resent, resend};
+pub(crate) use slots::LentSlot;
+pub use slots::Slots;
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;
-pub(crate) use slots::LentSlot;
-pub use slots::Slots;
 use crate::handlers::Handler;
 use crate::shutdown::Shutdown;
 

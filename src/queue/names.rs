@@ -152,6 +152,7 @@ impl Names {
             (self.rejected_dropped(), "string"),
             (self.events(), "stream"),
             (self.time_anchor(), "string"),
+            (self.clock(), "hash"),
         ];
         let budget = self.budget();
         keys.extend(BUDGET.map(|(key, kind)| (format!("{budget}:{key}"), kind)));
@@ -164,6 +165,12 @@ impl Names {
             keys.extend(QUEUE.map(|(key, kind)| (format!("{queue}:{key}"), kind)));
         }
         keys
+    }
+
+    /// The time of the deployment, beside the clock of Redis.
+    #[must_use]
+    pub fn clock(&self) -> String {
+        format!("{}:clock", self.prefix)
     }
 
     /// Where a scaled clock began, so that all processes of a demo agree on the time.

@@ -25,20 +25,21 @@ scripts! {
     BUDGET_STATE = "lua/budget_state.lua";
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
+    CLOCK = "lua/clock.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";
     DEAD_REPLAY = "lua/dead_replay.lua";
     GIVE_BACK = "lua/give_back.lua";
     HEARTBEAT = "lua/heartbeat.lua";
-    INTAKE = "lua/intake.lua";
     INBOX_READ = "lua/inbox_read.lua";
+    INTAKE = "lua/intake.lua";
     LEAVE = "lua/leave.lua";
     LIST_BEGIN = "lua/list_begin.lua";
     LIST_END = "lua/list_end.lua";
     LIST_SEEN = "lua/list_seen.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
-    RESEND = "lua/resend.lua";
     REJECTED_TRIM = "lua/rejected_trim.lua";
+    RESEND = "lua/resend.lua";
     RESTORE = "lua/restore.lua";
     SETTLE = "lua/settle.lua";
 }
