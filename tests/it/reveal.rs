@@ -67,6 +67,45 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
 }
 
 #[tokio::test]
+async fn a_flood_of_connections_that_send_nothing_keeps_no_visitor_out_and_no_operator() {
+    let mut bed = Bed::new(600.0).await;
+    let page = free_address();
+    bed.set("REVEAL_ADDR", &page);
+    bed.set("REVEAL_URL", format!("http://{page}"));
+    let operator = bed.serve_http();
+    let worker = bed.worker().await;
+    let mut flood = Vec::new();
+    for n in 0..400 {
+        let mut stream = TcpStream::connect(&page).await.expect("the page answers");
+        stream
+            .write_all(b"GET /r/1234 HTTP/1.1\r\nHost:")
+            .await
+            .expect("it takes the beginning of a request");
+        flood.push(stream);
+        if n % 100 == 99 {
+            let answer = http(&page, "GET", "/r/unknown", "").await;
+            assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        }
+    }
+    for n in 0..100 {
+        flood.push(TcpStream::connect(&operator).await.expect("the endpoints answer"));
+        if n % 25 == 24 {
+            assert!(crate::shutdown::get(&operator).await.starts_with("HTTP/1.1 "));
+        }
+    }
+    // The first were closed for others; a connection that is kept would not end for twenty seconds.
+    let mut nothing = Vec::new();
+    assert!(flood[0].read_to_end(&mut nothing).await.is_err() || nothing.is_empty());
+    for setting in ["REVEAL_ADDR", "HTTP_ADDR"] {
+        let words = "the listener of this setting has all its connections";
+        until(setting, async || {
+            worker.log().lines().any(|line| line.contains(words) && line.contains(setting)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn without_its_public_address_there_is_no_page_and_no_link() {
     let mut bed = Bed::new(600.0).await;
     let page = free_address();
