@@ -38,10 +38,8 @@ const OPEN: Duration = Duration::from_secs(30);
 const FIRST_TRIES: Duration = Duration::from_secs(3);
 /// In so much time all places of an endpoint that answers quickly come free once.
 const TURN: Duration = Duration::from_millis(50);
-/// The pause between two jobs that come back is this part of the time since a place last came free.
-const PART_OF_TURN: u32 = 4;
-/// The longest pause between two jobs that come back.
-const LONGEST_TURN: Duration = Duration::from_secs(1);
+/// The same for one that has not had a place free for long.
+const LONGEST_TURN: Duration = Duration::from_secs(15);
 /// A job that found no place comes back after this long at the latest.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Endpoints that are remembered while nothing is sent to them. Callbacks may have any number of hosts.
@@ -55,8 +53,6 @@ pub struct Circuits {
     half: usize,
     open: Duration,
     first_tries: Duration,
-    /// The shortest pause between two jobs that come back.
-    shortest_turn: Duration,
     state: Mutex<State>,
 }
 
@@ -114,9 +110,8 @@ impl Circuits {
     #[must_use]
     pub fn new(slots: Slots, real: impl Fn(Duration) -> Duration) -> Arc<Self> {
         let half = (slots.size() / 2).max(1);
-        let shortest_turn = TURN.div_f64(f64::from(u32::try_from(half).unwrap_or(u32::MAX)));
         let (open, first_tries) = (real(OPEN), real(FIRST_TRIES));
-        Arc::new(Self { slots, half, open, first_tries, shortest_turn, state: Mutex::default() })
+        Arc::new(Self { slots, half, open, first_tries, state: Mutex::default() })
     }
 
     /// The slots that are shared out.
@@ -144,7 +139,7 @@ impl Circuits {
         if endpoint.in_flight >= self.half || here >= left {
             let others_fill_it = here == 0 && endpoint.in_flight < self.half;
             let line = if others_fill_it { crowd } else { &mut endpoint.line };
-            return Err(Outside::Busy(line.back(now, self.shortest_turn)));
+            return Err(Outside::Busy(line.back(now, self.half)));
         }
         // Where nothing was under way, no place could come free: the pace begins anew.
         if endpoint.in_flight == 0 {
@@ -179,10 +174,10 @@ impl State {
 }
 
 impl Line {
-    /// How long the next job waits until it comes back.
-    fn back(&mut self, now: Instant, shortest_turn: Duration) -> Duration {
+    /// How long the next job waits until it comes back, where so many places come free one after another.
+    fn back(&mut self, now: Instant, places: usize) -> Duration {
         let since = now.saturating_duration_since(*self.moved.get_or_insert(now));
-        let turn = (since / PART_OF_TURN).clamp(shortest_turn, LONGEST_TURN.max(shortest_turn));
+        let turn = since.clamp(TURN, LONGEST_TURN) / u32::try_from(places).unwrap_or(u32::MAX);
         let back = self.last_back.map_or(now, |last| last.max(now)) + turn;
         let back = back.min(now + LONGEST_WAIT);
         self.last_back = Some(back);
@@ -221,10 +216,13 @@ impl Place {
             return;
         }
         let Some(lent) = self.circuits.slots.lend() else { return };
+        let moved = Some(Instant::now());
         if let Some(endpoint) = state.endpoints.get_mut(&self.name) {
             endpoint.lent += 1;
+            endpoint.line.moved = moved;
             state.placed -= 1;
             state.doubtful -= 1;
+            state.crowd.moved = moved;
         }
         drop(state);
         self.lent = Some(lent);

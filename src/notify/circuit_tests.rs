@@ -158,8 +158,8 @@ async fn those_that_find_no_place_come_back_one_after_another_at_the_pace_of_the
     assert_eq!([back(now), back(now), back(now)], [10, 15, 20], "behind the first that found none");
     assert_eq!(back(now + Duration::from_millis(10)), 15, "behind the four");
     let second = now + Duration::from_secs(1);
-    assert_eq!(back(second), 250, "no place came free for a second");
-    assert_eq!(back(second), 500, "one after another");
+    assert_eq!(back(second), 100, "no place came free for a second");
+    assert_eq!(back(second), 200, "one after another");
     for _ in 0..1_000 {
         assert!(back(second) <= LONGEST_WAIT.as_millis());
     }
