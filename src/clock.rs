@@ -1,13 +1,20 @@
-//! Domain time: the one place that reads the clock of the machine.
+//! Domain time: the time of the deployment, and the one place that reads the wall clock of the machine.
 //!
 //! With a scale of 3600 an hour of the domain passes in a second: for demos and tests. The scale applies
 //! to the waits of the domain and to the times it stores, never to leases, HTTP time-outs, reconnects or
 //! the time stamp of a webhook.
 
+mod keeper;
+mod shared;
+
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use tokio::time::Instant;
 use topup_jobs::Timestamp;
+
+pub(crate) use self::keeper::TimeKeeper;
+pub use self::shared::SharedTime;
 
 /// Tells domain time.
 pub trait Clock: Send + Sync + 'static {
@@ -19,37 +26,38 @@ pub trait Clock: Send + Sync + 'static {
     fn domain(&self, real: Duration) -> Duration;
 }
 
-/// Now, by the clock of the machine.
+/// Now, by the wall clock of the machine. Hosts do not agree on it: ask a [`Clock`] for whatever concerns an order.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub fn real_now() -> Timestamp {
     Utc::now()
 }
 
-/// Domain time that began at the anchor and runs `scale` times as fast as the machine's clock.
-#[derive(Debug, Clone, Copy)]
+/// Domain time that began at the anchor and runs `scale` times as fast as the time of the deployment.
+#[derive(Debug, Clone)]
 pub struct ScaledClock {
+    time: SharedTime,
     anchor: Timestamp,
     scale: f64,
 }
 
 impl ScaledClock {
-    /// The machine's clock, unscaled.
+    /// The time of this machine at the start, unscaled, for a process that shares nothing with others.
     #[must_use]
     pub fn real_time() -> Self {
-        Self::new(1.0, Timestamp::UNIX_EPOCH)
+        Self::new(SharedTime::new(Instant::now(), real_now()), 1.0, Timestamp::UNIX_EPOCH)
     }
 
     /// A clock that ran at real time up to the anchor and runs `scale` times as fast since.
     #[must_use]
-    pub fn new(scale: f64, anchor: Timestamp) -> Self {
-        Self { anchor, scale }
+    pub fn new(time: SharedTime, scale: f64, anchor: Timestamp) -> Self {
+        Self { time, anchor, scale }
     }
 }
 
 impl Clock for ScaledClock {
     fn now(&self) -> Timestamp {
-        let now = real_now();
+        let now = self.time.now();
         if (self.scale - 1.0).abs() < f64::EPSILON {
             return now;
         }
@@ -78,9 +86,9 @@ mod tests {
     #[test]
     fn an_hour_passes_in_a_second_at_3600() {
         let anchor = real_now();
-        let clock = ScaledClock::new(3600.0, anchor);
+        let clock = ScaledClock::new(SharedTime::new(Instant::now(), anchor), 3600.0, anchor);
         assert_eq!(clock.real(Duration::from_hours(1)), Duration::from_secs(1));
-        let (domain, real) = (clock.now() - anchor, real_now() - anchor);
+        let (domain, real) = (clock.now() - anchor, clock.time.now() - anchor);
         assert!(domain <= real * 3600, "{domain} of {real}");
     }
 }

@@ -17,6 +17,9 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use crate::topup_api::RedisBudget;
 
+/// Most connections at once.
+const MOST_CONNECTIONS: usize = 64;
+
 /// What the answers are made of.
 #[derive(Clone)]
 pub(crate) struct Endpoints {
@@ -28,16 +31,13 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     /// Serves for as long as the process lives: one that is stopping says so.
-    ///
-    /// # Errors
-    /// `io::Error` where the listener fails.
-    pub(crate) async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    pub(crate) async fn serve(self, listener: TcpListener) {
         let router = Router::new()
             .route("/healthz", get(async || "alive\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self);
-        axum::serve(listener, router).await
+        crate::http::serve("HTTP_ADDR", listener, MOST_CONNECTIONS, router).await;
     }
 }
 

@@ -3,38 +3,59 @@
 //! Every worker reads the stream from its beginning; what has been taken is no longer there. A message is
 //! checked here and then moved by one script, which only the worker that deletes it carries out. So there
 //! is no consumer group to mend after a crash, and nothing is lost or doubled.
+//!
+//! A producer may send anything of any size. One read hands over a bounded number of bytes, and of a message that is too
+//! large only its size; what is kept of rejected messages is bounded too.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{RedisResult, Value};
-use topup_jobs::{Accepted, JobName, TrackTopup, accept};
+use redis::RedisResult;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TrackTopup, accept, accept_size};
 
 use crate::clock::Clock;
 use crate::handlers::NextJob;
 use crate::notify::CallbackHosts;
-use crate::queue::{Connection, Names, Pause, RedisAddress, RedisHealth, millis, scripts};
+use crate::queue::{
+    Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth, RejectedCap, millis, scripts,
+};
 use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
 
-/// Messages read at a time. The largest accepted has 16 KiB; what is larger is read once to be refused.
+/// Messages read at a time.
 const MOST_READ: usize = 256;
-/// How long one read waits on the side of Redis for a message.
-const BLOCK: Duration = Duration::from_secs(5);
+/// Bytes of messages read at a time.
+const MOST_BYTES: usize = 1 << 20;
+/// Longest pause between two looks at the inbox while Redis tells of what arrives, and while it does not.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+const LOOKED_AT_EVERY_UNTOLD: Duration = Duration::from_millis(100);
+/// That rejected messages are dropped is logged no more often.
+const DROPPED_LOGGED_EVERY: Duration = Duration::from_mins(1);
 
 /// Takes messages in until asked to stop.
 pub struct Intake {
     names: Names,
     clock: Arc<dyn Clock>,
     callbacks: CallbackHosts,
-    reading: Connection,
+    address: RedisAddress,
     moving: Connection,
+    rejected_cap: RejectedCap,
+    metrics: Metrics,
+    dropping: Dropping,
 }
 
-/// A message as it stands in the stream: its id, and names and values of its fields.
-struct Message {
-    id: String,
-    fields: Vec<(Vec<u8>, Vec<u8>)>,
+/// Rejected messages that were dropped and are not logged yet, and when that was last logged.
+#[derive(Default)]
+struct Dropping {
+    unlogged: u64,
+    logged: Option<Instant>,
 }
+
+/// A message as it stands in the stream: its id, its size in bytes, and names and values of its fields one after the
+/// other; no fields where it is too large.
+type Message = (String, usize, Vec<Vec<u8>>);
 
 impl Intake {
     /// An intake of the inbox under these names, for orders that may be told on these hosts.
@@ -46,27 +67,46 @@ impl Intake {
         callbacks: CallbackHosts,
         health: &RedisHealth,
     ) -> Self {
-        let moving = Connection::new(address, health);
-        // Redis itself ends the read in time; a connection that does not has died silently.
-        let reading = Connection::new(address, health).answering_within(BLOCK * 2);
-        Self { names, clock, callbacks, reading, moving }
+        Self {
+            names,
+            clock,
+            callbacks,
+            address: address.clone(),
+            moving: Connection::new(address, health),
+            rejected_cap: RejectedCap::default(),
+            metrics: Metrics::default(),
+            dropping: Dropping::default(),
+        }
+    }
+
+    /// Keeps so much of rejected messages, and counts them here.
+    #[must_use]
+    pub fn rejecting(self, rejected_cap: RejectedCap, metrics: Metrics) -> Self {
+        Self { rejected_cap, metrics, ..self }
     }
 
     /// Takes messages in until asked to stop. Redis being away only makes it wait.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let arrivals = Arrivals::default();
+        let listening = arrivals.clone().listen(self.address.clone(), self.names.inbox());
+        let _listening = AbortOnDropHandle::new(tokio::spawn(listening));
         let mut pause = Pause::new();
         while !shutdown.is_requested() {
             let messages = tokio::select! {
                 () = shutdown.requested() => return,
                 messages = self.read() => messages,
             };
-            let Some(messages) = messages else {
-                pause.wait().await;
-                continue;
-            };
             // A move that has begun is finished; it is one script.
-            match self.take(messages).await {
-                Ok(()) => pause = Pause::new(),
+            let taken = match messages {
+                Ok(messages) => self.take(messages).await,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(0) => tokio::select! {
+                    () = shutdown.requested() => return,
+                    () = arrivals.wait(LOOKED_AT_EVERY, LOOKED_AT_EVERY_UNTOLD) => pause = Pause::new(),
+                },
+                Ok(_) => pause = Pause::new(),
                 Err(error) => {
                     self.moving.failed(&error);
                     pause.wait().await;
@@ -75,43 +115,38 @@ impl Intake {
         }
     }
 
-    /// Waits for messages. Nothing where Redis did not answer.
-    async fn read(&self) -> Option<Vec<Message>> {
-        let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(MOST_READ).arg("BLOCK").arg(millis(BLOCK));
-        read.arg("STREAMS").arg(self.names.inbox()).arg(0);
-        let mut connection = self.reading.get();
-        match read.query_async(&mut connection).await {
-            Ok(answer) => Some(messages(answer)),
-            Err(error) => {
-                self.reading.failed(&error);
-                None
-            }
-        }
+    /// The oldest messages.
+    async fn read(&self) -> RedisResult<Vec<Message>> {
+        let mut call = scripts::INBOX_READ.key(self.names.inbox());
+        call.arg(MOST_READ).arg(MOST_BYTES).arg(MAX_MESSAGE_BYTES);
+        call.invoke_async(&mut self.moving.get()).await
     }
 
     /// The order of a message, or why it cannot be accepted here.
-    fn check(&self, fields: &[(&[u8], &[u8])]) -> Result<Accepted, String> {
-        let accepted = accept(fields).map_err(|rejection| rejection.to_string())?;
+    fn check(&self, bytes: usize, fields: &[Vec<u8>]) -> Result<Accepted, String> {
+        let fields: Vec<_> = fields.chunks_exact(2).map(|pair| (&pair[0][..], &pair[1][..])).collect();
+        let accepted = accept_size(bytes).and_then(|()| accept(&fields));
+        let accepted = accepted.map_err(|rejection| rejection.to_string())?;
         if let TrackTopup { callback_url: Some(address), .. } = &accepted.order {
             self.callbacks.check(address).map_err(|refused| refused.to_string())?;
         }
         Ok(accepted)
     }
 
-    async fn take(&self, messages: Vec<Message>) -> RedisResult<()> {
+    /// Takes these messages in and returns how many there are.
+    async fn take(&mut self, messages: Vec<Message>) -> RedisResult<usize> {
         if messages.is_empty() {
-            return Ok(());
+            // A replica lets itself be read as well: this says nothing of whether Redis can be written.
+            return Ok(0);
         }
         let mut call = scripts::INTAKE.prepare_invoke();
         call.key(self.names.inbox()).key(self.names.rejected());
         call.key(self.names.queue(JobName::PollTopup)).key(self.names.queue(JobName::RecheckTopup));
-        for message in &messages {
-            call.arg(&message.id);
-            let fields = message.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-            match self.check(&fields.collect::<Vec<_>>()) {
+        for (message_id, bytes, fields) in &messages {
+            call.arg(message_id);
+            match self.check(*bytes, fields) {
                 Ok(Accepted { job, order, delay }) => {
-                    let order = TrackTopup { message_id: Some(message.id.clone()), ..order };
+                    let order = TrackTopup { message_id: Some(message_id.clone()), ..order };
                     let job = NextJob::look(job, order, self.clock.real(delay));
                     call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
                     call.arg(job.payload).arg(millis(job.delay));
@@ -124,40 +159,49 @@ impl Intake {
         let results: Vec<String> = call.invoke_async(&mut self.moving.get()).await?;
         // Not before: a replica lets itself be read.
         self.moving.answered();
-        for (message, result) in messages.iter().zip(results) {
+        let mut rejected = 0;
+        for ((message_id, ..), result) in messages.iter().zip(results) {
             match result.as_str() {
-                "rejected" => tracing::warn!(message.id, "a message was rejected; the reason stands with it"),
-                "duplicate" => {
-                    tracing::info!(message.id, "the order is followed already; the message is dropped");
+                "rejected" => {
+                    rejected += 1;
+                    tracing::warn!(
+                        message.id = message_id,
+                        "a message was rejected; the reason stands with it"
+                    );
                 }
-                _ => tracing::debug!(message.id, result, "took a message in"),
+                "duplicate" => {
+                    let what = "the order is followed already; the message is dropped";
+                    tracing::info!(message.id = message_id, "{what}");
+                }
+                _ => tracing::debug!(message.id = message_id, result, "took a message in"),
             }
         }
-        Ok(())
+        if rejected > 0 {
+            self.metrics.rejected(rejected);
+            self.drop_oldest_rejected().await;
+        }
+        Ok(messages.len())
     }
-}
 
-/// The messages in an answer to XREAD: `[[stream, [[id, [name, value, …]], …]]]`, or nothing.
-fn messages(answer: Value) -> Vec<Message> {
-    let array = |value| match value {
-        Value::Array(values) => values,
-        _ => Vec::new(),
-    };
-    let streams = match answer {
-        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
-        streams => array(streams).pop().and_then(|stream| array(stream).into_iter().nth(1)),
-    };
-    let entries = streams.map(array).unwrap_or_default();
-    let message = |entry| {
-        let mut parts = array(entry).into_iter();
-        let id = redis::from_redis_value(parts.next()?).ok()?;
-        let fields = array(parts.next()?).into_iter().map(|part| match part {
-            Value::BulkString(bytes) => bytes,
-            _ => Vec::new(),
-        });
-        let flat: Vec<Vec<u8>> = fields.collect();
-        let pairs = flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-        Some(Message { id, fields: pairs.collect() })
-    };
-    entries.into_iter().filter_map(message).collect()
+    /// Drops the rejected messages beyond the cap, and says so from time to time.
+    async fn drop_oldest_rejected(&mut self) {
+        let dropped = match self.rejected_cap.keep(&self.moving, &self.names).await {
+            Ok(dropped) => dropped,
+            // The next message that is rejected has it tried again.
+            Err(error) => return self.moving.failed(&error),
+        };
+        self.metrics.rejected_dropped(dropped);
+        self.dropping.unlogged += dropped;
+        let logged = self.dropping.logged;
+        if self.dropping.unlogged > 0 && logged.is_none_or(|at| at.elapsed() >= DROPPED_LOGGED_EVERY) {
+            tracing::warn!(
+                dropped = self.dropping.unlogged,
+                kept_messages = self.rejected_cap.messages,
+                kept_bytes = self.rejected_cap.bytes,
+                "the oldest rejected messages were dropped, since there are too many; see `topup-worker rejected` for \
+                 the reasons of the others, and REJECTED_MESSAGES and REJECTED_MEGABYTES for how many are kept"
+            );
+            self.dropping = Dropping { unlogged: 0, logged: Some(Instant::now()) };
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod health;
 mod http;
 pub mod intake;
 pub mod notify;
+mod open_files;
 pub mod orders;
 pub mod queue;
 mod restore;

@@ -17,7 +17,7 @@ pub use completion::{Completions, SPAN_COUNT};
 pub use decide::{DeadLetterReason, Decision, Next, Observation, Situation, Tracking, decide};
 pub use event::{Event, EventData, Outcome, Undelivered, UnknownOutcome};
 pub use event_id::{EventId, Incident};
-pub use message::{Accepted, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, Opts, Rejection, accept};
+pub use message::{Accepted, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, Opts, Rejection, accept, accept_size};
 pub use name::{JobName, UnknownJobName};
 pub use notify_customer::NotifyCustomer;
 pub use order::{

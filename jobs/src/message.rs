@@ -71,10 +71,7 @@ fn reject<T>(reason: impl Into<String>) -> Result<T, Rejection> {
 /// # Errors
 /// [`Rejection`] says what is wrong and what the producer is to send instead.
 pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
-    let bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_MESSAGE_BYTES {
-        return reject(format!("the message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are accepted"));
-    }
+    accept_size(fields.iter().map(|(name, value)| name.len() + value.len()).sum())?;
     let field =
         |wanted: &str| fields.iter().find(|(name, _)| *name == wanted.as_bytes()).map(|(_, value)| *value);
     let job = job_name(field("name"))?;
@@ -88,6 +85,17 @@ pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
     };
     let order = order(&data, &opts)?;
     Ok(Accepted { job, order, delay: Duration::from_millis(opts.delay) })
+}
+
+/// Checks the size of a message, the bytes of its names and values together.
+///
+/// # Errors
+/// [`Rejection`] where it is too large.
+pub fn accept_size(bytes: usize) -> Result<(), Rejection> {
+    if bytes > MAX_MESSAGE_BYTES {
+        return reject(format!("the message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are accepted"));
+    }
+    Ok(())
 }
 
 fn job_name(name: Option<&[u8]>) -> Result<JobName, Rejection> {

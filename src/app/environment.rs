@@ -7,17 +7,20 @@ use anyhow::Context;
 use secrecy::ExposeSecret;
 use topup_jobs::{Outcome, Timestamp};
 
-use crate::clock::{Clock, ScaledClock, real_now};
+use crate::clock::{Clock, ScaledClock, SharedTime};
 use crate::config::{Config, SettingsError};
 use crate::deployment::read_patiently;
 use crate::handlers::{Environment, random_jitter};
 use crate::notify::{
-    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, TURN, Webhook,
+    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
 };
 use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
-use crate::queue::{Connection, Names, Pause};
+use crate::queue::{Connection, Names, Pause, Slots};
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
+
+/// Most spare slots for notifications that wait for an answer.
+const MOST_SPARE_SLOTS: usize = 512;
 
 /// Opens the store for a worker: makes it where it is missing and brings its tables up to date. A database that the jobs
 /// in Redis do not belong to is left as it is, and so is one whose cards this worker's keys do not fit.
@@ -73,8 +76,9 @@ pub(super) async fn environment(
     store: SqlStore,
     budget: Arc<RedisBudget>,
     metrics: Metrics,
+    time: SharedTime,
 ) -> anyhow::Result<Environment> {
-    let clock = scaled_clock(connection, &config.names, config.time_scale).await?;
+    let clock = scaled_clock(connection, &config.names, time, config.time_scale).await?;
     let stream = EventStream::new(connection.clone(), &config.names);
     Ok(Environment {
         store: Arc::new(store),
@@ -82,12 +86,18 @@ pub(super) async fn environment(
         budget,
         metrics,
         channels: Channels::new(channels(config, stream)?),
-        circuits: Circuits::new(config.concurrency, clock.domain(TURN)),
+        circuits: Circuits::new(sending_slots(config.concurrency), |wait| clock.real(wait)),
         clock: Arc::new(clock),
         strategy: config.poll_strategy,
         links: config.reveal.as_ref().map(|reveal| reveal.links.clone()),
         jitter: random_jitter,
     })
+}
+
+/// The slots in which notifications are sent. A spare one costs an open connection: there are more than endpoints are
+/// likely to hang at once, and fewer than a process may have files open.
+fn sending_slots(concurrency: usize) -> Slots {
+    Slots::new(concurrency, (concurrency * 8).min(MOST_SPARE_SLOTS))
 }
 
 /// The provider, asked with each of the keys.
@@ -162,14 +172,19 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
 
 /// The clock of this deployment. Where it is scaled, its beginning stands in Redis, so that all workers
 /// agree on the time.
-async fn scaled_clock(connection: &Connection, names: &Names, scale: f64) -> anyhow::Result<ScaledClock> {
+async fn scaled_clock(
+    connection: &Connection,
+    names: &Names,
+    time: SharedTime,
+    scale: f64,
+) -> anyhow::Result<ScaledClock> {
     if (scale - 1.0).abs() < f64::EPSILON {
-        return Ok(ScaledClock::real_time());
+        return Ok(ScaledClock::new(time, scale, Timestamp::UNIX_EPOCH));
     }
     let mut pause = Pause::new();
     let (_, anchor): (redis::Value, i64) = loop {
         let mut read = redis::pipe();
-        read.cmd("SETNX").arg(names.time_anchor()).arg(real_now().timestamp_millis());
+        read.cmd("SETNX").arg(names.time_anchor()).arg(time.now().timestamp_millis());
         read.cmd("GET").arg(names.time_anchor());
         match read.query_async(&mut connection.get()).await {
             Ok(read) => break read,
@@ -181,5 +196,5 @@ async fn scaled_clock(connection: &Connection, names: &Names, scale: f64) -> any
     };
     connection.answered();
     let anchor = Timestamp::from_timestamp_millis(anchor).context("the time anchor in Redis is no time")?;
-    Ok(ScaledClock::new(scale, anchor))
+    Ok(ScaledClock::new(time, scale, anchor))
 }

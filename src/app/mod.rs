@@ -15,6 +15,7 @@ use topup_jobs::JobName;
 
 use self::environment::{allowance, budget, environment, open_store, open_store_for_job, store_error};
 pub(crate) use self::environment::{key_fingerprints, wanting};
+use crate::clock::TimeKeeper;
 use crate::coalesce::Coalescer;
 use crate::config::Config;
 use crate::deployment::Membership;
@@ -50,6 +51,7 @@ pub async fn run_with(
     shutdown: Shutdown,
     change: impl FnOnce(&mut Environment),
 ) -> anyhow::Result<Stopped> {
+    crate::open_files::raise_limit();
     let redis_health = RedisHealth::default();
     let health = Health::new(redis_health.clone());
     let metrics = Metrics::default();
@@ -64,13 +66,19 @@ pub async fn run_with(
         metrics: metrics.clone(),
         budget: Arc::clone(&budget),
     };
-    let serving = endpoints.serve(listener);
-    tasks.spawn(async { drop(serving.await) });
+    tasks.spawn(endpoints.serve(listener));
 
+    let time_keeper = TimeKeeper::new(connection.clone(), config.names.clone());
+    let time = tokio::select! {
+        time = time_keeper.first() => time,
+        () = shutdown.requested() => return Ok(Stopped::Drained),
+    };
+    tasks.spawn(time_keeper.keep(time.clone(), metrics.clone(), shutdown.clone()));
     let starting = Box::pin(async {
         let (membership, watch) = take_part(&config, &connection, &health).await?;
         let opened = watch.store.clone();
-        let environment = environment(&config, &connection, opened, Arc::clone(&budget), metrics).await?;
+        let environment =
+            environment(&config, &connection, opened, Arc::clone(&budget), metrics, time).await?;
         anyhow::Ok((membership, watch, environment))
     });
     let (membership, watch, mut environment) = tokio::select! {
@@ -81,8 +89,7 @@ pub async fn run_with(
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;
-        let serving = RevealPage::new(Arc::clone(&store), Arc::clone(&clock)).serve(listener);
-        tasks.spawn(async { drop(serving.await) });
+        tasks.spawn(RevealPage::new(Arc::clone(&store), Arc::clone(&clock)).serve(listener));
     }
     if let Some(keep) = config.keep {
         let clock = Arc::clone(&clock);
@@ -101,10 +108,11 @@ pub async fn run_with(
     }
     let restore = Restore::new(environment.clone(), allowance(&config), connection, config.names.clone());
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
-    let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health);
+    let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health)
+        .rejecting(config.rejected_cap, environment.metrics.clone());
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
-        .with(NotifyCustomerHandler(environment.clone()))
+        .with_slots(NotifyCustomerHandler(environment.clone()), environment.circuits.slots())
         .pausing(budget.claim_pause())
         .with(PollTopupHandler(environment.clone()))
         .with(RecheckTopupHandler(environment.clone()));
@@ -197,7 +205,8 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     // A database that does not answer is no fault of the job: this process ends before it has begun with it.
     let environment = async {
         let store = open_store_for_job(config).await?;
-        environment(config, &connection, store, budget, Metrics::default()).await
+        let time = TimeKeeper::new(connection.clone(), config.names.clone()).first().await;
+        environment(config, &connection, store, budget, Metrics::default(), time).await
     };
     let environment = tokio::time::timeout(LONGEST_SET_UP, environment).await;
     let environment = environment.context("the database and Redis did not answer in time")??;

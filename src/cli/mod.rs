@@ -96,8 +96,8 @@ impl Cli {
         telemetry::init(self.log.log_format);
         let done = |()| Exit::Done;
         let ended = match self.command {
-            Command::Run(settings) => run::run(*settings).await.map(done),
-            Command::RunJob(settings) => run::run_job(*settings).await.map(done),
+            Command::Run(settings) => Box::pin(run::run(*settings)).await.map(done),
+            Command::RunJob(settings) => Box::pin(run::run_job(*settings)).await.map(done),
             Command::Demo(settings) => demo::demo(settings).await.map(done),
             Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await.map(done),
             Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),

@@ -43,16 +43,14 @@ pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
         layout_must_be_known(&connection, &settings.redis.prefix).await?;
     }
     match action {
-        Action::List => messages.list().await.map_err(failed)?.iter().try_for_each(|message| {
-            let Rejected { id, message_id, reason } = message;
-            say(format_args!("{id}  message {}  {}", one_line(message_id), one_line(reason)))
-        }),
+        Action::List => list(&messages).await,
         Action::Replay { which } => {
             for id in chosen(&messages, which).await? {
                 let done = match messages.replay(&id).await.map_err(failed)? {
                     Returned::InInbox(message_id) => format!("is in the inbox as {message_id}"),
                     Returned::Gone => "is not there".to_owned(),
                     Returned::Packed => "left: it has too many fields ever to be accepted".to_owned(),
+                    Returned::Cut => "left: it is too large ever to be accepted, and was cut".to_owned(),
                 };
                 say(format_args!("{id}  {done}"))?;
             }
@@ -65,6 +63,18 @@ pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+async fn list(messages: &RejectedMessages) -> anyhow::Result<()> {
+    for Rejected { id, message_id, reason } in messages.list().await.map_err(failed)? {
+        say(format_args!("{id}  message {}  {}", one_line(&message_id), one_line(&reason)))?;
+    }
+    match messages.dropped().await.map_err(failed)? {
+        0 => Ok(()),
+        dropped => say(format_args!(
+            "{dropped} older messages were dropped so far: REJECTED_MESSAGES and REJECTED_MEGABYTES say how many are kept"
+        )),
     }
 }
 

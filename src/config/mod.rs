@@ -6,6 +6,7 @@
 mod api;
 mod callback;
 mod email;
+mod inbox;
 mod redis;
 mod retention;
 mod reveal;
@@ -26,11 +27,12 @@ use url::{Host, Url};
 
 use crate::notify::{AddressGuard, CardForm, SmsGateway, Templates};
 use crate::orders::{CardCipher, InvalidKey};
-use crate::queue::{Names, RedisAddress};
+use crate::queue::{Names, RedisAddress, RejectedCap};
 
 pub use self::api::{ApiSettings, CardDetails, Coalesce};
 pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::email::{EmailConfig, EmailSettings};
+pub use self::inbox::InboxSettings;
 pub use self::redis::RedisSettings;
 pub use self::retention::RetentionSettings;
 pub use self::reveal::{RevealConfig, RevealSettings};
@@ -132,6 +134,9 @@ pub struct RunSettings {
     /// Where orders are stored.
     #[command(flatten)]
     pub store: StoreSettings,
+    /// What is kept of messages that cannot be accepted.
+    #[command(flatten)]
+    pub inbox: InboxSettings,
     /// How long orders are kept.
     #[command(flatten)]
     pub retention: RetentionSettings,
@@ -183,6 +188,8 @@ pub struct Config {
     pub redis: RedisAddress,
     /// Names of the keys.
     pub names: Names,
+    /// How much is kept of rejected messages.
+    pub rejected_cap: RejectedCap,
     /// Address of the database.
     pub database_url: SecretString,
     /// Cipher of the card codes.
@@ -252,6 +259,7 @@ impl RunSettings {
             concurrency: self.concurrency()?,
             redis: self.redis.address()?,
             names: self.redis.prefix.clone(),
+            rejected_cap: self.inbox.rejected_cap()?,
             database_url: self.store.database_url()?.into(),
             cipher: self.store.cipher()?,
             keep: self.retention.keep()?,
@@ -282,6 +290,7 @@ impl RunSettings {
             self.api.under_way().err(),
             self.concurrency().err(),
             self.redis.address().err(),
+            self.inbox.rejected_cap().err(),
             self.store.database_url().err(),
             self.store.cipher().err(),
             self.retention.keep().err(),

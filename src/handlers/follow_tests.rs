@@ -12,6 +12,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::notify::{Channels, Circuits};
 use crate::orders::{self, CardCipher};
+use crate::queue::Slots;
 use crate::telemetry::Metrics;
 use crate::topup_api::{Budget, OrderList, Ticket, TopupApi};
 
@@ -121,7 +122,7 @@ impl Followed {
             budget: Arc::clone(&budget) as Arc<dyn Budget>,
             metrics: Metrics::default(),
             channels: Channels::new(Vec::new()),
-            circuits: Circuits::new(1, SECOND),
+            circuits: Circuits::new(Slots::new(1, 0), |wait| wait),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             strategy: PollStrategy::Adaptive,
             links: None,

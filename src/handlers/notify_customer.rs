@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain};
@@ -120,7 +121,7 @@ async fn tell(env: &Environment, job: &Job<Telling>) -> Result<Settlement, Store
         return Ok(note(env, &order, told, stored, made.clone()).await);
     }
     let channel = env.channels.get(&told.channel);
-    let place = match enter(env, channel, &order) {
+    let mut place = match enter(env, channel, &order) {
         Ok(place) => place,
         Err(wait) => return Ok(Settlement::new(End::Wait(wait))),
     };
@@ -148,13 +149,13 @@ async fn tell(env: &Environment, job: &Job<Telling>) -> Result<Settlement, Store
         reveal_link: link.as_deref(),
     };
     let sent = match channel {
-        Some(channel) => channel.send(delivery).await,
+        Some(channel) => send(channel, delivery, place.as_mut()).await,
         None => {
             Err(SendError::Failed { what: "this worker has no such channel".to_owned(), retry_after: None })
         }
     };
     if let Some(place) = place {
-        leave(env, told, place, &sent);
+        leave(told, place, &sent);
     }
     let made = MadeAttempt { number, at: env.clock.now(), result: sent.into() };
     Ok(note(env, &order, told, attempt, made).await)
@@ -190,17 +191,30 @@ fn enter(
     order: &Order,
 ) -> Result<Option<Place>, Duration> {
     let Some(endpoint) = channel.and_then(|channel| channel.endpoint(order)) else { return Ok(None) };
-    env.circuits.enter(endpoint, env.clock.now()).map(Some).map_err(|outside| match outside {
-        Outside::Busy(wait) => env.clock.real(wait),
+    env.circuits.enter(endpoint, Instant::now()).map(Some).map_err(|outside| match outside {
+        Outside::Busy(wait) => wait,
         // Never before it closes, and not all at once.
-        Outside::Open(wait) => (env.jitter)().apply(env.clock.real(wait).mul_f64(1.2)).max(SHORTEST_PAUSE),
+        Outside::Open(wait) => (env.jitter)().apply(wait.mul_f64(1.2)).max(SHORTEST_PAUSE),
     })
 }
 
+/// Sends it; what takes long is noticed while it does.
+async fn send(
+    channel: &Arc<dyn Channel>,
+    delivery: Delivery<'_>,
+    place: Option<&mut Place>,
+) -> Result<(), SendError> {
+    let sending = channel.send(delivery);
+    match place {
+        Some(place) => place.watch(sending).await,
+        None => sending.await,
+    }
+}
+
 /// Gives the place back and tells the circuit how the attempt went.
-fn leave(env: &Environment, told: &NotifyCustomer, place: Place, sent: &Result<(), SendError>) {
+fn leave(told: &NotifyCustomer, place: Place, sent: &Result<(), SendError>) {
     let Some(answered) = answered(sent) else { return };
-    match place.ended(answered, env.clock.now()) {
+    match place.ended(answered, Instant::now()) {
         Some(Turned::Opened) => {
             tracing::warn!(channel = told.channel, "a receiver does not answer; its events wait");
         }

@@ -1,11 +1,14 @@
 //! What every HTTP client of this service shares: its TLS stack, no proxy of the environment, and a cap on
 //! what is read; `Retry-After`; and the words for a connection that did not come about, of whatever protocol.
+//! [`serve`] is the listener of everything that this service answers itself.
 
 mod retry_after;
+mod server;
 
 use reqwest::{ClientBuilder, Response};
 
 pub(crate) use self::retry_after::retry_after;
+pub(crate) use self::server::serve;
 
 /// A body could not be read.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use topup_jobs::Timestamp;
 
 use crate::clock::real_now;
@@ -10,7 +10,7 @@ use crate::clock::real_now;
 /// What is longer is cut to this: as long as the longest wait between two attempts of a notification.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// How long the other side asks to be left alone, by the real clock. Nothing where it does not ask, or for a
+/// How long the other side asks to be left alone, in real time. Nothing where it does not ask, or for a
 /// time that has passed.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -18,10 +18,15 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         // Digits that are no u64 are a number beyond any day.
         value.parse().map_or(LONGEST, Duration::from_secs)
     } else {
-        let date = Timestamp::from(httpdate::parse_http_date(value).ok()?);
-        (date - real_now()).to_std().ok()?
+        // By the clock of the other side, where it shows it: that is the clock the time was read from.
+        let now = headers.get(DATE).and_then(|date| http_date(date.to_str().ok()?)).unwrap_or_else(real_now);
+        (http_date(value)? - now).to_std().ok()?
     };
     Some(wait.min(LONGEST))
+}
+
+fn http_date(value: &str) -> Option<Timestamp> {
+    httpdate::parse_http_date(value).ok().map(Timestamp::from)
 }
 
 #[cfg(test)]
@@ -51,6 +56,15 @@ mod tests {
             let wait = read(&then.format(form).to_string()).unwrap();
             assert!(wait > Duration::from_secs(3500) && wait <= Duration::from_hours(1), "{form}: {wait:?}");
         }
+    }
+
+    #[test]
+    fn a_date_is_read_by_the_clock_of_the_other_side() {
+        let form = "%a, %d %b %Y %H:%M:%S GMT";
+        let theirs = real_now() - Duration::from_hours(3);
+        let headers = [(DATE, theirs), (RETRY_AFTER, theirs + Duration::from_mins(2))]
+            .map(|(name, date)| (name, date.format(form).to_string().parse().unwrap()));
+        assert_eq!(retry_after(&HeaderMap::from_iter(headers)), Some(Duration::from_mins(2)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::orders::Order;
 pub use callback::{CallbackHosts, CallbackRefused, InvalidHost, parse_host};
 pub use callback_secret::{CallbackSecrets, InvalidCallbackSecret};
 pub use channel_name::ChannelName;
-pub use circuit::{Circuits, Outside, Place, TURN, Turned};
+pub use circuit::{Circuits, Outside, Place, SLOW, Turned};
 pub use email::Email;
 pub(crate) use facts::processed_at;
 pub use guard::{AddressGuard, InvalidNetwork, Refused};

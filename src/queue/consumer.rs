@@ -25,6 +25,7 @@ use super::claim_pause::ClaimPause;
 use super::connection::Connection;
 use super::lease::ClaimedJob;
 use super::settle::{MOST_SETTLED, settle_all};
+use super::slots::Slots;
 
 /// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
@@ -123,7 +124,7 @@ impl Consumer {
     pub(super) fn start(
         names: Names,
         queue: String,
-        slots: usize,
+        slots: &Slots,
         connection: Connection,
         wake: Arc<Notify>,
         report_now: Arc<Notify>,
@@ -146,8 +147,8 @@ impl Consumer {
         let (settle, settlings) = unbounded_channel();
         let claim = Claim {
             shared: Arc::clone(&shared),
-            slots: Arc::new(Semaphore::new(slots)),
-            unsettled: Arc::new(Semaphore::new(slots + MOST_SETTLED)),
+            slots: slots.running(),
+            unsettled: Arc::new(Semaphore::new(slots.most() + MOST_SETTLED)),
             jobs,
             settle,
             pause,

@@ -21,6 +21,7 @@
 
 mod address;
 mod apalis;
+mod arrivals;
 mod claim;
 mod claim_pause;
 mod connection;
@@ -35,6 +36,7 @@ mod rejected;
 mod resend;
 pub(crate) mod scripts;
 mod settle;
+mod slots;
 mod subscription;
 mod wake;
 
@@ -46,6 +48,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use address::{InvalidAddress, RedisAddress};
+pub(crate) use arrivals::Arrivals;
 pub use claim_pause::ClaimPause;
 pub(crate) use connection::Pause;
 pub use connection::{Connection, RedisHealth};
@@ -54,8 +57,11 @@ pub use isolation::{IsolatedJob, Isolation, run_isolated};
 pub(crate) use lease::millis;
 pub use names::{InvalidPrefix, Names};
 pub(crate) use refusal::describe;
+pub use rejected::RejectedCap;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
 pub(crate) use resend::{Resent, mark_dead_letters, resend};
+pub(crate) use slots::LentSlot;
+pub use slots::Slots;
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;
@@ -132,14 +138,21 @@ impl Queues {
 
     /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
     #[must_use]
-    pub fn with<H: Handler>(mut self, handler: H) -> Self {
+    pub fn with<H: Handler>(self, handler: H) -> Self {
+        let slots = Slots::new(self.slots, 0);
+        self.with_slots(handler, &slots)
+    }
+
+    /// The same, in these slots.
+    #[must_use]
+    pub fn with_slots<H: Handler>(mut self, handler: H, slots: &Slots) -> Self {
         let queue = self.names.queue(H::NAME);
         let wake = Arc::new(Notify::new());
         self.listeners.push((queue.clone(), Arc::clone(&wake)));
         let (consumer, jobs) = Consumer::start(
             self.names.clone(),
             queue,
-            self.slots,
+            slots,
             self.connection.clone(),
             wake,
             Arc::clone(&self.report_now),

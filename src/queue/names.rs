@@ -60,6 +60,12 @@ impl Names {
         format!("{}:rejected", self.prefix)
     }
 
+    /// How many rejected messages were dropped, since there were too many.
+    #[must_use]
+    pub fn rejected_dropped(&self) -> String {
+        format!("{}:rejected-dropped", self.prefix)
+    }
+
     /// Stream of outcomes, for producers who would rather read than receive.
     #[must_use]
     pub fn events(&self) -> String {
@@ -161,11 +167,13 @@ impl Names {
         let mut keys = vec![
             (self.inbox(), "stream"),
             (self.rejected(), "stream"),
+            (self.rejected_dropped(), "string"),
             (self.events(), "stream"),
             (self.time_anchor(), "string"),
             (self.layout_version(), "string"),
             (self.store(), "string"),
             (self.keyrings(), "zset"),
+            (self.clock(), "hash"),
         ];
         let budget = self.budget();
         keys.extend(BUDGET.map(|(key, kind)| (format!("{budget}:{key}"), kind)));
@@ -178,6 +186,12 @@ impl Names {
             keys.extend(QUEUE.map(|(key, kind)| (format!("{queue}:{key}"), kind)));
         }
         keys
+    }
+
+    /// The time of the deployment, beside the clock of Redis.
+    #[must_use]
+    pub fn clock(&self) -> String {
+        format!("{}:clock", self.prefix)
     }
 
     /// Where a scaled clock began, so that all processes of a demo agree on the time.

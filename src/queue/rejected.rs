@@ -7,8 +7,32 @@ use redis::{RedisResult, Value};
 
 use super::{Connection, Names, scripts};
 
-/// Messages read in one go.
-const MOST_READ: usize = 500;
+/// Messages read in one go; each has up to 64 KiB.
+const MOST_READ: usize = 50;
+
+/// How much is kept of rejected messages; beyond, the oldest are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RejectedCap {
+    /// Most messages.
+    pub messages: u64,
+    /// Most bytes of Redis's memory.
+    pub bytes: u64,
+}
+
+impl Default for RejectedCap {
+    fn default() -> Self {
+        Self { messages: 10_000, bytes: 64 << 20 }
+    }
+}
+
+impl RejectedCap {
+    /// Drops the oldest rejected messages beyond the cap. Returns how many.
+    pub(crate) async fn keep(self, connection: &Connection, names: &Names) -> RedisResult<u64> {
+        let mut call = scripts::REJECTED_TRIM.key(names.rejected());
+        call.key(names.rejected_dropped()).arg(self.messages).arg(self.bytes);
+        call.invoke_async(&mut connection.get()).await
+    }
+}
 
 /// The stream of rejected messages.
 pub(crate) struct RejectedMessages {
@@ -36,6 +60,8 @@ pub(crate) enum Returned {
     Gone,
     /// It has so many fields that it can never be accepted.
     Packed,
+    /// It was too large, and only its beginning was kept.
+    Cut,
 }
 
 impl RejectedMessages {
@@ -56,6 +82,14 @@ impl RejectedMessages {
         }
     }
 
+    /// How many were dropped so far, since there were too many.
+    pub(crate) async fn dropped(&self) -> RedisResult<u64> {
+        let mut read = redis::cmd("GET");
+        let dropped: Option<u64> =
+            read.arg(self.names.rejected_dropped()).query_async(&mut self.connection.get()).await?;
+        Ok(dropped.unwrap_or(0))
+    }
+
     /// Puts a message back into the inbox as it was sent; it is judged anew there.
     pub(crate) async fn replay(&self, id: &str) -> RedisResult<Returned> {
         let mut call = scripts::REJECTED_REPLAY.key(self.names.inbox());
@@ -64,6 +98,7 @@ impl RejectedMessages {
         Ok(match result.as_str() {
             "gone" => Returned::Gone,
             "packed" => Returned::Packed,
+            "cut" => Returned::Cut,
             _ => Returned::InInbox(result),
         })
     }

@@ -26,12 +26,14 @@ scripts! {
     BUDGET_STATE = "lua/budget_state.lua";
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
+    CLOCK = "lua/clock.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";
     DEAD_MARK = "lua/dead_mark.lua";
     DEAD_REPLAY = "lua/dead_replay.lua";
     DEAD_RESTORE = "lua/dead_restore.lua";
     GIVE_BACK = "lua/give_back.lua";
     HEARTBEAT = "lua/heartbeat.lua";
+    INBOX_READ = "lua/inbox_read.lua";
     INTAKE = "lua/intake.lua";
     JOIN = "lua/join.lua";
     LEAVE = "lua/leave.lua";
@@ -40,6 +42,7 @@ scripts! {
     LIST_SEEN = "lua/list_seen.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
+    REJECTED_TRIM = "lua/rejected_trim.lua";
     RESEND = "lua/resend.lua";
     RESTORE = "lua/restore.lua";
     SETTLE = "lua/settle.lua";

@@ -6,7 +6,8 @@
 //! right or wrong, and stands in the history of the order.
 //!
 //! The page knows no session and sets no cookie. It is served without TLS, for a reverse proxy that has it; nothing
-//! here logs a path, since the token stands in it.
+//! here logs a path, since the token stands in it. Only the end of a path counts, `/r/<token>`: a proxy may hand on the
+//! path of `REVEAL_URL` whole, in part or not at all.
 
 mod page;
 mod texts;
@@ -15,11 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
-use axum::routing::get;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -38,8 +38,8 @@ pub const MOST_TRIES: u32 = 5;
 pub const DIGITS: usize = 4;
 /// Longest form that is read, in bytes.
 const MOST_FORM: usize = 256;
-/// Longest time a form may take to arrive.
-const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most connections to the page at once.
+const MOST_CONNECTIONS: usize = 256;
 /// Visitors that are looked up at once: whoever knocks often must not keep the workers from the store.
 const MOST_AT_ONCE: usize = 16;
 
@@ -80,18 +80,12 @@ impl RevealPage {
     }
 
     /// Serves for as long as the process lives.
-    ///
-    /// # Errors
-    /// `io::Error` where the listener fails.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
-        axum::serve(listener, self.router()).await
+    pub async fn serve(self, listener: TcpListener) {
+        crate::http::serve("REVEAL_ADDR", listener, MOST_CONNECTIONS, self.router()).await;
     }
 
     fn router(self) -> Router {
-        Router::new()
-            .route("/r/{token}", get(open).post(answer))
-            .fallback(async |State(this): State<Self>| this.respond(Ok(None)))
-            .with_state(self)
+        Router::new().fallback(visit).with_state(self)
     }
 
     fn respond(&self, found: Found) -> Response {
@@ -147,25 +141,29 @@ impl RevealPage {
     }
 }
 
-async fn open(State(this): State<RevealPage>, Path(token): Path<String>) -> Response {
-    this.respond(this.opened(&token).await)
+async fn visit(State(this): State<RevealPage>, method: Method, uri: Uri, form: Bytes) -> Response {
+    let Some(token) = token(uri.path()) else { return this.respond(Ok(None)) };
+    match method {
+        Method::GET | Method::HEAD => this.respond(this.opened(token).await),
+        Method::POST if form.len() > MOST_FORM => {
+            this.page.respond(StatusCode::PAYLOAD_TOO_LARGE, Locale::default(), &View::Unknown)
+        }
+        Method::POST => this.respond(this.answered(token, &digits(&form)).await),
+        _ => this.page.respond(StatusCode::METHOD_NOT_ALLOWED, Locale::default(), &View::Unknown),
+    }
 }
 
-async fn answer(State(this): State<RevealPage>, Path(token): Path<String>, form: Body) -> Response {
-    let form = match tokio::time::timeout(FORM_TIMEOUT, to_bytes(form, MOST_FORM)).await {
-        Ok(Ok(form)) => form,
-        Ok(Err(_)) => {
-            return this.page.respond(StatusCode::PAYLOAD_TOO_LARGE, Locale::default(), &View::Unknown);
-        }
-        Err(_elapsed) => {
-            return this.page.respond(StatusCode::REQUEST_TIMEOUT, Locale::default(), &View::Trouble);
-        }
-    };
-    let form = url::form_urlencoded::parse(&form);
-    let digits = form.into_iter().find(|(name, _)| name == "digits");
-    let digits: String =
-        digits.map(|(_, value)| value.chars().filter_map(western_digit).collect()).unwrap_or_default();
-    this.respond(this.answered(&token, &digits).await)
+/// The token of a path that ends in `/r/<token>`, whatever stands before.
+fn token(path: &str) -> Option<&str> {
+    let (before, token) = path.trim_end_matches('/').rsplit_once('/')?;
+    let is_link = before.ends_with("/r");
+    is_link.then_some(token).filter(|token| !token.is_empty())
+}
+
+/// The digits that the visitor has entered.
+fn digits(form: &[u8]) -> String {
+    let digits = url::form_urlencoded::parse(form).find(|(name, _)| name == "digits");
+    digits.map(|(_, value)| value.chars().filter_map(western_digit).collect()).unwrap_or_default()
 }
 
 /// A digit as the numbers are stored, also where a keyboard writes Arabic ones; nothing for anything else.

@@ -201,6 +201,37 @@ async fn what_is_no_link_opens_nothing() {
 }
 
 #[tokio::test]
+async fn a_link_works_whatever_a_proxy_leaves_of_the_path_before_it() {
+    let shop = shop(Locale::En).await;
+    let under = |before: &str, after: &str| format!("{before}/r/{}{after}", shop.token);
+    for path in [
+        under("", ""),
+        under("", "/"),
+        under("/cards", ""),
+        under("/a/b", "/"),
+        under("/", ""),
+        under("/r", ""),
+        under("/caf%C3%A9", "?utm=mail"),
+    ] {
+        let opened = shop.ask(Method::GET, &path, "").await;
+        // The form has no address of its own: it goes to wherever the page was opened.
+        assert!(
+            opened.status == 200 && opened.text.contains("<form method=\"post\">"),
+            "{path}: {}",
+            opened.text
+        );
+    }
+    for path in [under("", "/"), under("/a/b", "")] {
+        assert_eq!(shop.ask(Method::POST, &path, "digits=0").await.status, 403, "{path}");
+    }
+    for path in [under("/x", "/y"), format!("/xr/{}", shop.token), format!("/{}", shop.token)] {
+        assert_eq!(shop.ask(Method::GET, &path, "").await.status, 404, "{path}");
+    }
+    assert_eq!(shop.ask(Method::DELETE, &under("/cards", ""), "").await.status, 405);
+    assert!(shows_the_card(&shop.ask(Method::POST, &under("/cards", ""), "digits=1234").await));
+}
+
+#[tokio::test]
 async fn digits_may_be_typed_as_arabic_keyboards_write_them() {
     let shop = shop(Locale::Ar).await;
     let shown = shop.answer("%D9%A1%D9%A2%D9%A3+%D9%A4").await;

@@ -10,6 +10,7 @@
 //! A label is the word for a value of an enum. Nothing that came from outside this program becomes one, and no id.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::prometheus_text;
@@ -65,6 +66,9 @@ pub struct Metrics {
     order_requests: Histogram,
     status_changes: Family<[Label; 1], Counter>,
     undelivered: Family<[Label; 2], Counter>,
+    rejected: Counter,
+    rejected_dropped: Counter,
+    clock_ahead: Gauge<f64, AtomicU64>,
     registry: Arc<Registry>,
 }
 
@@ -118,7 +122,35 @@ impl Default for Metrics {
             "Notifications that this worker gave up, by channel and reason",
             Family::clone(&undelivered),
         );
-        Self { requests, waits, order_requests, status_changes, undelivered, registry: Arc::new(registry) }
+        let (rejected, rejected_dropped) = (Counter::default(), Counter::default());
+        registry.register(
+            "topup_messages_rejected",
+            "Messages that this worker could not accept",
+            rejected.clone(),
+        );
+        registry.register(
+            "topup_messages_rejected_dropped",
+            "Rejected messages that this worker dropped, the oldest first, since there were too many",
+            rejected_dropped.clone(),
+        );
+        let clock_ahead = Gauge::default();
+        registry.register_with_unit(
+            "topup_clock_ahead",
+            "How far the clock of this host is ahead of the time of the deployment",
+            Unit::Seconds,
+            clock_ahead.clone(),
+        );
+        Self {
+            requests,
+            waits,
+            order_requests,
+            status_changes,
+            undelivered,
+            rejected,
+            rejected_dropped,
+            clock_ahead,
+            registry: Arc::new(registry),
+        }
     }
 }
 
@@ -144,6 +176,21 @@ impl Metrics {
     /// A notification by this channel was given up, and that is stored.
     pub(crate) fn undelivered(&self, channel: ChannelName, why: UndeliveredReason) {
         self.undelivered.get_or_create(&undelivered_labels(channel, why)).inc();
+    }
+
+    /// So many messages were rejected.
+    pub(crate) fn rejected(&self, messages: u64) {
+        self.rejected.inc_by(messages);
+    }
+
+    /// So many rejected messages were dropped.
+    pub(crate) fn rejected_dropped(&self, messages: u64) {
+        self.rejected_dropped.inc_by(messages);
+    }
+
+    /// The clock of this host is so many seconds ahead of the time of the deployment, or behind it.
+    pub(crate) fn clock_ahead(&self, seconds: f64) {
+        self.clock_ahead.set(seconds);
     }
 
     /// All metrics in Prometheus' text format, of which every scraper can read this version; without those of the

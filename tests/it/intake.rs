@@ -63,12 +63,95 @@ async fn bad_messages_are_rejected_with_a_reason_and_good_ones_beside_them_run()
         let reason = String::from_utf8_lossy(value(b"reason").unwrap());
         assert!(reason.contains(words), "{reason:?} should say {words:?}");
         assert!(value(b"id").is_some_and(|id| id.contains(&b'-')));
-        if fields.len() < 100 {
+        if fields.iter().any(|(_, sent)| sent.len() > 65_536) {
+            assert!(value(b"cut-from-bytes").is_some(), "only its beginning is kept");
+            let kept: usize = entry.iter().map(|(name, value)| name.len() + value.len()).sum();
+            assert!(kept < 40_000, "{kept}");
+        } else if fields.len() < 100 {
             assert!(fields.iter().all(|(name, sent)| value(name) == Some(*sent)), "the fields are kept");
         } else {
             assert!(value(b"fields").unwrap().len() > 9_000 * 5, "all fields are kept");
         }
     }
+}
+
+/// The most memory that a process has used, in MiB.
+fn most_memory(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+}
+
+#[tokio::test]
+async fn messages_of_any_size_take_no_memory_of_the_worker_and_hold_up_no_other() {
+    const LARGE: usize = 32 << 20;
+    let bed = Bed::new(60.0).await;
+    let worker = bed.worker().await;
+    let before = most_memory(worker.pid());
+    let large = vec![b'x'; LARGE];
+    // One comes to a worker that waits for it, the others while there is no worker to take them.
+    bed.message(&[(b"name", b"poll-topup"), (b"data", &large)]).await;
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&id]).await;
+    bed.told(&id, "fulfilled").await;
+    worker.freeze();
+    for _ in 0..4 {
+        bed.message(&[(b"name", b"poll-topup"), (b"data", &large)]).await;
+    }
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&id]).await;
+    worker.signal("CONT");
+    bed.told(&id, "fulfilled").await;
+    bed.idle().await;
+    let grown = most_memory(worker.pid()) - before;
+    assert!(grown < (LARGE >> 20), "the worker took {grown} MiB more");
+    let rejected = bed.program(&["rejected"]);
+    let rejected = String::from_utf8_lossy(&rejected.stdout).into_owned();
+    assert_eq!(rejected.matches("the message has 33554450 bytes; at most 16384").count(), 5, "{rejected}");
+    let replayed = bed.program(&["rejected", "replay", "--all"]);
+    let replayed = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert_eq!(replayed.matches("left: it is too large ever to be accepted").count(), 5, "{replayed}");
+}
+
+#[tokio::test]
+async fn of_rejected_messages_the_newest_are_kept_and_the_others_are_counted() {
+    let mut bed = Bed::new(60.0).await;
+    bed.set("REJECTED_MESSAGES", "40");
+    bed.set("REJECTED_MEGABYTES", "1");
+    let address = bed.serve_http();
+    let worker = bed.worker().await;
+    let kept = async || bed.redis::<usize>(&["XLEN", "{topup}:rejected"]).await;
+    let dropped = async || {
+        let dropped: Option<usize> = bed.redis(&["GET", "{topup}:rejected-dropped"]).await;
+        dropped.unwrap_or(0)
+    };
+    for n in 0..100 {
+        bed.message(&[(b"name", format!("bad-{n}").as_bytes())]).await;
+    }
+    until("the oldest are dropped", async || (kept().await + dropped().await == 100).then_some(())).await;
+    assert_eq!(kept().await, 40);
+    // Each is kept whole, and forty of them would take twice the memory that they may.
+    let large = vec![b'x'; 60_000];
+    for _ in 0..40 {
+        bed.message(&[(b"name", b"poll-topup"), (b"data", &large)]).await;
+    }
+    until("the oldest are dropped", async || (kept().await + dropped().await == 140).then_some(())).await;
+    let memory: usize = bed.redis(&["MEMORY", "USAGE", "{topup}:rejected", "SAMPLES", "0"]).await;
+    assert!(memory <= 1 << 20 && kept().await >= 8, "{} messages take {memory} bytes", kept().await);
+    assert!(worker.log().contains("the oldest rejected messages were dropped"), "{}", worker.log());
+    let metrics = crate::shutdown::get_from(&address, "/metrics").await;
+    let counted = format!("topup_messages_rejected_dropped_total {}", dropped().await);
+    assert!(metrics.contains(&counted) && metrics.contains("topup_messages_rejected_total 140"), "{metrics}");
+    let shown = bed.program(&["rejected"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.ends_with(&format!(
+            "{} older messages were dropped so far: REJECTED_MESSAGES and \
+        REJECTED_MEGABYTES say how many are kept\n",
+            dropped().await
+        )),
+        "{shown}"
+    );
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ async fn a_replica_that_lets_itself_be_read_makes_nobody_ready() {
     ask::<()>(&bed.redis.0[0], &["FAILOVER"]).await;
     bed.redis.leads(1).await;
     until("it is not ready", async || get(&address).await.contains("503").then_some(())).await;
-    // The inbox is read for as long as there is nothing in it.
+    // An inbox with nothing in it can be read.
     for _ in 0..120 {
         assert!(get(&address).await.contains("503"), "{}", worker.log());
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -299,9 +299,9 @@ async fn a_missing_permission_is_named_and_can_be_given() {
     let mut worker = bed.starting_worker();
     let says = async |words: &str| until(words, async || worker.log().contains(words).then_some(())).await;
     says("the user or the password in REDIS_URL is refused").await;
-    add_user(&bed.redis, "secret", &["+xread", "+lpop"], &[]).await;
+    add_user(&bed.redis, "secret", &["+client|tracking", "+lpop"], &[]).await;
     worker.ready().await;
-    says("NOPERM: the user in REDIS_URL lacks a permission: this user has no permissions to run the 'xread'")
+    says("NOPERM: the user in REDIS_URL lacks a permission: this user has no permissions to run the 'client")
         .await;
     says("NOPERM: the user in REDIS_URL lacks a permission: The user executing the script can't run this")
         .await;

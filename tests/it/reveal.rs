@@ -28,7 +28,8 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     bed.set("RUST_LOG", "trace");
     let page = free_address();
     bed.set("REVEAL_ADDR", &page);
-    bed.set("REVEAL_URL", format!("http://{page}"));
+    // The proxy of this address may hand its path on, or not.
+    bed.set("REVEAL_URL", format!("http://{page}/shop/cards"));
     // The first attempt fails, and the second carries the same link.
     sink.answer_first([("DATA", "451 4.3.0 later")]);
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
@@ -40,18 +41,21 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     let code = bed.simulator.card_code(&id).unwrap();
     assert!(!text.contains(&code) && !text.contains(NUMBER), "neither the card nor the answer: {text}");
     assert!(text.contains(NUMBER.strip_suffix(ENDING).unwrap()), "the rest of the number: {text}");
-    let begin = format!("http://{page}/r/");
+    let begin = format!("http://{page}/shop/cards/r/");
     let token = text.split(&begin).nth(1).unwrap_or_else(|| panic!("no link in {text}"));
     let token: String = token.chars().take_while(char::is_ascii_hexdigit).collect();
 
-    let opened = http(&page, "GET", &token, "").await;
+    let opened = http(&page, "GET", &format!("/shop/cards/r/{token}"), "").await;
+    assert!(opened.starts_with("HTTP/1.1 200") && opened.contains("<form"), "{opened}");
+    let path = format!("/r/{token}");
+    let opened = http(&page, "GET", &path, "").await;
     assert!(opened.starts_with("HTTP/1.1 200") && opened.contains("<form"), "{opened}");
     assert!(opened.contains(r#"dir="rtl""#), "in the customer's language: {opened}");
-    let wrong = http(&page, "POST", &token, "digits=0000").await;
+    let wrong = http(&page, "POST", &path, "digits=0000").await;
     assert!(wrong.starts_with("HTTP/1.1 403"), "{wrong}");
-    let shown = http(&page, "POST", &token, &format!("digits={ENDING}")).await;
+    let shown = http(&page, "POST", &format!("/shop/cards/r/{token}"), &format!("digits={ENDING}")).await;
     assert!(shown.starts_with("HTTP/1.1 200") && shown.contains(&code), "{shown}");
-    let again = http(&page, "POST", &token, &format!("digits={ENDING}")).await;
+    let again = http(&page, "POST", &path, &format!("digits={ENDING}")).await;
     assert!(again.starts_with("HTTP/1.1 410") && !again.contains(&code), "{again}");
 
     let timeline = bed.shown(&id);
@@ -60,6 +64,45 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     }
     let log = worker.log() + &timeline;
     assert!(!log.contains(&code) && !log.contains(&token), "neither the card nor the link is logged");
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_that_send_nothing_keeps_no_visitor_out_and_no_operator() {
+    let mut bed = Bed::new(600.0).await;
+    let page = free_address();
+    bed.set("REVEAL_ADDR", &page);
+    bed.set("REVEAL_URL", format!("http://{page}"));
+    let operator = bed.serve_http();
+    let worker = bed.worker().await;
+    let mut flood = Vec::new();
+    for n in 0..400 {
+        let mut stream = TcpStream::connect(&page).await.expect("the page answers");
+        stream
+            .write_all(b"GET /r/1234 HTTP/1.1\r\nHost:")
+            .await
+            .expect("it takes the beginning of a request");
+        flood.push(stream);
+        if n % 100 == 99 {
+            let answer = http(&page, "GET", "/r/unknown", "").await;
+            assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        }
+    }
+    for n in 0..100 {
+        flood.push(TcpStream::connect(&operator).await.expect("the endpoints answer"));
+        if n % 25 == 24 {
+            assert!(crate::shutdown::get(&operator).await.starts_with("HTTP/1.1 "));
+        }
+    }
+    // The first were closed for others; a connection that is kept would not end for twenty seconds.
+    let mut nothing = Vec::new();
+    assert!(flood[0].read_to_end(&mut nothing).await.is_err() || nothing.is_empty());
+    for setting in ["REVEAL_ADDR", "HTTP_ADDR"] {
+        let words = "the listener of this setting has all its connections";
+        until(setting, async || {
+            worker.log().lines().any(|line| line.contains(words) && line.contains(setting)).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -83,11 +126,11 @@ fn free_address() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
-async fn http(address: &str, method: &str, token: &str, form: &str) -> String {
+async fn http(address: &str, method: &str, path: &str, form: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("the page answers");
     let length = form.len();
     let request = format!(
-        "{method} /r/{token} HTTP/1.1\r\nHost: cards\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{form}"
+        "{method} {path} HTTP/1.1\r\nHost: cards\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{form}"
     );
     stream.write_all(request.as_bytes()).await.expect("it takes the request");
     let mut answer = String::new();

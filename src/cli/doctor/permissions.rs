@@ -71,11 +71,17 @@ const ON_PREFIX: &[&str] = &[
     "ZADD @:keyrings 1 w",
     "ZRANGE @:keyrings 0 -1",
     "ZREM @:keyrings w",
-    "XREAD COUNT 1 STREAMS @:inbox 0",
+    "HMGET @:clock offset at agreed",
+    "HSET @:clock agreed 1",
     "XRANGE @:inbox - + COUNT 1",
     "XDEL @:inbox 1-1",
     "XADD @:inbox * f v",
     "XADD @:rejected * f v",
+    "XLEN @:rejected",
+    "XTRIM @:rejected MAXLEN 1",
+    "MEMORY USAGE @:rejected SAMPLES 0",
+    "INCRBY @:rejected-dropped 1",
+    "GET @:rejected-dropped",
     "XRANGE @:rejected - + COUNT 1",
     "XDEL @:rejected 1-1",
     "XADD @:events MAXLEN ~ 9 * f v",
@@ -206,7 +212,13 @@ const ON_PREFIX: &[&str] = &[
 /// What it runs only where the clock is scaled.
 const ON_ANCHOR: &[&str] = &["SETNX @:time-anchor 1", "GET @:time-anchor"];
 /// What a script cannot try: scripts themselves, and listening.
-const OUTSIDE: &[&str] = &["EVALSHA 0 1 @:active", "SCRIPT LOAD s", "SUBSCRIBE @:wake", "PING"];
+const OUTSIDE: &[&str] = &[
+    "EVALSHA 0 1 @:active",
+    "SCRIPT LOAD s",
+    "SUBSCRIBE @:wake",
+    "PING",
+    "CLIENT TRACKING ON BCAST PREFIX @:inbox",
+];
 
 /// Tries commands on one key, and removes it after each.
 const PROBE: &str = "

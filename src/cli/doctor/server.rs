@@ -185,8 +185,8 @@ pub(super) fn clock(ahead_us: i64) -> Check {
     Check::warn(
         CLOCK,
         format!("{} s {side} the clock of this host", difference_us / 1_000_000),
-        "keep both hosts on time by NTP. Leases go by Redis and stay right, but stored times and \
-         `webhook-timestamp` go by this host: from 5 min on receivers refuse the webhooks",
+        "keep both hosts on time by NTP. Orders and leases go by Redis, but `webhook-timestamp` goes by this host: \
+         from 5 min on receivers refuse the webhooks",
     )
 }
 

@@ -6,12 +6,17 @@
 -- Returns for each message `gone`, `rejected`, `duplicate` or `accepted`
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
+-- Of a rejected message that has more bytes, so many of its parts are kept, and of each part so many bytes.
+local KEPT_WHOLE, KEPT_PARTS, KEPT_OF_PART = 65536, 32, 1024
+-- Messages read at once: some of them may be very large.
+local CHUNK = 16
 
-local messages, message_ids = {}, {}
+local messages, message_ids, rejects = {}, {}, {}
 while at < #ARGV do
     local message = { id = take(), verdict = take() }
     if message.verdict == 'reject' then
         message.reason = take()
+        rejects[message.id] = true
     else
         message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
     end
@@ -22,9 +27,31 @@ end
 -- What of it is still there: another worker may have been faster. Only for such a message is anything done;
 -- the job of one that is gone may be a dead letter by now.
 local entries, job_ids = {}, {}
-for _, entry in ipairs(redis.call('XRANGE', inbox, message_ids[1], message_ids[#message_ids])) do
-    entries[entry[1]] = entry[2]
+
+-- What is kept of a rejected message.
+local function kept(fields)
+    local bytes = size_of(fields)
+    if bytes > KEPT_WHOLE then
+        local beginning = { 'cut-from-bytes', bytes }
+        for n = 1, math.min(#fields, KEPT_PARTS) do
+            beginning[#beginning + 1] = string.sub(fields[n], 1, KEPT_OF_PART)
+        end
+        return beginning
+    elseif #fields > MOST_FIELDS then
+        -- More than a script can hand on one by one: kept whole, as one MessagePack array.
+        return { 'fields', cmsgpack.pack(fields) }
+    end
+    return fields
 end
+
+local from, chunk = message_ids[1], nil
+repeat
+    chunk = redis.call('XRANGE', inbox, from, message_ids[#message_ids], 'COUNT', CHUNK)
+    for _, entry in ipairs(chunk) do
+        entries[entry[1]] = rejects[entry[1]] and kept(entry[2]) or true
+        from = '(' .. entry[1]
+    end
+until #chunk < CHUNK
 for _, message in ipairs(messages) do
     if message.job and entries[message.id] then
         job_ids[#job_ids + 1] = message.job
@@ -47,10 +74,6 @@ if #job_ids > 0 then
 end
 
 local function reject(message, fields)
-    if #fields > MOST_FIELDS then
-        -- More than a script can hand on one by one: kept whole, as one MessagePack array.
-        fields = { 'fields', cmsgpack.pack(fields) }
-    end
     redis.call('XADD', rejected, '*', 'id', message.id, 'reason', message.reason, unpack(fields))
     return 'rejected'
 end

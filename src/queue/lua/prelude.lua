@@ -31,6 +31,15 @@ local function take_list()
     return list
 end
 
+-- The bytes of the names and values of a message together.
+local function size_of(fields)
+    local bytes = 0
+    for _, part in ipairs(fields) do
+        bytes = bytes + #part
+    end
+    return bytes
+end
+
 -- How long a closure lasts on, in ms; 0 where there is none. Its value is how long it was meant to last, since its end
 -- is a time of the clock of Redis, which may have been set back since.
 local function closed_for(closure)

@@ -1,7 +1,7 @@
 -- Puts a rejected message back into the inbox as its producer sent it.
 -- KEYS[1] inbox   KEYS[2] rejected   ARGV: id of the entry
--- Returns the id it has in the inbox, `gone` where there is no such entry, or `packed` for a message of so many
--- fields that it was kept as one: that can never be accepted.
+-- Returns the id it has in the inbox, `gone` where there is no such entry, `packed` for a message of so many
+-- fields that it was kept as one, or `cut` for one of which only the beginning was kept: those can never be accepted.
 local id = take()
 local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
 if not entry then
@@ -11,6 +11,8 @@ end
 local fields = entry[2]
 if #fields == 6 and fields[5] == 'fields' then
     return 'packed'
+elseif fields[5] == 'cut-from-bytes' then
+    return 'cut'
 end
 local added = redis.call('XADD', KEYS[1], '*', unpack(fields, 5))
 redis.call('XDEL', KEYS[2], id)

@@ -18,7 +18,7 @@ const PLACES: [&str; 4] = [
     "/usr/lib64/faketime/libfaketimeMT.so.1",
 ];
 
-fn libfaketime() -> Option<String> {
+pub(super) fn libfaketime() -> Option<String> {
     let set = std::env::var("LIBFAKETIME").ok();
     let mut places = set.into_iter().chain(PLACES.map(str::to_owned));
     places.find(|place| Path::new(place).exists())

@@ -21,9 +21,10 @@
 //!
 //! Beyond the table: handlers that panic, hang, abort and exit (`handlers`), the same through the real program
 //! (`service`), frozen workers (`frozen`), a worker that is cut off (`partition`), and clocks that disagree
-//! (`clocks`).
+//! (`clocks`, `deployment_time`).
 
 mod clocks;
+mod deployment_time;
 mod frozen;
 mod handlers;
 mod partition;

@@ -68,11 +68,20 @@ impl TestRedis {
     /// Starts a private `redis-server` with these arguments of its own, made for the folder of its data. They
     /// come first, so that one may be the name of a file of settings.
     pub(crate) async fn start_with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
+        Self::start_in(&[], arguments).await
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) async fn start_in(
+        environment: &[(&'static str, String)],
+        arguments: impl Fn(&Path) -> Vec<String>,
+    ) -> Self {
         let mut last = String::new();
         for _ in 0..PORTS_TRIED {
             let port = free_port();
             let mut server = PrivateServer::new(port);
             server.arguments = arguments(server.dir.path());
+            server.environment = environment.to_vec();
             match server.spawn_ready().await {
                 Ok(()) => return Self { port, server: Server::Process(server) },
                 Err(reason) => last = reason,
@@ -206,6 +215,7 @@ struct PrivateServer {
     /// Held for its `Drop`, which comes after this type's own: the server is gone when its directory goes.
     dir: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     /// `None` while killed.
     process: Option<Child>,
 }
@@ -213,7 +223,7 @@ struct PrivateServer {
 impl PrivateServer {
     fn new(port: u16) -> Self {
         let dir = tempfile::Builder::new().prefix("topup-redis-").tempdir().expect("a temporary directory");
-        Self { port, dir, arguments: Vec::new(), process: None }
+        Self { port, dir, arguments: Vec::new(), environment: Vec::new(), process: None }
     }
 
     /// Starts the process on the port and directory it was given, and waits until it answers.
@@ -223,6 +233,7 @@ impl PrivateServer {
         self.kill();
         let process = Command::new(&binary)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.dir.path())

@@ -76,3 +76,36 @@ async fn a_dead_endpoint_is_left_alone_for_a_while_and_no_event_loses_an_attempt
     }
     assert_eq!(attempts, receiver.requests().len(), "what is counted was made");
 }
+
+#[tokio::test]
+async fn endpoints_that_hang_hold_up_no_other_however_many_they_are() {
+    let mut bed = Bed::new(1.0).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
+    bed.set("CONCURRENCY", "4");
+    // Each at a port of its own, and so an endpoint of its own.
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(Receiver::start(|_| Answer::Silence).await);
+    }
+    let _worker = bed.worker().await;
+    for receiver in &silent {
+        enqueue_at(&bed, &order(&bed), &receiver.url).await;
+    }
+    until("more of them hang than there are slots", async || {
+        let hanging = silent.iter().filter(|receiver| !receiver.requests().is_empty()).count();
+        (hanging > 4).then_some(())
+    })
+    .await;
+    let mut others = Vec::new();
+    for _ in 0..8 {
+        let (id, receiver) = (order(&bed), Receiver::start(|_| Answer::status(204)).await);
+        enqueue_at(&bed, &id, &receiver.url).await;
+        others.push(receiver);
+    }
+    for receiver in &others {
+        until("it is told", async || (!receiver.requests().is_empty()).then_some(())).await;
+    }
+    // Those that hang do so for fifteen seconds: all of the others went past them.
+    let again = silent.iter().filter(|receiver| receiver.requests().len() > 1).count();
+    assert_eq!(again, 0, "everybody was told during the first attempt at those that hang");
+}

@@ -1,0 +1,174 @@
+//! What time it is for an order: one answer for a whole deployment, whatever the clocks of its hosts and of Redis show.
+//! The tests with a wrong clock need libfaketime; they print a line and pass without it, unless
+//! `TOPUP_TEST_REQUIRE_FAKETIME=1` says that it must be tested.
+
+use std::time::Duration;
+
+use redis::Script;
+use redis::aio::MultiplexedConnection;
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::{Script as Life, SimulatorSettings};
+
+use super::clocks::libfaketime;
+use crate::shutdown::get_from;
+use crate::support::redis::TestRedis;
+use crate::support::{Bed, Received, connect, leave_out, until};
+
+const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
+const CLOCK: &str = include_str!("../../../src/queue/lua/clock.lua");
+const KEY: &str = "{topup}:clock";
+const HOUR_MS: i64 = 3_600_000;
+
+fn found(what: &str) -> Option<String> {
+    let found = libfaketime();
+    if found.is_none() {
+        leave_out(what, "libfaketime is not installed", "TOPUP_TEST_REQUIRE_FAKETIME");
+    }
+    found
+}
+
+/// Orders that the provider works on for a while.
+fn orders(bed: &Bed, seconds: u64) -> Vec<String> {
+    (0..12).map(|_| bed.order(Life::fulfilled_after(Duration::from_secs(seconds)))).collect()
+}
+
+/// Waits until all are told as fulfilled, and sees to it that none was told as delayed before.
+async fn fulfilled_and_not_delayed(bed: &Bed, orders: &[String]) {
+    for id in orders {
+        bed.told(id, "fulfilled").await;
+    }
+    bed.stored(orders, OrderStatus::Fulfilled).await;
+    let received = bed.sink.received();
+    let delayed: Vec<_> = received.iter().map(Received::id).filter(|id| id.ends_with("delayed")).collect();
+    assert!(delayed.is_empty(), "{delayed:?}");
+}
+
+/// Two workers, of which the clock of one host is off by so much.
+async fn one_host_is_off(by: &str, ahead: &str) {
+    let Some(library) = found("a host whose clock is wrong") else { return };
+    let mut bed = Bed::new(1.0).await;
+    bed.set("LD_PRELOAD", library);
+    // A wrong clock on the wall; the one that measures waits is right on every host.
+    bed.set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    bed.set("FAKETIME", "+0");
+    let right = bed.worker().await;
+    bed.set("FAKETIME", by);
+    let address = bed.serve_http();
+    let off = bed.worker().await;
+    let orders = orders(&bed, 7);
+    bed.enqueue(&orders).await;
+    fulfilled_and_not_delayed(&bed, &orders).await;
+    off.logs("the clock of this host is not that of the deployment").await;
+    assert!(!right.log().contains("the clock of this host"), "{}", right.log());
+    let metrics = get_from(&address, "/metrics").await;
+    assert!(metrics.contains(&format!("topup_clock_ahead_seconds {ahead}")), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_host_whose_clock_is_ahead_takes_no_order_for_a_delayed_one() {
+    one_host_is_off("+330", "3").await;
+}
+
+#[tokio::test]
+async fn a_host_whose_clock_is_behind_takes_no_order_for_a_delayed_one() {
+    one_host_is_off("-330", "-3").await;
+}
+
+#[tokio::test]
+async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
+    let Some(library) = found("a Redis whose clock is set") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("time");
+    std::fs::write(&file, "+0\n").unwrap();
+    let environment = [
+        // With the allocator of the C library: jemalloc asks for the time before the library is ready.
+        ("LD_PRELOAD", format!("{library}:libc.so.6")),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+    ];
+    let redis = TestRedis::start_in(&environment, |_| Vec::new()).await;
+    let bed = Bed::on(redis, 1.0, SimulatorSettings::default()).await;
+    let before = bed.worker().await;
+    let followed = orders(&bed, 12);
+    bed.enqueue(&followed).await;
+    until("a worker agrees on the time", async || {
+        bed.redis::<Option<String>>(&["HGET", KEY, "agreed"]).await
+    })
+    .await;
+    std::fs::write(&file, "+3600\n").unwrap();
+    before.logs("the clock of Redis was set").await;
+    // A worker that starts later knows the same time.
+    let _after = bed.worker().await;
+    let later = orders(&bed, 5);
+    bed.enqueue(&later).await;
+    fulfilled_and_not_delayed(&bed, &followed).await;
+    fulfilled_and_not_delayed(&bed, &later).await;
+    let offset: i64 = bed.redis(&["HGET", KEY, "offset"]).await;
+    assert!((offset + HOUR_MS).abs() < 60_000, "{offset}");
+}
+
+/// What the script answers to a worker whose time is so many ms ahead of the clock of Redis, and to one that does not
+/// know: how far the deployment is ahead of it, and the verdict.
+async fn ask(
+    redis: &mut MultiplexedConnection,
+    ahead: Option<i64>,
+    expected_late_by: Option<i64>,
+) -> (i64, String) {
+    let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(redis).await.unwrap();
+    let time = seconds * 1000 + micros / 1000;
+    let text = |ms: Option<i64>| ms.map(|ms| (time + ms).to_string()).unwrap_or_default();
+    let script = Script::new(&[PRELUDE, CLOCK].concat());
+    let mut call = script.key(KEY);
+    call.arg(text(ahead)).arg(text(expected_late_by));
+    let (redis_ms, deployment_ms, verdict): (i64, i64, String) = call.invoke_async(redis).await.unwrap();
+    (deployment_ms - redis_ms, verdict)
+}
+
+fn is_near(left: i64, right: i64) -> bool {
+    (left - right).abs() <= 500
+}
+
+#[tokio::test]
+async fn the_first_worker_that_notices_keeps_the_time_and_one_that_is_alone_with_its_time_follows() {
+    let server = TestRedis::start().await;
+    let mut redis = connect(&server.url()).await.unwrap();
+    // Nothing is known: the time is that of Redis, and a worker that only asks settles nothing.
+    assert_eq!(ask(&mut redis, None, None).await, (0, "alone".to_owned()));
+    assert_eq!(ask(&mut redis, Some(300), None).await.1, "agrees");
+    // A worker that stood still differs; another one has agreed just now.
+    assert_eq!(ask(&mut redis, Some(-60_000), Some(0)).await, (0, "others-agree".to_owned()));
+    // As if the clock of Redis had been set an hour ahead since.
+    let ago = |ms: i64| format!("redis.call('HSET', KEYS[1], 'agreed', redis.call('TIME')[1] * 1000 - {ms})");
+    let an_hour_passes = Script::new(&ago(HOUR_MS));
+    an_hour_passes.key(KEY).invoke_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(ask(&mut redis, Some(-HOUR_MS), None).await, (0, "alone".to_owned()), "it is asked first");
+    let late = ask(&mut redis, Some(-HOUR_MS), Some(-5_000)).await;
+    assert_eq!(late, (0, "alone".to_owned()), "a call that was held up is of the past");
+    let (offset, verdict) = ask(&mut redis, Some(-HOUR_MS), Some(0)).await;
+    assert!(is_near(offset, -HOUR_MS) && verdict == "agrees", "{offset} {verdict}");
+    // The second worker that notices finds its own time, and so does one that starts.
+    assert_eq!(ask(&mut redis, Some(-HOUR_MS), Some(0)).await.1, "agrees");
+    let (offset, _) = ask(&mut redis, None, None).await;
+    assert!(is_near(offset, -HOUR_MS), "{offset}");
+    // Set back again: whoever agreed did so in the future.
+    Script::new(&ago(-HOUR_MS)).key(KEY).invoke_async::<()>(&mut redis).await.unwrap();
+    let (offset, verdict) = ask(&mut redis, Some(0), Some(0)).await;
+    assert!(is_near(offset, 0) && verdict == "agrees", "{offset} {verdict}");
+}
+
+#[tokio::test]
+async fn the_time_of_the_deployment_finds_back_to_that_of_redis() {
+    let server = TestRedis::start().await;
+    let mut redis = connect(&server.url()).await.unwrap();
+    for offset in [-HOUR_MS, HOUR_MS] {
+        let set = Script::new(
+            "redis.call('HSET', KEYS[1], 'offset', ARGV[1], 'at', redis.call('TIME')[1] * 1000 - ARGV[2])",
+        );
+        for (passed, left) in [(0, offset), (50 * HOUR_MS, offset / 2), (200 * HOUR_MS, 0)] {
+            set.key(KEY).arg(offset).arg(passed).invoke_async::<()>(&mut redis).await.unwrap();
+            let (found, _) = ask(&mut redis, None, None).await;
+            assert!(is_near(found, left), "{found} of {left}");
+        }
+    }
+}
