@@ -9,6 +9,9 @@
 //! only ask for requests that are not there. Orders that are polled are put back apart from those that are rechecked: a
 //! customer waits for them, and they are few.
 //!
+//! A job that the store says is late, and that a queue has scheduled for much later, is made due: a clock of Redis
+//! that was ahead did that.
+//!
 //! A dead letter that the queue made by itself (poison, a handler that panics) is news to the store: no handler
 //! was there to say so. The operator is told, and the store waits for it no longer. A notification that a handler made
 //! a dead letter is given up in the store; where the store holds it as pending, an operator has replayed it and the
@@ -85,6 +88,7 @@ impl Restore {
             restored += self.restore_orders(n, job, before).await?;
         }
         let untold = self.environment.store.untold(before, MOST).await?;
+        self.hasten(&[JobName::NotifyCustomer], untold.iter().map(NotifyCustomer::job_id)).await?;
         let untold = self.give_up_telling_buried(untold).await?;
         let untold: Vec<NextJob> = untold.iter().map(NextJob::tell).collect();
         Ok(restored + self.put_back(&[JobName::NotifyCustomer], &untold, None).await?.0)
@@ -105,6 +109,7 @@ impl Restore {
         while read < MOST_READ {
             let store = &self.environment.store;
             let found = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
+            self.hasten(&queues, found.orders.iter().map(|(id, _)| id.as_str().to_owned())).await?;
             let orders = self.give_up_buried(found.orders).await?;
             let orders: Vec<NextJob> = orders.into_iter().map(|(id, status)| look(id, status)).collect();
             let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
@@ -117,6 +122,31 @@ impl Restore {
             }
         }
         Ok(restored)
+    }
+
+    /// Has jobs run at once that are late by the store and wait for long in one of these queues: the clock of Redis was
+    /// set back.
+    async fn hasten(
+        &self,
+        queues: &[JobName],
+        ids: impl Iterator<Item = String>,
+    ) -> Result<(), RestoreError> {
+        let mut call = scripts::HASTEN.prepare_invoke();
+        for job in queues {
+            call.key(self.names.queue(*job));
+        }
+        call.arg(self.allowance.real_ms(AGAIN_WITHIN));
+        for id in ids {
+            call.arg(id);
+        }
+        let hastened: u64 = call.invoke_async(&mut self.connection.get()).await?;
+        if hastened > 0 {
+            tracing::warn!(
+                hastened,
+                "jobs that were late by the store run now: the clock of Redis was set back"
+            );
+        }
+        Ok(())
     }
 
     /// Gives up the orders that are dead letters and returns the others.

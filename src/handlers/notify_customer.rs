@@ -35,6 +35,10 @@ impl Handler for NotifyCustomerHandler {
     type Payload = NotifyCustomer;
     const NAME: JobName = JobName::NotifyCustomer;
 
+    fn id_of(payload: &[u8]) -> Option<String> {
+        Some(serde_json::from_slice::<NotifyCustomer>(payload).ok()?.job_id())
+    }
+
     async fn handle(&self, job: Job<NotifyCustomer>) -> Settlement {
         tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
         match tell(&self.0, &job).await {

@@ -16,6 +16,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ACQUIT = "lua/acquit.lua";
     BUDGET_ABLE = "lua/budget_able.lua";
     BUDGET_ANSWER = "lua/budget_answer.lua";
     BUDGET_ASK = "lua/budget_ask.lua";
@@ -28,12 +29,15 @@ scripts! {
     DEAD_DISCARD = "lua/dead_discard.lua";
     DEAD_REPLAY = "lua/dead_replay.lua";
     GIVE_BACK = "lua/give_back.lua";
+    HASTEN = "lua/hasten.lua";
     HEARTBEAT = "lua/heartbeat.lua";
+    IDENTIFY = "lua/identify.lua";
     INTAKE = "lua/intake.lua";
     LEAVE = "lua/leave.lua";
     LIST_BEGIN = "lua/list_begin.lua";
     LIST_END = "lua/list_end.lua";
     LIST_SEEN = "lua/list_seen.lua";
+    PUT_RIGHT = "lua/put_right.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
     RESEND = "lua/resend.lua";

@@ -15,7 +15,7 @@ use std::env;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -68,11 +68,40 @@ impl TestRedis {
     /// Starts a private `redis-server` with these arguments of its own, made for the folder of its data. They
     /// come first, so that one may be the name of a file of settings.
     pub(crate) async fn start_with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
+        Self::start_server(|server| server.arguments = arguments(server.dir.path())).await
+    }
+
+    /// Starts a private `redis-server` of which the test sets the clock, by this libfaketime.
+    pub(crate) async fn start_with_clock(library: &str) -> Self {
+        Self::start_server(|server| {
+            let clock = server.clock();
+            fs::write(&clock, "+0").expect("the clock is set");
+            let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            server.environment = vec![
+                // The allocator of many a Redis asks for the time before libfaketime is set up; this one does not.
+                set("LD_PRELOAD", &format!("libc_malloc_debug.so.0:{library}")),
+                set("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string()),
+                set("FAKETIME_NO_CACHE", "1"),
+                set("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ];
+        })
+        .await
+    }
+
+    /// Sets the clock of a server of [`start_with_clock`](Self::start_with_clock): so far ahead of the machine's.
+    pub(crate) fn set_clock(&self, ahead_seconds: i64) {
+        let Server::Process(server) = &self.server else { panic!("a container has no clock of its own") };
+        let (clock, new) = (server.clock(), server.dir.path().join("clock.new"));
+        fs::write(&new, format!("{ahead_seconds:+}")).expect("the new time is written");
+        fs::rename(new, clock).expect("the clock is set");
+    }
+
+    async fn start_server(change: impl Fn(&mut PrivateServer)) -> Self {
         let mut last = String::new();
         for _ in 0..PORTS_TRIED {
             let port = free_port();
             let mut server = PrivateServer::new(port);
-            server.arguments = arguments(server.dir.path());
+            change(&mut server);
             match server.spawn_ready().await {
                 Ok(()) => return Self { port, server: Server::Process(server) },
                 Err(reason) => last = reason,
@@ -206,6 +235,7 @@ struct PrivateServer {
     /// Held for its `Drop`, which comes after this type's own: the server is gone when its directory goes.
     dir: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     /// `None` while killed.
     process: Option<Child>,
 }
@@ -213,7 +243,12 @@ struct PrivateServer {
 impl PrivateServer {
     fn new(port: u16) -> Self {
         let dir = tempfile::Builder::new().prefix("topup-redis-").tempdir().expect("a temporary directory");
-        Self { port, dir, arguments: Vec::new(), process: None }
+        Self { port, dir, arguments: Vec::new(), environment: Vec::new(), process: None }
+    }
+
+    /// File by which its clock is set, where that is to be.
+    fn clock(&self) -> PathBuf {
+        self.dir.path().join("clock")
     }
 
     /// Starts the process on the port and directory it was given, and waits until it answers.
@@ -223,6 +258,7 @@ impl PrivateServer {
         self.kill();
         let process = Command::new(&binary)
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.dir.path())
