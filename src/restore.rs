@@ -12,6 +12,9 @@
 //! Each search goes on from where it was, oldest first, and a round of it has a bounded length: however much Redis has
 //! lost, neither of the two databases is held up.
 //!
+//! A job that the store says is late, and that a queue has scheduled for much later, is made due: a clock of Redis
+//! that was ahead did that.
+//!
 //! Dead letters are the subject of [`buried`], [`given_up`] and [`stale`].
 
 mod buried;
@@ -139,6 +142,7 @@ impl Restore {
         while read < MOST_READ {
             let store = &self.environment.store;
             let page = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
+            self.hasten(&queues, page.found.iter().map(|order| order.topup_id.as_str().to_owned())).await?;
             let orders = self.give_up_buried(page.found).await?;
             let orders: Vec<Lost> = orders.into_iter().map(look).collect();
             let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
@@ -153,12 +157,39 @@ impl Restore {
         Ok(restored)
     }
 
+    /// Has jobs run at once that are late by the store and wait for long in one of these queues: the clock of Redis was
+    /// set back.
+    async fn hasten(
+        &self,
+        queues: &[JobName],
+        ids: impl Iterator<Item = String>,
+    ) -> Result<(), RestoreError> {
+        let mut call = scripts::HASTEN.prepare_invoke();
+        for job in queues {
+            call.key(self.names.queue(*job));
+        }
+        call.arg(self.allowance.real_ms(AGAIN_WITHIN));
+        for id in ids {
+            call.arg(id);
+        }
+        let hastened: u64 = call.invoke_async(&mut self.connection.get()).await?;
+        if hastened > 0 {
+            tracing::warn!(
+                hastened,
+                "jobs that were late by the store run now: the clock of Redis was set back"
+            );
+        }
+        Ok(())
+    }
+
     /// Puts back notifications that are still to be sent, the oldest first.
     async fn restore_notifications(&mut self, before: Timestamp) -> Result<u64, RestoreError> {
         let (mut restored, mut read) = (0, 0);
         while read < MOST_READ {
             let behind = self.behind_notification.as_ref();
             let page = self.environment.store.untold(before, behind, MOST).await?;
+            let ids = page.found.iter().map(|pending| pending.told.job_id());
+            self.hasten(&[JobName::NotifyCustomer], ids).await?;
             let pending = self.give_up_telling_buried(page.found).await?;
             let lost: Vec<Lost> =
                 pending.iter().map(|pending| (NextJob::tell(&pending.told), pending.attempts)).collect();

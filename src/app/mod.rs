@@ -192,17 +192,16 @@ async fn died(shutdown: &Shutdown, tasks: &mut JoinSet<()>) {
     tracing::error!("a task of the service ended by itself");
 }
 
-/// Runs one job in this process, for a worker that suspects it of killing its process.
+/// Runs jobs in this process, for a worker that suspects them of killing their process.
 ///
 /// # Errors
-/// Where there is no such job, or what a handler needs cannot be set up.
-pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
+/// Where what it is sent is no job, or what a handler needs cannot be set up.
+pub(crate) async fn run_jobs(config: &Config) -> anyhow::Result<()> {
     // Whoever stops a service may signal all its processes. This one ends with its worker, and not before.
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let job = IsolatedJob::receive()?;
     let connection = Connection::new(&config.redis, &RedisHealth::default());
-    let budget = Arc::new(budget(config, &connection).for_one_job());
-    // A database that does not answer is no fault of the job: this process ends before it has begun with it.
+    let budget = Arc::new(budget(config, &connection).for_suspects());
+    // A database that does not answer is no fault of a job: this process ends before it has begun with one.
     let environment = async {
         let store = open_store_for_job(config).await?;
         let time = TimeKeeper::new(connection.clone(), config.names.clone()).first().await;
@@ -210,12 +209,17 @@ pub(crate) async fn run_job(config: &Config) -> anyhow::Result<()> {
     };
     let environment = tokio::time::timeout(LONGEST_SET_UP, environment).await;
     let environment = environment.context("the database and Redis did not answer in time")??;
-    match job.name {
-        JobName::PollTopup => run_isolated(&PollTopupHandler(environment), job).await?,
-        JobName::RecheckTopup => run_isolated(&RecheckTopupHandler(environment), job).await?,
-        JobName::NotifyCustomer => run_isolated(&NotifyCustomerHandler(environment), job).await?,
-    }
-    Ok(())
+    let run = |job: IsolatedJob| {
+        let environment = environment.clone();
+        async move {
+            match job.name {
+                JobName::PollTopup => job.run(&PollTopupHandler(environment)).await,
+                JobName::RecheckTopup => job.run(&RecheckTopupHandler(environment)).await,
+                JobName::NotifyCustomer => job.run(&NotifyCustomerHandler(environment)).await,
+            }
+        }
+    };
+    Ok(run_isolated(run).await?)
 }
 
 /// The command line of this process, with `run-job` in the place of `run`.

@@ -39,7 +39,7 @@ pub struct Cli {
 enum Command {
     /// Work: follow orders, store every change, tell the customers
     Run(Box<crate::config::RunSettings>),
-    /// Run one job whose process has died before; a worker starts this
+    /// Run jobs that were lost with a worker, apart from the others; a worker starts this
     #[command(hide = true)]
     RunJob(Box<crate::config::RunSettings>),
     /// See the main job in a minute: a private Redis, the simulator, two workers, some sixty orders
@@ -73,7 +73,7 @@ enum Command {
     /// A worker of `bench`
     #[command(hide = true)]
     BenchWorker(bench::BenchWorkerSettings),
-    /// One job of a worker of `bench`
+    /// Jobs of a worker of `bench` that were lost with another one
     #[command(hide = true)]
     BenchJob,
 }

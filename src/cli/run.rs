@@ -15,7 +15,7 @@ pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
     }
 }
 
-/// `topup-worker run-job`, which a worker runs for a job whose process has died.
+/// `topup-worker run-job`, which a worker runs for jobs that were lost with another worker.
 pub(super) async fn run_job(settings: RunSettings) -> anyhow::Result<()> {
-    app::run_job(&settings.validate()?).await
+    app::run_jobs(&settings.validate()?).await
 }

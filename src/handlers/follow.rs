@@ -29,6 +29,20 @@ const BACKLOG_AGE: Duration = Duration::from_mins(15);
 /// The provider's clock may be ahead of ours by this much.
 const CLOCKS_APART: Duration = Duration::from_mins(5);
 
+/// The id that a job which follows an order must have: the order's. A correction of an order follows nothing, and has
+/// an id of its own.
+pub(super) fn id_of_order(payload: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        #[serde(default)]
+        correction: bool,
+    }
+    // One that cannot be read as a whole becomes a dead letter under the id that it has.
+    let order: TrackTopup = serde_json::from_slice(payload).ok()?;
+    let kind: Kind = serde_json::from_slice(payload).ok()?;
+    (!kind.correction).then(|| order.topup_id.into())
+}
+
 /// Looks at the order once and says what becomes of the job.
 pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
     tracing::Span::current().record("order.id", job.payload.topup_id.as_str());

@@ -18,6 +18,13 @@ pub trait Handler: Send + Sync + 'static {
     /// The job's one name.
     const NAME: JobName;
 
+    /// The id that a job with this payload must have, so that the queue holds one of it. None where the payload asks
+    /// for none, or cannot be read.
+    #[must_use]
+    fn id_of(_payload: &[u8]) -> Option<String> {
+        None
+    }
+
     /// Does the work and says what becomes of the job.
     async fn handle(&self, job: Job<Self::Payload>) -> Settlement;
 }

@@ -81,6 +81,10 @@ impl Handler for NotifyCustomerHandler {
     type Payload = Telling;
     const NAME: JobName = JobName::NotifyCustomer;
 
+    fn id_of(payload: &[u8]) -> Option<String> {
+        Some(serde_json::from_slice::<NotifyCustomer>(payload).ok()?.job_id())
+    }
+
     async fn handle(&self, job: Job<Telling>) -> Settlement {
         tracing::Span::current().record("order.id", job.payload.told.topup_id.as_str());
         let settlement = match tell(&self.0, &job).await {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use topup_jobs::{JobName, RecheckTopup};
 
-use super::follow::follow;
+use super::follow::{follow, id_of_order};
 use super::{Environment, Handler, Job, Settlement};
 
 /// Handler of `recheck-topup`.
@@ -13,6 +13,10 @@ pub struct RecheckTopupHandler(pub Environment);
 impl Handler for RecheckTopupHandler {
     type Payload = RecheckTopup;
     const NAME: JobName = JobName::RecheckTopup;
+
+    fn id_of(payload: &[u8]) -> Option<String> {
+        id_of_order(payload)
+    }
 
     async fn handle(&self, job: Job<RecheckTopup>) -> Settlement {
         follow(&self.0, Self::NAME, &job.map(|payload| payload.0)).await

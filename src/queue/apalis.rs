@@ -2,8 +2,8 @@
 //!
 //! [`QueueBackend`] feeds an apalis worker with claimed jobs; [`SettleLayer`] takes the lease off each job
 //! before the handler sees it and settles with what the handler says. A handler runs as a task of its own,
-//! so that handlers use all cores and a panic stays its own; a job whose process has died before runs in a
-//! process of its own.
+//! so that handlers use all cores and a panic stays its own; a suspect runs in a process of its own, see
+//! `quarantine`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,14 +24,15 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::consumer::MOST_CRASHES;
-use super::isolation::{IsolatedJob, Isolation, IsolationError};
+use super::isolation::IsolatedJob;
 use super::lease::{ClaimedJob, Lease, SettlingEnd};
+use super::quarantine::{self, Quarantine};
 use crate::handlers::{End, Handler, Job, Settlement};
 
 /// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
-const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
-/// The pause before a process is asked for again, where there are as many as there may be.
-const NO_PLACE: Duration = Duration::from_millis(200);
+pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
+/// The pause before a suspect runs again whose process ended for a reason that was not its own.
+const UNPROVEN: Duration = Duration::from_secs(2);
 /// A handler that panics or takes too long is tried this often in a row.
 const MOST_FAULTS: u32 = 3;
 
@@ -93,7 +94,7 @@ impl apalis_core::backend::BackendConfig for QueueBackend {
 #[derive(Debug, Clone)]
 pub(super) struct SettleLayer {
     name: JobName,
-    isolation: Option<Isolation>,
+    quarantine: Option<Quarantine>,
 }
 
 impl<S> Layer<S> for SettleLayer {
@@ -126,11 +127,11 @@ where
 
     fn call(&mut self, mut task: Task<ClaimedJob>) -> Self::Future {
         let (lease, faults) = (task.args.lease.take(), task.args.faults);
-        let isolated = self.layer.isolated(&task.args);
+        let suspect = self.layer.suspect(&task.args);
         let handling = self.handler.call(task);
         Box::pin(async move {
-            let end = match isolated {
-                Some((isolation, job, crashes)) => run_apart(&isolation, &job, crashes, faults).await,
+            let end = match suspect {
+                Some((quarantine, job, crashes)) => run_apart(&quarantine, job, crashes, faults).await,
                 None => None,
             };
             match end {
@@ -143,12 +144,12 @@ where
 }
 
 impl SettleLayer {
-    /// The job as it is sent to a process of its own, where it needs one.
-    fn isolated(&self, job: &ClaimedJob) -> Option<(Isolation, IsolatedJob, u32)> {
-        let isolation = self.isolation.clone().filter(|_| job.crashes > 0)?;
+    /// The job as it is sent to a process of its own, where it is a suspect.
+    fn suspect(&self, job: &ClaimedJob) -> Option<(Quarantine, IsolatedJob, u32)> {
+        let quarantine = self.quarantine.clone().filter(|_| job.suspect || job.crashes > 0)?;
         let id = String::from_utf8_lossy(&job.id).into_owned();
         let payload = job.payload.clone()?;
-        Some((isolation, IsolatedJob::new(self.name, id, job.attempts_made, payload), job.crashes))
+        Some((quarantine, IsolatedJob::new(self.name, id, job.attempts_made, payload), job.crashes))
     }
 }
 
@@ -158,18 +159,29 @@ where
     F: Future<Output = Result<Settlement, BoxDynError>> + Send + 'static,
 {
     let task = async move {
-        // What is dropped when time is up may panic, too.
-        let handled = async move { tokio::time::timeout(HANDLER_TIMEOUT, handling).await };
-        let end = match AssertUnwindSafe(handled).catch_unwind().await {
-            Ok(Ok(Ok(settlement))) => SettlingEnd::Settled(settlement),
-            Ok(Ok(Err(_))) => fault("the handler could not be called", faults),
-            Ok(Err(_elapsed)) => fault("the handler took too long", faults),
-            Err(_panic) => fault("the handler panicked", faults),
+        let end = match carry_out(handling).await {
+            Ok(settlement) => SettlingEnd::Settled(settlement),
+            Err(what) => fault(what, faults),
         };
         settle(lease, end);
     };
     // Should the task itself fail, its lease goes with it, and the job is given back.
     drop(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())).await);
+}
+
+/// Runs a handler to its end, within the time it has. An error is what it did instead.
+pub(super) async fn carry_out<F, E>(handling: F) -> Result<Settlement, &'static str>
+where
+    F: Future<Output = Result<Settlement, E>> + Send,
+{
+    // What is dropped when time is up may panic, too.
+    let handled = async move { tokio::time::timeout(HANDLER_TIMEOUT, handling).await };
+    match AssertUnwindSafe(handled).catch_unwind().await {
+        Ok(Ok(Ok(settlement))) => Ok(settlement),
+        Ok(Ok(Err(_))) => Err("the handler could not be called"),
+        Ok(Err(_elapsed)) => Err("the handler took too long"),
+        Err(_panic) => Err("the handler panicked"),
+    }
 }
 
 fn settle(lease: Option<Lease>, end: SettlingEnd) {
@@ -178,29 +190,36 @@ fn settle(lease: Option<Lease>, end: SettlingEnd) {
     }
 }
 
-/// Runs a job in a process of its own. `None`: none is to be had, and the job has to run here.
+/// Runs a suspect in a process of its own. `None`: none is to be had, and the job has to run here.
 async fn run_apart(
-    isolation: &Isolation,
-    job: &IsolatedJob,
+    quarantine: &Quarantine,
+    job: IsolatedJob,
     crashes: u32,
     faults: u32,
 ) -> Option<SettlingEnd> {
-    let Some(_place) = isolation.place() else {
-        // It must not take a slot from jobs that could run.
-        return Some(SettlingEnd::Settled(Settlement::new(End::Wait(NO_PLACE))));
-    };
-    match tokio::time::timeout(HANDLER_TIMEOUT, isolation.run(job)).await {
-        Ok(Ok(settlement)) => Some(SettlingEnd::Settled(settlement)),
-        Ok(Err(error @ IsolationError::Died(_))) => {
-            let poison = crashes + 1 >= MOST_CRASHES;
-            tracing::error!(job.name = %job.name, job.id = job.id(), crashes = crashes + 1, poison, "{error}");
+    let (name, id) = (job.name, job.id().to_owned());
+    let wait = |wait| Some(SettlingEnd::Settled(Settlement::new(End::Wait(wait))));
+    match quarantine.run(job, crashes > 0).await {
+        quarantine::End::Settled(settlement) => Some(SettlingEnd::Settled(settlement)),
+        quarantine::End::Failed(what) => Some(fault(&what, faults)),
+        quarantine::End::Killed(how) => {
+            let crashes = crashes + 1;
+            let poison = crashes >= MOST_CRASHES;
+            tracing::error!(job.name = %name, job.id = id, crashes, poison, how, "a process died that ran this job alone");
             Some(SettlingEnd::Crashed)
         }
-        Ok(Err(IsolationError::Unavailable(error))) => {
-            tracing::warn!(%error, "no process of its own for a job whose process has died; it runs in this one");
+        quarantine::End::Unproven(why) => {
+            tracing::warn!(job.name = %name, job.id = id, why, "the process of a job ended, not by the job; it runs again");
+            wait(UNPROVEN)
+        }
+        // It must not take a slot from jobs that could run.
+        quarantine::End::NoPlace(turn) => wait(turn),
+        quarantine::End::NoProcess(why) => {
+            let what =
+                "no process can be started for a job that may have killed its worker; it runs in this one";
+            tracing::error!(job.name = %name, job.id = id, why, "{what}");
             None
         }
-        Err(_elapsed) => Some(fault("the handler took too long", faults)),
     }
 }
 
@@ -208,7 +227,7 @@ async fn run_apart(
 fn fault(what: &str, faults: u32) -> SettlingEnd {
     tracing::error!(faults = faults + 1, "{what}");
     if faults + 1 >= MOST_FAULTS {
-        SettlingEnd::Settled(Settlement::new(End::DeadLetter(format!("{what}, {MOST_FAULTS} times"))))
+        SettlingEnd::Condemned(format!("{what}, {MOST_FAULTS} times"))
     } else {
         SettlingEnd::Fault(Duration::from_secs(1 << faults), what.to_owned())
     }
@@ -220,9 +239,9 @@ pub(super) fn register<H: Handler>(
     monitor: Monitor,
     jobs: UnboundedReceiver<ClaimedJob>,
     handler: H,
-    isolation: Option<Isolation>,
+    quarantine: Option<Quarantine>,
 ) -> (Monitor, Weak<()>) {
-    let layer = SettleLayer { name: H::NAME, isolation };
+    let layer = SettleLayer { name: H::NAME, quarantine };
     let running = Arc::new(());
     let watched = Arc::downgrade(&running);
     let (jobs, handler) = (Arc::new(Mutex::new(jobs)), Arc::new(handler));

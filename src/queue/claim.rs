@@ -36,7 +36,7 @@ pub(super) struct Claim {
 }
 
 /// What `claim.lua` answers: milliseconds until the next scheduled job or -1, jobs still waiting, then of those claimed
-/// the ids, the payloads, and three counts each where any of them has a history.
+/// the ids, the payloads, and where any of them has a history three counts each and whether it is a suspect.
 type Answer = (i64, u64, Vec<Vec<u8>>, Vec<Option<Vec<u8>>>, Vec<Value>);
 
 /// What a claim brought.
@@ -132,7 +132,16 @@ impl Claim {
             next_due: u64::try_from(next_due_ms).ok().map(Duration::from_millis),
         };
         let mut counts = counts.into_iter().map(|count| redis::from_redis_value(count).unwrap_or(0));
+        let mut misnamed = Vec::new();
         for ((id, payload), slot) in ids.into_iter().zip(payloads).zip(slots) {
+            let mut count = || counts.next().unwrap_or(0);
+            let (attempts_made, faults, crashes, suspect) = (count(), count(), count(), count() > 0);
+            if let Some(right) =
+                payload.as_deref().and_then(self.shared.id_of).filter(|it| it.as_bytes() != id)
+            {
+                misnamed.push((id, right));
+                continue;
+            }
             let current = self.shared.hold(&worker, &id);
             let lease = Lease {
                 worker: Arc::clone(&worker),
@@ -140,8 +149,6 @@ impl Claim {
                 settle: self.settle.clone(),
                 slot: Some(slot),
             };
-            let mut count = || counts.next().unwrap_or(0);
-            let (attempts_made, faults, crashes) = (count(), count(), count());
             if !current || stop.is_cancelled() {
                 // Taken for dead while the claim was under way: nobody renews the lease on it. Or asked to stop:
                 // nobody would run it before the jobs that run have ended.
@@ -154,10 +161,37 @@ impl Claim {
                 attempts_made,
                 faults,
                 crashes,
+                suspect,
                 lease: Some(lease),
             }));
         }
+        self.identify(&worker, misnamed).await?;
         Ok(Some(claimed))
+    }
+
+    /// Gives jobs that came under other ids than their payloads ask for those ids. Where Redis does not answer they are
+    /// given back, as all that is claimed and not held.
+    async fn identify(&self, worker: &str, misnamed: Vec<(Vec<u8>, String)>) -> RedisResult<()> {
+        if misnamed.is_empty() {
+            return Ok(());
+        }
+        let (shared, jobs) = (&self.shared, misnamed.len());
+        let mut call = scripts::IDENTIFY.key(&shared.queue);
+        for sibling in &shared.siblings {
+            call.key(sibling);
+        }
+        call.arg(worker);
+        for (id, right) in misnamed {
+            call.arg(id).arg(right);
+        }
+        let dropped: u64 = call.invoke_async(&mut shared.connection.get()).await?;
+        tracing::info!(
+            queue = shared.queue,
+            jobs,
+            dropped,
+            "gave jobs of another program the ids of their orders"
+        );
+        Ok(())
     }
 }
 

@@ -26,17 +26,25 @@ use super::connection::Connection;
 use super::lease::ClaimedJob;
 use super::settle::{MOST_SETTLED, settle_all};
 use super::slots::Slots;
+use crate::handlers::Handler;
 
 /// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
-/// A job whose process died this often while running it is poison.
+/// A job is poison once so many processes have died that ran it and no other.
 pub(super) const MOST_CRASHES: u32 = 3;
+
+/// The id that a job with this payload must have, if the payload asks for one.
+pub(super) type IdOf = fn(&[u8]) -> Option<String>;
 
 /// What the tasks of a consumer share.
 pub(super) struct Shared {
     pub(super) names: Names,
     /// `{topup}:<job>`.
     pub(super) queue: String,
+    /// The other queues in which the same job may be.
+    pub(super) siblings: Vec<String>,
+    /// The id that a payload asks for.
+    pub(super) id_of: IdOf,
     /// Holds the number of the last batch of settlements that Redis has carried out.
     pub(super) last_batch: String,
     pub(super) connection: Connection,
@@ -77,9 +85,11 @@ impl Shared {
         (Arc::clone(&identity.worker), identity.held.values().sum())
     }
 
-    /// Takes a new name, under which nothing is held yet.
-    pub(super) fn rename(&self) {
-        *self.identity() = Identity { worker: super::worker_name(), held: HashMap::new() };
+    /// Takes a new name, under which nothing is held yet. Returns the old one, and the jobs that were held under it.
+    pub(super) fn rename(&self) -> (Arc<str>, Vec<Vec<u8>>) {
+        let new = Identity { worker: super::worker_name(), held: HashMap::new() };
+        let old = std::mem::replace(&mut *self.identity(), new);
+        (old.worker, old.held.into_keys().collect())
     }
 
     /// A job was claimed under this name. Returns whether that is the name still.
@@ -120,10 +130,9 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// Starts consuming; claimed jobs arrive at the receiver.
-    pub(super) fn start(
+    /// Starts consuming the queue of this handler; claimed jobs arrive at the receiver.
+    pub(super) fn start<H: Handler>(
         names: Names,
-        queue: String,
         slots: &Slots,
         connection: Connection,
         wake: Arc<Notify>,
@@ -131,10 +140,14 @@ impl Consumer {
         pause: ClaimPause,
     ) -> (Self, UnboundedReceiver<ClaimedJob>) {
         let worker = super::worker_name();
+        let queue = names.queue(H::NAME);
+        let siblings = names.siblings(H::NAME);
         let shared = Arc::new(Shared {
             names,
             last_batch: format!("{queue}:settled:{worker}"),
             queue,
+            siblings,
+            id_of: H::id_of,
             connection,
             wake,
             report_now,

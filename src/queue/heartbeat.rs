@@ -11,10 +11,12 @@ use std::time::Duration;
 use redis::RedisResult;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Pause, Steady};
-use super::consumer::{LEASE, MOST_CRASHES, Shared};
+use super::consumer::{LEASE, Shared};
 use super::lease::millis;
+use super::put_right::put_right;
 use super::scripts;
 
 /// Pause between two reports of a worker that holds jobs.
@@ -35,12 +37,20 @@ struct Kept {
     shared: Arc<Shared>,
     /// Whether Redis counted more jobs as ours than we know of when it was last asked.
     strangers: bool,
+    /// Jobs that became suspects when this worker was taken for dead, with its name then.
+    wronged: Vec<(Arc<str>, Vec<Vec<u8>>)>,
 }
 
 /// Registers the process in its queues, renews its leases, and gives the jobs of dead workers on. A queue that
 /// the process has left is left alone; the others have jobs that still run.
 pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection, report_now: Arc<Notify>) {
-    let mut queues: Vec<_> = queues.into_iter().map(|shared| Kept { shared, strangers: false }).collect();
+    let clock_was_set = Arc::new(Notify::new());
+    let putting_right = put_right(queues.clone(), connection.clone(), Arc::clone(&clock_was_set));
+    let _putting_right = AbortOnDropHandle::new(tokio::spawn(putting_right));
+    // It may have been set while no worker ran.
+    clock_was_set.notify_one();
+    let kept = |shared| Kept { shared, strangers: false, wronged: Vec::new() };
+    let mut queues: Vec<_> = queues.into_iter().map(kept).collect();
     let connection = connection.answering_within(ANSWER);
     let mut steady = Steady::default();
     let mut clock = ClockOfRedis::default();
@@ -63,6 +73,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 times_left = left_so_far;
                 if clock.was_set {
                     steady.interrupted();
+                    clock_was_set.notify_one();
                 }
                 steady.answered();
                 for (kept, report) in queues.iter_mut().zip(reports) {
@@ -130,11 +141,13 @@ impl Default for ClockOfRedis {
 
 impl ClockOfRedis {
     fn reads(&mut self, now: Reading) {
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         self.was_set = self.read.is_some_and(|before| {
-            let least = now.asked.saturating_duration_since(before.answered);
-            let most = now.answered.duration_since(before.asked) + CLOCK_MAY_GAIN;
-            let passed = Duration::from_millis(u64::try_from(now.shows - before.shows).unwrap_or(0));
-            passed > most || passed + CLOCK_MAY_GAIN < least
+            let least = ms(now.asked.saturating_duration_since(before.answered));
+            let most = ms(now.answered.duration_since(before.asked));
+            // Less than nothing where it was set back.
+            let passed = now.shows - before.shows;
+            passed > most + ms(CLOCK_MAY_GAIN) || passed + ms(CLOCK_MAY_GAIN) < least
         });
         self.read = Some(now);
     }
@@ -146,10 +159,12 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
     let Ok(claimed) = usize::try_from(claimed) else {
         // Frozen or cut off beyond its lease. What it holds runs elsewhere by now.
         tracing::warn!(queue = shared.queue, "this worker was taken for dead and starts under a new name");
-        shared.rename();
+        kept.wronged.push(shared.rename());
         shared.wake.notify_one();
-        return Ok(());
+        return acquit(kept).await;
     };
+    acquit(kept).await?;
+    let shared = &kept.shared;
     // Once is nothing: a claim or a settlement may be under way.
     let strangers = claimed > shared.worker_and_held().1;
     if strangers && kept.strangers {
@@ -163,20 +178,35 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
     if expired > 0 && reap { take_over(shared).await } else { Ok(()) }
 }
 
+/// Takes back the suspicion against the jobs of a worker that lives.
+async fn acquit(kept: &mut Kept) -> RedisResult<()> {
+    let Kept { shared, wronged, .. } = kept;
+    while let Some((worker, ids)) = wronged.last_mut() {
+        let some = ids.split_off(ids.len().saturating_sub(MOST_REAPED));
+        if some.is_empty() {
+            wronged.pop();
+            continue;
+        }
+        let mut call = scripts::ACQUIT.key(&shared.queue);
+        call.arg(&**worker).arg(&some);
+        let acquitted = call.invoke_async::<u64>(&mut shared.connection.get()).await;
+        // As long as it is not answered it is tried again.
+        let acquitted = acquitted.inspect_err(|_| ids.extend(some))?;
+        tracing::info!(
+            queue = shared.queue,
+            acquitted,
+            "jobs of this worker are suspects no longer: it has not died"
+        );
+    }
+    Ok(())
+}
+
 async fn take_over(shared: &Shared) -> RedisResult<()> {
     let mut call = scripts::REAP.key(&shared.queue);
-    call.arg(millis(LEASE)).arg(MOST_CRASHES).arg(MOST_REAPED);
-    let (moved, buried): (u64, Vec<Vec<u8>>) = call.invoke_async(&mut shared.connection.get()).await?;
+    call.arg(millis(LEASE)).arg(MOST_REAPED);
+    let moved: u64 = call.invoke_async(&mut shared.connection.get()).await?;
     if moved > 0 {
         tracing::warn!(queue = shared.queue, moved, "took over the jobs of a dead worker");
-    }
-    for id in buried {
-        let id = String::from_utf8_lossy(&id).into_owned();
-        tracing::error!(
-            queue = shared.queue,
-            job.id = id,
-            "a job goes to the dead letters: its workers died"
-        );
     }
     Ok(())
 }
@@ -200,6 +230,9 @@ mod tests {
             (9.5, 9.6, 50.0, true),
             (11.0, 11.1, 51.5, false),
             (14.0, 14.1, 52.0, true),
+            // Soon after one another, and set back by more than that.
+            (14.2, 14.2, 40.0, true),
+            (14.4, 14.4, 40.2, false),
         ];
         let mut clock = ClockOfRedis::default();
         assert!(clock.was_set, "nobody knows at the start");

@@ -1,56 +1,49 @@
-//! A process of its own for a job whose process has died while running it.
+//! Processes in which a worker runs jobs apart from its own: the lines that the two speak, and the process's side.
 //!
-//! When a worker dies, one of its jobs may be the cause, and nobody can tell which. Each of them runs again
-//! at once, but in a process of its own: if it is the cause, only that process dies, the worker sees it at
-//! once and knows which job it was, and no other job waits for a lease to run out or is counted as a crash.
-//!
-//! The two speak by lines of JSON: the worker sends an [`IsolatedJob`]; the process answers [`STARTED`] once
-//! it is set up, and then the settlement. It ends when its standard input does, and so with its worker.
+//! The worker sends jobs, a line of JSON each. The process says [`Word::Ready`] once it is set up, [`Word::Began`]
+//! before a job's handler runs, and [`Word::Ended`] with what came of it. It ends when its standard input does, and
+//! so with its worker. Which jobs run there, and what the death of such a process says of them, is decided in
+//! `quarantine`.
 
 use std::io::{BufRead, Write};
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use topup_jobs::JobName;
 
-use super::apalis::run_payload;
+use super::apalis::{carry_out, run_payload};
 use crate::handlers::{Handler, Settlement};
 
-/// Processes at once; each takes some 15 MiB for as long as its job runs.
-const MOST_PROCESSES: usize = 16;
-/// What the process says once the handler is about to run.
-const STARTED: &str = "started";
-
-/// How to start a process that runs one job.
+/// How to start a process that runs jobs for a worker.
 #[derive(Clone)]
-pub struct Isolation {
-    command: Arc<dyn Fn() -> Command + Send + Sync>,
-    places: Arc<Semaphore>,
-}
+pub struct Isolation(Arc<dyn Fn() -> Command + Send + Sync>);
 
 /// A job on its way to its process.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IsolatedJob {
     /// The job's one name.
     pub name: JobName,
     id: String,
     attempts_made: u32,
     payload: Vec<u8>,
+    /// By which the process names it to its worker.
+    pub(super) number: u64,
 }
 
-/// Why a process of its own brought no settlement.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum IsolationError {
-    /// It could not be started, or not set up: that says nothing about the job.
-    #[error("no process could be started for the job")]
-    Unavailable(#[source] std::io::Error),
-    /// It died while running the job.
-    #[error("the process of the job died ({0})")]
-    Died(ExitStatus),
+/// What the process says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "word", rename_all = "kebab-case")]
+pub(super) enum Word {
+    /// It is set up, and takes jobs.
+    Ready,
+    /// The handler of this job is about to run.
+    Began { number: u64 },
+    /// The handler of this job has come to its end.
+    Ended { number: u64, settlement: Settlement },
+    /// It has not, for this reason: it panicked, or took too long.
+    Failed { number: u64, what: String },
 }
 
 impl std::fmt::Debug for Isolation {
@@ -63,89 +56,80 @@ impl Isolation {
     /// Processes made by this command, which must end up in [`run_isolated`].
     #[must_use]
     pub fn new(command: impl Fn() -> Command + Send + Sync + 'static) -> Self {
-        Self { command: Arc::new(command), places: Arc::new(Semaphore::new(MOST_PROCESSES)) }
+        Self(Arc::new(command))
     }
 
-    /// The right to start one more process, if one may be started now.
-    pub(super) fn place(&self) -> Option<SemaphorePermit<'_>> {
-        self.places.try_acquire().ok()
-    }
-
-    /// Runs the job in a process. Dropped, it ends the process.
-    ///
-    /// # Errors
-    /// [`IsolationError`] where that brought no settlement.
-    pub(super) async fn run(&self, job: &IsolatedJob) -> Result<Settlement, IsolationError> {
-        let mut command = (self.command)();
-        // A group of its own: a Ctrl-C at the terminal is the worker's business, not a crash of the job.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(IsolationError::Unavailable)?;
-        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(IsolationError::Unavailable(std::io::ErrorKind::BrokenPipe.into()));
-        };
-        let mut line = serde_json::to_vec(job).map_err(|error| IsolationError::Unavailable(error.into()))?;
-        line.push(b'\n');
-        let mut said = BufReader::new(output).lines();
-        let mut started = false;
-        if input.write_all(&line).await.is_ok() {
-            // It may say other things first: handlers and libraries are free to print.
-            while let Ok(Some(line)) = said.next_line().await {
-                if line == STARTED {
-                    started = true;
-                } else if started && let Ok(settlement) = serde_json::from_str(&line) {
-                    return Ok(settlement);
-                }
-            }
-        }
-        let status = child.wait().await.map_err(IsolationError::Unavailable)?;
-        if started {
-            Err(IsolationError::Died(status))
-        } else {
-            Err(IsolationError::Unavailable(std::io::Error::other(format!("it was not set up ({status})"))))
-        }
+    pub(super) fn command(&self) -> Command {
+        (self.0)()
     }
 }
 
 impl IsolatedJob {
+    pub(super) fn new(name: JobName, id: String, attempts_made: u32, payload: Vec<u8>) -> Self {
+        Self { name, id, attempts_made, payload, number: 0 }
+    }
+
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    pub(super) fn new(name: JobName, id: String, attempts_made: u32, payload: Vec<u8>) -> Self {
-        Self { name, id, attempts_made, payload }
-    }
-
-    /// Reads the job that a worker has sent to this process, which ends when the worker does.
-    ///
-    /// # Errors
-    /// Where it is not a job: somebody else has started this process.
-    pub fn receive() -> std::io::Result<Self> {
-        let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line)?;
-        // The worker says nothing more; the end of its words is the end of the worker.
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-            std::process::exit(0);
-        });
-        serde_json::from_str(&line).map_err(|error| {
-            std::io::Error::other(format!("this command is run by a worker, which says what to run: {error}"))
-        })
+    /// Runs the job with its handler.
+    pub async fn run<H: Handler>(self, handler: &H) -> Settlement {
+        run_payload(handler, self.id, self.attempts_made, Some(&self.payload)).await
     }
 }
 
-/// The other side: runs the job with its handler and answers with the settlement.
+/// The process's side: runs the jobs that the worker sends, side by side, until the worker ends or dismisses it.
 ///
 /// # Errors
-/// `io::Error` where the worker does not listen any more.
-pub async fn run_isolated<H: Handler>(handler: &H, job: IsolatedJob) -> std::io::Result<()> {
-    say(STARTED.as_bytes())?;
-    let settlement = run_payload(handler, job.id, job.attempts_made, Some(&job.payload)).await;
-    say(&serde_json::to_vec(&settlement)?)
+/// `io::Error` where what it is sent is no job, or the worker does not listen any more.
+pub async fn run_isolated<F>(run: impl Fn(IsolatedJob) -> F) -> std::io::Result<()>
+where
+    F: Future<Output = Settlement> + Send + 'static,
+{
+    let mut jobs = receive();
+    say(&Word::Ready)?;
+    while let Some(job) = jobs.recv().await {
+        let job = job?;
+        let number = job.number;
+        say(&Word::Began { number })?;
+        let running = run(job);
+        tokio::spawn(async move {
+            let said = match carry_out(async { Ok::<_, std::convert::Infallible>(running.await) }).await {
+                Ok(settlement) => Word::Ended { number, settlement },
+                Err(what) => Word::Failed { number, what: what.to_owned() },
+            };
+            if say(&said).is_err() {
+                // The worker is gone, and with it all reason to go on.
+                std::process::exit(0);
+            }
+        });
+    }
+    Ok(())
 }
 
-fn say(line: &[u8]) -> std::io::Result<()> {
+/// The jobs that a worker sends to this process, which ends when the worker says nothing more.
+fn receive() -> UnboundedReceiver<std::io::Result<IsolatedJob>> {
+    let (send, received) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let job = serde_json::from_str(&line).map_err(|error| {
+                let what = "this command is run by a worker, which says what to run";
+                std::io::Error::other(format!("{what}: {error}"))
+            });
+            if send.send(job).is_err() {
+                return;
+            }
+        }
+        std::process::exit(0);
+    });
+    received
+}
+
+fn say(word: &Word) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(word)?;
+    line.push(b'\n');
     let mut output = std::io::stdout().lock();
-    output.write_all(line)?;
-    output.write_all(b"\n")?;
+    output.write_all(&line)?;
     output.flush()
 }

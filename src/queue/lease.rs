@@ -22,8 +22,10 @@ pub(super) struct ClaimedJob {
     pub(super) attempts_made: u32,
     /// How often its handler has failed to say what becomes of it.
     pub(super) faults: u32,
-    /// How often the process that ran it has died.
+    /// How often a process has died that ran this job and no other.
     pub(super) crashes: u32,
+    /// Whether a worker was lost that held it: it may have killed that worker.
+    pub(super) suspect: bool,
     /// The right to settle it.
     pub(super) lease: Option<Lease>,
 }
@@ -62,6 +64,8 @@ pub(super) enum SettlingEnd {
     Fault(Duration, String),
     /// The process of its own in which it ran has died; it runs again, or it is poison.
     Crashed,
+    /// It is kept aside, for this reason: its handler never said what becomes of it.
+    Condemned(String),
     /// The job goes back to the head of its queue.
     Released,
 }
@@ -103,6 +107,7 @@ impl Settling {
             SettlingEnd::Released => ("release", Duration::ZERO, ""),
             SettlingEnd::Fault(wait, what) => ("fault", *wait, what.as_str()),
             SettlingEnd::Crashed => ("crash", Duration::ZERO, ""),
+            SettlingEnd::Condemned(reason) => ("condemn", Duration::ZERO, reason.as_str()),
             SettlingEnd::Settled(settlement) => match &settlement.end {
                 End::Finish => ("finish", Duration::ZERO, ""),
                 End::Wait(wait) => ("wait", *wait, ""),

@@ -5,9 +5,9 @@
 //! | key | type | content |
 //! |---|---|---|
 //! | `:active` | list | ids of jobs that are due, oldest first |
-//! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with fractions |
+//! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with milliseconds; the microseconds say how long each was meant to wait at most, see `lua/prelude.lua` |
 //! | `:data` | hash | payload by id, from the job's arrival to its end |
-//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`, of a dead letter also `reason`, `dead_at`, `replaying`; absent for a job to which nothing has happened |
+//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`; `lost_with`, the worker that was lost with it; of a dead letter also `reason`, `dead_at`, `replaying`; absent for a job to which nothing has happened |
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
 //! | `:workers` | sorted set | workers, scored by their last heartbeat |
 //! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
@@ -16,6 +16,11 @@
 //! The channel `:wake` carries word that something became due earlier than the workers know of.
 //! A job is at any moment in exactly one of `:active`, `:scheduled`, one `:inflight` set and `:dead`; every
 //! move is one script under `lua/`. Nothing of a finished job stays. Redis 6.2 or later.
+//!
+//! A job that was lost with its worker is a suspect, and runs apart from the others until it is known what it does to
+//! a process: see `quarantine`. The clock of Redis may be set; then due times are put right by what each job was
+//! meant to wait (`put_right`), and by what the store says of orders and notifications (`hasten.lua`, called where
+//! the store is known). Redis counts time for all: a clock that is set ahead only has jobs run early.
 //!
 //! What this module must not do: know what a job means, or sleep a domain wait in memory.
 
@@ -28,9 +33,12 @@ mod connection;
 mod consumer;
 mod dead_letters;
 mod heartbeat;
+mod isolated_process;
 mod isolation;
 mod lease;
 mod names;
+mod put_right;
+mod quarantine;
 mod refusal;
 mod rejected;
 mod resend;
@@ -65,6 +73,7 @@ pub use slots::Slots;
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;
+use self::quarantine::Quarantine;
 use crate::handlers::Handler;
 use crate::shutdown::Shutdown;
 
@@ -89,7 +98,7 @@ pub struct Queues {
     listeners: Vec<wake::Listener>,
     /// Has the process report to Redis at once.
     report_now: Arc<Notify>,
-    isolation: Option<Isolation>,
+    quarantine: Option<Quarantine>,
     pause: ClaimPause,
 }
 
@@ -119,15 +128,16 @@ impl Queues {
             workers: Vec::new(),
             listeners: Vec::new(),
             report_now: Arc::default(),
-            isolation: None,
+            quarantine: None,
             pause: ClaimPause::default(),
         }
     }
 
-    /// Has jobs whose process has died before run in processes of their own; for the handlers added after it.
+    /// Has jobs that were lost with a worker run in processes of their own; for the handlers added after it. Must be
+    /// called on a tokio runtime.
     #[must_use]
     pub fn isolating(self, isolation: Isolation) -> Self {
-        Self { isolation: Some(isolation), ..self }
+        Self { quarantine: Some(Quarantine::open(isolation, self.slots)), ..self }
     }
 
     /// Has the queues of the handlers added after it claim nothing while this pause lasts.
@@ -148,10 +158,9 @@ impl Queues {
     pub fn with_slots<H: Handler>(mut self, handler: H, slots: &Slots) -> Self {
         let queue = self.names.queue(H::NAME);
         let wake = Arc::new(Notify::new());
-        self.listeners.push((queue.clone(), Arc::clone(&wake)));
-        let (consumer, jobs) = Consumer::start(
+        self.listeners.push((queue, Arc::clone(&wake)));
+        let (consumer, jobs) = Consumer::start::<H>(
             self.names.clone(),
-            queue,
             slots,
             self.connection.clone(),
             wake,
@@ -159,7 +168,7 @@ impl Queues {
             self.pause.clone(),
         );
         self.consumers.push(consumer);
-        let (monitor, worker) = apalis::register(self.monitor, jobs, handler, self.isolation.clone());
+        let (monitor, worker) = apalis::register(self.monitor, jobs, handler, self.quarantine.clone());
         self.monitor = monitor;
         self.workers.push(worker);
         self
@@ -185,6 +194,9 @@ impl Queues {
             () = any_died(&self.consumers, &self.workers, &keeping) => Stopped::Failed,
         };
         self.consumers.iter().for_each(Consumer::stop);
+        if let Some(quarantine) = &self.quarantine {
+            quarantine.stopping();
+        }
         if stopped == Stopped::Drained {
             tokio::select! {
                 _ = &mut working => {}
@@ -193,6 +205,10 @@ impl Queues {
             }
         }
         drop(working);
+        if let Some(quarantine) = &self.quarantine {
+            // What runs there still was given back.
+            quarantine.end().await;
+        }
         let leave = async {
             for consumer in self.consumers {
                 consumer.leave().await;

@@ -48,6 +48,13 @@ impl Names {
         format!("{}:{job}", self.prefix)
     }
 
+    /// The other queues in which the same job may be: an order is followed in one of two.
+    pub(crate) fn siblings(&self, job: JobName) -> Vec<String> {
+        let following = JobName::FOLLOWING.contains(&job);
+        let others = JobName::FOLLOWING.into_iter().filter(|other| following && *other != job);
+        others.map(|other| self.queue(other)).collect()
+    }
+
     /// Stream into which producers put their messages.
     #[must_use]
     pub fn inbox(&self) -> String {

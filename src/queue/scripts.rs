@@ -16,6 +16,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ACQUIT = "lua/acquit.lua";
     ADOPT = "lua/adopt.lua";
     BUDGET_ABLE = "lua/budget_able.lua";
     BUDGET_ANSWER = "lua/budget_answer.lua";
@@ -32,7 +33,9 @@ scripts! {
     DEAD_REPLAY = "lua/dead_replay.lua";
     DEAD_RESTORE = "lua/dead_restore.lua";
     GIVE_BACK = "lua/give_back.lua";
+    HASTEN = "lua/hasten.lua";
     HEARTBEAT = "lua/heartbeat.lua";
+    IDENTIFY = "lua/identify.lua";
     INBOX_READ = "lua/inbox_read.lua";
     INTAKE = "lua/intake.lua";
     JOIN = "lua/join.lua";
@@ -40,6 +43,7 @@ scripts! {
     LIST_BEGIN = "lua/list_begin.lua";
     LIST_END = "lua/list_end.lua";
     LIST_SEEN = "lua/list_seen.lua";
+    PUT_RIGHT = "lua/put_right.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
     REJECTED_TRIM = "lua/rejected_trim.lua";

@@ -146,9 +146,9 @@ impl RedisBudget {
         }
     }
 
-    /// The same for a process that runs one job for a worker and ends: no other worker waits for it.
+    /// The same for a process that runs suspects for a worker: no other worker waits for it.
     #[must_use]
-    pub(crate) fn for_one_job(self) -> Self {
+    pub(crate) fn for_suspects(self) -> Self {
         Self { worker: String::new(), ..self }
     }
 

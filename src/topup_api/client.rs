@@ -10,6 +10,7 @@ use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 use url::Url;
 
 use super::list::{OrderList, PAGE_SIZE, about_the_list, read_list};
+use super::running_time::RunningTime;
 use super::wire::{read_content, read_order};
 use super::{Answer, ApiError, TopupApi};
 use crate::http::ReadError;
@@ -28,6 +29,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: HeaderValue,
+    answer_timeout: Duration,
 }
 
 /// The client cannot be made.
@@ -73,11 +75,10 @@ impl Client {
         }
         let http = crate::http::client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(answer_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(ClientError::Http)?;
-        Ok(Self { http, base: base.clone(), token })
+        Ok(Self { http, base: base.clone(), token, answer_timeout })
     }
 
     /// A client like this one, on the same connections, that asks with the merchant's secondary key. Which of
@@ -103,20 +104,24 @@ impl Client {
             url.query_pairs_mut().extend_pairs(query);
         }
         let request = self.http.get(url).header("X-Access-Token", self.token.clone());
-        let response = request.send().await.map_err(|error| classify(&error))?;
+        let mut limit = RunningTime::new(self.answer_timeout);
+        let response = limit.limit(request.send()).await.ok_or(ApiError::TimedOut)?;
+        let response = response.map_err(|error| classify(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = match crate::http::read_capped(response, max_bytes).await {
-            Ok(body) => body,
+        let read = limit.limit(crate::http::read_capped(response, max_bytes)).await;
+        let body = match read {
+            Some(Ok(body)) => body,
             // A refusal is one by its status: if a 401 that breaks off counted as a broken connection, the key
             // would be tried again at once, and again, until the provider locks the address out.
-            Err(_) if status != 200 => Vec::new(),
-            Err(ReadError::TooLong) => {
+            _ if status != 200 => Vec::new(),
+            None => return Err(ApiError::TimedOut),
+            Some(Err(ReadError::TooLong)) => {
                 return Err(ApiError::Unreadable {
                     answer: Answer { status, ..Answer::default() },
                     what: "it is longer than such an answer can be",
                 });
             }
-            Err(ReadError::Http(error)) => return Err(classify(&error)),
+            Some(Err(ReadError::Http(error))) => return Err(classify(&error)),
         };
         Ok((status, headers, body))
     }

@@ -7,6 +7,7 @@ mod budget;
 mod client;
 mod error;
 mod list;
+mod running_time;
 #[cfg(test)]
 mod tests;
 mod wire;

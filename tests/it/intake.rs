@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
-use topup_worker::simulator::Script;
+use topup_worker::simulator::{Script, SimulatorSettings};
 
+use crate::support::redis::TestRedis;
 use crate::support::{Bed, until};
 
 /// Names and values of a message, as they stand in a stream.
@@ -220,4 +221,35 @@ async fn twenty_thousand_due_jobs_waiting_for_the_first_worker_all_run() {
     assert_eq!(dead, 0);
     let meta: Vec<String> = bed.redis(&["KEYS", "{topup}:*:meta:*"]).await;
     assert_eq!(meta, Vec::<String>::new(), "nothing of a finished job stays");
+}
+
+#[tokio::test]
+async fn an_order_that_apalis_redis_pushes_again_and_again_is_followed_once() {
+    use apalis::prelude::TaskSink;
+    use apalis_redis::{Config, RedisStorage};
+    use topup_jobs::{PollTopup, RecheckTopup};
+
+    let settings = SimulatorSettings { latency_ms: 1_500, ..SimulatorSettings::default() };
+    let bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let config = |queue| Config::default().queue(queue);
+    let connection = bed.connection().await;
+    let mut polls =
+        RedisStorage::<PollTopup, _>::new(connection.clone()).with_config(config("{topup}:poll-topup"));
+    let mut rechecks =
+        RedisStorage::<RecheckTopup, _>::new(connection).with_config(config("{topup}:recheck-topup"));
+    // Each under an id of its own.
+    for _ in 0..3 {
+        polls.push(PollTopup::new(order.parse().unwrap())).await.unwrap();
+    }
+    rechecks.push(RecheckTopup::new(order.parse().unwrap())).await.unwrap();
+    let _worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    until("the order is asked for", async || (!bed.simulator.calls(&order).is_empty()).then_some(())).await;
+    let ids: Vec<String> = bed.redis(&["HKEYS", "{topup}:poll-topup:data"]).await;
+    assert!(ids.iter().all(|id| *id == order), "{ids:?}");
+    bed.told(&order, "fulfilled").await;
+    bed.idle().await;
+    assert_eq!(bed.simulator.calls(&order).len(), 1, "one job followed it");
+    assert_eq!(bed.sink.received().len(), 1);
 }

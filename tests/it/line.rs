@@ -442,3 +442,19 @@ async fn a_reading_from_before_the_clock_was_set_back_holds_up_no_other() {
     line.fill(10).await;
     assert!(line.begin().await);
 }
+
+#[tokio::test]
+async fn a_dead_letter_goes_once_the_list_shows_that_its_order_has_gone_on() {
+    let mut line = Line::new().await;
+    let (data, dead) = (format!("{QUEUE}:data"), format!("{QUEUE}:dead"));
+    for order in ["still", "final"] {
+        line.run::<()>(&["HSET", &data, order, "{}"]).await;
+        line.run::<()>(&["SADD", &dead, order]).await;
+    }
+    line.seen("still", "handling").await;
+    line.seen("final", "decided").await;
+    for (command, key) in [("SMEMBERS", &dead), ("HKEYS", &data)] {
+        let left: Vec<String> = line.run(&[command, key]).await;
+        assert_eq!(left, ["still"], "{key}");
+    }
+}

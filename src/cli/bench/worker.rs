@@ -115,8 +115,8 @@ pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyho
     Ok(())
 }
 
-/// The process in which a worker of the bench runs a job whose process has died.
+/// The process in which a worker of the bench runs jobs that were lost with another one.
 pub(in crate::cli) async fn bench_job() -> anyhow::Result<()> {
-    let job = IsolatedJob::receive()?;
-    Ok(run_isolated(&BenchHandler::default(), job).await?)
+    let run = |job: IsolatedJob| async { job.run(&BenchHandler::default()).await };
+    Ok(run_isolated(run).await?)
 }

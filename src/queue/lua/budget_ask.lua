@@ -168,10 +168,15 @@ local function is_turn_of_backlog()
     return tonumber(redis.call('GET', turns) or '0') >= SHARE - 1 and asking(backlog_line, LOOKED_AT, soon) > 0
 end
 
+-- How many requests are kept for a page of the list.
+local function kept_for_page()
+    return closed_for(budget .. ':paging') > 0 and 1 or 0
+end
+
 -- How many requests are kept for others than this order.
 local function kept(rank)
     local ahead = asking(waiting, rank, 0)
-    local page = redis.call('EXISTS', budget .. ':paging')
+    local page = kept_for_page()
     if not in_backlog then
         return ahead + page + (is_turn_of_backlog() and 1 or 0)
     end
@@ -215,7 +220,7 @@ if purpose ~= 'order' then
         redis.call('SET', paged, 1, 'PX', math.ceil(pace * (others + 1)))
         return grant()
     end
-    redis.call('SET', paging, 1, 'PX', wait + look)
+    close_for(paging, wait + look)
     return { 'wait', wait }
 end
 
@@ -234,7 +239,7 @@ end
 local rank = redis.call('ZRANK', waiting, order)
 
 local function wait_in_line(at_least)
-    local turn = rank + 1 + redis.call('EXISTS', paging) + (in_backlog and redis.call('ZCARD', new_line) or 0)
+    local turn = rank + 1 + kept_for_page() + (in_backlog and redis.call('ZCARD', new_line) or 0)
     local function capped(wait)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end

@@ -2,7 +2,7 @@
 -- KEYS[1] queue   ARGV: worker, limit, 1 if the worker holds jobs already
 -- Returns nil for a worker that holds jobs and has lost its registration, otherwise
 -- {milliseconds until the next scheduled job or -1, jobs still waiting, ids, payloads,
---   attempts, faults and crashes of each job; nothing where none of them has a history}
+--   attempts, faults and crashes of each job and 1 for a suspect; nothing where none of them has a history}
 local queue = KEYS[1]
 local worker, limit = ARGV[1], tonumber(ARGV[2])
 local workers, active, scheduled = queue .. ':workers', queue .. ':active', queue .. ':scheduled'
@@ -43,10 +43,11 @@ if #popped > 0 then
         -- Most jobs have no history; one question tells so for all of them.
         if redis.call('EXISTS', unpack(metas)) > 0 then
             for n, meta in ipairs(metas) do
-                local history = redis.pcall('HMGET', meta, 'attempts', 'faults', 'crashes')
+                local history = redis.pcall('HMGET', meta, 'attempts', 'faults', 'crashes', 'lost_with')
                 for count = 1, 3 do
                     counts[#counts + 1] = history[count] or '0'
                 end
+                counts[#counts + 1] = history[4] and '1' or '0'
             end
         end
     end

@@ -15,7 +15,7 @@ if line < fewest then
 end
 local number, key = key_in_use(budget, keys)
 if not number or breaker_open_for(budget, key) > 0 or probe_of(budget, key)
-    or redis.call('EXISTS', budget .. ':unlisted') == 1 then
+    or closed_for(budget .. ':unlisted') > 0 then
     return { 1, {} }
 end
 -- A reading that began later than now did so before the clock was set back.

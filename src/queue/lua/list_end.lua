@@ -10,7 +10,7 @@ redis.call('DEL', budget .. ':listing')
 if from == '0' then
     local left = tonumber(take())
     if left > 0 then
-        redis.call('SET', budget .. ':unlisted', 1, 'PX', left)
+        close_for(budget .. ':unlisted', left)
         redis.call('DEL', budget .. ':listed', budget .. ':sighted')
     else
         redis.call('HSET', budget .. ':listed', 'next', now + every)

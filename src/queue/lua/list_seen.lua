@@ -37,6 +37,12 @@ while at < #ARGV do
     local id, what = take(), take()
     local payload, polled = followed(id)
     if not payload then
+        if what == 'decided' then
+            -- The order has gone on since it was kept aside. What is still to be done, the store has put back.
+            for n = 2, #KEYS do
+                forget_dead_letter(KEYS[n], id)
+            end
+        end
         -- Other programs have orders too, and most of those in the list are long final.
     elseif what == 'handling' then
         redis.call('ZADD', budget .. ':sighted', now, id)

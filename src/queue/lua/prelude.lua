@@ -40,8 +40,8 @@ local function size_of(fields)
     return bytes
 end
 
--- How long a closure lasts on, in ms; 0 where there is none. Its value is how long it was meant to last, since its end
--- is a time of the clock of Redis, which may have been set back since.
+-- How long a closure, or another state that ends by itself, lasts on, in ms; 0 where there is none. Its value is how
+-- long it was meant to last, since its end is a time of the clock of Redis, which may have been set back since.
 local function closed_for(closure)
     local left = redis.call('PTTL', closure)
     if left <= 0 then
@@ -133,6 +133,23 @@ local function tidy_line(budget, now_ms)
     end
 end
 
+-- A due time says two things. Its whole milliseconds are the time at which the job is due; the microseconds behind
+-- them say how long the job was meant to wait at most: that power of 1.025, in ms. So a job that lies further ahead
+-- than it was ever meant to wait is known, whatever the clock of Redis has done since. Due times of other programs
+-- have no microseconds.
+local WAIT_BASE, LONGEST_POWER = 1.025, 999
+local function due_in(delay_ms)
+    local power = math.ceil(math.log(delay_ms) / math.log(WAIT_BASE))
+    local due_ms = math.floor(now() * 1000 + delay_ms + 0.5)
+    return (due_ms * 1000 + math.min(math.max(power, 1), LONGEST_POWER)) / 1000000
+end
+
+-- How long a job with this due time was meant to wait at most, in ms; nothing where that is not known.
+local function meant_wait_ms(due)
+    local power = math.floor(due * 1000000 + 0.5) % 1000
+    return power > 0 and math.floor(WAIT_BASE ^ power) or nil
+end
+
 -- Jobs that a script makes due, by queue: ids in the order in which they run, and scores with ids.
 local ready, waiting = {}, {}
 
@@ -147,7 +164,7 @@ local function schedule(queue, id, delay_ms)
         table.insert(list(ready, queue), id)
     else
         local jobs = list(waiting, queue)
-        jobs[#jobs + 1] = now() + delay_ms / 1000
+        jobs[#jobs + 1] = due_in(delay_ms)
         jobs[#jobs + 1] = id
         jobs.first_due = math.min(jobs.first_due or math.huge, jobs[#jobs - 1])
     end
@@ -209,19 +226,24 @@ local function push(queue, id, payload, delay_ms)
     return 1
 end
 
--- Takes a job out of sight of the workers; its payload stays for an operator to look at.
-local function bury(queue, id, reason)
+-- Takes a job out of sight of the workers; its payload stays for an operator to look at. Where the queue itself
+-- decides that, rather than the handler, it is noted: the handler may still come to its end on a worker that was
+-- taken for dead.
+local function bury(queue, id, reason, by_queue)
+    local meta = queue .. ':meta:' .. id
     redis.call('SADD', queue .. ':dead', id)
-    redis.pcall('HSET', queue .. ':meta:' .. id, 'status', 'Killed', 'reason', reason, 'dead_at', now())
+    redis.pcall('HSET', meta, 'status', 'Killed', 'reason', reason, 'dead_at', now())
+    if by_queue then
+        redis.pcall('HSET', meta, 'buried_by', 'queue')
+    end
 end
 
--- The process that ran a job has died: it is due again, or buried as poison; returns whether it is.
+-- The process that ran this job and no other has died: the job is due again, or buried as poison.
 local function crashed(queue, id, most_crashes)
     local crashes = redis.pcall('HINCRBY', queue .. ':meta:' .. id, 'crashes', 1)
     if type(crashes) == 'number' and crashes >= most_crashes then
-        bury(queue, id, 'poison: the process that ran it died ' .. crashes .. ' times')
-        return true
+        bury(queue, id, 'poison: the process that ran it died ' .. crashes .. ' times', true)
+    else
+        schedule(queue, id, 0)
     end
-    schedule(queue, id, 0)
-    return false
 end

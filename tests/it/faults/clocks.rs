@@ -2,27 +2,12 @@
 //! libfaketime; prints a line and passes without it, unless `TOPUP_TEST_REQUIRE_FAKETIME=1` says that it must be
 //! tested.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::support::engine::{Act, Engine, EngineWorker, Part, Settings, mixed};
-use crate::support::leave_out;
+use crate::support::faketime::libfaketime;
 
 const HOUR_MS: i64 = 3_600_000;
-
-/// Where Debian, and others, put it.
-const PLACES: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-];
-
-pub(super) fn libfaketime() -> Option<String> {
-    let set = std::env::var("LIBFAKETIME").ok();
-    let mut places = set.into_iter().chain(PLACES.map(str::to_owned));
-    places.find(|place| Path::new(place).exists())
-}
 
 async fn skewed(engine: &Engine, library: &str, by: &str) -> EngineWorker {
     let environment = vec![
@@ -36,11 +21,7 @@ async fn skewed(engine: &Engine, library: &str, by: &str) -> EngineWorker {
 
 #[tokio::test]
 async fn workers_whose_clocks_are_an_hour_off_run_jobs_on_time_and_leave_each_other_alone() {
-    let Some(library) = libfaketime() else {
-        let what = "workers whose clocks are wrong";
-        leave_out(what, "libfaketime is not installed", "TOPUP_TEST_REQUIRE_FAKETIME");
-        return;
-    };
+    let Some(library) = libfaketime("workers whose clocks are wrong") else { return };
     let engine = Engine::new().await;
     let mut late = skewed(&engine, &library, "-1h").await;
     let mut early = skewed(&engine, &library, "+1h").await;

@@ -9,23 +9,15 @@ use redis::aio::MultiplexedConnection;
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::{Script as Life, SimulatorSettings};
 
-use super::clocks::libfaketime;
 use crate::shutdown::get_from;
+use crate::support::faketime::libfaketime;
 use crate::support::redis::TestRedis;
-use crate::support::{Bed, Received, connect, leave_out, until};
+use crate::support::{Bed, Received, connect, until};
 
 const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
 const CLOCK: &str = include_str!("../../../src/queue/lua/clock.lua");
 const KEY: &str = "{topup}:clock";
 const HOUR_MS: i64 = 3_600_000;
-
-fn found(what: &str) -> Option<String> {
-    let found = libfaketime();
-    if found.is_none() {
-        leave_out(what, "libfaketime is not installed", "TOPUP_TEST_REQUIRE_FAKETIME");
-    }
-    found
-}
 
 /// Orders that the provider works on for a while.
 fn orders(bed: &Bed, seconds: u64) -> Vec<String> {
@@ -45,7 +37,7 @@ async fn fulfilled_and_not_delayed(bed: &Bed, orders: &[String]) {
 
 /// Two workers, of which the clock of one host is off by so much.
 async fn one_host_is_off(by: &str, ahead: &str) {
-    let Some(library) = found("a host whose clock is wrong") else { return };
+    let Some(library) = libfaketime("a host whose clock is wrong") else { return };
     let mut bed = Bed::new(1.0).await;
     bed.set("LD_PRELOAD", library);
     // A wrong clock on the wall; the one that measures waits is right on every host.
@@ -76,7 +68,7 @@ async fn a_host_whose_clock_is_behind_takes_no_order_for_a_delayed_one() {
 
 #[tokio::test]
 async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
-    let Some(library) = found("a Redis whose clock is set") else { return };
+    let Some(library) = libfaketime("a Redis whose clock is set") else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("time");
     std::fs::write(&file, "+0\n").unwrap();
@@ -87,7 +79,7 @@ async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
         ("FAKETIME_NO_CACHE", "1".to_owned()),
         ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
     ];
-    let redis = TestRedis::start_in(&environment, |_| Vec::new()).await;
+    let redis = TestRedis::start_in(&environment).await;
     let bed = Bed::on(redis, 1.0, SimulatorSettings::default()).await;
     let before = bed.worker().await;
     let followed = orders(&bed, 12);

@@ -1,11 +1,11 @@
 //! A worker that is frozen beyond its lease in the middle of its jobs, and goes on: whatever it settles then is
-//! no longer its own, and must not count.
+//! no longer its own, and must not count. Nor does it count against the jobs that it was frozen.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::support::engine::{Act, Engine, Part, QUEUE};
+use crate::support::engine::{Act, Engine, EngineWorker, Part, QUEUE};
 use crate::support::until;
 
 #[tokio::test]
@@ -66,4 +66,67 @@ async fn frozen(time: Duration) {
     assert!(frozen.stop().await.success(), "{}", frozen.log());
     let left: Vec<String> = engine.ask(&["KEYS", &format!("{QUEUE}:*")]).await;
     assert_eq!(left, Vec::<String>::new(), "nothing of it stays");
+}
+
+/// Waits until all of these jobs run on this worker, beside whatever else they do.
+async fn all_run_on(engine: &Engine, jobs: &[Part], worker: &EngineWorker, runs_before: usize) {
+    engine.begun(runs_before + jobs.len(), |run| run.owner == worker.pid()).await;
+}
+
+#[tokio::test]
+async fn workers_that_are_frozen_in_turn_bury_nothing_and_take_their_verdict_back() {
+    let engine = Engine::new().await;
+    let jobs: Vec<Part> = (0..8).map(|n| Part::new(n, [Act::Finish.behind("gate")])).collect();
+    // Room for what each of them held when it was frozen, and half of it again for suspects.
+    let one = engine.worker(6 * jobs.len()).await;
+    engine.push(&jobs).await;
+    all_run_on(&engine, &jobs, &one, 0).await;
+    let other = engine.worker(6 * jobs.len()).await;
+    // Each of them loses all its jobs to the other, again and again. That a process died is never true.
+    for (n, (frozen, heir)) in
+        [(&one, &other), (&other, &one), (&one, &other), (&other, &one)].iter().enumerate()
+    {
+        let before = engine.diary.runs().iter().filter(|run| run.owner == heir.pid()).count();
+        frozen.freeze();
+        all_run_on(&engine, &jobs, heir, before).await;
+        frozen.thaw();
+        until("it knows that it was taken for dead", async || {
+            (frozen.log().matches("starts under a new name").count() > n / 2).then_some(())
+        })
+        .await;
+    }
+    until("no job is a suspect any more", async || {
+        let histories: Vec<String> = engine.ask(&["KEYS", &format!("{QUEUE}:meta:*")]).await;
+        histories.is_empty().then_some(())
+    })
+    .await;
+    engine.open("gate");
+    engine.account(&jobs).await;
+}
+
+#[tokio::test]
+async fn a_frozen_worker_that_finishes_a_job_which_was_buried_meanwhile_leaves_no_dead_letter() {
+    let engine = Engine::new().await;
+    let job = Part::new(0, [Act::Finish.behind("gate")]);
+    let frozen = engine.worker(2).await;
+    engine.push(std::slice::from_ref(&job)).await;
+    engine.begun(1, |_| true).await;
+    let heir = engine.worker(2).await;
+    frozen.freeze();
+    // Processes of its own die of it, as far as anybody can tell.
+    for crashes in 1..=3 {
+        engine.begun(crashes, |run| run.owner == heir.pid()).await;
+        let run = engine.diary.runs_of(&job.id).pop().expect("it runs");
+        assert_ne!(run.pid, heir.pid(), "it runs apart");
+        engine.diary.kill(run.pid);
+    }
+    until("it is a dead letter", async || {
+        let ledger = engine.ledger().await.ok()?;
+        ledger.dead.contains(&job.id).then_some(())
+    })
+    .await;
+    frozen.thaw();
+    frozen.logs("starts under a new name").await;
+    engine.open("gate");
+    engine.account(std::slice::from_ref(&job)).await;
 }

@@ -1,6 +1,8 @@
 //! Handlers that fail in every way there is: the job bears it, and nobody beside it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 
 use crate::support::engine::{Act, Engine, Part, QUEUE};
 use crate::support::until;
@@ -50,12 +52,12 @@ async fn a_handler_slower_than_the_lease_keeps_its_job_and_the_worker_its_life()
 }
 
 #[tokio::test]
-async fn a_job_that_aborts_its_process_is_buried_after_three_crashes_and_every_innocent_completes() {
+async fn a_job_that_aborts_its_process_is_buried_once_that_is_proven_and_every_innocent_completes() {
     poison(Act::Abort).await;
 }
 
 #[tokio::test]
-async fn a_job_that_exits_its_process_is_buried_after_three_crashes_and_every_innocent_completes() {
+async fn a_job_that_exits_its_process_is_buried_once_that_is_proven_and_every_innocent_completes() {
     poison(Act::Exit).await;
 }
 
@@ -78,18 +80,19 @@ async fn poison(act: Act) {
 
     let all = [vec![poison.clone()], beside.clone(), waiting.clone()].concat();
     engine.account(&all).await;
-    let runs = engine.diary.runs_of(&poison.id);
-    assert_eq!(runs.len(), 3, "it crashed exactly three times");
-    assert_eq!(runs[0].pid, victim.pid());
-    for run in &runs[1..] {
+    let mut runs = engine.diary.runs_of(&poison.id);
+    assert_eq!(runs.remove(0).pid, victim.pid());
+    for run in &runs {
         assert_eq!(run.owner, survivor.pid());
-        assert_ne!(run.pid, run.owner, "from the second time on in a process of its own");
+        assert_ne!(run.pid, run.owner, "from the second time on apart from the worker");
     }
+    // Three processes died that ran nothing else; before that it may have died with others, of which half remain each
+    // time.
+    assert!((3..=3 + 6).contains(&runs.len()), "{runs:?}");
     assert_eq!(engine.reason(&poison.id).await, "poison: the process that ran it died 3 times");
     for part in &beside {
         let runs = engine.diary.runs_of(&part.id);
-        assert_eq!(runs.len(), 2, "{} was in one crash and no more", part.id);
-        assert_ne!(runs[1].pid, runs[1].owner, "nobody can tell yet that it is innocent");
+        assert!(runs[1..].iter().all(|run| run.pid != run.owner), "nobody can tell yet that it is innocent");
     }
     for part in &waiting {
         assert_eq!(engine.diary.runs_of(&part.id).len(), 1, "{} was in no crash", part.id);
@@ -110,14 +113,40 @@ async fn suspects_that_find_no_process_leave_the_slots_to_others() {
     engine.push(&suspects).await;
     engine.begun(suspects.len(), |_| true).await;
     victim.kill();
-    // More slots than processes, and fewer than suspects.
+    // Suspects have half of the slots.
     let mut survivor = engine.worker(20).await;
-    engine.begun(16, |run| run.owner == survivor.pid()).await;
+    engine.begun(10, |run| run.owner == survivor.pid()).await;
     let others: Vec<Part> = (100..160).map(|n| Part::new(n, [Act::Finish.at_once()])).collect();
     engine.push(&others).await;
     engine.begun(others.len(), |run| others.iter().any(|part| part.id == run.job)).await;
+    let suspects_begun: Vec<u32> =
+        engine.diary.runs().iter().filter(|run| run.pid != run.owner).map(|run| run.pid).collect();
+    assert_eq!(suspects_begun.len(), 10, "the others wait for a place");
+    assert!(suspects_begun.iter().all(|pid| *pid == suspects_begun[0]), "one process runs them all");
     engine.open("suspects");
     engine.account(&[suspects, others].concat()).await;
+    survivor.assert_runs();
+}
+
+#[tokio::test]
+async fn jobs_of_a_killed_worker_are_run_again_within_seconds() {
+    let engine = Engine::new().await;
+    let jobs: Vec<Part> = (0..100).map(|n| Part::new(n, [Act::Finish.behind("first")])).collect();
+    let mut victim = engine.worker(jobs.len()).await;
+    engine.push(&jobs).await;
+    engine.begun(jobs.len(), |_| true).await;
+    let mut survivor = engine.worker(jobs.len()).await;
+    // It must have seen the victim alive for as long as a lease before it may take it for dead.
+    sleep(8_000 * MS).await;
+    victim.kill();
+    engine.open("first");
+    let killed = Instant::now();
+    engine.begun(1, |run| run.owner == survivor.pid()).await;
+    let taken_over = killed.elapsed();
+    engine.account(&jobs).await;
+    // The take-over takes a lease and a heartbeat; then one process is started, and runs them all.
+    let run_again = killed.elapsed().checked_sub(taken_over).unwrap();
+    assert!(run_again < 10_000 * MS, "{taken_over:?} until the first ran again, {run_again:?} until all had");
     survivor.assert_runs();
 }
 

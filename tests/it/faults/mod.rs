@@ -21,8 +21,9 @@
 //!
 //! Beyond the table: handlers that panic, hang, abort and exit (`handlers`), the same through the real program
 //! (`service`), frozen workers (`frozen`), a worker that is cut off (`partition`), and clocks that disagree
-//! (`clocks`, `deployment_time`).
+//! (`clocks`, `deployment_time`, and `clock_steps` where the clock of Redis is set).
 
+mod clock_steps;
 mod clocks;
 mod deployment_time;
 mod frozen;

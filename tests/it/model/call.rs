@@ -90,8 +90,31 @@ pub(super) enum Call {
     Reap {
         queue: &'static str,
         lease_ms: u64,
-        most_crashes: i64,
         most: usize,
+    },
+    /// A worker that lives takes back what its jobs were suspected of.
+    Acquit {
+        queue: &'static str,
+        worker: String,
+        ids: Vec<String>,
+    },
+    /// Jobs that were claimed under one id are to have another. The first queue is theirs.
+    Identify {
+        queues: Vec<&'static str>,
+        worker: String,
+        jobs: Vec<(String, String)>,
+    },
+    /// The next jobs from this due time on are put right.
+    PutRight {
+        queue: &'static str,
+        from: String,
+        most: usize,
+    },
+    /// Jobs that are late by the store.
+    Hasten {
+        queues: Vec<&'static str>,
+        within_ms: u64,
+        ids: Vec<String>,
     },
     GiveBack {
         queue: &'static str,
@@ -162,6 +185,10 @@ impl Call {
             Self::Settle(_) => "settle",
             Self::Heartbeat { .. } => "heartbeat",
             Self::Reap { .. } => "reap",
+            Self::Acquit { .. } => "acquit",
+            Self::Identify { .. } => "identify",
+            Self::PutRight { .. } => "put_right",
+            Self::Hasten { .. } => "hasten",
             Self::GiveBack { .. } => "give_back",
             Self::Leave { .. } => "leave",
             Self::Replay { .. } => "dead_replay",
@@ -207,10 +234,20 @@ impl Call {
                 let arguments = first.into_iter().chain(of_each).collect();
                 (reports.iter().map(|report| text(report.queue)).collect(), arguments)
             }
-            Self::Reap { queue, lease_ms, most_crashes, most } => {
-                (vec![text(queue)], vec![lease_ms.to_string(), most_crashes.to_string(), most.to_string()])
+            Self::Reap { queue, lease_ms, most } => {
+                (vec![text(queue)], vec![lease_ms.to_string(), most.to_string()])
             }
-            Self::GiveBack { queue, worker, ids } => {
+            Self::Identify { queues, worker, jobs } => {
+                let jobs = jobs.iter().flat_map(|(claimed, id)| [claimed.clone(), id.clone()]);
+                let arguments = std::iter::once(worker.clone()).chain(jobs).collect();
+                (queues.iter().map(ToString::to_string).collect(), arguments)
+            }
+            Self::PutRight { queue, from, most } => (vec![text(queue)], vec![from.clone(), most.to_string()]),
+            Self::Hasten { queues, within_ms, ids } => {
+                let arguments = std::iter::once(within_ms.to_string()).chain(ids.iter().cloned()).collect();
+                (queues.iter().map(ToString::to_string).collect(), arguments)
+            }
+            Self::GiveBack { queue, worker, ids } | Self::Acquit { queue, worker, ids } => {
                 (vec![text(queue)], std::iter::once(worker).chain(ids).cloned().collect())
             }
             Self::Leave { queue, last_batch, worker } => {

@@ -25,6 +25,8 @@ struct Worker {
     /// The jobs it holds, each with the name under which it was claimed.
     held: Vec<(String, String)>,
     sent: Vec<Batch>,
+    /// Names under which it was taken for dead.
+    former: Vec<String>,
 }
 
 pub(super) struct Case<'a> {
@@ -44,6 +46,11 @@ pub(super) struct Case<'a> {
 fn id(job: u8) -> String {
     // In Redis's order of ids, so that jobs of the same time come in an order other than they were pushed.
     char::from(b'a' + job % JOBS).to_string()
+}
+
+/// Each bit of the number stands for a job.
+fn ids(jobs: u8) -> Vec<String> {
+    (0..JOBS).filter(|n| jobs >> n & 1 == 1).map(id).collect()
 }
 
 impl<'a> Case<'a> {
@@ -82,7 +89,14 @@ impl<'a> Case<'a> {
         if self.workers.len() < MOST_WORKERS {
             let name = format!("w{}", self.next());
             let last_batch = format!("{queue}:settled:{name}");
-            self.workers.push(Worker { queue, name, last_batch, held: Vec::new(), sent: Vec::new() });
+            self.workers.push(Worker {
+                queue,
+                name,
+                last_batch,
+                held: Vec::new(),
+                sent: Vec::new(),
+                former: Vec::new(),
+            });
         }
     }
 
@@ -157,9 +171,16 @@ impl<'a> Case<'a> {
             }
             Op::Pass { ms } => self.ground.pass(*ms),
             Op::SetBack { ms } => self.ground.set_back(*ms),
-            Op::Reap { queue, most_crashes, most } => {
+            Op::Reap { queue, most } => {
                 let (queue, lease_ms) = (QUEUES[usize::from(*queue)], self.ground.scaled(LEASE_MS));
-                self.call(&Call::Reap { queue, lease_ms, most_crashes: *most_crashes, most: *most })?;
+                self.call(&Call::Reap { queue, lease_ms, most: *most })?;
+            }
+            Op::Acquit { worker, jobs } => self.acquit(usize::from(*worker), *jobs)?,
+            Op::Identify { worker, jobs, ids } => self.identify(usize::from(*worker), *jobs, *ids)?,
+            Op::PutRight { queue, most } => self.put_right(QUEUES[usize::from(*queue)], *most)?,
+            Op::Hasten { jobs, within_ms } => {
+                let within_ms = self.ground.scaled(*within_ms);
+                self.call(&Call::Hasten { queues: FOLLOWING.to_vec(), within_ms, ids: ids(*jobs) })?;
             }
             Op::GiveBack { worker, jobs, other } => self.give_back(usize::from(*worker), *jobs, *other)?,
             Op::Leave { worker } => {
@@ -265,10 +286,52 @@ impl<'a> Case<'a> {
         let Some(Answer::List(answers)) = answer.pop() else { return Err("no reports".to_owned()) };
         for (n, answer) in reporting.into_iter().zip(answers) {
             if matches!(answer, Answer::List(values) if values.first() == Some(&Answer::Number(-1))) {
-                self.workers[n].name = format!("w{}", self.next());
+                let name = format!("w{}", self.next());
+                let former = std::mem::replace(&mut self.workers[n].name, name);
+                self.workers[n].former.push(former);
             }
         }
         Ok(())
+    }
+
+    fn acquit(&mut self, worker: usize, jobs: u8) -> Result<(), String> {
+        let worker = &self.workers[worker % self.workers.len()];
+        let Some(former) = worker.former.last() else { return Ok(()) };
+        let call = Call::Acquit { queue: worker.queue, worker: former.clone(), ids: ids(jobs) };
+        self.call(&call).map(drop)
+    }
+
+    /// Goes through the whole queue, call by call.
+    fn put_right(&mut self, queue: &'static str, most: usize) -> Result<(), String> {
+        let mut from = "-inf".to_owned();
+        while !from.is_empty() {
+            let answer = self.call(&Call::PutRight { queue, from, most })?;
+            let Answer::List(values) = answer else { return Err("no list".to_owned()) };
+            let Answer::Text(next) = &values[0] else { return Err("no text".to_owned()) };
+            from = next.clone();
+        }
+        Ok(())
+    }
+
+    /// Those that are to have other ids are held no more: they were claimed a moment ago and never began.
+    fn identify(&mut self, worker: usize, jobs: u8, ids: [u8; 8]) -> Result<(), String> {
+        let worker = worker % self.workers.len();
+        let (queue, name) = (self.workers[worker].queue, self.workers[worker].name.clone());
+        let siblings = FOLLOWING.into_iter().filter(|other| FOLLOWING.contains(&queue) && *other != queue);
+        let queues = std::iter::once(queue).chain(siblings).collect();
+        let data = self.model.queue(queue).data.clone();
+        let of_this = self.workers[worker].held.iter().filter(|(under, _)| *under == name);
+        let chosen = of_this.zip(ids).enumerate().filter(|(n, _)| jobs >> (n % 8) & 1 == 1);
+        let pairs = chosen.map(|(_, ((_, claimed), right))| (claimed.clone(), id(right)));
+        // A job has a payload that asks for the id, and does not have it yet.
+        let jobs: Vec<_> =
+            pairs.filter(|(claimed, right)| claimed != right && data.contains_key(claimed)).collect();
+        let renamed: BTreeSet<&String> = jobs.iter().map(|(claimed, _)| claimed).collect();
+        self.workers[worker].held.retain(|(under, id)| *under != name || !renamed.contains(id));
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.call(&Call::Identify { queues, worker: name, jobs }).map(drop)
     }
 
     fn give_back(&mut self, worker: usize, jobs: u8, other: u8) -> Result<(), String> {

@@ -10,14 +10,18 @@ use super::snapshot::{Answer, Content, Fields, Snapshot};
 use crate::support::redis::TestRedis;
 
 const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 14] = [
+    ("acquit", include_str!("../../../src/queue/lua/acquit.lua")),
     ("claim", include_str!("../../../src/queue/lua/claim.lua")),
     ("dead_discard", include_str!("../../../src/queue/lua/dead_discard.lua")),
     ("dead_replay", include_str!("../../../src/queue/lua/dead_replay.lua")),
     ("give_back", include_str!("../../../src/queue/lua/give_back.lua")),
+    ("hasten", include_str!("../../../src/queue/lua/hasten.lua")),
     ("heartbeat", include_str!("../../../src/queue/lua/heartbeat.lua")),
+    ("identify", include_str!("../../../src/queue/lua/identify.lua")),
     ("intake", include_str!("../../../src/queue/lua/intake.lua")),
     ("leave", include_str!("../../../src/queue/lua/leave.lua")),
+    ("put_right", include_str!("../../../src/queue/lua/put_right.lua")),
     ("reap", include_str!("../../../src/queue/lua/reap.lua")),
     ("restore", include_str!("../../../src/queue/lua/restore.lua")),
     ("settle", include_str!("../../../src/queue/lua/settle.lua")),

@@ -80,8 +80,29 @@ pub(super) enum Op {
     },
     Reap {
         queue: u8,
-        most_crashes: i64,
         most: usize,
+    },
+    /// A worker takes back what jobs that were claimed under one of its former names are suspected of.
+    Acquit {
+        worker: u8,
+        jobs: u8,
+    },
+    /// Jobs that a worker holds are to have other ids, each bit of the number standing for one; their payloads ask
+    /// for the ids of these jobs.
+    Identify {
+        worker: u8,
+        jobs: u8,
+        ids: [u8; 8],
+    },
+    /// All jobs of a queue are put right, so many in one call.
+    PutRight {
+        queue: u8,
+        most: usize,
+    },
+    /// Jobs are late by the store, each bit of the number standing for one.
+    Hasten {
+        jobs: u8,
+        within_ms: u64,
     },
     /// A worker gives back what it does not know of; each bit of the number stands for a job. Also one that it
     /// need not have.
@@ -138,7 +159,8 @@ fn most_crashes() -> impl Strategy<Value = i64> {
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
-    let action = prop::sample::select(vec!["finish", "wait", "retry", "fault", "crash", "bury", "release"]);
+    let action =
+        prop::sample::select(vec!["finish", "wait", "retry", "fault", "crash", "bury", "condemn", "release"]);
     let next = prop::collection::vec((queue(), job(), delay()), 0..3);
     let rarely_none = prop::option::weighted(0.3, delay());
     let held = prop::bool::weighted(0.85);
@@ -180,8 +202,14 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Crowd),
         12 => passing.prop_map(|ms| Op::Pass { ms }),
         1 => (1..20_000_u64).prop_map(|ms| Op::SetBack { ms }),
-        7 => (queue(), most_crashes(), prop_oneof![2 => Just(1_000_usize), 1 => 1..3_usize])
-            .prop_map(|(queue, most_crashes, most)| Op::Reap { queue, most_crashes, most }),
+        7 => (queue(), prop_oneof![2 => Just(1_000_usize), 1 => 1..3_usize])
+            .prop_map(|(queue, most)| Op::Reap { queue, most }),
+        4 => (any::<u8>(), any::<u8>()).prop_map(|(worker, jobs)| Op::Acquit { worker, jobs }),
+        3 => (any::<u8>(), any::<u8>(), any::<[u8; 8]>())
+            .prop_map(|(worker, jobs, ids)| Op::Identify { worker, jobs, ids }),
+        4 => (queue(), prop_oneof![1 => Just(1_000_usize), 2 => 1..3_usize])
+            .prop_map(|(queue, most)| Op::PutRight { queue, most }),
+        2 => (any::<u8>(), delay()).prop_map(|(jobs, within_ms)| Op::Hasten { jobs, within_ms }),
         2 => (any::<u8>(), any::<u8>(), job())
             .prop_map(|(worker, jobs, other)| Op::GiveBack { worker, jobs, other }),
         2 => any::<u8>().prop_map(|worker| Op::Leave { worker }),

@@ -39,6 +39,19 @@ pub(super) fn seconds(ms: u64) -> f64 {
     milliseconds(ms) / 1000.0
 }
 
+/// When a job is due that waits from now on: to the millisecond, and behind that, in microseconds, the power of 1.025
+/// that its wait in ms does not exceed.
+fn due_in(delay_ms: f64, now: f64) -> f64 {
+    let power = (delay_ms.ln() / 1.025_f64.ln()).ceil().clamp(1.0, 999.0);
+    ((now * 1000.0 + delay_ms + 0.5).floor() * 1000.0 + power) / 1_000_000.0
+}
+
+/// How long a job with this due time was meant to wait at most, in ms, where its due time says so.
+pub(super) fn meant_wait_ms(due: f64) -> Option<f64> {
+    let power = (due * 1_000_000.0 + 0.5).floor() % 1000.0;
+    (power > 0.0).then(|| 1.025_f64.powf(power).floor())
+}
+
 /// The same back again.
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds of this century are far below 2^53")]
 pub(super) fn whole_milliseconds(seconds: f64) -> i64 {
@@ -78,7 +91,7 @@ impl Queue {
             self.active.push_back(id.to_owned());
             self.made_ready = true;
         } else {
-            let due = now + delay_ms / 1000.0;
+            let due = due_in(delay_ms, now);
             self.scheduled.insert(id.to_owned(), due);
             self.made_wait.insert(id.to_owned(), due);
         }
@@ -121,7 +134,10 @@ impl Queue {
         }
     }
 
-    pub(super) fn bury(&mut self, id: &str, reason: &str, now: f64) {
+    pub(super) fn bury(&mut self, id: &str, reason: &str, by_queue: bool, now: f64) {
+        if by_queue {
+            self.note(id, "buried_by", "queue");
+        }
         self.dead.insert(id.to_owned());
         self.note(id, "status", "Killed");
         self.note(id, "reason", reason);
@@ -134,7 +150,7 @@ impl Queue {
         let poison = crashes.filter(|crashes| *crashes >= most_crashes);
         match poison {
             Some(crashes) => {
-                self.bury(id, &format!("poison: the process that ran it died {crashes} times"), now);
+                self.bury(id, &format!("poison: the process that ran it died {crashes} times"), true, now);
             }
             None => self.schedule(id, 0.0, now),
         }
@@ -165,8 +181,31 @@ impl Queue {
 
     pub(super) fn forget_counts(&mut self, id: &str) {
         if let Some(fields) = self.history(id) {
-            fields.retain(|name, _| name != "crashes" && name != "faults");
+            fields.retain(|name, _| name != "crashes" && name != "faults" && name != "lost_with");
         }
+    }
+
+    /// It was lost with this worker; with which first is what counts.
+    pub(super) fn suspect(&mut self, id: &str, worker: &str) {
+        if let Some(fields) = self.history(id) {
+            fields.entry("lost_with".to_owned()).or_insert_with(|| worker.to_owned());
+        }
+    }
+
+    /// Returns whether it was a suspect because of this worker.
+    pub(super) fn acquit(&mut self, id: &str, worker: &str) -> bool {
+        let Some(History::Fields(fields)) = self.histories.get_mut(id) else { return false };
+        let acquitted = fields.get("lost_with").is_some_and(|lost_with| lost_with == worker);
+        if acquitted {
+            fields.remove("lost_with");
+        }
+        acquitted
+    }
+
+    /// Whether it is a dead letter by the queue's own doing.
+    pub(super) fn buried_itself(&self, id: &str) -> bool {
+        let Some(History::Fields(fields)) = self.histories.get(id) else { return false };
+        self.dead.contains(id) && fields.contains_key("buried_by")
     }
 
     /// Adds its keys, empty ones too.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::call::{
     Batch, Call, FOLLOWING, INBOX, Job, Message, QUEUES, REJECTED, Settlement, replayed_payload,
 };
-use super::queue::{History, Queue, milliseconds, seconds, whole_milliseconds};
+use super::queue::{History, Queue, meant_wait_ms, milliseconds, seconds, whole_milliseconds};
 use super::snapshot::{Answer, Content, Fields, Snapshot, list, number, text};
 
 /// All queues and streams.
@@ -57,9 +57,16 @@ impl Model {
                 let reports = reports.iter().map(report).collect();
                 Answer::List(vec![Answer::Number(whole_milliseconds(now)), Answer::List(reports)])
             }
-            Call::Reap { queue, lease_ms, most_crashes, most } => {
-                self.reap(queue, seconds(*lease_ms), *most_crashes, *most, found)
+            Call::Reap { queue, lease_ms, most } => self.reap(queue, seconds(*lease_ms), *most, found),
+            Call::Acquit { queue, worker, ids } => {
+                let queue = self.queue(queue);
+                let acquitted = ids.iter().filter(|id| queue.acquit(id, worker)).count();
+                self.happened.extend((acquitted > 0).then_some("acquitted"));
+                number(acquitted)
             }
+            Call::Identify { queues, worker, jobs } => self.identify(queues, worker, jobs),
+            Call::PutRight { queue, from, most } => self.put_right(queue, from, *most),
+            Call::Hasten { queues, within_ms, ids } => self.hasten(queues, seconds(*within_ms), ids),
             Call::GiveBack { queue, worker, ids } => {
                 let queue = self.queue(queue);
                 let owned: Vec<_> = ids.iter().filter(|id| queue.lose(worker, id)).collect();
@@ -155,6 +162,79 @@ impl Model {
         Answer::List(vec![number(restored), number(0)])
     }
 
+    fn identify(&mut self, queues: &[&'static str], worker: &str, jobs: &[(String, String)]) -> Answer {
+        let (now, mut dropped) = (self.now, 0);
+        for (claimed, id) in jobs {
+            if !self.queue(queues[0]).inflight.get(worker).is_some_and(|ids| ids.contains(claimed)) {
+                continue;
+            }
+            let is_followed = |queue: &Queue| queue.data.contains_key(id) && !queue.dead.contains(id);
+            if queues.iter().any(|queue| is_followed(self.queue(queue))) {
+                self.happened.insert("duplicate of another program dropped");
+                dropped += 1;
+            } else {
+                self.happened.insert("job of another program given its id");
+                let payload = self.queue(queues[0]).data.get(claimed).cloned();
+                for queue in queues {
+                    self.queue(queue).forget_dead_letter(id);
+                }
+                let queue = self.queue(queues[0]);
+                queue.histories.remove(id);
+                queue
+                    .data
+                    .insert(id.clone(), payload.expect("only a job with a payload is given another id"));
+                queue.schedule(id, 0.0, now);
+            }
+            let queue = self.queue(queues[0]);
+            queue.lose(worker, claimed);
+            queue.data.remove(claimed);
+            queue.histories.remove(claimed);
+        }
+        number(dropped)
+    }
+
+    fn put_right(&mut self, queue: &'static str, from: &str, most: usize) -> Answer {
+        let now = self.now;
+        let queue_now = self.queue(queue);
+        let mut due: Vec<(f64, String)> =
+            queue_now.scheduled.iter().map(|(id, due)| (*due, id.clone())).collect();
+        due.sort_by(|one, other| one.partial_cmp(other).unwrap());
+        if let Some(behind) = from.strip_prefix('(') {
+            let behind: f64 = behind.parse().unwrap();
+            due.retain(|(due, _)| *due > behind);
+        } else if let Ok(from) = from.parse::<f64>() {
+            due.retain(|(due, _)| *due >= from);
+        }
+        let full = due.len() >= most;
+        let (mut moved, mut next) = (0, String::new());
+        for (due, id) in due.into_iter().take(most) {
+            let meant_ms = meant_wait_ms(due).filter(|meant_ms| (due - now) * 1000.0 > meant_ms + 5.0);
+            if let Some(meant_ms) = meant_ms {
+                queue_now.schedule(&id, meant_ms, now);
+                moved += 1;
+            }
+            next = if meant_ms.is_some() { format!("{due}") } else { format!("({due}") };
+        }
+        self.happened.extend((moved > 0).then_some("put right"));
+        Answer::List(vec![text(if full { &next } else { "" }), number(moved)])
+    }
+
+    fn hasten(&mut self, queues: &[&'static str], within: f64, ids: &[String]) -> Answer {
+        let (now, mut hastened) = (self.now, 0);
+        for id in ids {
+            for queue in queues {
+                let queue = self.queue(queue);
+                if queue.scheduled.get(id).is_some_and(|due| *due > now + within) {
+                    queue.scheduled.remove(id);
+                    queue.schedule(id, 0.0, now);
+                    hastened += 1;
+                }
+            }
+        }
+        self.happened.extend((hastened > 0).then_some("hastened"));
+        number(hastened)
+    }
+
     fn replay(&mut self, queues: &[&'static str], id: &str) -> &'static str {
         let now = self.now;
         let queue = queues[0];
@@ -202,10 +282,21 @@ impl Model {
             return number(0);
         }
         *last = batch.number;
-        let mut not_owned = 0;
+        let (mut not_owned, mut ended) = (0, BTreeSet::new());
         for settlement in &batch.settlements {
-            if self.queue(batch.queue).lose(&batch.worker, &settlement.id) {
+            // One that stands in a batch twice is settled once.
+            let again = ended.contains(&settlement.id);
+            if !again && self.queue(batch.queue).lose(&batch.worker, &settlement.id) {
                 self.happened.insert(settlement.action);
+                ended.insert(&settlement.id);
+                self.settle_one(batch, settlement);
+            } else if !again
+                && settlement.action == "finish"
+                && self.queue(batch.queue).buried_itself(&settlement.id)
+            {
+                self.happened.insert("finish of a job that was buried meanwhile");
+                ended.insert(&settlement.id);
+                self.queue(batch.queue).dead.remove(&settlement.id);
                 self.settle_one(batch, settlement);
             } else {
                 self.happened.insert("settlement of a job not owned");
@@ -242,7 +333,7 @@ impl Model {
             queue.data.insert(id.clone(), payload.clone());
         }
         match *action {
-            "bury" => queue.bury(id, reason, now),
+            "bury" | "condemn" => queue.bury(id, reason, *action == "condemn", now),
             "release" => queue.give_back(id),
             "crash" => {
                 if queue.crash(id, batch.most_crashes, now) {

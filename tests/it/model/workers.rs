@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::call::Report;
 use super::queue::History;
 use super::queues::Model;
-use super::snapshot::{Answer, Snapshot, list, members, number, text};
+use super::snapshot::{Answer, Fields, Snapshot, list, members, number, text};
 
 /// Workers that one reap looks at.
 const MOST_REAPED_WORKERS: usize = 16;
@@ -46,11 +46,15 @@ impl Model {
         let mut counts = Vec::new();
         if claimed.iter().any(|id| queue.histories.contains_key(id)) {
             self.happened.insert("claim of a job with a history");
-            for (id, count) in claimed.iter().flat_map(|id| COUNTS.map(|count| (id, count))) {
-                counts.push(match queue.histories.get(id) {
-                    Some(History::Fields(fields)) => text(fields.get(count).map_or("0", String::as_str)),
-                    _ => text("0"),
-                });
+            for id in &claimed {
+                let none = Fields::new();
+                let fields = match queue.histories.get(id) {
+                    Some(History::Fields(fields)) => fields,
+                    _ => &none,
+                };
+                let of = |count| text(fields.get(count).map_or("0", String::as_str));
+                counts.extend(COUNTS.map(of));
+                counts.push(text(if fields.contains_key("lost_with") { "1" } else { "0" }));
             }
         }
         Answer::List(vec![
@@ -85,14 +89,7 @@ impl Model {
         Answer::List(vec![held, Answer::Number(next_due), number(usize::from(expired))])
     }
 
-    pub(super) fn reap(
-        &mut self,
-        name: &str,
-        lease: f64,
-        most_crashes: i64,
-        most: usize,
-        found: &Snapshot,
-    ) -> Answer {
+    pub(super) fn reap(&mut self, name: &str, lease: f64, most: usize, found: &Snapshot) -> Answer {
         let now = self.now;
         let queue = self.queues.get_mut(name).unwrap();
         let mut expired: Vec<(f64, String)> =
@@ -102,7 +99,7 @@ impl Model {
         if expired.len() > MOST_REAPED_WORKERS {
             self.happened.insert("more dead workers than one reap takes");
         }
-        let (mut moved, mut buried) = (0, Vec::new());
+        let mut moved = 0;
         let active_found = list(found, &format!("{name}:active"));
         for (_, worker) in expired.into_iter().take(MOST_REAPED_WORKERS) {
             let held = queue.inflight.remove(&worker).unwrap_or_default();
@@ -116,22 +113,19 @@ impl Model {
                 queue.workers.remove(&worker);
             } else {
                 self.happened.insert("reaped in part");
-                queue.inflight.insert(worker, left);
+                queue.inflight.insert(worker.clone(), left);
             }
             // In the order in which they were found at the end of the list, then those that are not there.
             let order: Vec<String> = active_found.iter().skip(queue.active.len()).cloned().collect();
             let ordered: Vec<String> =
                 order.into_iter().take(taken.len()).filter(|id| taken.remove(id)).collect();
             for id in ordered.into_iter().chain(taken) {
-                if queue.crash(&id, most_crashes, now) {
-                    self.happened.insert("poison by a dead worker");
-                    buried.push(text(&id));
-                } else {
-                    self.happened.insert("reaped");
-                    moved += 1;
-                }
+                self.happened.insert("reaped");
+                queue.suspect(&id, &worker);
+                queue.schedule(&id, 0.0, now);
+                moved += 1;
             }
         }
-        Answer::List(vec![number(moved), Answer::List(buried)])
+        number(moved)
     }
 }

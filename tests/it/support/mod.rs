@@ -4,6 +4,7 @@ mod bed;
 mod connection;
 pub(crate) mod deployment;
 pub(crate) mod engine;
+pub(crate) mod faketime;
 pub(crate) mod postgres;
 mod proxy;
 pub(crate) mod redis;

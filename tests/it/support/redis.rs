@@ -15,7 +15,7 @@ use std::env;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -68,20 +68,49 @@ impl TestRedis {
     /// Starts a private `redis-server` with these arguments of its own, made for the folder of its data. They
     /// come first, so that one may be the name of a file of settings.
     pub(crate) async fn start_with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
-        Self::start_in(&[], arguments).await
+        Self::start_server(|server| server.arguments = arguments(server.dir.path())).await
     }
 
-    /// The same, with these variables in its environment.
-    pub(crate) async fn start_in(
-        environment: &[(&'static str, String)],
-        arguments: impl Fn(&Path) -> Vec<String>,
-    ) -> Self {
+    /// Starts a private `redis-server` with these variables in its environment.
+    pub(crate) async fn start_in(environment: &[(&'static str, String)]) -> Self {
+        Self::start_server(|server| {
+            let owned = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone());
+            server.environment = environment.iter().map(owned).collect();
+        })
+        .await
+    }
+
+    /// Starts a private `redis-server` of which the test sets the clock, by this libfaketime.
+    pub(crate) async fn start_with_clock(library: &str) -> Self {
+        Self::start_server(|server| {
+            let clock = server.clock();
+            fs::write(&clock, "+0").expect("the clock is set");
+            let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            server.environment = vec![
+                // The allocator of many a Redis asks for the time before libfaketime is set up; this one does not.
+                set("LD_PRELOAD", &format!("libc_malloc_debug.so.0:{library}")),
+                set("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string()),
+                set("FAKETIME_NO_CACHE", "1"),
+                set("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ];
+        })
+        .await
+    }
+
+    /// Sets the clock of a server of [`start_with_clock`](Self::start_with_clock): so far ahead of the machine's.
+    pub(crate) fn set_clock(&self, ahead_seconds: i64) {
+        let Server::Process(server) = &self.server else { panic!("a container has no clock of its own") };
+        let (clock, new) = (server.clock(), server.dir.path().join("clock.new"));
+        fs::write(&new, format!("{ahead_seconds:+}")).expect("the new time is written");
+        fs::rename(new, clock).expect("the clock is set");
+    }
+
+    async fn start_server(change: impl Fn(&mut PrivateServer)) -> Self {
         let mut last = String::new();
         for _ in 0..PORTS_TRIED {
             let port = free_port();
             let mut server = PrivateServer::new(port);
-            server.arguments = arguments(server.dir.path());
-            server.environment = environment.to_vec();
+            change(&mut server);
             match server.spawn_ready().await {
                 Ok(()) => return Self { port, server: Server::Process(server) },
                 Err(reason) => last = reason,
@@ -215,7 +244,7 @@ struct PrivateServer {
     /// Held for its `Drop`, which comes after this type's own: the server is gone when its directory goes.
     dir: TempDir,
     arguments: Vec<String>,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(String, String)>,
     /// `None` while killed.
     process: Option<Child>,
 }
@@ -226,6 +255,11 @@ impl PrivateServer {
         Self { port, dir, arguments: Vec::new(), environment: Vec::new(), process: None }
     }
 
+    /// File by which its clock is set, where that is to be.
+    fn clock(&self) -> PathBuf {
+        self.dir.path().join("clock")
+    }
+
     /// Starts the process on the port and directory it was given, and waits until it answers.
     async fn spawn_ready(&mut self) -> Result<(), String> {
         let binary = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
@@ -233,7 +267,7 @@ impl PrivateServer {
         self.kill();
         let process = Command::new(&binary)
             .args(&self.arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.environment.iter().cloned())
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.dir.path())

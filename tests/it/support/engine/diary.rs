@@ -24,6 +24,10 @@ pub(crate) enum Entry {
     Gone {
         owner: u32,
     },
+    /// This process is about to die of a job, and what it runs with it.
+    Dies {
+        pid: u32,
+    },
     /// The test is about to freeze this worker, or to cut it off, beyond its lease: from here on its jobs may
     /// rightly run elsewhere.
     Apart {
@@ -79,6 +83,18 @@ impl Diary {
         Running { diary: self, run: name }
     }
 
+    /// This process is about to die of a job.
+    pub(crate) fn dies(&self) {
+        self.write(&Entry::Dies { pid: std::process::id() });
+    }
+
+    /// Kills a process in which a worker runs jobs.
+    pub(crate) fn kill(&self, pid: u32) {
+        self.write(&Entry::Dies { pid });
+        let killed = std::process::Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status();
+        assert!(killed.expect("kill is there").success());
+    }
+
     pub(crate) fn write(&self, entry: &Entry) {
         let mut line = serde_json::to_vec(entry).expect("an entry is plain");
         line.push(b'\n');
@@ -127,6 +143,11 @@ impl Diary {
                 Entry::Gone { owner } => {
                     for runs in open.values_mut() {
                         runs.retain(|(open, _)| open.owner != owner);
+                    }
+                }
+                Entry::Dies { pid } => {
+                    for runs in open.values_mut() {
+                        runs.retain(|(open, _)| open.pid != pid);
                     }
                 }
                 Entry::Apart { owner } => {

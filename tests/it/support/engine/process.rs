@@ -184,14 +184,17 @@ fn worker_process() {
 }
 
 #[test]
-#[ignore = "this is the main function of a process for one job; workers start it"]
+#[ignore = "this is the main function of a process for suspects; workers start it"]
 fn isolated_process() {
     if std::env::var_os(REDIS).is_none() {
         return;
     }
     // The test harness may have left a line of its own unfinished.
     println!();
-    let job = IsolatedJob::receive().expect("a job");
-    let handler = handler(std::os::unix::process::parent_id());
-    runtime().block_on(run_isolated(&handler, job)).expect("the worker listens");
+    let handler = Arc::new(handler(std::os::unix::process::parent_id()));
+    let run = |job: IsolatedJob| {
+        let handler = Arc::clone(&handler);
+        async move { job.run(&*handler).await }
+    };
+    runtime().block_on(run_isolated(run)).expect("the worker listens");
 }

@@ -148,11 +148,11 @@ impl Handler for ScriptedHandler {
             Act::DeadLetter => End::DeadLetter("asked for".to_owned()),
             Act::Panic => panic!("asked for"),
             Act::Abort => {
-                drop(run);
+                self.diary.dies();
                 std::process::abort()
             }
             Act::Exit => {
-                drop(run);
+                self.diary.dies();
                 std::process::exit(0)
             }
         });

@@ -1,0 +1,198 @@
+//! The worker's side of a process for suspects: starts it, sends it jobs, and says which it left behind when it ended.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::apalis::HANDLER_TIMEOUT;
+use super::isolation::{Isolation, Word};
+use super::quarantine::{End, Suspect};
+
+/// How long a process may take until it is set up.
+const SET_UP_WITHIN: Duration = Duration::from_secs(30);
+/// How long one without jobs is kept: suspects that wait for a moment come back to it.
+const KEPT_FOR: Duration = Duration::from_secs(3);
+/// The process gives a handler up by itself. If it does not, the job has brought the whole process to a stand.
+const HUNG_AFTER: Duration = HANDLER_TIMEOUT.saturating_add(Duration::from_secs(15));
+/// How long the process may take to read a line.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to end once it has closed its output.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// Signals that ask a program to stop: SIGHUP, SIGINT, SIGTERM.
+const STOP_SIGNALS: [i32; 3] = [1, 2, 15];
+
+/// What a process left behind.
+pub(super) enum Left {
+    /// No job; it was dismissed.
+    Nobody,
+    /// It never ran a job.
+    NotStarted { why: String, jobs: Vec<Suspect> },
+    /// Somebody asked it to stop.
+    Stopped { why: String, jobs: Vec<Suspect> },
+    /// It died, or hung and was killed. Jobs that it ran, and those that it had not begun.
+    Died { why: String, running: Vec<Suspect>, waiting: Vec<Suspect>, hung: bool },
+}
+
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    said: Lines<BufReader<ChildStdout>>,
+    sent: BTreeMap<u64, Sent>,
+    number: u64,
+}
+
+/// A job that the process has, and when it began to run.
+struct Sent {
+    suspect: Suspect,
+    began: Option<Instant>,
+    since: Instant,
+}
+
+/// Runs jobs in one process, side by side, until all have ended; more may join them meanwhile.
+pub(super) async fn run_in_process(
+    isolation: &Isolation,
+    jobs: Vec<Suspect>,
+    mut joining: Option<&mut UnboundedReceiver<Suspect>>,
+) -> Left {
+    let mut process = match Process::start(isolation).await {
+        Ok(process) => process,
+        Err(error) => return Left::NotStarted { why: error.to_string(), jobs },
+    };
+    let mut hung = false;
+    for job in jobs {
+        // A job that could not be sent is among those left behind.
+        hung |= process.send(job).await.is_err();
+    }
+    let mut idle_since = Instant::now();
+    while !hung {
+        if process.sent.is_empty() && joining.is_none() {
+            return Left::Nobody;
+        }
+        let next = async {
+            match joining.as_mut() {
+                Some(joining) => joining.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let until = process.longest_began().map_or(idle_since + KEPT_FOR, |began| began + HUNG_AFTER);
+        tokio::select! {
+            line = process.said.next_line() => match line {
+                Ok(Some(line)) => process.heard(&line),
+                Ok(None) | Err(_) => break,
+            },
+            job = next => match job {
+                Some(job) => hung = process.send(job).await.is_err(),
+                None => joining = None,
+            },
+            () = sleep_until(until) => {
+                if process.sent.is_empty() {
+                    return Left::Nobody;
+                }
+                hung = true;
+            }
+        }
+        if !process.sent.is_empty() {
+            idle_since = Instant::now();
+        }
+    }
+    process.left(hung).await
+}
+
+impl Process {
+    async fn start(isolation: &Isolation) -> io::Result<Self> {
+        let mut command = isolation.command();
+        // A group of its own: a Ctrl-C at the terminal is the worker's business.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let mut said = BufReader::new(output).lines();
+        let ready = async {
+            // It may say other things first: handlers and libraries are free to print.
+            while let Some(line) = said.next_line().await? {
+                if matches!(serde_json::from_str(&line), Ok(Word::Ready)) {
+                    return Ok(());
+                }
+            }
+            let status = child.wait().await?;
+            Err(io::Error::other(format!("it was not set up ({status})")))
+        };
+        let late = |_elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, "it was not set up in time"));
+        timeout(SET_UP_WITHIN, ready).await.unwrap_or_else(late)?;
+        Ok(Self { child, input, said, sent: BTreeMap::new(), number: 0 })
+    }
+
+    async fn send(&mut self, mut suspect: Suspect) -> io::Result<()> {
+        self.number += 1;
+        suspect.job.number = self.number;
+        let line = serde_json::to_vec(&suspect.job);
+        self.sent.insert(self.number, Sent { suspect, began: None, since: Instant::now() });
+        let mut line = line?;
+        line.push(b'\n');
+        match timeout(WRITTEN_WITHIN, self.input.write_all(&line)).await {
+            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            // Of a process that has died its output says more.
+            Ok(_) => Ok(()),
+            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn heard(&mut self, line: &str) {
+        let (number, end) = match serde_json::from_str(line) {
+            Ok(Word::Began { number }) => {
+                if let Some(sent) = self.sent.get_mut(&number) {
+                    sent.began = Some(Instant::now());
+                }
+                return;
+            }
+            Ok(Word::Ended { number, settlement }) => (number, End::Settled(settlement)),
+            Ok(Word::Failed { number, what }) => (number, End::Failed(what)),
+            Ok(Word::Ready) | Err(_) => return,
+        };
+        if let Some(Sent { suspect, .. }) = self.sent.remove(&number) {
+            // Where nobody waits for it any more, it was given back.
+            drop(suspect.end.send(end));
+        }
+    }
+
+    /// Since when the job has been with the process that has been there for the longest.
+    fn longest_began(&self) -> Option<Instant> {
+        self.sent.values().map(|sent| sent.began.unwrap_or(sent.since)).min()
+    }
+
+    /// Ends the process and says what it left.
+    async fn left(mut self, hung: bool) -> Left {
+        let ended = if hung { None } else { timeout(ENDS_WITHIN, self.child.wait()).await.ok() };
+        let status = ended.and_then(Result::ok);
+        // Where it has ended by itself there is nothing to kill.
+        drop(self.child.start_kill());
+        let why = match status {
+            Some(status) => status.to_string(),
+            None if hung => "the handler took too long".to_owned(),
+            None => "it closed its output and did not end".to_owned(),
+        };
+        let (running, waiting): (Vec<_>, Vec<_>) =
+            self.sent.into_values().partition(|sent| sent.began.is_some());
+        let suspects = |of: Vec<Sent>| of.into_iter().map(|sent| sent.suspect).collect::<Vec<_>>();
+        let (running, waiting) = (suspects(running), suspects(waiting));
+        if status.is_some_and(was_asked_to_stop) {
+            return Left::Stopped { why, jobs: running.into_iter().chain(waiting).collect() };
+        }
+        if running.is_empty() {
+            return Left::NotStarted { why, jobs: waiting };
+        }
+        Left::Died { why, running, waiting, hung }
+    }
+}
+
+fn was_asked_to_stop(status: ExitStatus) -> bool {
+    status.signal().is_some_and(|signal| STOP_SIGNALS.contains(&signal))
+}
