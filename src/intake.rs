@@ -29,7 +29,7 @@ const MOST_READ: usize = 256;
 /// Bytes of messages read at a time.
 const MOST_BYTES: usize = 1 << 20;
 /// Longest pause between two looks at the inbox while Redis tells of what arrives, and while it does not.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
 const LOOKED_AT_EVERY_UNTOLD: Duration = Duration::from_millis(100);
 /// That rejected messages are dropped is logged no more often.
 const DROPPED_LOGGED_EVERY: Duration = Duration::from_mins(1);

@@ -164,6 +164,10 @@ impl Restore {
         queues: &[JobName],
         ids: impl Iterator<Item = String>,
     ) -> Result<(), RestoreError> {
+        let mut ids = ids.peekable();
+        if ids.peek().is_none() {
+            return Ok(());
+        }
         let mut call = scripts::HASTEN.prepare_invoke();
         for job in queues {
             call.key(self.names.queue(*job));

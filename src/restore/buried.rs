@@ -108,6 +108,10 @@ impl Restore {
         queues: &[JobName],
         ids: impl Iterator<Item = String>,
     ) -> Result<Vec<Reason>, RestoreError> {
+        let mut ids = ids.peekable();
+        if ids.peek().is_none() {
+            return Ok(Vec::new());
+        }
         let mut call = scripts::BURIED.prepare_invoke();
         for job in queues {
             call.key(self.names.queue(*job));

@@ -5,12 +5,13 @@
 -- out}}}. Jobs in flight are -1 for a worker that holds jobs and was taken for dead meanwhile. A worker that holds
 -- none is counted as 0 and registered again whatever happened: nothing of it can have been taken.
 local lease, clock_was_set = tonumber(take()) / 1000, take() == '1'
-local results, lists = {}, {}
+local results, lists, sets = {}, {}, {}
 for n, queue in ipairs(KEYS) do
-    lists[n] = queue .. ':active'
+    lists[n], sets[n] = queue .. ':active', queue .. ':scheduled'
 end
--- Most often nothing is due anywhere; one question tells so for all queues.
+-- Most often nothing is due anywhere, and often nothing waits; one question each tells so for all queues.
 local some_due = redis.call('EXISTS', unpack(lists)) > 0
+local some_wait = redis.call('EXISTS', unpack(sets)) > 0
 for n, queue in ipairs(KEYS) do
     local worker, holds = take(), take() == '1'
     local workers = queue .. ':workers'
@@ -30,8 +31,8 @@ for n, queue in ipairs(KEYS) do
     local next_due = -1
     if some_due and redis.call('EXISTS', lists[n]) == 1 then
         next_due = 0
-    else
-        local head = redis.call('ZRANGE', queue .. ':scheduled', 0, 0, 'WITHSCORES')
+    elseif some_wait then
+        local head = redis.call('ZRANGE', sets[n], 0, 0, 'WITHSCORES')
         if head[2] then
             next_due = math.max(0, math.ceil((tonumber(head[2]) - now()) * 1000))
         end
