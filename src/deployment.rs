@@ -3,32 +3,37 @@
 //!
 //! Workers that differ would destroy each other's work in silence: two databases under one prefix tell one order twice
 //! and know nothing of each other's failures, and a card that one worker encrypts is lost to another that lacks the key.
-//! So a worker joins before it changes anything, looks again four times a minute, and stops where it differs, in words.
+//! So a worker joins before it changes anything, looks again three times a minute, and stops where it differs, in words.
 //! Redis that has lost its data is told everything again by the workers that run.
 //!
 //! | key | type | content |
 //! |---|---|---|
-//! | `{topup}:layout` | string | number of the layout of all keys; raised by a program that an older one cannot work beside |
+//! | `{topup}:layout` | string | number of the layout of all keys; raised where an older program cannot work on |
 //! | `{topup}:store` | string | id of the database that the jobs belong to |
-//! | `{topup}:keyrings` | sorted set | workers, each with the fingerprints of its keys, scored by their last report |
+//! | `{topup}:keyrings` | sorted set | workers with the fingerprints of their keys, scored by when they last joined |
 
 use std::time::Duration;
 
 use redis::{RedisResult, pipe};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use topup_jobs::JobName;
 
 use crate::queue::{Connection, Names, Pause, WORKER_IS_GONE_AFTER, millis, scripts};
 
-/// The layout of the keys in Redis that this program knows. It is raised with a change beside which an older worker could
-/// lose or double a job, and with no other: workers of two versions run side by side during an upgrade.
+/// The layout of the keys in Redis that this program knows. It is raised with a change beside which an older worker
+/// could lose or double a job, and with no other: workers of two versions run side by side during an upgrade.
 pub(crate) const LAYOUT: u64 = 1;
 
-/// How often a worker reports and looks. Real time. Rarely: it is what an idle worker asks of Redis, too.
-const EVERY: Duration = Duration::from_secs(15);
-/// A worker that has not reported for so long is gone. Real time.
-const GONE_AFTER: Duration = Duration::from_secs(35);
-/// Pause before a worker whose keys differ is looked at again: it may have died a moment ago.
+/// How often a worker looks whether it still stands among the others. Real time. One small question: it is what an idle
+/// worker asks of Redis, too.
+const EVERY: Duration = Duration::from_secs(20);
+/// After so many looks a worker joins anew, which says that it lives.
+const JOINS_ANEW_AFTER: u32 = 30;
+/// A worker that has not joined anew for so long is gone. Real time.
+const GONE_AFTER: Duration = Duration::from_mins(25);
+/// A worker whose keys differ was removed from the set, and stands there again within this time if it lives. Real time.
+const BACK_WITHIN: Duration = Duration::from_secs(26);
+/// Pause between two looks at that.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a worker that stops waits for Redis to take note.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
@@ -44,18 +49,18 @@ pub(crate) enum Refusal {
     Layout { prefix: String, found: u64 },
     /// The jobs belong to another database.
     #[error(
-        "DATABASE_URL cannot be used: the jobs in Redis under {prefix} belong to another database (store {found}; this one is {own}): set it as the \
-         other workers have it (a relative path counts from the folder in which the program runs), or give this worker a \
-         TOPUP_PREFIX of its own. If this database takes the other's place for good, stop every worker and run \
-         `topup-worker adopt-store`"
+        "DATABASE_URL cannot be used: the jobs in Redis under {prefix} belong to another database (store {found}; this \
+         one is {own}): set it as the other workers have it (a relative path counts from the folder in which the \
+         program runs), or give this worker a TOPUP_PREFIX of its own. If this database takes the other's place for good, stop \
+         every worker and run `topup-worker adopt-store`"
     )]
     Store { prefix: String, found: String, own: String },
     /// Another worker has other keys.
     #[error(
-        "ENCRYPTION_KEY cannot be used: another worker under {prefix} encrypts cards with the key of fingerprint {theirs}, this one with {own}, and one \
-         of them cannot decrypt what the other encrypts: give both the same keys, the current one in ENCRYPTION_KEY and \
-         the other in ENCRYPTION_KEYS_PREVIOUS. To change the key, follow the README: every worker must be able to \
-         decrypt with the new key before one encrypts with it"
+        "ENCRYPTION_KEY cannot be used: another worker under {prefix} encrypts cards with the key of fingerprint \
+         {theirs}, this one with {own}, and one of them cannot decrypt what the other encrypts: give both the same \
+         keys, the current one in ENCRYPTION_KEY and the other in ENCRYPTION_KEYS_PREVIOUS. To change the key, follow the \
+         README: every worker must be able to decrypt with the new key before one encrypts with it"
     )]
     Keys { prefix: String, theirs: String, own: String },
     /// The database at the address is another one than at the start.
@@ -153,9 +158,6 @@ pub(crate) struct Membership {
     keys: Vec<String>,
 }
 
-/// A worker whose keys differ, as it stands in Redis, and when it last reported.
-type Other = (String, String);
-
 impl Membership {
     /// The place of a worker with this database and these keys.
     pub(crate) fn new(connection: Connection, names: Names, store: String, keys: &[&str]) -> Self {
@@ -163,45 +165,50 @@ impl Membership {
         Self { connection, names, store, worker: ulid::Ulid::generate().to_string(), keys }
     }
 
-    /// Joins the others. Waits for Redis, and where another worker's keys differ for as long as it may be dead.
+    /// Joins the others. Waits for Redis, and where another worker's keys differ for as long as it may be alive.
     ///
     /// # Errors
     /// [`Refusal`] says why this worker must not run.
     pub(crate) async fn join(&self) -> Result<(), Refusal> {
-        let mut pause = Pause::new();
-        let mut other: Option<Other> = None;
-        loop {
-            match self.ask().await {
-                Ok(answered) => {
-                    self.connection.answered();
-                    let Some(differs) = answered? else { return Ok(()) };
-                    match &other {
-                        // It has reported since, so it lives.
-                        Some((of, last)) if *of == differs.0 && *last != differs.1 => {
-                            return Err(self.differ(of));
-                        }
-                        Some((of, _)) if *of == differs.0 => {}
-                        _ => tracing::warn!(
-                            "a worker has other encryption keys; looking whether it still runs"
-                        ),
-                    }
-                    other = Some(differs);
-                    sleep(LOOK_AGAIN).await;
-                }
-                Err(error) => {
-                    self.connection.failed(&error);
-                    pause.wait().await;
+        // Those that differ are removed by that, and come back if they live.
+        while self.ask("join").await?.is_some() {
+            tracing::warn!("a worker has other encryption keys; looking whether it still runs");
+            let end = Instant::now() + BACK_WITHIN;
+            while Instant::now() < end {
+                sleep(LOOK_AGAIN).await;
+                if let Some(other) = self.ask("look").await? {
+                    return Err(self.differ(&other));
                 }
             }
         }
+        Ok(())
     }
 
     /// Stays among the others until that is refused.
     pub(crate) async fn stay(&self) -> Refusal {
         loop {
-            sleep(EVERY).await;
+            for _ in 0..JOINS_ANEW_AFTER {
+                sleep(EVERY).await;
+                if !self.stands().await {
+                    break;
+                }
+            }
             if let Err(refusal) = self.join().await {
                 return refusal;
+            }
+        }
+    }
+
+    /// Whether this worker still stands among the others. It does not where Redis has lost its data, or where another
+    /// worker asks whether it lives.
+    async fn stands(&self) -> bool {
+        let mut look = redis::cmd("ZSCORE");
+        look.arg(self.names.keyrings()).arg(self.member());
+        match look.query_async::<Option<f64>>(&mut self.connection.get()).await {
+            Ok(score) => score.is_some(),
+            Err(error) => {
+                self.connection.failed(&error);
+                true
             }
         }
     }
@@ -215,20 +222,32 @@ impl Membership {
         drop(timeout(LEAVE_WITHIN, remove.query_async::<()>(&mut connection)).await);
     }
 
-    async fn ask(&self) -> RedisResult<Result<Option<Other>, Refusal>> {
-        let mut call = scripts::JOIN.prepare_invoke();
-        call.key(self.names.layout_version()).key(self.names.store()).key(self.names.keyrings());
-        call.arg(LAYOUT).arg(&self.store).arg(millis(GONE_AFTER));
-        call.arg(&self.worker).arg(self.keys.len()).arg(&self.keys);
-        let (word, detail, at): (String, String, String) =
-            call.invoke_async(&mut self.connection.get()).await?;
+    /// A worker whose keys differ, as it stands in Redis, if there is one.
+    async fn ask(&self, what: &str) -> Result<Option<String>, Refusal> {
+        let mut pause = Pause::new();
+        let (word, detail): (String, String) = loop {
+            let mut call = scripts::JOIN.prepare_invoke();
+            call.key(self.names.layout_version()).key(self.names.store()).key(self.names.keyrings());
+            call.arg(LAYOUT).arg(&self.store).arg(millis(GONE_AFTER)).arg(&self.worker).arg(what);
+            call.arg(self.keys.len()).arg(&self.keys);
+            match call.invoke_async(&mut self.connection.get()).await {
+                Ok(answer) => {
+                    self.connection.answered();
+                    break answer;
+                }
+                Err(error) => {
+                    self.connection.failed(&error);
+                    pause.wait().await;
+                }
+            }
+        };
         let prefix = self.names.to_string();
-        Ok(match word.as_str() {
+        match word.as_str() {
             "layout" => Err(Refusal::Layout { prefix, found: detail.parse().unwrap_or(u64::MAX) }),
             "store" => Err(Refusal::Store { prefix, found: detail, own: self.store.clone() }),
-            "keys" => Ok(Some((detail, at))),
+            "keys" => Ok(Some(detail)),
             _ => Ok(None),
-        })
+        }
     }
 
     fn differ(&self, other: &str) -> Refusal {

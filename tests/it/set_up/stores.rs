@@ -66,6 +66,7 @@ async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is
 
     // A worker of another database was faster after such a loss.
     let faster = async {
+        let _: String = bed.redis(&["FLUSHALL"]).await;
         let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
     };
     let words = stops(&bed, faster, 2).await;

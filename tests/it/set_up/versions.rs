@@ -113,6 +113,8 @@ async fn what_a_newer_program_has_laid_out_in_redis_is_left_alone() {
         let layout: String = bed.redis(&["GET", "{topup}:layout"]).await;
         assert_eq!(layout, "1");
         let _: String = bed.redis(&["SET", "{topup}:layout", "9"]).await;
+        // As the script of a newer program does.
+        let _: u64 = bed.redis(&["DEL", "{topup}:keyrings"]).await;
     };
     let words = stops(&bed, newer, 1).await;
     let expected = "a newer topup-worker has changed what stands in Redis under {topup} (layout 9;";
