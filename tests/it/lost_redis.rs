@@ -174,7 +174,7 @@ async fn a_replay_that_ended_halfway_is_completed_and_the_letter_is_not_given_up
 
     replay_halfway(&mut bed, &letter).await;
     replay_halfway(&mut bed, &poison).await;
-    assert_eq!(held(&bed, "poll-topup").await, [poison.clone()]);
+    assert_eq!(held(&bed, "poll-topup").await, [poison.as_str()]);
     let _worker = bed.worker().await;
     bed.told(&poison, "fulfilled").await;
     until("the notification is delivered", async || {

@@ -243,5 +243,5 @@ async fn a_call_ends_where_another_process_holds_the_database() {
     assert_eq!(refused.unwrap_err().to_string(), "the database did not answer within 0.2 s");
     assert_eq!(store.order(&id(1)).await.unwrap(), Some(order), "reading goes on");
     other.execute("ROLLBACK").await.unwrap();
-    track(&store.answering_within(Duration::from_secs(60)), 2).await;
+    track(&store.answering_within(Duration::from_mins(1)), 2).await;
 }

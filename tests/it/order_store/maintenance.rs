@@ -78,6 +78,9 @@ async fn a_card_that_was_not_delivered_is_kept_until_it_is_delivered_or_discarde
     assert_eq!(stored.status, NotificationStatus::Sent);
 }
 
+/// Whether the order may go, what else happened to it, and how the delivery of that by each channel ended.
+type Case<'a> = (bool, (Outcome, &'a str), &'a [(&'a str, NotificationStatus)]);
+
 /// Stores an event of a final order, and how its delivery by each channel ended.
 async fn incident(
     store: &SqlStore,
@@ -113,8 +116,7 @@ async fn nothing_undelivered_or_unresolved_is_deleted_before_it_is_acknowledged(
     let contradiction = (Outcome::Unresolved, "the provider says REFUNDED");
     let unreachable = (Outcome::Undelivered, "00000000000000000000000a:fulfilled:none");
     let not_by_sms = (Outcome::Undelivered, "000000000000000000000001:fulfilled:sms");
-    // Whether it may go; what else happened to the order; how its notifications ended.
-    let cases: [(bool, (Outcome, &str), &[(&str, NotificationStatus)]); 12] = [
+    let cases: [Case; 12] = [
         (false, (Outcome::Refunded, ""), &[("email", Refused)]),
         (false, (Outcome::Delayed, ""), &[("webhook", Failed), ("events", Sent)]),
         (false, (Outcome::Scheduled, ""), &[("sms", Refused)]),

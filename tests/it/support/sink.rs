@@ -34,12 +34,15 @@ impl Received {
     }
 }
 
+/// What is done with a delivery before it is answered.
+type OnReceipt = Arc<dyn Fn(&Received) + Send + Sync>;
+
 /// The receiver: answers 204, or what it was told to answer first.
 #[derive(Clone, Default)]
 pub(crate) struct Sink {
     received: Arc<Mutex<Vec<Received>>>,
     answers: Arc<Mutex<VecDeque<StatusCode>>>,
-    on_receipt: Option<Arc<dyn Fn(&Received) + Send + Sync>>,
+    on_receipt: Option<OnReceipt>,
 }
 
 impl Sink {
