@@ -143,10 +143,10 @@ async fn all(
         all.extend(known.into_iter().map(|known| Letter { known, lost: None }));
     }
     if let Some(store) = store {
-        let known: HashSet<Vec<u8>> = all.iter().map(|letter| letter.known.id.clone()).collect();
+        let mut known: HashSet<Vec<u8>> = all.iter().map(|letter| letter.known.id.clone()).collect();
         for stored in stored(store).await? {
             let letter = DeadLetter::from(&stored);
-            if !known.contains(&letter.id) {
+            if known.insert(letter.id.clone()) {
                 all.push(Letter { known: letter, lost: Some(stored) });
             }
         }
