@@ -164,8 +164,8 @@ impl Restore {
         queues: &[JobName],
         ids: impl Iterator<Item = String>,
     ) -> Result<(), RestoreError> {
-        let mut ids = ids.peekable();
-        if ids.peek().is_none() {
+        let ids: Vec<String> = ids.collect();
+        if ids.is_empty() {
             return Ok(());
         }
         let mut call = scripts::HASTEN.prepare_invoke();

@@ -108,8 +108,8 @@ impl Restore {
         queues: &[JobName],
         ids: impl Iterator<Item = String>,
     ) -> Result<Vec<Reason>, RestoreError> {
-        let mut ids = ids.peekable();
-        if ids.peek().is_none() {
+        let ids: Vec<String> = ids.collect();
+        if ids.is_empty() {
             return Ok(Vec::new());
         }
         let mut call = scripts::BURIED.prepare_invoke();
