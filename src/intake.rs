@@ -4,14 +4,15 @@
 //! checked here and then moved by one script, which only the worker that deletes it carries out. So there
 //! is no consumer group to mend after a crash, and nothing is lost or doubled.
 
+mod arguments;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
-use topup_jobs::{Accepted, JobName, TrackTopup, accept};
+use topup_jobs::{Accepted, JobName, TopupId, TrackTopup, accept};
 
 use crate::clock::Clock;
-use crate::handlers::NextJob;
 use crate::notify::CallbackHosts;
 use crate::queue::{Connection, Names, Pause, RedisAddress, RedisHealth, millis, scripts};
 use crate::shutdown::Shutdown;
@@ -93,7 +94,10 @@ impl Intake {
     /// The order of a message, or why it cannot be accepted here.
     fn check(&self, fields: &[(&[u8], &[u8])]) -> Result<Accepted, String> {
         let accepted = accept(fields).map_err(|rejection| rejection.to_string())?;
-        if let TrackTopup { callback_url: Some(address), .. } = &accepted.order {
+        let removes = accepted.order.instruction.is_some();
+        if let TrackTopup { callback_url: Some(address), .. } = &accepted.order
+            && !(removes && address.reveal().is_empty())
+        {
             self.callbacks.check(address).map_err(|refused| refused.to_string())?;
         }
         Ok(accepted)
@@ -106,17 +110,17 @@ impl Intake {
         let mut call = scripts::INTAKE.prepare_invoke();
         call.key(self.names.inbox()).key(self.names.rejected());
         call.key(self.names.queue(JobName::PollTopup)).key(self.names.queue(JobName::RecheckTopup));
+        let mut topup_ids: Vec<Option<TopupId>> = Vec::with_capacity(messages.len());
         for message in &messages {
             call.arg(&message.id);
             let fields = message.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
             match self.check(&fields.collect::<Vec<_>>()) {
-                Ok(Accepted { job, order, delay }) => {
-                    let order = TrackTopup { message_id: Some(message.id.clone()), ..order };
-                    let job = NextJob::look(job, order, self.clock.real(delay));
-                    call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
-                    call.arg(job.payload).arg(millis(job.delay));
+                Ok(accepted) => {
+                    topup_ids.push(Some(accepted.order.topup_id.clone()));
+                    arguments::add(&mut call, &self.names, &*self.clock, &message.id, accepted);
                 }
                 Err(reason) => {
+                    topup_ids.push(None);
                     call.arg("reject").arg(reason);
                 }
             }
@@ -124,13 +128,14 @@ impl Intake {
         let results: Vec<String> = call.invoke_async(&mut self.moving.get()).await?;
         // Not before: a replica lets itself be read.
         self.moving.answered();
-        for (message, result) in messages.iter().zip(results) {
-            match result.as_str() {
-                "rejected" => tracing::warn!(message.id, "a message was rejected; the reason stands with it"),
-                "duplicate" => {
-                    tracing::info!(message.id, "the order is followed already; the message is dropped");
-                }
-                _ => tracing::debug!(message.id, result, "took a message in"),
+        for ((message, topup_id), result) in messages.iter().zip(topup_ids).zip(results) {
+            match topup_id {
+                None => tracing::warn!(
+                    message.id,
+                    result,
+                    "a message cannot be accepted; the reason stands with it"
+                ),
+                Some(topup_id) => arguments::log(topup_id.as_str(), &message.id, &result),
             }
         }
         Ok(())

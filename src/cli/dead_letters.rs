@@ -134,10 +134,10 @@ async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> 
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let told = subject.as_ref().and_then(|subject| match subject {
         Subject::Told(told) => Some(format!("{}{} by {}", told.outcome, told.incident, told.channel)),
-        Subject::Order(_) => None,
+        Subject::Order(_) | Subject::Instruction(_) => None,
     });
     let order = subject.map(|subject| match subject {
-        Subject::Order(topup_id) => topup_id.to_string(),
+        Subject::Order(topup_id) | Subject::Instruction(topup_id) => topup_id.to_string(),
         Subject::Told(told) => told.topup_id.to_string(),
     });
     let size = payload.map_or_else(|| "none".to_owned(), |payload| format!("{} bytes", payload.len()));
@@ -160,6 +160,8 @@ async fn show(letters: &DeadLetters, letter: &DeadLetter) -> anyhow::Result<()> 
 /// What a job is about.
 enum Subject {
     Order(TopupId),
+    /// A message about an order that is known, which its own job carries out.
+    Instruction(TopupId),
     Told(NotifyCustomer),
 }
 
@@ -169,7 +171,11 @@ fn subject(job: JobName, payload: &[u8]) -> Option<Subject> {
         JobName::NotifyCustomer => serde_json::from_slice(payload).ok().map(Subject::Told),
         // Both jobs carry the same.
         JobName::PollTopup | JobName::RecheckTopup => {
-            serde_json::from_slice::<PollTopup>(payload).ok().map(|order| Subject::Order(order.0.topup_id))
+            let PollTopup(order) = serde_json::from_slice(payload).ok()?;
+            Some(match order.instruction {
+                Some(_) => Subject::Instruction(order.topup_id),
+                None => Subject::Order(order.topup_id),
+            })
         }
     }
 }
@@ -191,6 +197,8 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) ->
             give_up(store, job, topup_id, REPLAYED).await?;
             store.close_incidents(topup_id).await?;
         }
+        // Its job has changed nothing in the store.
+        Subject::Instruction(_) => {}
         Subject::Told(told) if store.tell_again(told, REPLAYED, false, real_now()).await? => {}
         Subject::Told(_) => {
             let why = "the database knows of nothing to tell, or it was told";
@@ -215,7 +223,7 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &DeadLetter) -
             // No longer pending, it is not put back into a queue.
             store.discard(&told, DISCARDED, real_now()).await?;
         }
-        None => {}
+        Some(Subject::Instruction(_)) | None => {}
     }
     let there = letters.discard(letter).await.map_err(failed)?;
     let done = if there { "deleted" } else { "is no dead letter any more" };

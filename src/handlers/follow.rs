@@ -95,8 +95,8 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     Ok(settlement)
 }
 
-/// The jobs of an order about which nobody needs to ask, if that is so: it is final, or it is rechecked later, as the
-/// list told or a look decided whose settling was lost.
+/// The jobs of an order about which nobody needs to ask, if that is so: it is final, it was cancelled, or it is
+/// rechecked later, as the list told or a look decided whose settling was lost.
 fn decided_before(
     env: &Environment,
     name: JobName,
@@ -104,6 +104,9 @@ fn decided_before(
     order: &Order,
 ) -> Option<Vec<NextJob>> {
     let tracking = &order.tracking;
+    if order.cancelled_at.is_some() {
+        return Some(Vec::new());
+    }
     if request.force {
         return None;
     }
@@ -128,6 +131,9 @@ pub(crate) async fn sighted(
 ) -> Result<bool, StoreError> {
     let Some(order) = env.store.order(topup_id).await? else { return Ok(false) };
     let tracking = &order.tracking;
+    if order.cancelled_at.is_some() {
+        return Ok(false);
+    }
     if tracking.status.is_final() {
         return Ok(true);
     }

@@ -6,23 +6,26 @@
 //!
 //! The database is SQLite or PostgreSQL, as the address says; `sql` knows both, and nobody else asks which.
 
+mod contact;
 mod encryption;
 mod history;
 mod inspect;
 mod reveal;
+mod search;
 mod sql;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Customer, Event, Incident, JobName, Locale, NotifyCustomer, OrderStatus, Outcome, ProviderOrder,
-    Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
+    Card, Customer, Event, Incident, Instruction, JobName, Locale, NotifyCustomer, OrderStatus, Outcome,
+    ProviderOrder, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
 pub use history::{Attempt, HistoryEntry, Occurrence};
 pub(crate) use inspect::{InspectError, Inspector, Sample, Tables, place};
 pub use reveal::{Reveal, RevealOutcome};
+pub use search::{Found, Search};
 pub use sql::{DatabaseKind, Rekeyed, SqlStore, open};
 
 /// An order as it is stored, but for its card.
@@ -46,6 +49,8 @@ pub struct Order {
     pub callback_url: Option<Secret>,
     /// Status, times and counts.
     pub tracking: Tracking,
+    /// When a message cancelled it; nothing while it is followed. It is not checked then, and no queue gets it back.
+    pub cancelled_at: Option<Timestamp>,
     /// Number of changes so far.
     pub version: i64,
 }
@@ -64,6 +69,7 @@ impl Order {
             callback_url: None,
             metadata: None,
             tracking: Tracking::new(now),
+            cancelled_at: None,
             version: 0,
         }
     }
@@ -136,6 +142,15 @@ pub enum Applied {
     Repeated,
     /// Somebody else changed the order meanwhile; nothing is stored.
     Outdated,
+}
+
+/// What came of a message about an order that is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instructed {
+    /// The order as it is stored now.
+    pub order: Order,
+    /// Whether it is followed again: it had been cancelled, or given up.
+    pub followed_again: bool,
 }
 
 /// How far telling a channel about an event has come.
@@ -251,8 +266,19 @@ pub trait OrderStore: Send + Sync + 'static {
     /// The order of this id, stored first if it is new. A message that is newer than the last one of this order
     /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what
     /// is missing. An order that had been given up (it is not final and has no next look) is followed from the
-    /// beginning again; where a newer message hands it over, its incidents are closed.
+    /// beginning again; where a newer message hands it over, its incidents are closed. One that was cancelled is
+    /// followed again only where a newer message hands it over.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
+
+    /// Carries out what a message about a known order asks for, and returns what came of it; nothing where no order of
+    /// this id is stored. Messages may be carried out in any order: each detail stands as the newest message that names
+    /// it says.
+    async fn instruct(
+        &self,
+        request: &TrackTopup,
+        instruction: Instruction,
+        now: Timestamp,
+    ) -> Result<Option<Instructed>, StoreError>;
 
     /// The order of this id, if it is known.
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError>;

@@ -72,6 +72,7 @@ fn the_scripts_do_what_the_model_does() {
         "heartbeat of a worker taken for dead",
         "a lease by a clock that was ahead",
         "more dead workers than one reap takes",
+        "passed-on",
         "poison by a crash",
         "poison by a dead worker",
         "reaped",

@@ -5,26 +5,29 @@
 //! every column they read: a newer worker may add one while this one is running.
 
 mod database;
+mod details;
 mod events;
 mod history;
+mod instruct;
 mod notifications;
 mod orders;
 pub(super) mod postgres;
 mod rekey;
 mod retention;
 mod reveals;
+mod search;
 pub(super) mod sqlite;
 pub(super) mod statement;
 mod unchecked;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use topup_jobs::{Card, Event, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
+use topup_jobs::{Card, Event, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
 use super::{
-    Applied, Behind, CardCipher, Change, HistoryEntry, NewEvent, Notification, Order, OrderStore, Reveal,
-    RevealOutcome, StoreError, Unchecked,
+    Applied, Behind, CardCipher, Change, Found, HistoryEntry, Instructed, NewEvent, Notification, Order,
+    OrderStore, Reveal, RevealOutcome, Search, StoreError, Unchecked,
 };
 
 pub use self::database::DatabaseKind;
@@ -46,10 +49,50 @@ pub struct SqlStore {
     cipher: CardCipher,
 }
 
+impl SqlStore {
+    /// The next orders that have all this in common, behind this one, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails, or a row cannot be read.
+    pub async fn search(
+        &self,
+        search: &Search,
+        after: Option<&TopupId>,
+        most: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        search::search(&self.database, search, after, most).await
+    }
+
+    /// How the database would carry out a search, in its own words, a line a step.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub async fn explain(&self, search: &Search, most: u32) -> Result<Vec<String>, StoreError> {
+        search::explain(&self.database, search, most).await
+    }
+
+    /// How many orders have all this in common.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub async fn count(&self, search: &Search) -> Result<u64, StoreError> {
+        search::count(&self.database, search).await
+    }
+}
+
 #[async_trait]
 impl OrderStore for SqlStore {
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError> {
         orders::track(&self.database, request, now).await
+    }
+
+    async fn instruct(
+        &self,
+        request: &TrackTopup,
+        instruction: Instruction,
+        now: Timestamp,
+    ) -> Result<Option<Instructed>, StoreError> {
+        instruct::instruct(&self.database, request, instruction, now).await
     }
 
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {

@@ -3,8 +3,8 @@
 use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking};
 
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, sql};
-use super::{events, history, json, read_json};
+use super::statement::{Row, Statement, sql, sql_built};
+use super::{details, events, history, json, read_json};
 use crate::orders::history::HANDED_OVER;
 use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError};
 
@@ -26,29 +26,42 @@ pub(super) async fn track(
     }
     let mut transaction = database.begin().await?;
     let new = insert(&mut transaction, request, now).await?;
-    if !new {
-        let newer = update_details(&mut transaction, request).await?;
-        take_up_again(&mut transaction, request, newer, now).await?;
+    if new {
+        details::note_contact(&mut transaction, &request.topup_id, request.customer.as_ref()).await?;
+    } else {
+        let merged = details::merge(&mut transaction, request).await?;
+        take_up_again(&mut transaction, request, merged.newest, now).await?;
+        if request.message_id.is_some() {
+            begin(&mut transaction, &request.topup_id, now).await?;
+        }
     }
     transaction.commit().await?;
     order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
 }
 
 /// Stores the order, unless it is stored already; returns whether it is new.
-async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<bool, StoreError> {
+pub(super) async fn insert(
+    open: &mut Transaction,
+    request: &TrackTopup,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let new = Tracking::new(now);
-    let insert = details(
+    let insert = sql(
         "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, status,
              tracked_at, polling_since, next_check_at, overdue, polls, delays, not_found, version)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
-        request,
-    );
-    let insert = insert
-        .bind(new.status.as_str())
-        .bind(new.tracked_at)
-        .bind(new.polling_since)
-        .bind(new.next_check_at)
-        .bind(new.overdue);
+    )
+    .bind(request.topup_id.as_str())
+    .bind(request.topup_ref.as_deref())
+    .bind(request.customer.as_ref().map(json))
+    .bind(request.metadata.as_ref().map(json))
+    .bind(request.callback_url.as_ref().map(Secret::reveal))
+    .bind(request.message_id.as_deref())
+    .bind(new.status.as_str())
+    .bind(new.tracked_at)
+    .bind(new.polling_since)
+    .bind(new.next_check_at)
+    .bind(new.overdue);
     if open.execute(insert).await? == 0 {
         return Ok(false);
     }
@@ -57,75 +70,35 @@ async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     Ok(true)
 }
 
-/// A statement with what the producer named: `$1` to `$6`.
-fn details(text: &'static str, request: &TrackTopup) -> Statement {
-    sql(text)
-        .bind(request.topup_id.as_str())
-        .bind(request.topup_ref.as_deref())
-        .bind(request.customer.as_ref().map(json))
-        .bind(request.metadata.as_ref().map(json))
-        .bind(request.callback_url.as_ref().map(Secret::reveal))
-        .bind(request.message_id.as_deref())
-}
-
-/// Stores what the producer names of an order that is stored already. A newer message replaces the customer, the
-/// metadata and the callback URL where it names them; the job of an older one, which may be repeated at any time, adds
-/// only what is missing. Returns whether the message is newer than the last one of this order.
-async fn update_details(open: &mut Transaction, request: &TrackTopup) -> Result<bool, StoreError> {
-    // Takes hold of the order: of two messages side by side the newer one must stand.
-    let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
-    open.execute(hold.bind(request.topup_id.as_str())).await?;
-    let select = sql("SELECT message_id FROM internet_orders WHERE topup_id = $1");
-    let row = open.fetch_optional(select.bind(request.topup_id.as_str())).await?;
-    let last: Option<String> = row.map(|row| row.get("message_id")).transpose()?.flatten();
-    let newer = request.message_id.as_deref().is_some_and(|id| is_newer(id, last.as_deref()));
-    let update = details(
-        if newer {
-            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce($3, customer),
-                 metadata = coalesce($4, metadata), callback_url = coalesce($5, callback_url), message_id = $6
-             WHERE topup_id = $1"
-        } else {
-            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
-                 metadata = coalesce(metadata, $4), callback_url = coalesce(callback_url, $5),
-                 message_id = coalesce(message_id, $6)
-             WHERE topup_id = $1"
-        },
-        request,
-    );
-    open.execute(update).await?;
-    Ok(newer)
-}
-
-/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a
-/// number.
-fn is_newer(id: &str, last: Option<&str>) -> bool {
-    let position = |id: &str| {
-        let (milliseconds, number) = id.split_once('-')?;
-        Some((milliseconds.parse::<u64>().ok()?, number.parse::<u64>().ok()?))
-    };
-    last.is_none_or(|last| match (position(id), position(last)) {
-        (Some(id), Some(last)) => id > last,
-        _ => id != last,
-    })
+/// The first look at an order begins its fast polling, also where a message about it was carried out before.
+async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
+    let update = sql("UPDATE internet_orders SET tracked_at = $1, polling_since = $1, next_check_at = $1
+         WHERE topup_id = $2 AND next_check_at IS NOT NULL AND last_checked_at IS NULL AND last_error IS NULL
+             AND polls = 0 AND delays = 0 AND not_found = 0");
+    open.execute(update.bind(now).bind(topup_id.as_str())).await.map(drop)
 }
 
 /// Follows an order that had been given up from the beginning again. A job that is repeated after it gave its order up
-/// comes here, too: what it finds the second time is no news, and its order's incidents stay open.
-async fn take_up_again(
+/// comes here, too: what it finds the second time is no news, and its order's incidents stay open. One that was
+/// cancelled is followed again by a newer message only. Returns whether it is followed again.
+pub(super) async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
     by_a_newer_message: bool,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let topup_id = &request.topup_id;
     let given_up = sql("SELECT status FROM internet_orders
-         WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
-    let Some(row) = open.fetch_optional(given_up.bind(topup_id.as_str())).await? else { return Ok(()) };
+         WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')
+             AND (cancelled_at IS NULL OR $2)");
+    let given_up = given_up.bind(topup_id.as_str()).bind(by_a_newer_message);
+    let Some(row) = open.fetch_optional(given_up).await? else { return Ok(false) };
     let before: OrderStatus = row.parse("status")?;
     let new = Tracking::new(now);
     let update = sql(
         "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
-             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, version = version + 1
+             overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, cancelled_at = NULL,
+             version = version + 1
          WHERE topup_id = $5 AND status = $6 AND next_check_at IS NULL",
     )
     .bind(new.status.as_str())
@@ -134,13 +107,14 @@ async fn take_up_again(
     .bind(new.overdue)
     .bind(topup_id.as_str())
     .bind(before.as_str());
-    if open.execute(update).await? == 1 {
-        if by_a_newer_message {
-            events::close_incidents(open, topup_id).await?;
-        }
-        history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;
+    if open.execute(update).await? == 0 {
+        return Ok(false);
     }
-    Ok(())
+    if by_a_newer_message {
+        events::close_incidents(open, topup_id).await?;
+    }
+    history::add(open, topup_id, now, handed_over(Some(before), &new)).await?;
+    Ok(true)
 }
 
 fn handed_over(before: Option<OrderStatus>, record: &Tracking) -> Occurrence {
@@ -165,16 +139,18 @@ fn changed(
 }
 
 pub(super) async fn order(database: &Database, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
-    let select =
-        sql("SELECT topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url, status,
-             tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at,
-             delays, not_found, overdue, last_error, version
-         FROM internet_orders WHERE topup_id = $1");
+    let select = sql_built(format!("SELECT {COLUMNS} FROM internet_orders WHERE topup_id = $1"));
     let row = database.fetch_optional(select.bind(topup_id.as_str())).await?;
     row.map(|row| read(&row)).transpose()
 }
 
-fn read(row: &Row) -> Result<Order, StoreError> {
+/// The columns that [`read`] reads.
+pub(super) const COLUMNS: &str = "topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url,
+     status, tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at, delays,
+     not_found, overdue, last_error, cancelled_at, version";
+
+/// An order of a row with these columns.
+pub(super) fn read(row: &Row) -> Result<Order, StoreError> {
     let text = |column| row.get::<Option<String>>(column);
     Ok(Order {
         topup_id: row.parse("topup_id")?,
@@ -200,6 +176,7 @@ fn read(row: &Row) -> Result<Order, StoreError> {
             overdue: row.get("overdue")?,
             last_error: text("last_error")?,
         },
+        cancelled_at: row.get("cancelled_at")?,
         version: row.get("version")?,
     })
 }
