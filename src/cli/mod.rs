@@ -2,23 +2,32 @@
 
 mod bench;
 mod callback_secret;
+mod check;
+mod correct;
 mod dead_letters;
 mod demo;
 mod doctor;
 mod enqueue;
 mod keygen;
+mod messages;
 mod migrate;
 mod order;
+mod order_filter;
+mod orders;
 mod private;
 mod rejected;
 mod rekey;
 mod resend;
 mod run;
 mod simulate_api;
+mod standing;
+mod stop;
+mod topup_ids;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{LogSettings, SettingsError};
+use crate::config::{LogSettings, SettingsError, StoreSettings};
+use crate::orders::{self as order_store, SqlStore};
 use crate::telemetry;
 use crate::topup_api::ClientError;
 
@@ -46,7 +55,15 @@ enum Command {
     /// Hand an order over, as a producer does
     Enqueue(enqueue::EnqueueSettings),
     /// Show what is stored of an order, what became of it and who was told
-    Order(order::OrderSettings),
+    Order(Box<order::OrderSettings>),
+    /// List orders by status, reference, number, customer, dead letter, or what is not delivered
+    Orders(Box<orders::OrdersSettings>),
+    /// Have orders checked now; one that was stopped or given up is followed again
+    Check(Box<check::CheckSettings>),
+    /// Name another customer address, language or callback for what is not sent yet
+    Correct(correct::CorrectSettings),
+    /// Follow orders no longer
+    Stop(stop::StopSettings),
     /// Jobs that were kept aside: show them, have them run again, delete them
     DeadLetters(dead_letters::DeadLettersSettings),
     /// Have notifications of an order sent now, or an event again
@@ -96,7 +113,11 @@ impl Cli {
             Command::Demo(settings) => demo::demo(settings).await.map(done),
             Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await.map(done),
             Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),
-            Command::Order(settings) => order::order(settings).await.map(done),
+            Command::Order(settings) => order::order(*settings).await.map(done),
+            Command::Orders(settings) => orders::orders(*settings).await.map(done),
+            Command::Check(settings) => check::check(*settings).await.map(done),
+            Command::Correct(settings) => correct::correct(settings).await.map(done),
+            Command::Stop(settings) => stop::stop(settings).await.map(done),
             Command::DeadLetters(settings) => dead_letters::dead_letters(settings).await.map(done),
             Command::Resend(settings) => resend::resend(*settings).await.map(done),
             Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
@@ -118,6 +139,11 @@ impl Cli {
             }
         }
     }
+}
+
+/// The store, for a command that only reads it.
+async fn read_store(settings: &StoreSettings) -> anyhow::Result<SqlStore> {
+    Ok(order_store::open(settings.database_url()?, settings.cipher()?).await?)
 }
 
 /// Prints a line for the person at the terminal or the program behind the pipe.

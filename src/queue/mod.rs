@@ -11,6 +11,7 @@
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
 //! | `:workers` | sorted set | workers, scored by their last heartbeat |
 //! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
+//! | `:cancelled:<id>` | string | in `poll-topup`: a message has this order followed no longer; for two days |
 //! | `:settled:<worker>` | string | number of the last batch of settlements that was carried out |
 //!
 //! The channel `:wake` carries word that something became due earlier than the workers know of.
@@ -37,6 +38,7 @@ pub(crate) mod scripts;
 mod settle;
 mod subscription;
 mod wake;
+mod whereabouts;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -56,6 +58,7 @@ pub use names::{InvalidPrefix, Names};
 pub(crate) use refusal::describe;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
 pub(crate) use resend::{Resent, resend};
+pub(crate) use whereabouts::{Whereabouts, naming, whereabouts};
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;

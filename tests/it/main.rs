@@ -15,6 +15,7 @@ mod line;
 mod listing;
 mod metrics;
 mod model;
+mod operator;
 mod order_store;
 mod outcomes;
 mod pace;
