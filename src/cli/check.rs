@@ -10,7 +10,7 @@ use topup_jobs::TopupId;
 use super::messages::{about, connect, send};
 use super::order_filter::OrderFilter;
 use super::say;
-use super::store::open_to_read;
+use super::store::{must_belong, open_to_read};
 use super::topup_ids::TopupIds;
 use crate::config::{RedisSettings, SettingsError, StoreSettings};
 use crate::orders::SqlStore;
@@ -87,6 +87,7 @@ async fn check_found(settings: &CheckSettings) -> anyhow::Result<()> {
         return say(format_args!("{count} orders match; with --yes each of them is checked now"));
     }
     let connection = connect(&settings.redis)?;
+    must_belong(&store, &connection, &settings.redis.prefix).await?;
     let mut sent = 0;
     let mut after = None;
     loop {

@@ -28,7 +28,10 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
-    let store = open_to_read(&settings.store).await?;
+    let store = match open_to_read(&settings.store).await {
+        Ok(store) => store,
+        Err(error) => return without_store(&settings.redis, &topup_id, error).await,
+    };
     let order = store.order(&topup_id).await?;
     let in_redis = InRedis::ask(&settings.redis, &topup_id, order.is_some()).await?;
     let Some(order) = order else {
@@ -76,6 +79,16 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
         say(format_args!("{} {}", time(Some(entry.at)), entry.what))?;
     }
     Ok(())
+}
+
+/// Says what Redis alone can tell: which message names the order. Where none does, the database is the matter.
+async fn without_store(
+    redis: &RedisSettings,
+    topup_id: &TopupId,
+    error: anyhow::Error,
+) -> anyhow::Result<()> {
+    let in_redis = InRedis::ask(redis, topup_id, false).await?;
+    in_redis.of_message(topup_id).map_or(Err(error), say)
 }
 
 /// Says where an order is of which nothing is stored.

@@ -40,21 +40,25 @@ impl InRedis {
 
     /// Where an order is of which nothing is stored, in words; nothing where Redis knows nothing of it either.
     pub(super) fn of_unknown(&self, topup_id: &TopupId) -> Option<String> {
-        Some(match (&self.place, &self.message) {
-            (Some(Whereabouts::Waits(job, at)), _) => {
+        Some(match &self.place {
+            Some(Whereabouts::Waits(job, at)) => {
                 format!("order {topup_id} waits in {job} until {}; no worker has looked at it yet", time(*at))
             }
-            (Some(Whereabouts::UnderWay(job)), _) => {
+            Some(Whereabouts::UnderWay(job)) => {
                 format!("order {topup_id} is due in {job}; no worker has finished its first look at it yet")
             }
-            (Some(Whereabouts::DeadLetter(reason)), _) => format!(
+            Some(Whereabouts::DeadLetter(reason)) => format!(
                 "DEAD LETTER: order {topup_id} was never stored: {}; `topup-worker dead-letters replay {topup_id}` has \
                  it followed",
                 one_line(reason)
             ),
-            (_, Some(message)) => format!("order {topup_id} {message}"),
-            _ => return None,
+            _ => return self.of_message(topup_id),
         })
+    }
+
+    /// Which message names an order that no queue holds, in words.
+    pub(super) fn of_message(&self, topup_id: &TopupId) -> Option<String> {
+        self.message.as_ref().map(|message| format!("order {topup_id} {message}"))
     }
 
     /// Whether Redis did not say.

@@ -51,8 +51,9 @@ impl Conditions {
         contact("contact_email = ?", &search.email, contact::email);
         if !search.statuses.is_empty() {
             let places = vec!["?"; search.statuses.len()].join(", ");
-            let statuses = search.statuses.iter().map(|status| status.as_str().into());
-            conditions.add(&format!("status IN ({places})"), statuses);
+            let statuses = search.statuses.iter().map(|status| status.as_str().to_lowercase().into());
+            // As its index has it.
+            conditions.add(&format!("lower(status) IN ({places})"), statuses);
         }
         if let Some(since) = search.since {
             conditions.add("tracked_at >= ?", [since.into()]);

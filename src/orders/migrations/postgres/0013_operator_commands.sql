@@ -16,7 +16,8 @@ SET contact_phone =
 WHERE customer LIKE '%"phone":"%';
 UPDATE internet_orders SET contact_phone = '0' || substr(contact_phone, 6) WHERE contact_phone LIKE '00213%';
 
-CREATE INDEX orders_by_status ON internet_orders (status, topup_id);
+-- In lower case, so that SQLite does not take it for the searches that have an index of their own for a status.
+CREATE INDEX orders_by_status ON internet_orders (lower(status), topup_id);
 CREATE INDEX orders_by_tracking ON internet_orders (tracked_at);
 CREATE INDEX orders_by_reference ON internet_orders (topup_ref) WHERE topup_ref IS NOT NULL;
 CREATE INDEX orders_by_number ON internet_orders (number) WHERE number IS NOT NULL;
