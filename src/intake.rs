@@ -7,20 +7,19 @@
 //! A producer may send anything of any size. One read hands over a bounded number of bytes, and of a message that is too
 //! large only its size; what is kept of rejected messages is bounded too.
 
+mod arguments;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::RedisResult;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TrackTopup, accept, accept_size};
+use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TopupId, TrackTopup, accept, accept_size};
 
 use crate::clock::Clock;
-use crate::handlers::NextJob;
 use crate::notify::CallbackHosts;
-use crate::queue::{
-    Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth, RejectedCap, millis, scripts,
-};
+use crate::queue::{Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth, RejectedCap, scripts};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
@@ -127,7 +126,10 @@ impl Intake {
         let fields: Vec<_> = fields.chunks_exact(2).map(|pair| (&pair[0][..], &pair[1][..])).collect();
         let accepted = accept_size(bytes).and_then(|()| accept(&fields));
         let accepted = accepted.map_err(|rejection| rejection.to_string())?;
-        if let TrackTopup { callback_url: Some(address), .. } = &accepted.order {
+        let removes = accepted.order.instruction.is_some();
+        if let TrackTopup { callback_url: Some(address), .. } = &accepted.order
+            && !(removes && address.reveal().is_empty())
+        {
             self.callbacks.check(address).map_err(|refused| refused.to_string())?;
         }
         Ok(accepted)
@@ -142,16 +144,16 @@ impl Intake {
         let mut call = scripts::INTAKE.prepare_invoke();
         call.key(self.names.inbox()).key(self.names.rejected());
         call.key(self.names.queue(JobName::PollTopup)).key(self.names.queue(JobName::RecheckTopup));
+        let mut topup_ids: Vec<Option<TopupId>> = Vec::with_capacity(messages.len());
         for (message_id, bytes, fields) in &messages {
             call.arg(message_id);
             match self.check(*bytes, fields) {
-                Ok(Accepted { job, order, delay }) => {
-                    let order = TrackTopup { message_id: Some(message_id.clone()), ..order };
-                    let job = NextJob::look(job, order, self.clock.real(delay));
-                    call.arg("accept").arg(self.names.queue(job.job)).arg(job.id);
-                    call.arg(job.payload).arg(millis(job.delay));
+                Ok(accepted) => {
+                    topup_ids.push(Some(accepted.order.topup_id.clone()));
+                    arguments::add(&mut call, &self.names, &*self.clock, message_id, accepted);
                 }
                 Err(reason) => {
+                    topup_ids.push(None);
                     call.arg("reject").arg(reason);
                 }
             }
@@ -160,20 +162,19 @@ impl Intake {
         // Not before: a replica lets itself be read.
         self.moving.answered();
         let mut rejected = 0;
-        for ((message_id, ..), result) in messages.iter().zip(results) {
-            match result.as_str() {
-                "rejected" => {
+        for (((message_id, ..), topup_id), result) in messages.iter().zip(topup_ids).zip(results) {
+            match (topup_id, result.as_str()) {
+                (Some(topup_id), result) => arguments::log(topup_id.as_str(), message_id, result),
+                (None, "rejected") => {
                     rejected += 1;
                     tracing::warn!(
                         message.id = message_id,
                         "a message was rejected; the reason stands with it"
                     );
                 }
-                "duplicate" => {
-                    let what = "the order is followed already; the message is dropped";
-                    tracing::info!(message.id = message_id, "{what}");
+                (None, result) => {
+                    tracing::debug!(message.id = message_id, result, "a message was left alone")
                 }
-                _ => tracing::debug!(message.id = message_id, result, "took a message in"),
             }
         }
         if rejected > 0 {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Backoff, BackoffType, Customer, JobName, Locale, RetryPolicy, Secret, TopupId, TrackTopup, Waited,
+    Backoff, BackoffType, Customer, Instruction, InstructionKind, JobName, Locale, RetryPolicy, Secret,
+    TopupId, TrackTopup,
 };
 
 /// The fields of a message together: 16 KiB at most.
@@ -49,9 +50,9 @@ pub struct Opts {
 /// A message that can be worked on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
-    /// `PollTopup` or `RecheckTopup`.
+    /// `PollTopup` or `RecheckTopup`; `PollTopup` for an instruction.
     pub job: JobName,
-    /// The order.
+    /// The order, with an instruction where the message is about an order that is known.
     pub order: TrackTopup,
     /// Wait before the first look, in domain time.
     pub delay: Duration,
@@ -74,11 +75,15 @@ pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
     accept_size(fields.iter().map(|(name, value)| name.len() + value.len()).sum())?;
     let field =
         |wanted: &str| fields.iter().find(|(name, _)| *name == wanted.as_bytes()).map(|(_, value)| *value);
-    let job = job_name(field("name"))?;
+    let (job, instruction) = name(field("name"))?;
     let Some(data) = field("data") else {
         return reject("the field \"data\" is missing; send a JSON object with at least \"topupId\"");
     };
     let data = json_object("data", data)?;
+    if let Some(kind) = instruction {
+        let order = instructed(&data, kind)?;
+        return Ok(Accepted { job, order, delay: Duration::ZERO });
+    }
     let opts = match field("opts") {
         Some(raw) => opts(&json_object("opts", raw)?)?,
         None => Opts::default(),
@@ -98,14 +103,44 @@ pub fn accept_size(bytes: usize) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn job_name(name: Option<&[u8]>) -> Result<JobName, Rejection> {
+fn name(name: Option<&[u8]>) -> Result<(JobName, Option<InstructionKind>), Rejection> {
     let Some(name) = name else {
         return reject("the field \"name\" is missing; send \"poll-topup\" or \"recheck-topup\"");
     };
-    match std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
-        Some(job @ (JobName::PollTopup | JobName::RecheckTopup)) => Ok(job),
-        _ => reject("the field \"name\" is neither \"poll-topup\" nor \"recheck-topup\""),
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    if let Some(kind) = InstructionKind::of_message(name) {
+        return Ok((JobName::PollTopup, Some(kind)));
     }
+    match name.parse() {
+        Ok(job @ (JobName::PollTopup | JobName::RecheckTopup)) => Ok((job, None)),
+        _ => reject(
+            "the field \"name\" is neither \"poll-topup\" nor \"recheck-topup\", nor, for an order that is known, \
+             \"check-topup\", \"correct-topup\" or \"cancel-topup\"",
+        ),
+    }
+}
+
+/// The order of a message about an order that is known. Only a correction says more than which order it is.
+fn instructed(data: &Map<String, Value>, kind: InstructionKind) -> Result<TrackTopup, Rejection> {
+    let mut order = TrackTopup::new(topup_id(data)?);
+    let mut instruction = Instruction::new(kind);
+    if kind == InstructionKind::Correct {
+        order = self::order(data, &Opts::default())?;
+        order.topup_ref = None;
+        if let Some(Value::Object(customer)) = present(data, "customer") {
+            instruction.locale = locale(customer)?;
+            if !["name", "email", "phone", "locale"].iter().any(|key| present(customer, key).is_some()) {
+                order.customer = None;
+            }
+        }
+        if !order.names_details() {
+            return reject(
+                "\"data\" names nothing to correct; send \"customer\" with the fields that change, \"metadata\" or \
+                 \"callbackUrl\"",
+            );
+        }
+    }
+    Ok(TrackTopup { instruction: Some(instruction), ..order })
 }
 
 fn json_object(field: &str, raw: &[u8]) -> Result<Map<String, Value>, Rejection> {
@@ -131,14 +166,16 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection> {
+fn topup_id(data: &Map<String, Value>) -> Result<TopupId, Rejection> {
     let Some(topup_id) = text(data, "data.topupId", "topupId")? else {
         return reject(
             "\"data.topupId\" is missing; send the topupId from the answer to POST /internet/send",
         );
     };
-    let topup_id =
-        TopupId::try_from(topup_id).map_err(|error| Rejection(format!("\"data.topupId\": {error}")))?;
+    TopupId::try_from(topup_id).map_err(|error| Rejection(format!("\"data.topupId\": {error}")))
+}
+
+fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection> {
     let retry = (opts.attempts.is_some() || opts.backoff.is_some()).then(|| {
         let default = RetryPolicy::default();
         RetryPolicy {
@@ -147,16 +184,13 @@ fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection
         }
     });
     Ok(TrackTopup {
-        topup_id,
         topup_ref: text(data, "data.topupRef", "topupRef")?,
         customer: present(data, "customer").map(customer).transpose()?,
         metadata: present(data, "metadata").map(metadata).transpose()?,
         callback_url: text_up_to(MAX_URL_CHARS, data, "data.callbackUrl", "callbackUrl")?.map(Secret::new),
         retry,
         force: opts.force,
-        waited: Waited::default(),
-        message_id: None,
-        tracked_at: None,
+        ..TrackTopup::new(topup_id(data)?)
     })
 }
 
@@ -165,18 +199,23 @@ fn customer(value: &Value) -> Result<Customer, Rejection> {
         return reject(format!("\"data.customer\" is {}; send an object", kind(value)));
     };
     let secret = |path, key| text(customer, path, key).map(|text| text.map(Secret::new));
-    let locale = match text(customer, "data.customer.locale", "locale")?.as_deref() {
-        None | Some("fr") => Locale::Fr,
-        Some("ar") => Locale::Ar,
-        Some("en") => Locale::En,
-        Some(_) => return reject("\"data.customer.locale\" is none of \"fr\", \"ar\" and \"en\""),
-    };
+    let locale = locale(customer)?.unwrap_or_default();
     Ok(Customer {
         name: secret("data.customer.name", "name")?,
         email: secret("data.customer.email", "email")?,
         phone: secret("data.customer.phone", "phone")?,
         locale,
     })
+}
+
+fn locale(customer: &Map<String, Value>) -> Result<Option<Locale>, Rejection> {
+    match text(customer, "data.customer.locale", "locale")?.as_deref() {
+        None => Ok(None),
+        Some("fr") => Ok(Some(Locale::Fr)),
+        Some("ar") => Ok(Some(Locale::Ar)),
+        Some("en") => Ok(Some(Locale::En)),
+        Some(_) => reject("\"data.customer.locale\" is none of \"fr\", \"ar\" and \"en\""),
+    }
 }
 
 fn metadata(value: &Value) -> Result<Map<String, Value>, Rejection> {
@@ -332,6 +371,29 @@ mod tests {
         let binary: [(&[u8], &[u8]); 2] = [(b"name", b"poll-topup"), (b"data", b"\xff\xfe\x00")];
         assert!(accept(&binary).unwrap_err().to_string().contains("not JSON"));
         assert!(accept(&[]).unwrap_err().to_string().contains("\"name\" is missing"));
+    }
+
+    #[test]
+    fn a_message_about_a_known_order_says_what_is_to_be_done() {
+        let data = format!(r#"{{"topupId":"{ID}","customer":{{"email":"a@b.dz"}}}}"#);
+        for (name, kind) in [
+            ("check-topup", InstructionKind::Check),
+            ("correct-topup", InstructionKind::Correct),
+            ("cancel-topup", InstructionKind::Cancel),
+        ] {
+            let accepted = message(name, &data, None).unwrap();
+            assert_eq!((accepted.job, accepted.delay), (JobName::PollTopup, Duration::ZERO));
+            assert_eq!(accepted.order.instruction, Some(Instruction::new(kind)));
+            assert_eq!(accepted.order.customer.is_some(), kind == InstructionKind::Correct, "{name}");
+        }
+        let data = format!(r#"{{"topupId":"{ID}","customer":{{"locale":"ar"}}}}"#);
+        let order = message("correct-topup", &data, None).unwrap().order;
+        assert_eq!(order.instruction.unwrap().locale, Some(Locale::Ar));
+        for nothing in ["{}", r#"{"customer":{}}"#, r#"{"customer":{"email":null},"topupRef":"r"}"#] {
+            let data = nothing.replacen('{', &format!(r#"{{"topupId":"{ID}","x":1,"#), 1).replace(",}", "}");
+            let reason = message("correct-topup", &data, None).unwrap_err().to_string();
+            assert!(reason.contains("names nothing to correct"), "{data}: {reason}");
+        }
     }
 
     #[test]

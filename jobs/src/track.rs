@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Customer, RetryPolicy, Secret, Timestamp, TopupId};
+use crate::{Customer, Instruction, RetryPolicy, Secret, Timestamp, TopupId};
 
 /// An order to follow. Only `topupId` is required; unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +48,11 @@ pub struct TrackTopup {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub tracked_at: Option<Timestamp>,
+    /// What is to be done instead of looking at the order, in a job that carries out a message about an order that is
+    /// known. The service's own note, as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub instruction: Option<Instruction>,
 }
 
 /// Time in which an order could not be asked for, which is no time of its fast polling. It stands in the job, since
@@ -102,7 +107,17 @@ impl TrackTopup {
             waited: Waited::default(),
             message_id: None,
             tracked_at: None,
+            instruction: None,
         }
+    }
+
+    /// Whether it names anything but the order: its reference, the customer, metadata or a callback URL.
+    #[must_use]
+    pub const fn names_details(&self) -> bool {
+        self.topup_ref.is_some()
+            || self.customer.is_some()
+            || self.metadata.is_some()
+            || self.callback_url.is_some()
     }
 
     /// What the following jobs of this order, tracked since this time, carry: neither the customer nor the metadata nor

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
-use topup_jobs::{JobName, NotifyCustomer, PollTopup, TrackTopup};
+use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId, TrackTopup};
 
 use super::store::open_beside;
 use super::{failed, one_line, say};
@@ -216,10 +216,11 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let told = subject.as_ref().and_then(|subject| match subject {
         Subject::Told(told) => Some(format!("{}{} by {}", told.outcome, told.incident, told.channel)),
-        Subject::Order(_) => None,
+        Subject::Order(_) | Subject::Instruction(_) => None,
     });
     let order = subject.map(|subject| match subject {
         Subject::Order(order) => order.topup_id.to_string(),
+        Subject::Instruction(topup_id) => topup_id.to_string(),
         Subject::Told(told) => told.topup_id.to_string(),
     });
     let size = payload.map_or_else(|| "none".to_owned(), |payload| format!("{} bytes", payload.len()));
@@ -242,6 +243,8 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
 /// What a job is about.
 enum Subject {
     Order(Box<TrackTopup>),
+    /// A message about an order that is known, which its own job carries out.
+    Instruction(TopupId),
     Told(NotifyCustomer),
 }
 
@@ -251,7 +254,11 @@ fn subject(job: JobName, payload: &[u8]) -> Option<Subject> {
         JobName::NotifyCustomer => serde_json::from_slice(payload).ok().map(Subject::Told),
         // Both jobs carry the same.
         JobName::PollTopup | JobName::RecheckTopup => {
-            serde_json::from_slice::<PollTopup>(payload).ok().map(|order| Subject::Order(Box::new(order.0)))
+            let PollTopup(order) = serde_json::from_slice(payload).ok()?;
+            Some(match order.instruction {
+                Some(_) => Subject::Instruction(order.topup_id),
+                None => Subject::Order(Box::new(order)),
+            })
         }
     }
 }
@@ -273,6 +280,8 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
         Subject::Told(told) if store.tell_again(&told, REPLAYED, false, real_now()).await? => {
             Some(NextJob::tell(&told).payload)
         }
+        // Its job has changed nothing in the store.
+        Subject::Instruction(_) => None,
         Subject::Told(_) => {
             let why = "the database knows of nothing to tell, or it was told";
             return say(format_args!("{job}  {id}  left: {why}"));
@@ -308,7 +317,7 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> an
         }
         // No longer pending, it is not put back into a queue.
         Some(Subject::Told(told)) => store.discard(&told, DISCARDED, real_now()).await?,
-        None => {}
+        Some(Subject::Instruction(_)) | None => {}
     }
     if there {
         // A worker may have put it back before the store knew.

@@ -3,11 +3,10 @@
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
-use topup_jobs::accept;
 
+use super::messages::{Fields, check, connect, send};
 use super::say;
 use crate::config::{RedisSettings, SettingsError};
-use crate::queue::{Connection, RedisHealth, describe};
 
 #[derive(Debug, Args)]
 pub(super) struct EnqueueSettings {
@@ -55,17 +54,10 @@ pub(super) async fn enqueue(settings: EnqueueSettings) -> anyhow::Result<()> {
             data.insert(name.to_owned(), value);
         }
     }
-    let mut fields = vec![("name", settings.name), ("data", Value::Object(data).to_string())];
+    let mut fields: Fields = vec![("name", settings.name), ("data", Value::Object(data).to_string())];
     fields.extend(settings.opts.map(|opts| ("opts", opts)));
-    let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-    accept(&bytes).map_err(|why| SettingsError::Unusable { name: "the message", why: why.to_string() })?;
-
-    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
-    let mut add = redis::cmd("XADD");
-    add.arg(settings.redis.prefix.inbox()).arg("*").arg(&fields);
-    let id: String = add
-        .query_async(&mut connection.get())
-        .await
-        .map_err(|error| anyhow::anyhow!("Redis did not take the message: {}", describe(&error)))?;
-    say(id)
+    check(&fields)?;
+    let connection = connect(&settings.redis)?;
+    let ids = send(&connection, &settings.redis, &[fields]).await?;
+    say(ids.concat())
 }

@@ -3,20 +3,28 @@
 mod adopt_store;
 mod bench;
 mod callback_secret;
+mod check;
+mod correct;
 mod dead_letters;
 mod demo;
 mod doctor;
 mod enqueue;
 mod keygen;
+mod messages;
 mod migrate;
 mod order;
+mod order_filter;
+mod orders;
 mod private;
 mod rejected;
 mod rekey;
 mod resend;
 mod run;
 mod simulate_api;
+mod standing;
+mod stop;
 mod store;
+mod topup_ids;
 
 use clap::{Parser, Subcommand};
 
@@ -49,7 +57,15 @@ enum Command {
     /// Hand an order over, as a producer does
     Enqueue(enqueue::EnqueueSettings),
     /// Show what is stored of an order, what became of it and who was told
-    Order(order::OrderSettings),
+    Order(Box<order::OrderSettings>),
+    /// List orders by status, reference, number, customer, dead letter, or what is not delivered
+    Orders(Box<orders::OrdersSettings>),
+    /// Have orders checked now; one that was stopped or given up is followed again
+    Check(Box<check::CheckSettings>),
+    /// Name another customer address, language or callback for what is not sent yet
+    Correct(correct::CorrectSettings),
+    /// Follow orders no longer
+    Stop(stop::StopSettings),
     /// Jobs that were kept aside: show them, have them run again, delete them
     DeadLetters(dead_letters::DeadLettersSettings),
     /// Have notifications of an order sent now, or an event again
@@ -101,7 +117,11 @@ impl Cli {
             Command::Demo(settings) => demo::demo(settings).await.map(done),
             Command::SimulateApi(settings) => simulate_api::simulate_api(settings).await.map(done),
             Command::Enqueue(settings) => enqueue::enqueue(settings).await.map(done),
-            Command::Order(settings) => order::order(settings).await.map(done),
+            Command::Order(settings) => order::order(*settings).await.map(done),
+            Command::Orders(settings) => orders::orders(*settings).await.map(done),
+            Command::Check(settings) => check::check(*settings).await.map(done),
+            Command::Correct(settings) => correct::correct(settings).await.map(done),
+            Command::Stop(settings) => stop::stop(settings).await.map(done),
             Command::DeadLetters(settings) => dead_letters::dead_letters(settings).await.map(done),
             Command::Resend(settings) => resend::resend(*settings).await.map(done),
             Command::Rejected(settings) => rejected::rejected(settings).await.map(done),
@@ -126,7 +146,6 @@ impl Cli {
         }
     }
 }
-
 /// Prints a line for the person at the terminal or the program behind the pipe.
 fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
     use std::io::Write;

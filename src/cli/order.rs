@@ -1,5 +1,5 @@
-//! `topup-worker order <topupId>`: what is stored of an order, what became of it and who was told. Without the
-//! card's code and without anything of the customer: a terminal is a log. It reads, and needs no key.
+//! `topup-worker order <topupId>`: whether an order is followed, what is stored of it, what became of it and who was
+//! told. Without the card's code and without anything of the customer: a terminal is a log. It reads, and needs no key.
 
 use std::collections::HashSet;
 
@@ -8,12 +8,15 @@ use clap::Args;
 use topup_jobs::{Timestamp, TopupId};
 
 use super::say;
+use super::standing::{self, InRedis};
 use super::store::open_to_read;
-use crate::config::{SettingsError, StoreSettings};
+use crate::config::{RedisSettings, SettingsError, StoreSettings};
 use crate::orders::{Attempt, HistoryEntry, Occurrence, OrderStore};
 
 #[derive(Debug, Args)]
 pub(super) struct OrderSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
     #[command(flatten)]
     store: StoreSettings,
 
@@ -25,13 +28,19 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
-    let store = open_to_read(&settings.store).await?;
-    let Some(order) = store.order(&topup_id).await? else {
-        anyhow::bail!(
-            "no order {topup_id} is stored; was it enqueued, did a worker take it in, and is it not older \
-             than RETENTION_DAYS?"
-        );
+    let store = match open_to_read(&settings.store).await {
+        Ok(store) => store,
+        Err(error) => return without_store(&settings.redis, &topup_id, error).await,
     };
+    let order = store.order(&topup_id).await?;
+    let in_redis = InRedis::ask(&settings.redis, &topup_id, order.is_some()).await?;
+    let Some(order) = order else {
+        return not_stored(&topup_id, &in_redis);
+    };
+    let (notifications, history) = (store.notifications(&topup_id).await?, store.history(&topup_id).await?);
+    for line in standing::lines(&order, &in_redis, &history, &notifications) {
+        say(line)?;
+    }
     let card = if store.has_card(&topup_id).await? { "stored, encrypted" } else { "none" };
     let tracking = &order.tracking;
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
@@ -45,15 +54,17 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
         ("tracked at", time(Some(tracking.tracked_at))),
         ("last checked at", time(tracking.last_checked_at)),
         ("next check at", time(tracking.next_check_at)),
+        ("queue", standing::queue(&in_redis)),
         ("scheduled at", time(tracking.scheduled_at)),
         ("fulfilled at", time(tracking.fulfilled_at)),
         ("refunded at", time(tracking.refunded_at)),
+        ("cancelled at", time(order.cancelled_at)),
         ("last error", or_none(tracking.last_error.clone())),
     ];
     for (name, value) in lines {
         say(format_args!("{name:<16} {value}"))?;
     }
-    for told in store.notifications(&topup_id).await? {
+    for told in notifications {
         let (outcome, incident) = (told.outcome, told.incident);
         let (channel, status) = (told.channel, told.status.as_str());
         let at = time(told.sent_at.or(told.next_attempt_at));
@@ -64,10 +75,33 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
         ))?;
     }
     say("history")?;
-    for entry in told_once(store.history(&topup_id).await?) {
+    for entry in told_once(history) {
         say(format_args!("{} {}", time(Some(entry.at)), entry.what))?;
     }
     Ok(())
+}
+
+/// Says what Redis alone can tell: which message names the order. Where none does, the database is the matter.
+async fn without_store(
+    redis: &RedisSettings,
+    topup_id: &TopupId,
+    error: anyhow::Error,
+) -> anyhow::Result<()> {
+    let in_redis = InRedis::ask(redis, topup_id, false).await?;
+    in_redis.of_message(topup_id).map_or(Err(error), say)
+}
+
+/// Says where an order is of which nothing is stored.
+fn not_stored(topup_id: &TopupId, in_redis: &InRedis) -> anyhow::Result<()> {
+    if let Some(place) = in_redis.of_unknown(topup_id) {
+        return say(place);
+    }
+    let redis =
+        if in_redis.is_silent() { "Redis does not answer" } else { "it is in no queue and no message" };
+    anyhow::bail!(
+        "no order {topup_id} is stored, and {redis}; was it enqueued, does this command use the workers' DATABASE_URL, \
+         and is it not older than RETENTION_DAYS?"
+    )
 }
 
 /// The history without the beginnings of attempts of which it knows how they went.

@@ -29,18 +29,12 @@ const BACKLOG_AGE: Duration = Duration::from_mins(15);
 /// The provider's clock may be ahead of ours by this much.
 const CLOCKS_APART: Duration = Duration::from_mins(5);
 
-/// The id that a job which follows an order must have: the order's. A correction of an order follows nothing, and has
-/// an id of its own.
+/// The id that a job which follows an order must have: the order's. A job that carries out a message about an order
+/// follows nothing, and has an id of its own.
 pub(super) fn id_of_order(payload: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Kind {
-        #[serde(default)]
-        correction: bool,
-    }
     // One that cannot be read as a whole becomes a dead letter under the id that it has.
     let order: TrackTopup = serde_json::from_slice(payload).ok()?;
-    let kind: Kind = serde_json::from_slice(payload).ok()?;
-    (!kind.correction).then(|| order.topup_id.into())
+    order.instruction.is_none().then(|| order.topup_id.into())
 }
 
 /// Looks at the order once and says what becomes of the job.
@@ -113,16 +107,16 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     Ok(settlement)
 }
 
-/// What becomes of the job of an order that stays given up: its end did not reach the queue when it gave the order
-/// up, or the operator has discarded its dead letter since.
+/// What becomes of the job of an order that stays given up or cancelled: its end did not reach the queue when it gave
+/// the order up, or the operator has discarded its dead letter or stopped the order since.
 fn ended_before(order: &Order) -> Option<End> {
     let tracking = &order.tracking;
     if tracking.status.is_final() || tracking.next_check_at.is_some() {
         return None;
     }
     Some(match &order.given_up {
-        Some(reason) => End::DeadLetter(reason.clone()),
-        None => End::Finish,
+        Some(reason) if order.cancelled_at.is_none() => End::DeadLetter(reason.clone()),
+        _ => End::Finish,
     })
 }
 
@@ -160,6 +154,9 @@ pub(crate) async fn sighted(
 ) -> Result<bool, StoreError> {
     let Some(order) = env.store.order(topup_id).await? else { return Ok(false) };
     let tracking = &order.tracking;
+    if order.cancelled_at.is_some() {
+        return Ok(false);
+    }
     if tracking.status.is_final() {
         return Ok(true);
     }

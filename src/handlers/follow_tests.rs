@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use tempfile::TempDir;
-use topup_jobs::{Jitter, PollStrategy};
+use topup_jobs::{Instruction, InstructionKind, Jitter, PollStrategy};
 
 use super::*;
 use crate::clock::Clock;
@@ -241,4 +241,27 @@ async fn a_job_that_runs_again_after_its_order_was_given_up_ends_as_a_dead_lette
     // What hands it over again has it followed.
     followed.payload = TrackTopup::new(id.clone());
     assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
+}
+
+#[tokio::test]
+async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
+    let mut followed = Followed::new().await;
+    followed.look(ask(0)).await;
+    let cancel = Instruction::new(InstructionKind::Cancel);
+    let request = TrackTopup {
+        message_id: Some("9-0".to_owned()),
+        instruction: Some(cancel),
+        ..TrackTopup::new(ID.parse().unwrap())
+    };
+    let job = NextJob::instruct(request.clone(), "9-0");
+    assert_eq!(id_of_order(&job.payload), None, "it keeps its own id");
+    assert_eq!(id_of_order(&encode(&followed.payload)).as_deref(), Some(ID));
+    followed.env.store.instruct(&request, cancel, followed.clock.now()).await.unwrap().unwrap();
+    // The budget has no answer for it, whether the provider is to be asked now or not.
+    for force in [false, true] {
+        let payload = TrackTopup { force, ..followed.payload.clone() };
+        let job = Job { id: ID.to_owned(), attempts_made: 0, payload };
+        assert_eq!(follow(&followed.env, JobName::PollTopup, &job).await.end, End::Finish);
+    }
+    assert_eq!(give_up(&followed.env, &request.topup_id, "poison").await.unwrap(), []);
 }

@@ -103,6 +103,7 @@ impl NextJob {
     pub fn new(job: JobName, id: impl Into<String>, payload: &impl Serialize, delay: Duration) -> Self {
         Self { job, id: id.into(), payload: encode(payload), delay }
     }
+
     /// A look at an order, `poll-topup` or `recheck-topup`: one job of an order, whatever its payload.
     #[must_use]
     pub fn look(job: JobName, order: TrackTopup, delay: Duration) -> Self {
@@ -111,6 +112,13 @@ impl NextJob {
             JobName::PollTopup => Self::new(job, id, &PollTopup(order), delay),
             _ => Self::new(JobName::RecheckTopup, id, &RecheckTopup(order), delay),
         }
+    }
+
+    /// What a message about an order that is known asks for, at once: one job of a message, in the queue `poll-topup`.
+    #[must_use]
+    pub fn instruct(order: TrackTopup, message_id: &str) -> Self {
+        let id = format!("{}#{message_id}", order.topup_id);
+        Self::new(JobName::PollTopup, id, &PollTopup(order), Duration::ZERO)
     }
 
     /// `notify-customer`, at once.

@@ -6,6 +6,7 @@
 mod announce;
 mod environment;
 mod follow;
+mod instruct;
 mod job;
 mod notify_customer;
 mod poll_topup;

@@ -1,9 +1,10 @@
-//! `poll-topup`: the fast pace, at most five minutes.
+//! `poll-topup`: the fast pace, at most five minutes. Its queue also carries what is done about orders that are known.
 
 use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};
 
 use super::follow::{follow, id_of_order};
+use super::instruct::instruct;
 use super::{Environment, Handler, Job, Settlement};
 
 /// Handler of `poll-topup`.
@@ -19,6 +20,10 @@ impl Handler for PollTopupHandler {
     }
 
     async fn handle(&self, job: Job<PollTopup>) -> Settlement {
-        follow(&self.0, Self::NAME, &job.map(|payload| payload.0)).await
+        let job = job.map(|payload| payload.0);
+        match job.payload.instruction {
+            Some(instruction) => instruct(&self.0, &job, instruction).await,
+            None => follow(&self.0, Self::NAME, &job).await,
+        }
     }
 }

@@ -66,6 +66,10 @@ pub enum Occurrence {
 
 /// Cause of a change: the producer handed the order over, or over again.
 pub(super) const HANDED_OVER: &str = "handed-over";
+/// Cause of a change: a message has it followed no longer.
+pub(super) const CANCELLED: &str = "cancelled";
+/// Cause of a change: a further message names other details, which stand behind it.
+pub(super) const CORRECTED: &str = "corrected";
 
 /// How an attempt to tell a channel went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

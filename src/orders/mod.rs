@@ -6,18 +6,20 @@
 //!
 //! The database is SQLite or PostgreSQL, as the address says; `sql` knows both, and nobody else asks which.
 
+mod contact;
 mod encryption;
 mod error;
 mod history;
 mod inspect;
 mod reveal;
+mod search;
 mod sql;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Customer, Event, Incident, JobName, Locale, NotifyCustomer, OrderStatus, Outcome, ProviderOrder,
-    RetryPolicy, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
+    Card, Customer, Event, Incident, Instruction, JobName, Locale, NotifyCustomer, OrderStatus, Outcome,
+    ProviderOrder, RetryPolicy, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
@@ -25,6 +27,7 @@ pub use error::{KeysRefused, StoreError};
 pub use history::{Attempt, HistoryEntry, Occurrence};
 pub(crate) use inspect::{InspectError, Inspector, Sample, place};
 pub use reveal::{Reveal, RevealOutcome};
+pub use search::{Found, Search};
 pub(crate) use sql::schema::{Marks, Tables};
 pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
 
@@ -55,6 +58,8 @@ pub struct Order {
     pub given_up: Option<String>,
     /// Whether the operator has discarded its dead letter.
     pub discarded: bool,
+    /// When a message cancelled it; nothing while it is followed. It is not checked then, and no queue gets it back.
+    pub cancelled_at: Option<Timestamp>,
     /// Number of changes so far.
     pub version: i64,
 }
@@ -76,6 +81,7 @@ impl Order {
             tracking: Tracking::new(now),
             given_up: None,
             discarded: false,
+            cancelled_at: None,
             version: 0,
         }
     }
@@ -229,6 +235,15 @@ pub enum Applied {
     Outdated,
 }
 
+/// What came of a message about an order that is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instructed {
+    /// The order as it is stored now.
+    pub order: Order,
+    /// Whether it is followed again: it had been cancelled, or given up.
+    pub followed_again: bool,
+}
+
 /// How far telling a channel about an event has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
@@ -311,8 +326,18 @@ pub trait OrderStore: Send + Sync + 'static {
     /// is missing. An order that had been given up (it is not final and has no next look) is followed from the
     /// beginning again; where a newer message hands it over, its incidents are closed. It stays given up where the
     /// request is of the job that gave it up: it carries a message that is not newer, or the time since when the order
-    /// is tracked.
+    /// is tracked. One that was cancelled is followed again only where a newer message hands it over.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
+
+    /// Carries out what a message about a known order asks for, and returns what came of it; nothing where no order of
+    /// this id is stored. Messages may be carried out in any order: each detail stands as the newest message that names
+    /// it says.
+    async fn instruct(
+        &self,
+        request: &TrackTopup,
+        instruction: Instruction,
+        now: Timestamp,
+    ) -> Result<Option<Instructed>, StoreError>;
 
     /// The order of this id, if it is known.
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError>;

@@ -11,6 +11,7 @@
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
 //! | `:workers` | sorted set | workers, scored by their last heartbeat |
 //! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
+//! | `:cancelled:<id>` | string | in `poll-topup`: a message has this order followed no longer; for two days |
 //! | `:settled:<worker>` | string | number of the last batch of settlements that was carried out |
 //!
 //! The channel `:wake` carries word that something became due earlier than the workers know of.
@@ -47,6 +48,7 @@ mod settle;
 mod slots;
 mod subscription;
 mod wake;
+mod whereabouts;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -70,6 +72,7 @@ pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
 pub(crate) use resend::{Resent, mark_dead_letters, resend};
 pub(crate) use slots::LentSlot;
 pub use slots::Slots;
+pub(crate) use whereabouts::{Whereabouts, naming, whereabouts};
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;

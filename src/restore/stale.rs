@@ -1,5 +1,5 @@
-//! Dead letters that Redis holds and the store does not: the order is final, or the letter was discarded or delivered
-//! since.
+//! Dead letters that Redis holds and the store does not: the order is final or cancelled, or the letter was discarded or
+//! delivered since.
 //!
 //! Redis may come back from an older file, and an order may go on while its dead letter stands. Each round looks at
 //! some letters of every queue. It also stores the reasons of those that an earlier version of this program gave up.
@@ -45,7 +45,7 @@ impl Restore {
                     tracing::info!(
                         job.name = %job,
                         job.id = letter.id.escape_ascii().to_string(),
-                        "dropped a dead letter: it was discarded, or its order has gone on since"
+                        "dropped a dead letter: it was discarded, or its order was cancelled or has gone on since"
                     );
                 }
             }
@@ -60,7 +60,7 @@ impl Restore {
         let Some(topup_id) = id.filter(|_| !letter.reason.starts_with(UNREADABLE)) else { return Ok(false) };
         let store = &self.environment.store;
         let Some(order) = store.order(&topup_id).await? else { return Ok(false) };
-        if order.tracking.status.is_final() || order.discarded {
+        if order.tracking.status.is_final() || order.discarded || order.cancelled_at.is_some() {
             return Ok(true);
         }
         if order.given_up.is_none() && order.tracking.next_check_at.is_none() && !letter.reason.is_empty() {

@@ -16,6 +16,7 @@ mod listing;
 mod lost_redis;
 mod metrics;
 mod model;
+mod operator;
 mod order_store;
 mod outcomes;
 mod pace;

@@ -78,6 +78,7 @@ fn the_scripts_do_what_the_model_does() {
         "a lease by a clock that was ahead",
         "job of another program given its id",
         "more dead workers than one reap takes",
+        "passed-on",
         "poison by a crash",
         "put right",
         "reaped",

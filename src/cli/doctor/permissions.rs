@@ -63,6 +63,10 @@ const ON_QUEUE: &[&str] = &[
     "GET @:settled:w",
     "SET @:settled:w 1 EX 1",
     "DEL @:settled:w",
+    "ZREM @:scheduled i",
+    "SET @:cancelled:i 1 EX 1",
+    "EXISTS @:cancelled:i",
+    "DEL @:cancelled:i",
 ];
 /// What it runs beside the queues; `@` is the prefix.
 const ON_PREFIX: &[&str] = &[

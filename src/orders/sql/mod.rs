@@ -6,8 +6,10 @@
 //! every column they read: a newer worker may add one while this one is running.
 
 mod database;
+mod details;
 mod events;
 mod history;
+mod instruct;
 mod marks;
 mod notifications;
 mod orders;
@@ -16,6 +18,7 @@ mod rekey;
 mod retention;
 mod reveals;
 pub(super) mod schema;
+mod search;
 pub(super) mod sqlite;
 pub(super) mod statement;
 mod unchecked;
@@ -24,15 +27,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use topup_jobs::{Card, Event, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
+use topup_jobs::{Card, Event, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
 use self::schema::{Marks, Tables};
 use super::inspect::Inspector;
 use super::{
-    Applied, Behind, BehindNotification, CardCipher, Change, Deleted, GivenUpNotification, GivenUpOrder,
-    HistoryEntry, NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Reveal,
-    RevealOutcome, Sample, StoreError, UncheckedOrder,
+    Applied, Behind, BehindNotification, CardCipher, Change, Deleted, Found, GivenUpNotification,
+    GivenUpOrder, HistoryEntry, Instructed, NewEvent, Notification, Order, OrderStore, Page,
+    PendingNotification, Reveal, RevealOutcome, Sample, Search, StoreError, UncheckedOrder,
 };
 
 pub use self::database::DatabaseKind;
@@ -175,10 +178,50 @@ impl SqlStore {
     }
 }
 
+impl SqlStore {
+    /// The next orders that have all this in common, behind this one, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails, or a row cannot be read.
+    pub async fn search(
+        &self,
+        search: &Search,
+        after: Option<&TopupId>,
+        most: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        search::search(&self.database, search, after, most).await
+    }
+
+    /// How the database would carry out a search, in its own words, a line a step.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub async fn explain(&self, search: &Search, most: u32) -> Result<Vec<String>, StoreError> {
+        search::explain(&self.database, search, most).await
+    }
+
+    /// How many orders have all this in common.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database fails.
+    pub async fn count(&self, search: &Search) -> Result<u64, StoreError> {
+        search::count(&self.database, search).await
+    }
+}
+
 #[async_trait]
 impl OrderStore for SqlStore {
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError> {
         self.in_time(orders::track(&self.database, request, now)).await
+    }
+
+    async fn instruct(
+        &self,
+        request: &TrackTopup,
+        instruction: Instruction,
+        now: Timestamp,
+    ) -> Result<Option<Instructed>, StoreError> {
+        self.in_time(instruct::instruct(&self.database, request, instruction, now)).await
     }
 
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {

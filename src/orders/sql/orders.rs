@@ -3,8 +3,8 @@
 use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking};
 
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, sql};
-use super::{events, history, json, read_json};
+use super::statement::{Row, Statement, sql, sql_built};
+use super::{details, events, history, json, read_json};
 use crate::orders::history::HANDED_OVER;
 use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError};
 
@@ -21,7 +21,8 @@ pub(super) async fn track(
             || (order.callback_url.is_none() && request.callback_url.is_some());
         let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
         let known_given_up = order.given_up.is_some() || order.discarded;
-        let repeated = known_given_up && request.tracked_at == Some(order.tracking.tracked_at);
+        let repeated = order.cancelled_at.is_some()
+            || (known_given_up && request.tracked_at == Some(order.tracking.tracked_at));
         // Only the job of a message carries its id: those that follow from it are spared the transaction.
         if !told_more && (!given_up || repeated) && request.message_id.is_none() {
             return Ok(order);
@@ -29,29 +30,43 @@ pub(super) async fn track(
     }
     let mut transaction = database.begin().await?;
     let new = insert(&mut transaction, request, now).await?;
-    if !new {
-        let newer = update_details(&mut transaction, request).await?;
-        take_up_again(&mut transaction, request, newer, now).await?;
+    if new {
+        details::note_contact(&mut transaction, &request.topup_id, request.customer.as_ref()).await?;
+    } else {
+        let merged = details::merge(&mut transaction, request).await?;
+        take_up_again(&mut transaction, request, merged.newest, now).await?;
+        if request.message_id.is_some() {
+            begin(&mut transaction, &request.topup_id, now).await?;
+        }
     }
     transaction.commit().await?;
     order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
 }
 
 /// Stores the order, unless it is stored already; returns whether it is new.
-async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<bool, StoreError> {
+pub(super) async fn insert(
+    open: &mut Transaction,
+    request: &TrackTopup,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let new = Tracking::new(now);
-    let insert = details(
+    let insert = sql(
         "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, retry, status,
              tracked_at, polling_since, next_check_at, overdue, polls, delays, not_found, version)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
-        request,
-    );
-    let insert = insert
-        .bind(new.status.as_str())
-        .bind(new.tracked_at)
-        .bind(new.polling_since)
-        .bind(new.next_check_at)
-        .bind(new.overdue);
+    )
+    .bind(request.topup_id.as_str())
+    .bind(request.topup_ref.as_deref())
+    .bind(request.customer.as_ref().map(json))
+    .bind(request.metadata.as_ref().map(json))
+    .bind(request.callback_url.as_ref().map(Secret::reveal))
+    .bind(request.message_id.as_deref())
+    .bind(request.retry.as_ref().map(json))
+    .bind(new.status.as_str())
+    .bind(new.tracked_at)
+    .bind(new.polling_since)
+    .bind(new.next_check_at)
+    .bind(new.overdue);
     if open.execute(insert).await? == 0 {
         return Ok(false);
     }
@@ -60,87 +75,45 @@ async fn insert(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     Ok(true)
 }
 
-/// A statement with what the producer named: `$1` to `$7`.
-fn details(text: &'static str, request: &TrackTopup) -> Statement {
-    sql(text)
-        .bind(request.topup_id.as_str())
-        .bind(request.topup_ref.as_deref())
-        .bind(request.customer.as_ref().map(json))
-        .bind(request.metadata.as_ref().map(json))
-        .bind(request.callback_url.as_ref().map(Secret::reveal))
-        .bind(request.message_id.as_deref())
-        .bind(request.retry.as_ref().map(json))
+/// The first look at an order begins its fast polling, also where a message about it was carried out before.
+async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
+    let update = sql("UPDATE internet_orders SET tracked_at = $1, polling_since = $1, next_check_at = $1
+         WHERE topup_id = $2 AND next_check_at IS NOT NULL AND last_checked_at IS NULL AND last_error IS NULL
+             AND polls = 0 AND delays = 0 AND not_found = 0");
+    open.execute(update.bind(now).bind(topup_id.as_str())).await.map(drop)
 }
 
-/// Stores what the producer names of an order that is stored already. A newer message replaces the customer, the
-/// metadata and the callback URL where it names them; the job of an older one, which may be repeated at any time, adds
-/// only what is missing. Returns whether the message is newer than the last one of this order.
-async fn update_details(open: &mut Transaction, request: &TrackTopup) -> Result<bool, StoreError> {
-    // Takes hold of the order: of two messages side by side the newer one must stand.
-    let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
-    open.execute(hold.bind(request.topup_id.as_str())).await?;
-    let select = sql("SELECT message_id FROM internet_orders WHERE topup_id = $1");
-    let row = open.fetch_optional(select.bind(request.topup_id.as_str())).await?;
-    let last: Option<String> = row.map(|row| row.get("message_id")).transpose()?.flatten();
-    let newer = request.message_id.as_deref().is_some_and(|id| is_newer(id, last.as_deref()));
-    let update = details(
-        if newer {
-            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce($3, customer),
-                 metadata = coalesce($4, metadata), callback_url = coalesce($5, callback_url), message_id = $6,
-                 retry = coalesce($7, retry)
-             WHERE topup_id = $1"
-        } else {
-            "UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $2), customer = coalesce(customer, $3),
-                 metadata = coalesce(metadata, $4), callback_url = coalesce(callback_url, $5),
-                 message_id = coalesce(message_id, $6), retry = coalesce(retry, $7)
-             WHERE topup_id = $1"
-        },
-        request,
-    );
-    open.execute(update).await?;
-    Ok(newer)
-}
-
-/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a
-/// number.
-fn is_newer(id: &str, last: Option<&str>) -> bool {
-    let position = |id: &str| {
-        let (milliseconds, number) = id.split_once('-')?;
-        Some((milliseconds.parse::<u64>().ok()?, number.parse::<u64>().ok()?))
-    };
-    last.is_none_or(|last| match (position(id), position(last)) {
-        (Some(id), Some(last)) => id > last,
-        _ => id != last,
-    })
-}
-
-/// Follows an order that had been given up from the beginning again, unless the request is of the job that gave it
-/// up: that one ran again, since its end did not reach the queue. Jobs of an earlier version do not say so; what they
-/// find the second time is no news, and the order's incidents stay open.
-async fn take_up_again(
+/// Follows an order that had been given up or cancelled from the beginning again, unless the request is of the job that
+/// gave it up: that one ran again, since its end did not reach the queue. Jobs of an earlier version do not say so;
+/// what they find the second time is no news, and the order's incidents stay open. One that was cancelled is followed
+/// again by a newer message only. Returns whether it is followed again.
+pub(super) async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
     by_a_newer_message: bool,
     now: Timestamp,
-) -> Result<(), StoreError> {
-    let select = sql("SELECT status, tracked_at, given_up, discarded FROM internet_orders
+) -> Result<bool, StoreError> {
+    let select = sql("SELECT status, tracked_at, given_up, discarded, cancelled_at FROM internet_orders
          WHERE topup_id = $1 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
-    let Some(row) = open.fetch_optional(select.bind(request.topup_id.as_str())).await? else { return Ok(()) };
+    let select = select.bind(request.topup_id.as_str());
+    let Some(row) = open.fetch_optional(select).await? else { return Ok(false) };
     let known_given_up = row.get::<Option<String>>("given_up")?.is_some() || row.get::<bool>("discarded")?;
     let of_its_message = request.message_id.is_some() && !by_a_newer_message;
     let of_this_tracking = request.tracked_at == Some(row.get("tracked_at")?);
-    if known_given_up && (of_its_message || of_this_tracking) {
-        return Ok(());
+    let is_cancelled = row.get::<Option<Timestamp>>("cancelled_at")?.is_some();
+    if (known_given_up && (of_its_message || of_this_tracking)) || (is_cancelled && !by_a_newer_message) {
+        return Ok(false);
     }
     let before = row.parse("status")?;
     let new = Tracking::new(now);
-    if begin_again(open, &request.topup_id, before, &new).await? {
-        if by_a_newer_message {
-            events::close_incidents(open, &request.topup_id).await?;
-        }
-        history::add(open, &request.topup_id, now, handed_over(Some(before), &new)).await?;
+    if !begin_again(open, &request.topup_id, before, &new).await? {
+        return Ok(false);
     }
-    Ok(())
+    if by_a_newer_message {
+        events::close_incidents(open, &request.topup_id).await?;
+    }
+    history::add(open, &request.topup_id, now, handed_over(Some(before), &new)).await?;
+    Ok(true)
 }
 
 /// Has an order of this status that is not final followed from the beginning. Returns whether it was changed.
@@ -153,7 +126,7 @@ async fn begin_again(
     let update = sql(
         "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
              overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, failed_attempts = 0,
-             given_up = NULL, given_up_at = NULL, discarded = $5, version = version + 1
+             given_up = NULL, given_up_at = NULL, discarded = $5, cancelled_at = NULL, version = version + 1
          WHERE topup_id = $6 AND status = $7",
     )
     .bind(new.status.as_str())
@@ -195,7 +168,7 @@ pub(super) async fn discard(
     let Some(before) = not_final(&mut transaction, topup_id).await? else { return Ok(false) };
     let update = sql("UPDATE internet_orders SET next_check_at = NULL, given_up = NULL, given_up_at = NULL,
              discarded = $1, version = version + 1
-         WHERE topup_id = $2 AND status = $3 AND NOT discarded")
+         WHERE topup_id = $2 AND status = $3 AND NOT discarded AND cancelled_at IS NULL")
     .bind(true)
     .bind(topup_id.as_str())
     .bind(before.as_str());
@@ -224,7 +197,7 @@ pub(super) async fn note_given_up(
 ) -> Result<bool, StoreError> {
     let update = sql("UPDATE internet_orders SET given_up = $1, given_up_at = $2, version = version + 1
          WHERE topup_id = $3 AND next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')
-             AND given_up IS NULL AND NOT discarded")
+             AND given_up IS NULL AND NOT discarded AND cancelled_at IS NULL")
     .bind(reason)
     .bind(at)
     .bind(topup_id.as_str());
@@ -256,16 +229,18 @@ fn changed(
 }
 
 pub(super) async fn order(database: &Database, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
-    let select =
-        sql("SELECT topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url, retry, status,
-             tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at,
-             delays, not_found, overdue, failed_attempts, last_error, given_up, discarded, version
-         FROM internet_orders WHERE topup_id = $1");
+    let select = sql_built(format!("SELECT {COLUMNS} FROM internet_orders WHERE topup_id = $1"));
     let row = database.fetch_optional(select.bind(topup_id.as_str())).await?;
     row.map(|row| read(&row)).transpose()
 }
 
-fn read(row: &Row) -> Result<Order, StoreError> {
+/// The columns that [`read`] reads.
+pub(super) const COLUMNS: &str = "topup_id, topup_ref, type, number, topup_amount, customer, metadata, callback_url,
+     retry, status, tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at,
+     delays, not_found, overdue, failed_attempts, last_error, given_up, discarded, cancelled_at, version";
+
+/// An order of a row with these columns.
+pub(super) fn read(row: &Row) -> Result<Order, StoreError> {
     let text = |column| row.get::<Option<String>>(column);
     Ok(Order {
         topup_id: row.parse("topup_id")?,
@@ -295,6 +270,7 @@ fn read(row: &Row) -> Result<Order, StoreError> {
         },
         given_up: text("given_up")?,
         discarded: row.get("discarded")?,
+        cancelled_at: row.get("cancelled_at")?,
         version: row.get("version")?,
     })
 }

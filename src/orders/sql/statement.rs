@@ -3,10 +3,12 @@
 //! Both understand `$1`, so a statement is written once. The values have few kinds, and this is the only
 //! place that knows how each database takes them.
 
+use std::borrow::Cow;
+
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Decode, Postgres, Row as _, Sqlite, Type};
+use sqlx::{AssertSqlSafe, Database, Decode, Postgres, Row as _, Sqlite, Type};
 use topup_jobs::{Incident, Timestamp};
 
 use crate::orders::StoreError;
@@ -21,13 +23,25 @@ pub(in crate::orders) enum Value {
 
 /// A statement and the values of its placeholders, in their order.
 pub(in crate::orders) struct Statement {
-    text: &'static str,
+    text: Cow<'static, str>,
     values: Vec<Value>,
 }
 
 /// A statement without values yet.
 pub(in crate::orders) fn sql(text: &'static str) -> Statement {
-    Statement { text, values: Vec::new() }
+    Statement { text: Cow::Borrowed(text), values: Vec::new() }
+}
+
+/// A statement that is put together of texts of this program. No value may stand in it: values are bound.
+pub(in crate::orders) fn sql_built(text: String) -> Statement {
+    Statement { text: Cow::Owned(text), values: Vec::new() }
+}
+
+fn query<DB: Database>(text: Cow<'static, str>) -> Query<'static, DB, <DB as Database>::Arguments> {
+    match text {
+        Cow::Borrowed(text) => sqlx::query(text),
+        Cow::Owned(text) => sqlx::query(AssertSqlSafe(text)),
+    }
 }
 
 impl Statement {
@@ -37,9 +51,14 @@ impl Statement {
         self
     }
 
+    /// The statement that tells how the database would carry this one out.
+    pub(in crate::orders) fn explained(self, explain: &str) -> Self {
+        Self { text: Cow::Owned(format!("{explain} {}", self.text)), ..self }
+    }
+
     /// For SQLite.
     pub(in crate::orders) fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
-        self.values.into_iter().fold(sqlx::query(self.text), |query, value| match value {
+        self.values.into_iter().fold(query(self.text), |query, value| match value {
             Value::Text(text) => query.bind(text),
             Value::Integer(integer) => query.bind(integer),
             Value::Boolean(boolean) => query.bind(boolean),
@@ -50,7 +69,7 @@ impl Statement {
     /// For PostgreSQL, whose texts cannot hold U+0000: it becomes U+FFFD, so that a reference somebody sent
     /// with one in it cannot keep an order from being stored for ever.
     pub(in crate::orders) fn postgres(self) -> Query<'static, Postgres, PgArguments> {
-        self.values.into_iter().fold(sqlx::query(self.text), |query, value| match value {
+        self.values.into_iter().fold(query(self.text), |query, value| match value {
             Value::Text(text) => query.bind(text.map(|text| text.replace('\0', "\u{FFFD}"))),
             Value::Integer(integer) => query.bind(integer),
             Value::Boolean(boolean) => query.bind(boolean),

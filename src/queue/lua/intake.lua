@@ -1,15 +1,26 @@
 -- Moves messages out of the inbox: into a queue, to the rejected ones, or away where the order is already
--- followed. Messages are deleted last, in the same step: no crash and no second worker can lose or double one.
--- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be followed
+-- followed and they say nothing new. Messages are deleted last, in the same step: no crash and no second worker can
+-- lose or double one.
+-- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be followed; in the first of them
+--   runs what is done about an order that is followed
 -- ARGV, for each message: id, then `reject` and the reason,
---   or `accept` and queue, id of the job, payload, delay in ms since the message was added
--- Returns for each message `gone`, `rejected`, `duplicate` or `accepted`
+--   or `accept` and what the message is: `repeat` where it says no more than that the order is to be followed, `update`
+--   where it says more, `check`, `correct` or `cancel`; id of the order's own job; where the order is not followed:
+--   queue, id, payload and delay in ms since the message was added; payload of the job that carries the message out
+--   where the order is followed
+-- Returns for each message `gone`, `rejected`, `duplicate`, `accepted`, or `passed-on` where the order is followed and
+--   a job carries out what the message says
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
 -- Of a rejected message that has more bytes, so many of its parts are kept, and of each part so many bytes.
 local KEPT_WHOLE, KEPT_PARTS, KEPT_OF_PART = 65536, 32, 1024
 -- Messages read at once: some of them may be very large.
 local CHUNK = 16
+-- The job of an order that was cancelled ends when it runs; by then it is no reason to drop a message of the order. The
+-- longest wait between two checks is a day.
+local CANCELLED_SECONDS = 2 * 86400
+-- Its job runs this much later than the one that stores that it is cancelled.
+local CANCELLED_JOB_MS = 1000
 
 local messages, message_ids, rejects = {}, {}, {}
 while at < #ARGV do
@@ -18,7 +29,9 @@ while at < #ARGV do
         message.reason = take()
         rejects[message.id] = true
     else
+        message.what, message.order = take(), take()
         message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
+        message.payload_where_followed = take()
     end
     messages[#messages + 1] = message
     message_ids[#message_ids + 1] = message.id
@@ -26,7 +39,7 @@ end
 
 -- What of it is still there: another worker may have been faster. Only for such a message is anything done;
 -- the job of one that is gone may be a dead letter by now.
-local entries, job_ids = {}, {}
+local entries, orders = {}, {}
 
 -- What is kept of a rejected message.
 local function kept(fields)
@@ -53,22 +66,22 @@ repeat
     end
 until #chunk < CHUNK
 for _, message in ipairs(messages) do
-    if message.job and entries[message.id] then
-        job_ids[#job_ids + 1] = message.job
+    if message.order and entries[message.id] then
+        orders[#orders + 1] = message.order
     end
 end
 
--- By id of the job: whether one of the queues holds it. A dead letter does not count and goes.
-local followed = {}
-if #job_ids > 0 then
+-- By id of the order: whether one of the queues holds its job. A dead letter does not count.
+local followed, dead_letters = {}, {}
+if #orders > 0 then
     for n = 3, #KEYS do
-        for m, dead in ipairs(redis.call('SMISMEMBER', KEYS[n] .. ':dead', unpack(job_ids))) do
-            if dead == 1 then
-                forget_dead_letter(KEYS[n], job_ids[m])
+        local dead = redis.call('SMISMEMBER', KEYS[n] .. ':dead', unpack(orders))
+        for m, payload in ipairs(redis.call('HMGET', KEYS[n] .. ':data', unpack(orders))) do
+            if dead[m] == 1 then
+                dead_letters[orders[m]] = true
+            elseif payload then
+                followed[orders[m]] = true
             end
-        end
-        for m, payload in ipairs(redis.call('HMGET', KEYS[n] .. ':data', unpack(job_ids))) do
-            followed[job_ids[m]] = followed[job_ids[m]] or payload
         end
     end
 end
@@ -78,21 +91,86 @@ local function reject(message, fields)
     return 'rejected'
 end
 
--- By key: ids and payloads of the jobs that are accepted.
+-- By key: ids and payloads of the jobs that are put into the queues.
 local payloads = {}
+-- Those jobs, and by id those of orders.
+local jobs, own_jobs = {}, {}
 
-local function accept(message)
-    if followed[message.job] then
+local function put(queue, id, payload, delay_ms)
+    local data = list(payloads, queue .. ':data')
+    data[#data + 1] = id
+    data[#data + 1] = payload
+    jobs[#jobs + 1] = { queue = queue, id = id, delay_ms = delay_ms }
+    return jobs[#jobs]
+end
+
+-- By id of an order that is followed: whether it was cancelled since a message last had it followed, and after how many
+-- ms its job is to run, if that is to change; and the orders of which it is, the first first.
+local cancelled, moves, moved = {}, {}, {}
+
+local function cancelled_key(order)
+    return KEYS[3] .. ':cancelled:' .. order
+end
+
+local function is_cancelled(order)
+    if cancelled[order] == nil then
+        return redis.call('EXISTS', cancelled_key(order)) == 1
+    end
+    return cancelled[order]
+end
+
+-- A message of an order that is followed.
+local function pass_on(message)
+    local order, what = message.order, message.what
+    if what == 'repeat' and not is_cancelled(order) then
         return 'duplicate'
     end
-    followed[message.job] = true
-    local data = list(payloads, message.queue .. ':data')
-    data[#data + 1] = message.job
-    data[#data + 1] = message.payload
+    if what == 'cancel' then
+        cancelled[order] = true
+    elseif what ~= 'correct' then
+        cancelled[order] = false
+    end
+    if what == 'cancel' or what == 'check' then
+        if not moves[order] then
+            moved[#moved + 1] = order
+        end
+        moves[order] = what == 'cancel' and CANCELLED_JOB_MS or 0
+    end
+    put(KEYS[3], order .. '#' .. message.id, message.payload_where_followed, 0)
+    return 'passed-on'
+end
+
+-- Has the job of an order that waits for its time run after this wait. One that is due, or in flight, is left alone.
+local function move(order, delay_ms)
+    if own_jobs[order] then
+        own_jobs[order].delay_ms = math.min(own_jobs[order].delay_ms, delay_ms)
+    end
+    for n = 3, #KEYS do
+        if redis.call('ZREM', KEYS[n] .. ':scheduled', order) == 1 then
+            schedule(KEYS[n], order, delay_ms)
+        end
+    end
+end
+
+local function accept(message)
+    local order = message.order
+    -- An order that is to be followed is no dead letter any more.
+    if dead_letters[order] and message.what ~= 'correct' and message.what ~= 'cancel' then
+        for n = 3, #KEYS do
+            forget_dead_letter(KEYS[n], order)
+        end
+    end
+    if followed[order] then
+        return pass_on(message)
+    end
     -- A delay counts from the moment the producer added the message, however long nobody took it in.
     local added_ms = tonumber(string.match(message.id, '^%d+'))
     local waited_ms = math.max(0, now() * 1000 - added_ms)
-    schedule(message.queue, message.job, message.delay_ms > 0 and message.delay_ms - waited_ms or 0)
+    local delay_ms = message.delay_ms > 0 and math.max(0, message.delay_ms - waited_ms) or 0
+    local job = put(message.queue, message.job, message.payload, delay_ms)
+    if message.job == order then
+        followed[order], own_jobs[order] = true, job
+    end
     return 'accepted'
 end
 
@@ -109,6 +187,20 @@ for n, message in ipairs(messages) do
 end
 for data, values in pairs(payloads) do
     call_with('HSET', data, values)
+end
+-- Only now: a server that is full has refused the payloads, and no job may be lost by being taken out of its place.
+for order, is in pairs(cancelled) do
+    if is then
+        redis.call('SET', cancelled_key(order), 1, 'EX', CANCELLED_SECONDS)
+    else
+        redis.call('DEL', cancelled_key(order))
+    end
+end
+for _, order in ipairs(moved) do
+    move(order, moves[order])
+end
+for _, job in ipairs(jobs) do
+    schedule(job.queue, job.id, job.delay_ms)
 end
 place()
 redis.call('XDEL', inbox, unpack(message_ids))

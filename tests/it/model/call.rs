@@ -36,10 +36,23 @@ pub(super) fn replayed_payload(id: &str) -> String {
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) id: String,
+    /// What it is where it is accepted, in the word of the script.
+    pub(super) what: &'static str,
     pub(super) verdict: Result<Job, String>,
 }
 
 impl Message {
+    /// The job that carries it out where the order is followed.
+    pub(super) fn where_followed(&self) -> Job {
+        let (order, payload) = self.verdict.as_ref().map_or(("", ""), |job| (&job.id, &job.payload));
+        let (id, payload) = (format!("{order}#{}", self.id), format!("{payload}, followed"));
+        Job { queue: FOLLOWING[0], id, payload, delay_ms: 0 }
+    }
+
+    pub(super) fn is_about_a_known_order(&self) -> bool {
+        self.what != "repeat" && self.what != "update"
+    }
+
     /// The one field with which it stands in the stream.
     pub(super) fn field(&self) -> (String, String) {
         ("said".to_owned(), format!("message {}", self.id))
@@ -291,8 +304,11 @@ fn message_arguments(message: &Message) -> Vec<String> {
     let id = message.id.clone();
     match &message.verdict {
         Ok(job) => {
-            let Job { queue, id: job_id, payload, delay_ms } = job.clone();
-            vec![id, "accept".to_owned(), queue.to_owned(), job_id, payload, delay_ms.to_string()]
+            let Job { queue, id: order, payload, delay_ms } = job.clone();
+            let (what, where_followed) = (message.what.to_owned(), message.where_followed());
+            let job_id = if message.is_about_a_known_order() { where_followed.id } else { order.clone() };
+            let accept = vec![id, "accept".to_owned(), what, order, queue.to_owned(), job_id, payload];
+            [accept, vec![delay_ms.to_string(), where_followed.payload]].concat()
         }
         Err(reason) => vec![id, "reject".to_owned(), reason.clone()],
     }

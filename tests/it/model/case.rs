@@ -107,13 +107,14 @@ impl<'a> Case<'a> {
 
     fn step(&mut self, op: &Op) -> Result<(), String> {
         match op {
-            Op::Add { recheck, job, delay_ms, bad, ahead } => {
+            Op::Add { what, recheck, job, delay_ms, bad, ahead } => {
                 let now = self.ground.now_ms() + if *ahead { self.ground.scaled(AHEAD_MS) } else { 0 };
                 self.last_message_ms = self.last_message_ms.max(now);
                 let verdict = self.job(QUEUES[usize::from(*recheck)], *job, *delay_ms);
                 let verdict = if *bad { Err("it is bad".to_owned()) } else { Ok(verdict) };
                 let number = self.next();
-                let message = Message { id: format!("{}-{number}", self.last_message_ms), verdict };
+                let id = format!("{}-{number}", self.last_message_ms);
+                let message = Message { id, what, verdict };
                 self.messages.push(message.clone());
                 self.call(&Call::Add(message))?;
             }

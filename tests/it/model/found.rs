@@ -12,7 +12,11 @@ fn play(ops: &[Op]) {
 }
 
 fn add(job: u8, delay_ms: u64) -> Op {
-    Op::Add { recheck: false, job, delay_ms, bad: false, ahead: false }
+    tell("repeat", job, delay_ms)
+}
+
+fn tell(what: &'static str, job: u8, delay_ms: u64) -> Op {
+    Op::Add { what, recheck: false, job, delay_ms, bad: false, ahead: false }
 }
 
 fn intake(new: usize, again: usize) -> Op {
@@ -56,5 +60,22 @@ fn what_follows_takes_the_place_of_a_job_finished_in_the_same_batch() {
     for delay_ms in [0, 500] {
         let picks = vec![pick(0, "finish", vec![]), pick(1, "finish", vec![(0, 0, delay_ms)])];
         play(&[add(0, 0), add(1, 0), intake(2, 0), claim(2), settle(picks), Op::Pass { ms: 500 }, claim(4)]);
+    }
+}
+
+#[test]
+fn of_two_messages_in_one_batch_the_later_decides_whether_an_order_is_followed() {
+    for later in ["repeat", "update", "check", "correct"] {
+        play(&[add(0, 3_000), intake(1, 0), tell("cancel", 0, 0), tell(later, 0, 0), intake(2, 0)]);
+        play(&[add(0, 3_000), tell("cancel", 0, 0), tell(later, 0, 0), intake(3, 0)]);
+    }
+}
+
+#[test]
+fn an_order_that_waits_is_checked_now_in_whichever_queue_it_is() {
+    for recheck in [false, true] {
+        let first = Op::Add { what: "repeat", recheck, job: 0, delay_ms: 3_000, bad: false, ahead: false };
+        play(&[first.clone(), intake(1, 0), tell("check", 0, 0), intake(1, 0), claim(4)]);
+        play(&[first, tell("check", 0, 0), intake(2, 0), claim(4)]);
     }
 }

@@ -49,6 +49,8 @@ const TELL_ALL: &str = r"
 ";
 /// Longest life of the number of a batch.
 const BATCH_KEPT_MS: i64 = 3_600_000;
+/// Longest life of the note that an order was cancelled.
+const CANCELLED_KEPT_MS: i64 = 2 * 86_400_000;
 
 /// The time of the scripts.
 #[derive(Debug, Clone, Copy)]
@@ -216,6 +218,8 @@ fn key(told: Value) -> Result<(String, Content), String> {
     let lives_ms: i64 = redis::from_redis_value(lives_ms).unwrap();
     let lives_well = if key.contains(":settled:") {
         (BATCH_KEPT_MS / 2..=BATCH_KEPT_MS).contains(&lives_ms)
+    } else if key.contains(":cancelled:") {
+        (CANCELLED_KEPT_MS / 2..=CANCELLED_KEPT_MS).contains(&lives_ms)
     } else {
         lives_ms == -1
     };

@@ -8,8 +8,10 @@ pub(super) const JOBS: u8 = 6;
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
-    /// A producer adds a message for one of the queues, or one that is to be rejected. Its clock may be ahead.
+    /// A producer adds a message for one of the queues, or about an order that is known, or one that is to be rejected.
+    /// Its clock may be ahead.
     Add {
+        what: &'static str,
         recheck: bool,
         job: u8,
         delay_ms: u64,
@@ -145,6 +147,12 @@ fn delay() -> impl Strategy<Value = u64> {
     prop_oneof![2 => Just(0), 1 => Just(20), 3 => Just(500), 2 => Just(3_000)]
 }
 
+/// What a message is; mostly a plain one.
+fn what() -> impl Strategy<Value = &'static str> {
+    let others = prop::sample::select(vec!["update", "check", "correct", "cancel"]);
+    prop_oneof![5 => Just("repeat"), 4 => others]
+}
+
 fn job() -> impl Strategy<Value = u8> {
     0..JOBS
 }
@@ -181,8 +189,9 @@ fn op() -> impl Strategy<Value = Op> {
     let passing = prop::sample::select(vec![1_u64, 19, 20, 480, 499, 500, 3_000, 4_999, 5_000, 5_001]);
     let settle = (any::<u8>(), most_crashes(), prop::collection::vec(pick(), 1..6));
     prop_oneof![
-        10 => (prop::bool::weighted(0.3), job(), delay(), rarely(), rarely())
-            .prop_map(|(recheck, job, delay_ms, bad, ahead)| Op::Add { recheck, job, delay_ms, bad, ahead }),
+        10 => (what(), prop::bool::weighted(0.3), job(), delay(), rarely(), rarely()).prop_map(
+            |(what, recheck, job, delay_ms, bad, ahead)| Op::Add { what, recheck, job, delay_ms, bad, ahead }
+        ),
         10 => (1..4_usize, prop_oneof![3 => Just(0_usize), 1 => 1..3_usize])
             .prop_map(|(new, again)| Op::Intake { new, again }),
         4 => (prop::collection::vec((job(), prop::bool::weighted(0.3)), 1..5), rarely())
@@ -204,7 +213,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1..20_000_u64).prop_map(|ms| Op::SetBack { ms }),
         7 => (queue(), prop_oneof![2 => Just(1_000_usize), 1 => 1..3_usize])
             .prop_map(|(queue, most)| Op::Reap { queue, most }),
-        4 => (any::<u8>(), any::<u8>()).prop_map(|(worker, jobs)| Op::Acquit { worker, jobs }),
+        8 => (any::<u8>(), any::<u8>()).prop_map(|(worker, jobs)| Op::Acquit { worker, jobs }),
         3 => (any::<u8>(), any::<u8>(), any::<[u8; 8]>())
             .prop_map(|(worker, jobs, ids)| Op::Identify { worker, jobs, ids }),
         4 => (queue(), prop_oneof![1 => Just(1_000_usize), 2 => 1..3_usize])

@@ -20,9 +20,25 @@ pub(super) struct Model {
     /// A stream that has been emptied is still there.
     inbox: Option<Vec<(String, Fields)>>,
     rejected: Vec<Fields>,
+    /// Orders that a message has followed no longer.
+    cancelled: BTreeSet<String>,
     pub(super) now: f64,
     /// What has happened, to hold the generated sequences to their purpose.
     pub(super) happened: BTreeSet<&'static str>,
+}
+
+/// What a call to take messages in schedules at its end.
+#[derive(Default)]
+struct Due {
+    jobs: Vec<DueJob>,
+    /// Orders whose jobs wait, and after how many milliseconds they are to run.
+    moves: Vec<(String, f64)>,
+}
+
+struct DueJob {
+    queue: &'static str,
+    id: String,
+    delay_ms: f64,
 }
 
 /// What a call is expected to bring about, apart from the state.
@@ -113,36 +129,81 @@ impl Model {
     }
 
     fn intake(&mut self, messages: &[Message]) -> Answer {
-        let verdicts = messages.iter().map(|message| {
-            let inbox = self.inbox.get_or_insert_default();
-            let Some(at) = inbox.iter().position(|(id, _)| *id == message.id) else { return "gone" };
-            let (id, mut fields) = inbox.remove(at);
-            let job = match &message.verdict {
-                Ok(job) => job,
-                Err(reason) => {
-                    fields.extend([("id".to_owned(), id), ("reason".to_owned(), reason.clone())]);
-                    self.rejected.push(fields);
-                    return "rejected";
+        let mut due = Due::default();
+        let verdicts: Vec<_> = messages.iter().map(|message| self.take_in(message, &mut due)).collect();
+        let now = self.now;
+        for (order, delay_ms) in due.moves {
+            for job in due.jobs.iter_mut().filter(|job| job.id == order) {
+                job.delay_ms = job.delay_ms.min(delay_ms);
+            }
+            for queue in FOLLOWING {
+                let queue = self.queue(queue);
+                if queue.scheduled.remove(&order).is_some() {
+                    queue.schedule(&order, delay_ms, now);
                 }
-            };
+            }
+        }
+        for job in due.jobs {
+            self.queue(job.queue).schedule(&job.id, job.delay_ms, now);
+        }
+        self.happened.extend(&verdicts);
+        Answer::List(verdicts.iter().map(|verdict| text(verdict.split(' ').next().unwrap())).collect())
+    }
+
+    fn take_in(&mut self, message: &Message, due: &mut Due) -> &'static str {
+        let inbox = self.inbox.get_or_insert_default();
+        let Some(at) = inbox.iter().position(|(id, _)| *id == message.id) else { return "gone" };
+        let (id, mut fields) = inbox.remove(at);
+        let job = match &message.verdict {
+            Ok(job) => job,
+            Err(reason) => {
+                fields.extend([("id".to_owned(), id), ("reason".to_owned(), reason.clone())]);
+                self.rejected.push(fields);
+                return "rejected";
+            }
+        };
+        let follows = !["correct", "cancel"].contains(&message.what);
+        if follows {
             for queue in FOLLOWING {
                 self.queue(queue).forget_dead_letter(&job.id);
             }
-            if FOLLOWING.iter().any(|queue| self.queue(queue).data.contains_key(&job.id)) {
-                return "duplicate";
+        }
+        let held = |queue: &Queue| queue.data.contains_key(&job.id) && !queue.dead.contains(&job.id);
+        if FOLLOWING.iter().any(|queue| held(self.queue(queue))) {
+            return self.pass_on(message, &job.id, due);
+        }
+        // From the moment of its message on, as its id tells it, or from now where that is yet to come.
+        let added_ms: f64 = id.split('-').next().unwrap().parse().unwrap();
+        let waited_ms = f64::max(0.0, self.now * 1000.0 - added_ms);
+        let delay_ms = f64::max(0.0, milliseconds(job.delay_ms) - waited_ms);
+        let id = if message.is_about_a_known_order() { message.where_followed().id } else { job.id.clone() };
+        self.queue(job.queue).data.insert(id.clone(), job.payload.clone());
+        due.jobs.push(DueJob { queue: job.queue, id, delay_ms });
+        if job.delay_ms == 0 { "accepted" } else { "accepted with delay" }
+    }
+
+    /// A message of an order that is followed.
+    fn pass_on(&mut self, message: &Message, order: &str, due: &mut Due) -> &'static str {
+        let what = message.what;
+        if what == "repeat" && !self.cancelled.contains(order) {
+            return "duplicate";
+        }
+        if what == "cancel" {
+            self.cancelled.insert(order.to_owned());
+        } else if what != "correct" {
+            self.cancelled.remove(order);
+        }
+        let delay_ms = if what == "cancel" { 1000.0 } else { 0.0 };
+        if what == "cancel" || what == "check" {
+            match due.moves.iter_mut().find(|(moved, _)| moved == order) {
+                Some(moved) => moved.1 = delay_ms,
+                None => due.moves.push((order.to_owned(), delay_ms)),
             }
-            let now = self.now;
-            let queue = self.queue(job.queue);
-            queue.data.insert(job.id.clone(), job.payload.clone());
-            // From the moment of its message on, as its id tells it, or from now where that is yet to come.
-            let added_ms: f64 = id.split('-').next().unwrap().parse().unwrap();
-            let waited_ms = f64::max(0.0, now * 1000.0 - added_ms);
-            queue.schedule(&job.id, milliseconds(job.delay_ms) - waited_ms, now);
-            if job.delay_ms == 0 { "accepted" } else { "accepted with delay" }
-        });
-        let verdicts: Vec<&str> = verdicts.collect();
-        self.happened.extend(&verdicts);
-        Answer::List(verdicts.iter().map(|verdict| text(verdict.split(' ').next().unwrap())).collect())
+        }
+        let Job { queue, id, payload, .. } = message.where_followed();
+        self.queue(queue).data.insert(id.clone(), payload);
+        due.jobs.push(DueJob { queue, id, delay_ms: 0.0 });
+        "passed-on"
     }
 
     fn restore(&mut self, queues: &[&'static str], jobs: &[Job]) -> Answer {
@@ -374,6 +435,9 @@ impl Model {
         }
         for (key, number) in &self.last_batches {
             keys.insert(key.clone(), Content::Text(number.to_string()));
+        }
+        for order in &self.cancelled {
+            keys.insert(format!("{}:cancelled:{order}", FOLLOWING[0]), Content::Text("1".to_owned()));
         }
         let rejected = self.rejected.iter().map(|fields| (String::new(), fields.clone())).collect();
         keys.insert(REJECTED.to_owned(), Content::Stream(rejected));

@@ -64,6 +64,20 @@ impl Ground {
         }
     }
 
+    /// Carries a statement out, past the store; the text is the one for SQLite or the one for PostgreSQL.
+    pub(super) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
+        match &self.database {
+            Database::File { .. } => {
+                let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+                sqlx::raw_sql(sqlite).execute(&mut connection).await.unwrap();
+            }
+            Database::Server { .. } => {
+                let mut connection = PgConnection::connect(&self.url).await.unwrap();
+                sqlx::raw_sql(postgres).execute(&mut connection).await.unwrap();
+            }
+        }
+    }
+
     /// Its address.
     pub(super) fn url(&self) -> &str {
         &self.url

@@ -4,9 +4,11 @@ mod dead_letters;
 mod ground;
 mod history;
 mod incidents;
+mod instructions;
 mod maintenance;
 mod orders;
 mod reveals;
+mod search;
 
 /// Makes of each of these two tests: one on SQLite, one on PostgreSQL.
 macro_rules! on_both {

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Event, JobName, NotifyCustomer, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
+    Card, Event, Instruction, JobName, NotifyCustomer, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
 };
 use topup_worker::notify::{CardForm, Channel, Delivery, SendError};
 use topup_worker::orders::{
     Applied, Behind, BehindNotification, Change, Deleted, GivenUpNotification, GivenUpOrder, HistoryEntry,
-    NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Rekeyed, Reveal, RevealOutcome,
-    StoreError, UncheckedOrder,
+    Instructed, NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Rekeyed, Reveal,
+    RevealOutcome, StoreError, UncheckedOrder,
 };
 use topup_worker::topup_api::{ApiError, OrderList, TopupApi};
 
@@ -147,6 +147,15 @@ impl OrderStore for Stepped<dyn OrderStore> {
     }
 
     // What follows is no step of an outcome.
+
+    async fn instruct(
+        &self,
+        request: &TrackTopup,
+        instruction: Instruction,
+        now: Timestamp,
+    ) -> Result<Option<Instructed>, StoreError> {
+        self.inner.instruct(request, instruction, now).await
+    }
 
     async fn tell_again(
         &self,

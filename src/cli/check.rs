@@ -1,0 +1,109 @@
+//! `topup-worker check <topupId>…`: has orders checked now, at the pace that the provider allows.
+//!
+//! It sends a message for each order and needs Redis alone. Orders that are named by filters are looked up in the
+//! database; they are counted first, and the messages are sent with `--yes`.
+
+use clap::Args;
+use serde_json::Map;
+use topup_jobs::TopupId;
+
+use super::messages::{about, connect, send};
+use super::order_filter::OrderFilter;
+use super::say;
+use super::store::{must_belong, open_to_read};
+use super::topup_ids::TopupIds;
+use crate::config::{RedisSettings, SettingsError, StoreSettings};
+use crate::orders::SqlStore;
+use crate::queue::{Whereabouts, whereabouts};
+
+/// Orders looked up in one go.
+const PAGE: u32 = 1000;
+
+#[derive(Debug, Args)]
+pub(super) struct CheckSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
+    #[command(flatten)]
+    store: StoreSettings,
+
+    #[command(flatten)]
+    ids: TopupIds,
+
+    #[command(flatten)]
+    filter: OrderFilter,
+
+    /// Have the orders that the filters name checked; without it they are counted
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn check(settings: CheckSettings) -> anyhow::Result<()> {
+    if settings.filter.is_empty() {
+        return check_named(&settings, &settings.ids.read()?).await;
+    }
+    if !settings.ids.topup_ids.is_empty() {
+        let why = "name orders by their ids or by filters, not by both".to_owned();
+        return Err(SettingsError::Unusable { name: "<TOPUP_ID>", why }.into());
+    }
+    check_found(&settings).await
+}
+
+/// Orders that are named by their ids.
+async fn check_named(settings: &CheckSettings, ids: &[TopupId]) -> anyhow::Result<()> {
+    let connection = connect(&settings.redis)?;
+    // Where a user of Redis may only send messages, the command works all the same.
+    let places = whereabouts(&connection, &settings.redis.prefix, ids).await.unwrap_or_default();
+    let messages: Vec<_> = ids.iter().map(|id| about("check-topup", id, Map::new())).collect();
+    let sent = send(&connection, &settings.redis, &messages).await?;
+    for (n, (id, message)) in ids.iter().zip(sent).enumerate() {
+        say(format_args!("{id}  message {message}: {}", outlook(places.get(n))))?;
+    }
+    Ok(())
+}
+
+/// What comes of the message, as far as Redis tells.
+fn outlook(place: Option<&Whereabouts>) -> String {
+    match place {
+        None => "the order is checked now".to_owned(),
+        Some(Whereabouts::Waits(job, _)) => format!("the order waited in {job}, and is checked now"),
+        Some(Whereabouts::UnderWay(job)) => format!("the order is due in {job} already, or being checked"),
+        Some(Whereabouts::DeadLetter(reason)) => {
+            format!("the order was a dead letter ({}), and is followed again", super::one_line(reason))
+        }
+        Some(Whereabouts::Nowhere) => {
+            "the order is in no queue. If it is stored, the provider is asked once; if not, \
+             the message becomes a dead letter"
+                .to_owned()
+        }
+    }
+}
+
+/// Orders that are named by what is stored of them.
+async fn check_found(settings: &CheckSettings) -> anyhow::Result<()> {
+    let search = settings.filter.search()?;
+    let store = open_to_read(&settings.store).await?;
+    let count = store.count(&search).await?;
+    if !settings.yes {
+        return say(format_args!("{count} orders match; with --yes each of them is checked now"));
+    }
+    let connection = connect(&settings.redis)?;
+    must_belong(&store, &connection, &settings.redis.prefix).await?;
+    let mut sent = 0;
+    let mut after = None;
+    loop {
+        let ids = page(&store, &search, after.as_ref()).await?;
+        let messages: Vec<_> = ids.iter().map(|id| about("check-topup", id, Map::new())).collect();
+        sent += send(&connection, &settings.redis, &messages).await?.len();
+        let Some(last) = ids.into_iter().next_back() else { break };
+        after = Some(last);
+    }
+    say(format_args!("{sent} orders are checked now, at the pace that the provider allows"))
+}
+
+async fn page(
+    store: &SqlStore,
+    search: &crate::orders::Search,
+    after: Option<&TopupId>,
+) -> anyhow::Result<Vec<TopupId>> {
+    Ok(store.search(search, after, PAGE).await?.into_iter().map(|found| found.order.topup_id).collect())
+}

@@ -1,0 +1,81 @@
+//! `topup-worker correct <topupId>`: names other details of an order, for what is not sent yet. It sends a message and
+//! needs Redis alone; no value is shown.
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+use topup_jobs::TopupId;
+
+use super::messages::{about, check, connect, send};
+use super::say;
+use crate::config::{RedisSettings, SettingsError};
+
+#[derive(Debug, Args)]
+pub(super) struct CorrectSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
+
+    /// The provider's id of the order, 24 hexadecimal digits
+    topup_id: String,
+
+    /// The customer's name; an empty text removes it, here and below
+    #[arg(long)]
+    name: Option<SecretString>,
+
+    /// The customer's e-mail address
+    #[arg(long)]
+    email: Option<SecretString>,
+
+    /// The customer's phone number
+    #[arg(long)]
+    phone: Option<SecretString>,
+
+    /// The customer's language: fr, ar or en
+    #[arg(long)]
+    locale: Option<String>,
+
+    /// Where the merchant is told of this order; an empty text has it told at `WEBHOOK_URL`
+    #[arg(long)]
+    callback_url: Option<SecretString>,
+
+    /// Any JSON object, in the place of the metadata as a whole
+    #[arg(long)]
+    metadata: Option<String>,
+}
+
+pub(super) async fn correct(settings: CorrectSettings) -> anyhow::Result<()> {
+    let topup_id: TopupId = settings.topup_id.trim().parse().map_err(|why: topup_jobs::InvalidTopupId| {
+        SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
+    })?;
+    let fields = about("correct-topup", &topup_id, details(&settings)?);
+    check(&fields)?;
+    let connection = connect(&settings.redis)?;
+    let ids = send(&connection, &settings.redis, &[fields]).await?;
+    say(format_args!(
+        "{topup_id}  message {}: what is not sent yet uses the new details; `topup-worker resend` sends an event again",
+        ids.concat()
+    ))
+}
+
+fn details(settings: &CorrectSettings) -> anyhow::Result<Map<String, Value>> {
+    let secret = |text: &Option<SecretString>| text.as_ref().map(|text| json!(text.expose_secret()));
+    let customer = [
+        ("name", secret(&settings.name)),
+        ("email", secret(&settings.email)),
+        ("phone", secret(&settings.phone)),
+        ("locale", settings.locale.as_ref().map(|locale| json!(locale))),
+    ];
+    let customer: Map<String, Value> =
+        customer.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    let mut data = Map::new();
+    if !customer.is_empty() {
+        data.insert("customer".to_owned(), Value::Object(customer));
+    }
+    data.extend(secret(&settings.callback_url).map(|url| ("callbackUrl".to_owned(), url)));
+    if let Some(text) = &settings.metadata {
+        let value = serde_json::from_str(text)
+            .map_err(|_| SettingsError::Unusable { name: "--metadata", why: "it is not JSON".to_owned() })?;
+        data.insert("metadata".to_owned(), value);
+    }
+    Ok(data)
+}

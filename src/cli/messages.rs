@@ -1,0 +1,62 @@
+//! Messages to the inbox, as a producer sends them: the way of every command that works from any host with Redis alone.
+
+use serde_json::{Map, Value, json};
+use topup_jobs::{TopupId, accept};
+
+use crate::config::{RedisSettings, SettingsError};
+use crate::queue::{Connection, RedisHealth, describe};
+
+/// Messages sent in one go.
+const MOST_SENT: usize = 500;
+
+/// The fields of a message.
+pub(super) type Fields = Vec<(&'static str, String)>;
+
+/// A message about an order that is known.
+pub(super) fn about(name: &'static str, topup_id: &TopupId, more: Map<String, Value>) -> Fields {
+    let mut data = Map::from_iter([("topupId".to_owned(), json!(topup_id))]);
+    data.extend(more);
+    vec![("name", name.to_owned()), ("data", Value::Object(data).to_string())]
+}
+
+/// Checks a message as a worker will.
+pub(super) fn check(fields: &Fields) -> Result<(), SettingsError> {
+    let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let refused =
+        |why: topup_jobs::Rejection| SettingsError::Unusable { name: "the message", why: why.to_string() };
+    accept(&bytes).map(drop).map_err(refused)
+}
+
+/// Redis, for a command.
+pub(super) fn connect(settings: &RedisSettings) -> anyhow::Result<Connection> {
+    Ok(Connection::new(&settings.address()?, &RedisHealth::default()))
+}
+
+/// Puts messages into the inbox and returns their ids.
+pub(super) async fn send(
+    connection: &Connection,
+    settings: &RedisSettings,
+    messages: &[Fields],
+) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::with_capacity(messages.len());
+    for part in messages.chunks(MOST_SENT) {
+        let mut add = redis::pipe();
+        for fields in part {
+            add.cmd("XADD").arg(settings.prefix.inbox()).arg("*").arg(fields);
+        }
+        let added: redis::RedisResult<Vec<String>> = add.query_async(&mut connection.get()).await;
+        ids.extend(added.map_err(|error| {
+            let (taken, all) = (ids.len(), messages.len());
+            let why = describe(&error);
+            if all == 1 {
+                anyhow::anyhow!("Redis did not take the message: {why}")
+            } else {
+                anyhow::anyhow!(
+                    "Redis took {taken} of {all} messages, then: {why}. Run the command again; a message that is \
+                     sent twice does no harm"
+                )
+            }
+        })?);
+    }
+    Ok(ids)
+}

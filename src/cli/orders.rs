@@ -1,0 +1,277 @@
+//! `topup-worker orders`: the orders that are stored, by what is asked of them; the newest first, a page at a
+//! time. Reads only. No card is shown, and nothing of the customer in full unless that is asked for.
+
+use std::io::Write;
+
+use chrono::SecondsFormat;
+use clap::Args;
+use serde::Serialize;
+use topup_jobs::{Locale, Secret, Timestamp, TopupId};
+
+use super::order_filter::OrderFilter;
+use super::store::open_to_read;
+use super::{one_line, say};
+use crate::config::{SettingsError, StoreSettings};
+use crate::orders::{Found, Order};
+
+#[derive(Debug, Args)]
+pub(super) struct OrdersSettings {
+    #[command(flatten)]
+    store: StoreSettings,
+
+    #[command(flatten)]
+    filter: OrderFilter,
+
+    /// Most orders to show
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+
+    /// Go on behind this order, the last one of the page before
+    #[arg(long, value_name = "TOPUP_ID")]
+    after: Option<String>,
+
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+
+    /// A table for other programs, with a line of names
+    #[arg(long)]
+    csv: bool,
+
+    /// Show numbers and the customer's name, e-mail address and phone number in full
+    #[arg(long)]
+    show_customer: bool,
+}
+
+/// Orders read in one go.
+const PAGE: u32 = 1000;
+
+pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
+    let wrong =
+        |why: topup_jobs::InvalidTopupId| SettingsError::Unusable { name: "--after", why: why.to_string() };
+    let mut after: Option<TopupId> = settings.after.as_deref().map(str::parse).transpose().map_err(wrong)?;
+    let search = settings.filter.search()?;
+    let store = open_to_read(&settings.store).await?;
+    let mut out = Lines::new(&settings)?;
+    let mut left = settings.limit;
+    while left > 0 {
+        let wanted = left.min(PAGE);
+        let found = store.search(&search, after.as_ref(), wanted).await?;
+        let (count, last) = (u32::try_from(found.len()).unwrap_or(u32::MAX), found.last());
+        after = last.map(|found| found.order.topup_id.clone()).or(after);
+        found.iter().try_for_each(|found| out.show(found))?;
+        left -= count.min(left);
+        if count < wanted {
+            return out.end();
+        }
+    }
+    out.end()?;
+    if let Some(last) = after
+        && !store.search(&search, Some(&last), 1).await?.is_empty()
+    {
+        // Not among the lines that another program reads.
+        writeln!(std::io::stderr().lock(), "there are more: --after {last}")?;
+    }
+    Ok(())
+}
+
+/// How the orders are shown.
+enum Lines {
+    Text { in_full: bool },
+    Json { in_full: bool },
+    Csv { writer: Box<csv::Writer<std::io::Stdout>>, in_full: bool },
+}
+
+impl Lines {
+    fn new(settings: &OrdersSettings) -> anyhow::Result<Self> {
+        let in_full = settings.show_customer;
+        if !settings.csv {
+            return Ok(if settings.json { Self::Json { in_full } } else { Self::Text { in_full } });
+        }
+        // Its names stand there even where nothing is found.
+        let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(std::io::stdout());
+        writer.write_record(Row::NAMES)?;
+        Ok(Self::Csv { writer: Box::new(writer), in_full })
+    }
+
+    fn show(&mut self, found: &Found) -> anyhow::Result<()> {
+        match self {
+            Self::Text { in_full } => say(line(found, *in_full)),
+            Self::Json { in_full } => say(serde_json::to_string(&Row::new(found, *in_full))?),
+            Self::Csv { writer, in_full } => Ok(writer.serialize(Row::new(found, *in_full))?),
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if let Self::Csv { writer, .. } = self {
+            writer.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// An order as another program reads it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    topup_id: String,
+    topup_ref: Option<String>,
+    status: &'static str,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    number: Option<String>,
+    topup_amount: Option<i64>,
+    tracked_at: String,
+    last_checked_at: Option<String>,
+    next_check_at: Option<String>,
+    scheduled_at: Option<String>,
+    fulfilled_at: Option<String>,
+    refunded_at: Option<String>,
+    cancelled_at: Option<String>,
+    dead_letter: Option<String>,
+    undelivered: u32,
+    last_error: Option<String>,
+    customer_name: Option<String>,
+    customer_email: Option<String>,
+    customer_phone: Option<String>,
+    customer_locale: Option<Locale>,
+}
+
+impl Row {
+    /// The names of its fields, in their order.
+    const NAMES: [&'static str; 20] = [
+        "topupId",
+        "topupRef",
+        "status",
+        "type",
+        "number",
+        "topupAmount",
+        "trackedAt",
+        "lastCheckedAt",
+        "nextCheckAt",
+        "scheduledAt",
+        "fulfilledAt",
+        "refundedAt",
+        "cancelledAt",
+        "deadLetter",
+        "undelivered",
+        "lastError",
+        "customerName",
+        "customerEmail",
+        "customerPhone",
+        "customerLocale",
+    ];
+
+    fn new(found: &Found, in_full: bool) -> Self {
+        let Found { order, given_up, undelivered } = found;
+        let (tracking, shown) = (&order.tracking, Shown::new(order, in_full));
+        Self {
+            topup_id: order.topup_id.to_string(),
+            topup_ref: order.topup_ref.clone(),
+            status: tracking.status.as_str(),
+            kind: order.kind.clone().map(String::from),
+            number: shown.number,
+            topup_amount: order.topup_amount,
+            tracked_at: time(tracking.tracked_at),
+            last_checked_at: tracking.last_checked_at.map(time),
+            next_check_at: tracking.next_check_at.map(time),
+            scheduled_at: tracking.scheduled_at.map(time),
+            fulfilled_at: tracking.fulfilled_at.map(time),
+            refunded_at: tracking.refunded_at.map(time),
+            cancelled_at: order.cancelled_at.map(time),
+            dead_letter: given_up.clone(),
+            undelivered: *undelivered,
+            last_error: tracking.last_error.clone(),
+            customer_name: shown.name,
+            customer_email: shown.email,
+            customer_phone: shown.phone,
+            customer_locale: order.customer.as_ref().map(|customer| customer.locale),
+        }
+    }
+}
+
+/// What is shown of the customer.
+struct Shown {
+    number: Option<String>,
+    name: Option<String>,
+    email: Option<String>,
+    phone: Option<String>,
+}
+
+impl Shown {
+    fn new(order: &Order, in_full: bool) -> Self {
+        let show = |secret: Option<&Secret>, mask: fn(&str) -> String| {
+            secret.map(|text| if in_full { text.reveal().to_owned() } else { mask(text.reveal()) })
+        };
+        let customer = order.customer.as_ref();
+        Self {
+            number: show(order.number.as_ref(), masked_number),
+            name: show(customer.and_then(|customer| customer.name.as_ref()), masked_name),
+            email: show(customer.and_then(|customer| customer.email.as_ref()), masked_email),
+            phone: show(customer.and_then(|customer| customer.phone.as_ref()), masked_number),
+        }
+    }
+}
+
+/// Its beginning alone: the page of a link asks for the last digits.
+fn masked_number(number: &str) -> String {
+    number.chars().take(3).chain("••••••".chars()).collect()
+}
+
+fn masked_name(name: &str) -> String {
+    name.chars().take(1).chain("•••".chars()).collect()
+}
+
+fn masked_email(address: &str) -> String {
+    let (person, host) = address.rsplit_once('@').unwrap_or((address, ""));
+    format!("{}@{host}", masked_name(person))
+}
+
+/// An order as a person reads it.
+fn line(found: &Found, in_full: bool) -> String {
+    let Found { order, given_up, undelivered } = found;
+    let tracking = &order.tracking;
+    let state = match (given_up, order.cancelled_at, tracking.next_check_at) {
+        (Some(reason), ..) => format!("dead letter: {}", one_line(reason)),
+        (None, Some(at), _) => format!("cancelled {}", time(at)),
+        (None, None, Some(at)) => format!("next check {}", time(at)),
+        (None, None, None) if tracking.status.is_final() => "final".to_owned(),
+        (None, None, None) if order.discarded => "dead letter discarded".to_owned(),
+        (None, None, None) => "followed no longer".to_owned(),
+    };
+    let undelivered = if *undelivered > 0 { format!(", undelivered: {undelivered}") } else { String::new() };
+    let (id, status, at) = (&order.topup_id, tracking.status.as_str(), time(tracking.tracked_at));
+    let line = format!("{id}  {status:<9}  {at}  {state}{undelivered}");
+    let shown = Shown::new(order, in_full);
+    let customer = [shown.number, shown.name, shown.email, shown.phone].into_iter().filter(|_| in_full);
+    let texts = std::iter::once(order.topup_ref.clone()).chain(customer).flatten();
+    std::iter::once(line).chain(texts.map(|text| one_line(&text))).collect::<Vec<_>>().join("  ")
+}
+
+fn time(at: Timestamp) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_fields() {
+        let id = "6901616fe9e88196b4eb64b2".parse().unwrap();
+        let order = Order::new(id, Timestamp::UNIX_EPOCH);
+        let found = Found { order, given_up: None, undelivered: 0 };
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.serialize(Row::new(&found, false)).unwrap();
+        let table = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+        assert_eq!(table.lines().next().unwrap(), Row::NAMES.join(","));
+    }
+
+    #[test]
+    fn what_is_masked_cannot_be_guessed_and_does_not_answer_the_page_of_a_link() {
+        assert_eq!(masked_number("036362608"), "036••••••");
+        assert_eq!(masked_email("amina@example.dz"), "a•••@example.dz");
+        assert_eq!(masked_email("no address"), "n•••@");
+        assert_eq!(masked_name("أمينة"), "أ•••");
+    }
+}

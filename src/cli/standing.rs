@@ -1,0 +1,178 @@
+//! What an operator must know of an order before anything else: whether it is followed, and which command changes
+//! that.
+//! Redis knows where its job is; where Redis does not answer, the database tells what it can.
+
+use std::time::Duration;
+
+use chrono::SecondsFormat;
+use topup_jobs::{Timestamp, TopupId};
+
+use super::messages::connect;
+use super::one_line;
+use crate::config::RedisSettings;
+use crate::orders::{HistoryEntry, Notification, NotificationStatus, Occurrence, Order};
+use crate::queue::{Connection, Names, Whereabouts, naming, whereabouts};
+
+/// How long Redis is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What Redis knows of an order; nothing where it does not answer.
+pub(super) struct InRedis {
+    place: Option<Whereabouts>,
+    /// Of an order that no queue holds: the message that names it, in words.
+    message: Option<String>,
+}
+
+impl InRedis {
+    /// Asks Redis. `stored`: the database knows the order, and its messages are not looked for.
+    pub(super) async fn ask(
+        settings: &RedisSettings,
+        topup_id: &TopupId,
+        stored: bool,
+    ) -> anyhow::Result<Self> {
+        let (connection, names) = (connect(settings)?, &settings.prefix);
+        let asked = tokio::time::timeout(PATIENCE, ask(&connection, names, topup_id, stored)).await;
+        Ok(match asked {
+            Ok(Ok(known)) => known,
+            Ok(Err(_)) | Err(_) => Self { place: None, message: None },
+        })
+    }
+
+    /// Where an order is of which nothing is stored, in words; nothing where Redis knows nothing of it either.
+    pub(super) fn of_unknown(&self, topup_id: &TopupId) -> Option<String> {
+        Some(match &self.place {
+            Some(Whereabouts::Waits(job, at)) => {
+                format!("order {topup_id} waits in {job} until {}; no worker has looked at it yet", time(*at))
+            }
+            Some(Whereabouts::UnderWay(job)) => {
+                format!("order {topup_id} is due in {job}; no worker has finished its first look at it yet")
+            }
+            Some(Whereabouts::DeadLetter(reason)) => format!(
+                "DEAD LETTER: order {topup_id} was never stored: {}; `topup-worker dead-letters replay {topup_id}` has \
+                 it followed",
+                one_line(reason)
+            ),
+            _ => return self.of_message(topup_id),
+        })
+    }
+
+    /// Which message names an order that no queue holds, in words.
+    pub(super) fn of_message(&self, topup_id: &TopupId) -> Option<String> {
+        self.message.as_ref().map(|message| format!("order {topup_id} {message}"))
+    }
+
+    /// Whether Redis did not say.
+    pub(super) fn is_silent(&self) -> bool {
+        self.place.is_none()
+    }
+}
+
+async fn ask(
+    connection: &Connection,
+    names: &Names,
+    topup_id: &TopupId,
+    stored: bool,
+) -> redis::RedisResult<InRedis> {
+    let place = whereabouts(connection, names, std::slice::from_ref(topup_id)).await?.pop();
+    let mut message = None;
+    if !stored && place == Some(Whereabouts::Nowhere) {
+        let waiting = naming(connection, &names.inbox(), topup_id).await?;
+        message = waiting
+            .map(|found| format!("is in the inbox as message {}; no worker has taken it in yet", found.id));
+        if message.is_none() {
+            let rejected = naming(connection, &names.rejected(), topup_id).await?;
+            message = rejected.map(|found| {
+                let reason = one_line(&found.reason.unwrap_or_default());
+                format!(
+                    "was rejected: {reason}; `topup-worker rejected replay {}` has it judged anew",
+                    found.id
+                )
+            });
+        }
+    }
+    Ok(InRedis { place, message })
+}
+
+/// The lines that come first.
+pub(super) fn lines(
+    order: &Order,
+    redis: &InRedis,
+    history: &[HistoryEntry],
+    notifications: &[Notification],
+) -> Vec<String> {
+    let mut lines: Vec<String> = following(order, redis, history).into_iter().collect();
+    for told in notifications {
+        if let NotificationStatus::Failed | NotificationStatus::Refused = told.status {
+            let event = format!("{}{} by {}", told.outcome, told.incident, told.channel);
+            let job_id = told.told(&order.topup_id).job_id();
+            lines.push(format!(
+                "NOT DELIVERED: {event} was given up; `topup-worker dead-letters replay {job_id}` sends it again"
+            ));
+        }
+    }
+    lines
+}
+
+/// Whether it is followed, where that is not as it should be.
+fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option<String> {
+    let (topup_id, tracking) = (&order.topup_id, &order.tracking);
+    if tracking.status.is_final() {
+        return None;
+    }
+    if let Some(at) = order.cancelled_at {
+        return Some(format!(
+            "CANCELLED since {}: it is not checked; `topup-worker check {topup_id}` has it followed again",
+            time(at)
+        ));
+    }
+    let is_left =
+        tracking.next_check_at.is_none() && matches!(redis.place, None | Some(Whereabouts::Nowhere));
+    // Where Redis has lost it, the database knows of it.
+    let dead_letter = match &redis.place {
+        Some(Whereabouts::DeadLetter(reason)) => Some(reason),
+        _ => order.given_up.as_ref().filter(|_| is_left),
+    };
+    if let Some(reason) = dead_letter {
+        return Some(format!(
+            "DEAD LETTER: it is not checked: {}; `topup-worker dead-letters replay {topup_id}` has it followed again",
+            one_line(reason)
+        ));
+    }
+    if is_left && order.discarded {
+        return Some(format!(
+            "DISCARDED: it is not checked, its dead letter was discarded; `topup-worker check {topup_id}` has it \
+             followed again"
+        ));
+    }
+    if is_left {
+        let reason =
+            given_up(history).or(tracking.last_error.as_deref()).unwrap_or("the reason is not known");
+        return Some(format!(
+            "GIVEN UP: it is not checked: {}; `topup-worker check {topup_id}` has it followed again",
+            one_line(reason)
+        ));
+    }
+    None
+}
+
+fn given_up(history: &[HistoryEntry]) -> Option<&str> {
+    history.iter().rev().find_map(|entry| match &entry.what {
+        Occurrence::Changed { given_up: Some(reason), .. } => Some(reason.as_str()),
+        _ => None,
+    })
+}
+
+/// Where the job of an order is that is followed.
+pub(super) fn queue(redis: &InRedis) -> String {
+    match &redis.place {
+        None => "unknown: Redis does not answer".to_owned(),
+        Some(Whereabouts::Waits(job, at)) => format!("{job}, due {}", time(*at)),
+        Some(Whereabouts::UnderWay(job)) => format!("{job}, due now or being checked"),
+        Some(Whereabouts::DeadLetter(_)) => "none: a dead letter".to_owned(),
+        Some(Whereabouts::Nowhere) => "none".to_owned(),
+    }
+}
+
+fn time(at: Timestamp) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}

@@ -1,0 +1,46 @@
+//! `topup-worker stop <topupId>…`: has orders followed no longer. It sends a message for each and needs Redis alone.
+//!
+//! What was recorded for the customer before is still delivered. `check`, or another message of the order, has it
+//! followed again.
+
+use clap::Args;
+use serde_json::Map;
+
+use super::messages::{about, connect, send};
+use super::say;
+use super::topup_ids::TopupIds;
+use crate::config::RedisSettings;
+use crate::queue::{Whereabouts, whereabouts};
+
+#[derive(Debug, Args)]
+pub(super) struct StopSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
+
+    #[command(flatten)]
+    ids: TopupIds,
+}
+
+pub(super) async fn stop(settings: StopSettings) -> anyhow::Result<()> {
+    let ids = settings.ids.read()?;
+    let connection = connect(&settings.redis)?;
+    let places = whereabouts(&connection, &settings.redis.prefix, &ids).await.unwrap_or_default();
+    let messages: Vec<_> = ids.iter().map(|id| about("cancel-topup", id, Map::new())).collect();
+    let sent = send(&connection, &settings.redis, &messages).await?;
+    for (n, (id, message)) in ids.iter().zip(sent).enumerate() {
+        let outlook = match places.get(n) {
+            None | Some(Whereabouts::Waits(..) | Whereabouts::UnderWay(_)) => {
+                "the order is followed no longer"
+            }
+            Some(Whereabouts::DeadLetter(_)) => {
+                "the order is a dead letter and is not followed; `topup-worker dead-letters discard` deletes it"
+            }
+            Some(Whereabouts::Nowhere) => {
+                "the order is in no queue. If it is stored and not final, it is followed no longer; if it is not \
+                 stored, the message becomes a dead letter"
+            }
+        };
+        say(format_args!("{id}  message {message}: {outlook}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! What the script that moves messages is told of one that is accepted.
+
+use redis::ScriptInvocation;
+use topup_jobs::{Accepted, Instruction, InstructionKind, TrackTopup};
+
+use crate::clock::Clock;
+use crate::handlers::NextJob;
+use crate::queue::{Names, millis};
+
+/// Adds the words for a message that is accepted, as `intake.lua` takes them.
+pub(super) fn add(
+    call: &mut ScriptInvocation<'_>,
+    names: &Names,
+    clock: &dyn Clock,
+    message_id: &str,
+    accepted: Accepted,
+) {
+    let Accepted { job, order, delay } = accepted;
+    let order = TrackTopup { message_id: Some(message_id.to_owned()), ..order };
+    let what = what(&order);
+    let instruction = order.instruction.unwrap_or(Instruction::new(InstructionKind::Update));
+    let where_followed =
+        TrackTopup { force: false, instruction: Some(instruction.of_followed()), ..order.clone() };
+    let where_followed = NextJob::instruct(where_followed, message_id);
+    let topup_id = order.topup_id.to_string();
+    let next = match order.instruction {
+        Some(_) => NextJob::instruct(order, message_id),
+        None => NextJob::look(job, order, clock.real(delay)),
+    };
+    call.arg("accept").arg(what).arg(topup_id);
+    call.arg(names.queue(next.job)).arg(next.id).arg(next.payload).arg(millis(next.delay));
+    call.arg(where_followed.payload);
+}
+
+/// What the message is, in the words of the script. A producer that sends a message twice says nothing new the second
+/// time; whether the details it names are new only the store knows.
+fn what(order: &TrackTopup) -> &'static str {
+    match order.instruction.map(|instruction| instruction.kind) {
+        Some(InstructionKind::Correct) => "correct",
+        Some(InstructionKind::Cancel) => "cancel",
+        Some(InstructionKind::Check) => "check",
+        _ if order.force => "check",
+        _ if order.names_details() => "update",
+        _ => "repeat",
+    }
+}
+
+/// Whether it is to be looked up in the log what became of a message: all but the plain ones.
+pub(super) fn log(topup_id: &str, message_id: &str, result: &str) {
+    match result {
+        "duplicate" => tracing::info!(
+            order.id = topup_id,
+            message.id = message_id,
+            "the order is followed already, and the message says nothing new; it is dropped"
+        ),
+        "passed-on" => tracing::info!(
+            order.id = topup_id,
+            message.id = message_id,
+            "the order is followed already; a job carries out what the message says"
+        ),
+        _ => tracing::debug!(order.id = topup_id, message.id = message_id, result, "a message was taken in"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topup_jobs::accept;
+
+    use super::*;
+
+    fn what_of(name: &str, data: &str, opts: &str) -> &'static str {
+        let data = format!(r#"{{"topupId":"6901616fe9e88196b4eb64b2"{data}}}"#);
+        let fields = [("name", name), ("data", &data), ("opts", opts)];
+        let fields = fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        what(&accept(&fields).unwrap().order)
+    }
+
+    #[test]
+    fn a_message_is_passed_on_for_what_it_says() {
+        assert_eq!(what_of("poll-topup", "", "{}"), "repeat");
+        assert_eq!(what_of("recheck-topup", "", r#"{"delay":5,"attempts":2}"#), "repeat");
+        for news in [r#","topupRef":"r""#, r#","customer":{}"#, r#","metadata":{}"#] {
+            assert_eq!(what_of("poll-topup", news, "{}"), "update", "{news}");
+        }
+        assert_eq!(what_of("poll-topup", r#","metadata":{}"#, r#"{"force":true}"#), "check");
+        assert_eq!(what_of("check-topup", "", "{}"), "check");
+        assert_eq!(what_of("correct-topup", r#","customer":{"phone":"1"}"#, "{}"), "correct");
+        assert_eq!(what_of("cancel-topup", "", "{}"), "cancel");
+    }
+}

@@ -1,0 +1,203 @@
+//! What producers say of an order: customer, metadata, callback URL. Each detail stands as the newest message that
+//! names it says, in whatever order the messages are carried out.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use topup_jobs::{Customer, InstructionKind, Secret, TopupId, TrackTopup};
+
+use super::database::Transaction;
+use super::statement::{Row, sql};
+use super::{json, read_json};
+use crate::orders::{StoreError, contact};
+
+/// What is stored of an order's details.
+#[derive(PartialEq, Clone)]
+struct Details {
+    customer: Option<Customer>,
+    metadata: Option<Map<String, Value>>,
+    callback_url: Option<Secret>,
+}
+
+/// By name of a detail: the message that last named it.
+type NamedBy = BTreeMap<String, String>;
+
+/// Whether to follow the order: named by every message but a correction.
+const FOLLOW: &str = "follow";
+const CUSTOMER: [&str; 4] = ["name", "email", "phone", "locale"];
+const METADATA: &str = "metadata";
+const CALLBACK_URL: &str = "callbackUrl";
+
+/// What came of a request's details.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Merged {
+    /// Whether its message is the newest that says whether the order is to be followed.
+    pub(super) newest: bool,
+    /// The details that have changed, as the history names them.
+    pub(super) changed: Vec<&'static str>,
+}
+
+/// Stores what a request names of an order that is stored already. A request without a message, the job of a foreign
+/// producer, adds only what is missing. A look that is under way finds the order changed, and looks again.
+pub(super) async fn merge(open: &mut Transaction, request: &TrackTopup) -> Result<Merged, StoreError> {
+    // Takes hold of the order: of two messages side by side the newer one must stand.
+    let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
+    open.execute(hold.bind(request.topup_id.as_str())).await?;
+    let select = sql("SELECT topup_ref, customer, metadata, callback_url, message_id, named_by, retry
+         FROM internet_orders WHERE topup_id = $1");
+    let Some(row) = open.fetch_optional(select.bind(request.topup_id.as_str())).await? else {
+        return Ok(Merged::default());
+    };
+    let before = read(&row)?;
+    let mut naming = Naming::new(&row, &before, request.message_id.as_deref())?;
+    let after = naming.after(&before, request);
+    let correction = request.instruction.is_some_and(|it| it.kind == InstructionKind::Correct);
+    let changed = [
+        (after.customer != before.customer, "customer"),
+        (after.metadata != before.metadata, "metadata"),
+        (after.callback_url != before.callback_url, "callback URL"),
+    ];
+    let merged = Merged {
+        newest: !correction && request.message_id.is_some() && naming.names(FOLLOW, true),
+        changed: changed.into_iter().filter_map(|(changed, name)| changed.then_some(name)).collect(),
+    };
+    let (email, phone) = contact::of(after.customer.as_ref());
+    let retry: Option<String> = row.get("retry")?;
+    let named_retry = request.retry.as_ref().map(json);
+    let retry = if merged.newest { named_retry.or(retry) } else { retry.or(named_retry) };
+    let update =
+        sql("UPDATE internet_orders SET topup_ref = coalesce(topup_ref, $1), customer = $2, metadata = $3,
+             callback_url = $4, message_id = $5, named_by = $6, contact_email = $7, contact_phone = $8, retry = $9,
+             version = version + $10
+         WHERE topup_id = $11")
+        .bind(request.topup_ref.as_deref())
+        .bind(after.customer.as_ref().map(json))
+        .bind(after.metadata.as_ref().map(json))
+        .bind(after.callback_url.as_ref().map(Secret::reveal))
+        .bind(naming.newest_message())
+        .bind(json(&naming.by))
+        .bind(email)
+        .bind(phone)
+        .bind(retry)
+        .bind(i64::from(!merged.changed.is_empty()))
+        .bind(request.topup_id.as_str());
+    open.execute(update).await?;
+    Ok(merged)
+}
+
+/// Stores how the customer of a new order is searched for.
+pub(super) async fn note_contact(
+    open: &mut Transaction,
+    topup_id: &TopupId,
+    customer: Option<&Customer>,
+) -> Result<(), StoreError> {
+    let (email, phone) = contact::of(customer);
+    if email.is_none() && phone.is_none() {
+        return Ok(());
+    }
+    let update = sql("UPDATE internet_orders SET contact_email = $1, contact_phone = $2 WHERE topup_id = $3");
+    open.execute(update.bind(email).bind(phone).bind(topup_id.as_str())).await.map(drop)
+}
+
+fn read(row: &Row) -> Result<Details, StoreError> {
+    let text = |column| row.get::<Option<String>>(column);
+    Ok(Details {
+        customer: text("customer")?.map(|text| read_json(&text, "customer")).transpose()?,
+        metadata: text("metadata")?.map(|text| read_json(&text, "metadata")).transpose()?,
+        callback_url: text("callback_url")?.map(Secret::new),
+    })
+}
+
+/// Which message has the last word on each detail.
+struct Naming<'a> {
+    by: NamedBy,
+    message: Option<&'a str>,
+    stored_message: Option<String>,
+}
+
+impl<'a> Naming<'a> {
+    fn new(row: &Row, stored: &Details, message: Option<&'a str>) -> Result<Self, StoreError> {
+        let stored_message: Option<String> = row.get("message_id")?;
+        let by = match row.get::<Option<String>>("named_by")? {
+            Some(text) => read_json(&text, "named_by")?,
+            None => stored_message.as_ref().map(|message| all_by(message, stored)).unwrap_or_default(),
+        };
+        Ok(Self { by, message, stored_message })
+    }
+
+    /// Whether the request decides this detail; from then on its message is the last that did. `missing`: nothing is
+    /// stored there.
+    fn names(&mut self, detail: &str, missing: bool) -> bool {
+        let Some(message) = self.message else { return missing };
+        let decides = self.by.get(detail).is_none_or(|last| is_newer(message, last));
+        if decides {
+            self.by.insert(detail.to_owned(), message.to_owned());
+        }
+        decides
+    }
+
+    fn after(&mut self, before: &Details, request: &TrackTopup) -> Details {
+        let mut after = before.clone();
+        let instruction = request.instruction.filter(|it| it.kind == InstructionKind::Correct);
+        if let Some(named) = &request.customer {
+            let mut customer = before.customer.clone().unwrap_or_default();
+            let missing = before.customer.is_none();
+            let fields = [&mut customer.name, &mut customer.email, &mut customer.phone];
+            for ((stored, named), detail) in
+                fields.into_iter().zip([&named.name, &named.email, &named.phone]).zip(CUSTOMER)
+            {
+                // A correction names single fields, any other message the customer as a whole.
+                if (instruction.is_none() || named.is_some()) && self.names(detail, missing) {
+                    *stored = named.clone().filter(|text| !text.reveal().is_empty());
+                }
+            }
+            let locale = instruction.map_or(Some(named.locale), |correction| correction.locale);
+            if let Some(locale) = locale
+                && self.names("locale", missing)
+            {
+                customer.locale = locale;
+            }
+            after.customer = Some(customer);
+        }
+        if let Some(metadata) = &request.metadata
+            && self.names(METADATA, before.metadata.is_none())
+        {
+            after.metadata = Some(metadata.clone());
+        }
+        if let Some(url) = &request.callback_url
+            && self.names(CALLBACK_URL, before.callback_url.is_none())
+        {
+            after.callback_url = Some(url.clone()).filter(|url| !url.reveal().is_empty());
+        }
+        after
+    }
+
+    fn newest_message(&self) -> Option<&str> {
+        match (self.message, self.stored_message.as_deref()) {
+            (Some(message), Some(stored)) if !is_newer(message, stored) => Some(stored),
+            (message, stored) => message.or(stored),
+        }
+    }
+}
+
+/// All that is stored was named by this message, as far as is known.
+fn all_by(message: &str, stored: &Details) -> NamedBy {
+    let mut details = vec![FOLLOW];
+    details.extend(stored.customer.is_some().then_some(CUSTOMER).into_iter().flatten());
+    details.extend(stored.metadata.is_some().then_some(METADATA));
+    details.extend(stored.callback_url.is_some().then_some(CALLBACK_URL));
+    details.into_iter().map(|detail| (detail.to_owned(), message.to_owned())).collect()
+}
+
+/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a
+/// number.
+fn is_newer(id: &str, last: &str) -> bool {
+    let position = |id: &str| {
+        let (milliseconds, number) = id.split_once('-')?;
+        Some((milliseconds.parse::<u64>().ok()?, number.parse::<u64>().ok()?))
+    };
+    match (position(id), position(last)) {
+        (Some(id), Some(last)) => id > last,
+        _ => id != last,
+    }
+}

@@ -1,0 +1,73 @@
+//! What a message about an order that is known asks for: to correct it, to follow it no longer, to check it.
+
+use topup_jobs::{Instruction, InstructionKind, OrderStatus, Timestamp, TrackTopup};
+
+use super::database::{Database, Transaction};
+use super::statement::sql;
+use super::{details, history, orders};
+use crate::orders::history::{CANCELLED, CORRECTED};
+use crate::orders::{Instructed, Occurrence, StoreError};
+
+/// Carries it out; nothing where no such order is stored.
+pub(super) async fn instruct(
+    database: &Database,
+    request: &TrackTopup,
+    instruction: Instruction,
+    now: Timestamp,
+) -> Result<Option<Instructed>, StoreError> {
+    let topup_id = &request.topup_id;
+    let mut transaction = database.begin().await?;
+    if instruction.followed {
+        // No worker has looked at it yet: its first look begins its fast polling.
+        orders::insert(&mut transaction, &TrackTopup::new(topup_id.clone()), now).await?;
+    }
+    let merged = details::merge(&mut transaction, request).await?;
+    if !merged.changed.is_empty() {
+        note(&mut transaction, request, &format!("{CORRECTED}: {}", merged.changed.join(", ")), now).await?;
+    }
+    let mut followed_again = false;
+    match instruction.kind {
+        InstructionKind::Cancel if merged.newest => cancel(&mut transaction, request, now).await?,
+        // A correction does not have an order followed again.
+        kind if kind.follows() && merged.newest => {
+            followed_again = orders::take_up_again(&mut transaction, request, true, now).await?;
+        }
+        _ => {}
+    }
+    transaction.commit().await?;
+    let order = orders::order(database, topup_id).await?;
+    Ok(order.map(|order| Instructed { order, followed_again }))
+}
+
+/// One that is final or was given up is left as it is: it is not followed anyway.
+async fn cancel(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<(), StoreError> {
+    let update =
+        sql("UPDATE internet_orders SET next_check_at = NULL, cancelled_at = $1, version = version + 1
+         WHERE topup_id = $2 AND next_check_at IS NOT NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
+    if open.execute(update.bind(now).bind(request.topup_id.as_str())).await? == 1 {
+        note(open, request, CANCELLED, now).await?;
+    }
+    Ok(())
+}
+
+/// Writes into the history of an order what a message has changed, without any value.
+async fn note(
+    open: &mut Transaction,
+    request: &TrackTopup,
+    cause: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let select = sql("SELECT status, next_check_at FROM internet_orders WHERE topup_id = $1");
+    let Some(row) = open.fetch_optional(select.bind(request.topup_id.as_str())).await? else { return Ok(()) };
+    let status: OrderStatus = row.parse("status")?;
+    let what = Occurrence::Changed {
+        cause: cause.to_owned(),
+        before: Some(status),
+        after: status,
+        next_check_at: row.get("next_check_at")?,
+        polls: 0,
+        given_up: None,
+        error: None,
+    };
+    history::add(open, &request.topup_id, now, what).await
+}

@@ -1,0 +1,115 @@
+//! Where the job of an order is, for an operator who asks. Reads only; by the time it is shown it may be elsewhere.
+
+use redis::{RedisResult, Value, pipe};
+use topup_jobs::{JobName, Timestamp, TopupId};
+
+use super::{Connection, Names};
+
+/// Orders asked for in one go.
+const MOST_ASKED: usize = 200;
+/// Messages read in one go.
+const MOST_READ: usize = 500;
+/// Messages of a stream that are looked through; behind that many the answer is not worth the wait.
+const MOST_LOOKED_THROUGH: usize = 100_000;
+
+/// Where the job of an order is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Whereabouts {
+    /// It waits in this queue for its time.
+    Waits(JobName, Timestamp),
+    /// It is due, or a worker has it.
+    UnderWay(JobName),
+    /// It was kept aside, for this reason.
+    DeadLetter(String),
+    /// No queue holds it.
+    Nowhere,
+}
+
+/// What Redis knows of an order in one queue: has a payload, due at, is dead, reason.
+type Held = (bool, Option<f64>, bool, (Option<String>,));
+
+/// Where the jobs of these orders are.
+pub(crate) async fn whereabouts(
+    connection: &Connection,
+    names: &Names,
+    orders: &[TopupId],
+) -> RedisResult<Vec<Whereabouts>> {
+    let mut all = Vec::with_capacity(orders.len());
+    for orders in orders.chunks(MOST_ASKED) {
+        let mut ask = pipe();
+        for topup_id in orders.iter().map(TopupId::as_str) {
+            for queue in JobName::FOLLOWING.map(|job| names.queue(job)) {
+                ask.cmd("HEXISTS").arg(format!("{queue}:data")).arg(topup_id);
+                ask.cmd("ZSCORE").arg(format!("{queue}:scheduled")).arg(topup_id);
+                ask.cmd("SISMEMBER").arg(format!("{queue}:dead")).arg(topup_id);
+                ask.cmd("HMGET").arg(format!("{queue}:meta:{topup_id}")).arg("reason");
+            }
+        }
+        let answers: Vec<Value> = ask.query_async(&mut connection.get()).await?;
+        for of_order in answers.chunks(4 * JobName::FOLLOWING.len()) {
+            let held = of_order.chunks(4).map(|held| redis::from_redis_value(Value::Array(held.to_vec())));
+            let held = held.collect::<Result<Vec<Held>, _>>()?;
+            all.push(judge(held));
+        }
+    }
+    Ok(all)
+}
+
+/// Of two queues the one that has the order at work counts.
+fn judge(held: Vec<Held>) -> Whereabouts {
+    let mut found = Whereabouts::Nowhere;
+    for ((payload, due, dead, (reason,)), job) in held.into_iter().zip(JobName::FOLLOWING) {
+        if dead {
+            found = Whereabouts::DeadLetter(reason.unwrap_or_default());
+        } else if payload {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "milliseconds of this century are far below 2^53"
+            )]
+            let at = due.and_then(|at| Timestamp::from_timestamp_millis((at * 1000.0) as i64));
+            return at.map_or(Whereabouts::UnderWay(job), |at| Whereabouts::Waits(job, at));
+        }
+    }
+    found
+}
+
+/// A message that names an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Naming {
+    /// Its id in the stream.
+    pub(crate) id: String,
+    /// Why it was rejected, if it was.
+    pub(crate) reason: Option<String>,
+}
+
+/// Names and values of a message.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The first message of the inbox, or of the rejected ones, that names this order.
+pub(crate) async fn naming(
+    connection: &Connection,
+    stream: &str,
+    topup_id: &TopupId,
+) -> RedisResult<Option<Naming>> {
+    let mut from = "-".to_owned();
+    for _ in 0..MOST_LOOKED_THROUGH / MOST_READ {
+        let mut read = redis::cmd("XRANGE");
+        read.arg(stream).arg(&from).arg("+").arg("COUNT").arg(MOST_READ);
+        let entries: Vec<(String, Fields)> = read.query_async(&mut connection.get()).await?;
+        let Some((last, _)) = entries.last() else { break };
+        from = format!("({last}");
+        if let Some((id, fields)) = entries.into_iter().find(|(_, fields)| names(fields, topup_id)) {
+            let reason = fields.into_iter().find(|(name, _)| name == b"reason");
+            let reason = reason.map(|(_, value)| String::from_utf8_lossy(&value).into_owned());
+            return Ok(Some(Naming { id, reason }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the field `data` holds the id, in lower or upper case.
+fn names(fields: &[(Vec<u8>, Vec<u8>)], topup_id: &TopupId) -> bool {
+    let id = topup_id.as_str().as_bytes();
+    let mut data = fields.iter().filter(|(name, _)| name == b"data").map(|(_, value)| value);
+    data.any(|data| data.windows(id.len()).any(|part| part.eq_ignore_ascii_case(id)))
+}

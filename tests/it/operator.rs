@@ -1,0 +1,372 @@
+//! What an operator does by hand: have orders checked now, correct them, stop following them, find them; and the
+//! messages by which a producer does the same.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use topup_jobs::{OrderStatus, TopupId};
+use topup_worker::orders::OrderStore;
+use topup_worker::simulator::{Script, SimulatorSettings};
+
+use crate::support::redis::TestRedis;
+use crate::support::smtp::{MailSink, Offer, PASSWORD, USER};
+use crate::support::{Bed, PROGRAM, until};
+
+const NEVER: Duration = Duration::from_hours(10_000);
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Adds a message of this name with this data, and options.
+async fn send(bed: &Bed, name: &str, data: Value, opts: Value) {
+    let (data, opts) = (data.to_string(), opts.to_string());
+    let fields = [("name", name), ("data", &data), ("opts", &opts)];
+    bed.message(&fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()))).await;
+}
+
+/// An order that is QUEUED, and rechecked in a day.
+async fn scheduled(bed: &Bed) -> String {
+    let order = bed.order(Script::queued_forever());
+    bed.enqueue([&order]).await;
+    bed.told(&order, "scheduled").await;
+    until("it waits to be rechecked", async || {
+        bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:recheck-topup:scheduled", &order]).await
+    })
+    .await;
+    order
+}
+
+/// Waits until no queue of orders holds this order, nor a message about it.
+async fn let_go(bed: &Bed, order: &str) {
+    until("no queue holds the order", async || {
+        let mut ids: Vec<String> = bed.redis(&["HKEYS", "{topup}:poll-topup:data"]).await;
+        ids.extend(bed.redis::<Vec<String>>(&["HKEYS", "{topup}:recheck-topup:data"]).await);
+        let inbox: usize = bed.redis(&["XLEN", "{topup}:inbox"]).await;
+        (inbox == 0 && ids.iter().all(|id| !id.starts_with(order))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_hours_is_checked_now() {
+    let bed = Bed::new(1.0).await;
+    let _worker = bed.worker().await;
+    let by_message = scheduled(&bed).await;
+    let by_command = scheduled(&bed).await;
+    let by_filter = scheduled(&bed).await;
+    for order in [&by_message, &by_command, &by_filter] {
+        bed.simulator.set_script(order, Script::fulfilled_after(Duration::ZERO));
+    }
+    send(&bed, "poll-topup", json!({"topupId": by_message}), json!({"force": true})).await;
+    bed.told(&by_message, "fulfilled").await;
+    let done = stdout(&bed.program(&["check", &by_command]));
+    assert!(done.contains("the order waited in recheck-topup, and is checked now"), "{done}");
+    bed.told(&by_command, "fulfilled").await;
+    let counted = stdout(&bed.program(&["check", "--status", "QUEUED"]));
+    assert_eq!(counted, "1 orders match; with --yes each of them is checked now\n");
+    assert_eq!(bed.simulator.calls(&by_filter).len(), 1, "counting asks nothing");
+    let done = stdout(&bed.program(&["check", "--status", "QUEUED", "--yes"]));
+    assert_eq!(done, "1 orders are checked now, at the pace that the provider allows\n");
+    bed.told(&by_filter, "fulfilled").await;
+    for order in [&by_message, &by_command, &by_filter] {
+        assert_eq!(bed.simulator.calls(order).len(), 2, "each is asked for once more");
+    }
+    // A final one is asked for once more, and told no second time.
+    let done = stdout(&bed.program(&["check", &by_command]));
+    assert!(done.contains("the order is in no queue"), "{done}");
+    until("it is asked for", async || (bed.simulator.calls(&by_command).len() == 3).then_some(())).await;
+    bed.idle().await;
+    let told = bed.sink.received().into_iter().filter(|it| it.id() == format!("evt_{by_command}_fulfilled"));
+    assert_eq!(told.count(), 1);
+}
+
+#[tokio::test]
+async fn a_later_message_corrects_what_is_not_sent_yet_and_a_repeat_costs_nothing() {
+    let bed = Bed::new(1.0).await;
+    let order = scheduled_with_customer(&bed).await;
+    let calls = bed.simulator.calls(&order).len();
+    let (_worker, id) = (bed.worker().await, order.parse::<TopupId>().unwrap());
+    let data = json!({"topupId": order, "metadata": {"cart": "c-2"}});
+    send(&bed, "poll-topup", data, json!({})).await;
+    stdout(&bed.program(&["correct", &order, "--email", "right@example.dz", "--locale", "en"]));
+    let store = bed.store().await;
+    let stored = until("the order is corrected", async || {
+        let stored = store.order(&id).await.unwrap()?;
+        let email = stored.customer.as_ref()?.email.as_ref()?.reveal() == "right@example.dz";
+        (email && stored.metadata.as_ref()?["cart"] == "c-2").then_some(stored)
+    })
+    .await;
+    assert_eq!(stored.tracking.status, OrderStatus::Scheduled);
+    assert_eq!(bed.simulator.calls(&order).len(), calls, "the provider is not asked for that");
+    // A repeat without anything new leaves no job behind, whatever it is called.
+    send(&bed, "recheck-topup", json!({"topupId": order}), json!({"attempts": 3})).await;
+    let_go_of_messages(&bed, &order).await;
+
+    bed.simulator.set_script(&order, Script::fulfilled_after(Duration::ZERO));
+    stdout(&bed.program(&["check", &order]));
+    let event = bed.told(&order, "fulfilled").await.json();
+    let customer =
+        json!({"name": "Zohra", "email": "right@example.dz", "phone": "0661998877", "locale": "en"});
+    assert_eq!(
+        (&event["data"]["customer"], &event["data"]["metadata"]),
+        (&customer, &json!({"cart": "c-2"}))
+    );
+    let shown = bed.shown(&order);
+    assert!(shown.contains("corrected: customer") && !shown.contains("right@"), "{shown}");
+}
+
+/// An order that is rechecked in a day, whose customer has a wrong address. Its worker is gone.
+async fn scheduled_with_customer(bed: &Bed) -> String {
+    let order = bed.order(Script::queued_forever());
+    let customer =
+        json!({"name": "Zohra", "email": "wrong@example.dz", "phone": "0661998877", "locale": "ar"});
+    send(bed, "poll-topup", json!({"topupId": order, "customer": customer}), json!({})).await;
+    let mut worker = bed.worker().await;
+    bed.told(&order, "scheduled").await;
+    assert!(worker.stop().await.success());
+    order
+}
+
+/// Waits until every message is carried out, while the order itself still waits.
+async fn let_go_of_messages(bed: &Bed, order: &str) {
+    until("no job of a message is left", async || {
+        let ids: Vec<String> = bed.redis(&["HKEYS", "{topup}:poll-topup:data"]).await;
+        let inbox: usize = bed.redis(&["XLEN", "{topup}:inbox"]).await;
+        (inbox == 0 && ids.iter().all(|id| !id.contains('#'))).then_some(())
+    })
+    .await;
+    let held: bool = bed.redis(&["HEXISTS", "{topup}:recheck-topup:data", order]).await;
+    assert!(held, "the order waits for its recheck");
+}
+
+#[tokio::test]
+async fn a_mail_that_was_not_delivered_yet_goes_to_the_corrected_address() {
+    let (sink, folder) =
+        (MailSink::new(Offer { smtps: false, starttls: true, auth: true }), tempfile::tempdir().unwrap());
+    let mut bed = Bed::new(1.0).await;
+    let ca_file = folder.path().join("mail.pem");
+    std::fs::write(&ca_file, &sink.certificate).unwrap();
+    bed.set("SMTP_URL", format!("smtp://{USER}:{PASSWORD}@localhost:{}", sink.listen().await));
+    bed.set("SMTP_CA_FILE", ca_file.display().to_string());
+    bed.set("EMAIL_FROM", "Boutique <topup@shop.example>");
+    // The third attempt would be made after five minutes.
+    let full = ("RCPT", "452 4.2.2 mailbox full");
+    sink.answer_first([full, full]);
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    until("two attempts have failed", async || bed.shown(&order).contains("attempt 2: retry").then_some(()))
+        .await;
+    stdout(&bed.program(&["correct", &order, "--email", "right@example.dz"]));
+    until("it is corrected", async || bed.shown(&order).contains("corrected: customer").then_some(())).await;
+    let done = stdout(&bed.program(&["resend", &order]));
+    until("the third attempt has ended", async || {
+        let shown = bed.shown(&order);
+        (shown.contains("by email: sent") || shown.contains("attempt 3: retry")).then_some(())
+    })
+    .await;
+    let mail =
+        sink.mails().pop().unwrap_or_else(|| panic!("{done}\n{}\n{}", bed.shown(&order), worker.log()));
+    assert_eq!(mail.to, ["right@example.dz"]);
+}
+
+#[tokio::test]
+async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked_again() {
+    // A look at the provider takes a second: one is under way when the order is stopped.
+    let settings = SimulatorSettings { latency_ms: 1_000, ..SimulatorSettings::default() };
+    let bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
+    let worker = bed.worker().await;
+    let polled = bed.order(Script::fulfilled_after(NEVER));
+    bed.enqueue([&polled]).await;
+    until("a look is under way", async || (!bed.simulator.calls(&polled).is_empty()).then_some(())).await;
+    let rechecked = scheduled(&bed).await;
+    let delayed = bed.order(Script::fulfilled_after(Duration::ZERO));
+    send(
+        &bed,
+        "poll-topup",
+        json!({"topupId": delayed, "metadata": {"cart": 1}}),
+        json!({"delay": 86_400_000}),
+    )
+    .await;
+    until("it waits", async || {
+        bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:poll-topup:scheduled", &delayed]).await
+    })
+    .await;
+    let orders = [&polled, &rechecked, &delayed];
+    let done = stdout(&bed.program(&["stop", &polled, &rechecked, &delayed]));
+    assert_eq!(done.matches("the order is followed no longer").count(), 3, "{done}");
+    for order in orders {
+        let_go(&bed, order).await;
+        let shown = bed.shown(order);
+        let first = shown.lines().next().unwrap();
+        assert!(
+            first.starts_with("CANCELLED since ") && first.contains(&format!("check {order}")),
+            "{shown}"
+        );
+        bed.simulator.set_script(order, Script::fulfilled_after(Duration::ZERO));
+    }
+    let calls: usize = orders.iter().map(|order| bed.simulator.calls(order).len()).sum();
+    let count = stdout(&bed.program(&["orders", "--cancelled"])).lines().count();
+    assert_eq!(count, 3);
+    // Whatever was lost is put back within half a minute; these are not.
+    drop(worker);
+    bed.redis::<()>(&["FLUSHALL"]).await;
+    let lost = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let store = bed.store().await;
+    store
+        .track(&topup_jobs::TrackTopup::new(lost.parse().unwrap()), topup_worker::clock::real_now())
+        .await
+        .unwrap();
+    let _worker = bed.worker().await;
+    bed.told(&lost, "fulfilled").await;
+    assert_eq!(orders.iter().map(|order| bed.simulator.calls(order).len()).sum::<usize>(), calls);
+    assert!(bed.sink.received().iter().all(|it| !it.id().ends_with("unresolved")));
+    assert_eq!(stdout(&bed.program(&["dead-letters"])), "");
+
+    stdout(&bed.program(&["check", &polled]));
+    bed.told(&polled, "fulfilled").await;
+    // A producer's further message has an order followed again, too.
+    bed.enqueue([&rechecked, &delayed]).await;
+    bed.told(&rechecked, "fulfilled").await;
+    bed.told(&delayed, "fulfilled").await;
+}
+
+#[tokio::test]
+async fn a_plain_message_right_behind_a_cancellation_is_no_repeat() {
+    let bed = Bed::new(1.0).await;
+    let _worker = bed.worker().await;
+    let order = scheduled(&bed).await;
+    bed.simulator.set_script(&order, Script::fulfilled_after(Duration::ZERO));
+    send(&bed, "cancel-topup", json!({"topupId": order}), json!({})).await;
+    send(&bed, "poll-topup", json!({"topupId": order}), json!({})).await;
+    bed.told(&order, "fulfilled").await;
+}
+
+#[tokio::test]
+async fn a_mistyped_id_is_kept_aside_and_never_followed() {
+    let bed = Bed::new(600.0).await;
+    let _worker = bed.worker().await;
+    let unknown = "a".repeat(24);
+    for command in
+        [&["check", &unknown][..], &["stop", &unknown], &["correct", &unknown, "--phone", "0661998877"]]
+    {
+        stdout(&bed.program(command));
+    }
+    let listed = until("the three are dead letters", async || {
+        let listed = stdout(&bed.program(&["dead-letters"]));
+        (listed.lines().count() == 3).then_some(listed)
+    })
+    .await;
+    assert_eq!(listed.matches("the store knows of no such order").count(), 3, "{listed}");
+    assert!(!listed.contains("0661998877"));
+    assert_eq!(bed.simulator.total_calls(), 1, "only the key was verified");
+    // Once the order is known, the correction is carried out by a replay.
+    let id: TopupId = unknown.parse().unwrap();
+    let store = bed.store().await;
+    store.track(&topup_jobs::TrackTopup::new(id.clone()), topup_worker::clock::real_now()).await.unwrap();
+    stdout(&bed.program(&["dead-letters", "replay", "--all"]));
+    until("the correction is carried out", async || store.order(&id).await.unwrap()?.customer).await;
+}
+
+#[tokio::test]
+async fn hundreds_of_ids_come_on_standard_input_and_one_wrong_word_stops_them_all() {
+    let bed = Bed::new(1.0).await;
+    let run = |words: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["check", "-"]).envs(bed.settings().iter().map(|(name, value)| (*name, value)));
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(words.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let ids: Vec<String> = (1..=600).map(|n| format!("{n:024x}")).collect();
+    let wrong = run(&format!("{}\n0661998877\n", ids.join(",")));
+    assert_eq!(wrong.status.code(), Some(2));
+    let words = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(words.contains("1 of 601 words are no ids, the first at 601"), "{words}");
+    assert!(!words.contains("0661998877"), "{words}");
+    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 0);
+    let done = stdout(&run(&ids.join("\n")));
+    assert_eq!(done.lines().count(), 600);
+    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 600);
+}
+
+#[tokio::test]
+async fn orders_are_listed_for_people_and_programs_without_the_customer() {
+    let mut bed = Bed::new(600.0).await;
+    bed.set("RUST_LOG", "trace");
+    let (fulfilled, unknown) = (bed.order(Script::fulfilled_after(Duration::ZERO)), "b".repeat(24));
+    let _worker = bed.worker().await;
+    let data = json!({"topupId": fulfilled, "topupRef": "a \"b\", c\nd", "customer": {"name": "Zohra",
+        "email": "zohra.bk@example.dz", "phone": "0661998877"}});
+    send(&bed, "poll-topup", data, json!({})).await;
+    bed.told(&fulfilled, "fulfilled").await;
+    send(&bed, "poll-topup", json!({"topupId": unknown}), json!({})).await;
+    bed.told(&unknown, "unresolved").await;
+    bed.idle().await;
+
+    let text = stdout(&bed.program(&["orders"]));
+    assert!(
+        text.lines().any(|line| line.contains(&unknown) && line.contains("dead letter: not-found")),
+        "{text}"
+    );
+    let json = stdout(&bed.program(&["orders", "--phone", "+213 661 99 88 77", "--json"]));
+    let row: Value = serde_json::from_str(json.trim()).unwrap();
+    assert_eq!((&row["topupId"], &row["status"]), (&json!(fulfilled), &json!("FULFILLED")));
+    assert_eq!(row["customerEmail"], "z•••@example.dz");
+    let output = bed.program(&["orders", "--csv", "--status", "FULFILLED"]);
+    let csv = stdout(&output);
+    assert!(csv.starts_with("topupId,topupRef,status,") && csv.contains("\"a \"\"b\"\", c\nd\""), "{csv}");
+    let card = bed.simulator.card_code(&fulfilled).unwrap();
+    for secret in ["Zohra", "zohra.bk", "0661998877", "036362608", &card] {
+        assert!(![&text, &json, &csv].iter().any(|shown| shown.contains(secret)), "{secret} is shown");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains(secret), "{secret} is logged");
+    }
+    let full = stdout(&bed.program(&["orders", "--email", "ZOHRA.bk@example.dz", "--show-customer"]));
+    assert!(full.contains("0661998877") && !full.contains(&card), "{full}");
+
+    let first = bed.program(&["orders", "--limit", "1"]);
+    let (_, after) =
+        std::str::from_utf8(&first.stderr).unwrap().split_once("there are more: --after ").unwrap();
+    let second = stdout(&bed.program(&["orders", "--limit", "1", "--after", after.trim()]));
+    assert_eq!(stdout(&first) + &second, text);
+    assert_eq!(bed.program(&["orders", "--status", "LOST"]).status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
+    let bed = Bed::new(600.0).await;
+    let id = "c".repeat(24);
+    let first_line = || bed.shown(&id).lines().next().unwrap_or_default().to_owned();
+    send(&bed, "poll-topup", json!({"topupId": id.to_uppercase()}), json!({"delay": 3_600_000})).await;
+    assert!(first_line().contains(&format!("order {id} is in the inbox as message")), "{}", first_line());
+    let worker = bed.worker().await;
+    until("it is taken in", async || first_line().contains("waits in poll-topup until").then_some(())).await;
+    stdout(&bed.program(&["check", &id]));
+    bed.told(&id, "unresolved").await;
+    bed.idle().await;
+    let rejected = "d".repeat(24);
+    send(&bed, "poll-topup", json!({"topupId": rejected}), json!({"delay": -1})).await;
+    until("it is rejected", async || {
+        bed.shown(&rejected).contains(&format!("order {rejected} was rejected: \"opts.delay\"")).then_some(())
+    })
+    .await;
+    let unknown = bed.program(&["order", &"e".repeat(24)]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("in no queue and no message"));
+    let expected = format!(
+        "DEAD LETTER: it is not checked: not-found; `topup-worker dead-letters replay {id}` has it followed again"
+    );
+    assert_eq!(first_line(), expected);
+    // Where Redis has lost its dead letters, the database tells; a worker would put them back.
+    drop(worker);
+    bed.redis::<()>(&["FLUSHALL"]).await;
+    assert_eq!(first_line(), expected);
+    stdout(&bed.program(&["dead-letters", "discard", &id]));
+    assert!(first_line().starts_with("DISCARDED: it is not checked"), "{}", first_line());
+    assert_eq!(stdout(&bed.program(&["orders", "--dead-letter"])), "");
+}
