@@ -173,7 +173,7 @@ impl Intake {
                     );
                 }
                 (None, result) => {
-                    tracing::debug!(message.id = message_id, result, "a message was left alone")
+                    tracing::debug!(message.id = message_id, result, "a message was left alone");
                 }
             }
         }
