@@ -27,7 +27,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// Pause between two measurements.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(6);
 /// A measurement whose round trip took longer says too little.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// The wall clock of the host may differ by so much before that is logged, and before it counts as right again.

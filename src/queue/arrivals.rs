@@ -18,7 +18,7 @@ use super::address::RedisAddress;
 use super::connection::{ANSWER_TIMEOUT, FIND_TIMEOUT, Pause, in_time};
 
 /// Silence after which the connection is asked whether it still is one.
-const LONGEST_SILENCE: Duration = Duration::from_secs(20);
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
 /// Changes of a key. Clones are the same.
 #[derive(Debug, Clone, Default)]

@@ -263,7 +263,7 @@ async fn a_mistyped_id_is_kept_aside_and_never_followed() {
     .await;
     assert_eq!(listed.matches("the store knows of no such order").count(), 3, "{listed}");
     assert!(!listed.contains("0661998877"));
-    assert_eq!(bed.simulator.total_calls(), 1, "only the key was verified");
+    assert!(bed.simulator.total_calls() <= 1, "more was asked for than whether the key is good");
     // Once the order is known, the correction is carried out by a replay.
     let id: TopupId = unknown.parse().unwrap();
     let store = bed.store().await;

@@ -77,7 +77,6 @@ async fn a_worker_that_is_cut_off_loses_its_jobs_to_others_and_comes_back_under_
     };
     let engine = Engine::new().await;
     let proxy = Proxy::start_at(&network.address, &engine.redis.url(), Duration::ZERO).await;
-    // No more than may run in processes of their own at once, since all of them wait there.
     let done: Vec<Part> = (100..107).map(|n| Part::new(n, [Act::Finish.behind("early")])).collect();
     let running: Vec<Part> = (200..207).map(|n| Part::new(n, [Act::Finish.behind("late")])).collect();
     let held = [done, running.clone()].concat();
@@ -90,7 +89,8 @@ async fn a_worker_that_is_cut_off_loses_its_jobs_to_others_and_comes_back_under_
         .await;
     engine.push(&held).await;
     engine.begun(held.len(), |run| run.owner == far.pid()).await;
-    let mut near = engine.worker(held.len()).await;
+    // Suspects run in half of the slots, and all of these wait there at once.
+    let mut near = engine.worker(2 * held.len()).await;
     far.apart();
     network.cut();
     engine.begun(held.len(), |run| run.owner == near.pid()).await;
