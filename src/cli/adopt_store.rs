@@ -3,11 +3,10 @@
 
 use clap::Args;
 
-use super::{failed, say};
+use super::{connect, failed, say};
 use crate::config::{RedisSettings, StoreSettings};
 use crate::deployment::{Adopted, Shared, adopt};
 use crate::orders::{self, Access};
-use crate::queue::{Connection, RedisHealth};
 
 #[derive(Debug, Args)]
 pub(super) struct AdoptStoreSettings {
@@ -18,7 +17,7 @@ pub(super) struct AdoptStoreSettings {
 }
 
 pub(super) async fn adopt_store(settings: AdoptStoreSettings) -> anyhow::Result<()> {
-    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
+    let connection = connect(&settings.redis)?;
     let names = &settings.redis.prefix;
     let store = orders::open_existing(settings.store.database_url()?, None, Access::Read).await?;
     let id = store.id().await?;

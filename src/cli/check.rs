@@ -7,11 +7,11 @@ use clap::Args;
 use serde_json::Map;
 use topup_jobs::TopupId;
 
-use super::messages::{about, connect, send};
+use super::messages::{about, send};
 use super::order_filter::OrderFilter;
-use super::say;
 use super::store::{must_belong, open_to_read};
 use super::topup_ids::TopupIds;
+use super::{connect, say};
 use crate::config::{RedisSettings, SettingsError, StoreSettings};
 use crate::orders::SqlStore;
 use crate::queue::{Whereabouts, whereabouts};

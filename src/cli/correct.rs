@@ -6,8 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use topup_jobs::TopupId;
 
-use super::messages::{about, check, connect, send};
-use super::say;
+use super::messages::{about, check, send};
+use super::{connect, say};
 use crate::config::{RedisSettings, SettingsError};
 
 #[derive(Debug, Args)]

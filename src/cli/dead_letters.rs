@@ -7,17 +7,16 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
 use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId, TrackTopup};
 
 use super::store::open_beside;
-use super::{failed, one_line, say};
+use super::{connect, failed, one_line, say, time};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
 use crate::handlers::{NextJob, StoredDeadLetter, chain};
 use crate::orders::{self, Access, OrderStore, SqlStore, StoreError};
-use crate::queue::{Connection, DeadLetter, DeadLetters, RedisHealth, Replayed};
+use crate::queue::{DeadLetter, DeadLetters, Replayed};
 
 /// Dead letters that are read from the store in one go.
 const MOST_READ: u32 = 1000;
@@ -71,7 +70,7 @@ pub(super) struct Which {
 }
 
 pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Result<()> {
-    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
+    let connection = connect(&settings.redis)?;
     let names = settings.redis.prefix;
     let letters = DeadLetters::new(connection.clone(), names.clone());
     let action = settings.action.unwrap_or(Action::List);
@@ -194,11 +193,7 @@ fn shown(id: &[u8]) -> String {
 
 fn line(letter: &DeadLetter) -> String {
     let DeadLetter { job, id, reason, .. } = letter;
-    format!("{}  {job:<15}  {}  {}", time(letter), shown(id), one_line(reason))
-}
-
-fn time(letter: &DeadLetter) -> String {
-    letter.dead_at.map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
+    format!("{}  {job:<15}  {}  {}", time(letter.dead_at), shown(id), one_line(reason))
 }
 
 /// What the job carries.
@@ -230,7 +225,7 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
         ("order", or_none(order)),
         ("to tell", or_none(told)),
         ("reason", one_line(&letter.reason)),
-        ("dead at", time(letter)),
+        ("dead at", time(letter.dead_at)),
         ("attempts made", or_none(letter.attempts_made.map(|made| made.to_string()))),
         ("last error", or_none(letter.last_error.as_deref().map(one_line))),
         ("payload", size),

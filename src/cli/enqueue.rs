@@ -4,8 +4,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
-use super::messages::{Fields, check, connect, send};
-use super::say;
+use super::messages::{Fields, check, send};
+use super::{connect, say};
 use crate::config::{RedisSettings, SettingsError};
 
 #[derive(Debug, Args)]

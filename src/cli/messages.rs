@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use topup_jobs::{TopupId, accept};
 
 use crate::config::{RedisSettings, SettingsError};
-use crate::queue::{Connection, RedisHealth, describe};
+use crate::queue::{Connection, describe};
 
 /// Messages sent in one go.
 const MOST_SENT: usize = 500;
@@ -25,11 +25,6 @@ pub(super) fn check(fields: &Fields) -> Result<(), SettingsError> {
     let refused =
         |why: topup_jobs::Rejection| SettingsError::Unusable { name: "the message", why: why.to_string() };
     accept(&bytes).map(drop).map_err(refused)
-}
-
-/// Redis, for a command.
-pub(super) fn connect(settings: &RedisSettings) -> anyhow::Result<Connection> {
-    Ok(Connection::new(&settings.address()?, &RedisHealth::default()))
 }
 
 /// Puts messages into the inbox and returns their ids.

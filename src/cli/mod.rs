@@ -26,10 +26,13 @@ mod stop;
 mod store;
 mod topup_ids;
 
+use chrono::SecondsFormat;
 use clap::{Parser, Subcommand};
+use topup_jobs::Timestamp;
 
-use crate::config::{LogSettings, SettingsError};
+use crate::config::{LogSettings, RedisSettings, SettingsError};
 use crate::deployment::Refusal;
+use crate::queue::{Connection, RedisHealth};
 use crate::telemetry;
 use crate::topup_api::ClientError;
 
@@ -156,6 +159,16 @@ fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
 #[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
 fn failed(error: redis::RedisError) -> anyhow::Error {
     anyhow::anyhow!("Redis did not do it: {}", crate::queue::describe(&error))
+}
+
+/// Redis, for a command.
+fn connect(settings: &RedisSettings) -> anyhow::Result<Connection> {
+    Ok(Connection::new(&settings.address()?, &RedisHealth::default()))
+}
+
+/// A time to the second, or a dash.
+fn time(at: impl Into<Option<Timestamp>>) -> String {
+    at.into().map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 /// A text from Redis, which any program may have written there, on one line and without control characters.

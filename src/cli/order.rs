@@ -3,13 +3,12 @@
 
 use std::collections::HashSet;
 
-use chrono::SecondsFormat;
 use clap::Args;
-use topup_jobs::{Timestamp, TopupId};
+use topup_jobs::TopupId;
 
-use super::say;
 use super::standing::{self, InRedis};
 use super::store::open_to_read;
+use super::{say, time};
 use crate::config::{RedisSettings, SettingsError, StoreSettings};
 use crate::orders::{Attempt, HistoryEntry, Occurrence, OrderStore};
 
@@ -122,13 +121,9 @@ fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     history
 }
 
-fn time(at: Option<Timestamp>) -> String {
-    at.map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
-}
-
 #[cfg(test)]
 mod tests {
-    use topup_jobs::{Incident, Outcome};
+    use topup_jobs::{Incident, Outcome, Timestamp};
 
     use super::*;
 

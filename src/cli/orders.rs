@@ -3,14 +3,13 @@
 
 use std::io::Write;
 
-use chrono::SecondsFormat;
 use clap::Args;
 use serde::Serialize;
-use topup_jobs::{Locale, Secret, Timestamp, TopupId};
+use topup_jobs::{Locale, Secret, TopupId};
 
 use super::order_filter::OrderFilter;
 use super::store::open_to_read;
-use super::{one_line, say};
+use super::{one_line, say, time};
 use crate::config::{SettingsError, StoreSettings};
 use crate::orders::{Found, Order};
 
@@ -248,12 +247,10 @@ fn line(found: &Found, in_full: bool) -> String {
     std::iter::once(line).chain(texts.map(|text| one_line(&text))).collect::<Vec<_>>().join("  ")
 }
 
-fn time(at: Timestamp) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
 #[cfg(test)]
 mod tests {
+    use topup_jobs::Timestamp;
+
     use super::*;
 
     #[test]

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::dead_letters::Which;
 use super::store::layout_must_be_known;
-use super::{failed, one_line, say};
+use super::{connect, failed, one_line, say};
 use crate::config::RedisSettings;
-use crate::queue::{Connection, RedisHealth, Rejected, RejectedMessages, Returned};
+use crate::queue::{Rejected, RejectedMessages, Returned};
 
 #[derive(Debug, Args)]
 pub(super) struct RejectedSettings {
@@ -36,7 +36,7 @@ enum Action {
 }
 
 pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
-    let connection = Connection::new(&settings.redis.address()?, &RedisHealth::default());
+    let connection = connect(&settings.redis)?;
     let messages = RejectedMessages::new(connection.clone(), settings.redis.prefix.clone());
     let action = settings.action.unwrap_or(Action::List);
     if !matches!(action, Action::List) {

@@ -4,11 +4,9 @@
 
 use std::time::Duration;
 
-use chrono::SecondsFormat;
-use topup_jobs::{Timestamp, TopupId};
+use topup_jobs::TopupId;
 
-use super::messages::connect;
-use super::one_line;
+use super::{connect, one_line, time};
 use crate::config::RedisSettings;
 use crate::orders::{HistoryEntry, Notification, NotificationStatus, Occurrence, Order};
 use crate::queue::{Connection, Names, Whereabouts, naming, whereabouts};
@@ -171,8 +169,4 @@ pub(super) fn queue(redis: &InRedis) -> String {
         Some(Whereabouts::DeadLetter(_)) => "none: a dead letter".to_owned(),
         Some(Whereabouts::Nowhere) => "none".to_owned(),
     }
-}
-
-fn time(at: Timestamp) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

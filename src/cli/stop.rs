@@ -6,9 +6,9 @@
 use clap::Args;
 use serde_json::Map;
 
-use super::messages::{about, connect, send};
-use super::say;
+use super::messages::{about, send};
 use super::topup_ids::TopupIds;
+use super::{connect, say};
 use crate::config::RedisSettings;
 use crate::queue::{Whereabouts, whereabouts};
 
