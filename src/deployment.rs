@@ -4,7 +4,7 @@
 //! Workers that differ would destroy each other's work in silence: two databases under one prefix tell one order twice
 //! and know nothing of each other's failures, and a card that one worker encrypts is lost to another that lacks the key.
 //! So a worker joins before it changes anything, looks again three times a minute, and stops where it differs, in words.
-//! Redis that has lost its data is told everything again by the workers that run.
+//! After Redis has lost its data, the running workers write all of it again.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -29,7 +29,7 @@ pub(crate) const LAYOUT: u64 = 1;
 const EVERY: Duration = Duration::from_secs(20);
 /// After so many looks a worker joins anew, which says that it lives.
 const JOINS_ANEW_AFTER: u32 = 30;
-/// A worker that has not joined anew for so long is gone. Real time.
+/// A worker that has not joined again within this time counts as gone. Real time.
 const GONE_AFTER: Duration = Duration::from_mins(25);
 /// A worker whose keys differ was removed from the set, and stands there again within this time if it lives. Real time.
 const BACK_WITHIN: Duration = Duration::from_secs(26);

@@ -50,7 +50,7 @@ pub struct Telling {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MadeAttempt {
-    /// Its number, from 1 up.
+    /// Number of the attempt; the first is 1.
     number: u32,
     at: Timestamp,
     result: Made,

@@ -1,4 +1,4 @@
-//! What the script that moves messages is told of one that is accepted.
+//! The arguments of `intake.lua` for an accepted message.
 
 use redis::ScriptInvocation;
 use topup_jobs::{Accepted, Instruction, InstructionKind, TrackTopup};

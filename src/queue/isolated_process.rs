@@ -34,7 +34,7 @@ pub(super) enum Left {
     Nobody,
     /// It never ran a job.
     NotStarted { why: String, jobs: Vec<Suspect> },
-    /// Somebody asked it to stop.
+    /// A signal asked it to stop.
     Stopped { why: String, jobs: Vec<Suspect> },
     /// It died, or hung and was killed. Jobs that it ran, and those that it had not begun.
     Died { why: String, running: Vec<Suspect>, waiting: Vec<Suspect>, hung: bool },
@@ -158,7 +158,7 @@ impl Process {
             Ok(Word::Ready) | Err(_) => return,
         };
         if let Some(Sent { suspect, .. }) = self.sent.remove(&number) {
-            // Where nobody waits for it any more, it was given back.
+            // A job that was given back meanwhile has no receiver for its end.
             drop(suspect.end.send(end));
         }
     }

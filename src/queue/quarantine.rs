@@ -35,7 +35,7 @@ const GATHERED_WITHIN: Duration = Duration::from_millis(20);
 const SHORTEST_TURN: Duration = Duration::from_millis(300);
 /// … and so long after the one before it.
 const BETWEEN_TURNS: Duration = Duration::from_millis(10);
-/// For so long it is tried again to start a process. Then suspects run in the worker, or they would never run.
+/// Starting a process is retried for this long. After that suspects run in the worker, or they would never run.
 const START_TRIED_FOR: Duration = Duration::from_mins(1);
 
 /// See the module. Clones are the same quarantine.
@@ -109,7 +109,7 @@ impl Quarantine {
         let Ok(_place) = self.0.places.try_acquire() else { return End::NoPlace(self.turn()) };
         let (end, ended) = oneshot::channel();
         let suspect = Suspect { job, end };
-        // Where nobody takes it the end is dropped with it.
+        // The send fails once the quarantine has ended; the receiver below then sees the dropped end.
         if alone {
             drop(self.0.narrowed.send(vec![suspect]));
         } else {
@@ -238,7 +238,7 @@ impl Shared {
 
 fn release(suspects: Vec<Suspect>, why: &str, end: fn(String) -> End) {
     for suspect in suspects {
-        // Where nobody waits for it any more, it was given back.
+        // A job that was given back meanwhile has no receiver for its end.
         drop(suspect.end.send(end(why.to_owned())));
     }
 }

@@ -21,9 +21,9 @@ const DELETE: [&str; 5] = [
 ];
 
 /// Whether something of the order `ended` is still to be delivered or acknowledged. Notifications that were refused
-/// or failed are dead letters, except those of the stream and the log, which get no card. An incident that was
-/// reported by the stream alone is known to nobody; where no channel could deliver an event, nothing else stands for
-/// it.
+/// or failed are dead letters, except those of the stream and the log, which get no card. An incident that
+/// only the stream reported counts too: no person has seen it. So does an event that no channel could deliver: it has
+/// no notification that could.
 macro_rules! unacknowledged {
     () => {
         "(EXISTS (SELECT 1 FROM notifications told
