@@ -296,9 +296,13 @@ impl<'a> Case<'a> {
     }
 
     fn acquit(&mut self, worker: usize, jobs: u8) -> Result<(), String> {
-        let worker = &self.workers[worker % self.workers.len()];
-        let Some(former) = worker.former.last() else { return Ok(()) };
-        let call = Call::Acquit { queue: worker.queue, worker: former.clone(), ids: ids(jobs) };
+        let renamed: Vec<_> =
+            self.workers.iter().filter_map(|at| Some((at.queue, at.former.last()?))).collect();
+        if renamed.is_empty() {
+            return Ok(());
+        }
+        let (queue, former) = renamed[worker % renamed.len()];
+        let call = Call::Acquit { queue, worker: former.clone(), ids: ids(jobs) };
         self.call(&call).map(drop)
     }
 

@@ -213,7 +213,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1..20_000_u64).prop_map(|ms| Op::SetBack { ms }),
         7 => (queue(), prop_oneof![2 => Just(1_000_usize), 1 => 1..3_usize])
             .prop_map(|(queue, most)| Op::Reap { queue, most }),
-        24 => (any::<u8>(), any::<u8>()).prop_map(|(worker, jobs)| Op::Acquit { worker, jobs }),
+        9 => (any::<u8>(), any::<u8>()).prop_map(|(worker, jobs)| Op::Acquit { worker, jobs }),
         3 => (any::<u8>(), any::<u8>(), any::<[u8; 8]>())
             .prop_map(|(worker, jobs, ids)| Op::Identify { worker, jobs, ids }),
         4 => (queue(), prop_oneof![1 => Just(1_000_usize), 2 => 1..3_usize])

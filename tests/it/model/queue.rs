@@ -198,6 +198,10 @@ impl Queue {
         let acquitted = fields.get("lost_with").is_some_and(|lost_with| lost_with == worker);
         if acquitted {
             fields.remove("lost_with");
+            // Redis keeps no empty hash.
+            if fields.is_empty() {
+                self.histories.remove(id);
+            }
         }
         acquitted
     }
