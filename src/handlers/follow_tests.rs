@@ -254,8 +254,15 @@ async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
         ..TrackTopup::new(ID.parse().unwrap())
     };
     let job = NextJob::instruct(request.clone(), "9-0");
-    assert_eq!(id_of_order(&job.payload), None, "it keeps its own id");
-    assert_eq!(id_of_order(&encode(&followed.payload)).as_deref(), Some(ID));
+    assert_eq!(other_id_of_order(job.id.as_bytes(), &job.payload), None, "it keeps its own id");
+    let payload = encode(&followed.payload);
+    assert!(names_first(ID.as_bytes(), &payload), "what workers write is not read for its id");
+    assert_eq!(other_id_of_order(ID.as_bytes(), &payload), None);
+    let anywhere = format!(r#" {{"tracked_at":null, "topupId":"{ID}"}}"#);
+    for payload in [payload.as_slice(), anywhere.as_bytes()] {
+        assert_eq!(other_id_of_order(b"pushed", payload).as_deref(), Some(ID));
+    }
+    assert_eq!(other_id_of_order(b"pushed", b"no JSON"), None);
     followed.env.store.instruct(&request, cancel, followed.clock.now()).await.unwrap().unwrap();
     // The budget has no answer for it, whether the provider is to be asked now or not.
     for force in [false, true] {

@@ -18,10 +18,10 @@ pub trait Handler: Send + Sync + 'static {
     /// The job's one name.
     const NAME: JobName;
 
-    /// The id that a job with this payload must have, so that the queue holds one of it. None where the payload asks
-    /// for none, or cannot be read.
+    /// The id that a job with this payload must have, so that the queue holds one of it, where it is another than its
+    /// id. None where the payload asks for none, or cannot be read.
     #[must_use]
-    fn id_of(_payload: &[u8]) -> Option<String> {
+    fn other_id(_id: &[u8], _payload: &[u8]) -> Option<String> {
         None
     }
 

@@ -81,8 +81,9 @@ impl Handler for NotifyCustomerHandler {
     type Payload = Telling;
     const NAME: JobName = JobName::NotifyCustomer;
 
-    fn id_of(payload: &[u8]) -> Option<String> {
-        Some(serde_json::from_slice::<NotifyCustomer>(payload).ok()?.job_id())
+    fn other_id(id: &[u8], payload: &[u8]) -> Option<String> {
+        let told: NotifyCustomer = serde_json::from_slice(payload).ok()?;
+        Some(told.job_id()).filter(|right| right.as_bytes() != id)
     }
 
     async fn handle(&self, job: Job<Telling>) -> Settlement {

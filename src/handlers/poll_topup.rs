@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};
 
-use super::follow::{follow, id_of_order};
+use super::follow::{follow, other_id_of_order};
 use super::instruct::instruct;
 use super::{Environment, Handler, Job, Settlement};
 
@@ -15,8 +15,8 @@ impl Handler for PollTopupHandler {
     type Payload = PollTopup;
     const NAME: JobName = JobName::PollTopup;
 
-    fn id_of(payload: &[u8]) -> Option<String> {
-        id_of_order(payload)
+    fn other_id(id: &[u8], payload: &[u8]) -> Option<String> {
+        other_id_of_order(id, payload)
     }
 
     async fn handle(&self, job: Job<PollTopup>) -> Settlement {

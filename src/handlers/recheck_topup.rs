@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use topup_jobs::{JobName, RecheckTopup};
 
-use super::follow::{follow, id_of_order};
+use super::follow::{follow, other_id_of_order};
 use super::{Environment, Handler, Job, Settlement};
 
 /// Handler of `recheck-topup`.
@@ -14,8 +14,8 @@ impl Handler for RecheckTopupHandler {
     type Payload = RecheckTopup;
     const NAME: JobName = JobName::RecheckTopup;
 
-    fn id_of(payload: &[u8]) -> Option<String> {
-        id_of_order(payload)
+    fn other_id(id: &[u8], payload: &[u8]) -> Option<String> {
+        other_id_of_order(id, payload)
     }
 
     async fn handle(&self, job: Job<RecheckTopup>) -> Settlement {

@@ -136,9 +136,8 @@ impl Claim {
         for ((id, payload), slot) in ids.into_iter().zip(payloads).zip(slots) {
             let mut count = || counts.next().unwrap_or(0);
             let (attempts_made, faults, crashes, suspect) = (count(), count(), count(), count() > 0);
-            if let Some(right) =
-                payload.as_deref().and_then(self.shared.id_of).filter(|it| it.as_bytes() != id)
-            {
+            let other_id = |payload| (self.shared.other_id)(&id, payload);
+            if let Some(right) = payload.as_deref().and_then(other_id) {
                 misnamed.push((id, right));
                 continue;
             }

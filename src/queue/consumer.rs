@@ -34,7 +34,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(5);
 pub(super) const MOST_CRASHES: u32 = 3;
 
 /// The id that a job with this payload must have, if the payload asks for one.
-pub(super) type IdOf = fn(&[u8]) -> Option<String>;
+pub(super) type OtherId = fn(&[u8], &[u8]) -> Option<String>;
 
 /// What the tasks of a consumer share.
 pub(super) struct Shared {
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     /// The other queues in which the same job may be.
     pub(super) siblings: Vec<String>,
     /// The id that a payload asks for.
-    pub(super) id_of: IdOf,
+    pub(super) other_id: OtherId,
     /// Holds the number of the last batch of settlements that Redis has carried out.
     pub(super) last_batch: String,
     pub(super) connection: Connection,
@@ -55,6 +55,8 @@ pub(super) struct Shared {
     identity: Mutex<Identity>,
     /// Set when Redis may count more jobs as claimed by this worker than it knows of.
     pub(super) stranded: AtomicBool,
+    /// Whether jobs were scheduled or due when the worker last reported.
+    pub(super) some_wait: AtomicBool,
     /// Set before the worker leaves the queue: a report behind that would register it again.
     pub(super) left: AtomicBool,
 }
@@ -147,12 +149,13 @@ impl Consumer {
             last_batch: format!("{queue}:settled:{worker}"),
             queue,
             siblings,
-            id_of: H::id_of,
+            other_id: H::other_id,
             connection,
             wake,
             report_now,
             identity: Mutex::new(Identity { worker, held: HashMap::new() }),
             stranded: AtomicBool::new(false),
+            some_wait: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();

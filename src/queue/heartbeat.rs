@@ -171,6 +171,7 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
         shared.stranded.store(true, Ordering::Relaxed);
     }
     kept.strangers = strangers;
+    shared.some_wait.store(next_due_ms >= 0, Ordering::Relaxed);
     let next_due = u64::try_from(next_due_ms).ok().map(Duration::from_millis);
     if next_due.is_some_and(|due| due < IDLE_HEARTBEAT) || shared.stranded.load(Ordering::Relaxed) {
         shared.wake.notify_one();

@@ -7,9 +7,11 @@
 //! schedule then is.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::connection::{Connection, Pause};
 use super::consumer::Shared;
@@ -20,12 +22,27 @@ const MOST_LOOKED_AT: usize = 1_000;
 /// Redis has others to serve in between.
 const BREATHER: Duration = Duration::from_millis(5);
 
-/// Looks through all that waits in these queues, each time it is asked to.
+/// How often a part of what waits is looked through without having been asked for. Real time.
+const UNASKED_EVERY: Duration = Duration::from_secs(20);
+/// How large that part is: so many goes.
+const UNASKED_GOES: usize = 5;
+
+/// From its first job on.
+const BEGINNING: &str = "-inf";
+
+/// Looks through all that waits in these queues each time it is asked to, and through a part of it from time to time.
 pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, asked: Arc<Notify>) {
+    let mut cursors = vec![BEGINNING.to_owned(); queues.len()];
     loop {
-        asked.notified().await;
-        for shared in &queues {
-            let moved = put_queue_right(&shared.queue, &connection).await;
+        let was_asked = timeout(UNASKED_EVERY, asked.notified()).await.is_ok();
+        for (shared, cursor) in queues.iter().zip(&mut cursors) {
+            let goes = if was_asked { usize::MAX } else { UNASKED_GOES };
+            if was_asked {
+                BEGINNING.clone_into(cursor);
+            } else if !shared.some_wait.load(Ordering::Relaxed) {
+                continue;
+            }
+            let moved = put_queue_right(&shared.queue, &connection, cursor, goes).await;
             if moved > 0 {
                 let queue = &shared.queue;
                 tracing::warn!(
@@ -38,11 +55,12 @@ pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, 
     }
 }
 
-async fn put_queue_right(queue: &str, connection: &Connection) -> u64 {
-    let (mut from, mut moved, mut pause) = ("-inf".to_owned(), 0, Pause::new());
-    while !from.is_empty() {
+/// Looks through a queue from the cursor on, to its end or for so many goes, and leaves the cursor where to go on.
+async fn put_queue_right(queue: &str, connection: &Connection, cursor: &mut String, goes: usize) -> u64 {
+    let (mut moved, mut left, mut pause) = (0, goes, Pause::new());
+    while left > 0 {
         let mut call = scripts::PUT_RIGHT.key(queue);
-        let answer = call.arg(&from).arg(MOST_LOOKED_AT).invoke_async(&mut connection.get()).await;
+        let answer = call.arg(&*cursor).arg(MOST_LOOKED_AT).invoke_async(&mut connection.get()).await;
         let (next, of_these): (String, u64) = match answer {
             Ok(answer) => answer,
             Err(error) => {
@@ -53,7 +71,12 @@ async fn put_queue_right(queue: &str, connection: &Connection) -> u64 {
         };
         pause = Pause::new();
         moved += of_these;
-        from = next;
+        left -= 1;
+        if next.is_empty() {
+            BEGINNING.clone_into(cursor);
+            break;
+        }
+        *cursor = next;
         tokio::time::sleep(BREATHER).await;
     }
     moved
