@@ -1,48 +1,69 @@
-//! Looks every few seconds whether the database answers, and whether it is still the one this worker started with.
+//! Looks every few seconds whether the database answers and can be written, and whether it is still the one this worker
+//! started with.
 //!
-//! One small question, whatever the load: a worker whose database is away is not ready before the first order shows it,
+//! Two small questions, whatever the load: a worker whose database is away is not ready before the first order shows it,
 //! and one without work costs the database nothing else.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use crate::deployment::Refusal;
 use crate::handlers::chain;
-use crate::orders::{Marks, SqlStore, StoreError};
+use crate::orders::{SqlStore, StoreError};
 
 /// How often to look. Real time.
 const EVERY: Duration = Duration::from_secs(5);
 /// How long an answer may take. Real time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whether the database answers, as it was last seen.
+/// Whether the database can be used, as it was last seen.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoreHealth {
-    down: Arc<AtomicBool>,
+    /// Why not, in words.
+    fault: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl StoreHealth {
-    /// Whether it answered when it was last asked.
+    /// Whether it could be used when it was last asked.
     ///
     /// # Errors
     /// Why not, in words.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        if self.down.load(Ordering::Relaxed) { Err("the database does not answer") } else { Ok(()) }
+        self.fault().map_or(Ok(()), Err)
     }
 
     fn answered(&self) {
-        if self.down.swap(false, Ordering::Relaxed) {
+        if self.fault().take().is_some() {
             tracing::info!("the database answers again");
         }
     }
 
-    fn failed(&self, why: &str) {
-        if !self.down.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error = why, "the database does not answer; orders wait until it does");
+    fn failed(&self, fault: &'static str, why: &str) {
+        if self.fault().replace(fault) != Some(fault) {
+            tracing::warn!(error = why, "{fault}; orders wait until it can be used again");
         }
+    }
+
+    fn fault(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const NO_ANSWER: &str = "the database does not answer";
+
+/// What is wrong with the database, in words.
+const fn fault(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Removed | StoreError::Missing(_) => {
+            "the file of the database is not at its path any more"
+        }
+        StoreError::Replaced => "the file of the database was replaced by another one",
+        StoreError::NotMigrated => "the tables of the database are missing or older than this program",
+        StoreError::Foreign => "the tables of the database are not those of topup-worker",
+        StoreError::Keys(_) => "the encryption keys do not fit the database",
+        _ => NO_ANSWER,
     }
 }
 
@@ -59,15 +80,21 @@ impl StoreWatch {
     pub(crate) async fn run(self) -> anyhow::Error {
         loop {
             sleep(EVERY).await;
-            match timeout(ANSWER_WITHIN, self.store.look()).await {
-                Ok(Ok(Marks { store_id, .. })) if store_id != self.store_id => {
-                    return Refusal::Replaced.into();
-                }
+            match timeout(ANSWER_WITHIN, Box::pin(self.look())).await {
+                Ok(Ok(store_id)) if store_id != self.store_id => return Refusal::Replaced.into(),
                 Ok(Ok(_)) => self.health.answered(),
                 Ok(Err(error @ StoreError::TooNew)) => return error.into(),
-                Ok(Err(error)) => self.health.failed(&chain(&error)),
-                Err(_elapsed) => self.health.failed("no answer in time"),
+                Ok(Err(error)) => self.health.failed(fault(&error), &chain(&error)),
+                Err(_elapsed) => self.health.failed(NO_ANSWER, "no answer in time"),
             }
+        }
+    }
+
+    /// The id of the store at the address. Goes on with a file that has taken the place of the former one.
+    async fn look(&self) -> Result<String, StoreError> {
+        match self.store.look().await {
+            Err(StoreError::Replaced) => self.store.change_over(&self.store_id).await,
+            marks => Ok(marks?.store_id),
         }
     }
 }

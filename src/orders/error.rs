@@ -42,6 +42,14 @@ pub enum StoreError {
          which the command runs), or make a new database with `topup-worker migrate`"
     )]
     Missing(String),
+    /// The file of the database is not at its path any more.
+    #[error(
+        "the file of the database was removed or moved while it was open; nothing is stored until it is back at its path"
+    )]
+    Removed,
+    /// Another file has taken its place.
+    #[error("the file of the database was replaced by another one while it was open")]
+    Replaced,
     /// The tables are not there, or are older than this program, and were not to be changed.
     #[error(
         "the tables of the database are missing or older than this program: run `topup-worker migrate` first, or set \

@@ -28,7 +28,7 @@ pub use history::{Attempt, HistoryEntry, Occurrence};
 pub(crate) use inspect::{InspectError, Inspector, Sample, place};
 pub use reveal::{Reveal, RevealOutcome};
 pub use search::{Found, Search};
-pub(crate) use sql::schema::{Marks, Tables};
+pub(crate) use sql::schema::Tables;
 pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
 
 /// An order as it is stored, but for its card.

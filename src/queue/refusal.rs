@@ -37,6 +37,11 @@ fn standstill(error: &RedisError) -> Option<&'static str> {
         ("MISCONF", "Redis cannot write to its disk (MISCONF): its log says why"),
         ("NOREPLICAS", "Redis has fewer replicas in step than min-replicas-to-write asks for (NOREPLICAS)"),
         ("NOAUTH", "Redis wants a password, and REDIS_URL has none (NOAUTH)"),
+        (
+            "WRONGTYPE",
+            "a key of this service holds a value of another type (WRONGTYPE): another program uses the same TOPUP_PREFIX; \
+             `topup-worker doctor` names the key",
+        ),
         ("BUSY", "Redis runs a script of somebody's that does not end (BUSY)"),
         ("UNKILLABLE", "Redis runs a script of somebody's that does not end (UNKILLABLE)"),
     ]

@@ -13,14 +13,14 @@ use topup_worker::simulator::Script;
 use crate::support::{Bed, Sink, until};
 
 /// Another process in the middle of a write: it holds SQLite's lock until it is let go.
-struct Lock {
+pub(crate) struct Lock {
     release: Option<mpsc::Sender<()>>,
     holding: Option<JoinHandle<()>>,
 }
 
 impl Lock {
     /// Returns once it holds the lock. May be called where no future can be awaited.
-    fn take(database_url: &str) -> Self {
+    pub(crate) fn take(database_url: &str) -> Self {
         let url = database_url.to_owned();
         let (release, released) = mpsc::channel();
         let (tell, told) = mpsc::channel();
@@ -48,7 +48,7 @@ impl Drop for Lock {
     }
 }
 
-fn database_url(bed: &Bed) -> String {
+pub(crate) fn database_url(bed: &Bed) -> String {
     bed.settings().iter().find(|(name, _)| *name == "DATABASE_URL").unwrap().1.clone()
 }
 

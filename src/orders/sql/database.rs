@@ -1,10 +1,10 @@
 //! An open database of either kind, and a transaction in it: the small surface the statements run on.
 
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::SqlitePool;
 use sqlx::{PgPool, Postgres, Sqlite};
 
-use super::statement::{Row, Statement};
+use super::file::{FileId, SqliteFile};
+use super::statement::{Row, Statement, sql};
 use super::{Access, postgres, sqlite};
 use crate::orders::StoreError;
 
@@ -32,11 +32,7 @@ impl DatabaseKind {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(in crate::orders) enum Database {
-    /// One connection writes, so that this process never waits for itself.
-    Sqlite {
-        writer: SqlitePool,
-        readers: SqlitePool,
-    },
+    Sqlite(SqliteFile),
     Postgres(PgPool),
 }
 
@@ -44,7 +40,7 @@ impl Database {
     /// Opens it and brings its tables up to date.
     pub(in crate::orders) async fn open(url: &str) -> Result<Self, StoreError> {
         match DatabaseKind::of(url) {
-            Some(DatabaseKind::Sqlite) => sqlite::open(url).await,
+            Some(DatabaseKind::Sqlite) => Ok(Self::Sqlite(sqlite::open(url).await?)),
             Some(DatabaseKind::Postgres) => Ok(Self::Postgres(postgres::open(url).await?)),
             None => Err(StoreError::Address),
         }
@@ -53,7 +49,7 @@ impl Database {
     /// Opens it as it is; makes and migrates nothing.
     pub(in crate::orders) async fn connect(url: &str, access: Access) -> Result<Self, StoreError> {
         match DatabaseKind::of(url) {
-            Some(DatabaseKind::Sqlite) => sqlite::connect(url, access).await,
+            Some(DatabaseKind::Sqlite) => Ok(Self::Sqlite(SqliteFile::open(url, access).await?)),
             Some(DatabaseKind::Postgres) => Ok(Self::Postgres(postgres::connect(url, access).await?)),
             None => Err(StoreError::Address),
         }
@@ -62,7 +58,7 @@ impl Database {
     /// The migrations that this program knows for it.
     pub(in crate::orders) fn migrator(&self) -> &'static Migrator {
         match self {
-            Self::Sqlite { .. } => &sqlite::MIGRATOR,
+            Self::Sqlite(_) => &sqlite::MIGRATOR,
             Self::Postgres(_) => &postgres::MIGRATOR,
         }
     }
@@ -71,15 +67,49 @@ impl Database {
     /// each change names the version or the state it is based on, and the server decides.
     pub(in crate::orders) async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(match self {
-            Self::Sqlite { writer, .. } => Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Sqlite(file) => {
+                let open = file.current()?;
+                let begun = open.writer.begin_with("BEGIN IMMEDIATE").await?;
+                Transaction::Sqlite(begun, file.clone(), open.file())
+            }
             Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
         })
+    }
+
+    /// Whether it can be written: refuses where another process holds it for itself, or where it is read-only. Changes
+    /// nothing.
+    pub(in crate::orders) async fn can_be_written(&self) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        if let Self::Postgres(_) = self {
+            // Its server refuses this even if no row is changed.
+            let none = sql("UPDATE topup_store SET store_id = store_id WHERE least_migration < 0");
+            transaction.execute(none).await?;
+        }
+        transaction.rollback().await
+    }
+
+    /// Makes way for a file that has taken the place of the open one; returns its address. Nothing for a server.
+    pub(in crate::orders) fn make_way(&self) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Sqlite(file) => file.make_way().map(Some),
+            Self::Postgres(_) => Ok(None),
+        }
+    }
+
+    /// Uses from now on what was opened beside.
+    pub(in crate::orders) fn change_over(&self, other: &Self) {
+        if let (Self::Sqlite(file), Self::Sqlite(other)) = (self, other) {
+            file.change_over(other);
+        }
     }
 
     /// Reads.
     pub(in crate::orders) async fn fetch(&self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
-            Self::Sqlite { readers, .. } => sqlite_rows(statement.sqlite().fetch_all(readers).await?),
+            Self::Sqlite(file) => {
+                let readers = file.current()?.readers;
+                sqlite_rows(statement.sqlite().fetch_all(&readers).await?)
+            }
             Self::Postgres(pool) => postgres_rows(statement.postgres().fetch_all(pool).await?),
         })
     }
@@ -95,7 +125,8 @@ impl Database {
 
 /// A transaction; rolled back when dropped.
 pub(in crate::orders) enum Transaction {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    /// With the file in which it was begun.
+    Sqlite(sqlx::Transaction<'static, Sqlite>, SqliteFile, FileId),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
@@ -103,7 +134,7 @@ impl Transaction {
     /// Writes; gives the number of rows.
     pub(in crate::orders) async fn execute(&mut self, statement: Statement) -> Result<u64, StoreError> {
         Ok(match self {
-            Self::Sqlite(open) => statement.sqlite().execute(&mut **open).await?.rows_affected(),
+            Self::Sqlite(open, ..) => statement.sqlite().execute(&mut **open).await?.rows_affected(),
             Self::Postgres(open) => statement.postgres().execute(&mut **open).await?.rows_affected(),
         })
     }
@@ -111,7 +142,7 @@ impl Transaction {
     /// Reads, or writes and reads what was written.
     pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
-            Self::Sqlite(open) => sqlite_rows(statement.sqlite().fetch_all(&mut **open).await?),
+            Self::Sqlite(open, ..) => sqlite_rows(statement.sqlite().fetch_all(&mut **open).await?),
             Self::Postgres(open) => postgres_rows(statement.postgres().fetch_all(&mut **open).await?),
         })
     }
@@ -124,10 +155,22 @@ impl Transaction {
         Ok(self.fetch(statement).await?.pop())
     }
 
+    /// Undoes it.
+    async fn rollback(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(open, ..) => open.rollback().await?,
+            Self::Postgres(open) => open.rollback().await?,
+        }
+        Ok(())
+    }
+
     /// Makes it count.
     pub(in crate::orders) async fn commit(self) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(open) => open.commit().await?,
+            Self::Sqlite(open, file, begun_in) => {
+                file.must_be(begun_in)?;
+                open.commit().await?;
+            }
             Self::Postgres(open) => open.commit().await?,
         }
         Ok(())

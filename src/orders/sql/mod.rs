@@ -1,6 +1,6 @@
 //! The store in a database: one set of statements, for SQLite and for PostgreSQL.
 //!
-//! `database` is what the statements run on, `sqlite` and `postgres` open it, `schema` judges its tables, `statement`
+//! `database` is what the statements run on, `sqlite`, `file` and `postgres` open it, `schema` judges its tables, `statement`
 //! binds and reads.
 //! Every other file holds the statements of one concern. They keep to what both databases understand, and name
 //! every column they read: a newer worker may add one while this one is running.
@@ -8,6 +8,7 @@
 mod database;
 mod details;
 mod events;
+mod file;
 mod history;
 mod instruct;
 mod marks;
@@ -30,7 +31,7 @@ use secrecy::SecretString;
 use topup_jobs::{Card, Event, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
-use self::schema::{Marks, Tables};
+use self::schema::Marks;
 use super::inspect::Inspector;
 use super::{
     Applied, Behind, BehindNotification, CardCipher, Change, Deleted, Found, GivenUpNotification,
@@ -86,11 +87,7 @@ pub async fn open_existing(
     let mut inspector = Inspector::existing(url).await?;
     let tables = inspector.tables().await;
     inspector.close().await;
-    let tables = tables?;
-    schema::usable(tables)?;
-    if tables == Tables::ToMigrate {
-        return Err(StoreError::NotMigrated);
-    }
+    schema::usable_as_it_is(tables?)?;
     Ok(SqlStore { database: Database::connect(url, access).await?, cipher, longest_call: LONGEST_CALL })
 }
 
@@ -139,12 +136,14 @@ impl SqlStore {
         marks::admit_keys(&self.database, self.cipher()?).await
     }
 
-    /// Asks the database what it is, and keeps the note of the current key.
+    /// Asks the database what it is and whether it can be written, and keeps the note of the current key.
     ///
     /// # Errors
-    /// [`StoreError`] where it does not answer, or where a newer program has changed it so that this one must stop.
+    /// [`StoreError`] where it does not answer or cannot be written, or where a newer program has changed it so that this
+    /// one must stop.
     pub(crate) async fn look(&self) -> Result<Marks, StoreError> {
         let marks = marks::marks(&self.database).await?;
+        self.database.can_be_written().await?;
         if schema::is_too_new(self.database.migrator(), marks.least_migration) {
             return Err(StoreError::TooNew);
         }
@@ -154,6 +153,22 @@ impl SqlStore {
             marks::note_key(&self.database, cipher).await?;
         }
         Ok(marks)
+    }
+
+    /// Goes on with the file that has taken the place of the one that is open, if it is the same store: a backup that
+    /// was restored. Returns the id of the store at the address; where it is another one than this, nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be used as it is.
+    pub(crate) async fn change_over(&self, store_id: &str) -> Result<String, StoreError> {
+        let Some(url) = self.database.make_way()? else { return Ok(store_id.to_owned()) };
+        let beside = open_existing(&url, self.cipher.clone(), Access::Write).await?;
+        let found = beside.id().await?;
+        if found == store_id {
+            beside.admit_keys().await?;
+            self.database.change_over(&beside.database);
+        }
+        Ok(found)
     }
 
     /// Notes that cards need the current key and no other.

@@ -117,6 +117,14 @@ pub(super) fn usable(tables: Tables) -> Result<(), StoreError> {
     }
 }
 
+/// The same, and one that would have to be migrated first.
+pub(super) fn usable_as_it_is(tables: Tables) -> Result<(), StoreError> {
+    match tables {
+        Tables::ToMigrate => Err(StoreError::NotMigrated),
+        tables => usable(tables),
+    }
+}
+
 /// Whether a program that knows these migrations must leave a database alone that is marked so.
 pub(super) fn is_too_new(known: &Migrator, least_migration: i64) -> bool {
     least_migration > newest(known)

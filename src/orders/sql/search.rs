@@ -160,7 +160,7 @@ pub(super) async fn explain(
     most: u32,
 ) -> Result<Vec<String>, StoreError> {
     let (explain, column) = match database {
-        Database::Sqlite { .. } => ("EXPLAIN QUERY PLAN", "detail"),
+        Database::Sqlite(_) => ("EXPLAIN QUERY PLAN", "detail"),
         Database::Postgres(_) => ("EXPLAIN", "QUERY PLAN"),
     };
     let rows = database.fetch(statement(search, None, most).explained(explain)).await?;

@@ -6,17 +6,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::Access;
-use super::database::Database;
+use super::file::SqliteFile;
 use super::schema::{self, Link};
 use crate::orders::StoreError;
 
 /// How long a write waits for another process to finish its own.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-const READERS: u32 = 4;
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often opening is tried again, after a pause each.
 const OPEN_TRIES: u32 = 10;
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
@@ -30,7 +29,7 @@ pub(super) fn usable(url: &str) -> bool {
 }
 
 /// Opens the file (made if missing) and brings its tables up to date.
-pub(super) async fn open(url: &str) -> Result<Database, StoreError> {
+pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
     // Switching a new file to WAL does not wait for another process that does the same.
     let mut tries = 0;
     loop {
@@ -42,7 +41,7 @@ pub(super) async fn open(url: &str) -> Result<Database, StoreError> {
     }
 }
 
-async fn open_once(url: &str) -> Result<Database, StoreError> {
+async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
     let new = options(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
     let mut connection = SqliteConnection::connect_with(&new).await?;
     // One process at a time: sqlx takes no lock for migrations on SQLite.
@@ -50,25 +49,13 @@ async fn open_once(url: &str) -> Result<Database, StoreError> {
     schema::usable(Link::Sqlite(&mut transaction).tables().await?)?;
     schema::lenient(&MIGRATOR).run(&mut *transaction).await?;
     transaction.commit().await?;
-    let opened = connect(url, Access::Write).await?;
+    let opened = SqliteFile::open(url, Access::Write).await?;
     connection.close().await?;
     Ok(opened)
 }
 
-/// Opens a file that is there, as it is.
-pub(super) async fn connect(url: &str, access: Access) -> Result<Database, StoreError> {
-    let mut options = options(url)?;
-    if access == Access::Read {
-        options = options.pragma("query_only", "ON");
-    }
-    let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
-    let readers = pool(READERS).connect_with(options.clone()).await?;
-    let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_lazy_with(options);
-    Ok(Database::Sqlite { writer, readers })
-}
-
 /// How to open a file that is there. One that was moved away meanwhile must not be made anew, empty.
-fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     let options = SqliteConnectOptions::from_str(url)?.create_if_missing(false);
     Ok(options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT).foreign_keys(true))
 }

@@ -1,6 +1,7 @@
 //! Accidents of set-up and upgrade: workers and commands that differ in version, database or key from the others say so
 //! and leave everything as it is.
 
+mod file;
 mod keys;
 mod readiness;
 mod stores;

@@ -1,10 +1,40 @@
-//! `/readyz` while the database is away.
+//! `/readyz` while the database is away or cannot be written.
 
 use std::time::Duration;
 
 use super::{on_postgres, setting};
 use crate::shutdown::get_from;
-use crate::support::{Proxy, until};
+use crate::slow_store::{Lock, database_url};
+use crate::support::{Bed, Proxy, until};
+
+pub(super) async fn readyz(address: &str, words: &str) {
+    let what = format!("/readyz says {words}");
+    until(&what, async || get_from(address, "/readyz").await.contains(words).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_inbox_another_program_has_taken_is_not_ready() {
+    let mut bed = Bed::new(600.0).await;
+    let address = bed.serve_http();
+    let worker = bed.worker().await;
+    bed.redis::<()>(&["SET", "{topup}:inbox", "of another program"]).await;
+    readyz(&address, "not ready: Redis refuses commands").await;
+    worker.logs("a key of this service holds a value of another type (WRONGTYPE)").await;
+    bed.redis::<()>(&["DEL", "{topup}:inbox"]).await;
+    readyz(&address, "200 OK").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_write_its_database_is_not_ready() {
+    let mut bed = Bed::new(600.0).await;
+    let address = bed.serve_http();
+    let _worker = bed.worker().await;
+    readyz(&address, "200 OK").await;
+    let lock = Lock::take(&database_url(&bed));
+    readyz(&address, "not ready: the database does not answer").await;
+    drop(lock);
+    readyz(&address, "200 OK").await;
+}
 
 #[tokio::test]
 async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
@@ -18,16 +48,12 @@ async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
     bed.set("DATABASE_URL", format!("{user}@{through}/{database}"));
     let address = bed.serve_http();
     let mut worker = bed.worker().await;
-    let readyz = async |words: &str| {
-        let what = format!("/readyz says {words}");
-        until(&what, async || get_from(&address, "/readyz").await.contains(words).then_some(())).await;
-    };
-    readyz("200 OK").await;
+    readyz(&address, "200 OK").await;
     proxy.lead_to("redis://127.0.0.1:1");
     proxy.cut();
-    readyz("not ready: the database does not answer").await;
+    readyz(&address, "not ready: the database does not answer").await;
     proxy.lead_to(&server);
-    readyz("200 OK").await;
+    readyz(&address, "200 OK").await;
     worker.logs("the database answers again").await;
     let log = worker.log();
     for said_once in ["the database does not answer", "the database answers again"] {
