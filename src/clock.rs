@@ -53,12 +53,22 @@ impl ScaledClock {
     pub fn new(time: SharedTime, scale: f64, anchor: Timestamp) -> Self {
         Self { time, anchor, scale }
     }
+
+    /// When it began to run at its scale; nothing for a clock at real time.
+    #[must_use]
+    pub fn anchor(&self) -> Option<Timestamp> {
+        (!self.is_real()).then_some(self.anchor)
+    }
+
+    fn is_real(&self) -> bool {
+        (self.scale - 1.0).abs() < f64::EPSILON
+    }
 }
 
 impl Clock for ScaledClock {
     fn now(&self) -> Timestamp {
         let now = self.time.now();
-        if (self.scale - 1.0).abs() < f64::EPSILON {
+        if self.is_real() {
             return now;
         }
         #[expect(

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use redis::{RedisResult, pipe};
 use tokio::time::{Instant, sleep, timeout};
-use topup_jobs::JobName;
+use topup_jobs::{JobName, Timestamp};
 
 use crate::queue::{Connection, Names, Pause, WORKER_IS_GONE_AFTER, millis, scripts};
 
@@ -108,6 +108,14 @@ impl Shared {
     /// [`Refusal`] says why.
     pub(crate) fn check(&self, names: &Names, store: Option<&str>) -> Result<(), Refusal> {
         self.check_layout(names)?;
+        self.check_store(names, store)
+    }
+
+    /// Refuses a database that the jobs do not belong to.
+    ///
+    /// # Errors
+    /// [`Refusal::Store`].
+    pub(crate) fn check_store(&self, names: &Names, store: Option<&str>) -> Result<(), Refusal> {
         match &self.store {
             Some(found) if Some(found.as_str()) != store => Err(Refusal::Store {
                 prefix: names.to_string(),
@@ -156,13 +164,21 @@ pub(crate) struct Membership {
     worker: String,
     /// Fingerprints of its keys, the current one's first.
     keys: Vec<String>,
+    /// Beginning of the scaled time, where time is scaled: Redis may lose it, and a worker that starts asks for it there.
+    time_anchor: Option<Timestamp>,
 }
 
 impl Membership {
     /// The place of a worker with this database and these keys.
     pub(crate) fn new(connection: Connection, names: Names, store: String, keys: &[&str]) -> Self {
         let keys = keys.iter().map(|&key| key.to_owned()).collect();
-        Self { connection, names, store, worker: ulid::Ulid::generate().to_string(), keys }
+        let worker = ulid::Ulid::generate().to_string();
+        Self { connection, names, store, worker, keys, time_anchor: None }
+    }
+
+    /// The same, which keeps the beginning of the scaled time for the others.
+    pub(crate) fn keeping_time_anchor(self, time_anchor: Option<Timestamp>) -> Self {
+        Self { time_anchor, ..self }
     }
 
     /// Joins the others. Waits for Redis, and where another worker's keys differ for as long as it may be alive.
@@ -196,6 +212,17 @@ impl Membership {
             if let Err(refusal) = self.join().await {
                 return refusal;
             }
+            self.put_back_time_anchor().await;
+        }
+    }
+
+    /// Redis may have lost it.
+    async fn put_back_time_anchor(&self) {
+        let Some(anchor) = self.time_anchor else { return };
+        let mut put = redis::cmd("SETNX");
+        put.arg(self.names.time_anchor()).arg(anchor.timestamp_millis());
+        if let Err(error) = put.query_async::<()>(&mut self.connection.get()).await {
+            self.connection.failed(&error);
         }
     }
 
@@ -271,11 +298,51 @@ pub(crate) async fn keyrings(
     connection: &mut impl redis::aio::ConnectionLike,
     names: &Names,
 ) -> RedisResult<Vec<Vec<String>>> {
+    Ok(members(connection, names).await?.iter().map(|member| keys_of(member)).collect())
+}
+
+/// The keys of a worker that runs and does not suit, as [`keyrings`] gives them. Those that do not suit are asked whether
+/// they still run, which takes up to half a minute where one was killed.
+///
+/// # Errors
+/// Where Redis does not answer.
+pub(crate) async fn unsuited(
+    connection: &Connection,
+    names: &Names,
+    suits: impl Fn(&[String]) -> bool,
+) -> RedisResult<Option<Vec<String>>> {
+    let mut connection = connection.get();
+    let differs = |member: &String| !suits(&keys_of(member));
+    let found: Vec<String> = members(&mut connection, names).await?.into_iter().filter(&differs).collect();
+    if found.is_empty() {
+        return Ok(None);
+    }
+    // One that lives notices that it was removed, and comes back.
+    redis::cmd("ZREM").arg(names.keyrings()).arg(&found).query_async::<()>(&mut connection).await?;
+    let end = Instant::now() + BACK_WITHIN;
+    while Instant::now() < end {
+        sleep(LOOK_AGAIN).await;
+        if let Some(back) = members(&mut connection, names).await?.iter().find(|member| differs(member)) {
+            return Ok(Some(keys_of(back)));
+        }
+    }
+    Ok(None)
+}
+
+/// The workers that run, as they stand in Redis: a name, and the fingerprints of keys.
+async fn members(
+    connection: &mut impl redis::aio::ConnectionLike,
+    names: &Names,
+) -> RedisResult<Vec<String>> {
     let mut read = pipe();
     read.cmd("TIME").cmd("ZRANGE").arg(names.keyrings()).arg(0).arg(-1).arg("WITHSCORES");
     let ((now, _), members): ((f64, u64), Vec<(String, f64)>) = read.query_async(connection).await?;
     let alive = members.into_iter().filter(|(_, seen)| *seen >= now - GONE_AFTER.as_secs_f64());
-    Ok(alive.map(|(member, _)| member.split(' ').skip(1).map(str::to_owned).collect()).collect())
+    Ok(alive.map(|(member, _)| member).collect())
+}
+
+fn keys_of(member: &str) -> Vec<String> {
+    member.split(' ').skip(1).map(str::to_owned).collect()
 }
 
 /// What became of an adoption.
@@ -287,20 +354,28 @@ pub(crate) enum Adopted {
     Done(Option<String>),
 }
 
-/// Has the jobs in Redis belong to this database, unless a worker runs.
+/// Has the jobs in Redis belong to this database, unless a worker runs. Takes some seconds: a worker has the time to
+/// report, also where Redis has just lost its data.
 ///
 /// # Errors
 /// Where Redis does not answer.
 pub(crate) async fn adopt(connection: &Connection, names: &Names, store: &str) -> RedisResult<Adopted> {
-    let mut call = scripts::ADOPT.prepare_invoke();
-    call.key(names.store());
-    for job in JobName::ALL {
-        call.key(names.queue(job));
+    let end = Instant::now() + WORKER_IS_GONE_AFTER;
+    loop {
+        let last = Instant::now() >= end;
+        let mut call = scripts::ADOPT.prepare_invoke();
+        call.key(names.store());
+        for job in JobName::ALL {
+            call.key(names.queue(job));
+        }
+        call.arg(store).arg(millis(WORKER_IS_GONE_AFTER)).arg(if last { "adopt" } else { "look" });
+        let (running, before): (u64, String) = call.invoke_async(&mut connection.get()).await?;
+        if running > 0 {
+            return Ok(Adopted::InUse(running));
+        }
+        if last {
+            return Ok(Adopted::Done(Some(before).filter(|before| !before.is_empty() && before != store)));
+        }
+        sleep(LOOK_AGAIN).await;
     }
-    call.arg(store).arg(millis(WORKER_IS_GONE_AFTER));
-    let (running, before): (u64, String) = call.invoke_async(&mut connection.get()).await?;
-    Ok(match running {
-        0 => Adopted::Done(Some(before).filter(|before| !before.is_empty() && before != store)),
-        _ => Adopted::InUse(running),
-    })
 }

@@ -15,7 +15,7 @@ use crate::notify::{
     Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
 };
 use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
-use crate::queue::{Connection, Names, Pause, Slots};
+use crate::queue::{Connection, Pause, Slots};
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
 
@@ -70,15 +70,14 @@ pub(super) fn store_error(error: StoreError) -> anyhow::Error {
 }
 
 /// What the handlers work with.
-pub(super) async fn environment(
+pub(super) fn environment(
     config: &Config,
     connection: &Connection,
     store: SqlStore,
     budget: Arc<RedisBudget>,
     metrics: Metrics,
-    time: SharedTime,
+    clock: ScaledClock,
 ) -> anyhow::Result<Environment> {
-    let clock = scaled_clock(connection, &config.names, time, config.time_scale).await?;
     let stream = EventStream::new(connection.clone(), &config.names);
     Ok(Environment {
         store: Arc::new(store),
@@ -172,12 +171,12 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
 
 /// The clock of this deployment. Where it is scaled, its beginning stands in Redis, so that all workers
 /// agree on the time.
-async fn scaled_clock(
+pub(super) async fn scaled_clock(
+    config: &Config,
     connection: &Connection,
-    names: &Names,
     time: SharedTime,
-    scale: f64,
 ) -> anyhow::Result<ScaledClock> {
+    let (names, scale) = (&config.names, config.time_scale);
     if (scale - 1.0).abs() < f64::EPSILON {
         return Ok(ScaledClock::new(time, scale, Timestamp::UNIX_EPOCH));
     }

@@ -13,12 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
-use self::environment::{allowance, budget, environment, open_store, open_store_for_job, store_error};
+use self::environment::{
+    allowance, budget, environment, open_store, open_store_for_job, scaled_clock, store_error,
+};
 pub(crate) use self::environment::{key_fingerprints, wanting};
 use crate::clock::TimeKeeper;
 use crate::coalesce::Coalescer;
 use crate::config::Config;
-use crate::deployment::Membership;
+use crate::deployment::{Membership, read_patiently};
 use crate::endpoints::Endpoints;
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
 use crate::health::Health;
@@ -77,8 +79,9 @@ pub async fn run_with(
     let starting = Box::pin(async {
         let (membership, watch) = take_part(&config, &connection, &health).await?;
         let opened = watch.store.clone();
-        let environment =
-            environment(&config, &connection, opened, Arc::clone(&budget), metrics, time).await?;
+        let clock = scaled_clock(&config, &connection, time).await?;
+        let membership = membership.keeping_time_anchor(clock.anchor());
+        let environment = environment(&config, &connection, opened, Arc::clone(&budget), metrics, clock)?;
         anyhow::Ok((membership, watch, environment))
     });
     let (membership, watch, mut environment) = tokio::select! {
@@ -204,8 +207,11 @@ pub(crate) async fn run_jobs(config: &Config) -> anyhow::Result<()> {
     // A database that does not answer is no fault of a job: this process ends before it has begun with one.
     let environment = async {
         let store = open_store_for_job(config).await?;
+        let shared = read_patiently(&connection, &config.names).await;
+        shared.check(&config.names, Some(&store.id().await?))?;
         let time = TimeKeeper::new(connection.clone(), config.names.clone()).first().await;
-        environment(config, &connection, store, budget, Metrics::default(), time).await
+        let clock = scaled_clock(config, &connection, time).await?;
+        environment(config, &connection, store, budget, Metrics::default(), clock)
     };
     let environment = tokio::time::timeout(LONGEST_SET_UP, environment).await;
     let environment = environment.context("the database and Redis did not answer in time")??;

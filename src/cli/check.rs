@@ -81,7 +81,7 @@ fn outlook(place: Option<&Whereabouts>) -> String {
 /// Orders that are named by what is stored of them.
 async fn check_found(settings: &CheckSettings) -> anyhow::Result<()> {
     let search = settings.filter.search()?;
-    let store = open_to_read(&settings.store).await?;
+    let store = open_to_read(&settings.store, &settings.redis).await?;
     let count = store.count(&search).await?;
     if !settings.yes {
         return say(format_args!("{count} orders match; with --yes each of them is checked now"));

@@ -2,6 +2,8 @@
 //! needs Redis alone; no value is shown.
 
 use clap::Args;
+use lettre::Address;
+use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use topup_jobs::TopupId;
@@ -47,6 +49,7 @@ pub(super) async fn correct(settings: CorrectSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.trim().parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
+    usable(&settings)?;
     let fields = about("correct-topup", &topup_id, details(&settings)?);
     check(&fields)?;
     let connection = connect(&settings.redis)?;
@@ -55,6 +58,25 @@ pub(super) async fn correct(settings: CorrectSettings) -> anyhow::Result<()> {
         "{topup_id}  message {}: what is not sent yet uses the new details; `topup-worker resend` sends an event again",
         ids.concat()
     ))
+}
+
+/// Refuses what no channel could send to. An empty text removes a value.
+fn usable(settings: &CorrectSettings) -> Result<(), SettingsError> {
+    let given = |text: &Option<SecretString>| {
+        text.as_ref().map(|text| text.expose_secret().trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let unusable = |name, why: &str| Err(SettingsError::Unusable { name, why: why.to_owned() });
+    if given(&settings.email).is_some_and(|email| email.parse::<Address>().is_err()) {
+        return unusable("--email", "it is no e-mail address");
+    }
+    if given(&settings.phone).is_some_and(|phone| !phone.chars().any(char::is_numeric)) {
+        return unusable("--phone", "it holds no digit");
+    }
+    let is_web = |url: &Url| matches!(url.scheme(), "https" | "http");
+    if given(&settings.callback_url).is_some_and(|url| !url.parse().is_ok_and(|url| is_web(&url))) {
+        return unusable("--callback-url", "it is no https:// address");
+    }
+    Ok(())
 }
 
 fn details(settings: &CorrectSettings) -> anyhow::Result<Map<String, Value>> {

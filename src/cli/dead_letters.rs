@@ -10,12 +10,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use topup_jobs::{JobName, NotifyCustomer, PollTopup, TopupId, TrackTopup};
 
-use super::store::open_beside;
+use super::store::{open_beside, open_to_read};
 use super::{connect, failed, one_line, say, time};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
-use crate::handlers::{NextJob, StoredDeadLetter, chain};
-use crate::orders::{self, Access, OrderStore, SqlStore, StoreError};
+use crate::handlers::{NextJob, StoredDeadLetter};
+use crate::orders::{OrderStore, SqlStore};
 use crate::queue::{DeadLetter, DeadLetters, Replayed};
 
 /// Dead letters that are read from the store in one go.
@@ -71,24 +71,32 @@ pub(super) struct Which {
 
 pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Result<()> {
     let connection = connect(&settings.redis)?;
-    let names = settings.redis.prefix;
-    let letters = DeadLetters::new(connection.clone(), names.clone());
+    let letters = DeadLetters::new(connection.clone(), settings.redis.prefix.clone());
     let action = settings.action.unwrap_or(Action::List);
     let store = match &action {
-        Action::List | Action::Show { .. } => reading(&settings.store).await,
+        Action::List | Action::Show { .. } => open_to_read(&settings.store, &settings.redis).await,
         Action::Replay { .. } | Action::Discard { .. } => {
-            Some(open_beside(&settings.store, &connection, &names).await?)
+            Ok(open_beside(&settings.store, &connection, &settings.redis.prefix).await?)
         }
     };
-    let all = all(&letters, store.as_ref(), settings.job).await?;
+    let all = all(&letters, store.as_ref().ok(), settings.job).await?;
     match (action, store) {
-        (Action::Show { id }, _) => {
-            for letter in chosen(all, &id)? {
+        (Action::List, store) => {
+            all.iter().try_for_each(|letter| say(line(&letter.known)))?;
+            store.map(drop).map_err(incomplete)
+        }
+        (Action::Show { id }, store) => {
+            let chosen = match (chosen(all, &id), store) {
+                (Err(_), Err(error)) => return Err(incomplete(error)),
+                (chosen, _) => chosen?,
+            };
+            for letter in chosen {
                 show(&letters, &letter).await?;
             }
             Ok(())
         }
-        (Action::Replay { which }, Some(store)) => {
+        (Action::Replay { which }, store) => {
+            let store = store?;
             let all = match which.id {
                 Some(id) => chosen(all, &id)?,
                 None => all,
@@ -98,30 +106,19 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
             }
             Ok(())
         }
-        (Action::Discard { id }, Some(store)) => {
+        (Action::Discard { id }, store) => {
+            let store = store?;
             for letter in chosen(all, &id)? {
                 discard(&letters, &store, &letter).await?;
             }
             Ok(())
         }
-        _ => all.iter().try_for_each(|letter| say(line(&letter.known))),
     }
 }
 
-/// The store, to read what Redis has lost. Where there is none, Redis alone is looked at.
-async fn reading(settings: &StoreSettings) -> Option<SqlStore> {
-    match orders::open_existing(settings.database_url().ok()?, None, Access::Read).await {
-        Ok(store) => Some(store),
-        Err(StoreError::Missing(_)) => None,
-        Err(error) => {
-            let error = chain(&error);
-            tracing::warn!(
-                error,
-                "the database cannot be read; dead letters that Redis has lost are not shown"
-            );
-            None
-        }
-    }
+/// Redis alone was looked at.
+fn incomplete(error: anyhow::Error) -> anyhow::Error {
+    error.context("dead letters that Redis has lost are not shown: the database cannot be read")
 }
 
 /// A dead letter, and what puts it back where Redis has lost it.

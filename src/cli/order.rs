@@ -27,7 +27,7 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     let topup_id: TopupId = settings.topup_id.parse().map_err(|why: topup_jobs::InvalidTopupId| {
         SettingsError::Unusable { name: "<TOPUP_ID>", why: why.to_string() }
     })?;
-    let store = match open_to_read(&settings.store).await {
+    let store = match open_to_read(&settings.store, &settings.redis).await {
         Ok(store) => store,
         Err(error) => return without_store(&settings.redis, &topup_id, error).await,
     };

@@ -1,6 +1,7 @@
 //! `topup-worker orders`: the orders that are stored, by what is asked of them; the newest first, a page at a
 //! time. Reads only. No card is shown, and nothing of the customer in full unless that is asked for.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use clap::Args;
@@ -10,11 +11,13 @@ use topup_jobs::{Locale, Secret, TopupId};
 use super::order_filter::OrderFilter;
 use super::store::open_to_read;
 use super::{one_line, say, time};
-use crate::config::{SettingsError, StoreSettings};
-use crate::orders::{Found, Order};
+use crate::config::{RedisSettings, SettingsError, StoreSettings};
+use crate::orders::{Found, Order, Search, SqlStore};
 
 #[derive(Debug, Args)]
 pub(super) struct OrdersSettings {
+    #[command(flatten)]
+    redis: RedisSettings,
     #[command(flatten)]
     store: StoreSettings,
 
@@ -50,9 +53,9 @@ pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
         |why: topup_jobs::InvalidTopupId| SettingsError::Unusable { name: "--after", why: why.to_string() };
     let mut after: Option<TopupId> = settings.after.as_deref().map(str::parse).transpose().map_err(wrong)?;
     let search = settings.filter.search()?;
-    let store = open_to_read(&settings.store).await?;
+    let store = open_to_read(&settings.store, &settings.redis).await?;
     let mut out = Lines::new(&settings)?;
-    let mut left = settings.limit;
+    let (mut left, mut none) = (settings.limit, after.is_none());
     while left > 0 {
         let wanted = left.min(PAGE);
         let found = store.search(&search, after.as_ref(), wanted).await?;
@@ -60,8 +63,10 @@ pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
         after = last.map(|found| found.order.topup_id.clone()).or(after);
         found.iter().try_for_each(|found| out.show(found))?;
         left -= count.min(left);
+        none &= count == 0;
         if count < wanted {
-            return out.end();
+            out.end()?;
+            return if none { nothing_found(&store, &search).await } else { Ok(()) };
         }
     }
     out.end()?;
@@ -71,6 +76,29 @@ pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
         // Not among the lines that another program reads.
         writeln!(std::io::stderr().lock(), "there are more: --after {last}")?;
     }
+    Ok(())
+}
+
+/// Reasons shown where the one that is searched for does not occur.
+const MOST_REASONS: usize = 10;
+
+/// Says so, not among the lines that another program reads. A reason may be mistyped: those that occur are named.
+async fn nothing_found(store: &SqlStore, search: &Search) -> anyhow::Result<()> {
+    if search.dead_letter.as_ref().is_none_or(String::is_empty) {
+        return Ok(writeln!(std::io::stderr().lock(), "no order matches")?);
+    }
+    let any = Search { dead_letter: Some(String::new()), ..Search::default() };
+    let found = store.search(&any, None, PAGE).await?;
+    let mut err = std::io::stderr().lock();
+    writeln!(err, "no order matches")?;
+    let reasons: BTreeSet<String> =
+        found.into_iter().filter_map(|found| found.given_up).map(|reason| one_line(&reason)).collect();
+    if reasons.is_empty() {
+        writeln!(err, "nothing was given up, for any reason")?;
+    } else {
+        writeln!(err, "what was given up was so for these reasons:")?;
+    }
+    reasons.iter().take(MOST_REASONS).try_for_each(|reason| writeln!(err, "  {reason}"))?;
     Ok(())
 }
 

@@ -2,17 +2,13 @@
 //! that.
 //! Redis knows where its job is; where Redis does not answer, the database tells what it can.
 
-use std::time::Duration;
-
 use topup_jobs::TopupId;
 
+use super::store::PATIENCE;
 use super::{connect, one_line, time};
 use crate::config::RedisSettings;
 use crate::orders::{HistoryEntry, Notification, NotificationStatus, Occurrence, Order};
 use crate::queue::{Connection, Names, Whereabouts, naming, whereabouts};
-
-/// How long Redis is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What Redis knows of an order; nothing where it does not answer.
 pub(super) struct InRedis {
@@ -40,10 +36,10 @@ impl InRedis {
     pub(super) fn of_unknown(&self, topup_id: &TopupId) -> Option<String> {
         Some(match &self.place {
             Some(Whereabouts::Waits(job, at)) => {
-                format!("order {topup_id} waits in {job} until {}; no worker has looked at it yet", time(*at))
+                format!("order {topup_id} waits in {job} until {}; nothing is stored of it yet", time(*at))
             }
             Some(Whereabouts::UnderWay(job)) => {
-                format!("order {topup_id} is due in {job}; no worker has finished its first look at it yet")
+                format!("order {topup_id} is due in {job} or being checked; nothing is stored of it yet")
             }
             Some(Whereabouts::DeadLetter(reason)) => format!(
                 "DEAD LETTER: order {topup_id} was never stored: {}; `topup-worker dead-letters replay {topup_id}` has \

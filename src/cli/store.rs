@@ -1,14 +1,43 @@
 //! The database as a command opens it that only shows or changes what is there: such a command makes and migrates nothing.
+//!
+//! A mistyped DATABASE_URL must not answer as if there were nothing: Redis knows to which database its jobs belong.
 
-use super::failed;
-use crate::config::StoreSettings;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{connect, failed};
+use crate::config::{RedisSettings, StoreSettings};
 use crate::deployment::Shared;
 use crate::orders::{self, Access, SqlStore};
-use crate::queue::{Connection, Names};
+use crate::queue::{Connection, Names, describe};
 
-/// Opens the database to read from it, without any key.
-pub(super) async fn open_to_read(settings: &StoreSettings) -> anyhow::Result<SqlStore> {
-    Ok(orders::open_existing(settings.database_url()?, None, Access::Read).await?)
+/// How long Redis is waited for by what can do without it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the database to read from it, without any key. Where Redis answers, the jobs there must belong to it.
+pub(super) async fn open_to_read(
+    settings: &StoreSettings,
+    redis: &RedisSettings,
+) -> anyhow::Result<SqlStore> {
+    let store = orders::open_existing(settings.database_url()?, None, Access::Read).await?;
+    must_belong_if_known(&store, redis).await?;
+    Ok(store)
+}
+
+/// Refuses a database that the jobs in Redis do not belong to, where Redis answers. Returns whether it did.
+pub(super) async fn must_belong_if_known(store: &SqlStore, redis: &RedisSettings) -> anyhow::Result<bool> {
+    let (connection, names) = (connect(redis)?, &redis.prefix);
+    let why = match timeout(PATIENCE, Shared::read(&mut connection.get(), names)).await {
+        Ok(Ok(shared)) => {
+            shared.check_store(names, Some(&store.id().await?))?;
+            return Ok(true);
+        }
+        Ok(Err(error)) => describe(&error),
+        Err(_elapsed) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(error = why, "Redis could not be asked whether DATABASE_URL is the workers' database");
+    Ok(false)
 }
 
 /// Opens the database to change it together with Redis, without any key. The jobs in Redis must belong to it.

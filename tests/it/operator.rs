@@ -370,3 +370,34 @@ async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
     assert!(first_line().starts_with("DISCARDED: it is not checked"), "{}", first_line());
     assert_eq!(stdout(&bed.program(&["orders", "--dead-letter"])), "");
 }
+
+#[tokio::test]
+async fn a_mistyped_value_is_refused_and_a_mistyped_reason_shows_those_that_occur() {
+    let bed = Bed::new(600.0).await;
+    let order = "6901616fe9e88196b4eb64b2".to_owned();
+    for (flag, value, why) in [
+        ("--email", "amina@", "--email cannot be used: it is no e-mail address"),
+        ("--phone", "none", "--phone cannot be used: it holds no digit"),
+        ("--callback-url", "shop.example", "--callback-url cannot be used: it is no https:// address"),
+    ] {
+        let refused = bed.program(&["correct", &order, flag, value]);
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && words.contains(why), "{words}");
+        assert!(!words.contains(value), "{words}");
+    }
+
+    assert!(bed.program(&["migrate"]).status.success());
+    let searched = |reason: &str| {
+        let found = bed.program(&["orders", "--dead-letter", reason]);
+        assert!(found.status.success() && found.stdout.is_empty(), "{found:?}");
+        String::from_utf8_lossy(&found.stderr).into_owned()
+    };
+    let words = searched("not-fuond");
+    assert!(words.contains("no order matches\nnothing was given up, for any reason"), "{words}");
+    // The provider has never heard of it.
+    let _worker = bed.worker().await;
+    bed.enqueue([&order]).await;
+    until("it is given up", async || bed.shown(&order).contains("DEAD LETTER").then_some(())).await;
+    let words = searched("not-fuond");
+    assert!(words.contains("what was given up was so for these reasons:\n  not-found"), "{words}");
+}

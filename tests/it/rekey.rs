@@ -140,7 +140,12 @@ async fn beside_running_workers_no_card_is_lost() {
     bed.enqueue(&orders).await;
     change_key(&mut bed);
     bed.told(&orders[0], "fulfilled").await;
-    assert!(rekey(&bed).status.success());
+    let early = rekey(&bed);
+    let words = String::from_utf8_lossy(&early.stdout);
+    assert!(
+        early.status.code() == Some(1) && words.contains("a worker still encrypts with another key"),
+        "{words}"
+    );
     for order in &orders {
         bed.told(order, "fulfilled").await;
     }

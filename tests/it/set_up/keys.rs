@@ -66,6 +66,12 @@ async fn a_key_is_changed_one_worker_after_the_other_only_in_the_right_order() {
     assert!(words.contains("ENCRYPTION_KEY cannot be used: another worker under {topup}"), "{words}");
     assert_discreet(&words);
     assert_eq!(column(&bed, NOTED).await.len(), 1, "the key of a worker that was refused is not noted");
+    let words = refused(&bed, &["rekey"], 1).await;
+    assert!(
+        words.contains("a worker that runs under {topup}") && words.contains("no card was changed"),
+        "{words}"
+    );
+    assert_discreet(&words);
 
     bed.set("ENCRYPTION_KEY", ENCRYPTION_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", NEW_KEY);
@@ -73,9 +79,18 @@ async fn a_key_is_changed_one_worker_after_the_other_only_in_the_right_order() {
     assert!(old.stop().await.success());
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", ENCRYPTION_KEY);
+    let early = bed.program(&["rekey"]);
+    let words = String::from_utf8_lossy(&early.stdout);
+    assert!(
+        words.contains("Keep ENCRYPTION_KEYS_PREVIOUS: a worker still encrypts with another key"),
+        "{words}"
+    );
+    assert_eq!(early.status.code(), Some(1));
     let mut new = bed.worker().await;
     assert!(prepared.stop().await.success());
-    assert!(bed.program(&["rekey"]).status.success());
+    let done = bed.program(&["rekey"]);
+    let words = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && words.contains("ENCRYPTION_KEYS_PREVIOUS may be removed.\n"), "{words}");
     bed.set("ENCRYPTION_KEYS_PREVIOUS", "");
     let _alone = bed.worker().await;
     assert!(new.stop().await.success());

@@ -30,13 +30,29 @@ async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted()
     assert!(!file.exists(), "nothing was made");
 
     assert!(bed.program(&["migrate"]).status.success());
-    for args in [&["run"][..], &["dead-letters", "replay", "--all"], &["resend", "6901616fe9e88196b4eb64b2"]]
-    {
+    let id = "6901616fe9e88196b4eb64b2";
+    for args in [
+        &["run"][..],
+        &["dead-letters"],
+        &["dead-letters", "show", id],
+        &["dead-letters", "replay", "--all"],
+        &["resend", id],
+        &["order", id],
+        &["orders"],
+        &["check", "--status", "HANDLING"],
+        &["rekey"],
+    ] {
         let words = refused(&bed, args, 2).await;
         assert!(words.contains(OTHER), "{args:?}: {words}");
     }
-    let words = refused(&bed, &["adopt-store"], 1).await;
-    assert!(words.contains("1 workers run under {topup}: stop every one of them first"), "{words}");
+    for lost in [false, true] {
+        if lost {
+            let _: String = bed.redis(&["FLUSHALL"]).await;
+        }
+        let words = refused(&bed, &["adopt-store"], 1).await;
+        assert!(words.contains("1 workers run under {topup}: stop every one of them first"), "{words}");
+    }
+    until("the worker says again which database it has", async || of_jobs(&bed).await).await;
     assert_eq!(of_jobs(&bed).await.as_deref(), Some(first.as_str()));
 
     assert!(worker.stop().await.success());
@@ -56,10 +72,13 @@ async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted()
 async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is_left() {
     let bed = Bed::new(600.0).await;
     let mut worker = bed.worker().await;
-    let store = of_jobs(&bed).await;
+    let anchor = async || bed.redis::<Option<String>>(&["GET", "{topup}:time-anchor"]).await;
+    let (store, began) = (of_jobs(&bed).await, anchor().await);
     let _: String = bed.redis(&["FLUSHALL"]).await;
     until("the worker says again which database it has", async || of_jobs(&bed).await).await;
     assert_eq!(of_jobs(&bed).await, store);
+    until("the worker says again when scaled time began", anchor).await;
+    assert_eq!(anchor().await, began);
     let layout: Option<String> = bed.redis(&["GET", "{topup}:layout"]).await;
     assert_eq!(layout.as_deref(), Some("1"));
     assert!(worker.stop().await.success());
@@ -96,4 +115,24 @@ async fn of_two_databases_that_begin_at_once_one_wins() {
         (members == 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_command_that_reads_says_that_there_is_no_database_or_that_it_could_not_be_compared() {
+    let mut bed = Bed::new(600.0).await;
+    assert!(bed.program(&["migrate"]).status.success());
+    let own = setting(&bed, "DATABASE_URL").to_owned();
+    bed.set("DATABASE_URL", "sqlite://nowhere/orders.db");
+    for args in [&["dead-letters"][..], &["orders"], &["rekey"], &["check", "--undelivered"]] {
+        let words = refused(&bed, args, 1).await;
+        assert!(
+            words.contains("there is no database") && words.contains("nowhere/orders.db"),
+            "{args:?}: {words}"
+        );
+    }
+    bed.set("DATABASE_URL", own);
+    bed.set("REDIS_URL", "redis://127.0.0.1:1");
+    let listed = bed.program(&["orders"]);
+    let words = String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.status.success() && words.contains("Redis could not be asked"), "{words}");
 }
