@@ -8,6 +8,7 @@ mod instruction;
 mod message;
 mod name;
 mod notify_customer;
+mod odd_json;
 mod order;
 mod poll_topup;
 mod recheck_topup;
@@ -22,6 +23,7 @@ pub use instruction::{Instruction, InstructionKind};
 pub use message::{Accepted, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, Opts, Rejection, accept, accept_size};
 pub use name::{JobName, UnknownJobName};
 pub use notify_customer::NotifyCustomer;
+pub use odd_json::OddJson;
 pub use order::{
     Card, Customer, InvalidTopupId, Locale, OrderStatus, ProviderOrder, Secret, TopupId, TopupStatus,
     TopupType, UnknownOrderStatus,

@@ -1,9 +1,11 @@
 //! The producers' contract: a message of the inbox, checked field by field.
 //!
-//! A message comes from a program in any language, so nothing about it is taken for granted. What
-//! cannot be accepted is refused in words that tell the producer what to do. The words name fields
-//! and types, never values: a value may be a phone number.
+//! A message comes from a program in any language, so nothing about it is taken for granted. What cannot be tracked
+//! is refused, and what is odd beside that is put right or left out, in words that tell the producer what to do. The
+//! words name fields and types, never values: a value may be a phone number.
 
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -11,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Backoff, BackoffType, Customer, Instruction, InstructionKind, JobName, Locale, RetryPolicy, Secret,
-    TopupId, TrackTopup,
+    Backoff, BackoffType, Customer, Instruction, InstructionKind, JobName, Locale, OddJson, RetryPolicy,
+    Secret, TopupId, TrackTopup,
 };
 
 /// The fields of a message together: 16 KiB at most.
@@ -56,6 +58,8 @@ pub struct Accepted {
     pub order: TrackTopup,
     /// Wait before the first look, in domain time.
     pub delay: Duration,
+    /// What of the message was left out or changed, in words for its producer and without any of its values.
+    pub remarks: Vec<String>,
 }
 
 /// Why a message is refused, in words for its producer and without any of its values.
@@ -69,6 +73,9 @@ fn reject<T>(reason: impl Into<String>) -> Result<T, Rejection> {
 
 /// Checks the fields of one message of the inbox.
 ///
+/// A paid order is not refused for a trifle: only what makes it impossible to track is. Anything else is put right where
+/// its meaning is clear, and otherwise left out with a remark.
+///
 /// # Errors
 /// [`Rejection`] says what is wrong and what the producer is to send instead.
 pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
@@ -79,17 +86,16 @@ pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
     let Some(data) = field("data") else {
         return reject("the field \"data\" is missing; send a JSON object with at least \"topupId\"");
     };
-    let data = json_object("data", data)?;
+    let mut reader = Reader::default();
+    let data = reader.data(data)?;
+    let topup_id = topup_id(&data)?;
     if let Some(kind) = instruction {
-        let order = instructed(&data, kind)?;
-        return Ok(Accepted { job, order, delay: Duration::ZERO });
+        let order = reader.instructed(&data, topup_id, kind)?;
+        return Ok(Accepted { job, order, delay: Duration::ZERO, remarks: reader.remarks });
     }
-    let opts = match field("opts") {
-        Some(raw) => opts(&json_object("opts", raw)?)?,
-        None => Opts::default(),
-    };
-    let order = order(&data, &opts)?;
-    Ok(Accepted { job, order, delay: Duration::from_millis(opts.delay) })
+    let opts = reader.opts(field("opts").unwrap_or_default());
+    let order = reader.order(&data, topup_id, &opts);
+    Ok(Accepted { job, order, delay: Duration::from_millis(opts.delay), remarks: reader.remarks })
 }
 
 /// Checks the size of a message, the bytes of its names and values together.
@@ -107,7 +113,7 @@ fn name(name: Option<&[u8]>) -> Result<(JobName, Option<InstructionKind>), Rejec
     let Some(name) = name else {
         return reject("the field \"name\" is missing; send \"poll-topup\" or \"recheck-topup\"");
     };
-    let name = std::str::from_utf8(name).unwrap_or_default();
+    let name = std::str::from_utf8(name).unwrap_or_default().trim();
     if let Some(kind) = InstructionKind::of_message(name) {
         return Ok((JobName::PollTopup, Some(kind)));
     }
@@ -120,39 +126,21 @@ fn name(name: Option<&[u8]>) -> Result<(JobName, Option<InstructionKind>), Rejec
     }
 }
 
-/// The order of a message about an order that is known. Only a correction says more than which order it is.
-fn instructed(data: &Map<String, Value>, kind: InstructionKind) -> Result<TrackTopup, Rejection> {
-    let mut order = TrackTopup::new(topup_id(data)?);
-    let mut instruction = Instruction::new(kind);
-    if kind == InstructionKind::Correct {
-        order = self::order(data, &Opts::default())?;
-        order.topup_ref = None;
-        if let Some(Value::Object(customer)) = present(data, "customer") {
-            instruction.locale = locale(customer)?;
-            if !["name", "email", "phone", "locale"].iter().any(|key| present(customer, key).is_some()) {
-                order.customer = None;
-            }
+fn topup_id(data: &Map<String, Value>) -> Result<TopupId, Rejection> {
+    match present(data, "topupId") {
+        None => {
+            reject("\"data.topupId\" is missing; send the topupId from the answer to POST /internet/send")
         }
-        if !order.names_details() {
-            return reject(
-                "\"data\" names nothing to correct; send \"customer\" with the fields that change, \"metadata\" or \
-                 \"callbackUrl\"",
-            );
+        Some(Value::String(text)) => {
+            text.trim().parse().map_err(|error| Rejection(format!("\"data.topupId\": {error}")))
         }
+        Some(other) => reject(format!("\"data.topupId\" is {}; send a text", kind(other))),
     }
-    Ok(TrackTopup { instruction: Some(instruction), ..order })
 }
 
-fn json_object(field: &str, raw: &[u8]) -> Result<Map<String, Value>, Rejection> {
-    match serde_json::from_slice(raw) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(other) => reject(format!("the field \"{field}\" is {}; send a JSON object", kind(&other))),
-        Err(error) => reject(format!(
-            "the field \"{field}\" is not JSON (at line {}, column {}); send a JSON object",
-            error.line(),
-            error.column()
-        )),
-    }
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("is not JSON (at line {}, column {})", error.line(), error.column()))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -166,135 +154,286 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn topup_id(data: &Map<String, Value>) -> Result<TopupId, Rejection> {
-    let Some(topup_id) = text(data, "data.topupId", "topupId")? else {
-        return reject(
-            "\"data.topupId\" is missing; send the topupId from the answer to POST /internet/send",
-        );
-    };
-    TopupId::try_from(topup_id).map_err(|error| Rejection(format!("\"data.topupId\": {error}")))
-}
-
-fn order(data: &Map<String, Value>, opts: &Opts) -> Result<TrackTopup, Rejection> {
-    let retry = (opts.attempts.is_some() || opts.backoff.is_some()).then(|| {
-        let default = RetryPolicy::default();
-        RetryPolicy {
-            attempts: opts.attempts.unwrap_or(default.attempts),
-            backoff: opts.backoff.unwrap_or(default.backoff),
-        }
-    });
-    Ok(TrackTopup {
-        topup_ref: text(data, "data.topupRef", "topupRef")?,
-        customer: present(data, "customer").map(customer).transpose()?,
-        metadata: present(data, "metadata").map(metadata).transpose()?,
-        callback_url: text_up_to(MAX_URL_CHARS, data, "data.callbackUrl", "callbackUrl")?.map(Secret::new),
-        retry,
-        force: opts.force,
-        ..TrackTopup::new(topup_id(data)?)
-    })
-}
-
-fn customer(value: &Value) -> Result<Customer, Rejection> {
-    let Value::Object(customer) = value else {
-        return reject(format!("\"data.customer\" is {}; send an object", kind(value)));
-    };
-    let secret = |path, key| text(customer, path, key).map(|text| text.map(Secret::new));
-    let locale = locale(customer)?.unwrap_or_default();
-    Ok(Customer {
-        name: secret("data.customer.name", "name")?,
-        email: secret("data.customer.email", "email")?,
-        phone: secret("data.customer.phone", "phone")?,
-        locale,
-    })
-}
-
-fn locale(customer: &Map<String, Value>) -> Result<Option<Locale>, Rejection> {
-    match text(customer, "data.customer.locale", "locale")?.as_deref() {
-        None => Ok(None),
-        Some("fr") => Ok(Some(Locale::Fr)),
-        Some("ar") => Ok(Some(Locale::Ar)),
-        Some("en") => Ok(Some(Locale::En)),
-        Some(_) => reject("\"data.customer.locale\" is none of \"fr\", \"ar\" and \"en\""),
-    }
-}
-
-fn metadata(value: &Value) -> Result<Map<String, Value>, Rejection> {
-    let Value::Object(metadata) = value else {
-        return reject(format!("\"data.metadata\" is {}; send an object", kind(value)));
-    };
-    let bytes = value.to_string().len();
-    if bytes > MAX_METADATA_BYTES {
-        return reject(format!(
-            "\"data.metadata\" has {bytes} bytes; at most {MAX_METADATA_BYTES} are accepted"
-        ));
-    }
-    Ok(metadata.clone())
-}
-
-fn opts(opts: &Map<String, Value>) -> Result<Opts, Rejection> {
-    let attempts = match whole(opts, "opts.attempts", "attempts", MAX_ATTEMPTS)? {
-        Some(0) => return reject("\"opts.attempts\" is 0; send 1 or more"),
-        // Invariant: `whole` has bounded it by MAX_ATTEMPTS.
-        attempts => attempts.map(|attempts| u32::try_from(attempts).unwrap_or(u32::MAX)),
-    };
-    let force = match present(opts, "force") {
-        None => false,
-        Some(Value::Bool(force)) => *force,
-        Some(other) => return reject(format!("\"opts.force\" is {}; send true or false", kind(other))),
-    };
-    Ok(Opts {
-        delay: whole(opts, "opts.delay", "delay", MAX_DELAY_MS)?.unwrap_or(0),
-        attempts,
-        backoff: present(opts, "backoff").map(backoff).transpose()?,
-        job_id: text(opts, "opts.jobId", "jobId")?,
-        force,
-    })
-}
-
-/// Bull takes a bare number for a fixed backoff, and so does this.
-fn backoff(value: &Value) -> Result<Backoff, Rejection> {
-    let Value::Object(backoff) = value else {
-        let bare = Map::from_iter([("delay".to_owned(), value.clone())]);
-        let delay = whole(&bare, "opts.backoff", "delay", MAX_DELAY_MS)?.unwrap_or(0);
-        return Ok(Backoff { kind: BackoffType::Fixed, delay });
-    };
-    let kind = match text(backoff, "opts.backoff.type", "type")?.as_deref() {
-        Some("fixed") => BackoffType::Fixed,
-        Some("exponential") => BackoffType::Exponential,
-        _ => return reject("\"opts.backoff.type\" is neither \"fixed\" nor \"exponential\""),
-    };
-    let delay = whole(backoff, "opts.backoff.delay", "delay", MAX_DELAY_MS)?.unwrap_or(0);
-    Ok(Backoff { kind, delay })
-}
-
 /// A field that is there; JSON `null` counts as absent.
 fn present<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
 }
 
-fn text(object: &Map<String, Value>, path: &str, key: &str) -> Result<Option<String>, Rejection> {
-    text_up_to(MAX_TEXT_CHARS, object, path, key)
-}
-
-fn text_up_to(
-    most_chars: usize,
-    object: &Map<String, Value>,
-    path: &str,
-    key: &str,
-) -> Result<Option<String>, Rejection> {
-    match present(object, key) {
-        None => Ok(None),
-        Some(Value::String(text)) if text.chars().count() <= most_chars => Ok(Some(text.clone())),
-        Some(Value::String(_)) => reject(format!("\"{path}\" is longer than {most_chars} characters")),
-        Some(other) => reject(format!("\"{path}\" is {}; send a text", kind(other))),
+/// The object; empty for an empty array, which is what PHP makes of an empty object, and for an empty text.
+fn object(value: &Value) -> Option<Cow<'_, Map<String, Value>>> {
+    match value {
+        Value::Object(object) => Some(Cow::Borrowed(object)),
+        Value::Array(values) if values.is_empty() => Some(Cow::default()),
+        Value::String(text) if text.trim().is_empty() => Some(Cow::default()),
+        _ => None,
     }
 }
 
-fn whole(object: &Map<String, Value>, path: &str, key: &str, max: u64) -> Result<Option<u64>, Rejection> {
-    let Some(value) = present(object, key) else { return Ok(None) };
-    match value.as_u64() {
-        Some(number) if number <= max => Ok(Some(number)),
-        _ => reject(format!("\"{path}\" is not a whole number from 0 to {max}")),
+/// A whole number, however it is written: `5000`, `5000.0` or `"5000"`.
+fn whole(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64().or_else(|| {
+            let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+            // Exactly as it is written, for what is smaller than 2^53.
+            format!("{number:.0}").parse().ok().filter(|number| *number < 1 << 53)
+        }),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// Reads the fields of a message and notes what it leaves out.
+#[derive(Default)]
+struct Reader {
+    remarks: Vec<String>,
+}
+
+impl Reader {
+    fn remark(&mut self, remark: impl Into<String>) {
+        self.remarks.push(remark.into());
+    }
+
+    fn data(&mut self, raw: &[u8]) -> Result<Map<String, Value>, Rejection> {
+        let OddJson { text, oddities } = OddJson::read(raw);
+        for oddity in oddities {
+            self.remark(format!("of the field \"data\": {oddity}"));
+        }
+        let mut value = json(&text);
+        // Encoded twice.
+        if let Ok(Value::String(inner)) = &value
+            && let Ok(inner @ Value::Object(_)) = json(inner)
+        {
+            value = Ok(inner);
+        }
+        match value {
+            Ok(Value::Object(data)) => Ok(data),
+            Ok(other) => reject(format!("the field \"data\" is {}; send a JSON object", kind(&other))),
+            Err(why) => reject(format!("the field \"data\" {why}; send a JSON object")),
+        }
+    }
+
+    /// The order of a message about an order that is known. Only a correction says more than which order it is.
+    fn instructed(
+        &mut self,
+        data: &Map<String, Value>,
+        topup_id: TopupId,
+        kind: InstructionKind,
+    ) -> Result<TrackTopup, Rejection> {
+        let mut order = TrackTopup::new(topup_id.clone());
+        let mut instruction = Instruction::new(kind);
+        if kind == InstructionKind::Correct {
+            order = TrackTopup { topup_ref: None, ..self.order(data, topup_id, &Opts::default()) };
+            // An empty text removes it.
+            if present(data, "callbackUrl")
+                .is_some_and(|url| url.as_str().is_some_and(|url| url.trim().is_empty()))
+            {
+                order.callback_url = Some(Secret::new(""));
+            }
+            if let Some(Value::Object(customer)) = present(data, "customer") {
+                instruction.locale = present(customer, "locale").and_then(locale);
+                let names = ["name", "email", "phone"].iter().any(|key| present(customer, key).is_some());
+                if !names && instruction.locale.is_none() {
+                    order.customer = None;
+                }
+            }
+            if !order.names_details() {
+                return reject(
+                    "\"data\" names nothing to correct; send \"customer\" with the fields that change, \"metadata\" or \
+                     \"callbackUrl\"",
+                );
+            }
+        }
+        Ok(TrackTopup { instruction: Some(instruction), ..order })
+    }
+
+    fn order(&mut self, data: &Map<String, Value>, topup_id: TopupId, opts: &Opts) -> TrackTopup {
+        let retry = (opts.attempts.is_some() || opts.backoff.is_some()).then(|| {
+            let default = RetryPolicy::default();
+            RetryPolicy {
+                attempts: opts.attempts.unwrap_or(default.attempts),
+                backoff: opts.backoff.unwrap_or(default.backoff),
+            }
+        });
+        let callback_url = self.text(data, "data.callbackUrl", "callbackUrl", MAX_URL_CHARS);
+        TrackTopup {
+            topup_ref: self.text(data, "data.topupRef", "topupRef", MAX_TEXT_CHARS),
+            customer: self.customer(data),
+            metadata: self.metadata(data),
+            callback_url: callback_url.filter(|url| !url.trim().is_empty()).map(Secret::new),
+            retry,
+            force: opts.force,
+            ..TrackTopup::new(topup_id)
+        }
+    }
+
+    fn customer(&mut self, data: &Map<String, Value>) -> Option<Customer> {
+        let value = present(data, "customer")?;
+        let Some(customer) = object(value) else {
+            self.remark(format!("\"data.customer\" is {} and was left out; send an object", kind(value)));
+            return None;
+        };
+        if customer.is_empty() && !value.is_object() {
+            return None;
+        }
+        let locale = present(&customer, "locale").filter(|value| value.as_str() != Some(""));
+        let known = locale.and_then(self::locale);
+        if locale.is_some() && known.is_none() {
+            self.remark("\"data.customer.locale\" is none of \"fr\", \"ar\" and \"en\", and was left out");
+        }
+        Some(Customer {
+            name: self.customers_name(&customer).map(Secret::new),
+            email: self.text(&customer, "data.customer.email", "email", MAX_TEXT_CHARS).map(Secret::new),
+            phone: self.text(&customer, "data.customer.phone", "phone", MAX_TEXT_CHARS).map(Secret::new),
+            locale: known.unwrap_or_default(),
+        })
+    }
+
+    /// A name is cut where it is too long: the customer recognises what is left of it.
+    fn customers_name(&mut self, customer: &Map<String, Value>) -> Option<String> {
+        let mut name = self.text(customer, "data.customer.name", "name", usize::MAX)?;
+        if let Some((end, _)) = name.char_indices().nth(MAX_TEXT_CHARS) {
+            name.truncate(end);
+            self.remark(format!("\"data.customer.name\" was cut after {MAX_TEXT_CHARS} characters"));
+        }
+        Some(name)
+    }
+
+    fn metadata(&mut self, data: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let value = present(data, "metadata")?;
+        let Some(metadata) = object(value) else {
+            self.remark(format!("\"data.metadata\" is {} and was left out; send an object", kind(value)));
+            return None;
+        };
+        let bytes = value.to_string().len();
+        if bytes > MAX_METADATA_BYTES {
+            self.remark(format!(
+                "\"data.metadata\" has {bytes} bytes and was left out; at most {MAX_METADATA_BYTES} are taken"
+            ));
+            return None;
+        }
+        Some(metadata.into_owned())
+    }
+
+    fn opts(&mut self, raw: &[u8]) -> Opts {
+        let OddJson { text, .. } = OddJson::read(raw);
+        if text.trim().is_empty() || text.trim() == "null" {
+            return Opts::default();
+        }
+        let value = json(&text);
+        let why = match &value {
+            Ok(value) => format!("is {}", kind(value)),
+            Err(why) => why.clone(),
+        };
+        let Some(opts) = value.as_ref().ok().and_then(object) else {
+            self.remark(format!("the field \"opts\" {why} and was left out; send a JSON object"));
+            return Opts::default();
+        };
+        let attempts = self.whole(&opts, "opts.attempts", "attempts", 1..=MAX_ATTEMPTS);
+        Opts {
+            delay: self.whole(&opts, "opts.delay", "delay", 0..=MAX_DELAY_MS).unwrap_or(0),
+            attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()),
+            backoff: present(&opts, "backoff").and_then(|value| self.backoff(value)),
+            job_id: present(&opts, "jobId").and_then(Value::as_str).map(str::to_owned),
+            force: self.force(&opts),
+        }
+    }
+
+    fn force(&mut self, opts: &Map<String, Value>) -> bool {
+        let Some(value) = present(opts, "force") else { return false };
+        let word = value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_ascii_lowercase());
+        match word.as_str() {
+            "true" | "1" => true,
+            "false" | "0" | "" => false,
+            _ => {
+                self.remark(format!(
+                    "\"opts.force\" is {} and was left out; send true or false",
+                    kind(value)
+                ));
+                false
+            }
+        }
+    }
+
+    /// Bull takes a bare number for a fixed backoff, and so does this.
+    fn backoff(&mut self, value: &Value) -> Option<Backoff> {
+        if let Value::Object(backoff) = value {
+            let Some(kind) = present(backoff, "type").and_then(backoff_type) else {
+                self.remark("\"opts.backoff.type\" is neither \"fixed\" nor \"exponential\"; the backoff was left out");
+                return None;
+            };
+            // Without a wait that can be read the default is meant, not none at all.
+            let default = RetryPolicy::default().backoff.delay;
+            let delay = self.whole(backoff, "opts.backoff.delay", "delay", 0..=MAX_DELAY_MS);
+            let unread = present(backoff, "delay").is_some() && delay.is_none();
+            return Some(Backoff { kind, delay: delay.unwrap_or(if unread { default } else { 0 }) });
+        }
+        if let Some(kind) = backoff_type(value) {
+            return Some(Backoff { kind, delay: RetryPolicy::default().backoff.delay });
+        }
+        let delay = whole(value).filter(|delay| *delay <= MAX_DELAY_MS);
+        if delay.is_none() {
+            self.remark("\"opts.backoff\" was left out; send {\"type\": …, \"delay\": …}, or milliseconds");
+        }
+        delay.map(|delay| Backoff { kind: BackoffType::Fixed, delay })
+    }
+
+    /// A text of so many characters, or a whole number written as one.
+    fn text(
+        &mut self,
+        object: &Map<String, Value>,
+        path: &str,
+        key: &str,
+        most_chars: usize,
+    ) -> Option<String> {
+        let text = match present(object, key)? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) if number.is_u64() || number.is_i64() => number.to_string(),
+            other => {
+                self.remark(format!("\"{path}\" is {} and was left out; send a text", kind(other)));
+                return None;
+            }
+        };
+        if text.chars().count() > most_chars {
+            self.remark(format!("\"{path}\" is longer than {most_chars} characters and was left out"));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn whole(
+        &mut self,
+        object: &Map<String, Value>,
+        path: &str,
+        key: &str,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let value = present(object, key)?;
+        let number = whole(value).filter(|number| range.contains(number));
+        if number.is_none() {
+            let (least, most) = range.into_inner();
+            self.remark(format!("\"{path}\" is not a whole number from {least} to {most}, and was left out"));
+        }
+        number
+    }
+}
+
+/// `fixed` or `exponential`.
+fn backoff_type(value: &Value) -> Option<BackoffType> {
+    match value.as_str()?.trim().to_ascii_lowercase().as_str() {
+        "fixed" => Some(BackoffType::Fixed),
+        "exponential" => Some(BackoffType::Exponential),
+        _ => None,
+    }
+}
+
+/// The language of `fr`, `AR`, `fr-DZ` or `ar_DZ`.
+fn locale(value: &Value) -> Option<Locale> {
+    let language = value.as_str()?.trim().split(['-', '_', '.']).next()?.to_ascii_lowercase();
+    match language.as_str() {
+        "fr" => Some(Locale::Fr),
+        "ar" => Some(Locale::Ar),
+        "en" => Some(Locale::En),
+        _ => None,
     }
 }
 
@@ -342,35 +481,163 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_named_in_words() {
+    fn what_cannot_be_tracked_is_refused_in_words() {
         let data = format!(r#"{{"topupId":"{ID}"}}"#);
-        let long = format!(r#"{{"topupId":"{ID}","metadata":{{"x":"{}"}}}}"#, "x".repeat(5_000));
-        let far = format!(r#"{{"topupId":"{ID}","callbackUrl":"https://shop.dz/{}"}}"#, "x".repeat(2_048));
         let huge = "x".repeat(1 << 20);
-        for (name, data, opts, word) in [
-            ("pol-topup", data.as_str(), None, "neither \"poll-topup\""),
-            ("notify-customer", &data, None, "neither \"poll-topup\""),
-            ("poll-topup", "topupId=1", None, "not JSON"),
-            ("poll-topup", "[]", None, "an array; send a JSON object"),
-            ("poll-topup", "{}", None, "\"data.topupId\" is missing"),
-            ("poll-topup", r#"{"topupId":7}"#, None, "a number; send a text"),
-            ("poll-topup", r#"{"topupId":"7"}"#, None, "24 hexadecimal digits"),
-            ("poll-topup", &long, None, "at most 4096"),
-            ("poll-topup", &far, None, "\"data.callbackUrl\" is longer than 2048 characters"),
-            ("poll-topup", &huge, None, "at most 16384"),
-            ("poll-topup", &data, Some(r#"{"delay":-1}"#), "\"opts.delay\" is not a whole number"),
-            ("poll-topup", &data, Some(r#"{"delay":"5"}"#), "\"opts.delay\" is not a whole number"),
-            ("poll-topup", &data, Some(r#"{"attempts":0}"#), "send 1 or more"),
-            ("poll-topup", &data, Some(r#"{"backoff":{"type":"linear"}}"#), "neither \"fixed\""),
-            ("poll-topup", &data, Some(r#"{"force":"yes"}"#), "send true or false"),
-            ("poll-topup", &data, Some("nope"), "\"opts\" is not JSON"),
+        for (name, data, word) in [
+            ("pol-topup", data.as_str(), "neither \"poll-topup\""),
+            ("notify-customer", &data, "neither \"poll-topup\""),
+            ("poll-topup", "topupId=1", "not JSON"),
+            ("poll-topup", "[]", "an array; send a JSON object"),
+            ("poll-topup", "\"text\"", "a text; send a JSON object"),
+            ("poll-topup", "{}", "\"data.topupId\" is missing"),
+            ("poll-topup", r#"{"topupId":7}"#, "a number; send a text"),
+            ("poll-topup", r#"{"topupId":"7"}"#, "24 hexadecimal digits"),
+            ("poll-topup", &huge, "at most 16384"),
         ] {
-            let reason = message(name, data, opts).unwrap_err().to_string();
+            let reason = message(name, data, None).unwrap_err().to_string();
             assert!(reason.contains(word), "{reason:?} should say {word:?}");
         }
         let binary: [(&[u8], &[u8]); 2] = [(b"name", b"poll-topup"), (b"data", b"\xff\xfe\x00")];
         assert!(accept(&binary).unwrap_err().to_string().contains("not JSON"));
         assert!(accept(&[]).unwrap_err().to_string().contains("\"name\" is missing"));
+    }
+
+    /// The order of a message with these fields of `data`, and the remarks on it.
+    fn with(fields: &str) -> (TrackTopup, Vec<String>) {
+        let Accepted { order, remarks, .. } =
+            message("poll-topup", &format!(r#"{{"topupId":"{ID}",{fields}}}"#), None).unwrap();
+        (order, remarks)
+    }
+
+    fn with_opts(opts: &str) -> (Accepted, Vec<String>) {
+        let accepted = message("poll-topup", &format!(r#"{{"topupId":"{ID}"}}"#), Some(opts)).unwrap();
+        let remarks = accepted.remarks.clone();
+        (accepted, remarks)
+    }
+
+    #[test]
+    fn an_odd_field_whose_meaning_is_clear_is_taken() {
+        let plain = TrackTopup::new(ID.parse().unwrap());
+        for nothing in [
+            r#""metadata":null"#,
+            r#""customer":[]"#,
+            r#""customer":"""#,
+            r#""callbackUrl":"""#,
+            r#""callbackUrl":" ","topupRef":null"#,
+        ] {
+            assert_eq!(with(nothing), (plain.clone(), vec![]), "{nothing}");
+        }
+        assert_eq!(with(r#""metadata":[]"#).0.metadata, Some(Map::new()));
+        let (order, remarks) = with(r#""topupRef":1042,"customer":{"phone":213661223344,"name":7}"#);
+        let customer = order.customer.unwrap();
+        assert_eq!(order.topup_ref.as_deref(), Some("1042"));
+        assert_eq!(
+            (customer.phone, customer.name),
+            (Some(Secret::new("213661223344")), Some(Secret::new("7")))
+        );
+        assert_eq!(remarks, Vec::<String>::new());
+        for (written, locale) in [
+            ("fr-FR", Locale::Fr),
+            ("AR", Locale::Ar),
+            ("ar_DZ.UTF-8", Locale::Ar),
+            (" En ", Locale::En),
+            ("", Locale::default()),
+        ] {
+            let (order, remarks) = with(&format!(r#""customer":{{"locale":"{written}"}}"#));
+            assert_eq!((order.customer.unwrap().locale, remarks), (locale, vec![]), "{written}");
+        }
+        for nothing in
+            ["[]", "", " ", "null", "{}", r#"{"jobId":42}"#, r#"{"jobId":[1]}"#, r#"{"force":"false"}"#]
+        {
+            let (accepted, remarks) = with_opts(nothing);
+            assert_eq!(
+                (accepted.order, accepted.delay, remarks),
+                (plain.clone(), Duration::ZERO, vec![]),
+                "{nothing}"
+            );
+        }
+        for delay in ["5000.0", "\"5000\"", "5e3"] {
+            let (accepted, remarks) = with_opts(&format!(r#"{{"delay":{delay}}}"#));
+            assert_eq!((accepted.delay.as_secs(), remarks), (5, vec![]), "{delay}");
+        }
+        for (backoff, kind, delay) in [
+            ("5000", BackoffType::Fixed, 5000),
+            ("\"5000\"", BackoffType::Fixed, 5000),
+            ("\"exponential\"", BackoffType::Exponential, 3_600_000),
+            (r#"{"type":"Fixed","delay":"10"}"#, BackoffType::Fixed, 10),
+        ] {
+            let (accepted, remarks) = with_opts(&format!(r#"{{"attempts":"3","backoff":{backoff}}}"#));
+            let retry = RetryPolicy { attempts: 3, backoff: Backoff { kind, delay } };
+            assert_eq!((accepted.order.retry, remarks), (Some(retry), vec![]), "{backoff}");
+        }
+        for force in ["1", "\"true\"", "true"] {
+            assert!(with_opts(&format!(r#"{{"force":{force}}}"#)).0.order.force, "{force}");
+        }
+        let data = format!(r#"{{"topupId":" {} "}}"#, ID.to_uppercase());
+        let twice = serde_json::to_string(&data).unwrap();
+        for data in [data.as_str(), &twice, &format!("\u{feff}{data}")] {
+            assert_eq!(message(" poll-topup", data, None).unwrap().order, plain, "{data}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_taken_is_left_out_and_named() {
+        let long = "x".repeat(5_000);
+        for (fields, remark) in [
+            (r#""topupRef":{"id":1}"#.to_owned(), "\"data.topupRef\" is an object and was left out"),
+            (
+                r#""topupRef":98765432109876543210"#.to_owned(),
+                "\"data.topupRef\" is a number and was left out",
+            ),
+            (format!(r#""topupRef":"{long}""#), "\"data.topupRef\" is longer than 256 characters"),
+            (
+                format!(r#""metadata":{{"x":"{long}"}}"#),
+                "\"data.metadata\" has 5008 bytes and was left out; at most 4096",
+            ),
+            (r#""metadata":"x""#.to_owned(), "\"data.metadata\" is a text and was left out; send an object"),
+            (
+                r#""customer":"Amina""#.to_owned(),
+                "\"data.customer\" is a text and was left out; send an object",
+            ),
+            (
+                format!(r#""callbackUrl":"https://shop.dz/{long}""#),
+                "\"data.callbackUrl\" is longer than 2048 characters",
+            ),
+        ] {
+            let (order, remarks) = with(&fields);
+            assert_eq!(order, TrackTopup::new(ID.parse().unwrap()), "{fields:.40}");
+            assert!(remarks.len() == 1 && remarks[0].contains(remark), "{remarks:?} should say {remark:?}");
+        }
+        let (order, remarks) = with(r#""customer":{"locale":"kab","phone":[6],"name":"Amina \ud83d"}"#);
+        let customer = order.customer.unwrap();
+        assert_eq!((customer.locale, customer.phone), (Locale::default(), None));
+        assert_eq!(customer.name, Some(Secret::new("Amina \u{fffd}")));
+        for remark in [
+            "of the field \"data\": half a character stands in a text",
+            "\"data.customer.locale\" is none of \"fr\", \"ar\" and \"en\", and was left out",
+            "\"data.customer.phone\" is an array and was left out; send a text",
+        ] {
+            assert!(remarks.iter().any(|known| known == remark), "{remarks:?} should say {remark:?}");
+        }
+        let (order, remarks) = with(&format!(r#""customer":{{"name":"{long}","email":"{long}"}}"#));
+        let customer = order.customer.unwrap();
+        assert_eq!((customer.name.unwrap().reveal().len(), customer.email, remarks.len()), (256, None, 2));
+        for (opts, remark) in [
+            ("nope", "the field \"opts\" is not JSON (at line 1, column 2) and was left out"),
+            ("[1]", "the field \"opts\" is an array and was left out"),
+            (r#"{"delay":-1}"#, "\"opts.delay\" is not a whole number from 0 to 31536000000"),
+            (r#"{"delay":1.5}"#, "\"opts.delay\" is not a whole number"),
+            (r#"{"attempts":0}"#, "\"opts.attempts\" is not a whole number from 1 to 100"),
+            (r#"{"backoff":{"type":"linear"}}"#, "\"opts.backoff.type\" is neither"),
+            (r#"{"backoff":true}"#, "\"opts.backoff\" was left out"),
+            (r#"{"force":"yes!"}"#, "\"opts.force\" is a text and was left out"),
+        ] {
+            let (accepted, remarks) = with_opts(opts);
+            assert_eq!(accepted.order, TrackTopup::new(ID.parse().unwrap()), "{opts}");
+            assert_eq!(accepted.delay, Duration::ZERO, "{opts}");
+            assert!(remarks.len() == 1 && remarks[0].contains(remark), "{remarks:?} should say {remark:?}");
+        }
     }
 
     #[test]
@@ -398,8 +665,14 @@ mod tests {
 
     #[test]
     fn a_reason_never_repeats_a_value() {
-        let data = format!(r#"{{"topupId":"{ID}","customer":{{"phone":661223344,"locale":"0661223344"}}}}"#);
-        let reason = message("poll-topup", &data, None).unwrap_err().to_string();
+        let odd = r#""topupRef":[661223344],"metadata":661223344,"callbackUrl":{"a":661223344},
+            "customer":{"phone":[661223344],"locale":"0661223344"}"#;
+        let opts = r#"{"delay":"0661223344x","attempts":661223344,"backoff":"x661223344","force":661223344}"#;
+        let data = format!(r#"{{"topupId":"{ID}",{odd}}}"#);
+        let remarks = message("poll-topup", &data, Some(opts)).unwrap().remarks;
+        assert_eq!(remarks.len(), 9, "{remarks:?}");
+        assert!(remarks.iter().all(|remark| !remark.contains("661223344")), "{remarks:?}");
+        let reason = message("poll-topup", r#"{"topupId":"0661223344"}"#, None).unwrap_err().to_string();
         assert!(!reason.contains("661223344"), "{reason}");
     }
 
