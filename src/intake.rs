@@ -149,6 +149,14 @@ impl Intake {
             call.arg(message_id);
             match self.check(*bytes, fields) {
                 Ok(accepted) => {
+                    for remark in &accepted.remarks {
+                        tracing::warn!(
+                            order.id = accepted.order.topup_id.as_str(),
+                            message.id = message_id,
+                            remark,
+                            "a message was accepted without a part of it"
+                        );
+                    }
                     topup_ids.push(Some(accepted.order.topup_id.clone()));
                     arguments::add(&mut call, &self.names, &*self.clock, message_id, accepted);
                 }

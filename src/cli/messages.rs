@@ -24,7 +24,11 @@ pub(super) fn check(fields: &Fields) -> Result<(), SettingsError> {
     let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     let refused =
         |why: topup_jobs::Rejection| SettingsError::Unusable { name: "the message", why: why.to_string() };
-    accept(&bytes).map(drop).map_err(refused)
+    match accept(&bytes).map_err(refused)?.remarks.into_iter().next() {
+        // A person can send it again, and better.
+        Some(remark) => Err(SettingsError::Unusable { name: "the message", why: remark }),
+        None => Ok(()),
+    }
 }
 
 /// Puts messages into the inbox and returns their ids.

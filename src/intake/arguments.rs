@@ -15,7 +15,7 @@ pub(super) fn add(
     message_id: &str,
     accepted: Accepted,
 ) {
-    let Accepted { job, order, delay } = accepted;
+    let Accepted { job, order, delay, .. } = accepted;
     let order = TrackTopup { message_id: Some(message_id.to_owned()), ..order };
     let what = what(&order);
     let instruction = order.instruction.unwrap_or(Instruction::new(InstructionKind::Update));

@@ -15,6 +15,46 @@ type Bad<'a> = (&'a str, Vec<(&'a [u8], &'a [u8])>);
 
 const ID: &str = r#"{"topupId":"6901616fe9e88196b4eb64b2"}"#;
 
+/// Fields of `data` beside `topupId`, the field `opts`, and what the log says of the message, if anything.
+const ODD: [(&str, &str, &str); 8] = [
+    (r#","metadata":[],"customer":[]"#, "[]", ""),
+    (r#","topupRef":1042,"customer":{"phone":213661223344,"locale":"fr-FR"}"#, r#"{"jobId":42}"#, ""),
+    (r#","callbackUrl":"""#, r#"{"delay":5000.0,"attempts":"3","backoff":5000}"#, ""),
+    (
+        r#","customer":{"name":"Amina \ud83d"}"#,
+        "",
+        "of the field \\\"data\\\": half a character stands in a text",
+    ),
+    (r#","customer":{"locale":"kab"}"#, "", "\\\"data.customer.locale\\\" is none of"),
+    (r#","metadata":"none""#, "", "\\\"data.metadata\\\" is a text and was left out"),
+    ("", r#"{"delay":-5}"#, "\\\"opts.delay\\\" is not a whole number"),
+    ("", "later", "the field \\\"opts\\\" is not JSON"),
+];
+
+#[tokio::test]
+async fn an_order_is_followed_whatever_is_odd_beside_its_id_and_what_was_left_out_is_logged() {
+    let bed = Bed::new(600.0).await;
+    let worker = bed.worker().await;
+    let orders: Vec<String> =
+        ODD.iter().map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    for (order, (data, opts, _)) in orders.iter().zip(ODD) {
+        let data = format!(r#"{{"topupId":"{order}"{data}}}"#);
+        bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes()), (b"opts", opts.as_bytes())])
+            .await;
+    }
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:rejected"]).await, 0);
+    let log = worker.log();
+    for (order, (_, _, remark)) in orders.iter().zip(ODD) {
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("without a part of it") && line.contains(order))
+            .collect();
+        assert_eq!(lines.len(), usize::from(!remark.is_empty()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains(remark)), "{lines:?} should say {remark}");
+    }
+}
+
 #[tokio::test]
 async fn bad_messages_are_rejected_with_a_reason_and_good_ones_beside_them_run() {
     let bed = Bed::new(60.0).await;
@@ -31,8 +71,8 @@ async fn bad_messages_are_rejected_with_a_reason_and_good_ones_beside_them_run()
         ("at most 16384", vec![(b"name", b"poll-topup"), (b"data", &huge)]),
         ("neither \"poll-topup\"", vec![(b"name", b"sell-topup"), (b"data", ID.as_bytes())]),
         (
-            "opts.delay",
-            vec![(b"name", b"poll-topup"), (b"data", ID.as_bytes()), (b"opts", br#"{"delay":-5}"#)],
+            "a text; send a JSON object",
+            vec![(b"name", b"poll-topup"), (b"data", br#""6901616fe9e88196b4eb64b2""#)],
         ),
         ("not JSON", vec![(b"name", b"poll-topup"), (b"data", b"\xff\xfe\x00\x01")]),
         ("\"name\" is missing", vec![(b"\x00\xff", b"\xfe")]),
