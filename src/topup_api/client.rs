@@ -9,9 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 use url::Url;
 
+use super::json::Text;
 use super::list::{OrderList, PAGE_SIZE, about_the_list, read_list};
 use super::running_time::RunningTime;
-use super::wire::{read_content, read_order};
+use super::wire::{RawAnswer, read_content, read_order};
 use super::{Answer, ApiError, TopupApi};
 use crate::http::ReadError;
 
@@ -96,7 +97,7 @@ impl Client {
         path: &[&str],
         query: &[(&str, &str)],
         max_bytes: usize,
-    ) -> Result<(u16, reqwest::header::HeaderMap, Vec<u8>), ApiError> {
+    ) -> Result<(u16, reqwest::header::HeaderMap, Text), ApiError> {
         let mut url = self.base.clone();
         // Invariant: `new` refuses an address that cannot have a path.
         url.path_segments_mut().expect("the base has a path").pop_if_empty().extend(path);
@@ -123,7 +124,7 @@ impl Client {
             }
             Some(Err(ReadError::Http(error))) => return Err(classify(&error)),
         };
-        Ok((status, headers, body))
+        Ok((status, headers, Text::read(&body, max_bytes)))
     }
 }
 
@@ -152,7 +153,7 @@ impl TopupApi for Client {
     async fn check_id(&self, topup_id: &TopupId) -> Result<ProviderOrder, ApiError> {
         let path = ["v3", "internet", "check-id", topup_id.as_str()];
         let (status, headers, body) = self.get(&path, &[], MAX_ORDER_BYTES).await?;
-        read_order(status, &headers, &body, topup_id.as_str())
+        read_order(&RawAnswer { status, headers: &headers, body: &body }, topup_id.as_str())
     }
 
     async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError> {
@@ -161,13 +162,13 @@ impl TopupApi for Client {
         let [from, to] = [from, to].map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
         let query = [("page", &*page_text), ("pageSize", &page_size), ("from", &from), ("to", &to)];
         let (status, headers, body) = self.get(&path, &query, MAX_LIST_BYTES).await?;
-        read_list(status, &headers, &body, page)
+        read_list(&RawAnswer { status, headers: &headers, body: &body }, page)
     }
 
     async fn verify(&self) -> Result<(), ApiError> {
         let path = ["v3", "internet", "list"];
         let query = [("page", "1"), ("pageSize", "1")];
         let (status, headers, body) = self.get(&path, &query, MAX_LIST_BYTES).await?;
-        read_content(status, &headers, &body).map(drop).map_err(about_the_list)
+        read_content(&RawAnswer { status, headers: &headers, body: &body }).map(drop).map_err(about_the_list)
     }
 }

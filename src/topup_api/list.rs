@@ -4,12 +4,11 @@
 //! `data.items` and `data.pagination`. A row shows a part of the card, all of it or nothing. So all of that is read if it
 //! is there. A row that cannot be read costs no other order its answer, and its own can still be asked for by its id.
 
-use reqwest::header::HeaderMap;
-use serde_json::Value;
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
 use super::ApiError;
-use super::wire::{Content, WireOrder, read_content};
+use super::json::Fields;
+use super::wire::{Content, RawAnswer, WireOrder, read_content};
 
 /// Rows asked for with each page: the most the provider gives.
 pub(super) const PAGE_SIZE: u32 = 100;
@@ -38,25 +37,18 @@ pub struct ListedOrder {
 }
 
 /// Reads an answer to `list` for this page.
-pub(super) fn read_list(
-    status: u16,
-    headers: &HeaderMap,
-    body: &[u8],
-    page: u32,
-) -> Result<OrderList, ApiError> {
-    let content = read_content(status, headers, body).map_err(about_the_list)?;
-    let Content { answer, data, mut meta } = content;
-    let Some((rows, pagination)) = parts(data) else {
+pub(super) fn read_list(raw: &RawAnswer<'_>, page: u32) -> Result<OrderList, ApiError> {
+    let Content { answer, data, meta } = read_content(raw).map_err(about_the_list)?;
+    let Some((rows, data)) = data.and_then(|data| Some((rows(&data)?, data))) else {
         return Err(ApiError::Unreadable { answer, what: "its data is not a list of orders" });
     };
-    let pagination = pagination.or_else(|| meta.get_mut("pagination").map(Value::take));
+    let pagination = [Some(data), meta].into_iter().flatten().find_map(|place| place.object("pagination"));
     let next_page = next_page(page, rows.len(), pagination.as_ref());
     let mut list = OrderList { orders: Vec::with_capacity(rows.len()), next_page, unreadable: Vec::new() };
     for row in rows {
-        let topup_id = row.get("_id").and_then(|id| id.as_str()?.parse().ok());
-        match listed(row) {
-            Some(order) => list.orders.push(order),
-            None => list.unreadable.push(topup_id),
+        match Fields::read(row).ok_or(None).and_then(listed) {
+            Ok(order) => list.orders.push(order),
+            Err(topup_id) => list.unreadable.push(topup_id),
         }
     }
     Ok(list)
@@ -77,21 +69,16 @@ pub(super) fn about_the_list(error: ApiError) -> ApiError {
     }
 }
 
-/// The rows, under either name, and the pagination where it stands beside them.
-fn parts(data: Value) -> Option<(Vec<Value>, Option<Value>)> {
-    let Value::Object(mut data) = data else { return None };
-    let rows = ["topups", "items"].into_iter().find_map(|name| match data.remove(name) {
-        Some(Value::Array(rows)) => Some(rows),
-        _ => None,
-    })?;
-    Some((rows, data.remove("pagination")))
+/// The rows, under either name.
+fn rows<'a>(data: &Fields<'a>) -> Option<Vec<&'a str>> {
+    ["topups", "items"].into_iter().find_map(|name| data.array(name))
 }
 
 /// A page without a row is the last one whatever else it says: there must be an end to asking. Where nothing
 /// is said, a full page may be followed by another.
-fn next_page(page: u32, rows: usize, pagination: Option<&Value>) -> Option<u32> {
-    let has_next_page = pagination.and_then(|pagination| pagination.get("hasNextPage")?.as_bool());
-    let total_pages = pagination.and_then(|pagination| pagination.get("totalPages")?.as_u64());
+fn next_page(page: u32, rows: usize, pagination: Option<&Fields<'_>>) -> Option<u32> {
+    let has_next_page = pagination.and_then(|pagination| pagination.bool("hasNextPage"));
+    let total_pages = pagination.and_then(|pagination| pagination.number("totalPages"));
     let more = match (has_next_page, total_pages) {
         _ if rows == 0 => false,
         (Some(more), _) => more,
@@ -101,19 +88,32 @@ fn next_page(page: u32, rows: usize, pagination: Option<&Value>) -> Option<u32> 
     if more { page.checked_add(1) } else { None }
 }
 
-fn listed(row: Value) -> Option<ListedOrder> {
-    let mut order = WireOrder::read(row)?;
-    let topup_id: TopupId = order.id.clone()?.try_into().ok()?;
-    let created_at = order.take_created_at().or_else(|| topup_id.created_at());
-    Some(ListedOrder { topup_id, order: order.into(), created_at })
+/// The row, or its id where that alone can be read.
+fn listed(row: Fields<'_>) -> Result<ListedOrder, Option<TopupId>> {
+    let topup_id: Option<TopupId> = row.str("_id").and_then(|id| id.try_into().ok());
+    match (WireOrder::read(row), topup_id) {
+        (Some(order), Some(topup_id)) => {
+            let created_at = order.created_at().or_else(|| topup_id.created_at());
+            Ok(ListedOrder { topup_id, order: order.into(), created_at })
+        }
+        (_, topup_id) => Err(topup_id),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use reqwest::header::HeaderMap;
+    use serde_json::{Value, json};
     use topup_jobs::TopupStatus;
 
+    use super::super::client::MAX_LIST_BYTES;
+    use super::super::json::Text;
     use super::*;
+
+    fn read_bytes(status: u16, body: &[u8], page: u32) -> Result<OrderList, ApiError> {
+        let body = Text::read(body, MAX_LIST_BYTES);
+        read_list(&RawAnswer { status, headers: &HeaderMap::new(), body: &body }, page)
+    }
 
     fn id(number: usize) -> String {
         format!("{number:024x}")
@@ -125,7 +125,7 @@ mod tests {
 
     fn read(page: u32, data: &Value) -> Result<OrderList, ApiError> {
         let body = json!({"success": true, "data": data}).to_string();
-        read_list(200, &HeaderMap::new(), body.as_bytes(), page)
+        read_bytes(200, body.as_bytes(), page)
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
              "num_trans": "AT-2025-12345", "created_at": "2025-11-01T12:00:00.000Z"}]},
             "meta": {"timestamp": "2025-11-01T12:30:00.000Z",
                 "pagination": {"currentPage": 1, "totalPages": 5, "totalItems": 95, "hasNextPage": true}}});
-        let list = read_list(200, &HeaderMap::new(), body.to_string().as_bytes(), 1).unwrap();
+        let list = read_bytes(200, body.to_string().as_bytes(), 1).unwrap();
         assert_eq!((list.next_page, list.unreadable), (Some(2), Vec::new()));
         let card = list.orders[0].order.card.as_ref().unwrap();
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
         ] {
             let body =
                 json!({"success": true, "data": {"topups": rows(count)}, "meta": {"pagination": pagination}});
-            let list = read_list(200, &HeaderMap::new(), body.to_string().as_bytes(), page).unwrap();
+            let list = read_bytes(200, body.to_string().as_bytes(), page).unwrap();
             assert_eq!(list.next_page, next_page, "page {page} of {count} rows, {pagination}");
         }
     }
@@ -269,14 +269,14 @@ mod tests {
             assert!(matches!(error, ApiError::Unreadable { .. }), "{data}: {error}");
         }
         let body = br#"{"success":false,"error":{"code":"NOT_FOUND"}}"#;
-        let error = read_list(404, &HeaderMap::new(), body, 1).unwrap_err();
+        let error = read_bytes(404, body, 1).unwrap_err();
         assert_eq!(error.to_string(), "the provider failed: HTTP 404 NOT_FOUND", "it tells of no order");
-        let error = read_list(403, &HeaderMap::new(), b"", 1).unwrap_err();
+        let error = read_bytes(403, b"", 1).unwrap_err();
         assert!(matches!(error, ApiError::ListForbidden(_)), "{error}");
         assert_eq!(error.closes_for(), None, "orders are checked as before");
         for code in ["IP_BLOCKED", "IP_NOT_ALLOWED", "API_DISABLED"] {
             let body = json!({"success": false, "error": {"code": code}}).to_string();
-            let error = read_list(403, &HeaderMap::new(), body.as_bytes(), 1).unwrap_err();
+            let error = read_bytes(403, body.as_bytes(), 1).unwrap_err();
             assert!(matches!(error, ApiError::Forbidden(_)), "{error}");
         }
     }

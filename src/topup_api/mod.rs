@@ -6,6 +6,7 @@
 mod budget;
 mod client;
 mod error;
+mod json;
 mod list;
 mod running_time;
 #[cfg(test)]

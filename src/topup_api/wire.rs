@@ -1,151 +1,182 @@
-//! The provider's JSON, read leniently: unknown fields are ignored, absent ones are absent.
+//! What the provider's answers say, read leniently: unknown fields are ignored, absent ones are absent, and an odd one
+//! costs nothing but itself.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::DateTime;
 use reqwest::header::HeaderMap;
-use serde::Deserialize;
-use serde_json::Value;
 use topup_jobs::{Card, ProviderOrder, Secret, Timestamp, TopupStatus, TopupType};
 
+use super::json::{Fields, Text};
 use super::{Answer, ApiError};
 use crate::http::retry_after;
 
-/// The fields of a JSON object. Of a field that is there twice the last one counts, as for every other reader
-/// of this API.
-type Fields = serde_json::Map<String, Value>;
-
 /// An order as it stands in any answer. Read it with [`WireOrder::read`].
-#[derive(Deserialize)]
-pub(super) struct WireOrder {
-    #[serde(rename = "_id")]
-    pub(super) id: Option<String>,
-    #[serde(default, rename = "ref")]
-    topup_ref: Lenient,
-    status: String,
-    #[serde(default, rename = "type")]
-    kind: Lenient,
-    #[serde(default)]
-    number: Lenient,
-    #[serde(default)]
-    topup_amount: Lenient,
-    #[serde(default)]
-    card_code: Lenient,
-    #[serde(default)]
-    num_trans: Lenient,
-    #[serde(default)]
-    date_traitement: Lenient,
-    #[serde(default)]
-    created_at: Lenient,
+pub(super) struct WireOrder<'a> {
+    fields: Fields<'a>,
+    status: TopupStatus,
 }
 
-impl WireOrder {
-    /// The order in this value; nothing where it has no status that can be one. An array is none, though
-    /// serde would read its elements as the fields in their order.
-    pub(super) fn read(value: Value) -> Option<Self> {
-        let order: Self = value.is_object().then(|| serde_json::from_value(value).ok()).flatten()?;
+impl<'a> WireOrder<'a> {
+    /// The order in these fields; nothing where they have no status that can be one.
+    pub(super) fn read(fields: Fields<'a>) -> Option<Self> {
+        let word = fields.str("status")?.trim().to_ascii_uppercase();
         // A status that is not known is logged.
-        is_plain(&order.status).then_some(order)
+        is_plain(&word).then(|| Self { fields, status: TopupStatus::from(word.as_str()) })
     }
-}
 
-impl WireOrder {
+    /// Whether it may be the order of this id: it is, or the answer does not say which it is.
+    fn may_be(&self, topup_id: &str) -> bool {
+        self.fields.get("_id").is_none()
+            || self.fields.str("_id").is_some_and(|id| id.trim().eq_ignore_ascii_case(topup_id))
+    }
+
     /// When it was created, where that is a date.
-    pub(super) fn take_created_at(&mut self) -> Option<Timestamp> {
-        let text = std::mem::take(&mut self.created_at).text()?;
-        DateTime::parse_from_rfc3339(&text).ok().map(|at| at.to_utc())
+    pub(super) fn created_at(&self) -> Option<Timestamp> {
+        DateTime::parse_from_rfc3339(&self.fields.text("created_at")?).ok().map(|at| at.to_utc())
     }
 }
 
-impl From<WireOrder> for ProviderOrder {
-    fn from(order: WireOrder) -> Self {
+impl From<WireOrder<'_>> for ProviderOrder {
+    fn from(order: WireOrder<'_>) -> Self {
+        let WireOrder { fields, status } = order;
+        for (name, oddity) in ODD_FIELDS {
+            if fields.get(name).is_some_and(|json| !is_empty(json)) && fields.text(name).is_none() {
+                say_once(oddity);
+            }
+        }
+        let amount = fields.text("topup_amount");
+        let topup_amount = amount.as_deref().and_then(dinars);
+        if amount.is_some() && topup_amount.is_none() {
+            say_once("its topup_amount is no whole number of dinars");
+        }
         Self {
-            status: TopupStatus::from(order.status.as_str()),
-            topup_ref: order.topup_ref.text(),
-            kind: order.kind.text().map(TopupType::from),
-            number: order.number.text().map(Secret::new),
-            topup_amount: order.topup_amount.text().and_then(|amount| amount.parse().ok()),
-            card: order.card_code.text().map(|card_code| Card {
+            status,
+            topup_ref: fields.text("ref"),
+            kind: fields.text("type").map(|kind| TopupType::from(kind.trim().to_ascii_uppercase())),
+            number: fields.text("number").map(Secret::new),
+            topup_amount,
+            card: fields.text("card_code").map(|card_code| Card {
                 card_code: Secret::new(card_code),
-                num_trans: order.num_trans.text(),
-                date_traitement: order.date_traitement.text(),
+                num_trans: fields.text("num_trans"),
+                date_traitement: fields.text("date_traitement"),
             }),
         }
     }
 }
 
-/// A field whose odd form must not cost the customer the card beside it.
-#[derive(Default, Deserialize)]
-struct Lenient(Value);
+/// What is said where a field is neither a text nor a whole number.
+const ODD_FIELDS: [(&str, &str); 7] = [
+    ("ref", "its ref cannot be read"),
+    ("type", "its type cannot be read"),
+    ("number", "its number cannot be read"),
+    ("topup_amount", "its topup_amount cannot be read"),
+    ("card_code", "its card_code cannot be read"),
+    ("num_trans", "its num_trans cannot be read"),
+    ("date_traitement", "its date_traitement cannot be read"),
+];
 
-impl Lenient {
-    /// A text, or a whole number written as one; nothing where it is empty or anything else. A number
-    /// that does not fit a `u64` has lost digits on the way and is not taken.
-    fn text(self) -> Option<String> {
-        match self.0 {
-            Value::String(text) if !text.trim().is_empty() => Some(text),
-            Value::Number(number) => number.as_u64().map(|number| number.to_string()),
-            _ => None,
+/// Whether a field holds no more than spaces.
+fn is_empty(json: &str) -> bool {
+    json.trim_matches('"').trim().is_empty()
+}
+
+/// An amount in dinars, however it is written: `1000`, `1000.00`, `1 000`, `1,000.00`, `1 000,00 DA`. Nothing where it
+/// is not a whole number of them.
+fn dinars(amount: &str) -> Option<i64> {
+    let amount = amount.trim().trim_end_matches(|at: char| at.is_ascii_alphabetic() || at == '.').trim_end();
+    // A point or comma before one or two last digits begins the fraction, and stands for thousands elsewhere.
+    let fraction = amount.rfind(['.', ',']).filter(|at| (2..=3).contains(&(amount.len() - at)));
+    let (whole, zeros) = fraction.map_or((amount, ""), |at| (&amount[..at], &amount[at + 1..]));
+    let mut groups = whole.split(|at: char| matches!(at, ',' | '.' | '\'') || at.is_whitespace());
+    let mut digits = groups.next()?.to_owned();
+    let first_group = digits.len();
+    for thousands in groups {
+        if first_group > 3 || thousands.len() != 3 {
+            return None;
         }
+        digits.push_str(thousands);
     }
+    let are_digits = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    (are_digits && zeros.bytes().all(|digit| digit == b'0')).then(|| digits.parse().ok()).flatten()
+}
+
+/// An answer, before it is read.
+pub(super) struct RawAnswer<'a> {
+    pub(super) status: u16,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: &'a Text,
 }
 
 /// What an answer that is no refusal holds.
-pub(super) struct Content {
+pub(super) struct Content<'a> {
     /// What is known of the answer.
     pub(super) answer: Answer,
-    pub(super) data: Value,
-    /// What the envelope says of the data; null where it says nothing.
-    pub(super) meta: Value,
+    /// The fields of its data; nothing where that is no object.
+    pub(super) data: Option<Fields<'a>>,
+    /// What the envelope says of the data.
+    pub(super) meta: Option<Fields<'a>>,
 }
 
 /// Reads the envelope of any answer.
-pub(super) fn read_content(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<Content, ApiError> {
-    let envelope: Option<Fields> = serde_json::from_slice(body).ok();
-    let answer = describe(status, envelope.as_ref());
-    if status != 200 {
-        return Err(refusal(answer, retry_after(headers)));
+pub(super) fn read_content<'a>(raw: &RawAnswer<'a>) -> Result<Content<'a>, ApiError> {
+    let envelope = Fields::read(&raw.body.text);
+    let answer = describe(raw.status, envelope.as_ref());
+    if raw.status != 200 {
+        return Err(refusal(answer, retry_after(raw.headers)));
     }
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
-    let mut envelope = envelope.ok_or_else(|| unreadable("it is not the JSON of an envelope"))?;
-    match (envelope.get("success"), error_code(&envelope)) {
+    let envelope = envelope.ok_or_else(|| unreadable("it is not the JSON of an envelope"))?;
+    let success = envelope.get("success").map(|_| envelope.bool("success"));
+    match (success, error_code(&envelope)) {
         // What is stored of an answer may be final, so one that says both is not believed but asked again.
-        (Some(Value::Bool(true)), Some(_)) => return Err(unreadable("it is a success and an error at once")),
-        (Some(Value::Bool(true)) | None, None) => {}
-        (Some(Value::Bool(false)) | None, _) => return Err(refusal(answer, retry_after(headers))),
-        _ => return Err(unreadable("its success is neither true nor false")),
+        (Some(Some(true)), Some(_)) => return Err(unreadable("it is a success and an error at once")),
+        (Some(Some(true)) | None, None) => {}
+        (Some(Some(false)) | None, _) => return Err(refusal(answer, retry_after(raw.headers))),
+        (Some(None), _) => return Err(unreadable("its success is neither true nor false")),
     }
-    match envelope.remove("data") {
-        None | Some(Value::Null) => Err(unreadable("it has no data")),
-        Some(data) => Ok(Content { answer, data, meta: envelope.remove("meta").unwrap_or_default() }),
+    if envelope.get("data").is_none() {
+        return Err(unreadable("it has no data"));
+    }
+    for oddity in &raw.body.oddities {
+        say_once(oddity);
+    }
+    Ok(Content { answer, data: envelope.object("data"), meta: envelope.object("meta") })
+}
+
+/// Logs what was odd about an answer of the provider, once as long as this process runs.
+fn say_once(oddity: &'static str) {
+    static SAID: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(oddity) {
+        tracing::warn!(
+            oddity,
+            "an answer of the provider is odd, and was read all the same; not logged again"
+        );
     }
 }
 
 /// Reads an answer to `check-id` for the order of this id.
-pub(super) fn read_order(
-    status: u16,
-    headers: &HeaderMap,
-    body: &[u8],
-    topup_id: &str,
-) -> Result<ProviderOrder, ApiError> {
-    let Content { answer, data, .. } = read_content(status, headers, body)?;
+pub(super) fn read_order(raw: &RawAnswer<'_>, topup_id: &str) -> Result<ProviderOrder, ApiError> {
+    let Content { answer, data, .. } = read_content(raw)?;
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
-    let order = WireOrder::read(data).ok_or_else(|| unreadable("its data is not an order"))?;
-    if order.id.as_ref().is_some_and(|id| !id.eq_ignore_ascii_case(topup_id)) {
+    let order = data.and_then(WireOrder::read).ok_or_else(|| unreadable("its data is not an order"))?;
+    if !order.may_be(topup_id) {
         return Err(unreadable("it is about another order"));
     }
     Ok(order.into())
 }
 
-fn describe(status: u16, envelope: Option<&Fields>) -> Answer {
-    let plain = |word: &str| is_plain(word).then(|| word.to_owned());
+fn describe(status: u16, envelope: Option<&Fields<'_>>) -> Answer {
+    let plain = |word: String| Some(word).filter(|word| is_plain(word));
     let code = envelope.and_then(error_code);
-    let request_id = envelope.and_then(|envelope| envelope.get("requestId")?.as_str());
+    let request_id = envelope.and_then(|envelope| envelope.str("requestId"));
     Answer { status, code: code.and_then(plain), request_id: request_id.and_then(plain) }
 }
 
-fn error_code(envelope: &Fields) -> Option<&str> {
-    envelope.get("error")?.get("code")?.as_str()
+fn error_code(envelope: &Fields<'_>) -> Option<String> {
+    envelope.object("error")?.str("code")
 }
 
 /// Whether a word is safe to log: short, of letters, digits, `_` and `-` only, and not without a letter, as a
@@ -174,14 +205,25 @@ fn refusal(answer: Answer, retry_after: Option<Duration>) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+    use proptest::prelude::*;
     use reqwest::header::RETRY_AFTER;
 
+    use super::super::client::MAX_ORDER_BYTES;
     use super::*;
 
     const ID: &str = "6901616fe9e88196b4eb64b2";
 
+    fn read_bytes(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<ProviderOrder, ApiError> {
+        let body = Text::read(body, MAX_ORDER_BYTES);
+        read_order(&RawAnswer { status, headers, body: &body }, ID)
+    }
+
     fn read(status: u16, body: &str) -> Result<ProviderOrder, ApiError> {
-        read_order(status, &HeaderMap::new(), body.as_bytes(), ID)
+        read_bytes(status, &HeaderMap::new(), body.as_bytes())
     }
 
     #[test]
@@ -202,9 +244,171 @@ mod tests {
 
     #[test]
     fn an_empty_card_code_is_no_card() {
-        for code in ["\"\"", "\"  \"", "null", "true", "1.5", "123456789012345678901234"] {
+        for code in ["\"\"", "\"  \"", "null", "true", "1.5", "1e30", "-5", "[1]", "{}"] {
             let body = format!(r#"{{"success":true,"data":{{"status":"FULFILLED","card_code":{code}}}}}"#);
             assert_eq!(read(200, &body).unwrap().card, None, "{code}");
+        }
+    }
+
+    /// As `card` and what surrounds it are found.
+    fn fulfilled(fields: &str) -> String {
+        format!(
+            r#"{{"success":true,"data":{{"_id":"{ID}","ref":"order-1","status":"FULFILLED","type":"ADSL","number":"036362608",
+            {fields},"num_trans":"AT-1","date_traitement":"2025-11-01T12:00:45.000Z"}}}}"#
+        )
+    }
+
+    #[test]
+    fn an_answer_that_is_odd_all_around_yields_the_whole_order() {
+        let plain = fulfilled(r#""card_code":"123456789012","topup_amount":1000"#);
+        let utf16 = |unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            std::iter::once(0xfeff).chain(plain.encode_utf16()).flat_map(unit).collect()
+        };
+        let gzip = |text: &str| {
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+            gzip.write_all(text.as_bytes()).unwrap();
+            gzip.finish().unwrap()
+        };
+        let zlib = |text: &str| {
+            let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+            zlib.write_all(text.as_bytes()).unwrap();
+            zlib.finish().unwrap()
+        };
+        let latin1 = |text: &str| text.chars().map(|at| u8::try_from(at).unwrap()).collect::<Vec<u8>>();
+        let beside = |field: &str| plain.replace(r#""num_trans""#, &format!(r#"{field},"num_trans""#));
+        let text = |text: &str| text.as_bytes().to_vec();
+        for (what, body) in [
+            ("plain", text(&plain)),
+            ("a byte order mark", text(&format!("\u{feff}{plain}"))),
+            ("UTF-16, little end first", utf16(u16::to_le_bytes)),
+            ("UTF-16, big end first", utf16(u16::to_be_bytes)),
+            ("gzip", gzip(&plain)),
+            ("deflate", zlib(&plain)),
+            ("gzip of a byte order mark", gzip(&format!("\u{feff}{plain}"))),
+            ("a Latin-1 byte", latin1(&beside(r#""note":"café""#))),
+            ("half a character", text(&beside(r#""note":"order \ud83d""#))),
+            ("the other half", text(&beside(r#""note":"\ude00 order""#))),
+            ("half a character in a name", text(&beside(r#""n\ud83dte":1"#))),
+            ("a backslash before it", text(&beside(r#""note":"\\ud83d""#))),
+            ("a tab", text(&beside("\"note\":\"a\tb\nc\""))),
+            ("a huge number", text(&beside(r#""fee":1e999"#))),
+            ("no number", text(&beside(r#""fee":NaN,"more":[-Infinity,Infinity],"NaN":"NaN""#))),
+            ("deep nesting", text(&beside(&format!(r#""x":{}{}"#, "[".repeat(100), "]".repeat(100))))),
+            ("a warning before it", text(&format!("<br />\n<b>Warning</b>: x in /srv/a.php\n{plain}"))),
+            ("something behind it", text(&format!("{plain}\n<!-- 12 ms -->"))),
+            ("a function around it", text(&format!("callback({plain});"))),
+            ("the status in lower case", text(&plain.replace("FULFILLED", "fulfilled"))),
+            ("spaces around the status", text(&plain.replace("FULFILLED", " Fulfilled "))),
+            ("the type in lower case", text(&plain.replace("ADSL", "adsl"))),
+            ("success as a text", text(&plain.replace("true", "\"true\""))),
+            ("success as a number", text(&plain.replace("true", "1"))),
+            ("no error", text(&plain.replace(r#""data""#, r#""error":null,"data""#))),
+            ("a field twice", text(&beside(r#""card_code":"123456789012""#))),
+        ] {
+            let order = read_bytes(200, &HeaderMap::new(), &body);
+            let order = order.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(order.status, TopupStatus::Fulfilled, "{what}");
+            assert_eq!(
+                (order.topup_ref.as_deref(), order.kind),
+                (Some("order-1"), Some(TopupType::Adsl)),
+                "{what}"
+            );
+            assert_eq!(
+                (order.number.unwrap().reveal(), order.topup_amount),
+                ("036362608", Some(1000)),
+                "{what}"
+            );
+            let card = order.card.unwrap();
+            assert_eq!(
+                (card.card_code.reveal(), card.num_trans.as_deref()),
+                ("123456789012", Some("AT-1")),
+                "{what}"
+            );
+            assert_eq!(card.date_traitement.as_deref(), Some("2025-11-01T12:00:45.000Z"), "{what}");
+        }
+        // What cannot be put right is no answer, and no order of somebody else's.
+        let cut = &gzip(&plain)[..60];
+        assert!(read_bytes(200, &HeaderMap::new(), cut).is_err());
+        assert!(read(200, &plain[..plain.len() - 2]).is_err());
+        assert!(read(200, &plain.replace(ID, "6901616fe9e88196b4eb64b3")).is_err());
+        assert!(read(200, &plain.replace(&format!("\"{ID}\""), "17")).is_err());
+    }
+
+    #[test]
+    fn no_number_loses_digits() {
+        for (written, code) in [
+            ("98765432109876543210", Some("98765432109876543210")),
+            ("123456789012345678901234567890", Some("123456789012345678901234567890")),
+            ("123456789012.0", Some("123456789012")),
+            ("\"0012 3456 7890\"", Some("0012 3456 7890")),
+            ("1.5", None),
+            ("1e20", None),
+        ] {
+            let order = read(200, &fulfilled(&format!(r#""card_code":{written}"#))).unwrap();
+            assert_eq!(order.card.as_ref().map(|card| card.card_code.reveal()), code, "{written}");
+        }
+    }
+
+    #[test]
+    fn an_amount_is_read_however_it_is_written() {
+        for (written, amount) in [
+            ("1000", Some(1000)),
+            ("1000.0", Some(1000)),
+            ("1000.00", Some(1000)),
+            ("\"1000\"", Some(1000)),
+            ("\"1000.00\"", Some(1000)),
+            ("\"1000,00\"", Some(1000)),
+            ("\"1 000\"", Some(1000)),
+            ("\"1\u{202f}000,00 DA\"", Some(1000)),
+            ("\"1\u{a0}000 DZD\"", Some(1000)),
+            ("\"1,000.00\"", Some(1000)),
+            ("\"1.000,00\"", Some(1000)),
+            ("\"1,000\"", Some(1000)),
+            ("\"1'000\"", Some(1000)),
+            ("\"12,345,678\"", Some(12_345_678)),
+            ("\"1000.50\"", None),
+            ("1000.5", None),
+            ("\"10,00,000\"", None),
+            ("\"1000 000\"", None),
+            ("-5", None),
+            ("\"DA\"", None),
+            ("\"\"", None),
+            ("99999999999999999999", None),
+        ] {
+            let order =
+                read(200, &fulfilled(&format!(r#""card_code":"1","topup_amount":{written}"#))).unwrap();
+            assert_eq!(order.topup_amount, amount, "{written}");
+        }
+    }
+
+    proptest! {
+        /// Any field beside those that are needed, and any bytes in its text, cost nothing.
+        #[test]
+        fn whatever_stands_beside_the_fields_the_order_is_read(
+            name in "[a-z]{1,8}_x",
+            value in prop_oneof![
+                any::<f64>().prop_map(|number| serde_json::to_string(&number).unwrap()),
+                "-?[1-9][0-9]{0,400}(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,6})?",
+                any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+                "\"(\\\\u[dD][89abAB][0-9a-f]{2}|\\\\[\\\\\"nt]|[a-z ])*\"",
+            ],
+            bytes in prop::collection::vec(any::<u8>().prop_filter("the text goes on", |byte| !b"\"\\".contains(byte)), 0..20),
+        ) {
+            let around = format!(r#""{name}":{value},"bytes_x":"BYTES","card_code":"123456789012","topup_amount":1000"#);
+            let body = fulfilled(&around);
+            let (before, after) = body.split_once("BYTES").unwrap();
+            let body = [before.as_bytes(), &bytes, after.as_bytes()].concat();
+            let order = read_bytes(200, &HeaderMap::new(), &body).unwrap();
+            let card = order.card.unwrap();
+            prop_assert_eq!(card.card_code.reveal(), "123456789012");
+            prop_assert_eq!(order.topup_amount, Some(1000));
+        }
+
+        /// No body makes the reader panic.
+        #[test]
+        fn any_bytes_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..200), text in "[\\\\\"{}:,ud0-9a-fNI-]{0,60}") {
+            drop(read_bytes(200, &HeaderMap::new(), &body));
+            drop(read(200, &text));
         }
     }
 
@@ -275,7 +479,7 @@ mod tests {
         let closed_for = |value: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
             let body = br#"{"success":false,"error":{"code":"AUTH_UNAVAILABLE"}}"#;
-            read_order(503, &headers, body, ID).unwrap_err().closes_for()
+            read_bytes(503, &headers, body).unwrap_err().closes_for()
         };
         assert_eq!(closed_for("5"), Some(Duration::from_secs(5)));
         let then = crate::clock::real_now() + Duration::from_mins(2);
