@@ -26,6 +26,8 @@ mod stop;
 mod store;
 mod topup_ids;
 
+use std::io::Write;
+
 use chrono::SecondsFormat;
 use clap::{Parser, Subcommand};
 use topup_jobs::Timestamp;
@@ -141,7 +143,12 @@ impl Cli {
         match ended {
             Ok(exit) => exit,
             Err(error) => {
-                tracing::error!("{error:#}");
+                if tracing::enabled!(tracing::Level::ERROR) {
+                    tracing::error!("{error:#}");
+                } else {
+                    // A program that fails says why, whatever the log shows.
+                    let _ = writeln!(std::io::stderr(), "{error:#}");
+                }
                 let refused = error.downcast_ref::<Refusal>().is_some_and(Refusal::is_of_a_setting);
                 let settings = refused || error.is::<SettingsError>() || error.is::<ClientError>();
                 if settings { Exit::BadSettings } else { Exit::Failed }
@@ -151,7 +158,6 @@ impl Cli {
 }
 /// Prints a line for the person at the terminal or the program behind the pipe.
 fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    use std::io::Write;
     writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
 }
