@@ -42,12 +42,12 @@ impl Health {
         if shutdown.is_requested() {
             Err("stopping".to_owned())
         } else {
-            // A worker that starts waits for it, too.
+            // A worker that starts waits for both, too.
             self.redis.check()?;
+            self.store.check()?;
             if !self.started.load(Ordering::Relaxed) {
                 return Err("starting".to_owned());
             }
-            self.store.check()?;
             standing.refusal().map_or(Ok(()), Err)
         }
     }

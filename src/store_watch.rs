@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::deployment::Refusal;
 use crate::handlers::chain;
-use crate::orders::{SqlStore, StoreError};
+use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 
 /// How often to look. Real time.
 const EVERY: Duration = Duration::from_secs(5);
@@ -34,13 +34,15 @@ impl StoreHealth {
         self.fault().map_or(Ok(()), Err)
     }
 
-    fn answered(&self) {
+    /// It can be used.
+    pub(crate) fn answered(&self) {
         if self.fault().take().is_some() {
             tracing::info!("the database answers again");
         }
     }
 
-    fn failed(&self, fault: &'static str, why: &str) {
+    /// It cannot be used, for this reason, in words for `/readyz` and for the log.
+    pub(crate) fn failed(&self, fault: &'static str, why: &str) {
         if self.fault().replace(fault) != Some(fault) {
             tracing::warn!(error = why, "{fault}; orders wait until it can be used again");
         }
@@ -48,22 +50,6 @@ impl StoreHealth {
 
     fn fault(&self) -> MutexGuard<'_, Option<&'static str>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-const NO_ANSWER: &str = "the database does not answer";
-
-/// What is wrong with the database, in words.
-const fn fault(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Removed | StoreError::Missing(_) => {
-            "the file of the database is not at its path any more"
-        }
-        StoreError::Replaced => "the file of the database was replaced by another one",
-        StoreError::NotMigrated => "the tables of the database are missing or older than this program",
-        StoreError::Foreign => "the tables of the database are not those of topup-worker",
-        StoreError::Keys(_) => "the encryption keys do not fit the database",
-        _ => NO_ANSWER,
     }
 }
 
@@ -82,9 +68,14 @@ impl StoreWatch {
             sleep(EVERY).await;
             match timeout(ANSWER_WITHIN, Box::pin(self.look())).await {
                 Ok(Ok(store_id)) if store_id != self.store_id => return Refusal::Replaced.into(),
-                Ok(Ok(_)) => self.health.answered(),
+                Ok(Ok(_)) => match self.store.take_fault() {
+                    None => self.health.answered(),
+                    Some(fault) => self.health.failed(fault, "calls of jobs have failed"),
+                },
                 Ok(Err(error @ StoreError::TooNew)) => return error.into(),
-                Ok(Err(error)) => self.health.failed(fault(&error), &chain(&error)),
+                Ok(Err(error)) => {
+                    self.health.failed(error.fault().unwrap_or(NO_ANSWER), &chain(&error));
+                }
                 Err(_elapsed) => self.health.failed(NO_ANSWER, "no answer in time"),
             }
         }

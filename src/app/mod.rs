@@ -157,7 +157,7 @@ async fn take_part(
     connection: &Connection,
     health: &Health,
 ) -> anyhow::Result<(Membership, StoreWatch)> {
-    let store = open_store(config, connection).await?;
+    let store = open_store(config, connection, &health.store()).await?;
     let store_id = store.id().await?;
     let keys = config.cipher.fingerprints();
     let membership = Membership::new(connection.clone(), config.names.clone(), store_id.clone(), &keys);

@@ -1,8 +1,9 @@
 //! What the handlers work with: traits at every edge, the real thing or a scripted one behind them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use topup_jobs::{Jitter, PollStrategy};
 
 use super::NextJob;
@@ -64,6 +65,23 @@ impl Environment {
         let pending = notifications.into_iter().filter(|told| told.status == NotificationStatus::Pending);
         Ok(pending.map(|told| NextJob::tell(&told.told(&order.topup_id))).collect())
     }
+}
+
+/// That jobs wait for the store is said of one of them in this time, …
+const STORE_FAILURE_LOGGED_EVERY: Duration = Duration::from_secs(30);
+
+/// … with how many it was not said of.
+pub(super) fn log_store_failure(error: &StoreError) {
+    static LOGGED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (at, unlogged) = *logged;
+    // What is wrong with one order alone has to be seen of each.
+    if !error.is_of_one_row() && at.is_some_and(|at| at.elapsed() < STORE_FAILURE_LOGGED_EVERY) {
+        logged.1 += 1;
+        return;
+    }
+    *logged = (Some(Instant::now()), 0);
+    tracing::error!(error = chain(error), unlogged, "the store failed; the job waits");
 }
 
 /// The whole chain of an error, for the one place that logs it.

@@ -8,7 +8,7 @@ use topup_jobs::{
     Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
-use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
 use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
 use crate::orders::{Applied, Change, Order, StoreError};
@@ -54,7 +54,7 @@ pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopu
         Ok(settlement) => settlement,
         Err(error) => {
             // Our own trouble, not the order's: it waits, and no attempt is lost.
-            tracing::error!(error = chain(&error), "the store failed; the job waits");
+            log_store_failure(&error);
             Settlement::new(End::Wait(TROUBLE_PAUSE))
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use topup_jobs::{Instruction, InstructionKind, JobName, TrackTopup};
 
-use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
 use super::{End, Job, NextJob, Settlement};
 use crate::orders::{Instructed, StoreError};
 
@@ -22,7 +22,7 @@ pub(super) async fn instruct(
     match carry_out(env, &job.payload, instruction).await {
         Ok(settlement) => settlement,
         Err(error) => {
-            tracing::error!(error = chain(&error), "the store failed; the job waits");
+            log_store_failure(&error);
             Settlement::new(End::Wait(TROUBLE_PAUSE))
         }
     }

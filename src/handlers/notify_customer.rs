@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, notify_wait};
 
-use super::environment::{Environment, TROUBLE_PAUSE, chain};
+use super::environment::{Environment, TROUBLE_PAUSE, chain, log_store_failure};
 use super::job::encode;
 use super::undelivered::{give_up, given_up};
 use super::{End, Handler, Job, Settlement};
@@ -91,7 +91,7 @@ impl Handler for NotifyCustomerHandler {
         let settlement = match tell(&self.0, &job).await {
             Ok(settlement) => settlement,
             Err(error) => {
-                tracing::error!(error = chain(&error), "the store failed; the job waits");
+                log_store_failure(&error);
                 return Settlement::new(End::Wait(TROUBLE_PAUSE));
             }
         };

@@ -1,6 +1,11 @@
 //! Why the store did not do it, in words that say what to do. No value of an order is in them.
 
+use std::borrow::Cow;
+
 use super::DecryptionError;
+
+/// What is said where no call is answered.
+pub(crate) const NO_ANSWER: &str = "the database does not answer";
 
 /// The keys of a worker do not fit the store: it must not encrypt cards with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +61,9 @@ pub enum StoreError {
          DATABASE_URL as the workers have it"
     )]
     NotMigrated,
+    /// The database, or the role, is not one in which the orders can be kept.
+    #[error("the database is not fit for the orders: {0}")]
+    Unfit(String),
     /// A newer program has changed the tables.
     #[error(
         "a newer topup-worker has changed the tables of the database, and this version must not use them any more: run \
@@ -83,6 +91,58 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk is full.
+    fn is_of_full_disk(&self) -> bool {
+        // SQLITE_FULL, and PostgreSQL's disk_full.
+        self.code().is_some_and(|code| code == "13" || code == "53100")
+    }
+
+    /// Whether the database takes no change.
+    fn is_of_read_only(&self) -> bool {
+        // SQLITE_READONLY with its extended codes, and PostgreSQL's read_only_sql_transaction.
+        let sqlite = |code: &str| code.parse::<u32>().is_ok_and(|code| code % 256 == 8 && code < 8 * 256);
+        self.code().is_some_and(|code| code == "25006" || sqlite(&code))
+    }
+
+    /// Whether the database is away, or not there yet, so that waiting may help.
+    pub(crate) fn is_of_absence(&self) -> bool {
+        let away = |error: &sqlx::Error| {
+            // cannot_connect_now, too_many_connections, and the class of broken connections.
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            let busy = code.is_some_and(|code| code == "57P03" || code == "53300" || code.starts_with("08"));
+            // A proxy whose server is away closes the connection where the protocol expects an answer.
+            let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
+            busy || broken || matches!(error, sqlx::Error::PoolTimedOut)
+        };
+        match self {
+            Self::Database(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => {
+                away(error)
+            }
+            Self::TooSlow(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What is wrong with the database as a whole, in words; nothing where one call is at fault.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::Removed | Self::Missing(_) => Some("the file of the database is not at its path any more"),
+            Self::Replaced => Some("the file of the database was replaced by another one"),
+            Self::NotMigrated => Some("the tables of the database are missing or older than this program"),
+            Self::Foreign => Some("the tables of the database are not those of topup-worker"),
+            Self::Keys(_) => Some("the encryption keys do not fit the database"),
+            error if error.is_of_full_disk() => Some("the disk of the database is full"),
+            error if error.is_of_read_only() => Some("the database is read-only"),
+            error => error.is_of_absence().then_some(NO_ANSWER),
+        }
+    }
+
+    /// What the database calls the error.
+    fn code(&self) -> Option<Cow<'_, str>> {
+        let Self::Database(error) = self else { return None };
+        error.as_database_error()?.code()
+    }
+
     /// Whether one row is at fault, so that others can still be read.
     #[must_use]
     pub fn is_of_one_row(&self) -> bool {

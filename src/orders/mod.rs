@@ -23,6 +23,7 @@ use topup_jobs::{
 };
 
 pub use encryption::{CardCipher, DecryptionError, InvalidKey};
+pub(crate) use error::NO_ANSWER;
 pub use error::{KeysRefused, StoreError};
 pub use history::{Attempt, HistoryEntry, Occurrence};
 pub(crate) use inspect::{InspectError, Inspector, Sample, place};

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::Access;
 use super::sqlite::{BUSY_TIMEOUT, options};
@@ -117,7 +118,12 @@ async fn open(options: SqliteConnectOptions, path: &Path) -> Result<Open, StoreE
     let readers = pool(READERS).connect_with(options.clone()).await?;
     // Reads, and so opens the log.
     sqlx::query("SELECT 1 FROM sqlite_master").fetch_optional(&readers).await?;
-    let writer = pool(1).acquire_timeout(BUSY_TIMEOUT).connect_lazy_with(options);
+    // A connection on which a full disk has ended a transaction behind sqlx's back is closed: no other could begin on it.
+    let usable = |connection: &SqliteConnection| !connection.is_in_transaction();
+    let writer = pool(1)
+        .acquire_timeout(BUSY_TIMEOUT)
+        .before_acquire(move |connection, _| Box::pin(async move { Ok(usable(connection)) }))
+        .connect_lazy_with(options);
     let log = FileId::of(&beside(path, "-wal")).ok();
     if FileId::of(path).ok() != Some(file) {
         return Err(StoreError::Replaced);

@@ -14,6 +14,7 @@ mod instruct;
 mod marks;
 mod notifications;
 mod orders;
+mod place;
 pub(super) mod postgres;
 mod rekey;
 mod retention;
@@ -24,6 +25,7 @@ pub(super) mod sqlite;
 pub(super) mod statement;
 mod unchecked;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,7 +64,7 @@ pub enum Access {
 /// # Errors
 /// [`StoreError`] where the address is unusable or the database cannot be opened or migrated.
 pub async fn open(url: &str, cipher: CardCipher) -> Result<SqlStore, StoreError> {
-    Ok(SqlStore { database: Database::open(url).await?, cipher: Some(cipher), longest_call: LONGEST_CALL })
+    Ok(SqlStore::new(Database::open(url).await?, Some(cipher)))
 }
 
 /// Brings the tables of this address up to date, as [`open`] does.
@@ -88,7 +90,7 @@ pub async fn open_existing(
     let tables = inspector.tables().await;
     inspector.close().await;
     schema::usable_as_it_is(tables?)?;
-    Ok(SqlStore { database: Database::connect(url, access).await?, cipher, longest_call: LONGEST_CALL })
+    Ok(SqlStore::new(Database::connect(url, access).await?, cipher))
 }
 
 /// See the module.
@@ -97,9 +99,15 @@ pub struct SqlStore {
     database: Database,
     cipher: Option<CardCipher>,
     longest_call: Duration,
+    /// Why calls have failed since somebody last looked, where the database as a whole is at fault.
+    fault: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl SqlStore {
+    fn new(database: Database, cipher: Option<CardCipher>) -> Self {
+        Self { database, cipher, longest_call: LONGEST_CALL, fault: Arc::default() }
+    }
+
     fn cipher(&self) -> Result<&CardCipher, StoreError> {
         self.cipher.as_ref().ok_or(StoreError::NoKey)
     }
@@ -171,6 +179,12 @@ impl SqlStore {
         Ok(found)
     }
 
+    /// Why calls have failed since this was last asked, where the database as a whole is at fault. A full disk may take
+    /// a small change and refuse the next one, so that only those who work with it notice.
+    pub(crate) fn take_fault(&self) -> Option<&'static str> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Notes that cards need the current key and no other.
     ///
     /// # Errors
@@ -189,7 +203,13 @@ impl SqlStore {
     /// job. A transaction that is cut short is rolled back, unless its commit had reached the database.
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let slow = |_elapsed| Err(StoreError::TooSlow(self.longest_call));
-        tokio::time::timeout(self.longest_call, call).await.unwrap_or_else(slow)
+        let done = tokio::time::timeout(self.longest_call, call).await.unwrap_or_else(slow);
+        if let Err(error) = &done
+            && let Some(fault) = error.fault()
+        {
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        }
+        done
     }
 }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor, PgConnection, PgPool};
 
 use super::Access;
-use super::schema::{self, Link};
+use super::place;
+use super::schema::{self, Link, Tables};
 use crate::orders::StoreError;
 
 /// Connections of a worker at most. A look at an order holds one for milliseconds; nine workers fit into
@@ -21,8 +22,16 @@ const MOST_CONNECTIONS: u32 = 10;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that nobody needed for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// What the statements count on, whatever is set for the database or the role. A change names the version or the state it
+/// is based on, so it needs no stricter isolation, and must not fail for one.
+const NEEDED: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
+    SET default_transaction_deferrable = off; SET standard_conforming_strings = on; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'";
 /// The tables are made or changed without these: that may take its time.
-const LIMITS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '30s'";
+const LIMITS: &str =
+    "SET statement_timeout = '30s'; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = '30s'";
+/// For making and changing the tables.
+const NO_LIMITS: &str =
+    "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
 /// For commands that show something: the server refuses to write.
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
@@ -34,7 +43,9 @@ pub(in crate::orders) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/mig
 
 /// How to connect to this address.
 pub(in crate::orders) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-    PgConnectOptions::from_str(url).map(|options| options.application_name("topup-worker"))
+    let options = PgConnectOptions::from_str(url)?;
+    // No number is read as a float, and PgBouncer refuses a connection that asks for its digits.
+    Ok(options.application_name("topup-worker").extra_float_digits(None))
 }
 
 /// Whether this address can be read.
@@ -44,13 +55,20 @@ pub(super) fn usable(url: &str) -> bool {
 
 /// Connects and brings the tables up to date: one process at a time, by a lock that sqlx takes for it.
 pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
-    let quiet = pool(1).after_connect(|connection, _| Box::pin(set(connection, QUIET)));
-    let migrating = quiet.connect_with(options(url)?).await?;
-    let mut connection = migrating.acquire().await?;
-    schema::usable(Link::Postgres(&mut connection).tables().await?)?;
-    schema::lenient(&MIGRATOR).run(&mut *connection).await?;
-    drop(connection);
-    migrating.close().await;
+    let options = options(url)?;
+    let mut connection = PgConnection::connect_with(&options).await?;
+    for settings in [QUIET, NEEDED, NO_LIMITS] {
+        set(&mut connection, settings).await?;
+    }
+    place::must_fit(&mut connection, &options).await?;
+    let tables = Link::Postgres(&mut connection).tables().await?;
+    schema::usable(tables)?;
+    if tables == Tables::ToMigrate {
+        place::may_create(&mut connection).await?;
+        schema::lenient(&MIGRATOR).run(&mut connection).await?;
+    }
+    place::may_change(&mut connection).await?;
+    connection.close().await?;
     Ok(connect(url, Access::Write).await?)
 }
 
@@ -58,6 +76,7 @@ pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
 pub(super) async fn connect(url: &str, access: Access) -> Result<PgPool, sqlx::Error> {
     let limited = pool(MOST_CONNECTIONS).after_connect(move |connection, _| {
         Box::pin(async move {
+            set(connection, NEEDED).await?;
             set(connection, LIMITS).await?;
             if access == Access::Read { set(connection, READ_ONLY).await } else { Ok(()) }
         })

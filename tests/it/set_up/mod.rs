@@ -1,6 +1,8 @@
 //! Accidents of set-up and upgrade: workers and commands that differ in version, database or key from the others say so
 //! and leave everything as it is.
 
+mod databases;
+mod disk;
 mod file;
 mod keys;
 mod readiness;

@@ -1,0 +1,92 @@
+//! Whether a PostgreSQL database is a place for the orders, before anything is done in it. The words say what to change.
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, Executor, PgConnection, Row};
+
+use crate::orders::StoreError;
+
+/// Our tables.
+const TABLES: [&str; 7] =
+    ["internet_orders", "order_events", "events", "notifications", "reveals", "topup_store", "store_keys"];
+
+/// Refuses a database that could not hold what customers are called, one without a schema, and a pooler that hands a
+/// connection to somebody else after each transaction.
+pub(super) async fn must_fit(
+    connection: &mut PgConnection,
+    options: &PgConnectOptions,
+) -> Result<(), StoreError> {
+    const ASK: &str =
+        "SELECT current_setting('server_encoding') AS encoding, current_schema()::text AS schema";
+    let row = connection.fetch_one(ASK).await?;
+    let encoding: String = row.try_get("encoding")?;
+    // SQL_ASCII keeps any bytes as they are.
+    if encoding != "UTF8" && encoding != "SQL_ASCII" {
+        return unfit(format!(
+            "its encoding is {encoding}, which cannot hold every name and text; make a database with `createdb \
+             --encoding=UTF8 --template=template0`, and set DATABASE_URL to that"
+        ));
+    }
+    if row.try_get::<Option<String>, _>("schema")?.is_none() {
+        return unfit(
+            "none of the schemas of its search_path exists; set one, for example with `ALTER ROLE … SET search_path = public`",
+        );
+    }
+    if hands_connections_on(connection, options).await? {
+        return unfit(
+            "it is reached through a pooler in transaction mode (such as PgBouncer with pool_mode = transaction), in which \
+             statements of several connections get mixed up; use its session mode, or connect to the server itself",
+        );
+    }
+    Ok(())
+}
+
+/// Whether what is set on this connection is seen on another one: a pooler has given both the same connection to the
+/// server. One that lets no second client in is none that does so.
+async fn hands_connections_on(
+    connection: &mut PgConnection,
+    options: &PgConnectOptions,
+) -> Result<bool, StoreError> {
+    let mark = ulid::Ulid::generate().to_string();
+    let set = format!("SET topup_worker.mark = '{mark}'");
+    connection.execute(sqlx::AssertSqlSafe(set)).await?;
+    let Ok(mut other) = PgConnection::connect_with(options).await else { return Ok(false) };
+    let seen = other.fetch_one("SELECT current_setting('topup_worker.mark', true) AS mark").await?;
+    let seen: Option<String> = seen.try_get("mark")?;
+    other.close().await?;
+    Ok(seen == Some(mark))
+}
+
+/// Refuses a role that may not make the tables.
+pub(super) async fn may_create(connection: &mut PgConnection) -> Result<(), StoreError> {
+    const ASK: &str = "SELECT current_schema()::text AS schema, current_user::text AS role,
+        has_schema_privilege(current_schema(), 'CREATE') AS may";
+    let row = connection.fetch_one(ASK).await?;
+    if row.try_get("may")? {
+        return Ok(());
+    }
+    let (schema, role): (String, String) = (row.try_get("schema")?, row.try_get("role")?);
+    unfit(format!(
+        "its tables are missing or older than this program, and the role {role} may not make any in the schema {schema}; \
+         run `topup-worker migrate` once with a role that may, and grant this one SELECT, INSERT, UPDATE and DELETE on them"
+    ))
+}
+
+/// Refuses a role that may not read and change the tables.
+pub(super) async fn may_change(connection: &mut PgConnection) -> Result<(), StoreError> {
+    const ASK: &str = "SELECT relname::text AS name, current_user::text AS role FROM pg_class
+        WHERE relnamespace = current_schema()::regnamespace AND relname = ANY($1) AND relkind = 'r'
+        AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+            AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
+        ORDER BY relname LIMIT 1";
+    let refused = sqlx::query(ASK).bind(TABLES.map(str::to_owned)).fetch_optional(connection).await?;
+    let Some(row) = refused else { return Ok(()) };
+    let (table, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
+    unfit(format!(
+        "the role {role} may not read and change its table {table}; `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN \
+         SCHEMA … TO {role}` lets it"
+    ))
+}
+
+fn unfit<T>(why: impl Into<String>) -> Result<T, StoreError> {
+    Err(StoreError::Unfit(why.into()))
+}

@@ -1,0 +1,215 @@
+//! PostgreSQL databases, roles and poolers as they are found: they work, or the program says what to change.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::{Script, SimulatorSettings};
+
+use super::readiness::readyz;
+use super::{execute, on_postgres, refused, setting};
+use crate::support::postgres::TestPostgres;
+use crate::support::redis::{TestRedis, free_port};
+use crate::support::{Bed, leave_out, until};
+
+/// Has the workers use another role, or another address, for the same database.
+fn connect_as(bed: &mut Bed, role: &str) {
+    let url = setting(bed, "DATABASE_URL").replacen("//topup@", &format!("//{role}@"), 1);
+    bed.set("DATABASE_URL", url);
+}
+
+fn database(bed: &Bed) -> String {
+    setting(bed, "DATABASE_URL").rsplit('/').next().unwrap().to_owned()
+}
+
+async fn delivers(bed: &Bed, orders: usize) {
+    let orders: Vec<String> =
+        (0..orders).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    bed.enqueue(&orders).await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    for order in &orders {
+        bed.told(order, "fulfilled").await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_change() {
+    let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
+    let admin = setting(&bed, "DATABASE_URL").to_owned();
+    let latin1 = "CREATE DATABASE western ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    execute(&bed, latin1).await;
+    bed.set("DATABASE_URL", postgres.url("western"));
+    for command in ["run", "migrate"] {
+        let words = refused(&bed, &[command], 1).await;
+        assert!(
+            words.contains("its encoding is LATIN1") && words.contains("createdb --encoding=UTF8"),
+            "{words}"
+        );
+    }
+
+    bed.set("DATABASE_URL", &admin);
+    for statement in [
+        "CREATE ROLE lost LOGIN; ALTER ROLE lost SET search_path = ''",
+        "CREATE ROLE reader LOGIN",
+        "CREATE ROLE writer LOGIN",
+    ] {
+        for statement in statement.split("; ") {
+            execute(&bed, statement).await;
+        }
+    }
+    connect_as(&mut bed, "lost");
+    let words = refused(&bed, &["run"], 1).await;
+    assert!(words.contains("none of the schemas of its search_path exists"), "{words}");
+
+    bed.set("DATABASE_URL", &admin);
+    connect_as(&mut bed, "writer");
+    let words = refused(&bed, &["migrate"], 1).await;
+    assert!(words.contains("the role writer may not make any in the schema public"), "{words}");
+
+    bed.set("DATABASE_URL", &admin);
+    assert!(bed.program(&["migrate"]).status.success());
+    for role in ["reader", "writer"] {
+        execute(&bed, &format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")).await;
+    }
+    execute(&bed, "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO writer").await;
+    connect_as(&mut bed, "reader");
+    let words = refused(&bed, &["run"], 1).await;
+    assert!(words.contains("the role reader may not read and change its table events"), "{words}");
+    bed.set("DATABASE_URL", admin);
+    connect_as(&mut bed, "writer");
+    let mut worker = bed.worker().await;
+    delivers(&bed, 5).await;
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_is_set_for_a_database_or_a_role_changes_nothing() {
+    let Some((bed, postgres)) = on_postgres(600.0).await else { return };
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_read_only = on",
+        "default_transaction_deferrable = on",
+        "standard_conforming_strings = off",
+        "DateStyle = 'SQL, DMY'",
+        "TimeZone = 'Africa/Algiers'",
+        "statement_timeout = '1ms'",
+        "lock_timeout = '1ms'",
+        "idle_in_transaction_session_timeout = '1ms'",
+        "extra_float_digits = 0",
+        "bytea_output = 'escape'",
+    ] {
+        let alter = format!("ALTER DATABASE {} SET {setting}", database(&bed));
+        let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
+        sqlx::query(AssertSqlSafe(alter)).execute(&mut connection).await.unwrap();
+    }
+    let workers = [bed.worker().await, bed.worker().await];
+    delivers(&bed, 120).await;
+    bed.idle().await;
+    assert_eq!(bed.sink.received().len(), 120, "nothing is told twice");
+    for worker in &workers {
+        assert!(!worker.log().contains("the store failed"), "{}", worker.log());
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_at_the_start_is_waited_for() {
+    let Some(postgres) = TestPostgres::start() else { return };
+    let mut bed = Bed::on(TestRedis::start().await, 600.0, SimulatorSettings::default()).await;
+    let here = postgres.database().await;
+    let proxy = crate::support::Proxy::start("redis://127.0.0.1:1", Duration::ZERO).await;
+    let (server, database) = here.strip_prefix("postgres://topup@").unwrap().split_once('/').unwrap();
+    bed.set(
+        "DATABASE_URL",
+        format!("postgres://topup@{}/{database}", proxy.url().strip_prefix("redis://").unwrap()),
+    );
+    let address = bed.serve_http();
+    let mut worker = bed.starting_worker();
+    readyz(&address, "not ready: the database does not answer").await;
+    worker.logs("the database does not answer; orders wait until it can be used again").await;
+    proxy.lead_to(&format!("redis://{server}"));
+    worker.ready().await;
+    delivers(&bed, 2).await;
+    readyz(&address, "200 OK").await;
+    assert!(worker.stop().await.success());
+}
+
+/// PgBouncer in front of a server.
+struct PgBouncer {
+    process: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl PgBouncer {
+    async fn start(server: &str, pool_mode: &str) -> Option<Self> {
+        let program =
+            ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|file| Path::new(file).exists());
+        let Some(program) = program else {
+            leave_out("PgBouncer", "it is not installed", "TOPUP_TEST_REQUIRE_PGBOUNCER");
+            return None;
+        };
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let (host, server_port) = server.split_once(':').unwrap();
+        let users = folder.path().join("users");
+        std::fs::write(&users, "\"topup\" \"\"\n").unwrap();
+        let root =
+            std::env::var("USER").is_ok_and(|user| user == "root") || Path::new("/root/.").read_dir().is_ok();
+        let user = if root { "user = nobody\n" } else { "" };
+        let settings = format!(
+            "[databases]\n* = host={host} port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {pool_mode}\ndefault_pool_size = 50\n{user}",
+            users.display()
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, settings).unwrap();
+        // Another user reads it.
+        for path in [folder.path(), &users, &file] {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let process = Command::new(program).arg(&file).stderr(Stdio::null()).spawn().unwrap();
+        until("PgBouncer listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok())
+            .await;
+        Some(Self { process, port, _folder: folder })
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Leads the workers through a PgBouncer.
+async fn through_pgbouncer(bed: &mut Bed, pool_mode: &str) -> Option<PgBouncer> {
+    let url = setting(bed, "DATABASE_URL").to_owned();
+    let (server, database) = url.strip_prefix("postgres://topup@").unwrap().split_once('/').unwrap();
+    let pooler = PgBouncer::start(server, pool_mode).await?;
+    bed.set("DATABASE_URL", format!("postgres://topup@127.0.0.1:{}/{database}", pooler.port));
+    Some(pooler)
+}
+
+#[tokio::test]
+async fn four_workers_work_through_a_pgbouncer_in_session_mode() {
+    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    let Some(_pooler) = through_pgbouncer(&mut bed, "session").await else { return };
+    let workers = [bed.worker().await, bed.worker().await, bed.worker().await, bed.worker().await];
+    delivers(&bed, 60).await;
+    for worker in &workers {
+        assert!(!worker.log().contains("the store failed"), "{}", worker.log());
+    }
+}
+
+#[tokio::test]
+async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused_in_words() {
+    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    let Some(_pooler) = through_pgbouncer(&mut bed, "transaction").await else { return };
+    for command in ["migrate", "run"] {
+        let words = refused(&bed, &[command], 1).await;
+        assert!(words.contains("a pooler in transaction mode"), "{words}");
+    }
+}

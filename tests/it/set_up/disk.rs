@@ -1,0 +1,90 @@
+//! The disk under a SQLite file is full for a while.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use topup_jobs::OrderStatus;
+use topup_worker::simulator::Script;
+
+use super::column;
+use super::readiness::readyz;
+use crate::support::{Bed, leave_out};
+
+/// A file system of its own, in memory.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(folder.path()).output();
+        match mount {
+            Ok(output) if output.status.success() => Some(Self(folder)),
+            Ok(output) => {
+                let why = String::from_utf8_lossy(&output.stderr).into_owned();
+                leave_out("a disk that is full", why.trim(), "TOPUP_TEST_REQUIRE_TMPFS");
+                None
+            }
+            Err(error) => {
+                leave_out("a disk that is full", &error.to_string(), "TOPUP_TEST_REQUIRE_TMPFS");
+                None
+            }
+        }
+    }
+
+    /// Takes all that is free.
+    fn fill(path: &Path) {
+        let mut filler = File::create(path).unwrap();
+        let mut size = 1 << 16;
+        while size > 0 {
+            if filler.write_all(&vec![0; size]).is_err() {
+                size /= 2;
+            }
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        assert!(
+            unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(),
+            "it is unmounted"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_disk_was_full_is_not_ready_says_so_once_and_goes_on_once_it_is_free() {
+    let Some(disk) = Disk::new() else { return };
+    let mut bed = Bed::new(600.0).await;
+    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    let address = bed.serve_http();
+    let mut worker = bed.worker().await;
+    let before = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&before]).await;
+    bed.told(&before, "fulfilled").await;
+
+    let filler = disk.0.path().join("filler");
+    Disk::fill(&filler);
+    let orders: Vec<String> = (0..60).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+    bed.enqueue(&orders).await;
+    worker.logs("the store failed; the job waits").await;
+    readyz(&address, "not ready: the disk of the database is full").await;
+    std::fs::remove_file(&filler).unwrap();
+
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    for order in &orders {
+        bed.told(order, "fulfilled").await;
+    }
+    readyz(&address, "200 OK").await;
+    let log = worker.log();
+    assert_eq!(log.matches("orders wait until it can be used again").count(), 1, "{log}");
+    assert_eq!(bed.sink.received().len(), 61, "nothing is told twice");
+    assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
+    assert!(worker.stop().await.success());
+}
