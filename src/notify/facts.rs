@@ -112,8 +112,9 @@ impl<'a> Facts<'a> {
 
 /// A number without the digits that the page of a link asks for.
 fn without_ending(number: &str) -> String {
-    let shown = number.chars().count().saturating_sub(reveal::DIGITS);
-    number.chars().take(shown).chain(std::iter::repeat_n('•', reveal::DIGITS)).collect()
+    let mut last_digits = number.char_indices().filter(|(_, at)| at.is_numeric()).rev();
+    let end = last_digits.nth(reveal::DIGITS - 1).map_or(0, |(at, _)| at);
+    number[..end].chars().chain(std::iter::repeat_n('•', reveal::DIGITS)).collect()
 }
 
 /// What is topped up, as a word behind "top-up".

@@ -23,8 +23,43 @@ pub(super) fn leaves_connection(error: &RedisError) -> bool {
 
 /// Whether no job can move while Redis refuses this.
 pub(super) fn stops_work(error: &RedisError) -> bool {
-    lacks_permission(error) || standstill(error).is_some()
+    lacks_permission(error) || standstill(error).is_some() || missing_command(error).is_some()
 }
+
+/// The command that this Redis does not have, in words: a provider or an administrator has renamed or removed it.
+fn missing_command(error: &RedisError) -> Option<String> {
+    let said = detail(error);
+    if said.contains("Unknown Redis command called from script") {
+        return Some(
+            "a script calls a command that this Redis does not have; `topup-worker doctor` names it"
+                .to_owned(),
+        );
+    }
+    let behind =
+        ["unknown command", "unknown subcommand"].iter().find_map(|words| said.strip_prefix(words))?;
+    // What follows the name are arguments.
+    let name = behind.trim_start().strip_prefix(['\'', '`', '"'])?;
+    let name = &name[..name.find(['\'', '`', '"'])?];
+    let is_name = name.len() <= 32 && name.bytes().all(|at| at.is_ascii_alphabetic() || b"_|-".contains(&at));
+    let name = if is_name { name } else { "that was sent" };
+    Some(format!(
+        "this Redis has no command {name}: it was renamed or removed there, and must be allowed for this service"
+    ))
+}
+
+/// Beginnings of what Redis says that hold no argument.
+const PLAIN_WORDS: [&str; 10] = [
+    "value is not an integer or out of range",
+    "value is not a valid float",
+    "syntax error",
+    "max number of clients reached",
+    "wrong number of arguments",
+    "no such key",
+    "invalid DB index",
+    "DB index is out of range",
+    "Protocol error",
+    "index out of range",
+];
 
 /// What keeps a server that is there from doing anything for us, in words that say what to do.
 fn standstill(error: &RedisError) -> Option<&'static str> {
@@ -90,11 +125,16 @@ pub(crate) fn describe(error: &RedisError) -> String {
         _ if lacks_permission(error) => {
             format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
         }
-        kind => match (standstill(error), error.code()) {
-            (Some(words), _) => words.to_owned(),
-            (None, Some(code)) => format!("{kind:?} ({code})"),
-            (None, None) => format!("{kind:?}"),
-        },
+        kind => {
+            let standstill = standstill(error).map(str::to_owned).or_else(|| missing_command(error));
+            let plain = PLAIN_WORDS.iter().find(|words| detail(error).starts_with(*words));
+            match (standstill, plain, error.code()) {
+                (Some(words), ..) => words,
+                (None, Some(words), _) => format!("Redis says: {words}"),
+                (None, None, Some(code)) => format!("{kind:?} ({code})"),
+                (None, None, None) => format!("{kind:?}"),
+            }
+        }
     }
 }
 
@@ -162,6 +202,16 @@ mod tests {
             ("NOAUTH Authentication required.", "wants a password"),
             ("BUSY Redis is busy running a script.", "does not end"),
             (
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+                "another program uses the same",
+            ),
+            ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", "no command EVALSHA"),
+            ("ERR unknown command `SCRIPT`, with args beginning with: `LOAD`, ", "no command SCRIPT"),
+            (
+                "ERR Unknown Redis command called from script script: f_1, on @user_script:4.",
+                "`topup-worker doctor`",
+            ),
+            (
                 "ERR Error running script (call to f_1): @user_script:4: @user_script: 4: The user executing the \
                  script can't run this command or subcommand",
                 "lacks a permission",
@@ -178,7 +228,16 @@ mod tests {
     #[test]
     fn the_words_hold_no_argument() {
         let unknown = describe(&error("ERR unknown command 'XADD', with args beginning with: '0661998877'"));
-        assert_eq!(unknown, "Server(ResponseError) (ERR)");
+        assert!(unknown.contains("no command XADD: it was renamed"), "{unknown}");
+        for line in [
+            "ERR unknown command '0661998877', with args beginning with: 'x'",
+            "ERR unknown command `XADD`, with args beginning with: `0661998877`, ",
+            "ERR syntax error near 0661998877",
+            "ERR 0661998877",
+        ] {
+            assert!(!describe(&error(line)).contains("0661998877"), "{line}: {}", describe(&error(line)));
+        }
+        assert_eq!(describe(&error("ERR syntax error near x")), "Redis says: syntax error");
         let forbidden = describe(&error("NOPERM this user has no permissions to run the 'xread' command"));
         assert!(forbidden.contains("NOPERM") && forbidden.contains("'xread'"), "{forbidden}");
     }

@@ -1,4 +1,4 @@
-//! The page behind a one-time link: it shows a card once, to whoever knows the end of the order's number.
+//! The page behind a one-time link: it shows a card once, to a visitor who knows the end of the order's number.
 //!
 //! A message that carries a link carries no money: it may be forwarded, archived and scanned. Opening the link
 //! shows a form and changes nothing, since mail servers and messengers open links by themselves. The card is shown
@@ -127,7 +127,7 @@ impl RevealPage {
         let Some((_, order)) = self.find(token).await? else { return Ok(None) };
         // Read first: a card that cannot be read must not count as shown.
         let Some(card) = self.store.card(&order.topup_id).await? else { return Ok(None) };
-        let right = ending(&order).is_some_and(|ending| ending == digits);
+        let right = number(&order).is_some_and(|number| is_right(digits, &number));
         let outcome = self.store.try_reveal(token, right, MOST_TRIES, self.clock.now()).await?;
         let view = match outcome {
             RevealOutcome::Shown => View::Card(card),
@@ -153,11 +153,31 @@ async fn visit(State(this): State<RevealPage>, method: Method, uri: Uri, form: B
     }
 }
 
-/// The token of a path that ends in `/r/<token>`, whatever stands before.
+/// The token of a path that ends in `/r/<token>`, whatever stands before. Mail programs and messengers take what stands
+/// behind a link for a part of it: a full stop, a bracket, a quotation mark, a mark of the direction of writing.
 fn token(path: &str) -> Option<&str> {
-    let (before, token) = path.trim_end_matches('/').rsplit_once('/')?;
-    let is_link = before.ends_with("/r");
-    is_link.then_some(token).filter(|token| !token.is_empty())
+    let (_, rest) = path.rsplit_once("/r/")?;
+    let end =
+        rest.find(|at: char| !at.is_ascii_alphanumeric() && at != '-' && at != '_').unwrap_or(rest.len());
+    let (token, behind) = rest.split_at(end);
+    (!token.is_empty() && is_punctuation(behind)).then_some(token)
+}
+
+/// Whether nothing of a word stands in this part of a path.
+fn is_punctuation(part: &str) -> bool {
+    let bytes: Vec<u8> = percent_encoding::percent_decode_str(part).collect();
+    String::from_utf8_lossy(&bytes).chars().all(|at| !at.is_alphanumeric())
+}
+
+/// Whether these digits are the end of the number, or the whole of it in another form: with the code of the country or
+/// without.
+fn is_right(digits: &str, number: &str) -> bool {
+    let national = |number: &str| -> String {
+        let without_code = ["00213", "213"].iter().find_map(|code| number.strip_prefix(code));
+        let number = without_code.filter(|rest| rest.trim_start_matches('0').len() >= 8).unwrap_or(number);
+        number.trim_start_matches('0').to_owned()
+    };
+    digits.len() >= DIGITS && (number.ends_with(digits) || national(digits) == national(number))
 }
 
 /// The digits that the visitor has entered.
@@ -177,17 +197,19 @@ fn western_digit(written: char) -> Option<char> {
     char::from_digit(value, 10)
 }
 
-/// What has to be known to see the card of this order. Without a number nobody can be asked for it.
-fn ending(order: &Order) -> Option<&str> {
+/// The digits of the order's number, the last of which have to be known to see its card; however the provider writes it.
+/// Without them nobody can be asked for it.
+fn number(order: &Order) -> Option<String> {
     let number = order.number.as_ref().map(Secret::reveal)?;
-    let start = number.len().checked_sub(DIGITS)?;
-    number.get(start..).filter(|ending| ending.bytes().all(|byte| byte.is_ascii_digit()))
+    let digits: String = number.chars().filter_map(western_digit).collect();
+    let has_letters = number.chars().any(char::is_alphabetic);
+    (digits.len() >= DIGITS && !has_letters).then_some(digits)
 }
 
 /// Whether the page can ask anything about this order: without, a link to its card would open for nobody.
 #[must_use]
 pub fn can_ask(order: &Order) -> bool {
-    ending(order).is_some()
+    number(order).is_some()
 }
 
 #[cfg(test)]

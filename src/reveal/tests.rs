@@ -224,7 +224,17 @@ async fn a_link_works_whatever_a_proxy_leaves_of_the_path_before_it() {
     for path in [under("", "/"), under("/a/b", "")] {
         assert_eq!(shop.ask(Method::POST, &path, "digits=0").await.status, 403, "{path}");
     }
-    for path in [under("/x", "/y"), format!("/xr/{}", shop.token), format!("/{}", shop.token)] {
+    for behind in [".", ",", ")", "%29.", "%20", "/.", "%22", "%E2%80%8F", "%C2%BB", "..."] {
+        let opened = shop.ask(Method::GET, &under("", behind), "").await;
+        assert_eq!(opened.status, 200, "{behind}");
+    }
+    for path in [
+        under("/x", "/y"),
+        under("", "%41"),
+        under("", ".html"),
+        format!("/xr/{}", shop.token),
+        format!("/{}", shop.token),
+    ] {
         assert_eq!(shop.ask(Method::GET, &path, "").await.status, 404, "{path}");
     }
     assert_eq!(shop.ask(Method::DELETE, &under("/cards", ""), "").await.status, 405);
@@ -305,8 +315,44 @@ fn without_a_number_nobody_is_sent_a_link() {
         let number = number.map(Secret::new);
         Order { number, ..Order::new(topup_id, Timestamp::UNIX_EPOCH) }
     };
-    assert!(can_ask(&order(Some("036901234"))));
-    for number in [None, Some("123"), Some("03690x234"), Some("é9")] {
+    for number in [
+        "036901234",
+        "036 90 12 34",
+        "036-90-12-34",
+        "\u{202a}036901234\u{202c}",
+        "+213 (0) 36901234",
+        "٠٣٦٩٠١٢٣٤",
+    ] {
+        assert!(can_ask(&order(Some(number))), "{number:?}");
+    }
+    for number in [None, Some("123"), Some("1 2 3"), Some("03690x234"), Some("é9")] {
         assert!(!can_ask(&order(number)), "{number:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_number_is_right_and_so_is_the_whole_of_it_in_any_form() {
+    for (typed, number) in [
+        ("1234", "036901234"),
+        ("901234", "036901234"),
+        ("036901234", "036901234"),
+        ("21336901234", "036901234"),
+        ("0021336901234", "036901234"),
+        ("036901234", "21336901234"),
+        ("36901234", "0021336901234"),
+        ("0661223344", "213661223344"),
+    ] {
+        assert!(is_right(typed, number), "{typed} of {number}");
+    }
+    for (typed, number) in [
+        ("", "036901234"),
+        ("234", "036901234"),
+        ("0234", "036901234"),
+        ("0369", "036901234"),
+        ("136901234", "036901234"),
+        ("213", "21321321"),
+        ("0000", "036901234"),
+    ] {
+        assert!(!is_right(typed, number), "{typed} of {number}");
     }
 }
