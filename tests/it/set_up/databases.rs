@@ -95,9 +95,9 @@ async fn what_is_set_for_a_database_or_a_role_changes_nothing() {
         "standard_conforming_strings = off",
         "DateStyle = 'SQL, DMY'",
         "TimeZone = 'Africa/Algiers'",
-        "statement_timeout = '1ms'",
+        "statement_timeout = '300ms'",
         "lock_timeout = '1ms'",
-        "idle_in_transaction_session_timeout = '1ms'",
+        "idle_in_transaction_session_timeout = '300ms'",
         "extra_float_digits = 0",
         "bytea_output = 'escape'",
     ] {
