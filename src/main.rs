@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mimalloc::MiMalloc;
 use topup_worker::cli::Cli;
 
@@ -13,5 +12,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    ExitCode::from(Cli::parse().execute().await as u8)
+    let exit = match Cli::read() {
+        Ok(cli) => cli.execute().await,
+        Err(exit) => exit,
+    };
+    ExitCode::from(exit as u8)
 }

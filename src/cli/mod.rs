@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod doctor;
 mod enqueue;
+mod environment;
 mod keygen;
 mod messages;
 mod migrate;
@@ -29,9 +30,10 @@ mod topup_ids;
 use std::io::Write;
 
 use chrono::SecondsFormat;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use topup_jobs::Timestamp;
 
+use self::environment::Refused;
 use crate::config::{LogSettings, RedisSettings, SettingsError};
 use crate::deployment::Refusal;
 use crate::queue::{Connection, RedisHealth};
@@ -112,6 +114,24 @@ pub enum Exit {
 }
 
 impl Cli {
+    /// The command line of this process, with its environment.
+    ///
+    /// # Errors
+    /// The exit code where a variable of the environment cannot be used; that is told on standard error. A command line
+    /// that cannot be used, or that asks for help, ends the process.
+    pub fn read() -> Result<Self, Exit> {
+        match environment::matches(&Self::command(), &std::env::args_os().collect::<Vec<_>>()) {
+            Ok(matches) => Ok(Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())),
+            Err(Refused::CommandLine(error)) => error.exit(),
+            Err(Refused::Variables(words)) => {
+                for words in words {
+                    let _ = writeln!(std::io::stderr(), "{words}");
+                }
+                Err(Exit::BadSettings)
+            }
+        }
+    }
+
     /// Carries out the command.
     pub async fn execute(self) -> Exit {
         telemetry::init(self.log.log_format);

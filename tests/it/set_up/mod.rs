@@ -6,6 +6,7 @@ mod disk;
 mod file;
 mod keys;
 mod readiness;
+mod settings;
 mod stores;
 mod versions;
 

@@ -1,0 +1,185 @@
+//! The command line, with values of environment variables as `.env` files, compose files and Kubernetes make them.
+//!
+//! An empty variable is one that is not set. Spaces, a line's end and one pair of quotes around a value are none of it.
+//! `yes`, `on` and `1` are `true`. What cannot be used all the same is told under the variable's name, all of it at once,
+//! and without its value.
+
+use std::error::Error as _;
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgMatches, Command};
+
+/// Reads these arguments and the environment.
+///
+/// # Errors
+/// [`Refused`] where they cannot be used.
+pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<ArgMatches, Refused> {
+    let as_declared = command;
+    let mut command = lenient(command.clone(), &|name| std::env::var(name).ok());
+    let mut unusable: Vec<String> = Vec::new();
+    loop {
+        let error = match command.clone().try_get_matches_from(args) {
+            Ok(matches) if unusable.is_empty() => return Ok(matches),
+            Ok(_) => return Err(Refused::Variables(unusable)),
+            Err(error) => error,
+        };
+        match variable_at_fault(as_declared, args, &error) {
+            Some((flag, told)) => {
+                unusable.push(told);
+                // So that the next one is found.
+                command = without(command, &flag);
+            }
+            None if unusable.is_empty() => return Err(Refused::CommandLine(error)),
+            None => return Err(Refused::Variables(unusable)),
+        }
+    }
+}
+
+/// Why the program cannot begin.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The command line, or a wish for help.
+    CommandLine(clap::Error),
+    /// Variables of the environment, in words, each with its name.
+    Variables(Vec<String>),
+}
+
+fn lenient(command: Command, variable: &dyn Fn(&str) -> Option<String>) -> Command {
+    let command = command.mut_args(|arg| lenient_arg(arg, variable));
+    command.mut_subcommands(|command| lenient(command, variable))
+}
+
+fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Option<String>) -> Arg {
+    let value = arg.get_env().and_then(|name| variable(name.to_str()?));
+    let Some(value) = value else { return arg };
+    let meant = unquoted(value.trim()).trim();
+    if meant.is_empty() {
+        return arg.env(None::<&'static str>);
+    }
+    let possible = arg.get_possible_values();
+    let is_bool = !arg.get_action().takes_values()
+        || (possible.len() == 2
+            && possible.iter().all(|value| ["true", "false"].contains(&value.get_name())));
+    let meant = if is_bool { bool_word(meant) } else { meant };
+    if meant == value {
+        return arg;
+    }
+    // It lives as long as the command line, which is read once.
+    let meant: &'static str = Box::leak(meant.to_owned().into_boxed_str());
+    arg.env(None::<&'static str>).default_value(meant).hide_default_value(true)
+}
+
+/// The value without the quotes around it, where they are a pair and stand nowhere else in it.
+fn unquoted(value: &str) -> &str {
+    ['"', '\'']
+        .into_iter()
+        .find_map(|quote| {
+            value.strip_prefix(quote)?.strip_suffix(quote).filter(|inner| !inner.contains(quote))
+        })
+        .unwrap_or(value)
+}
+
+fn bool_word(word: &str) -> &str {
+    match word.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "y" | "on" => "true",
+        "false" | "0" | "no" | "n" | "off" => "false",
+        _ => word,
+    }
+}
+
+/// The argument whose variable cannot be used, as clap names it, and what to tell of it.
+fn variable_at_fault(command: &Command, args: &[OsString], error: &clap::Error) -> Option<(String, String)> {
+    if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
+        return None;
+    }
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let arg = find(command, flag)?;
+    let given = arg.get_long().is_some_and(|long| {
+        let long = format!("--{long}");
+        args.iter()
+            .filter_map(|arg| arg.to_str())
+            .any(|arg| arg == long || arg.starts_with(&format!("{long}=")))
+    });
+    let name = arg.get_env().and_then(|name| name.to_str()).filter(|_| !given)?;
+    std::env::var_os(name)?;
+    let why = match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, Some(ContextValue::Strings(valid))) => format!("it is none of {}", valid.join(", ")),
+        _ => "it has an unusable value".to_owned(),
+    };
+    Some((flag.clone(), format!("{name} cannot be used: {why}")))
+}
+
+fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
+    let here = command.get_arguments().find(|arg| arg.to_string() == flag);
+    here.or_else(|| command.get_subcommands().find_map(|command| find(command, flag)))
+}
+
+/// The command as if this argument's variable were not set.
+fn without(command: Command, flag: &str) -> Command {
+    let unset = |arg: Arg| {
+        if arg.to_string() != flag {
+            return arg;
+        }
+        let usable = arg.get_possible_values().first().map(|value| value.get_name().to_owned());
+        let arg = arg.env(None::<&'static str>).required(false);
+        match usable {
+            Some(usable) => arg.default_value(&*Box::leak(usable.into_boxed_str())),
+            None => arg.default_value(None::<&'static str>),
+        }
+    };
+    command.mut_args(unset).mut_subcommands(|command| without(command, flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn quotes_spaces_and_words_for_true_are_understood() {
+        for (value, meant) in [
+            ("x", "x"),
+            ("\"x y\"", "x y"),
+            ("'x'", "x"),
+            ("\"a\" \"b\"", "\"a\" \"b\""),
+            ("\"", "\""),
+            ("\"\"", ""),
+            ("{\"a\":1}", "{\"a\":1}"),
+        ] {
+            assert_eq!(unquoted(value), meant, "{value}");
+        }
+        for (word, meant) in
+            [("YES", "true"), ("on", "true"), ("1", "true"), ("Off", "false"), ("maybe", "maybe")]
+        {
+            assert_eq!(bool_word(word), meant, "{word}");
+        }
+    }
+
+    #[test]
+    fn variables_are_read_as_they_are_found() {
+        let read = |variables: &'static [(&str, &str)]| {
+            let variable = move |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let command = lenient(Cli::command(), &variable);
+            let args = ["topup-worker", "run", "--encryption-key", "k", "--oneclickdz-api-key", "k"];
+            let matches = command.try_get_matches_from(args);
+            matches.map(|matches| matches.subcommand_matches("run").unwrap().clone())
+        };
+        let concurrency = |matches: &ArgMatches| {
+            matches.get_raw("concurrency").unwrap().next().unwrap().to_str().unwrap().to_owned()
+        };
+        let default = concurrency(&read(&[]).unwrap());
+        assert_eq!(concurrency(&read(&[("CONCURRENCY", "")]).unwrap()), default, "an empty one is not set");
+        assert_eq!(concurrency(&read(&[("CONCURRENCY", " \"7\"\n")]).unwrap()), "7");
+        for (value, allowed) in [("yes", true), ("0", false), ("", false), ("'on'", true)] {
+            let variables: &'static [(&str, &str)] = Box::leak(Box::new([("ALLOW_INSECURE_SMS", value)]));
+            assert_eq!(read(variables).unwrap().get_flag("allow_insecure_sms"), allowed, "{value}");
+        }
+    }
+}
