@@ -124,7 +124,9 @@ async fn work(mut bed: Bed) {
     let told: HashSet<String> = bodies.into_keys().collect();
     let missing: Vec<_> = expected.difference(&told).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    let more = told.difference(&expected).filter(|id| !id.ends_with("_delayed")).collect::<Vec<_>>();
+    // A busy machine makes orders wait for hours of the domain, and that is told as well.
+    let by_time = |id: &str| id.ends_with("_delayed") || id.ends_with("_overdue");
+    let more = told.difference(&expected).filter(|id| !by_time(id)).collect::<Vec<_>>();
     assert!(more.is_empty(), "{more:?}");
     bed.idle().await;
     for worker in &mut workers {
