@@ -48,6 +48,14 @@ pub struct SmsSettings {
     #[arg(long, env = "SMS_CONTENT_TYPE", default_value = CONTENT_TYPE)]
     pub sms_content_type: String,
 
+    /// Country of numbers that are given without its code, in two letters
+    #[arg(long, env = "SMS_COUNTRY", default_value = "DZ")]
+    pub sms_country: String,
+
+    /// Words in the gateway's answer to a 400 or 422 that say that it can never send the message, separated by commas
+    #[arg(long, env = "SMS_REFUSED_IF", value_delimiter = ',')]
+    pub sms_refused_if: Vec<String>,
+
     /// Sender of the SMS, the variable `from` of SMS_BODY
     #[arg(long, env = "SMS_FROM")]
     pub sms_from: Option<String>,
@@ -74,9 +82,16 @@ impl SmsSettings {
             SmsMethod::Get => Method::GET,
         };
         let from = self.sms_from.clone().filter(|from| !from.trim().is_empty());
-        SmsGateway::new(url, method, self.headers()?, self.content_type()?, from, body)
-            .map(Some)
-            .map_err(|error| unusable("SMS_BODY", error.to_string()))
+        let gateway = SmsGateway::new(url, method, self.headers()?, self.content_type()?, from, body)
+            .map_err(|error| unusable("SMS_BODY", error.to_string()))?;
+        let country = self.sms_country.trim().to_ascii_uppercase();
+        let country = if country.is_empty() { "DZ" } else { &country };
+        let country = country
+            .parse()
+            .map_err(|_| unusable("SMS_COUNTRY", "it is no country's two letters, such as DZ (ISO 3166)"))?;
+        let refusals = self.sms_refused_if.iter().map(|words| words.trim().to_owned());
+        let refusals = refusals.filter(|words| !words.is_empty()).collect();
+        Ok(Some(gateway.in_country(country).refusing_with(refusals)))
     }
 
     fn url(&self) -> Result<Option<Url>, SettingsError> {

@@ -12,6 +12,7 @@ mod facts;
 mod formats;
 mod guard;
 mod log;
+mod phone;
 mod samples;
 mod sender;
 mod signature;

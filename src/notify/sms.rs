@@ -2,8 +2,9 @@
 //!
 //! No two gateways are alike, so the request is the merchant's to describe. What he describes is tried with a
 //! sample before anything starts: a text that breaks out of its quotes must not wait for a customer to do so.
-//! 2xx is success; 400 and 422 refuse this message, as a gateway does with a number it cannot reach; every
-//! other answer is about the account or the gateway and is tried again. Redirects are not followed.
+//! 2xx is success. A 400 or a 422 refuses this message where the gateway's own words say so: it may as well mean that
+//! credit has run out. Every other answer is about the account or the gateway and is tried again. Redirects are not
+//! followed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,17 +12,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use phonenumber::country::Id as Country;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, Request};
+use reqwest::{Method, Request, Response};
 use serde::Serialize;
 use topup_jobs::{Locale, Outcome};
 use url::{Url, form_urlencoded};
 
 use super::facts::Facts;
+use super::phone::Phone;
 use super::templates::Templates;
 use super::{CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
-use crate::http::{no_answer, retry_after};
+use crate::http::{no_answer, read_capped, retry_after};
 use crate::orders::Order;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +36,8 @@ const NOT_JSON: &str = "what it makes is not JSON; write {{ phone | tojson }} an
 /// What a request to the gateway can say.
 #[derive(Serialize)]
 struct Variables<'a> {
-    phone: &'a str,
+    #[serde(flatten)]
+    phone: Phone,
     text: &'a str,
     from: Option<&'a str>,
     event_id: &'a str,
@@ -44,15 +48,25 @@ struct Variables<'a> {
 
 /// A phone number and a text with everything in it that a careless template trips over: an order may name any
 /// text as its customer's phone.
-const SAMPLE: Variables<'_> = Variables {
-    phone: r#"+213 "661" \ & < % 223344"#,
-    text: r#"Code : 1234 & "5678" \ 100 % é ع"#,
-    from: Some("Boutique"),
-    event_id: "evt_6901616fe9e88196b4eb64b2_fulfilled",
-    topup_id: "6901616fe9e88196b4eb64b2",
-    outcome: Outcome::Fulfilled,
-    locale: Locale::Fr,
-};
+const ODD_PHONE: &str = r#"+213 "661" \ & < % 223344"#;
+const ODD_TEXT: &str = r#"Code : 1234 & "5678" \ 100 % é ع"#;
+/// A phone number as most are, and what is left of it in any form.
+const PLAIN_PHONE: &str = "+213 661 22 33 44";
+const PLAIN_DIGITS: &str = "661223344";
+/// What is read of a gateway's answer that may refuse a message.
+const MOST_OF_ANSWER: usize = 16 * 1024;
+
+fn sample(phone: Phone, from: Option<&str>) -> Variables<'_> {
+    Variables {
+        phone,
+        text: ODD_TEXT,
+        from,
+        event_id: "evt_6901616fe9e88196b4eb64b2_fulfilled",
+        topup_id: "6901616fe9e88196b4eb64b2",
+        outcome: Outcome::Fulfilled,
+        locale: Locale::Fr,
+    }
+}
 
 /// The gateway's request cannot be made of these settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +83,8 @@ pub struct SmsGateway {
     content_type: HeaderValue,
     from: Option<String>,
     body: Arc<Environment<'static>>,
+    country: Country,
+    refusals: Vec<String>,
 }
 
 impl SmsGateway {
@@ -91,30 +107,34 @@ impl SmsGateway {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_debug(true); // for the words of an error, which names the variable then
         environment.add_template_owned(BODY, body).map_err(|error| invalid(&error))?;
-        let gateway = Self { url, method, headers, content_type, from, body: Arc::new(environment) };
+        let (body, country, refusals) = (Arc::new(environment), Country::DZ, Vec::new());
+        let gateway = Self { url, method, headers, content_type, from, body, country, refusals };
         gateway.try_sample()?;
         Ok(gateway)
     }
 
+    /// The same in a shop of this country: of numbers that name none.
+    #[must_use]
+    pub fn in_country(self, country: Country) -> Self {
+        Self { country, ..self }
+    }
+
+    /// The same, which can never send a message where its answer to a 400 or 422 contains one of these words.
+    #[must_use]
+    pub fn refusing_with(self, refusals: Vec<String>) -> Self {
+        Self { refusals, ..self }
+    }
+
     fn try_sample(&self) -> Result<(), InvalidGateway> {
-        let sample = Variables { from: self.from.as_deref(), ..SAMPLE };
-        let body = self.render(&sample).map_err(|error| invalid(&error))?;
-        let kind = self.content_type.to_str().unwrap_or_default();
-        let (arrives, filter) =
-            if self.method == Method::GET || kind.starts_with("application/x-www-form-urlencoded") {
-                (
-                    form_urlencoded::parse(body.as_bytes()).map(|(_, value)| value.into_owned()).collect(),
-                    "urlencode",
-                )
-            } else if kind.contains("json") {
-                let json = serde_json::from_str(&body);
-                let json = json.map_err(|_| InvalidGateway(NOT_JSON.to_owned()))?;
-                (strings(&json), "tojson")
-            } else {
-                return Ok(());
-            };
-        for (name, word) in [("phone", sample.phone), ("text", sample.text)] {
-            if !arrives.iter().any(|value: &String| value.contains(word)) {
+        // A number that is none has no forms; those of another stand in for them.
+        let odd = Phone::read(PLAIN_PHONE, self.country).given_as(ODD_PHONE);
+        let Some((odd, filter)) = self.arriving(odd)? else { return Ok(()) };
+        let plain = self.arriving(Phone::read(PLAIN_PHONE, self.country))?.unwrap_or_default().0;
+        let has = |arriving: &[String], word: &str| arriving.iter().any(|value| value.contains(word));
+        // A template may leave marks of the number out, as long as none of them becomes a part of the request.
+        let phone = has(&odd, ODD_PHONE) || (odd.len() == plain.len() && has(&plain, PLAIN_DIGITS));
+        for (name, arrives) in [("phone", phone), ("text", has(&odd, ODD_TEXT))] {
+            if !arrives {
                 let advice = format!("write {{{{ {name} | {filter} }}}}");
                 return Err(InvalidGateway(format!("{name} is missing or does not arrive whole; {advice}")));
             }
@@ -122,12 +142,44 @@ impl SmsGateway {
         Ok(())
     }
 
+    /// The texts that arrive of a sample with this number, and the filter that has any text arrive whole; nothing where
+    /// the type of the body is not known.
+    fn arriving(&self, phone: Phone) -> Result<Option<(Vec<String>, &'static str)>, InvalidGateway> {
+        let body = self.render(&sample(phone, self.from.as_deref())).map_err(|error| invalid(&error))?;
+        let kind = self.content_type.to_str().unwrap_or_default();
+        if self.method == Method::GET || kind.starts_with("application/x-www-form-urlencoded") {
+            let values = form_urlencoded::parse(body.as_bytes()).map(|(_, value)| value.into_owned());
+            return Ok(Some((values.collect(), "urlencode")));
+        }
+        if kind.contains("json") {
+            let json = serde_json::from_str(&body).map_err(|_| InvalidGateway(NOT_JSON.to_owned()))?;
+            return Ok(Some((strings(&json), "tojson")));
+        }
+        Ok(None)
+    }
+
+    /// Whether its words say that it can never send this message.
+    async fn refuses(&self, answer: Response) -> bool {
+        if self.refusals.is_empty() {
+            return false;
+        }
+        let body = read_capped(answer, MOST_OF_ANSWER).await.unwrap_or_default();
+        let said = String::from_utf8_lossy(&body);
+        self.refusals.iter().any(|words| said.contains(words))
+    }
+
     fn render(&self, variables: &Variables<'_>) -> Result<String, minijinja::Error> {
         self.body.get_template(BODY)?.render(Serde(variables))
     }
 
     fn request(&self, variables: &Variables<'_>) -> Result<Request, SendError> {
-        let body = self.render(variables).map_err(|_| failed("SMS_BODY cannot be rendered"))?;
+        let body = self.render(variables).map_err(|error| {
+            if error.kind() == ErrorKind::UndefinedError && !variables.phone.is_known() {
+                SendError::Refused("the customer's phone number cannot be read as one".to_owned())
+            } else {
+                failed("SMS_BODY cannot be rendered")
+            }
+        })?;
         let mut url = self.url.clone();
         let mut headers = self.headers.clone();
         if self.method == Method::GET {
@@ -209,7 +261,7 @@ impl Channel for Sms {
         let text = self.templates.sms(locale, &Facts::new(delivery, locale).carrying(self.card_form()));
         let text = text.map_err(|error| failed(&error.to_string()))?;
         let request = self.gateway.request(&Variables {
-            phone,
+            phone: Phone::read(phone, self.gateway.country),
             text: &text,
             from: self.gateway.from.as_deref(),
             event_id: delivery.event_id.as_str(),
@@ -221,13 +273,13 @@ impl Channel for Sms {
         let answer = answer.map_err(|error| SendError::Unavailable(no_answer(&error).to_owned()))?;
         match answer.status().as_u16() {
             200..300 => Ok(()),
-            code @ (400 | 422) => {
-                Err(SendError::Refused(format!("HTTP {code}: the gateway refuses the message")))
+            code => {
+                let retry_after = retry_after(answer.headers());
+                if matches!(code, 400 | 422) && self.gateway.refuses(answer).await {
+                    return Err(SendError::Refused(format!("HTTP {code}: the gateway refuses the message")));
+                }
+                Err(SendError::Failed { what: format!("HTTP {code}"), retry_after })
             }
-            code => Err(SendError::Failed {
-                what: format!("HTTP {code}"),
-                retry_after: retry_after(answer.headers()),
-            }),
         }
     }
 }

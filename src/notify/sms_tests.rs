@@ -12,7 +12,7 @@ fn gateway(method: Method, kind: &'static str, body: &str) -> Result<SmsGateway,
 }
 
 fn request(gateway: &SmsGateway) -> Request {
-    gateway.request(&Variables { from: gateway.from.as_deref(), ..SAMPLE }).unwrap()
+    gateway.request(&sample(Phone::read(ODD_PHONE, Country::DZ), gateway.from.as_deref())).unwrap()
 }
 
 fn body(request: &Request) -> &[u8] {
@@ -24,10 +24,10 @@ fn a_json_body_carries_any_text_whole() {
     let template = r#"{"to":{{ phone | tojson }},"text":{{ text | tojson }},"sender":{{ from | tojson }},"id":"{{ event_id }}"}"#;
     let request = request(&gateway(Method::POST, JSON, template).unwrap());
     let sent: serde_json::Value = serde_json::from_slice(body(&request)).unwrap();
-    assert_eq!(sent["to"], SAMPLE.phone);
-    assert_eq!(sent["text"], SAMPLE.text);
+    assert_eq!(sent["to"], ODD_PHONE);
+    assert_eq!(sent["text"], ODD_TEXT);
     assert_eq!(sent["sender"], "Boutique");
-    assert_eq!(sent["id"], SAMPLE.event_id);
+    assert_eq!(sent["id"], "evt_6901616fe9e88196b4eb64b2_fulfilled");
     assert_eq!(request.headers()[CONTENT_TYPE], JSON);
     assert_eq!(request.url().query(), Some("key=k"));
 }
@@ -38,8 +38,8 @@ fn with_get_the_body_is_the_query() {
     let request = request(&gateway(Method::GET, JSON, template).unwrap());
     let pairs: Vec<_> = request.url().query_pairs().into_owned().collect();
     assert_eq!(pairs[0], ("key".to_owned(), "k".to_owned()));
-    assert_eq!(pairs[1], ("to".to_owned(), SAMPLE.phone.to_owned()));
-    assert_eq!(pairs[2], ("text".to_owned(), SAMPLE.text.to_owned()));
+    assert_eq!(pairs[1], ("to".to_owned(), ODD_PHONE.to_owned()));
+    assert_eq!(pairs[2], ("text".to_owned(), ODD_TEXT.to_owned()));
     assert_eq!(body(&request), b"");
 }
 
@@ -107,4 +107,31 @@ async fn a_gateway_that_is_away_is_unavailable() {
 fn debug_shows_no_address_and_no_header() {
     let shown = format!("{:?}", gateway(Method::POST, "text/plain", "{{ text }}").unwrap());
     assert_eq!(shown, "SmsGateway { method: POST, .. }");
+}
+
+#[test]
+fn a_gateway_may_ask_for_the_number_in_any_form() {
+    let sent = |body: &str, phone: &str| {
+        let gateway = gateway(Method::POST, FORM, body).unwrap();
+        let request = gateway.request(&sample(Phone::read(phone, Country::DZ), None));
+        request.map(|request| {
+            let pairs = form_urlencoded::parse(super::tests::body(&request));
+            pairs.into_owned().next().unwrap().1
+        })
+    };
+    for (form, arrives) in [
+        ("phone_e164 | urlencode", "+213661223344"),
+        ("phone_digits", "213661223344"),
+        ("phone_national", "0661223344"),
+        ("phone | replace(' ', '') | urlencode", "0661223344"),
+    ] {
+        let body = format!("to={{{{ {form} }}}}&text={{{{ text | urlencode }}}}");
+        assert_eq!(sent(&body, "0661 22 33 44").unwrap(), arrives, "{form}");
+    }
+    let body = "to={{ phone_digits }}&text={{ text | urlencode }}";
+    assert!(matches!(sent(body, "none"), Err(SendError::Refused(_))), "it is never tried again");
+    // What a producer names as a phone must not become a part of the request.
+    let careless =
+        gateway(Method::POST, FORM, "to={{ phone | replace('+', '00') }}&text={{ text | urlencode }}");
+    assert!(careless.unwrap_err().contains("phone is missing or does not arrive whole"));
 }

@@ -71,12 +71,14 @@ impl Sink {
     }
 }
 
-async fn receive(State(sink): State<Sink>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State(sink): State<Sink>, headers: HeaderMap, body: Bytes) -> (StatusCode, String) {
     let received = Received { headers, body: body.to_vec() };
     if let Some(on_receipt) = &sink.on_receipt {
         on_receipt(&received);
     }
     sink.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
     let answer = sink.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    answer.unwrap_or(StatusCode::NO_CONTENT)
+    let answer = answer.unwrap_or(StatusCode::NO_CONTENT);
+    let words = if answer.is_success() { String::new() } else { format!("status {}", answer.as_u16()) };
+    (answer, words)
 }

@@ -1,0 +1,119 @@
+//! A customer's phone number in the forms that SMS gateways ask for.
+//!
+//! Shops write it as it was typed: with spaces, dashes, `(0)`, Arabic digits, or marks of the direction of writing that
+//! were copied along. A number without the code of a country is one of the shop's own.
+
+use phonenumber::country::Id;
+use phonenumber::{Mode, PhoneNumber};
+use serde::Serialize;
+
+/// A number in every form; as variables of a template it is `phone`, `phone_e164`, `phone_digits` and `phone_national`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Phone {
+    /// As the producer gave it.
+    phone: String,
+    #[serde(flatten)]
+    known: Option<Known>,
+}
+
+/// What is known of a number that can be read as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Known {
+    /// `+213661223344`
+    #[serde(rename = "phone_e164")]
+    e164: String,
+    /// `213661223344`
+    #[serde(rename = "phone_digits")]
+    digits: String,
+    /// `0661223344`
+    #[serde(rename = "phone_national")]
+    national: String,
+}
+
+impl Phone {
+    /// The number as it was given, in a shop of this country.
+    pub(super) fn read(given: &str, country: Id) -> Self {
+        let known = phonenumber::parse(Some(country), plain(given)).ok().filter(PhoneNumber::is_valid);
+        Self { phone: given.to_owned(), known: known.as_ref().map(Known::of) }
+    }
+
+    /// The same number, as if it had been given so.
+    pub(super) fn given_as(self, given: &str) -> Self {
+        Self { phone: given.to_owned(), ..self }
+    }
+
+    /// Whether it can be read as a number.
+    pub(super) const fn is_known(&self) -> bool {
+        self.known.is_some()
+    }
+}
+
+impl Known {
+    fn of(number: &PhoneNumber) -> Self {
+        let digits = |text: String| -> String { text.chars().filter(char::is_ascii_digit).collect() };
+        let written = |mode| number.format().mode(mode).to_string();
+        let e164 = written(Mode::E164);
+        Self { digits: digits(e164.clone()), national: digits(written(Mode::National)), e164 }
+    }
+}
+
+/// The number in ASCII, without marks that are not seen, and without a `(0)` that is dialled at home only.
+fn plain(given: &str) -> String {
+    let western: String = given
+        .chars()
+        .filter_map(|at| match at {
+            '\u{660}'..='\u{669}' => char::from_digit(at as u32 - 0x660, 10),
+            '\u{6f0}'..='\u{6f9}' => char::from_digit(at as u32 - 0x6f0, 10),
+            '\u{ff10}'..='\u{ff19}' => char::from_digit(at as u32 - 0xff10, 10),
+            '\u{ff0b}' => Some('+'),
+            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => None,
+            at if at.is_whitespace() => Some(' '),
+            at => Some(at),
+        })
+        .collect();
+    let western = western.trim();
+    if western.starts_with('+') || western.starts_with("00") {
+        return western.replacen("(0)", "", 1);
+    }
+    western.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_known_however_it_is_written() {
+        for given in [
+            "0661223344",
+            "+213661223344",
+            "00213661223344",
+            "213661223344",
+            "661223344",
+            "+213 (0) 661 22 33 44",
+            "+2130661223344",
+            "0661-22-33-44",
+            "06.61.22.33.44",
+            "٠٦٦١٢٢٣٣٤٤",
+            "\u{202a}+213661223344\u{202c}",
+            "\u{200e}0661\u{a0}22\u{202f}33 44 ",
+            "tel:+213661223344",
+        ] {
+            let known = Phone::read(given, Id::DZ).known.unwrap_or_else(|| panic!("{given}"));
+            assert_eq!(known.e164, "+213661223344", "{given}");
+            assert_eq!(known.digits, "213661223344", "{given}");
+            assert_eq!(known.national, "0661223344", "{given}");
+        }
+        let abroad = Phone::read("+33 6 12 34 56 78", Id::DZ).known.unwrap();
+        assert_eq!((abroad.digits.as_str(), abroad.national.as_str()), ("33612345678", "0612345678"));
+        assert_eq!(Phone::read("06 12 34 56 78", Id::FR).known.unwrap().e164, "+33612345678");
+    }
+
+    #[test]
+    fn what_is_no_number_has_no_forms_and_stays_as_it_was_given() {
+        for given in ["", "none", "12", "06612233", "0661223344 or 0550112233", "amina@example.dz"] {
+            let phone = Phone::read(given, Id::DZ);
+            assert_eq!((phone.phone.as_str(), phone.is_known()), (given, false), "{given}");
+        }
+    }
+}
