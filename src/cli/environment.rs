@@ -67,7 +67,9 @@ fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Option<String>) -> Arg {
     }
     // It lives as long as the command line, which is read once.
     let meant: &'static str = Box::leak(meant.to_owned().into_boxed_str());
-    arg.env(None::<&'static str>).default_value(meant).hide_default_value(true)
+    let takes_values = arg.get_action().takes_values();
+    let arg = arg.env(None::<&'static str>).default_value(meant);
+    if takes_values { arg.hide_default_value(true) } else { arg }
 }
 
 /// The value without the quotes around it, where they are a pair and stand nowhere else in it.
@@ -88,19 +90,19 @@ fn bool_word(word: &str) -> &str {
     }
 }
 
-/// The argument whose variable cannot be used, as clap names it, and what to tell of it.
+/// The long name of the argument whose variable cannot be used, and what to tell of it.
 fn variable_at_fault(command: &Command, args: &[OsString], error: &clap::Error) -> Option<(String, String)> {
     if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
         return None;
     }
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    // As `--concurrency <CONCURRENCY>`.
+    let flag = flag.strip_prefix("--")?.split([' ', '=', '[']).next()?;
     let arg = find(command, flag)?;
-    let given = arg.get_long().is_some_and(|long| {
-        let long = format!("--{long}");
-        args.iter()
-            .filter_map(|arg| arg.to_str())
-            .any(|arg| arg == long || arg.starts_with(&format!("{long}=")))
-    });
+    let given = args
+        .iter()
+        .filter_map(|arg| arg.to_str()?.strip_prefix("--"))
+        .any(|given| given.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')));
     let name = arg.get_env().and_then(|name| name.to_str()).filter(|_| !given)?;
     std::env::var_os(name)?;
     let why = match (error.source(), error.get(ContextKind::ValidValue)) {
@@ -108,18 +110,18 @@ fn variable_at_fault(command: &Command, args: &[OsString], error: &clap::Error) 
         (None, Some(ContextValue::Strings(valid))) => format!("it is none of {}", valid.join(", ")),
         _ => "it has an unusable value".to_owned(),
     };
-    Some((flag.clone(), format!("{name} cannot be used: {why}")))
+    Some((flag.to_owned(), format!("{name} cannot be used: {why}")))
 }
 
 fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
-    let here = command.get_arguments().find(|arg| arg.to_string() == flag);
+    let here = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
     here.or_else(|| command.get_subcommands().find_map(|command| find(command, flag)))
 }
 
 /// The command as if this argument's variable were not set.
 fn without(command: Command, flag: &str) -> Command {
     let unset = |arg: Arg| {
-        if arg.to_string() != flag {
+        if arg.get_long() != Some(flag) {
             return arg;
         }
         let usable = arg.get_possible_values().first().map(|value| value.get_name().to_owned());

@@ -33,7 +33,7 @@ async fn all_variables_that_cannot_be_used_are_named_at_once_and_without_their_v
     let mut command = Command::new(PROGRAM);
     command.arg("run").envs(bed.settings().iter().map(|(name, value)| (*name, value)));
     let wrong = [
-        ("CONCURRENCY", "0661998877"),
+        ("CONCURRENCY", "0661998877x"),
         ("HTTP_ADDR", "0661998877"),
         ("CARD_DETAILS", "0661998877"),
         ("LOG_FORMAT", "loud"),
