@@ -256,9 +256,10 @@ async fn an_order_with_an_address_of_its_own_is_reported_to_those_who_run_the_se
 }
 
 #[tokio::test]
-async fn an_sms_refused_by_a_gateway_without_credit_is_reported_and_replayed() {
+async fn an_sms_that_a_gateway_refuses_is_reported_and_replayed() {
     let gateway = Sink::default();
     let (mut bed, operator) = bed().await;
+    bed.set("SMS_REFUSED_IF", "status 400");
     bed.set("SMS_URL", gateway.listen().await);
     bed.set("SMS_BODY", r#"{"to":{{ phone | tojson }},"text":{{ text | tojson }}}"#);
     bed.set("ALLOW_INSECURE_SMS", "true");
