@@ -5,11 +5,13 @@
 //! words name fields and types, never values: a value may be a phone number.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -198,7 +200,7 @@ impl Reader {
         for oddity in oddities {
             self.remark(format!("of the field \"data\": {oddity}"));
         }
-        let mut value = json(&text);
+        let mut value = json(&text).or_else(|why| self.readable_fields(&text).ok_or(why));
         // Encoded twice.
         if let Ok(Value::String(inner)) = &value
             && let Ok(inner @ Value::Object(_)) = json(inner)
@@ -210,6 +212,26 @@ impl Reader {
             Ok(other) => reject(format!("the field \"data\" is {}; send a JSON object", kind(&other))),
             Err(why) => reject(format!("the field \"data\" {why}; send a JSON object")),
         }
+    }
+
+    /// The fields of an object that can be read, each by itself: a number beyond all numbers in one of them, or a thousand
+    /// brackets, costs no other.
+    fn readable_fields(&mut self, text: &str) -> Option<Value> {
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+        let mut readable = Map::new();
+        for (name, raw) in fields {
+            if let Ok(value) = serde_json::from_str(raw.get()) {
+                readable.insert(name, value);
+            } else {
+                self.remark(match name.as_str() {
+                    "topupRef" | "customer" | "metadata" | "callbackUrl" => {
+                        format!("\"data.{name}\" cannot be read and was left out")
+                    }
+                    _ => "an unknown field of \"data\" cannot be read".to_owned(),
+                });
+            }
+        }
+        Some(Value::Object(readable))
     }
 
     /// The order of a message about an order that is known. Only a correction says more than which order it is.
@@ -608,6 +630,19 @@ mod tests {
             let (order, remarks) = with(&fields);
             assert_eq!(order, TrackTopup::new(ID.parse().unwrap()), "{fields:.40}");
             assert!(remarks.len() == 1 && remarks[0].contains(remark), "{remarks:?} should say {remark:?}");
+        }
+        let deep = format!(r#""customer":{}{}"#, "[".repeat(1000), "]".repeat(1000));
+        for (field, remark) in [
+            (r#""metadata":{"n":1e999}"#, "\"data.metadata\" cannot be read and was left out"),
+            (r#""note":1e999"#, "an unknown field of \"data\" cannot be read"),
+            (&deep, "\"data.customer\" cannot be read and was left out"),
+        ] {
+            let (order, remarks) = with(&format!(r#"{field},"topupRef":"r-1""#));
+            assert_eq!(
+                (order.topup_ref.as_deref(), remarks),
+                (Some("r-1"), vec![remark.to_owned()]),
+                "{field:.40}"
+            );
         }
         let (order, remarks) = with(r#""customer":{"locale":"kab","phone":[6],"name":"Amina \ud83d"}"#);
         let customer = order.customer.unwrap();

@@ -47,6 +47,9 @@ impl From<WireOrder<'_>> for ProviderOrder {
                 say_once(oddity);
             }
         }
+        if fields.get("card_code").is_some_and(|json| json.starts_with(|at: char| at.is_ascii_digit())) {
+            say_once("its card_code is a number: zeros at the beginning of a code would be missing");
+        }
         let amount = fields.text("topup_amount");
         let topup_amount = amount.as_deref().and_then(dinars);
         if amount.is_some() && topup_amount.is_none() {
