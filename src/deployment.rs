@@ -32,9 +32,9 @@ const JOINS_ANEW_AFTER: u32 = 30;
 /// A worker that has not joined again within this time counts as gone. Real time.
 const GONE_AFTER: Duration = Duration::from_mins(25);
 /// A worker whose keys differ was removed from the set, and stands there again within this time if it lives. Real time.
-const BACK_WITHIN: Duration = Duration::from_secs(26);
+pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(26);
 /// Pause between two looks at that.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a worker that stops waits for Redis to take note.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 

@@ -5,11 +5,12 @@
 //! current key, and no worker encrypts with another, the store notes that it needs no other.
 
 use clap::Args;
+use tokio::time::{Instant, sleep};
 
 use super::store::must_belong_if_known;
 use super::{Exit, connect, failed, say};
 use crate::config::{RedisSettings, StoreSettings};
-use crate::deployment::{keyrings, unsuited};
+use crate::deployment::{BACK_WITHIN, LOOK_AGAIN, keyrings, unsuited};
 use crate::orders::{self, Access, OrderStore, SqlStore};
 
 /// Cards of one batch: few enough that a worker never waits long.
@@ -32,6 +33,8 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     let current_key = cipher.fingerprint().to_owned();
     let store = orders::open_existing(url, Some(cipher), Access::Write).await?;
     let workers = Workers::look(&store, &settings.redis, &current_key).await?;
+    // A worker that lacks the current key must not start from now on.
+    store.look().await?;
     let mut done = encrypt_all(&store).await?;
     let mut other_key = None;
     if let Workers::EncryptWithAnother = workers {
@@ -116,7 +119,7 @@ async fn encrypt_all(store: &SqlStore) -> anyhow::Result<Done> {
 
 /// The keys of the workers that run, before a card is changed.
 enum Workers {
-    /// Redis does not answer.
+    /// Redis does not answer, or knows of no worker and no database.
     Unknown,
     /// All encrypt with the current key.
     Current,
@@ -127,7 +130,7 @@ enum Workers {
 impl Workers {
     /// Refuses where a worker could not decrypt what this command is about to encrypt.
     async fn look(store: &SqlStore, redis: &RedisSettings, current: &str) -> anyhow::Result<Self> {
-        if !must_belong_if_known(store, redis).await? {
+        if !must_belong_if_known(store, redis).await? && !has_workers_soon(redis).await {
             return Ok(Self::Unknown);
         }
         let (connection, names) = (connect(redis)?, &redis.prefix);
@@ -144,6 +147,19 @@ impl Workers {
         let all_current = known.iter().all(|keys| keys.first().is_some_and(|key| key == current));
         Ok(if all_current { Self::Current } else { Self::EncryptWithAnother })
     }
+}
+
+/// Whether workers report where Redis knows of no database: it may have lost its data, of which they tell it again.
+async fn has_workers_soon(redis: &RedisSettings) -> bool {
+    let Ok(connection) = connect(redis) else { return false };
+    let end = Instant::now() + BACK_WITHIN;
+    while Instant::now() < end {
+        match keyrings(&mut connection.get(), &redis.prefix).await {
+            Ok(known) if known.is_empty() => sleep(LOOK_AGAIN).await,
+            known => return known.is_ok(),
+        }
+    }
+    false
 }
 
 /// The fingerprint of another key that a worker which runs encrypts with.

@@ -25,13 +25,14 @@ pub(super) async fn open_to_read(
     Ok(store)
 }
 
-/// Refuses a database that the jobs in Redis do not belong to, where Redis answers. Returns whether it did.
+/// Refuses a database that the jobs in Redis do not belong to, where Redis answers. Returns whether it knows which
+/// database they belong to.
 pub(super) async fn must_belong_if_known(store: &SqlStore, redis: &RedisSettings) -> anyhow::Result<bool> {
     let (connection, names) = (connect(redis)?, &redis.prefix);
     let why = match timeout(PATIENCE, Shared::read(&mut connection.get(), names)).await {
         Ok(Ok(shared)) => {
             shared.check_store(names, Some(&store.id().await?))?;
-            return Ok(true);
+            return Ok(shared.store.is_some());
         }
         Ok(Err(error)) => describe(&error),
         Err(_elapsed) => "no answer in time".to_owned(),

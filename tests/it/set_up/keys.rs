@@ -80,6 +80,7 @@ async fn a_key_is_changed_one_worker_after_the_other_only_in_the_right_order() {
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", ENCRYPTION_KEY);
     let early = bed.program(&["rekey"]);
+    assert_eq!(column(&bed, NOTED).await.len(), 2, "none starts from now on that lacks the new key");
     let words = String::from_utf8_lossy(&early.stdout);
     assert!(
         words.contains("Keep ENCRYPTION_KEYS_PREVIOUS: a worker still encrypts with another key"),
