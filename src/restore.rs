@@ -180,7 +180,7 @@ impl Restore {
         if hastened > 0 {
             tracing::warn!(
                 hastened,
-                "jobs that were late by the store run now: the clock of Redis was set back"
+                "jobs that are late by the store, and that a queue held for much later, run now"
             );
         }
         Ok(())

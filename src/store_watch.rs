@@ -66,8 +66,8 @@ impl StoreWatch {
     pub(crate) async fn run(self) -> anyhow::Error {
         loop {
             sleep(EVERY).await;
-            match timeout(ANSWER_WITHIN, Box::pin(self.look())).await {
-                Ok(Ok(store_id)) if store_id != self.store_id => return Refusal::Replaced.into(),
+            match timeout(ANSWER_WITHIN, Box::pin(self.store.look())).await {
+                Ok(Ok(marks)) if marks.store_id != self.store_id => return Refusal::Replaced.into(),
                 Ok(Ok(_)) => match self.store.take_fault() {
                     None => self.health.answered(),
                     Some(fault) => self.health.failed(fault, "calls of jobs have failed"),
@@ -78,14 +78,6 @@ impl StoreWatch {
                 }
                 Err(_elapsed) => self.health.failed(NO_ANSWER, "no answer in time"),
             }
-        }
-    }
-
-    /// The id of the store at the address. Goes on with a file that has taken the place of the former one.
-    async fn look(&self) -> Result<String, StoreError> {
-        match self.store.look().await {
-            Err(StoreError::Replaced) => self.store.change_over(&self.store_id).await,
-            marks => Ok(marks?.store_id),
         }
     }
 }

@@ -53,8 +53,17 @@ pub enum StoreError {
     )]
     Removed,
     /// Another file has taken its place.
-    #[error("the file of the database was replaced by another one while it was open")]
+    #[error(
+        "the file of the database was replaced by another one while it was open; nothing is stored until it is back. To go \
+         on with the other one, stop every worker, remove the files with -wal and -shm behind its name, and start them again"
+    )]
     Replaced,
+    /// The write-ahead log at this path is that of a former file.
+    #[error(
+        "the write-ahead log {0} belongs to a file that was at this path before, and would damage this one: stop every \
+         worker, move it and the file with -shm behind the name away, and start again"
+    )]
+    LogOfAnother(String),
     /// The tables are not there, or are older than this program, and were not to be changed.
     #[error(
         "the tables of the database are missing or older than this program: run `topup-worker migrate` first, or set \
@@ -91,6 +100,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database says that it is damaged.
+    fn is_of_damage(&self) -> bool {
+        // SQLITE_CORRUPT with its extended codes, SQLITE_NOTADB, and PostgreSQL's data_corrupted and index_corrupted.
+        let codes = ["11", "267", "523", "779", "26", "XX001", "XX002"];
+        self.code().is_some_and(|code| codes.contains(&&*code))
+    }
+
     /// Whether the disk is full.
     fn is_of_full_disk(&self) -> bool {
         // SQLITE_FULL, and PostgreSQL's disk_full.
@@ -109,7 +125,9 @@ impl StoreError {
         let away = |error: &sqlx::Error| {
             // cannot_connect_now, too_many_connections, and the class of broken connections.
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-            let busy = code.is_some_and(|code| code == "57P03" || code == "53300" || code.starts_with("08"));
+            let busy = code.is_some_and(|code| {
+                ["57P01", "57P02", "57P03", "53300"].contains(&&*code) || code.starts_with("08")
+            });
             // A proxy whose server is away closes the connection where the protocol expects an answer.
             let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
             busy || broken || matches!(error, sqlx::Error::PoolTimedOut)
@@ -131,6 +149,8 @@ impl StoreError {
             Self::NotMigrated => Some("the tables of the database are missing or older than this program"),
             Self::Foreign => Some("the tables of the database are not those of topup-worker"),
             Self::Keys(_) => Some("the encryption keys do not fit the database"),
+            Self::LogOfAnother(_) => Some("the write-ahead log of the database belongs to another file"),
+            error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
             error if error.is_of_read_only() => Some("the database is read-only"),
             error => error.is_of_absence().then_some(NO_ANSWER),

@@ -11,6 +11,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use topup_jobs::Timestamp;
 
+use super::sql::Access;
+use super::sql::file::must_own_log;
 use super::sql::schema::{Link, Marks, Tables};
 use super::sql::statement::sql;
 use super::sql::{postgres, some_cards, sqlite};
@@ -34,6 +36,9 @@ pub(crate) enum InspectError {
     /// The file cannot be opened, or is no database.
     #[error("the file cannot be opened")]
     Open(#[source] sqlx::Error),
+    /// The file stands beside the write-ahead log of another one.
+    #[error(transparent)]
+    Log(StoreError),
     /// The server does not let this program in.
     #[error("the server cannot be reached")]
     Connect(#[source] sqlx::Error),
@@ -200,6 +205,7 @@ async fn open_file(url: &str) -> Result<SqliteConnection, InspectError> {
     if !options.get_filename().exists() {
         return Err(InspectError::Missing(options.get_filename().to_owned()));
     }
+    must_own_log(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(InspectError::Open)?;
     // SQLite reads a file only when it is asked something of it.
@@ -216,6 +222,7 @@ impl From<InspectError> for StoreError {
                 let absolute = std::path::absolute(&file).unwrap_or(file);
                 Self::Missing(absolute.display().to_string())
             }
+            InspectError::Log(error) => error,
             InspectError::Folder(error) => Self::Database(sqlx::Error::Io(error)),
             InspectError::Open(error) | InspectError::Connect(error) => Self::Database(error),
         }

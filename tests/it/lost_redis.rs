@@ -84,7 +84,7 @@ async fn dead_letters_that_redis_has_lost_are_listed_replayed_and_discarded_as_b
         (there && held(&bed, "notify-customer").await == [letter.clone()]).then_some(())
     })
     .await;
-    assert!(worker.log().contains("put back dead letters that Redis had lost"), "{}", worker.log());
+    worker.logs("put back dead letters that Redis had lost").await;
     bed.told(&again, "unresolved_2").await;
     until("both are dead letters", async || {
         (held(&bed, "poll-topup").await == [kept.clone(), again.clone()]).then_some(())

@@ -91,6 +91,12 @@ fn unusable(file: &str, error: &InspectError) -> Check {
         InspectError::Open(error) if code(error).as_deref() == Some("26") => {
             (format!("{file} is no SQLite database"), "move that file away, or correct DATABASE_URL")
         }
+        InspectError::Log(_) => (
+            format!(
+                "beside {file} stands the write-ahead log of another file, which was at this path before"
+            ),
+            "stop every worker, and move the files with -wal and -shm behind the name away",
+        ),
         InspectError::Open(_) => (
             format!("{file} cannot be opened"),
             "let the user of this program read and write the file and its folder",

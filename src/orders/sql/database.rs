@@ -88,18 +88,11 @@ impl Database {
         transaction.rollback().await
     }
 
-    /// Makes way for a file that has taken the place of the open one; returns its address. Nothing for a server.
-    pub(in crate::orders) fn make_way(&self) -> Result<Option<String>, StoreError> {
+    /// Closes it.
+    pub(in crate::orders) async fn close(&self) {
         match self {
-            Self::Sqlite(file) => file.make_way().map(Some),
-            Self::Postgres(_) => Ok(None),
-        }
-    }
-
-    /// Uses from now on what was opened beside.
-    pub(in crate::orders) fn change_over(&self, other: &Self) {
-        if let (Self::Sqlite(file), Self::Sqlite(other)) = (self, other) {
-            file.change_over(other);
+            Self::Sqlite(file) => file.close().await,
+            Self::Postgres(pool) => pool.close().await,
         }
     }
 
@@ -107,8 +100,8 @@ impl Database {
     pub(in crate::orders) async fn fetch(&self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
             Self::Sqlite(file) => {
-                let readers = file.current()?.readers;
-                sqlite_rows(statement.sqlite().fetch_all(&readers).await?)
+                let readers = &file.current()?.readers;
+                sqlite_rows(statement.sqlite().fetch_all(readers).await?)
             }
             Self::Postgres(pool) => postgres_rows(statement.postgres().fetch_all(pool).await?),
         })

@@ -1,14 +1,18 @@
 //! A SQLite database while it is open: its connections, and whether its file is still the one at its path.
 //!
 //! A file that was removed or replaced stays open as it was, and what is written into it then is lost. So the path is
-//! looked at before each statement, and again before each commit. [`SqliteFile::change_over`] goes on with a
-//! file that has taken the place of the former one.
+//! looked at before each statement, and again before each commit: nothing is done until the file is back.
+//!
+//! SQLite finds the write-ahead log of a file by its name, and would apply the log of a former file to the one that has
+//! taken its place. So a note beside the file, with `-opened` behind its name, says which file and which log were opened
+//! together, and a file beside the log of another one is not opened.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{Connection as _, SqliteConnection};
@@ -22,9 +26,8 @@ const READERS: u32 = 4;
 /// See the module. Clones are the same database.
 #[derive(Debug, Clone)]
 pub(in crate::orders) struct SqliteFile {
-    url: Arc<str>,
     path: Arc<Path>,
-    open: Arc<RwLock<Open>>,
+    open: Open,
 }
 
 /// The connections to one file.
@@ -34,8 +37,6 @@ pub(in crate::orders) struct Open {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     file: FileId,
-    /// Its write-ahead log, which stays as long as a connection is open.
-    log: Option<FileId>,
 }
 
 /// Which file it is, whatever its name.
@@ -43,6 +44,12 @@ pub(in crate::orders) struct Open {
 pub(in crate::orders) struct FileId {
     device: u64,
     inode: u64,
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.device, self.inode)
+    }
 }
 
 impl FileId {
@@ -60,15 +67,20 @@ impl SqliteFile {
             options = options.pragma("query_only", "ON");
         }
         let path: Arc<Path> = options.get_filename().into();
-        let open = Arc::new(RwLock::new(open(options, &path).await?));
-        Ok(Self { url: url.into(), path, open })
+        let open = open(options, &path, access).await?;
+        Ok(Self { path, open })
     }
 
     /// The connections, if the file is still at its path.
-    pub(super) fn current(&self) -> Result<Open, StoreError> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.must_be(open.file)?;
-        Ok(open)
+    pub(super) fn current(&self) -> Result<&Open, StoreError> {
+        self.must_be(self.open.file)?;
+        Ok(&self.open)
+    }
+
+    /// Closes it. The last process that does so leaves all of it in the file.
+    pub(super) async fn close(&self) {
+        self.open.readers.close().await;
+        self.open.writer.close().await;
     }
 
     /// Refuses where this file is not at the path any more.
@@ -79,37 +91,41 @@ impl SqliteFile {
             Err(_) => Err(StoreError::Removed),
         }
     }
+}
 
-    /// Uses from now on what was opened beside.
-    pub(super) fn change_over(&self, other: &Self) {
-        let other = other.open.read().unwrap_or_else(PoisonError::into_inner).clone();
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = other;
-    }
-
-    /// Makes way for a file that has taken the place of the open one; returns its address. SQLite would take the
-    /// write-ahead log of the former file, which is found by its name, for that of the new one. It is kept under another
-    /// name: the former file may be needed, and is incomplete without it.
-    pub(super) fn make_way(&self) -> Result<String, StoreError> {
-        let noted = self.open.read().unwrap_or_else(PoisonError::into_inner).log;
-        let log = beside(&self.path, "-wal");
-        if noted.is_some() && FileId::of(&log).ok() == noted {
-            for suffix in ["-shm", "-wal"] {
-                let moved = std::fs::rename(
-                    beside(&self.path, suffix),
-                    beside(&self.path, &format!(".replaced{suffix}")),
-                );
-                moved.map_err(sqlx::Error::Io)?;
-            }
-            tracing::warn!(
-                "the file of the database was replaced while it was open; its write-ahead log is kept beside it, with \
-                 `.replaced` in its name"
-            );
+/// Refuses a file beside the write-ahead log of another one.
+pub(in crate::orders) fn must_own_log(path: &Path, access: Access) -> Result<(), StoreError> {
+    let Ok(log) = FileId::of(&beside(path, "-wal")) else {
+        // What is noted of a log that is gone must not be taken for what is true of the next one, which may get its number.
+        if access == Access::Write {
+            let _ = std::fs::remove_file(beside(path, "-opened"));
         }
-        Ok(self.url.to_string())
+        return Ok(());
+    };
+    let Ok(file) = FileId::of(path) else { return Ok(()) };
+    let noted = std::fs::read_to_string(beside(path, "-opened")).unwrap_or_default();
+    match noted.trim().split_once(' ') {
+        Some((of_file, of_log)) if of_log == log.to_string() && of_file != file.to_string() => {
+            Err(StoreError::LogOfAnother(beside(path, "-wal").display().to_string()))
+        }
+        _ => Ok(()),
     }
 }
 
-async fn open(options: SqliteConnectOptions, path: &Path) -> Result<Open, StoreError> {
+/// Notes which file and which log are open together.
+fn note_log(path: &Path, file: FileId) -> std::io::Result<()> {
+    let Ok(log) = FileId::of(&beside(path, "-wal")) else { return Ok(()) };
+    let (note, new) =
+        (format!("{file} {log}\n"), beside(path, &format!("-opened.{}", ulid::Ulid::generate())));
+    if std::fs::read_to_string(beside(path, "-opened")).is_ok_and(|noted| noted == note) {
+        return Ok(());
+    }
+    std::fs::write(&new, note)?;
+    std::fs::rename(new, beside(path, "-opened"))
+}
+
+async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Result<Open, StoreError> {
+    must_own_log(path, access)?;
     let file = FileId::of(path).map_err(sqlx::Error::Io)?;
     // A connection that is opened later would lead to whatever file there is then: none is closed for its age.
     let pool = |connections| {
@@ -124,11 +140,13 @@ async fn open(options: SqliteConnectOptions, path: &Path) -> Result<Open, StoreE
         .acquire_timeout(BUSY_TIMEOUT)
         .before_acquire(move |connection, _| Box::pin(async move { Ok(usable(connection)) }))
         .connect_lazy_with(options);
-    let log = FileId::of(&beside(path, "-wal")).ok();
     if FileId::of(path).ok() != Some(file) {
         return Err(StoreError::Replaced);
     }
-    Ok(Open { writer, readers, file, log })
+    if access == Access::Write {
+        note_log(path, file).map_err(sqlx::Error::Io)?;
+    }
+    Ok(Open { writer, readers, file })
 }
 
 impl Open {

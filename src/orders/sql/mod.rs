@@ -8,7 +8,7 @@
 mod database;
 mod details;
 mod events;
-mod file;
+pub(super) mod file;
 mod history;
 mod instruct;
 mod marks;
@@ -72,7 +72,8 @@ pub async fn open(url: &str, cipher: CardCipher) -> Result<SqlStore, StoreError>
 /// # Errors
 /// As [`open`].
 pub async fn migrate(url: &str) -> Result<(), StoreError> {
-    Database::open(url).await.map(drop)
+    Database::open(url).await?.close().await;
+    Ok(())
 }
 
 /// Opens a database that is there and has its tables; makes and migrates nothing. Without a cipher no card can be
@@ -161,22 +162,6 @@ impl SqlStore {
             marks::note_key(&self.database, cipher).await?;
         }
         Ok(marks)
-    }
-
-    /// Goes on with the file that has taken the place of the one that is open, if it is the same store: a backup that
-    /// was restored. Returns the id of the store at the address; where it is another one than this, nothing is changed.
-    ///
-    /// # Errors
-    /// [`StoreError`] where it cannot be used as it is.
-    pub(crate) async fn change_over(&self, store_id: &str) -> Result<String, StoreError> {
-        let Some(url) = self.database.make_way()? else { return Ok(store_id.to_owned()) };
-        let beside = open_existing(&url, self.cipher.clone(), Access::Write).await?;
-        let found = beside.id().await?;
-        if found == store_id {
-            beside.admit_keys().await?;
-            self.database.change_over(&beside.database);
-        }
-        Ok(found)
     }
 
     /// Why calls have failed since this was last asked, where the database as a whole is at fault. A full disk may take

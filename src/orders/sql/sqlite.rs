@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::Access;
-use super::file::SqliteFile;
+use super::file::{SqliteFile, must_own_log};
 use super::schema::{self, Link};
 use crate::orders::StoreError;
 
@@ -42,6 +42,7 @@ pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
 }
 
 async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
+    must_own_log(options(url)?.get_filename(), Access::Write)?;
     let new = options(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
     let mut connection = SqliteConnection::connect_with(&new).await?;
     // One process at a time: sqlx takes no lock for migrations on SQLite.

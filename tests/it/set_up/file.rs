@@ -7,7 +7,7 @@ use topup_jobs::OrderStatus;
 use topup_worker::simulator::Script;
 
 use super::readiness::readyz;
-use super::{column, execute, setting, stops};
+use super::{column, execute, refused, setting};
 use crate::support::Bed;
 
 fn file(bed: &Bed) -> PathBuf {
@@ -44,11 +44,12 @@ async fn nothing_is_done_while_the_file_is_away_and_all_goes_on_once_it_is_back(
 }
 
 #[tokio::test]
-async fn a_backup_that_is_put_in_its_place_is_used_from_then_on() {
+async fn a_backup_beside_the_log_of_the_former_file_is_not_opened_and_is_used_once_that_is_gone() {
     let mut bed = Bed::new(600.0).await;
     let mut workers = vec![bed.worker().await];
     let address = bed.serve_http();
     workers.push(bed.worker().await);
+    bed.set("HTTP_ADDR", "127.0.0.1:0");
     let before = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&before]).await;
     bed.told(&before, "fulfilled").await;
@@ -60,33 +61,66 @@ async fn a_backup_that_is_put_in_its_place_is_used_from_then_on() {
     bed.told(&late, "fulfilled").await;
     bed.idle().await;
 
+    let former = beside(&bed, ".former");
+    std::fs::rename(file(&bed), &former).unwrap();
     std::fs::rename(&backup, file(&bed)).unwrap();
     let after = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&after]).await;
-    bed.told(&after, "fulfilled").await;
-    bed.stored(&[before, after], OrderStatus::Fulfilled).await;
-    readyz(&address, "200 OK").await;
-    let stored: Vec<String> = column(&bed, "SELECT topup_id FROM internet_orders").await;
-    assert_eq!(stored.len(), 2, "the log of the former file has no part in the new one: {stored:?}");
-    assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
-    assert!(beside(&bed, ".replaced-wal").exists());
-    for worker in &mut workers {
-        assert!(worker.stop().await.success());
+    readyz(&address, "not ready: the file of the database was replaced by another one").await;
+    for command in [&["run"][..], &["order", &late], &["orders"], &["migrate"]] {
+        let words = refused(&bed, command, 1).await;
+        assert!(words.contains("belongs to a file that was at this path before"), "{command:?}: {words}");
     }
+    // A former file that comes back lacks nothing.
+    let backup = beside(&bed, ".backup");
+    std::fs::rename(file(&bed), &backup).unwrap();
+    std::fs::rename(&former, file(&bed)).unwrap();
+    bed.told(&after, "fulfilled").await;
+    bed.stored(&[before.clone(), late.clone(), after.clone()], OrderStatus::Fulfilled).await;
+    readyz(&address, "200 OK").await;
+
+    std::fs::rename(&backup, file(&bed)).unwrap();
+    for worker in &mut workers {
+        worker.kill();
+    }
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(beside(&bed, suffix)).unwrap();
+    }
+    let mut worker = bed.worker().await;
+    let restored = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&restored]).await;
+    bed.told(&restored, "fulfilled").await;
+    bed.stored(&[before, restored], OrderStatus::Fulfilled).await;
+    assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
+    assert!(worker.stop().await.success());
 }
 
 #[tokio::test]
-async fn another_database_in_its_place_stops_the_worker_and_is_left_as_it_is() {
+async fn another_file_in_its_place_is_left_as_it_is_and_what_comes_back_is_whole() {
     let mut bed = Bed::new(600.0).await;
+    let address = bed.serve_http();
     let own = setting(&bed, "DATABASE_URL").to_owned();
-    let other = beside(&bed, ".other");
+    let mut worker = bed.worker().await;
+    let (other, away) = (beside(&bed, ".other"), beside(&bed, ".away"));
     bed.set("DATABASE_URL", format!("sqlite://{}", other.display()));
     assert!(bed.program(&["migrate"]).status.success());
-    let keys = "SELECT fingerprint FROM store_keys";
-    assert_eq!(column(&bed, keys).await.len(), 0);
     bed.set("DATABASE_URL", own);
-    let replaced = async { std::fs::rename(&other, file(&bed)).unwrap() };
-    let words = stops(&bed, replaced, 1).await;
-    assert!(words.contains("is not the one that this worker started with"), "{words}");
-    assert_eq!(column(&bed, keys).await.len(), 0, "the worker has noted nothing in it");
+    let mut orders = Vec::new();
+    for wrong in [std::fs::read(&other).unwrap(), b"garbage".repeat(1000), Vec::new()] {
+        std::fs::rename(file(&bed), &away).unwrap();
+        std::fs::write(file(&bed), &wrong).unwrap();
+        readyz(&address, "not ready: the file of the database was replaced by another one").await;
+        assert_eq!(std::fs::read(file(&bed)).unwrap(), wrong, "it is left as it is");
+        std::fs::rename(&away, file(&bed)).unwrap();
+        readyz(&address, "200 OK").await;
+        let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+        bed.enqueue([&order]).await;
+        bed.told(&order, "fulfilled").await;
+        orders.push(order);
+    }
+    bed.idle().await;
+    worker.kill();
+    let _again = bed.worker().await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+    assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
 }
