@@ -66,7 +66,7 @@ impl StoreWatch {
     pub(crate) async fn run(self) -> anyhow::Error {
         loop {
             sleep(EVERY).await;
-            match timeout(ANSWER_WITHIN, Box::pin(self.store.look())).await {
+            match timeout(ANSWER_WITHIN, self.store.look()).await {
                 Ok(Ok(marks)) if marks.store_id != self.store_id => return Refusal::Replaced.into(),
                 Ok(Ok(_)) => match self.store.take_fault() {
                     None => self.health.answered(),

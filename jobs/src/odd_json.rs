@@ -1,7 +1,7 @@
 //! JSON text as programs send it that are not careful: what no reader accepts is put right before it is read.
 //!
 //! Seen in the wild: a byte order mark, a byte of another encoding, half a character of a text that was cut, a control
-//! character, a number that is none. What was odd is told, and no value with it.
+//! character, `NaN`. [`OddJson::oddities`] names what was odd, and repeats no value.
 
 use std::borrow::Cow;
 

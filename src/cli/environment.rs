@@ -1,8 +1,8 @@
 //! The command line, with values of environment variables as `.env` files, compose files and Kubernetes make them.
 //!
 //! An empty variable is one that is not set. Spaces, a line's end and one pair of quotes around a value are none of it.
-//! `yes`, `on` and `1` are `true`. What cannot be used all the same is told under the variable's name, all of it at once,
-//! and without its value.
+//! `yes`, `on` and `1` are `true`. Variables that cannot be used are named all at once, and their values are not
+//! repeated.
 
 use std::error::Error as _;
 use std::ffi::OsString;

@@ -7,6 +7,8 @@ use phonenumber::country::Id;
 use phonenumber::{Mode, PhoneNumber};
 use serde::Serialize;
 
+use crate::reveal::western_digit;
+
 /// A number in every form; as variables of a template it is `phone`, `phone_e164`, `phone_digits` and `phone_national`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Phone {
@@ -62,13 +64,11 @@ fn plain(given: &str) -> String {
     let western: String = given
         .chars()
         .filter_map(|at| match at {
-            '\u{660}'..='\u{669}' => char::from_digit(at as u32 - 0x660, 10),
-            '\u{6f0}'..='\u{6f9}' => char::from_digit(at as u32 - 0x6f0, 10),
             '\u{ff10}'..='\u{ff19}' => char::from_digit(at as u32 - 0xff10, 10),
             '\u{ff0b}' => Some('+'),
             '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => None,
             at if at.is_whitespace() => Some(' '),
-            at => Some(at),
+            at => Some(western_digit(at).unwrap_or(at)),
         })
         .collect();
     let western = western.trim();

@@ -187,7 +187,7 @@ fn digits(form: &[u8]) -> String {
 }
 
 /// A digit as the numbers are stored, also where a keyboard writes Arabic ones; nothing for anything else.
-fn western_digit(written: char) -> Option<char> {
+pub(crate) fn western_digit(written: char) -> Option<char> {
     let value = match written {
         '0'..='9' => return Some(written),
         '\u{660}'..='\u{669}' => written as u32 - 0x660,

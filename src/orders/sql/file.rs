@@ -96,7 +96,7 @@ impl SqliteFile {
 /// Refuses a file beside the write-ahead log of another one.
 pub(in crate::orders) fn must_own_log(path: &Path, access: Access) -> Result<(), StoreError> {
     let Ok(log) = FileId::of(&beside(path, "-wal")) else {
-        // What is noted of a log that is gone must not be taken for what is true of the next one, which may get its number.
+        // The log that the note names is gone, and the file system may give its inode to the next log.
         if access == Access::Write {
             let _ = std::fs::remove_file(beside(path, "-opened"));
         }
