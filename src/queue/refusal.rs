@@ -8,12 +8,20 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 /// How what access control says of a command within a script begins.
 const OF_ACL: &str = "The user executing the script";
 
+/// What Redis says of the first command of a pipeline that failed: the client has no words for all of them.
+fn of_one_command(error: &RedisError) -> RedisError {
+    let errors = error.clone().into_server_errors();
+    let first = errors.and_then(|errors| errors.first().map(|(_, error)| error.clone().into()));
+    first.unwrap_or_else(|| error.clone())
+}
+
 /// Whether the connection on which a server says this is to be left for a new one, to wherever the master is
 /// by then. It is not for what the right server says of one command.
 pub(super) fn leaves_connection(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ExecAbort, NoPerm, NoScript, NotBusy, ResponseError, TryAgain};
+    let error = of_one_command(error);
     match error.kind() {
-        ErrorKind::Server(ResponseError) => is_read_only(error),
+        ErrorKind::Server(ResponseError) => is_read_only(&error),
         ErrorKind::Server(ExecAbort | NoPerm | NoScript | NotBusy | TryAgain | BusyLoading) => false,
         // A master that became a replica ends the commands that block with this.
         ErrorKind::Extension => matches!(error.code(), Some("UNBLOCKED" | "NOAUTH")),
@@ -23,7 +31,8 @@ pub(super) fn leaves_connection(error: &RedisError) -> bool {
 
 /// Whether no job can move while Redis refuses this.
 pub(super) fn stops_work(error: &RedisError) -> bool {
-    lacks_permission(error) || standstill(error).is_some() || missing_command(error).is_some()
+    let error = of_one_command(error);
+    lacks_permission(&error) || standstill(&error).is_some() || missing_command(&error).is_some()
 }
 
 /// The command that this Redis does not have, in words: a provider or an administrator has renamed or removed it.
@@ -105,6 +114,7 @@ fn lacks_permission(error: &RedisError) -> bool {
 
 /// The error in words without any argument of the command, which may carry a payload.
 pub(crate) fn describe(error: &RedisError) -> String {
+    let error = &of_one_command(error);
     match error.kind() {
         // From the operating system or from TLS; no command is known there.
         ErrorKind::Io => error.to_string(),

@@ -5,26 +5,28 @@ use std::sync::LazyLock;
 use redis::Script;
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+/// Behind the prelude where a script says so: a script that moves jobs does without.
+const BUDGET: &str = include_str!("lua/budget.lua");
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
+    ($($name:ident = $file:literal $(with $shared:ident)?;)*) => {
         $(pub(crate) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(&[PRELUDE, include_str!($file)].concat()));)*
+            LazyLock::new(|| Script::new(&[PRELUDE, $($shared,)? include_str!($file)].concat()));)*
         #[cfg(test)]
-        pub(crate) const SOURCES: &[&str] = &[PRELUDE, $(include_str!($file)),*];
+        pub(crate) const SOURCES: &[&str] = &[PRELUDE, BUDGET, $(include_str!($file)),*];
     };
 }
 
 scripts! {
     ACQUIT = "lua/acquit.lua";
     ADOPT = "lua/adopt.lua";
-    BUDGET_ABLE = "lua/budget_able.lua";
-    BUDGET_ANSWER = "lua/budget_answer.lua";
-    BUDGET_ASK = "lua/budget_ask.lua";
+    BUDGET_ABLE = "lua/budget_able.lua" with BUDGET;
+    BUDGET_ANSWER = "lua/budget_answer.lua" with BUDGET;
+    BUDGET_ASK = "lua/budget_ask.lua" with BUDGET;
     BUDGET_LEARN = "lua/budget_learn.lua";
     BUDGET_OTHERS = "lua/budget_others.lua";
     BUDGET_RENEW = "lua/budget_renew.lua";
-    BUDGET_STATE = "lua/budget_state.lua";
+    BUDGET_STATE = "lua/budget_state.lua" with BUDGET;
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
     CLOCK = "lua/clock.lua";
@@ -40,9 +42,9 @@ scripts! {
     INTAKE = "lua/intake.lua";
     JOIN = "lua/join.lua";
     LEAVE = "lua/leave.lua";
-    LIST_BEGIN = "lua/list_begin.lua";
-    LIST_END = "lua/list_end.lua";
-    LIST_SEEN = "lua/list_seen.lua";
+    LIST_BEGIN = "lua/list_begin.lua" with BUDGET;
+    LIST_END = "lua/list_end.lua" with BUDGET;
+    LIST_SEEN = "lua/list_seen.lua" with BUDGET;
     PUT_RIGHT = "lua/put_right.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
