@@ -4,10 +4,13 @@
 //! some of them, and at many more while Redis turns out to have lost what it looks at.
 
 use std::collections::HashSet;
+use std::mem;
+
+use futures_util::future::BoxFuture;
 
 use super::{MOST, MOST_READ, Restore, RestoreError};
 use crate::handlers::StoredDeadLetter;
-use crate::orders::{Behind, BehindNotification};
+use crate::orders::{Behind, BehindNotification, OrderStore, Page, StoreError};
 
 /// Dead letters of a kind that a round looks at where Redis has lost none of them.
 const LOOKED_AT: u32 = 4 * MOST;
@@ -21,51 +24,43 @@ pub(super) struct GivenUp {
 
 impl Restore {
     pub(super) async fn restore_dead_letters(&mut self) -> Result<(), RestoreError> {
-        let restored = self.restore_given_up_orders().await? + self.restore_given_up_notifications().await?;
+        let GivenUp { order, notification } = mem::take(&mut self.given_up);
+        let of_orders = self.restore_given_up(order, |store, behind| store.given_up_orders(behind, MOST));
+        let (orders, order) = of_orders.await?;
+        let of_notifications =
+            self.restore_given_up(notification, |store, behind| store.given_up_notifications(behind, MOST));
+        let (notifications, notification) = of_notifications.await?;
+        self.given_up = GivenUp { order, notification };
+        let restored = orders + notifications;
         if restored > 0 {
             tracing::warn!(restored, "put back dead letters that Redis had lost");
         }
         Ok(())
     }
 
-    async fn restore_given_up_orders(&mut self) -> Result<usize, RestoreError> {
-        let (mut restored, mut read, mut found) = (0, 0, 0);
-        while goes_on(read, found) {
-            let behind = self.given_up.order.take();
-            let page = self.environment.store.given_up_orders(behind.as_ref(), MOST).await?;
+    /// Puts back what these pages hold. Returns how many, and where the search goes on in the next round.
+    async fn restore_given_up<T: Into<StoredDeadLetter>, B>(
+        &self,
+        mut behind: Option<B>,
+        read: impl for<'b> Fn(&'b dyn OrderStore, Option<&'b B>) -> BoxFuture<'b, Result<Page<T, B>, StoreError>>,
+    ) -> Result<(usize, Option<B>), RestoreError> {
+        let store = &*self.environment.store;
+        let (mut restored, mut looked_at, mut found) = (0, 0, 0);
+        while goes_on(looked_at, found) {
+            let page = read(store, behind.as_ref()).await?;
             let lost = self.put_back_dead_letters(letters(page.found)).await?;
             if !lost.is_empty() {
-                let still = self.environment.store.given_up_orders(behind.as_ref(), MOST).await?;
+                let still = read(store, behind.as_ref()).await?;
                 self.take_back(&lost, letters(still.found)).await?;
             }
-            (found, read) = (lost.len(), read + MOST);
+            (found, looked_at) = (lost.len(), looked_at + MOST);
             restored += found;
-            self.given_up.order = page.behind;
-            if self.given_up.order.is_none() {
+            behind = page.behind;
+            if behind.is_none() {
                 break;
             }
         }
-        Ok(restored)
-    }
-
-    async fn restore_given_up_notifications(&mut self) -> Result<usize, RestoreError> {
-        let (mut restored, mut read, mut found) = (0, 0, 0);
-        while goes_on(read, found) {
-            let behind = self.given_up.notification.take();
-            let page = self.environment.store.given_up_notifications(behind.as_ref(), MOST).await?;
-            let lost = self.put_back_dead_letters(letters(page.found)).await?;
-            if !lost.is_empty() {
-                let still = self.environment.store.given_up_notifications(behind.as_ref(), MOST).await?;
-                self.take_back(&lost, letters(still.found)).await?;
-            }
-            (found, read) = (lost.len(), read + MOST);
-            restored += found;
-            self.given_up.notification = page.behind;
-            if self.given_up.notification.is_none() {
-                break;
-            }
-        }
-        Ok(restored)
+        Ok((restored, behind))
     }
 
     /// Puts back those of these dead letters that no queue holds, and returns them.
@@ -93,8 +88,8 @@ impl Restore {
 }
 
 /// Whether a round looks at more letters, after so many, of which it has just put so many back.
-const fn goes_on(read: u32, found: usize) -> bool {
-    read < LOOKED_AT || (found > 0 && read < MOST_READ)
+const fn goes_on(looked_at: u32, found: usize) -> bool {
+    looked_at < LOOKED_AT || (found > 0 && looked_at < MOST_READ)
 }
 
 fn letters<T: Into<StoredDeadLetter>>(found: Vec<T>) -> Vec<StoredDeadLetter> {
