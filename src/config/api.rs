@@ -9,7 +9,7 @@ use super::{REAL_API_HOST, SettingsError, is_loopback, set, unusable};
 /// The provider.
 #[derive(Debug, Clone, Args)]
 pub struct ApiSettings {
-    /// Address of the provider's API, without the version
+    /// Address of the provider's API; a version at its end, /v3, is left out
     #[arg(long, env = "ONECLICKDZ_API_URL", default_value = "https://api.oneclickdz.com")]
     pub oneclickdz_api_url: Url,
 
@@ -83,12 +83,15 @@ impl ApiSettings {
         in_range("ONECLICKDZ_UNDER_WAY", self.oneclickdz_under_way, most)
     }
 
-    pub(super) fn url(&self) -> Result<&Url, SettingsError> {
-        let url = &self.oneclickdz_api_url;
+    pub(super) fn url(&self) -> Result<Url, SettingsError> {
+        let mut url = self.oneclickdz_api_url.clone();
+        if let Some(path) = url.path().trim_end_matches('/').strip_suffix("/v3").map(str::to_owned) {
+            url.set_path(&path);
+        }
         let real = url.host_str() == Some(REAL_API_HOST);
         let why = match url.scheme() {
             "https" => return Ok(url),
-            "http" if is_loopback(url) || (self.allow_insecure_api && !real) => return Ok(url),
+            "http" if is_loopback(&url) || (self.allow_insecure_api && !real) => return Ok(url),
             "http" if real => "the API key and card codes travel over TLS only; write https://",
             "http" => {
                 "the API key and card codes travel over TLS only; write https://, or set ALLOW_INSECURE_API=true for a \

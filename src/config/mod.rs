@@ -66,6 +66,13 @@ pub enum SettingsError {
     /// The encryption key.
     #[error(transparent)]
     Key(#[from] InvalidKey),
+    /// Several of these.
+    #[error("{} settings cannot be used: {}", .0.len(), in_a_row(.0))]
+    Several(Vec<Self>),
+}
+
+fn in_a_row(faults: &[SettingsError]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn unusable(name: &'static str, why: impl Into<String>) -> SettingsError {
@@ -246,8 +253,14 @@ impl RunSettings {
     /// Checks every setting, alone and together with the others.
     ///
     /// # Errors
-    /// The first [`SettingsError`] found.
+    /// Every [`SettingsError`] found.
     pub fn validate(self) -> Result<Config, SettingsError> {
+        let mut faults = self.faults();
+        match faults.len() {
+            0 => {}
+            1 => return Err(faults.remove(0)),
+            _ => return Err(SettingsError::Several(faults)),
+        }
         Ok(Config {
             api_key: self.api.key()?,
             secondary_api_key: self.api.secondary_key(),
@@ -255,7 +268,7 @@ impl RunSettings {
             under_way: self.api.under_way()?,
             coalesce: self.api.poll_coalesce == Coalesce::Auto,
             card_details: self.api.card_details,
-            api_url: self.api.url()?.clone(),
+            api_url: self.api.url()?,
             concurrency: self.concurrency()?,
             redis: self.redis.address()?,
             names: self.redis.prefix.clone(),
@@ -280,7 +293,7 @@ impl RunSettings {
         })
     }
 
-    /// Everything that [`RunSettings::validate`] would refuse, for somebody who wants to mend all at once.
+    /// Everything that [`RunSettings::validate`] refuses.
     #[must_use]
     pub fn faults(&self) -> Vec<SettingsError> {
         let faults = [

@@ -147,8 +147,23 @@ fn all_faults_are_told_at_once() {
     let faults = Command::try_parse_from(args).unwrap().run.faults();
     let words = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert_eq!(faults.len(), 4);
+    let refused = Command::try_parse_from(args).unwrap().run.validate().err().unwrap().to_string();
+    assert!(refused.starts_with("4 settings cannot be used: "), "{refused}");
     for name in ["ENCRYPTION_KEY", "CONCURRENCY", "REDIS_URL", "ONECLICKDZ_API_KEY"] {
-        assert!(words.contains(name), "{words}");
+        assert!(words.contains(name) && refused.contains(name), "{words}\n{refused}");
+    }
+}
+
+#[test]
+fn the_address_of_the_api_may_end_in_its_version() {
+    for (written, meant) in [
+        ("https://api.oneclickdz.com", "https://api.oneclickdz.com/"),
+        ("https://api.oneclickdz.com/v3", "https://api.oneclickdz.com/"),
+        ("https://api.oneclickdz.com/v3/", "https://api.oneclickdz.com/"),
+        ("http://127.0.0.1:8080/proxy/v3", "http://127.0.0.1:8080/proxy"),
+        ("http://127.0.0.1:8080/v33", "http://127.0.0.1:8080/v33"),
+    ] {
+        assert_eq!(validate(&["--oneclickdz-api-url", written]).unwrap().api_url.as_str(), meant);
     }
 }
 
