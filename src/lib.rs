@@ -4,6 +4,7 @@
 //! `main → cli → app → {intake, queue} → handlers → traits → topup-jobs`
 
 pub mod app;
+mod check;
 pub mod cli;
 pub mod clock;
 mod coalesce;
@@ -18,6 +19,7 @@ pub mod notify;
 mod open_files;
 pub mod orders;
 pub mod queue;
+mod redis_watch;
 mod restore;
 mod retention;
 pub mod reveal;

@@ -14,9 +14,8 @@ use crate::handlers::{Environment, random_jitter};
 use crate::notify::{
     Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
 };
-use crate::orders::{self, Access, NO_ANSWER, Order, Sample, SqlStore, StoreError};
+use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
 use crate::queue::{Connection, Pause, Slots};
-use crate::store_watch::StoreHealth;
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
 
@@ -25,29 +24,7 @@ const MOST_SPARE_SLOTS: usize = 512;
 
 /// Opens the store for a worker: makes it where it is missing and brings its tables up to date. A database that the jobs
 /// in Redis do not belong to is left as it is, and so is one whose cards this worker's keys do not fit.
-/// A database that is away is waited for, as Redis is.
-pub(super) async fn open_store(
-    config: &Config,
-    connection: &Connection,
-    health: &StoreHealth,
-) -> anyhow::Result<SqlStore> {
-    let mut pause = Pause::new();
-    loop {
-        match open_store_now(config, connection).await {
-            Err(error) if error.downcast_ref().is_some_and(StoreError::is_of_absence) => {
-                health.failed(NO_ANSWER, &format!("{error:#}"));
-                pause.wait().await;
-            }
-            Err(error) => return Err(error),
-            Ok(store) => {
-                health.answered();
-                return Ok(store);
-            }
-        }
-    }
-}
-
-async fn open_store_now(config: &Config, connection: &Connection) -> anyhow::Result<SqlStore> {
+pub(super) async fn open_store(config: &Config, connection: &Connection) -> anyhow::Result<SqlStore> {
     let url = config.database_url.expose_secret();
     let shared = read_patiently(connection, &config.names).await;
     shared.check_layout(&config.names)?;

@@ -25,7 +25,9 @@ use crate::endpoints::Endpoints;
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
 use crate::health::Health;
 use crate::intake::Intake;
-use crate::queue::{Connection, IsolatedJob, Isolation, Queues, RedisHealth, Stopped, run_isolated};
+use crate::orders::{NO_ANSWER, StoreError};
+use crate::queue::{Connection, IsolatedJob, Isolation, Pause, Queues, RedisHealth, Stopped, run_isolated};
+use crate::redis_watch::RedisWatch;
 use crate::restore::Restore;
 use crate::retention::Retention;
 use crate::reveal::RevealPage;
@@ -109,6 +111,8 @@ pub async fn run_with(
         };
         tasks.spawn(coalescer.run(shutdown.clone()));
     }
+    let redis_watch = RedisWatch::new(connection.clone(), environment.metrics.clone());
+    tasks.spawn(redis_watch.run(shutdown.clone()));
     let restore = Restore::new(environment.clone(), allowance(&config), connection, config.names.clone());
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health)
@@ -151,14 +155,34 @@ pub async fn run_with(
     Ok(stopped)
 }
 
-/// Opens the store and joins the other workers.
+/// Opens the store and joins the other workers. A database that is away is waited for, as Redis is.
 async fn take_part(
     config: &Config,
     connection: &Connection,
     health: &Health,
 ) -> anyhow::Result<(Membership, StoreWatch)> {
-    let store = open_store(config, connection, &health.store()).await?;
-    let store_id = store.id().await?;
+    let mut pause = Pause::new();
+    loop {
+        match take_part_now(config, connection, health).await {
+            Err(error) if error.downcast_ref().is_some_and(StoreError::is_of_absence) => {
+                health.store().failed(NO_ANSWER, &format!("{error:#}"));
+                pause.wait().await;
+            }
+            taken => {
+                health.store().answered();
+                return taken;
+            }
+        }
+    }
+}
+
+async fn take_part_now(
+    config: &Config,
+    connection: &Connection,
+    health: &Health,
+) -> anyhow::Result<(Membership, StoreWatch)> {
+    let store = open_store(config, connection).await?;
+    let store_id = store.id().await.map_err(store_error)?;
     let keys = config.cipher.fingerprints();
     let membership = Membership::new(connection.clone(), config.names.clone(), store_id.clone(), &keys);
     membership.join().await?;

@@ -20,15 +20,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, notify_wait};
+use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, TrackTopup, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, chain, log_store_failure};
 use super::job::encode;
 use super::undelivered::{give_up, given_up};
-use super::{End, Handler, Job, Settlement};
-use crate::notify::{CardForm, Channel, Delivery, Outside, Place, SendError, Turned};
+use super::{End, Handler, Job, NextJob, Settlement};
+use crate::notify::{CardForm, Channel, ChannelName, Delivery, Outside, Place, SendError, Turned};
 use crate::orders::{DecryptionError, Notification, NotificationStatus, Order, StoreError};
 use crate::reveal;
+use crate::telemetry::UndeliveredReason;
 
 /// A job that waits for a circuit comes back no sooner than this in real time, however fast the clock runs.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -105,14 +106,13 @@ impl Handler for NotifyCustomerHandler {
 }
 
 async fn tell(env: &Environment, job: &Job<Telling>) -> Result<Settlement, StoreError> {
-    let unknown = |what: &str| Ok(Settlement::new(End::DeadLetter(format!("the store knows of {what}"))));
     let Telling { told, made } = &job.payload;
     let (stored, order) = tokio::try_join!(env.store.notification(told), env.store.order(&told.topup_id))?;
-    let Some(stored) = stored else {
-        return unknown("nothing to tell");
-    };
     let Some(order) = order else {
-        return unknown("no such order");
+        return Ok(follow_anew(told));
+    };
+    let Some(stored) = stored else {
+        return Ok(not_stored(env, told));
     };
     match stored.status {
         NotificationStatus::Pending => {}
@@ -135,7 +135,7 @@ async fn tell(env: &Environment, job: &Job<Telling>) -> Result<Settlement, Store
         event => event?,
     };
     let Some(event) = event else {
-        return unknown("no such event");
+        return Ok(not_stored(env, told));
     };
     let now = env.clock.now();
     let link = reveal_link(env, told, channel, &order, now).await?;
@@ -164,6 +164,30 @@ async fn tell(env: &Environment, job: &Job<Telling>) -> Result<Settlement, Store
     }
     let made = MadeAttempt { number, at: env.clock.now(), result: sent.into() };
     Ok(note(env, &order, told, attempt, made).await)
+}
+
+/// The database is older than Redis, such as a backup that was brought back: it has lost the order of this notification.
+/// The order is followed anew, and its outcome is sent under the same event id.
+fn follow_anew(told: &NotifyCustomer) -> Settlement {
+    tracing::error!(
+        event.id = %told.event_id(),
+        channel = told.channel,
+        "the order of a notification is not stored; it is followed anew, without what its producer said of it"
+    );
+    let order = TrackTopup::new(told.topup_id.clone());
+    let next = vec![NextJob::look(JobName::PollTopup, order, Duration::ZERO)];
+    Settlement { next, ..Settlement::new(End::Finish) }
+}
+
+/// The order is stored and this notification of it is not: nothing says what to send.
+fn not_stored(env: &Environment, told: &NotifyCustomer) -> Settlement {
+    env.metrics.undelivered(ChannelName::of(&told.channel), UndeliveredReason::NotStored);
+    tracing::error!(
+        event.id = %told.event_id(),
+        channel = told.channel,
+        "a notification is not stored and cannot be sent; its job is kept as a dead letter"
+    );
+    Settlement::new(End::DeadLetter("the notification is not stored".to_owned()))
 }
 
 /// Stores how an attempt went and says what becomes of the job. Where the store fails, the job waits and carries that.

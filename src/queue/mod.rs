@@ -44,6 +44,7 @@ mod refusal;
 mod rejected;
 mod resend;
 pub(crate) mod scripts;
+pub(crate) mod server;
 mod settle;
 mod slots;
 mod subscription;

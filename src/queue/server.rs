@@ -1,11 +1,13 @@
-//! How Redis is set up, judged by what `INFO` and `CONFIG GET` say. Pure: what is read comes as arguments.
+//! How Redis is set up, judged by what `INFO` and `CONFIG GET` say.
 //!
 //! A managed Redis may keep either to itself. Then nothing is wrong that could be told, and the words say
 //! what to make sure of.
 
 use std::collections::HashMap;
 
-use super::report::Check;
+use redis::aio::ConnectionLike;
+
+use crate::check::Check;
 
 const VERSION: &str = "redis-version";
 const ROLE: &str = "redis-role";
@@ -14,9 +16,9 @@ const WRITES: &str = "redis-writes";
 const EVICTION: &str = "redis-eviction";
 const MEMORY: &str = "redis-memory";
 /// Asked apart from the others, and judged here.
-pub(super) const CLOCK: &str = "redis-clock";
+pub(crate) const CLOCK: &str = "redis-clock";
 /// The checks made of one reading, in their order.
-pub(super) const NAMES: [&str; 6] = [VERSION, ROLE, PERSISTENCE, WRITES, EVICTION, MEMORY];
+pub(crate) const NAMES: [&str; 6] = [VERSION, ROLE, PERSISTENCE, WRITES, EVICTION, MEMORY];
 
 const OLDEST: (u32, u32) = (6, 2);
 /// Percent of `maxmemory` from which on it is time to do something.
@@ -24,10 +26,10 @@ const NEARLY_FULL_PERCENT: u64 = 80;
 
 /// The answer to `INFO`.
 #[derive(Debug, Default)]
-pub(super) struct Info(HashMap<String, String>);
+pub(crate) struct Info(HashMap<String, String>);
 
 impl Info {
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let fields = text.lines().filter(|line| !line.starts_with('#'));
         let fields = fields.filter_map(|line| line.trim_end().split_once(':'));
         Self(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
@@ -42,23 +44,42 @@ impl Info {
     }
 }
 
+/// `appendfsync` as it is set, unless this Redis does not let it be read.
+pub(crate) async fn appendfsync(connection: &mut impl ConnectionLike) -> Option<String> {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg("appendfsync");
+    let answer: Vec<String> = ask.query_async(connection).await.ok()?;
+    answer.into_iter().nth(1)
+}
+
 /// Every check of this file.
-pub(super) fn checks(info: Option<&Info>, appendfsync: Option<&str>) -> Vec<Check> {
+pub(crate) fn checks(info: Option<&Info>, appendfsync: Option<&str>) -> Vec<Check> {
     let nothing = Info::default();
-    let info = info.unwrap_or(&nothing);
-    vec![
-        version(info).unwrap_or_else(|| unread(VERSION, "the version", "it is 6.2 or newer")),
-        role(info).unwrap_or_else(|| unread(ROLE, "the role", "it is a master and no replica")),
-        persistence(info, appendfsync).unwrap_or_else(|| {
-            unread(PERSISTENCE, "`appendonly`", "it is `yes`, and `appendfsync` `always`")
-        }),
-        writes(info).unwrap_or_else(|| unread(WRITES, "the state of the last write", "the disk has room")),
-        eviction(info).unwrap_or_else(|| {
-            unread(EVICTION, "`maxmemory-policy`", "it is `noeviction`, or no job is safe")
-        }),
-        memory(info)
-            .unwrap_or_else(|| unread(MEMORY, "the use of memory", "`maxmemory` is not nearly reached")),
-    ]
+    let judged = judge(info.unwrap_or(&nothing), appendfsync);
+    let unknown = [
+        ("the version", "it is 6.2 or newer"),
+        ("the role", "it is a master and no replica"),
+        ("`appendonly`", "it is `yes`, and `appendfsync` `always`"),
+        ("the state of the last write", "the disk has room"),
+        ("`maxmemory-policy`", "it is `noeviction`, or no job is safe"),
+        ("the use of memory", "`maxmemory` is not nearly reached"),
+    ];
+    let checks = judged.into_iter().zip(NAMES).zip(unknown);
+    checks.map(|((check, name), (what, sure))| check.unwrap_or_else(|| unread(name, what, sure))).collect()
+}
+
+/// Those checks of which the result is known.
+pub(crate) fn known(info: &Info, appendfsync: Option<&str>) -> Vec<Check> {
+    let mut checks: Vec<Check> = judge(info, appendfsync).into_iter().flatten().collect();
+    if appendfsync.is_none() && info.get("aof_enabled") == Some("1") {
+        checks.retain(|check| check.name != PERSISTENCE);
+    }
+    checks
+}
+
+/// In the order of [`NAMES`].
+fn judge(info: &Info, appendfsync: Option<&str>) -> [Option<Check>; NAMES.len()] {
+    [version(info), role(info), persistence(info, appendfsync), writes(info), eviction(info), memory(info)]
 }
 
 fn unread(name: &'static str, what: &str, sure: &str) -> Check {
@@ -175,7 +196,7 @@ fn memory(info: &Info) -> Option<Check> {
 }
 
 /// How far the clock of Redis is ahead of this host's. Never a failure: leases go by the clock of Redis alone.
-pub(super) fn clock(ahead_us: i64) -> Check {
+pub(crate) fn clock(ahead_us: i64) -> Check {
     const NOTICED_US: u64 = 2_000_000;
     let difference_us = ahead_us.unsigned_abs();
     if difference_us < NOTICED_US {

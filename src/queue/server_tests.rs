@@ -1,5 +1,5 @@
-use super::super::report::Verdict::{self, Fail, Ok, Warn};
 use super::*;
+use crate::check::Verdict::{self, Fail, Ok, Warn};
 
 const HEALTHY: &str = "# Server\r\nredis_version:7.0.15\r\nrole:master\r\naof_enabled:1\r\n\
     aof_last_write_status:ok\r\naof_last_bgrewrite_status:ok\r\nrdb_last_bgsave_status:ok\r\n\
@@ -65,4 +65,20 @@ fn two_seconds_are_noticed_and_none_is_a_failure() {
     assert_eq!(clock(1_999_999).verdict, Ok);
     assert_eq!(clock(-2_000_000).found, "2 s behind the clock of this host");
     assert_eq!(clock(i64::MAX).verdict, Warn);
+}
+
+#[test]
+fn a_worker_says_only_what_is_known() {
+    let verdicts = |text: &str, appendfsync| {
+        let checks = known(&Info::parse(text), appendfsync);
+        checks.into_iter().map(|check| (check.name, check.verdict)).collect::<Vec<_>>()
+    };
+    assert_eq!(verdicts("", Some("always")), []);
+    let without_persistence: Vec<_> = NAMES.into_iter().filter(|name| *name != PERSISTENCE).collect();
+    assert_eq!(
+        verdicts(HEALTHY, None),
+        without_persistence.iter().map(|name| (*name, Ok)).collect::<Vec<_>>()
+    );
+    assert_eq!(verdicts("aof_enabled:0", None), [(PERSISTENCE, Fail)]);
+    assert_eq!(verdicts("aof_enabled:1", Some("everysec")), [(PERSISTENCE, Warn)]);
 }

@@ -22,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use topup_jobs::{JobName, OrderStatus};
 
 use crate::notify::ChannelName;
+use crate::queue::server;
 use crate::topup_api::{AnswerKind, ApiError, ApiKey, BudgetState, Gate, ListUse, RequestKind};
 
 /// A label and the word of an enum.
@@ -43,10 +44,12 @@ pub enum UndeliveredReason {
     Buried,
     /// No channel reaches the customer or the merchant of the order.
     NoChannel,
+    /// The database does not hold the notification.
+    NotStored,
 }
 
 impl UndeliveredReason {
-    const ALL: [Self; 4] = [Self::Refused, Self::Exhausted, Self::Buried, Self::NoChannel];
+    const ALL: [Self; 5] = [Self::Refused, Self::Exhausted, Self::Buried, Self::NoChannel, Self::NotStored];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -54,6 +57,7 @@ impl UndeliveredReason {
             Self::Exhausted => "exhausted",
             Self::Buried => "buried",
             Self::NoChannel => "no-channel",
+            Self::NotStored => "not-stored",
         }
     }
 }
@@ -69,6 +73,7 @@ pub struct Metrics {
     rejected: Counter,
     rejected_dropped: Counter,
     clock_ahead: Gauge<f64, AtomicU64>,
+    redis_checks: Family<[Label; 1], Gauge>,
     registry: Arc<Registry>,
 }
 
@@ -140,6 +145,15 @@ impl Default for Metrics {
             Unit::Seconds,
             clock_ahead.clone(),
         );
+        let redis_checks = Family::default();
+        for check in server::NAMES {
+            drop(redis_checks.get_or_create(&[("check", check)]));
+        }
+        registry.register(
+            "topup_redis_check_failed",
+            "1 where Redis is not set up so that it keeps every order, by what was looked at; doctor says more",
+            Family::clone(&redis_checks),
+        );
         Self {
             requests,
             waits,
@@ -149,6 +163,7 @@ impl Default for Metrics {
             rejected,
             rejected_dropped,
             clock_ahead,
+            redis_checks,
             registry: Arc::new(registry),
         }
     }
@@ -191,6 +206,11 @@ impl Metrics {
     /// The clock of this host is so many seconds ahead of the time of the deployment, or behind it.
     pub(crate) fn clock_ahead(&self, seconds: f64) {
         self.clock_ahead.set(seconds);
+    }
+
+    /// Whether Redis passed this check of its set-up.
+    pub(crate) fn redis_check(&self, check: &'static str, is_ok: bool) {
+        self.redis_checks.get_or_create(&[("check", check)]).set((!is_ok).into());
     }
 
     /// All metrics in Prometheus' text format, of which every scraper can read this version; without those of the

@@ -118,6 +118,24 @@ async fn where_all_is_well_it_says_so_and_touches_nothing() {
 }
 
 #[tokio::test]
+async fn orders_behind_the_prefix_of_a_redis_client_are_found() {
+    let bed = bed().await;
+    let sent = ["name", "poll-topup", "data", "{}"];
+    for inbox in ["{topup}:inbox", "{other}:inbox", "laravel_database_{topup}:inbox"] {
+        let _: String = bed.redis(&[&["XADD", inbox, "*"], &sent[..]].concat()).await;
+    }
+    let _: String = bed.redis(&["SET", "cache:{topup}:inbox", "no stream"]).await;
+    let found = doctor(&bed).await;
+    assert_eq!(found.not_ok(), [("redis-inbox", "fail")]);
+    let words = found.words("redis-inbox");
+    assert!(
+        words.contains("a producer sends to laravel_database_{topup}:inbox, where no worker looks"),
+        "{words}"
+    );
+    assert!(words.contains("have it send to {topup}:inbox over a connection without one"), "{words}");
+}
+
+#[tokio::test]
 async fn both_forms_say_the_same() {
     let bed = bed().await;
     let _: String = bed.redis(&["CONFIG", "SET", "appendonly", "no"]).await;

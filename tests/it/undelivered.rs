@@ -76,6 +76,30 @@ fn resend(bed: &Bed, args: &[&str]) -> String {
 }
 
 #[tokio::test]
+async fn a_notification_that_the_database_does_not_hold_is_a_dead_letter_and_counted() {
+    let mut bed = Bed::new(1.0).await;
+    bed.set("WEBHOOK_URL", "http://127.0.0.1:1/");
+    let address = bed.serve_http();
+    let worker = bed.worker().await;
+    let order = fulfilled(&bed);
+    bed.enqueue([&order]).await;
+    worker.logs("a notification was not delivered").await;
+    bed.database("DELETE FROM notifications WHERE topup_id = ?", &order).await;
+    worker.logs("a notification is not stored and cannot be sent").await;
+    let listed = until("its job is a dead letter", async || {
+        let listed = String::from_utf8(bed.program(&["dead-letters"]).stdout).unwrap();
+        (!listed.is_empty()).then_some(listed)
+    })
+    .await;
+    assert!(
+        listed.contains("fulfilled:webhook") && listed.contains("the notification is not stored"),
+        "{listed}"
+    );
+    let counted = "topup_notifications_undelivered_total{channel=\"webhook\",why=\"not-stored\"} 1";
+    assert!(get_from(&address, "/metrics").await.contains(counted));
+}
+
+#[tokio::test]
 async fn a_webhook_that_is_gone_for_a_while_loses_no_card() {
     let (mut bed, operator) = bed().await;
     let address = format!("127.0.0.1:{}", free_port());

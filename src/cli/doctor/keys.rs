@@ -6,6 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 use topup_jobs::JobName;
 
+use super::super::one_line;
 use super::limited;
 use super::report::{Check, counted};
 use crate::queue::{Names, WORKER_IS_GONE_AFTER};
@@ -13,17 +14,24 @@ use crate::topup_api::KeyFingerprint;
 
 const TYPES: &str = "redis-keys";
 const QUEUES: &str = "redis-queues";
+const INBOX: &str = "redis-inbox";
 /// The checks of this file, in their order.
-pub(super) const NAMES: [&str; 2] = [TYPES, QUEUES];
+pub(super) const NAMES: [&str; 3] = [TYPES, QUEUES, INBOX];
+/// Keys asked for at a time, and how often: a Redis of others may hold millions.
+const SCANNED: usize = 1_000;
+const MOST_SCANS: usize = 1_000;
+/// Inboxes that are named.
+const MOST_NAMED: usize = 3;
 
 pub(super) async fn look(
     connection: &MultiplexedConnection,
     names: &Names,
     api_keys: &[KeyFingerprint],
-) -> [Check; 2] {
+) -> [Check; 3] {
     let types = limited(TYPES, types(connection, names, api_keys));
-    let (types, queues) = tokio::join!(types, limited(QUEUES, queues(connection, names)));
-    [types, queues]
+    let queues = limited(QUEUES, queues(connection, names));
+    let (types, queues, inbox) = tokio::join!(types, queues, limited(INBOX, inbox(connection, names)));
+    [types, queues, inbox]
 }
 
 async fn types(connection: &MultiplexedConnection, names: &Names, api_keys: &[KeyFingerprint]) -> Check {
@@ -141,6 +149,62 @@ fn tell(waiting: &Waiting, names: &Names) -> Check {
     Check::warn(QUEUES, found, advice)
 }
 
+/// Looks for inboxes whose names only end like ours: many clients of Redis put a prefix of their own before every key.
+async fn inbox(connection: &MultiplexedConnection, names: &Names) -> Check {
+    match other_inboxes(connection, names).await {
+        Ok(others) => judge_inboxes(&others, names),
+        Err(_) => Check::warn(
+            INBOX,
+            "the names of the keys cannot be read here",
+            format!(
+                "make sure that producers send to {} without a prefix of their Redis client",
+                names.inbox()
+            ),
+        ),
+    }
+}
+
+/// The streams whose names end with that of the inbox.
+async fn other_inboxes(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Vec<String>> {
+    let (mut connection, inbox) = (connection.clone(), names.inbox());
+    let (mut others, mut cursor) = (Vec::new(), 0_u64);
+    for _ in 0..MOST_SCANS {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor)
+            .arg("MATCH")
+            .arg(format!("*{inbox}"))
+            .arg("COUNT")
+            .arg(SCANNED)
+            .arg("TYPE")
+            .arg("stream");
+        let (next, found): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
+        others.extend(found.into_iter().filter(|key| *key != inbox));
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    others.sort();
+    others.dedup();
+    Ok(others)
+}
+
+fn judge_inboxes(others: &[String], names: &Names) -> Check {
+    let inbox = names.inbox();
+    if others.is_empty() {
+        return Check::ok(INBOX, format!("producers send to {inbox}, and to no name that only ends so"));
+    }
+    let some: Vec<String> = others.iter().take(MOST_NAMED).map(|key| one_line(key)).collect();
+    Check::fail(
+        INBOX,
+        format!("a producer sends to {}, where no worker looks", some.join(", ")),
+        format!(
+            "its Redis client puts a prefix before every key: have it send to {inbox} over a connection without one \
+             (jobs/README.md), and send those orders again"
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::report::Verdict;
@@ -162,6 +226,16 @@ mod tests {
         let check = judge(&layout, &found);
         assert_eq!(check.verdict, Verdict::Fail);
         assert!(check.found.ends_with("{topup}:poll-topup:active must be a list"), "{}", check.found);
+    }
+
+    #[test]
+    fn an_inbox_behind_the_prefix_of_a_client_is_named() {
+        assert_eq!(judge_inboxes(&[], &names()).verdict, Verdict::Ok);
+        let others = ["laravel_database_{topup}:inbox", "a\n{topup}:inbox", "c", "d"].map(str::to_owned);
+        let check = judge_inboxes(&others, &names());
+        assert_eq!(check.verdict, Verdict::Fail);
+        let named = "laravel_database_{topup}:inbox, a {topup}:inbox, c, where no worker looks";
+        assert!(check.found.ends_with(named), "{}", check.found);
     }
 
     #[test]

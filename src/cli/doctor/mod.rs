@@ -16,7 +16,6 @@ mod postgres;
 mod provider;
 mod redis;
 mod report;
-mod server;
 mod settings;
 mod sms;
 mod store;

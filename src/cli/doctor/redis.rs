@@ -9,9 +9,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
 use super::report::{Check, in_words};
-use super::server::{self, CLOCK, Info};
 use super::{LIMIT, keys, limited, permissions};
 use crate::clock::real_now;
+use crate::queue::server::{self, CLOCK, Info};
 use crate::queue::{Names, RedisAddress};
 use crate::topup_api::KeyFingerprint;
 
@@ -54,7 +54,7 @@ pub(super) async fn look(
     let settings = async {
         let info: RedisResult<String> = redis::cmd("INFO").query_async(&mut connection.clone()).await;
         let info = info.ok().map(|text| Info::parse(&text));
-        server::checks(info.as_ref(), appendfsync(connection).await.as_deref())
+        server::checks(info.as_ref(), server::appendfsync(&mut connection.clone()).await.as_deref())
     };
     let (mut checks, clock, permissions, keys) = tokio::join!(
         async {
@@ -74,14 +74,6 @@ pub(super) async fn look(
 pub(super) fn skipped() -> Vec<Check> {
     let names = server::NAMES.iter().chain(&[CLOCK, permissions::NAME]).chain(&keys::NAMES);
     names.map(|name| Check::skip(name, "Redis cannot be reached")).collect()
-}
-
-/// `appendfsync` as it is set, unless this Redis does not let it be read.
-async fn appendfsync(connection: &MultiplexedConnection) -> Option<String> {
-    let mut ask = redis::cmd("CONFIG");
-    ask.arg("GET").arg("appendfsync");
-    let answer: Vec<String> = ask.query_async(&mut connection.clone()).await.ok()?;
-    answer.into_iter().nth(1)
 }
 
 async fn clock(connection: &MultiplexedConnection) -> Check {

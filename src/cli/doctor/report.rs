@@ -9,53 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
-    /// As it should be.
-    Ok,
-    /// `run` works, and something may go wrong later or is not as it should be.
-    Warn,
-    /// `run` would not work, or would lose what it promises to keep.
-    Fail,
-    /// Not looked at, because another check stands in the way.
-    Skip,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Check {
-    /// What was looked at; the same word in both printings.
-    pub(super) name: &'static str,
-    pub(super) verdict: Verdict,
-    /// What was found, in one line.
-    pub(super) found: String,
-    /// What to do, where there is something to do.
-    pub(super) advice: Option<String>,
-}
-
-impl Check {
-    /// As it should be.
-    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Ok, found: found.into(), advice: None }
-    }
-
-    /// To be looked at.
-    pub(super) fn warn(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Warn, found: found.into(), advice: Some(advice.into()) }
-    }
-
-    /// To be mended.
-    pub(super) fn fail(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Fail, found: found.into(), advice: Some(advice.into()) }
-    }
-
-    /// Not looked at.
-    pub(super) fn skip(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Skip, found: found.into(), advice: None }
-    }
-}
+pub(super) use crate::check::{Check, Verdict};
 
 /// All checks, in the order in which they are printed.
 #[derive(Debug, Serialize)]
@@ -77,17 +31,6 @@ impl Report {
 
     fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
-    }
-}
-
-impl Verdict {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-            Self::Skip => "skip",
-        }
     }
 }
 

@@ -25,6 +25,31 @@ async fn a_worker_whose_inbox_another_program_has_taken_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_worker_says_at_its_start_that_its_redis_may_lose_orders_and_is_ready_all_the_same() {
+    let mut bed = Bed::new(600.0).await;
+    for (setting, value) in
+        [("appendonly", "no"), ("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru")]
+    {
+        let _: String = bed.redis(&["CONFIG", "SET", setting, value]).await;
+    }
+    let address = bed.serve_http();
+    let worker = bed.worker().await;
+    readyz(&address, "200 OK").await;
+    for words in [
+        "check=\"redis-persistence\" found=\"`appendonly no`: orders are gone when Redis restarts\"",
+        "check=\"redis-eviction\" found=\"maxmemory-policy allkeys-lru: Redis deletes orders when memory runs short\"",
+    ] {
+        worker.logs(words).await;
+    }
+    let metrics = get_from(&address, "/metrics").await;
+    for (check, failed) in [("redis-persistence", 1), ("redis-eviction", 1), ("redis-role", 0)] {
+        let line = format!("topup_redis_check_failed{{check=\"{check}\"}} {failed}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    assert_eq!(worker.log().matches("Redis is not set up").count(), 2, "{}", worker.log());
+}
+
+#[tokio::test]
 async fn a_worker_that_cannot_write_its_database_is_not_ready() {
     let mut bed = Bed::new(600.0).await;
     let address = bed.serve_http();

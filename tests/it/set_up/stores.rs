@@ -69,6 +69,33 @@ async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted()
 }
 
 #[tokio::test]
+async fn an_order_that_the_database_has_lost_is_followed_anew_and_announced_under_the_same_id() {
+    let mut bed = Bed::new(1.0).await;
+    let receiver = setting(&bed, "WEBHOOK_URL").to_owned();
+    bed.set("WEBHOOK_URL", "http://127.0.0.1:1/");
+    let mut worker = bed.worker().await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
+    worker.logs("a notification was not delivered").await;
+    assert!(worker.stop().await.success());
+
+    let folder = tempfile::tempdir().unwrap();
+    bed.set("DATABASE_URL", format!("sqlite://{}", folder.path().join("backup.db").display()));
+    for command in ["migrate", "adopt-store"] {
+        assert!(bed.program(&[command]).status.success(), "{command}");
+    }
+    bed.set("WEBHOOK_URL", receiver);
+    let worker = bed.worker().await;
+    let told = bed.told(&order, "fulfilled").await;
+    assert!(told.json()["data"]["cardCode"].is_string(), "{}", told.json());
+    bed.stored(&[order], OrderStatus::Fulfilled).await;
+    worker.logs("the order of a notification is not stored; it is followed anew").await;
+    bed.idle().await;
+    assert_eq!(bed.redis::<usize>(&["SCARD", "{topup}:notify-customer:dead"]).await, 0);
+}
+
+#[tokio::test]
 async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is_left() {
     let bed = Bed::new(600.0).await;
     let mut worker = bed.worker().await;
