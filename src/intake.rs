@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TopupId, TrackTopup, accept, accept_size};
 
 use crate::clock::Clock;
-use crate::notify::CallbackHosts;
+use crate::notify::{CallbackHosts, CallbackRefused};
 use crate::queue::{Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth, RejectedCap, scripts};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -125,12 +125,23 @@ impl Intake {
     fn check(&self, bytes: usize, fields: &[Vec<u8>]) -> Result<Accepted, String> {
         let fields: Vec<_> = fields.chunks_exact(2).map(|pair| (&pair[0][..], &pair[1][..])).collect();
         let accepted = accept_size(bytes).and_then(|()| accept(&fields));
-        let accepted = accepted.map_err(|rejection| rejection.to_string())?;
+        let mut accepted = accepted.map_err(|rejection| rejection.to_string())?;
         let removes = accepted.order.instruction.is_some();
         if let TrackTopup { callback_url: Some(address), .. } = &accepted.order
             && !(removes && address.reveal().is_empty())
         {
-            self.callbacks.check(address).map_err(|refused| refused.to_string())?;
+            match self.callbacks.check(address) {
+                Ok(_) => {}
+                // A paid order is followed all the same, and its events go where they go without a callback.
+                Err(refused @ CallbackRefused::NoAddress) => {
+                    accepted.order.callback_url = None;
+                    if removes && !accepted.order.names_details() {
+                        return Err(refused.to_string());
+                    }
+                    accepted.remarks.push(format!("{refused}; it was left out"));
+                }
+                Err(refused) => return Err(refused.to_string()),
+            }
         }
         Ok(accepted)
     }

@@ -15,6 +15,8 @@ use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 
 /// How often to look. Real time.
 const EVERY: Duration = Duration::from_secs(5);
+/// When to look again after it could not be used. Real time.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long an answer may take. Real time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -64,9 +66,16 @@ pub(crate) struct StoreWatch {
 impl StoreWatch {
     /// Looks until this worker must not go on with the database, and says why.
     pub(crate) async fn run(self) -> anyhow::Error {
+        let mut pause = EVERY;
         loop {
-            sleep(EVERY).await;
-            match timeout(ANSWER_WITHIN, self.store.look()).await {
+            sleep(pause).await;
+            let looked = timeout(ANSWER_WITHIN, self.store.look()).await;
+            if !matches!(looked, Ok(Ok(_))) {
+                // Calls of jobs that have failed till now say no more than that.
+                self.store.take_fault();
+            }
+            pause = if matches!(looked, Ok(Ok(_))) { EVERY } else { AGAIN };
+            match looked {
                 Ok(Ok(marks)) if marks.store_id != self.store_id => return Refusal::Replaced.into(),
                 Ok(Ok(_)) => match self.store.take_fault() {
                     None => self.health.answered(),

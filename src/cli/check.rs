@@ -9,7 +9,7 @@ use topup_jobs::TopupId;
 
 use super::messages::{about, send};
 use super::order_filter::OrderFilter;
-use super::store::{must_belong, open_to_read};
+use super::store::{must_belong, open_to_read, workers_must_have_run};
 use super::topup_ids::TopupIds;
 use super::{connect, say};
 use crate::config::{RedisSettings, SettingsError, StoreSettings};
@@ -51,6 +51,7 @@ pub(super) async fn check(settings: CheckSettings) -> anyhow::Result<()> {
 /// Orders that are named by their ids.
 async fn check_named(settings: &CheckSettings, ids: &[TopupId]) -> anyhow::Result<()> {
     let connection = connect(&settings.redis)?;
+    workers_must_have_run(&connection, &settings.redis.prefix).await?;
     // Where a user of Redis may only send messages, the command works all the same.
     let places = whereabouts(&connection, &settings.redis.prefix, ids).await.unwrap_or_default();
     let messages: Vec<_> = ids.iter().map(|id| about("check-topup", id, Map::new())).collect();

@@ -1,6 +1,8 @@
 //! `topup-worker correct <topupId>`: names other details of an order, for what is not sent yet. It sends a message and
 //! needs Redis alone; no value is shown.
 
+use std::slice;
+
 use clap::Args;
 use lettre::Address;
 use reqwest::Url;
@@ -9,8 +11,10 @@ use serde_json::{Map, Value, json};
 use topup_jobs::TopupId;
 
 use super::messages::{about, check, send};
+use super::store::workers_must_have_run;
 use super::{connect, say};
 use crate::config::{RedisSettings, SettingsError};
+use crate::queue::{Whereabouts, whereabouts};
 
 #[derive(Debug, Args)]
 pub(super) struct CorrectSettings {
@@ -53,11 +57,18 @@ pub(super) async fn correct(settings: CorrectSettings) -> anyhow::Result<()> {
     let fields = about("correct-topup", &topup_id, details(&settings)?);
     check(&fields)?;
     let connection = connect(&settings.redis)?;
+    let names = &settings.redis.prefix;
+    workers_must_have_run(&connection, names).await?;
+    let place = whereabouts(&connection, names, slice::from_ref(&topup_id)).await.unwrap_or_default().pop();
     let ids = send(&connection, &settings.redis, &[fields]).await?;
-    say(format_args!(
-        "{topup_id}  message {}: what is not sent yet uses the new details; `topup-worker resend` sends an event again",
-        ids.concat()
-    ))
+    let outlook = match place {
+        Some(Whereabouts::Nowhere) => {
+            "the order is in no queue. If it is stored, what is not sent yet uses the new details; if not, the message \
+             becomes a dead letter"
+        }
+        _ => "what is not sent yet uses the new details; `topup-worker resend` sends an event again",
+    };
+    say(format_args!("{topup_id}  message {}: {outlook}", ids.concat()))
 }
 
 /// Refuses what no channel could send to. An empty text removes a value.

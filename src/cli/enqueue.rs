@@ -5,6 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::messages::{Fields, check, send};
+use super::store::has_had_workers;
 use super::{connect, say};
 use crate::config::{RedisSettings, SettingsError};
 
@@ -58,6 +59,12 @@ pub(super) async fn enqueue(settings: EnqueueSettings) -> anyhow::Result<()> {
     fields.extend(settings.opts.map(|opts| ("opts", opts)));
     check(&fields)?;
     let connection = connect(&settings.redis)?;
+    let names = &settings.redis.prefix;
+    if has_had_workers(&connection, names).await == Some(false) {
+        tracing::warn!(
+            "no worker has run under {names} in this Redis yet; the message waits there until one does"
+        );
+    }
     let ids = send(&connection, &settings.redis, &[fields]).await?;
     say(ids.concat())
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Map;
 
 use super::messages::{about, send};
+use super::store::workers_must_have_run;
 use super::topup_ids::TopupIds;
 use super::{connect, say};
 use crate::config::RedisSettings;
@@ -24,6 +25,7 @@ pub(super) struct StopSettings {
 pub(super) async fn stop(settings: StopSettings) -> anyhow::Result<()> {
     let ids = settings.ids.read()?;
     let connection = connect(&settings.redis)?;
+    workers_must_have_run(&connection, &settings.redis.prefix).await?;
     let places = whereabouts(&connection, &settings.redis.prefix, &ids).await.unwrap_or_default();
     let messages: Vec<_> = ids.iter().map(|id| about("cancel-topup", id, Map::new())).collect();
     let sent = send(&connection, &settings.redis, &messages).await?;

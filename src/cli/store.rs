@@ -62,6 +62,22 @@ pub(super) async fn must_belong(
     shared.check(names, Some(&store.id().await?)).map_err(Into::into)
 }
 
+/// Whether a worker has run with this Redis and prefix; not known where Redis does not let that be read.
+pub(super) async fn has_had_workers(connection: &Connection, names: &Names) -> Option<bool> {
+    let shared = timeout(PATIENCE, Shared::read(&mut connection.get(), names)).await.ok()?.ok()?;
+    Some(shared.store.is_some())
+}
+
+/// Refuses to send a message about a known order where no worker would read it.
+pub(super) async fn workers_must_have_run(connection: &Connection, names: &Names) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        has_had_workers(connection, names).await != Some(false),
+        "nothing was sent: no worker has run under {names} in this Redis. Set REDIS_URL and TOPUP_PREFIX as the workers have \
+         them; where Redis has just lost its data, run this again in half a minute"
+    );
+    Ok(())
+}
+
 /// Refuses to change what a newer program has laid out in Redis.
 pub(super) async fn layout_must_be_known(connection: &Connection, names: &Names) -> anyhow::Result<()> {
     let shared = Shared::read(&mut connection.get(), names).await.map_err(failed)?;

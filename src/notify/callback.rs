@@ -65,11 +65,11 @@ impl CallbackHosts {
     /// # Errors
     /// [`CallbackRefused`] says why it may not.
     pub fn check(&self, address: &Secret) -> Result<Url, CallbackRefused> {
+        let url: Url = address.reveal().parse().map_err(|_| CallbackRefused::NoAddress)?;
+        let host = host_of(&url).ok_or(CallbackRefused::NoAddress)?;
         if self.hosts.is_empty() {
             return Err(CallbackRefused::NotAllowed);
         }
-        let url: Url = address.reveal().parse().map_err(|_| CallbackRefused::NoAddress)?;
-        let host = host_of(&url).ok_or(CallbackRefused::NoAddress)?;
         if !self.name(&host) {
             return Err(CallbackRefused::Host);
         }

@@ -16,7 +16,7 @@ type Bad<'a> = (&'a str, Vec<(&'a [u8], &'a [u8])>);
 const ID: &str = r#"{"topupId":"6901616fe9e88196b4eb64b2"}"#;
 
 /// Fields of `data` beside `topupId`, the field `opts`, and what the log says of the message, if anything.
-const ODD: [(&str, &str, &str); 8] = [
+const ODD: [(&str, &str, &str); 10] = [
     (r#","metadata":[],"customer":[]"#, "[]", ""),
     (r#","topupRef":1042,"customer":{"phone":213661223344,"locale":"fr-FR"}"#, r#"{"jobId":42}"#, ""),
     (r#","callbackUrl":"""#, r#"{"delay":5000.0,"attempts":"3","backoff":5000}"#, ""),
@@ -26,6 +26,8 @@ const ODD: [(&str, &str, &str); 8] = [
         "of the field \\\"data\\\": half a character stands in a text",
     ),
     (r#","customer":{"locale":"kab"}"#, "", "\\\"data.customer.locale\\\" is none of"),
+    (r#","callbackUrl":"shop.example.dz/hook""#, "", "\\\"data.callbackUrl\\\" is no address"),
+    (r#","callbackUrl":"mailto:a@b.dz""#, "", "\\\"data.callbackUrl\\\" is no address"),
     (r#","metadata":"none""#, "", "\\\"data.metadata\\\" is a text and was left out"),
     ("", r#"{"delay":-5}"#, "\\\"opts.delay\\\" is not a whole number"),
     ("", "later", "the field \\\"opts\\\" is not JSON"),

@@ -254,7 +254,8 @@ async fn a_mistyped_id_is_kept_aside_and_never_followed() {
     for command in
         [&["check", &unknown][..], &["stop", &unknown], &["correct", &unknown, "--phone", "0661998877"]]
     {
-        stdout(&bed.program(command));
+        let said = stdout(&bed.program(command));
+        assert!(said.contains("in no queue. If it is stored") && said.contains("dead letter"), "{said}");
     }
     let listed = until("the three are dead letters", async || {
         let listed = stdout(&bed.program(&["dead-letters"]));
@@ -370,6 +371,43 @@ async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
     stdout(&bed.program(&["dead-letters", "discard", &id]));
     assert!(first_line().starts_with("DISCARDED: it is not checked"), "{}", first_line());
     assert_eq!(stdout(&bed.program(&["orders", "--dead-letter"])), "");
+}
+
+#[tokio::test]
+async fn a_message_that_no_worker_would_read_is_not_sent() {
+    let mut bed = Bed::new(600.0).await;
+    let order = "6901616fe9e88196b4eb64b2";
+    let commands = [&["check", order][..], &["stop", order], &["correct", order, "--phone", "0661998877"]];
+    for command in commands {
+        let refused = bed.program(command);
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}: {words}");
+        assert!(words.contains("nothing was sent: no worker has run under {topup}"), "{command:?}: {words}");
+    }
+    // A producer may be first.
+    let enqueued = bed.program(&["enqueue", order]);
+    let words = String::from_utf8_lossy(&enqueued.stderr);
+    assert!(enqueued.status.success() && words.contains("waits there until one does"), "{words}");
+    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 1, "nothing else was sent");
+
+    let mut worker = bed.worker().await;
+    bed.idle().await;
+    assert!(worker.stop().await.success());
+    let _: String = bed.redis(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for command in commands {
+        let refused = bed.program(command);
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}: {words}");
+        assert!(words.contains("Redis is full (OOM): raise its maxmemory"), "{command:?}: {words}");
+    }
+    // Where the user of Redis may do nothing but send messages, they are sent.
+    let _: String = bed.redis(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let user = ["ACL", "SETUSER", "producer", "on", ">secret", "~{topup}:inbox", "+xadd", "+ping"];
+    let _: String = bed.redis(&user).await;
+    bed.set("REDIS_URL", bed.redis.url().replace("redis://", "redis://producer:secret@"));
+    for command in commands {
+        stdout(&bed.program(command));
+    }
 }
 
 #[tokio::test]

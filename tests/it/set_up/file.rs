@@ -1,5 +1,7 @@
 //! The file of a SQLite database is moved away or replaced while workers have it open.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,6 +95,27 @@ async fn a_backup_beside_the_log_of_the_former_file_is_not_opened_and_is_used_on
     bed.stored(&[before, restored], OrderStatus::Fulfilled).await;
     assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
     assert!(worker.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_named() {
+    let mut bed = Bed::new(600.0).await;
+    let mut worker = bed.worker().await;
+    assert!(worker.stop().await.success());
+    let of_notifications = "SELECT CAST(rootpage AS TEXT) FROM sqlite_master WHERE name = 'notifications'";
+    let page: u64 = column(&bed, of_notifications).await[0].parse().unwrap();
+    let size: u64 =
+        column(&bed, "SELECT CAST(page_size AS TEXT) FROM pragma_page_size").await[0].parse().unwrap();
+    let damaged = OpenOptions::new().write(true).open(file(&bed)).unwrap();
+    damaged.write_all_at(&vec![0xff; usize::try_from(size).unwrap()], (page - 1) * size).unwrap();
+
+    let address = bed.serve_http();
+    let worker = bed.worker().await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    readyz(&address, "not ready: the database is damaged").await;
+    worker.logs("the database is damaged; orders wait until it can be used again").await;
+    assert_eq!(bed.sink.received().len(), 0, "nothing is told that is stored nowhere");
 }
 
 #[tokio::test]
