@@ -276,6 +276,8 @@ async fn a_mistyped_id_is_kept_aside_and_never_followed() {
 #[tokio::test]
 async fn hundreds_of_ids_come_on_standard_input_and_one_wrong_word_stops_them_all() {
     let bed = Bed::new(1.0).await;
+    // As a worker leaves it.
+    let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
     let run = |words: &str| {
         let mut command = Command::new(PROGRAM);
         command.args(["check", "-"]).envs(bed.settings().iter().map(|(name, value)| (*name, value)));
