@@ -3,28 +3,88 @@
 //! An empty variable is one that is not set. Spaces, a line's end and one pair of quotes around a value are none of it.
 //! `yes`, `on` and `1` are `true`. Variables that cannot be used are named all at once, and their values are not
 //! repeated.
+//!
+//! The file of `--env-file` holds `NAME=value` a line, as Docker reads such a file: a line that begins with `#` is a
+//! comment, and nothing is put in the place of `$` or cut off behind a `#`, which may stand in a password.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 
-/// Reads these arguments and the environment.
+/// The variables of the environment, and those of a file. The environment goes first, unless it says nothing.
+#[derive(Debug, Default)]
+pub(super) struct Variables {
+    file: HashMap<String, String>,
+}
+
+/// Where the value of a variable stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stands {
+    InEnvironment,
+    InFile,
+}
+
+impl Variables {
+    fn read(command: &Command, args: &[OsString]) -> Result<Self, Refused> {
+        let Some(file) = env_file(command, args) else { return Ok(Self::default()) };
+        let file = read_file(&file).map_err(|why| Refused::Variables(vec![format!("--env-file {why}")]))?;
+        Ok(Self { file })
+    }
+
+    /// The value of a variable that is set.
+    pub(super) fn get(&self, name: &str) -> Option<(String, Stands)> {
+        let is_set = |value: &String| !value.trim().is_empty();
+        let in_environment =
+            std::env::var(name).ok().filter(is_set).map(|value| (value, Stands::InEnvironment));
+        in_environment
+            .or_else(|| Some((self.file.get(name).filter(|value| is_set(value))?.clone(), Stands::InFile)))
+    }
+}
+
+/// The file that these arguments name, whatever else is wrong with them.
+fn env_file(command: &Command, args: &[OsString]) -> Option<PathBuf> {
+    let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok()?;
+    matches.get_one::<PathBuf>("env_file").cloned()
+}
+
+fn read_file(path: &Path) -> Result<HashMap<String, String>, String> {
+    let text = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let text = String::from_utf8(text).map_err(|_| "cannot be read: it is not UTF-8".to_owned())?;
+    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    lines
+        .map(|(n, line)| variable(line).ok_or(format!("cannot be used: line {} is not NAME=value", n + 1)))
+        .collect()
+}
+
+fn variable(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.trim().split_once('=')?;
+    let name = name.strip_prefix("export ").unwrap_or(name).trim();
+    let is_name =
+        !name.is_empty() && name.bytes().all(|at| at.is_ascii_alphanumeric() || b"_.-".contains(&at));
+    is_name.then(|| (name.to_owned(), value.trim().to_owned()))
+}
+
+/// Reads these arguments, the environment and the file that they name.
 ///
 /// # Errors
 /// [`Refused`] where they cannot be used.
-pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<ArgMatches, Refused> {
+pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatches, Variables), Refused> {
     let as_declared = command;
-    let mut command = lenient(command.clone(), &|name| std::env::var(name).ok());
+    let variables = Variables::read(command, args)?;
+    let mut command = lenient(command.clone(), &|name| variables.get(name));
     let mut unusable: Vec<String> = Vec::new();
     loop {
         let error = match command.clone().try_get_matches_from(args) {
-            Ok(matches) if unusable.is_empty() => return Ok(matches),
+            Ok(matches) if unusable.is_empty() => return Ok((matches, variables)),
             Ok(_) => return Err(Refused::Variables(unusable)),
             Err(error) => error,
         };
-        match variable_at_fault(as_declared, args, &error) {
+        match variable_at_fault(as_declared, args, &variables, &error) {
             Some((flag, told)) => {
                 unusable.push(told);
                 // So that the next one is found.
@@ -45,14 +105,16 @@ pub(super) enum Refused {
     Variables(Vec<String>),
 }
 
-fn lenient(command: Command, variable: &dyn Fn(&str) -> Option<String>) -> Command {
+type Found = Option<(String, Stands)>;
+
+fn lenient(command: Command, variable: &dyn Fn(&str) -> Found) -> Command {
     let command = command.mut_args(|arg| lenient_arg(arg, variable));
     command.mut_subcommands(|command| lenient(command, variable))
 }
 
-fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Option<String>) -> Arg {
-    let value = arg.get_env().and_then(|name| variable(name.to_str()?));
-    let Some(value) = value else { return arg };
+fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Found) -> Arg {
+    let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { return arg };
+    let (value, stands) = variable(name).unwrap_or((String::new(), Stands::InFile));
     let meant = unquoted(value.trim()).trim();
     if meant.is_empty() {
         return arg.env(None::<&'static str>);
@@ -62,7 +124,7 @@ fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Option<String>) -> Arg {
         || (possible.len() == 2
             && possible.iter().all(|value| ["true", "false"].contains(&value.get_name())));
     let meant = if is_bool { bool_word(meant) } else { meant };
-    if meant == value {
+    if meant == value && stands == Stands::InEnvironment {
         return arg;
     }
     // It lives as long as the command line, which is read once.
@@ -91,7 +153,12 @@ fn bool_word(word: &str) -> &str {
 }
 
 /// The long name of the argument whose variable cannot be used, and what to tell of it.
-fn variable_at_fault(command: &Command, args: &[OsString], error: &clap::Error) -> Option<(String, String)> {
+fn variable_at_fault(
+    command: &Command,
+    args: &[OsString],
+    variables: &Variables,
+    error: &clap::Error,
+) -> Option<(String, String)> {
     if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
         return None;
     }
@@ -104,7 +171,7 @@ fn variable_at_fault(command: &Command, args: &[OsString], error: &clap::Error) 
         .filter_map(|arg| arg.to_str()?.strip_prefix("--"))
         .any(|given| given.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')));
     let name = arg.get_env().and_then(|name| name.to_str()).filter(|_| !given)?;
-    std::env::var_os(name)?;
+    variables.get(name)?;
     let why = match (error.source(), error.get(ContextKind::ValidValue)) {
         (Some(source), _) => source.to_string(),
         (None, Some(ContextValue::Strings(valid))) => format!("it is none of {}", valid.join(", ")),
@@ -162,11 +229,26 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_file_is_a_variable_with_all_that_stands_behind_it() {
+        for (line, name, value) in [
+            ("A=b", "A", "b"),
+            (" export A = 'b c' ", "A", "'b c'"),
+            ("A=p#a$s=", "A", "p#a$s="),
+            ("A=", "A", ""),
+        ] {
+            assert_eq!(variable(line), Some((name.to_owned(), value.to_owned())), "{line}");
+        }
+        for line in ["A", "=b", "a b=c", "0661 99=1"] {
+            assert_eq!(variable(line), None, "{line}");
+        }
+    }
+
+    #[test]
     fn variables_are_read_as_they_are_found() {
         let read = |variables: &'static [(&str, &str)]| {
             let variable = move |name: &str| {
                 let found = variables.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| (*value).to_owned())
+                found.map(|(_, value)| ((*value).to_owned(), Stands::InFile))
             };
             let command = lenient(Cli::command(), &variable);
             let args = ["topup-worker", "run", "--encryption-key", "k", "--oneclickdz-api-key", "k"];

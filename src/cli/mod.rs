@@ -8,6 +8,7 @@ mod correct;
 mod dead_letters;
 mod demo;
 mod doctor;
+mod effective;
 mod enqueue;
 mod environment;
 mod keygen;
@@ -28,6 +29,7 @@ mod store;
 mod topup_ids;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use chrono::SecondsFormat;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -46,6 +48,11 @@ use crate::topup_api::ClientError;
 pub struct Cli {
     #[command(flatten)]
     log: LogSettings,
+
+    /// Read variables from this file too, one NAME=value a line; the environment goes first
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -120,8 +127,15 @@ impl Cli {
     /// The exit code where a variable of the environment cannot be used; that is told on standard error. A command line
     /// that cannot be used, or that asks for help, ends the process.
     pub fn read() -> Result<Self, Exit> {
-        match environment::matches(&Self::command(), &std::env::args_os().collect::<Vec<_>>()) {
-            Ok(matches) => Ok(Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())),
+        let (command, args) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
+        match environment::matches(&command, &args) {
+            Ok((matches, variables)) => {
+                let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+                if let Command::Doctor(settings) = &mut cli.command {
+                    settings.effective = effective::settings(&command, &matches, &variables);
+                }
+                Ok(cli)
+            }
             Err(Refused::CommandLine(error)) => error.exit(),
             Err(Refused::Variables(words)) => {
                 for words in words {
@@ -134,7 +148,7 @@ impl Cli {
 
     /// Carries out the command.
     pub async fn execute(self) -> Exit {
-        telemetry::init(self.log.log_format);
+        telemetry::init(&self.log);
         let done = |()| Exit::Done;
         let ended = match self.command {
             Command::Run(settings) => Box::pin(run::run(*settings)).await.map(done),

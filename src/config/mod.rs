@@ -124,12 +124,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// The log. `RUST_LOG` sets its level.
+/// The log.
 #[derive(Debug, Clone, Args)]
 pub struct LogSettings {
     /// Form of the log
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "pretty", global = true)]
     pub log_format: LogFormat,
+
+    /// Level of the log
+    #[arg(long, env = "RUST_LOG", hide = true, global = true)]
+    pub rust_log: Option<String>,
 }
 
 /// Everything `run` needs.

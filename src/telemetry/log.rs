@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::config::LogFormat;
+use crate::config::{LogFormat, LogSettings};
 
 fn may_be_heard(metadata: &Metadata<'_>) -> bool {
     let ours = metadata.target().starts_with("topup_");
@@ -22,17 +22,18 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
 }
 
 /// Sets the log up, on standard error. What `RUST_LOG` says by mistake is told there.
-pub(crate) fn init(format: LogFormat) {
-    for mistake in mistakes(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default()) {
+pub(crate) fn init(log: &LogSettings) {
+    let directives = log.rust_log.as_deref().unwrap_or_default();
+    for mistake in mistakes(directives) {
         // Not by the log, which may show nothing for that mistake.
         let _ = writeln!(std::io::stderr(), "RUST_LOG: {mistake}");
     }
-    let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
     // Asked at every event: sqlx asks whether it may log a statement and then logs nothing, and with a filter whose verdict
     // is kept for each place in the code, the next event of that thread would be dropped for it.
     let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.log_format {
         LogFormat::Json => lines.json().with_filter(heard).boxed(),
         LogFormat::Pretty => {
             lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_filter(heard).boxed()

@@ -88,7 +88,8 @@ async fn log_in(bed: &mut Bed, rules: &[&str]) {
 
 /// The report without what differs from run to run.
 fn steady(report: &str) -> String {
-    let lines = report.lines().map(|line| {
+    let (checks, settings) = report.split_once("settings as `run` uses them").expect("they are shown");
+    let lines = checks.lines().chain(settings.lines().last()).map(|line| {
         if line.contains("redis-version") {
             return line.split(" 6.2").next().unwrap_or(line).rsplit_once(' ').unwrap().0.to_owned()
                 + " N, 6.2 or newer";
@@ -115,6 +116,36 @@ async fn where_all_is_well_it_says_so_and_touches_nothing() {
     assert_eq!(keys, [""; 0]);
     assert_eq!(bed.sink.received().len(), 0);
     assert_eq!(bed.simulator.total_calls(), 1);
+}
+
+#[tokio::test]
+async fn the_settings_are_shown_as_they_are_used_and_without_secrets() {
+    let mut bed = bed().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "RETENTION_DAYS='90'\nCONCURRENCY=7\n").unwrap();
+    bed.set("CONCURRENCY", " 9 ");
+    let file = file.path().to_str().unwrap();
+    let (_, printed) = print(&bed, &["--env-file", file, "--poll-strategy", "fixed"]).await;
+    for line in [
+        "CONCURRENCY                  9 (environment)",
+        "RETENTION_DAYS               90 (file)",
+        "POLL_STRATEGY                fixed (flag)",
+        "TOPUP_PREFIX                 {topup} (default)",
+        "ENCRYPTION_KEY               set (environment)",
+        "ONECLICKDZ_API_KEY           set (environment)",
+        &format!("REDIS_URL                    {}/… (environment)", bed.redis.url().trim_end_matches('/')),
+    ] {
+        assert!(printed.contains(line), "{line} in {printed}");
+    }
+    let (_, printed) = print(&bed, &["--json", "--env-file", file]).await;
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    let settings = report["settings"].as_array().unwrap();
+    let of = |name: &str| settings.iter().find(|setting| setting["name"] == name).unwrap();
+    assert_eq!(
+        (&of("RETENTION_DAYS")["value"], &of("RETENTION_DAYS")["from"]),
+        (&"90".into(), &"file".into())
+    );
+    assert_eq!(of("WEBHOOK_SECRET")["value"], "set");
 }
 
 #[tokio::test]

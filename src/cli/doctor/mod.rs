@@ -26,6 +26,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::ExposeSecret;
 
+use super::effective::Setting;
 use super::{Exit, say};
 use crate::app::key_fingerprints;
 use crate::config::{Config, RunSettings};
@@ -45,16 +46,20 @@ pub(super) struct DoctorSettings {
     /// Print the findings as one JSON object
     #[arg(long)]
     json: bool,
+
+    /// The settings as `run` would use them.
+    #[arg(skip)]
+    pub(super) effective: Vec<Setting>,
 }
 
 pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
-    let json = settings.json;
+    let (json, effective) = (settings.json, settings.effective);
     let (checks, usable) = match settings::read(settings.run) {
         // Boxed: all checks run at once, and their states would weigh on every future around this one.
         Ok((config, client)) => (Box::pin(look(config, &client)).await, true),
         Err(wrong) => (wrong, false),
     };
-    let report = Report::new(checks);
+    let report = Report::new(checks, effective);
     if json {
         say(serde_json::to_string_pretty(&report)?)?;
     } else {

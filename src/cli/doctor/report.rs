@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::super::effective::Setting;
 pub(super) use crate::check::{Check, Verdict};
 
 /// All checks, in the order in which they are printed.
@@ -17,11 +18,13 @@ pub(super) struct Report {
     /// Whether no check failed.
     ok: bool,
     checks: Vec<Check>,
+    /// The settings as `run` would use them.
+    settings: Vec<Setting>,
 }
 
 impl Report {
-    pub(super) fn new(checks: Vec<Check>) -> Self {
-        Self { ok: checks.iter().all(|check| check.verdict != Verdict::Fail), checks }
+    pub(super) fn new(checks: Vec<Check>, settings: Vec<Setting>) -> Self {
+        Self { ok: checks.iter().all(|check| check.verdict != Verdict::Fail), checks, settings }
     }
 
     /// Whether no check failed.
@@ -52,6 +55,13 @@ impl fmt::Display for Report {
                 write!(sum, "{comma}{count} {}", verdict.word())?;
             }
         }
+        if !self.settings.is_empty() {
+            writeln!(f, "settings as `run` uses them, without secrets:")?;
+        }
+        let width = self.settings.iter().map(|setting| setting.name.len()).max().unwrap_or_default();
+        for Setting { name, value, from } in &self.settings {
+            writeln!(f, "      {name:<width$}  {value} ({})", from.word())?;
+        }
         f.write_str(&sum)
     }
 }
@@ -81,11 +91,14 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        Report::new(vec![
-            Check::ok("redis", "answers"),
-            Check::warn("redis-clock", "3 s ahead", "set the clock"),
-            Check::skip("store", "not looked at"),
-        ])
+        Report::new(
+            vec![
+                Check::ok("redis", "answers"),
+                Check::warn("redis-clock", "3 s ahead", "set the clock"),
+                Check::skip("store", "not looked at"),
+            ],
+            Vec::new(),
+        )
     }
 
     #[test]
@@ -101,7 +114,7 @@ mod tests {
     #[test]
     fn only_a_failed_check_makes_the_report_bad() {
         assert!(report().is_ok());
-        let failed = Report::new(vec![Check::ok("a", "b"), Check::fail("c", "d", "e")]);
+        let failed = Report::new(vec![Check::ok("a", "b"), Check::fail("c", "d", "e")], Vec::new());
         assert!(!failed.is_ok());
         let json = serde_json::to_value(failed).unwrap();
         assert_eq!(json["ok"], false);

@@ -50,3 +50,46 @@ async fn all_variables_that_cannot_be_used_are_named_at_once_and_without_their_v
     let refused = command.args(["run", "--concurrency", "many"]).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--concurrency"), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_file_of_variables_is_read_as_the_environment_is() {
+    let bed = Bed::new(600.0).await;
+    assert!(bed.program(&["migrate"]).status.success());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let run = |lines: &str| {
+        std::fs::write(file.path(), lines).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["orders", "--env-file"]).arg(file.path()).env_remove("DATABASE_URL");
+        command.env("REDIS_URL", super::setting(&bed, "REDIS_URL")).output().unwrap()
+    };
+    let url = super::setting(&bed, "DATABASE_URL");
+    for lines in [
+        format!("# of the shop\nDATABASE_URL={url}\n"),
+        format!("\u{feff}export DATABASE_URL=\"{url}\"\r\nUNKNOWN=a#b\r\n"),
+        // The environment goes first.
+        format!("DATABASE_URL='{url}'\nREDIS_URL=redis://127.0.0.1:1\nLOG_FORMAT=json\nRUST_LOG=info"),
+    ] {
+        let done = run(&lines);
+        assert!(done.status.success() && done.stderr.is_empty(), "{lines}: {done:?}");
+    }
+    for (lines, words) in [
+        (format!("DATABASE_URL={url}\n0661998877\n"), "--env-file cannot be used: line 2 is not NAME=value"),
+        (
+            format!("DATABASE_URL={url}\nLOG_FORMAT=0661998877"),
+            "LOG_FORMAT cannot be used: it is none of pretty, json",
+        ),
+    ] {
+        let refused = run(&lines);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains(words), "{said}");
+        assert!(!said.contains("0661998877"), "{said}");
+    }
+    std::fs::remove_file(file.path()).unwrap();
+    let mut command = Command::new(PROGRAM);
+    let refused = command.args(["orders", "--env-file"]).arg(file.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && said.contains("--env-file cannot be read: No such file"),
+        "{said}"
+    );
+}
