@@ -114,7 +114,10 @@ fn lenient(command: Command, variable: &dyn Fn(&str) -> Found) -> Command {
 
 fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Found) -> Arg {
     let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { return arg };
-    let (value, stands) = variable(name).unwrap_or((String::new(), Stands::InFile));
+    let Some((value, stands)) = variable(name) else {
+        // An empty one is not set.
+        return if std::env::var_os(name).is_some() { arg.env(None::<&'static str>) } else { arg };
+    };
     let meant = unquoted(value.trim()).trim();
     if meant.is_empty() {
         return arg.env(None::<&'static str>);

@@ -132,8 +132,8 @@ pub struct LogSettings {
     pub log_format: LogFormat,
 
     /// Level of the log
-    #[arg(long, env = "RUST_LOG", hide = true, global = true)]
-    pub rust_log: Option<String>,
+    #[arg(long, env = "RUST_LOG", default_value = "info", hide = true, global = true)]
+    pub rust_log: String,
 }
 
 /// Everything `run` needs.

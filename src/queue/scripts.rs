@@ -23,9 +23,9 @@ scripts! {
     BUDGET_ABLE = "lua/budget_able.lua" with BUDGET;
     BUDGET_ANSWER = "lua/budget_answer.lua" with BUDGET;
     BUDGET_ASK = "lua/budget_ask.lua" with BUDGET;
-    BUDGET_LEARN = "lua/budget_learn.lua";
-    BUDGET_OTHERS = "lua/budget_others.lua";
-    BUDGET_RENEW = "lua/budget_renew.lua";
+    BUDGET_LEARN = "lua/budget_learn.lua" with BUDGET;
+    BUDGET_OTHERS = "lua/budget_others.lua" with BUDGET;
+    BUDGET_RENEW = "lua/budget_renew.lua" with BUDGET;
     BUDGET_STATE = "lua/budget_state.lua" with BUDGET;
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";

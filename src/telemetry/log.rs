@@ -23,12 +23,12 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
 
 /// Sets the log up, on standard error. What `RUST_LOG` says by mistake is told there.
 pub(crate) fn init(log: &LogSettings) {
-    let directives = log.rust_log.as_deref().unwrap_or_default();
-    for mistake in mistakes(directives) {
+    for mistake in mistakes(&log.rust_log) {
         // Not by the log, which may show nothing for that mistake.
         let _ = writeln!(std::io::stderr(), "RUST_LOG: {mistake}");
     }
-    let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
+    let level =
+        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&log.rust_log);
     // Asked at every event: sqlx asks whether it may log a statement and then logs nothing, and with a filter whose verdict
     // is kept for each place in the code, the next event of that thread would be dropped for it.
     let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));

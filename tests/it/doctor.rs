@@ -126,14 +126,15 @@ async fn the_settings_are_shown_as_they_are_used_and_without_secrets() {
     bed.set("CONCURRENCY", " 9 ");
     let file = file.path().to_str().unwrap();
     let (_, printed) = print(&bed, &["--env-file", file, "--poll-strategy", "fixed"]).await;
+    let printed = printed.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     for line in [
-        "CONCURRENCY                  9 (environment)",
-        "RETENTION_DAYS               90 (file)",
-        "POLL_STRATEGY                fixed (flag)",
-        "TOPUP_PREFIX                 {topup} (default)",
-        "ENCRYPTION_KEY               set (environment)",
-        "ONECLICKDZ_API_KEY           set (environment)",
-        &format!("REDIS_URL                    {}/… (environment)", bed.redis.url().trim_end_matches('/')),
+        "CONCURRENCY 9 (environment)",
+        "RETENTION_DAYS 90 (file)",
+        "POLL_STRATEGY fixed (flag)",
+        "TOPUP_PREFIX {topup} (default)",
+        "ENCRYPTION_KEY set (environment)",
+        "ONECLICKDZ_API_KEY set (environment)",
+        &format!("REDIS_URL {}/… (environment)", bed.redis.url().trim_end_matches('/')),
     ] {
         assert!(printed.contains(line), "{line} in {printed}");
     }
@@ -174,7 +175,7 @@ async fn both_forms_say_the_same() {
     let found = doctor(&bed).await;
     let (code, printed) = print(&bed, &[]).await;
     assert_eq!((found.code, code), (Some(1), Some(1)));
-    let lines = printed.lines().filter(|line| !line.starts_with(' '));
+    let lines = printed.lines().filter(|line| !line.starts_with(' ') && !line.starts_with("settings as"));
     let lines: Vec<_> = lines.map(|line| line.split_whitespace().take(2).collect::<Vec<_>>()).collect();
     let (sum, lines) = lines.split_last().unwrap();
     let json: Vec<_> = found.checks.iter().map(verdict).collect();

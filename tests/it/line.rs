@@ -11,6 +11,7 @@ use crate::support::connect;
 use crate::support::redis::TestRedis;
 
 const PRELUDE: &str = include_str!("../../src/queue/lua/prelude.lua");
+const SHARED: &str = include_str!("../../src/queue/lua/budget.lua");
 const ANSWER: &str = include_str!("../../src/queue/lua/budget_answer.lua");
 const ASK: &str = include_str!("../../src/queue/lua/budget_ask.lua");
 const BEGIN: &str = include_str!("../../src/queue/lua/list_begin.lua");
@@ -79,7 +80,7 @@ impl Line {
     }
 
     async fn call<T: FromRedisValue>(&mut self, script: &str, arguments: &[&str]) -> T {
-        let script = Script::new(&(PRELUDE.replace(TIME, SET_TIME) + script));
+        let script = Script::new(&(PRELUDE.replace(TIME, SET_TIME) + SHARED + script));
         let mut call = script.prepare_invoke();
         call.key(BUDGET).key(QUEUE);
         for argument in arguments {
