@@ -32,6 +32,7 @@ pub(super) async fn open_store(config: &Config, connection: &Connection) -> anyh
         shared.check(&config.names, store_id(url).await?.as_deref())?;
     }
     let store = orders::open(url, config.cipher.clone()).await.map_err(store_error)?;
+    let store = store.with_connections(config.database_connections);
     let Sample { cards, unreadable, .. } = store.try_keys().await.map_err(store_error)?;
     if unreadable > 0 {
         tracing::error!(

@@ -203,6 +203,8 @@ pub struct Config {
     pub rejected_cap: RejectedCap,
     /// Address of the database.
     pub database_url: SecretString,
+    /// Connections to the database at most.
+    pub database_connections: usize,
     /// Cipher of the card codes.
     pub cipher: CardCipher,
     /// How long a final order is kept, if not for ever.
@@ -278,6 +280,7 @@ impl RunSettings {
             names: self.redis.prefix.clone(),
             rejected_cap: self.inbox.rejected_cap()?,
             database_url: self.store.database_url()?.into(),
+            database_connections: self.store.database_connections()?,
             cipher: self.store.cipher()?,
             keep: self.retention.keep()?,
             time_scale: self.clock.validate(&self.api.oneclickdz_api_url)?,
@@ -309,6 +312,7 @@ impl RunSettings {
             self.redis.address().err(),
             self.inbox.rejected_cap().err(),
             self.store.database_url().err(),
+            self.store.database_connections().err(),
             self.store.cipher().err(),
             self.retention.keep().err(),
             self.clock.validate(&self.api.oneclickdz_api_url).err(),

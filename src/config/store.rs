@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{SettingsError, set, unusable};
-use crate::orders::{CardCipher, DatabaseKind};
+use crate::orders::{CardCipher, DEFAULT_CONNECTIONS, DatabaseKind, MOST_CONNECTIONS};
 
 /// Where orders are stored.
 #[derive(Debug, Clone, Args)]
@@ -12,6 +12,10 @@ pub struct StoreSettings {
     /// Database of the orders: `sqlite://` and a file, or `postgres://user:password@host/database`
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://topup-worker.db", hide_env_values = true)]
     pub database_url: SecretString,
+
+    /// Connections to PostgreSQL at most, of each worker; where the server grants fewer, the worker makes do with those
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = DEFAULT_CONNECTIONS)]
+    pub database_connections: u16,
 
     /// Key of the card codes at rest: 64 hexadecimal digits, from `topup-worker keygen`
     #[arg(long, env = "ENCRYPTION_KEY", hide_env_values = true)]
@@ -32,6 +36,18 @@ impl StoreSettings {
             "it must be sqlite:// and the path of a file, or postgres://user:password@host:port/database";
         let url = self.database_url.expose_secret();
         DatabaseKind::of(url).map(|_| url).ok_or_else(|| unusable("DATABASE_URL", why))
+    }
+
+    /// Connections at most.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where there are none, or too many.
+    pub fn database_connections(&self) -> Result<usize, SettingsError> {
+        if (1..=MOST_CONNECTIONS).contains(&self.database_connections) {
+            Ok(self.database_connections.into())
+        } else {
+            Err(unusable("DATABASE_CONNECTIONS", format!("it must be from 1 to {MOST_CONNECTIONS}")))
+        }
     }
 
     /// The cipher of the card codes.

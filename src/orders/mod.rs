@@ -29,6 +29,7 @@ pub use history::{Attempt, HistoryEntry, Occurrence};
 pub(crate) use inspect::{InspectError, Inspector, Sample, place};
 pub use reveal::{Reveal, RevealOutcome};
 pub use search::{Found, Search};
+pub(crate) use sql::connections::{DEFAULT_CONNECTIONS, MOST_CONNECTIONS};
 pub(crate) use sql::schema::Tables;
 pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
 

@@ -1,8 +1,9 @@
 //! An open database of either kind, and a transaction in it: the small surface the statements run on.
 
+use sqlx::Sqlite;
 use sqlx::migrate::Migrator;
-use sqlx::{PgPool, Postgres, Sqlite};
 
+use super::connections::{Connection, Connections};
 use super::file::{FileId, SqliteFile};
 use super::statement::{Row, Statement, sql};
 use super::{Access, postgres, sqlite};
@@ -33,7 +34,7 @@ impl DatabaseKind {
 #[derive(Debug, Clone)]
 pub(in crate::orders) enum Database {
     Sqlite(SqliteFile),
-    Postgres(PgPool),
+    Postgres(Connections),
 }
 
 impl Database {
@@ -72,7 +73,11 @@ impl Database {
                 let begun = open.writer.begin_with("BEGIN IMMEDIATE").await?;
                 Transaction::Sqlite(begun, file.clone(), open.file())
             }
-            Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
+            Self::Postgres(connections) => {
+                let mut connection = connections.get().await?;
+                connection.execute("BEGIN").await?;
+                Transaction::Postgres(connection)
+            }
         })
     }
 
@@ -92,7 +97,7 @@ impl Database {
     pub(in crate::orders) async fn close(&self) {
         match self {
             Self::Sqlite(file) => file.close().await,
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres(connections) => connections.close().await,
         }
     }
 
@@ -103,8 +108,20 @@ impl Database {
                 let readers = &file.current()?.readers;
                 sqlite_rows(statement.sqlite().fetch_all(readers).await?)
             }
-            Self::Postgres(pool) => postgres_rows(statement.postgres().fetch_all(pool).await?),
+            Self::Postgres(connections) => {
+                let mut connection = connections.get().await?;
+                let rows = statement.postgres().fetch_all(connection.under_way()).await?;
+                connection.done();
+                postgres_rows(rows)
+            }
         })
+    }
+
+    /// Uses so many connections at most from now on, where it is a PostgreSQL.
+    pub(in crate::orders) fn limit_connections(&self, most: usize) {
+        if let Self::Postgres(connections) = self {
+            connections.limit(most);
+        }
     }
 
     /// Reads one row at most.
@@ -120,7 +137,9 @@ impl Database {
 pub(in crate::orders) enum Transaction {
     /// With the file in which it was begun.
     Sqlite(sqlx::Transaction<'static, Sqlite>, SqliteFile, FileId),
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    /// It is under way on the connection from `BEGIN` to `COMMIT` or `ROLLBACK`; a connection on which it does not end is
+    /// closed, and the server rolls it back.
+    Postgres(Connection),
 }
 
 impl Transaction {
@@ -128,7 +147,7 @@ impl Transaction {
     pub(in crate::orders) async fn execute(&mut self, statement: Statement) -> Result<u64, StoreError> {
         Ok(match self {
             Self::Sqlite(open, ..) => statement.sqlite().execute(&mut **open).await?.rows_affected(),
-            Self::Postgres(open) => statement.postgres().execute(&mut **open).await?.rows_affected(),
+            Self::Postgres(open) => statement.postgres().execute(open.under_way()).await?.rows_affected(),
         })
     }
 
@@ -136,7 +155,7 @@ impl Transaction {
     pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
             Self::Sqlite(open, ..) => sqlite_rows(statement.sqlite().fetch_all(&mut **open).await?),
-            Self::Postgres(open) => postgres_rows(statement.postgres().fetch_all(&mut **open).await?),
+            Self::Postgres(open) => postgres_rows(statement.postgres().fetch_all(open.under_way()).await?),
         })
     }
 
@@ -152,7 +171,10 @@ impl Transaction {
     async fn rollback(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(open, ..) => open.rollback().await?,
-            Self::Postgres(open) => open.rollback().await?,
+            Self::Postgres(mut open) => {
+                open.execute("ROLLBACK").await?;
+                open.done();
+            }
         }
         Ok(())
     }
@@ -164,7 +186,10 @@ impl Transaction {
                 file.must_be(begun_in)?;
                 open.commit().await?;
             }
-            Self::Postgres(open) => open.commit().await?,
+            Self::Postgres(mut open) => {
+                open.execute("COMMIT").await?;
+                open.done();
+            }
         }
         Ok(())
     }

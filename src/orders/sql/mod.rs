@@ -5,6 +5,7 @@
 //! Every other file holds the statements of one concern. They keep to what both databases understand, and name
 //! every column they read: a newer worker may add one while this one is running.
 
+pub(super) mod connections;
 mod database;
 mod details;
 mod events;
@@ -176,6 +177,13 @@ impl SqlStore {
     /// [`StoreError`] where the database fails.
     pub(crate) async fn forget_other_keys(&self) -> Result<(), StoreError> {
         marks::forget_other_keys(&self.database, self.cipher()?).await
+    }
+
+    /// The same; on PostgreSQL it uses so many connections at most.
+    #[must_use]
+    pub fn with_connections(self, most: usize) -> Self {
+        self.database.limit_connections(most);
+        self
     }
 
     /// The same, with this limit to the calls that handlers and the page of the cards make. Real time.

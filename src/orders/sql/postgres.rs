@@ -4,24 +4,17 @@
 //! gone silent: a frozen worker or a lost network holds nobody up for longer than that.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection as _, Executor, PgConnection, PgPool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, Executor, PgConnection};
 
 use super::Access;
+use super::connections::Connections;
 use super::place;
 use super::schema::{self, Link, Tables};
 use crate::orders::StoreError;
 
-/// Connections of a worker at most. A look at an order holds one for milliseconds; nine workers fit into
-/// the hundred that a server takes as it is installed.
-const MOST_CONNECTIONS: u32 = 10;
-/// How long to wait for a free connection, or for the server to take a new one.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection that nobody needed for so long is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// What the statements count on, whatever is set for the database or the role. A change names the version or the state it
 /// is based on, so it needs no stricter isolation, and must not fail for one.
 const NEEDED: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
@@ -54,7 +47,7 @@ pub(super) fn usable(url: &str) -> bool {
 }
 
 /// Connects and brings the tables up to date: one process at a time, by a lock that sqlx takes for it.
-pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
+pub(super) async fn open(url: &str) -> Result<Connections, StoreError> {
     let options = options(url)?;
     let mut connection = PgConnection::connect_with(&options).await?;
     for settings in [QUIET, NEEDED, NO_LIMITS] {
@@ -73,20 +66,10 @@ pub(super) async fn open(url: &str) -> Result<PgPool, StoreError> {
 }
 
 /// Connects to a database that has its tables.
-pub(super) async fn connect(url: &str, access: Access) -> Result<PgPool, sqlx::Error> {
-    let limited = pool(MOST_CONNECTIONS).after_connect(move |connection, _| {
-        Box::pin(async move {
-            set(connection, NEEDED).await?;
-            set(connection, LIMITS).await?;
-            if access == Access::Read { set(connection, READ_ONLY).await } else { Ok(()) }
-        })
-    });
-    limited.connect_with(options(url)?).await
-}
-
-fn pool(connections: u32) -> PgPoolOptions {
-    let pool = PgPoolOptions::new().max_connections(connections);
-    pool.acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(IDLE_TIMEOUT)
+pub(super) async fn connect(url: &str, access: Access) -> Result<Connections, sqlx::Error> {
+    let mut settings = vec![NEEDED, LIMITS];
+    settings.extend((access == Access::Read).then_some(READ_ONLY));
+    Connections::open(options(url)?, settings).await
 }
 
 async fn set(connection: &mut PgConnection, settings: &'static str) -> Result<(), sqlx::Error> {

@@ -144,7 +144,7 @@ struct PgBouncer {
 }
 
 impl PgBouncer {
-    async fn start(server: &str, pool_mode: &str) -> Option<Self> {
+    async fn start(server: &str, pool_mode: &str, pool_size: usize) -> Option<Self> {
         let program =
             ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|file| Path::new(file).exists());
         let Some(program) = program else {
@@ -160,7 +160,7 @@ impl PgBouncer {
         let user = if root { "user = nobody\n" } else { "" };
         let settings = format!(
             "[databases]\n* = host={host} port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {pool_mode}\ndefault_pool_size = 50\n{user}",
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {pool_mode}\ndefault_pool_size = {pool_size}\n{user}",
             users.display()
         );
         let file = folder.path().join("pgbouncer.ini");
@@ -185,10 +185,10 @@ impl Drop for PgBouncer {
 }
 
 /// Leads the workers through a PgBouncer.
-async fn through_pgbouncer(bed: &mut Bed, pool_mode: &str) -> Option<PgBouncer> {
+async fn through_pgbouncer(bed: &mut Bed, pool_mode: &str, pool_size: usize) -> Option<PgBouncer> {
     let url = setting(bed, "DATABASE_URL").to_owned();
     let (server, database) = url.strip_prefix("postgres://topup@").unwrap().split_once('/').unwrap();
-    let pooler = PgBouncer::start(server, pool_mode).await?;
+    let pooler = PgBouncer::start(server, pool_mode, pool_size).await?;
     bed.set("DATABASE_URL", format!("postgres://topup@127.0.0.1:{}/{database}", pooler.port));
     Some(pooler)
 }
@@ -196,7 +196,7 @@ async fn through_pgbouncer(bed: &mut Bed, pool_mode: &str) -> Option<PgBouncer> 
 #[tokio::test]
 async fn four_workers_work_through_a_pgbouncer_in_session_mode() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
-    let Some(_pooler) = through_pgbouncer(&mut bed, "session").await else { return };
+    let Some(_pooler) = through_pgbouncer(&mut bed, "session", 50).await else { return };
     let workers = [bed.worker().await, bed.worker().await, bed.worker().await, bed.worker().await];
     delivers(&bed, 60).await;
     for worker in &workers {
@@ -207,9 +207,56 @@ async fn four_workers_work_through_a_pgbouncer_in_session_mode() {
 #[tokio::test]
 async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused_in_words() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
-    let Some(_pooler) = through_pgbouncer(&mut bed, "transaction").await else { return };
+    let Some(_pooler) = through_pgbouncer(&mut bed, "transaction", 50).await else { return };
     for command in ["migrate", "run"] {
         let words = refused(&bed, &[command], 1).await;
         assert!(words.contains("a pooler in transaction mode"), "{words}");
     }
+}
+
+/// Connections that workers have open.
+async fn connections(postgres: &TestPostgres) -> i64 {
+    let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'topup-worker'";
+    sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_uses_as_many_connections_as_are_set() {
+    let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
+    bed.set("DATABASE_CONNECTIONS", "2");
+    let _worker = bed.worker().await;
+    delivers(&bed, 120).await;
+    assert_eq!(connections(&postgres).await, 2);
+}
+
+#[tokio::test]
+async fn a_worker_makes_do_with_the_connections_that_its_role_may_have() {
+    let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
+    assert!(bed.program(&["migrate"]).status.success());
+    for statement in [
+        "CREATE ROLE few LOGIN CONNECTION LIMIT 3",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO few",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO few",
+    ] {
+        execute(&bed, statement).await;
+    }
+    connect_as(&mut bed, "few");
+    let worker = bed.worker().await;
+    delivers(&bed, 200).await;
+    assert_eq!(connections(&postgres).await, 3);
+    let log = worker.log();
+    assert!(log.contains("the database gives this worker fewer connections than it would use"), "{log}");
+    assert!(log.contains("connections=3 wanted=10"), "{log}");
+    assert!(!log.contains("the store failed"), "{log}");
+}
+
+#[tokio::test]
+async fn a_worker_makes_do_with_the_places_of_a_pgbouncer() {
+    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    let Some(_pooler) = through_pgbouncer(&mut bed, "session", 2).await else { return };
+    let worker = bed.worker().await;
+    delivers(&bed, 200).await;
+    let log = worker.log();
+    assert!(log.contains("connections=2 wanted=10") && !log.contains("the store failed"), "{log}");
 }

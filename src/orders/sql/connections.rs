@@ -1,0 +1,318 @@
+//! The connections of a worker to PostgreSQL: as many as are set, and no more than the server grants.
+//!
+//! A role, a server or a pooler may allow fewer connections than a worker would use. The pool of sqlx then waits half a
+//! minute for another one while those that there are stand idle, and no pool of another library becomes smaller. Here
+//! calls share the connections that there are, and from time to time one more is tried.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Connections at most, unless others are set. A look at an order holds one for milliseconds; nine workers fit into the
+/// hundred connections that a server takes as it is installed.
+pub(crate) const DEFAULT_CONNECTIONS: u16 = 10;
+/// Connections at most, whatever is set.
+pub(crate) const MOST_CONNECTIONS: u16 = 200;
+/// How long a call waits for a connection that others have.
+const FREE_WITHIN: Duration = Duration::from_secs(30);
+/// How long a new connection may take, and the answer of one that was idle.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// A connection that was used so recently is not asked whether it answers.
+const SURELY_ANSWERS: Duration = Duration::from_secs(1);
+/// A connection that nobody needed for so long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// When one more connection is tried after the server has refused one; doubled each time, …
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+/// … up to this.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// Refusals within so long of each other are one.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// See the module. Clones are the same connections.
+#[derive(Debug, Clone)]
+pub(in crate::orders) struct Connections(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: PgConnectOptions,
+    /// What is set on each connection.
+    settings: Vec<&'static str>,
+    state: Mutex<State>,
+    /// One of those that wait may look again.
+    freed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// With the time of their last use, the last used one last.
+    idle: Vec<(PgConnection, Instant)>,
+    /// Those that are idle or in use.
+    open: usize,
+    /// Those that are being made.
+    making: usize,
+    /// How many there may be, as far as is known.
+    granted: usize,
+    /// How many there may be, as it is set.
+    most: usize,
+    /// What `granted` was when it was last logged.
+    logged: usize,
+    /// When a connection was last refused; none since one more was tried.
+    refused_at: Option<Instant>,
+    pause: Duration,
+    /// When one more is tried.
+    tries_at: Instant,
+}
+
+/// What a call that wants a connection does next.
+enum Next {
+    Use(PgConnection, Instant),
+    Make,
+    Wait,
+}
+
+impl Connections {
+    /// Makes the first connection.
+    pub(super) async fn open(
+        options: PgConnectOptions,
+        settings: Vec<&'static str>,
+    ) -> Result<Self, sqlx::Error> {
+        let most = usize::from(DEFAULT_CONNECTIONS);
+        let state = State {
+            idle: Vec::new(),
+            open: 0,
+            making: 0,
+            granted: most,
+            most,
+            logged: most,
+            refused_at: None,
+            pause: FIRST_PAUSE,
+            tries_at: Instant::now(),
+        };
+        let connections =
+            Self(Arc::new(Inner { options, settings, state: Mutex::new(state), freed: Notify::new() }));
+        connections.get().await?;
+        Ok(connections)
+    }
+
+    /// Has at most so many connections from now on.
+    pub(super) fn limit(&self, most: usize) {
+        let mut state = self.0.state();
+        (state.most, state.granted, state.logged) = (most, most, most);
+    }
+
+    /// A connection that nobody else has.
+    pub(super) async fn get(&self) -> Result<Connection, sqlx::Error> {
+        let end = Instant::now() + FREE_WITHIN;
+        loop {
+            match self.0.next() {
+                Next::Use(connection, used_at) => {
+                    let mut connection = self.lend(connection);
+                    if used_at.elapsed() < SURELY_ANSWERS || connection.answers().await {
+                        return Ok(connection);
+                    }
+                }
+                Next::Make => {
+                    if let Some(connection) = self.make().await? {
+                        return Ok(connection);
+                    }
+                }
+                Next::Wait => {
+                    let freed = timeout_at(end, self.0.freed.notified()).await;
+                    freed.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?;
+                }
+            }
+        }
+    }
+
+    /// Closes those that are idle.
+    pub(super) async fn close(&self) {
+        let idle = std::mem::take(&mut self.0.state().idle);
+        for (connection, _) in idle {
+            drop(connection.close().await);
+        }
+    }
+
+    /// Makes a connection. Nothing where it is refused, and there are others to wait for.
+    async fn make(&self) -> Result<Option<Connection>, sqlx::Error> {
+        let making = Making(&self.0);
+        let error = match timeout(ANSWERS_WITHIN, self.0.connect()).await {
+            Ok(Ok(connection)) => {
+                self.0.state().open += 1;
+                return Ok(Some(self.lend(connection)));
+            }
+            Ok(Err(error)) if !is_of_too_many(&error) => return Err(error),
+            Ok(Err(error)) => error,
+            // A pooler lets a client wait whose turn has not come.
+            Err(_elapsed) => sqlx::Error::PoolTimedOut,
+        };
+        drop(making);
+        if self.0.state().makes_do() { Ok(None) } else { Err(error) }
+    }
+
+    fn lend(&self, connection: PgConnection) -> Connection {
+        Connection { open: Some(connection), is_under_way: false, home: Arc::clone(&self.0) }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        for settings in &self.settings {
+            connection.execute(*settings).await?;
+        }
+        Ok(connection)
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.state();
+        state.try_one_more();
+        state.log();
+        let next = state.next();
+        if !state.idle.is_empty() {
+            // Two that came back may have woken one call.
+            self.freed.notify_one();
+        }
+        next
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Next {
+        let now = Instant::now();
+        let (before, all) = (self.idle.len(), &mut self.idle);
+        all.retain(|(_, used_at)| now - *used_at < IDLE_TIMEOUT);
+        self.open -= before - self.idle.len();
+        if let Some((connection, used_at)) = self.idle.pop() {
+            return Next::Use(connection, used_at);
+        }
+        if self.open + self.making < self.granted {
+            self.making += 1;
+            return Next::Make;
+        }
+        Next::Wait
+    }
+
+    /// Lets one more connection be made, where it is time for that.
+    fn try_one_more(&mut self) {
+        let now = Instant::now();
+        if self.granted >= self.most || now < self.tries_at {
+            return;
+        }
+        if self.refused_at.take().is_none() {
+            // The one that was tried before was not refused.
+            self.pause = FIRST_PAUSE;
+        }
+        self.granted += 1;
+        self.tries_at = now + self.pause;
+    }
+
+    /// Makes do with the connections that there are, where there are any. Returns whether that is so.
+    fn makes_do(&mut self) -> bool {
+        if self.open == 0 {
+            return false;
+        }
+        let now = Instant::now();
+        if self.refused_at.is_none_or(|at| now - at > AT_ONCE) {
+            self.tries_at = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        self.refused_at = Some(now);
+        // Of those that are being made some may come about.
+        self.granted = self.granted.min(self.open + self.making);
+        true
+    }
+
+    /// Says how many there may be, where that has changed.
+    fn log(&mut self) {
+        if self.refused_at.is_some_and(|at| at.elapsed() < AT_ONCE) {
+            return;
+        }
+        let (connections, wanted) = (self.granted, self.most);
+        if connections < self.logged {
+            self.logged = connections;
+            tracing::warn!(
+                connections,
+                wanted,
+                "the database gives this worker fewer connections than it would use; it works with those"
+            );
+        } else if connections == wanted && self.logged < wanted {
+            self.logged = connections;
+            tracing::info!(connections, "the database gives this worker all its connections again");
+        }
+    }
+}
+
+/// Counts as being made until it is dropped.
+struct Making<'a>(&'a Inner);
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.state().making -= 1;
+        // Where none came of it, another call may try.
+        self.0.freed.notify_one();
+    }
+}
+
+/// Whether the server, or a pooler, has no place for another connection.
+fn is_of_too_many(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    // too_many_connections, and what PgBouncer calls its own limits.
+    code.is_some_and(|code| ["53300", "08P01"].contains(&&*code))
+}
+
+/// A connection, until it is dropped. It is used again only where nothing is left under way on it: neither a statement whose
+/// answer nobody waited for, nor a transaction.
+#[derive(Debug)]
+pub(in crate::orders) struct Connection {
+    /// None with its end.
+    open: Option<PgConnection>,
+    is_under_way: bool,
+    home: Arc<Inner>,
+}
+
+impl Connection {
+    /// Carries out statements.
+    pub(super) async fn execute(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
+        self.under_way().execute(statements).await?;
+        Ok(())
+    }
+
+    /// What statements are carried out on, until [`Connection::done`] is called.
+    pub(super) fn under_way(&mut self) -> &mut PgConnection {
+        self.is_under_way = true;
+        // Invariant: it is taken out when this ends.
+        self.open.as_mut().expect("it is there")
+    }
+
+    /// Nothing is under way any more.
+    pub(super) fn done(&mut self) {
+        self.is_under_way = false;
+    }
+
+    /// Whether the server answers on it.
+    async fn answers(&mut self) -> bool {
+        let answers = timeout(ANSWERS_WITHIN, self.under_way().ping()).await.is_ok_and(|ping| ping.is_ok());
+        self.is_under_way = !answers;
+        answers
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.home.state();
+        match self.open.take().filter(|_| !self.is_under_way) {
+            Some(connection) => state.idle.push((connection, Instant::now())),
+            None => state.open -= 1,
+        }
+        drop(state);
+        self.home.freed.notify_one();
+    }
+}
