@@ -4,7 +4,7 @@
 //! Workers that differ would destroy each other's work in silence: two databases under one prefix tell one order twice
 //! and know nothing of each other's failures, and a card that one worker encrypts is lost to another that lacks the key.
 //! So a worker joins before it changes anything, looks again three times a minute, and stops where it differs, in words.
-//! After Redis has lost its data, the running workers write all of it again.
+//! After Redis has lost its data, the running workers write all of it again, and a worker that starts waits for them.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -35,6 +35,8 @@ const GONE_AFTER: Duration = Duration::from_mins(25);
 pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(26);
 /// Pause between two looks at that.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A worker that runs reports within this time, at the latest with its next look at a queue. Real time.
+const REPORTS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a worker that stops waits for Redis to take note.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -155,6 +157,18 @@ pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Sh
     }
 }
 
+/// What Redis says to a worker that asks whether it may be among the others.
+enum Answer {
+    /// It may, and is where it joins.
+    Fits,
+    /// A worker has other keys; as it stands in Redis.
+    Differs(String),
+    /// Redis knows of no database. Others that run have been called upon to report.
+    Unclaimed,
+    /// Redis knows of no database, and others run.
+    OthersRun,
+}
+
 /// One worker's place among the others.
 pub(crate) struct Membership {
     connection: Connection,
@@ -181,23 +195,46 @@ impl Membership {
         Self { time_anchor, ..self }
     }
 
-    /// Joins the others. Waits for Redis, and where another worker's keys differ for as long as it may be alive.
+    /// Joins the others. Waits for Redis; where Redis knows of no database, for workers that run and have not noted theirs
+    /// again; and where another worker's keys differ, for as long as it may be alive.
     ///
     /// # Errors
     /// [`Refusal`] says why this worker must not run.
     pub(crate) async fn join(&self) -> Result<(), Refusal> {
-        // Those that differ are removed by that, and come back if they live.
-        while self.ask("join").await?.is_some() {
-            tracing::warn!("a worker has other encryption keys; looking whether it still runs");
-            let end = Instant::now() + BACK_WITHIN;
-            while Instant::now() < end {
-                sleep(LOOK_AGAIN).await;
-                if let Some(other) = self.ask("look").await? {
-                    return Err(self.differ(&other));
+        self.join_as("join").await
+    }
+
+    async fn join_as(&self, mut what: &'static str) -> Result<(), Refusal> {
+        let mut is_logged = false;
+        loop {
+            match self.ask(what).await? {
+                Answer::Fits => return Ok(()),
+                Answer::Unclaimed => {
+                    sleep(REPORTS_WITHIN).await;
+                    what = "claim";
+                }
+                Answer::OthersRun => {
+                    if !is_logged {
+                        is_logged = true;
+                        tracing::info!(
+                            "Redis has lost its data; waiting for a running worker to note its database"
+                        );
+                    }
+                    sleep(LOOK_AGAIN).await;
+                }
+                // Those that differ are removed by that, and come back if they live.
+                Answer::Differs(_) => {
+                    tracing::warn!("a worker has other encryption keys; looking whether it still runs");
+                    let end = Instant::now() + BACK_WITHIN;
+                    while Instant::now() < end {
+                        sleep(LOOK_AGAIN).await;
+                        if let Answer::Differs(other) = self.ask("look").await? {
+                            return Err(self.differ(&other));
+                        }
+                    }
                 }
             }
         }
-        Ok(())
     }
 
     /// Stays among the others until that is refused.
@@ -209,7 +246,7 @@ impl Membership {
                     break;
                 }
             }
-            if let Err(refusal) = self.join().await {
+            if let Err(refusal) = self.join_as("stay").await {
                 return refusal;
             }
             self.put_back_time_anchor().await;
@@ -249,13 +286,16 @@ impl Membership {
         drop(timeout(LEAVE_WITHIN, remove.query_async::<()>(&mut connection)).await);
     }
 
-    /// A worker whose keys differ, as it stands in Redis, if there is one.
-    async fn ask(&self, what: &str) -> Result<Option<String>, Refusal> {
+    async fn ask(&self, what: &str) -> Result<Answer, Refusal> {
         let mut pause = Pause::new();
         let (word, detail): (String, String) = loop {
             let mut call = scripts::JOIN.prepare_invoke();
             call.key(self.names.layout_version()).key(self.names.store()).key(self.names.keyrings());
-            call.arg(LAYOUT).arg(&self.store).arg(millis(GONE_AFTER)).arg(&self.worker).arg(what);
+            for job in JobName::ALL {
+                call.key(self.names.queue(job));
+            }
+            call.arg(LAYOUT).arg(&self.store).arg(millis(GONE_AFTER)).arg(millis(WORKER_IS_GONE_AFTER));
+            call.arg(&self.worker).arg(what);
             call.arg(self.keys.len()).arg(&self.keys);
             match call.invoke_async(&mut self.connection.get()).await {
                 Ok(answer) => {
@@ -272,8 +312,10 @@ impl Membership {
         match word.as_str() {
             "layout" => Err(Refusal::Layout { prefix, found: detail.parse().unwrap_or(u64::MAX) }),
             "store" => Err(Refusal::Store { prefix, found: detail, own: self.store.clone() }),
-            "keys" => Ok(Some(detail)),
-            _ => Ok(None),
+            "keys" => Ok(Answer::Differs(detail)),
+            "unclaimed" => Ok(Answer::Unclaimed),
+            "others" => Ok(Answer::OthersRun),
+            _ => Ok(Answer::Fits),
         }
     }
 

@@ -121,6 +121,28 @@ async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is
 }
 
 #[tokio::test]
+async fn a_worker_of_another_database_does_not_take_over_a_redis_that_has_lost_its_data() {
+    let mut bed = Bed::new(1.0).await;
+    let mut rightful = bed.worker().await;
+    let first = of_jobs(&bed).await;
+    let folder = tempfile::tempdir().unwrap();
+    let own = setting(&bed, "DATABASE_URL").to_owned();
+    bed.set("DATABASE_URL", format!("sqlite://{}", folder.path().join("another.db").display()));
+    assert!(bed.program(&["migrate"]).status.success());
+    for _ in 0..2 {
+        let _: String = bed.redis(&["FLUSHALL"]).await;
+        let words = refused(&bed, &["run"], 2).await;
+        assert!(words.contains(OTHER) && !words.contains("ready for work"), "{words}");
+        assert_eq!(of_jobs(&bed).await, first);
+    }
+    bed.set("DATABASE_URL", own);
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
+    assert!(rightful.stop().await.success());
+}
+
+#[tokio::test]
 async fn of_two_databases_that_begin_at_once_one_wins() {
     let bed = Bed::new(600.0).await;
     let folder = tempfile::tempdir().unwrap();
