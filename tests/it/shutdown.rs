@@ -107,7 +107,7 @@ async fn readiness_follows_redis_and_the_signal_to_stop() {
     bed.redis.start_again().await;
     is("\r\n\r\nready").await;
     bed.enqueue([&order]).await;
-    until("it is asked for", async || (bed.simulator.total_calls() > 0).then_some(())).await;
+    until("it is asked for", async || (!bed.simulator.calls(&order).is_empty()).then_some(())).await;
     worker.signal("TERM");
     is("not ready: stopping").await;
     assert_eq!(until("it stops", async || worker.ended()).await.code(), Some(0));
