@@ -141,7 +141,7 @@ async fn orders_that_were_known_survive_minutes_in_which_the_provider_knows_none
 async fn an_outage_costs_a_recheck_none_of_its_attempts() {
     let mut bed = Bed::new(600.0).await;
     bed.set("POLL_COALESCE", "off");
-    let orders: Vec<String> = (0..3).map(|_| bed.order(Script::fulfilled_after(20 * MINUTE))).collect();
+    let orders: Vec<String> = (0..3).map(|_| bed.order(Script::handling_forever())).collect();
     let worker = bed.worker().await;
     bed.enqueue(&orders).await;
     bed.stored(&orders, OrderStatus::Delayed).await;
@@ -158,6 +158,7 @@ async fn an_outage_costs_a_recheck_none_of_its_attempts() {
         let attempts: Option<u32> =
             bed.redis(&["HGET", &format!("{{topup}}:recheck-topup:meta:{order}"), "attempts"]).await;
         assert_eq!(attempts.unwrap_or_default(), 0);
+        bed.simulator.set_script(order, Script::fulfilled_after(Duration::ZERO));
     }
     bed.simulator.fail(None);
     bed.stored(&orders, OrderStatus::Fulfilled).await;

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 /// Connections at most, unless others are set. A look at an order holds one for milliseconds; nine workers fit into the
 /// hundred connections that a server takes as it is installed.
 pub(crate) const DEFAULT_CONNECTIONS: u16 = 10;
 /// Connections at most, whatever is set.
 pub(crate) const MOST_CONNECTIONS: u16 = 200;
-/// How long a call waits for a connection that others have.
+/// How long a call waits for its turn.
 const FREE_WITHIN: Duration = Duration::from_secs(30);
 /// How long a new connection may take, and the answer of one that was idle.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -41,9 +41,9 @@ struct Inner {
     options: PgConnectOptions,
     /// What is set on each connection.
     settings: Vec<&'static str>,
+    /// A permit for each connection that there may be. Calls get them in the order in which they ask.
+    places: Arc<Semaphore>,
     state: Mutex<State>,
-    /// One of those that wait may look again.
-    freed: Notify,
 }
 
 #[derive(Debug)]
@@ -52,8 +52,6 @@ struct State {
     idle: Vec<(PgConnection, Instant)>,
     /// Those that are idle or in use.
     open: usize,
-    /// Those that are being made.
-    making: usize,
     /// How many there may be, as far as is known.
     granted: usize,
     /// How many there may be, as it is set.
@@ -67,13 +65,6 @@ struct State {
     tries_at: Instant,
 }
 
-/// What a call that wants a connection does next.
-enum Next {
-    Use(PgConnection, Instant),
-    Make,
-    Wait,
-}
-
 impl Connections {
     /// Makes the first connection.
     pub(super) async fn open(
@@ -84,7 +75,6 @@ impl Connections {
         let state = State {
             idle: Vec::new(),
             open: 0,
-            making: 0,
             granted: most,
             most,
             logged: most,
@@ -92,40 +82,52 @@ impl Connections {
             pause: FIRST_PAUSE,
             tries_at: Instant::now(),
         };
-        let connections =
-            Self(Arc::new(Inner { options, settings, state: Mutex::new(state), freed: Notify::new() }));
+        let places = Arc::new(Semaphore::new(most));
+        let connections = Self(Arc::new(Inner { options, settings, places, state: Mutex::new(state) }));
         connections.get().await?;
         Ok(connections)
     }
 
-    /// Has at most so many connections from now on.
+    /// Has at most so many connections from now on; to be called before they are used.
     pub(super) fn limit(&self, most: usize) {
         let mut state = self.0.state();
+        self.0.places.add_permits(most.saturating_sub(state.granted));
+        self.0.places.forget_permits(state.granted.saturating_sub(most));
         (state.most, state.granted, state.logged) = (most, most, most);
     }
 
     /// A connection that nobody else has.
     pub(super) async fn get(&self) -> Result<Connection, sqlx::Error> {
-        let end = Instant::now() + FREE_WITHIN;
         loop {
-            match self.0.next() {
-                Next::Use(connection, used_at) => {
-                    let mut connection = self.lend(connection);
-                    if used_at.elapsed() < SURELY_ANSWERS || connection.answers().await {
-                        return Ok(connection);
-                    }
-                }
-                Next::Make => {
-                    if let Some(connection) = self.make().await? {
-                        return Ok(connection);
-                    }
-                }
-                Next::Wait => {
-                    let freed = timeout_at(end, self.0.freed.notified()).await;
-                    freed.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?;
+            self.0.tend();
+            let turn = timeout(FREE_WITHIN, Arc::clone(&self.0.places).acquire_owned()).await;
+            let Ok(Ok(place)) = turn else { return Err(sqlx::Error::PoolTimedOut) };
+            while let Some((connection, used_at)) = self.0.idle() {
+                let mut lent = self.lend(connection);
+                if used_at.elapsed() < SURELY_ANSWERS || lent.answers().await {
+                    return Ok(Connection { lent, _place: place });
                 }
             }
+            let error = match timeout(ANSWERS_WITHIN, self.0.connect()).await {
+                Ok(Ok(connection)) => {
+                    self.0.state().open += 1;
+                    return Ok(Connection { lent: self.lend(connection), _place: place });
+                }
+                Ok(Err(error)) if !is_of_too_many(&error) => return Err(error),
+                Ok(Err(error)) => error,
+                // A pooler lets a client wait whose turn has not come.
+                Err(_elapsed) => sqlx::Error::PoolTimedOut,
+            };
+            if !self.0.state().makes_do() {
+                return Err(error);
+            }
+            // There is no connection for it.
+            place.forget();
         }
+    }
+
+    fn lend(&self, connection: PgConnection) -> Lent {
+        Lent { connection: Some(connection), is_under_way: false, home: Arc::clone(&self.0) }
     }
 
     /// Closes those that are idle.
@@ -134,27 +136,6 @@ impl Connections {
         for (connection, _) in idle {
             drop(connection.close().await);
         }
-    }
-
-    /// Makes a connection. Nothing where it is refused, and there are others to wait for.
-    async fn make(&self) -> Result<Option<Connection>, sqlx::Error> {
-        let making = Making(&self.0);
-        let error = match timeout(ANSWERS_WITHIN, self.0.connect()).await {
-            Ok(Ok(connection)) => {
-                self.0.state().open += 1;
-                return Ok(Some(self.lend(connection)));
-            }
-            Ok(Err(error)) if !is_of_too_many(&error) => return Err(error),
-            Ok(Err(error)) => error,
-            // A pooler lets a client wait whose turn has not come.
-            Err(_elapsed) => sqlx::Error::PoolTimedOut,
-        };
-        drop(making);
-        if self.0.state().makes_do() { Ok(None) } else { Err(error) }
-    }
-
-    fn lend(&self, connection: PgConnection) -> Connection {
-        Connection { open: Some(connection), is_under_way: false, home: Arc::clone(&self.0) }
     }
 }
 
@@ -171,52 +152,34 @@ impl Inner {
         Ok(connection)
     }
 
-    fn next(&self) -> Next {
+    /// The idle connection that was used last, with the time of that.
+    fn idle(&self) -> Option<(PgConnection, Instant)> {
+        self.state().idle.pop()
+    }
+
+    /// Closes connections that were idle for long, says what has changed, and lets one more be tried where it is time.
+    fn tend(&self) {
         let mut state = self.state();
-        state.try_one_more();
+        let (now, before) = (Instant::now(), state.idle.len());
+        state.idle.retain(|(_, used_at)| now - *used_at < IDLE_TIMEOUT);
+        state.open -= before - state.idle.len();
         state.log();
-        let next = state.next();
-        if !state.idle.is_empty() {
-            // Two that came back may have woken one call.
-            self.freed.notify_one();
+        if state.granted < state.most && now >= state.tries_at {
+            if state.refused_at.take().is_none() {
+                // The one that was tried before was not refused.
+                state.pause = FIRST_PAUSE;
+            }
+            state.granted += 1;
+            state.tries_at = now + state.pause;
+            self.places.add_permits(1);
         }
-        next
     }
 }
 
 impl State {
-    fn next(&mut self) -> Next {
-        let now = Instant::now();
-        let (before, all) = (self.idle.len(), &mut self.idle);
-        all.retain(|(_, used_at)| now - *used_at < IDLE_TIMEOUT);
-        self.open -= before - self.idle.len();
-        if let Some((connection, used_at)) = self.idle.pop() {
-            return Next::Use(connection, used_at);
-        }
-        if self.open + self.making < self.granted {
-            self.making += 1;
-            return Next::Make;
-        }
-        Next::Wait
-    }
-
-    /// Lets one more connection be made, where it is time for that.
-    fn try_one_more(&mut self) {
-        let now = Instant::now();
-        if self.granted >= self.most || now < self.tries_at {
-            return;
-        }
-        if self.refused_at.take().is_none() {
-            // The one that was tried before was not refused.
-            self.pause = FIRST_PAUSE;
-        }
-        self.granted += 1;
-        self.tries_at = now + self.pause;
-    }
-
-    /// Makes do with the connections that there are, where there are any. Returns whether that is so.
+    /// Does without the connection that was refused, where there are others. Returns whether that is so.
     fn makes_do(&mut self) -> bool {
-        if self.open == 0 {
+        if self.open == 0 || self.granted == 1 {
             return false;
         }
         let now = Instant::now();
@@ -225,8 +188,7 @@ impl State {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
         self.refused_at = Some(now);
-        // Of those that are being made some may come about.
-        self.granted = self.granted.min(self.open + self.making);
+        self.granted -= 1;
         true
     }
 
@@ -250,17 +212,6 @@ impl State {
     }
 }
 
-/// Counts as being made until it is dropped.
-struct Making<'a>(&'a Inner);
-
-impl Drop for Making<'_> {
-    fn drop(&mut self) {
-        self.0.state().making -= 1;
-        // Where none came of it, another call may try.
-        self.0.freed.notify_one();
-    }
-}
-
 /// Whether the server, or a pooler, has no place for another connection.
 fn is_of_too_many(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
@@ -268,14 +219,12 @@ fn is_of_too_many(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| ["53300", "08P01"].contains(&&*code))
 }
 
-/// A connection, until it is dropped. It is used again only where nothing is left under way on it: neither a statement whose
-/// answer nobody waited for, nor a transaction.
+/// A connection and its place, until it is dropped.
 #[derive(Debug)]
 pub(in crate::orders) struct Connection {
-    /// None with its end.
-    open: Option<PgConnection>,
-    is_under_way: bool,
-    home: Arc<Inner>,
+    // In this order: the connection is idle before its place is free.
+    lent: Lent,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
@@ -287,14 +236,30 @@ impl Connection {
 
     /// What statements are carried out on, until [`Connection::done`] is called.
     pub(super) fn under_way(&mut self) -> &mut PgConnection {
-        self.is_under_way = true;
-        // Invariant: it is taken out when this ends.
-        self.open.as_mut().expect("it is there")
+        self.lent.under_way()
     }
 
     /// Nothing is under way any more.
     pub(super) fn done(&mut self) {
-        self.is_under_way = false;
+        self.lent.is_under_way = false;
+    }
+}
+
+/// A connection in use. It is used again only where nothing is left under way on it: neither a statement whose answer nobody
+/// waited for, nor a transaction.
+#[derive(Debug)]
+struct Lent {
+    /// None with its end.
+    connection: Option<PgConnection>,
+    is_under_way: bool,
+    home: Arc<Inner>,
+}
+
+impl Lent {
+    fn under_way(&mut self) -> &mut PgConnection {
+        self.is_under_way = true;
+        // Invariant: it is taken out when this ends.
+        self.connection.as_mut().expect("it is there")
     }
 
     /// Whether the server answers on it.
@@ -305,14 +270,12 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Lent {
     fn drop(&mut self) {
         let mut state = self.home.state();
-        match self.open.take().filter(|_| !self.is_under_way) {
+        match self.connection.take().filter(|_| !self.is_under_way) {
             Some(connection) => state.idle.push((connection, Instant::now())),
             None => state.open -= 1,
         }
-        drop(state);
-        self.home.freed.notify_one();
     }
 }
