@@ -35,6 +35,8 @@ use crate::shutdown::Shutdown;
 use crate::store_watch::StoreWatch;
 use crate::telemetry::Metrics;
 
+/// A database that has not answered for so long at the start is reported. It may be waited for all the same.
+const USUALLY_STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the process of one job may take to open the database and to find Redis.
 const LONGEST_SET_UP: Duration = Duration::from_secs(30);
 
@@ -163,7 +165,18 @@ async fn take_part(
 ) -> anyhow::Result<(Membership, StoreWatch)> {
     let mut pause = Pause::new();
     loop {
-        match take_part_now(config, connection, health).await {
+        let taking = take_part_now(config, connection, health);
+        tokio::pin!(taking);
+        let taken = match tokio::time::timeout(USUALLY_STARTS_WITHIN, &mut taking).await {
+            Ok(taken) => taken,
+            Err(_elapsed) => {
+                health
+                    .store()
+                    .failed(NO_ANSWER, "it has not answered yet, or its tables are being brought up to date");
+                taking.await
+            }
+        };
+        match taken {
             Err(error) if error.downcast_ref().is_some_and(StoreError::is_of_absence) => {
                 health.store().failed(NO_ANSWER, &format!("{error:#}"));
                 pause.wait().await;

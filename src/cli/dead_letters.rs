@@ -274,6 +274,8 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
         }
         // Its job has changed nothing in the store.
         Subject::Instruction(_) => None,
+        // The database is older than Redis. A worker has the order followed anew.
+        Subject::Told(told) if store.order(&told.topup_id).await?.is_none() => None,
         Subject::Told(_) => {
             let why = "the database knows of nothing to tell, or it was told";
             return say(format_args!("{job}  {id}  left: {why}"));

@@ -23,10 +23,21 @@ pub(super) async fn read(connection: &MultiplexedConnection, names: &Names) -> R
     Ok((Shared::read(&mut connection, names).await?, keyrings(&mut connection, names).await?))
 }
 
-/// The checks, for a database of this id, if it has one yet. Nothing was seen where Redis cannot be reached.
+/// Which database the one of `DATABASE_URL` is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Own<'a> {
+    /// Of this id.
+    Is(&'a str),
+    /// There is none yet, or it has older tables.
+    NotThere,
+    /// It cannot be looked at.
+    Unknown,
+}
+
+/// The checks. Nothing was seen where Redis cannot be reached.
 pub(super) fn look(
     seen: Option<&RedisResult<Seen>>,
-    store: Option<&str>,
+    store: Own<'_>,
     cipher: &CardCipher,
     names: &Names,
 ) -> [Check; 3] {
@@ -58,11 +69,14 @@ fn layout(found: u64) -> Check {
     }
 }
 
-fn same_store(of_jobs: Option<&str>, own: Option<&str>, names: &Names) -> Check {
+fn same_store(of_jobs: Option<&str>, own: Own<'_>, names: &Names) -> Check {
     match (of_jobs, own) {
         (None, _) => Check::ok(STORE, "the jobs belong to no database yet"),
-        (Some(of_jobs), Some(own)) if of_jobs == own => {
+        (Some(of_jobs), Own::Is(own)) if of_jobs == own => {
             Check::ok(STORE, "the jobs belong to the database of DATABASE_URL")
+        }
+        (Some(_), Own::Unknown) => {
+            Check::skip(STORE, "the database cannot be looked at; see what is said of the store")
         }
         _ => Check::fail(
             STORE,
@@ -110,15 +124,24 @@ mod tests {
         let verdicts = |seen: Option<RedisResult<Seen>>, store| {
             look(seen.as_ref(), store, &alone, &names).map(|check| check.verdict)
         };
-        assert_eq!(verdicts(seen(LAYOUT, "a", vec![ring(&alone)]), Some("a")), [Good; 3]);
-        assert_eq!(verdicts(Some(Ok((Shared::default(), vec![]))), None), [Good; 3]);
-        assert_eq!(verdicts(seen(LAYOUT + 1, "a", vec![]), Some("a")), [Fail, Good, Good]);
-        assert_eq!(verdicts(seen(LAYOUT, "a", vec![]), Some("b")), [Good, Fail, Good]);
-        assert_eq!(verdicts(seen(LAYOUT, "a", vec![]), None), [Good, Fail, Good], "it has no tables yet");
+        assert_eq!(verdicts(seen(LAYOUT, "a", vec![ring(&alone)]), Own::Is("a")), [Good; 3]);
+        assert_eq!(verdicts(Some(Ok((Shared::default(), vec![]))), Own::NotThere), [Good; 3]);
+        assert_eq!(verdicts(seen(LAYOUT + 1, "a", vec![]), Own::Is("a")), [Fail, Good, Good]);
+        assert_eq!(verdicts(seen(LAYOUT, "a", vec![]), Own::Is("b")), [Good, Fail, Good]);
+        assert_eq!(verdicts(seen(LAYOUT, "a", vec![]), Own::Unknown), [Good, Skip, Good]);
+        assert_eq!(
+            verdicts(seen(LAYOUT, "a", vec![]), Own::NotThere),
+            [Good, Fail, Good],
+            "it has no tables yet"
+        );
         let differs = seen(LAYOUT, "a", vec![ring(&alone), ring(&both)]);
-        assert_eq!(verdicts(differs, Some("a")), [Good, Good, Fail], "it encrypts with a key not known here");
-        assert_eq!(verdicts(None, None), [Skip; 3]);
+        assert_eq!(
+            verdicts(differs, Own::Is("a")),
+            [Good, Good, Fail],
+            "it encrypts with a key not known here"
+        );
+        assert_eq!(verdicts(None, Own::Unknown), [Skip; 3]);
         let error = redis::RedisError::from(std::io::Error::other("away"));
-        assert_eq!(verdicts(Some(Err(error)), None), [Warn; 3]);
+        assert_eq!(verdicts(Some(Err(error)), Own::Unknown), [Warn; 3]);
     }
 }

@@ -33,7 +33,8 @@ use crate::config::{Config, RunSettings};
 use crate::notify::CardForm;
 use crate::topup_api::Client;
 
-use self::report::{Check, Report};
+use self::deployment::Own;
+use self::report::{Check, Report, Verdict};
 
 /// Longest time one check may take. Long enough for a name that resolves slowly and a TLS handshake.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -106,7 +107,12 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     );
     let mut checks = vec![settings::usable(config.time_scale), reached];
     checks.extend(redis);
-    checks.extend(deployment::look(shared.as_ref(), store_id.as_deref(), &config.cipher, names));
+    let own = match &store_id {
+        Some(id) => Own::Is(id),
+        None if store.iter().any(|check| check.verdict == Verdict::Fail) => Own::Unknown,
+        None => Own::NotThere,
+    };
+    checks.extend(deployment::look(shared.as_ref(), own, &config.cipher, names));
     checks.extend(store);
     checks.extend([provider, webhook, operator, templates, email, sms, http, page]);
     checks

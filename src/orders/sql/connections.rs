@@ -205,7 +205,7 @@ impl State {
                 wanted,
                 "the database gives this worker fewer connections than it would use; it works with those"
             );
-        } else if connections == wanted && self.logged < wanted {
+        } else if self.open == wanted && self.logged < wanted {
             self.logged = connections;
             tracing::info!(connections, "the database gives this worker all its connections again");
         }

@@ -62,6 +62,20 @@ async fn a_worker_that_cannot_write_its_database_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_worker_that_starts_beside_a_locked_database_says_so_and_starts_once_it_is_free() {
+    let mut bed = Bed::new(600.0).await;
+    drop(bed.store().await);
+    let lock = Lock::take(&database_url(&bed));
+    let address = bed.serve_http();
+    let worker = bed.starting_worker();
+    readyz(&address, "not ready: the database does not answer").await;
+    worker.logs("the database does not answer; orders wait until it can be used again").await;
+    drop(lock);
+    worker.ready().await;
+    readyz(&address, "200 OK").await;
+}
+
+#[tokio::test]
 async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
     let url = setting(&bed, "DATABASE_URL").to_owned();

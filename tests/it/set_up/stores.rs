@@ -121,6 +121,34 @@ async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is
 }
 
 #[tokio::test]
+async fn a_refused_notification_whose_order_the_database_has_lost_is_replayed() {
+    let mut bed = Bed::new(1.0).await;
+    bed.sink.answer_first([410]);
+    let mut worker = bed.worker().await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    let letter = format!("{order}:fulfilled:webhook");
+    until("the webhook is refused", async || {
+        let dead: Vec<String> = bed.redis(&["SMEMBERS", "{topup}:notify-customer:dead"]).await;
+        (dead == [letter.as_str()]).then_some(())
+    })
+    .await;
+    bed.idle().await;
+    assert!(worker.stop().await.success());
+    let folder = tempfile::tempdir().unwrap();
+    bed.set("DATABASE_URL", format!("sqlite://{}", folder.path().join("backup.db").display()));
+    for command in [&["migrate"][..], &["adopt-store"], &["dead-letters", "replay", "--all"]] {
+        let done = bed.program(command);
+        assert!(done.status.success() && !String::from_utf8_lossy(&done.stdout).contains("left"), "{done:?}");
+    }
+    let _worker = bed.worker().await;
+    until("the card is delivered", async || (bed.sink.received().len() == 2).then_some(())).await;
+    let received = bed.sink.received();
+    assert_eq!(received[0].id(), received[1].id());
+    assert!(received[1].json()["data"]["cardCode"].is_string());
+}
+
+#[tokio::test]
 async fn a_worker_of_another_database_does_not_take_over_a_redis_that_has_lost_its_data() {
     let mut bed = Bed::new(1.0).await;
     let mut rightful = bed.worker().await;
