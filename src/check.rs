@@ -37,12 +37,12 @@ impl Check {
         Self { name, verdict: Verdict::Ok, found: found.into(), advice: None }
     }
 
-    /// To be looked at.
+    /// The operator should look at it.
     pub(crate) fn warn(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Warn, found: found.into(), advice: Some(advice.into()) }
     }
 
-    /// To be mended.
+    /// The operator must change something.
     pub(crate) fn fail(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Fail, found: found.into(), advice: Some(advice.into()) }
     }

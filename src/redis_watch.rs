@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 /// How often to look. Real time.
 const EVERY: Duration = Duration::from_mins(5);
 
-/// See the module.
+/// Watches how Redis is set up, see the module.
 pub(crate) struct RedisWatch {
     connection: Connection,
     metrics: Metrics,

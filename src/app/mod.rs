@@ -35,7 +35,7 @@ use crate::shutdown::Shutdown;
 use crate::store_watch::StoreWatch;
 use crate::telemetry::Metrics;
 
-/// A database that has not answered for so long at the start is reported. It may be waited for all the same.
+/// A worker that starts reports a database that has not answered for so long, and goes on waiting for it.
 const USUALLY_STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the process of one job may take to open the database and to find Redis.
 const LONGEST_SET_UP: Duration = Duration::from_secs(30);

@@ -23,7 +23,7 @@ const FREE_WITHIN: Duration = Duration::from_secs(30);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// A connection that was used so recently is not asked whether it answers.
 const SURELY_ANSWERS: Duration = Duration::from_secs(1);
-/// A connection that nobody needed for so long is closed.
+/// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// When one more connection is tried after the server has refused one; doubled each time, …
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 /// Refusals within so long of each other are one.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// See the module. Clones are the same connections.
+/// A pool of connections, see the module. Clones share it.
 #[derive(Debug, Clone)]
 pub(in crate::orders) struct Connections(Arc<Inner>);
 
@@ -96,7 +96,7 @@ impl Connections {
         (state.most, state.granted, state.logged) = (most, most, most);
     }
 
-    /// A connection that nobody else has.
+    /// Lends a connection to one call.
     pub(super) async fn get(&self) -> Result<Connection, sqlx::Error> {
         loop {
             self.0.tend();
@@ -245,8 +245,7 @@ impl Connection {
     }
 }
 
-/// A connection in use. It is used again only where nothing is left under way on it: neither a statement whose answer nobody
-/// waited for, nor a transaction.
+/// A connection in use. It is closed instead of used again where a statement or a transaction on it has not ended.
 #[derive(Debug)]
 struct Lent {
     /// None with its end.

@@ -21,8 +21,8 @@ local function close_for(closure, ms)
     redis.call('SET', closure, ms, 'PX', ms)
 end
 
--- Which of a worker's keys to ask with, by its number in the list and its fingerprint: of those that the provider does
--- not refuse the first one that is verified, otherwise the first. Nothing where all are refused. A key that stands in for
+-- Returns the number and the fingerprint of the key with which a worker asks. A refused key is left out. The first
+-- verified key is taken, or the first one where none is verified. Returns nothing where all are refused. A key that stands in for
 -- an earlier one counts as verified once it has known an order: it may be of the provider's other environment.
 local function key_in_use(budget, keys)
     local first

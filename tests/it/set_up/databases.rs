@@ -25,14 +25,21 @@ fn database(bed: &Bed) -> String {
     setting(bed, "DATABASE_URL").rsplit('/').next().unwrap().to_owned()
 }
 
+/// Has orders delivered and stored.
 async fn delivers(bed: &Bed, orders: usize) {
+    let orders = announces(bed, orders).await;
+    bed.stored(&orders, OrderStatus::Fulfilled).await;
+}
+
+/// Has orders delivered without a connection of the test's own, and returns them.
+async fn announces(bed: &Bed, orders: usize) -> Vec<String> {
     let orders: Vec<String> =
         (0..orders).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
     bed.enqueue(&orders).await;
-    bed.stored(&orders, OrderStatus::Fulfilled).await;
     for order in &orders {
         bed.told(order, "fulfilled").await;
     }
+    orders
 }
 
 #[tokio::test]
@@ -228,16 +235,6 @@ async fn a_worker_uses_as_many_connections_as_are_set() {
     let _worker = bed.worker().await;
     delivers(&bed, 120).await;
     assert_eq!(connections(&postgres).await, 2);
-}
-
-/// Has orders delivered without a connection of the test's own.
-async fn announces(bed: &Bed, orders: usize) {
-    let orders: Vec<String> =
-        (0..orders).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
-    bed.enqueue(&orders).await;
-    for order in &orders {
-        bed.told(order, "fulfilled").await;
-    }
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ async fn a_damaged_database_is_named() {
     bed.enqueue([&order]).await;
     readyz(&address, "not ready: the database is damaged").await;
     worker.logs("the database is damaged; orders wait until it can be used again").await;
-    assert_eq!(bed.sink.received().len(), 0, "nothing is told that is stored nowhere");
+    assert_eq!(bed.sink.received().len(), 0, "no event is sent that is not stored");
 }
 
 #[tokio::test]
