@@ -1,8 +1,8 @@
 //! Inbox → queues: takes the producers' messages in.
 //!
-//! Every worker reads the stream from its beginning; what has been taken is no longer there. A message is
-//! checked here and then moved by one script, which only the worker that deletes it carries out. So there
-//! is no consumer group to mend after a crash, and nothing is lost or doubled.
+//! Every worker reads the stream from its beginning; what has been taken is no longer there. Messages are checked here
+//! and then moved by one script, as long as no other worker was faster. So there is no consumer group to repair after a
+//! crash, and nothing is lost or doubled. While Redis moves a batch, the next one is read and checked.
 //!
 //! A producer may send anything of any size. One read hands over a bounded number of bytes, and of a message that is too
 //! large only its size; what is kept of rejected messages is bounded too.
@@ -12,7 +12,7 @@ mod arguments;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisResult;
+use redis::{RedisResult, ScriptInvocation};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TopupId, TrackTopup, accept, accept_size};
@@ -39,6 +39,7 @@ pub struct Intake {
     clock: Arc<dyn Clock>,
     callbacks: CallbackHosts,
     address: RedisAddress,
+    reading: Connection,
     moving: Connection,
     rejected_cap: RejectedCap,
     metrics: Metrics,
@@ -56,6 +57,21 @@ struct Dropping {
 /// other; no fields where it is too large.
 type Message = (String, usize, Vec<Vec<u8>>);
 
+/// Messages that stand one after the other in the inbox, and the call that moves them.
+struct Batch {
+    call: ScriptInvocation<'static>,
+    messages: Vec<Checked>,
+}
+
+/// What is said of a message once it is moved.
+struct Checked {
+    id: String,
+    /// The order; none where the message is rejected.
+    topup_id: Option<TopupId>,
+    /// What of it is left out, in words.
+    remarks: Vec<String>,
+}
+
 impl Intake {
     /// An intake of the inbox under these names, for orders that may be told on these hosts.
     #[must_use]
@@ -71,6 +87,7 @@ impl Intake {
             clock,
             callbacks,
             address: address.clone(),
+            reading: Connection::new(address, health),
             moving: Connection::new(address, health),
             rejected_cap: RejectedCap::default(),
             metrics: Metrics::default(),
@@ -91,34 +108,50 @@ impl Intake {
         let _listening = AbortOnDropHandle::new(tokio::spawn(listening));
         let mut pause = Pause::new();
         while !shutdown.is_requested() {
-            let messages = tokio::select! {
-                () = shutdown.requested() => return,
-                messages = self.read() => messages,
-            };
-            // A move that has begun is finished; it is one script.
-            let taken = match messages {
-                Ok(messages) => self.take(messages).await,
-                Err(error) => Err(error),
-            };
-            match taken {
-                Ok(0) => tokio::select! {
+            match self.take_all(&shutdown, &mut pause).await {
+                Ok(()) => tokio::select! {
                     () = shutdown.requested() => return,
                     () = arrivals.wait(LOOKED_AT_EVERY, LOOKED_AT_EVERY_UNTOLD) => pause = Pause::new(),
                 },
-                Ok(_) => pause = Pause::new(),
-                Err(error) => {
-                    self.moving.failed(&error);
-                    pause.wait().await;
-                }
+                Err(_) => pause.wait().await,
             }
         }
     }
 
-    /// The oldest messages.
-    async fn read(&self) -> RedisResult<Vec<Message>> {
+    /// Takes in what there is, until asked to stop. Each batch that is moved begins the pause anew.
+    async fn take_all(&mut self, shutdown: &Shutdown, pause: &mut Pause) -> RedisResult<()> {
+        let mut batch = tokio::select! {
+            () = shutdown.requested() => return Ok(()),
+            batch = self.read("") => batch?,
+        };
+        // A move that has begun is finished; it is one script.
+        while let Some(moved) = batch
+            && !shutdown.is_requested()
+        {
+            // In this order: the answer to the first is there while Redis carries out the second.
+            let last = moved.messages.last().map_or("", |message| &message.id);
+            let (next, results) = tokio::join!(self.read(last), self.carry_out(&moved.call));
+            let results = results?;
+            *pause = Pause::new();
+            batch = if results.is_empty() {
+                // Another worker was faster.
+                self.read("").await?
+            } else {
+                self.log(&moved.messages, &results).await;
+                next?
+            };
+        }
+        Ok(())
+    }
+
+    /// The messages behind the one of this id, or the oldest, checked; none where there are none.
+    async fn read(&self, after: &str) -> RedisResult<Option<Batch>> {
         let mut call = scripts::INBOX_READ.key(self.names.inbox());
-        call.arg(MOST_READ).arg(MOST_BYTES).arg(MAX_MESSAGE_BYTES);
-        call.invoke_async(&mut self.moving.get()).await
+        call.arg(after).arg(MOST_READ).arg(MOST_BYTES).arg(MAX_MESSAGE_BYTES);
+        let messages: RedisResult<Vec<Message>> = call.invoke_async(&mut self.reading.get()).await;
+        // That it answers says nothing of whether it can be written: a replica lets itself be read as well.
+        let messages = messages.inspect_err(|error| self.reading.failed(error))?;
+        Ok((!messages.is_empty()).then(|| self.batch(messages)))
     }
 
     /// The order of a message, or why it cannot be accepted here.
@@ -146,61 +179,67 @@ impl Intake {
         Ok(accepted)
     }
 
-    /// Takes these messages in and returns how many there are.
-    async fn take(&mut self, messages: Vec<Message>) -> RedisResult<usize> {
-        if messages.is_empty() {
-            // A replica lets itself be read as well: this says nothing of whether Redis can be written.
-            return Ok(0);
-        }
+    /// Checks these messages and prepares their move.
+    fn batch(&self, read: Vec<Message>) -> Batch {
         let mut call = scripts::INTAKE.prepare_invoke();
         call.key(self.names.inbox()).key(self.names.rejected());
         call.key(self.names.queue(JobName::PollTopup)).key(self.names.queue(JobName::RecheckTopup));
-        let mut topup_ids: Vec<Option<TopupId>> = Vec::with_capacity(messages.len());
-        for (message_id, bytes, fields) in &messages {
-            call.arg(message_id);
-            match self.check(*bytes, fields) {
-                Ok(accepted) => {
-                    for remark in &accepted.remarks {
+        let mut messages = Vec::with_capacity(read.len());
+        for (id, bytes, fields) in read {
+            call.arg(&id);
+            let (topup_id, remarks) = match self.check(bytes, &fields) {
+                Ok(mut accepted) => {
+                    let said = (Some(accepted.order.topup_id.clone()), std::mem::take(&mut accepted.remarks));
+                    arguments::add(&mut call, &self.names, &*self.clock, &id, accepted);
+                    said
+                }
+                Err(reason) => {
+                    call.arg("reject").arg(reason);
+                    (None, Vec::new())
+                }
+            };
+            messages.push(Checked { id, topup_id, remarks });
+        }
+        Batch { call, messages }
+    }
+
+    /// Moves the messages of a batch and returns what became of each; nothing where another worker was faster.
+    async fn carry_out(&self, call: &ScriptInvocation<'static>) -> RedisResult<Vec<String>> {
+        let results = call.invoke_async(&mut self.moving.get()).await;
+        match &results {
+            Ok(_) => self.moving.answered(),
+            Err(error) => self.moving.failed(error),
+        }
+        results
+    }
+
+    /// Logs what became of these messages, and drops rejected ones where there are too many.
+    async fn log(&mut self, messages: &[Checked], results: &[String]) {
+        let mut rejected = 0;
+        for (Checked { id, topup_id, remarks }, result) in messages.iter().zip(results) {
+            match (topup_id, result.as_str()) {
+                (Some(topup_id), result) => {
+                    arguments::log(topup_id.as_str(), id, result);
+                    for remark in remarks {
                         tracing::warn!(
-                            order.id = accepted.order.topup_id.as_str(),
-                            message.id = message_id,
+                            order.id = topup_id.as_str(),
+                            message.id = id,
                             remark,
                             "a message was accepted without a part of it"
                         );
                     }
-                    topup_ids.push(Some(accepted.order.topup_id.clone()));
-                    arguments::add(&mut call, &self.names, &*self.clock, message_id, accepted);
                 }
-                Err(reason) => {
-                    topup_ids.push(None);
-                    call.arg("reject").arg(reason);
-                }
-            }
-        }
-        let results: Vec<String> = call.invoke_async(&mut self.moving.get()).await?;
-        // Not before: a replica lets itself be read.
-        self.moving.answered();
-        let mut rejected = 0;
-        for (((message_id, ..), topup_id), result) in messages.iter().zip(topup_ids).zip(results) {
-            match (topup_id, result.as_str()) {
-                (Some(topup_id), result) => arguments::log(topup_id.as_str(), message_id, result),
                 (None, "rejected") => {
                     rejected += 1;
-                    tracing::warn!(
-                        message.id = message_id,
-                        "a message was rejected; the reason stands with it"
-                    );
+                    tracing::warn!(message.id = id, "a message was rejected; the reason stands with it");
                 }
-                (None, result) => {
-                    tracing::debug!(message.id = message_id, result, "a message was left alone");
-                }
+                (None, result) => tracing::debug!(message.id = id, result, "a message was left alone"),
             }
         }
         if rejected > 0 {
             self.metrics.rejected(rejected);
             self.drop_oldest_rejected().await;
         }
-        Ok(messages.len())
     }
 
     /// Drops the rejected messages beyond the cap, and says so from time to time.

@@ -1,45 +1,45 @@
 -- Moves messages out of the inbox: into a queue, to the rejected ones, or away where the order is already
 -- followed and they say nothing new. Messages are deleted last, in the same step: no crash and no second worker can
--- lose or double one.
+-- lose or double one. They are moved only while the first of them is the oldest of the inbox: all workers move messages
+-- from the oldest on, so then no other worker has moved one of them.
 -- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be followed; in the first of them
 --   runs what is done about an order that is followed
--- ARGV, for each message: id, then `reject` and the reason,
+-- ARGV, for each message, the oldest first and none left out: id, then `reject` and the reason,
 --   or `accept` and what the message is: `repeat` where it says no more than that the order is to be followed, `update`
 --   where it says more, `check`, `correct` or `cancel`; id of the order's own job; where the order is not followed:
 --   queue, id, payload and delay in ms since the message was added; payload of the job that carries the message out
 --   where the order is followed
--- Returns for each message `gone`, `rejected`, `duplicate`, `accepted`, or `passed-on` where the order is followed and
---   a job carries out what the message says
+-- Returns for each message `rejected`, `duplicate`, `accepted`, `passed-on` where the order is followed and a job carries
+--   out what the message says, or `gone` where it was deleted by hand; nothing where another worker was faster
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
 -- Of a rejected message that has more bytes, so many of its parts are kept, and of each part so many bytes.
 local KEPT_WHOLE, KEPT_PARTS, KEPT_OF_PART = 65536, 32, 1024
--- Messages read at once: some of them may be very large.
-local CHUNK = 16
 -- The job of an order that was cancelled ends when it runs; by then it is no reason to drop a message of the order. The
 -- longest wait between two checks is a day.
 local CANCELLED_SECONDS = 2 * 86400
 -- Its job runs this much later than the one that stores that it is cancelled.
 local CANCELLED_JOB_MS = 1000
 
-local messages, message_ids, rejects = {}, {}, {}
+local messages, message_ids, orders = {}, {}, {}
 while at < #ARGV do
     local message = { id = take(), verdict = take() }
     if message.verdict == 'reject' then
         message.reason = take()
-        rejects[message.id] = true
     else
         message.what, message.order = take(), take()
         message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
         message.payload_where_followed = take()
+        orders[#orders + 1] = message.order
     end
     messages[#messages + 1] = message
     message_ids[#message_ids + 1] = message.id
 end
 
--- What of it is still there: another worker may have been faster. Only for such a message is anything done;
--- the job of one that is gone may be a dead letter by now.
-local entries, orders = {}, {}
+local oldest = redis.call('XRANGE', inbox, '-', '+', 'COUNT', 1)[1]
+if not oldest or oldest[1] ~= message_ids[1] then
+    return {}
+end
 
 -- What is kept of a rejected message.
 local function kept(fields)
@@ -57,20 +57,6 @@ local function kept(fields)
     return fields
 end
 
-local from, chunk = message_ids[1], nil
-repeat
-    chunk = redis.call('XRANGE', inbox, from, message_ids[#message_ids], 'COUNT', CHUNK)
-    for _, entry in ipairs(chunk) do
-        entries[entry[1]] = rejects[entry[1]] and kept(entry[2]) or true
-        from = '(' .. entry[1]
-    end
-until #chunk < CHUNK
-for _, message in ipairs(messages) do
-    if message.order and entries[message.id] then
-        orders[#orders + 1] = message.order
-    end
-end
-
 -- By id of the order: whether one of the queues holds its job. A dead letter does not count.
 local followed, dead_letters = {}, {}
 if #orders > 0 then
@@ -86,8 +72,12 @@ if #orders > 0 then
     end
 end
 
-local function reject(message, fields)
-    redis.call('XADD', rejected, '*', 'id', message.id, 'reason', message.reason, unpack(fields))
+local function reject(message)
+    local entry = redis.call('XRANGE', inbox, message.id, message.id)[1]
+    if not entry then
+        return 'gone'
+    end
+    redis.call('XADD', rejected, '*', 'id', message.id, 'reason', message.reason, unpack(kept(entry[2])))
     return 'rejected'
 end
 
@@ -176,14 +166,7 @@ end
 
 local results = {}
 for n, message in ipairs(messages) do
-    local fields = entries[message.id]
-    if not fields then
-        results[n] = 'gone'
-    elseif message.verdict == 'reject' then
-        results[n] = reject(message, fields)
-    else
-        results[n] = accept(message)
-    end
+    results[n] = message.reason and reject(message) or accept(message)
 end
 for data, values in pairs(payloads) do
     call_with('HSET', data, values)

@@ -120,8 +120,9 @@ impl<'a> Case<'a> {
             }
             Op::Intake { new, again } => {
                 let end = self.messages.len().min(self.taken + new);
-                let messages = self.messages[self.taken.saturating_sub(*again)..end].to_vec();
-                self.taken = end;
+                let begin = self.taken.saturating_sub(*again);
+                let messages = self.messages[begin..end].to_vec();
+                self.taken = if begin == self.taken { end } else { self.taken };
                 if !messages.is_empty() {
                     self.call(&Call::Intake { messages })?;
                 }

@@ -18,7 +18,7 @@ pub(super) enum Op {
         bad: bool,
         ahead: bool,
     },
-    /// A worker takes so many messages in, and so many again that another has taken before.
+    /// A worker takes so many messages in, or tries to where it begins with so many that another has taken before.
     Intake {
         new: usize,
         again: usize,

@@ -129,6 +129,11 @@ impl Model {
     }
 
     fn intake(&mut self, messages: &[Message]) -> Answer {
+        let oldest = self.inbox.as_ref().and_then(|inbox| inbox.first());
+        if oldest.is_none_or(|(id, _)| *id != messages[0].id) {
+            self.happened.insert("gone");
+            return Answer::List(Vec::new());
+        }
         let mut due = Due::default();
         let verdicts: Vec<_> = messages.iter().map(|message| self.take_in(message, &mut due)).collect();
         let now = self.now;
@@ -151,9 +156,7 @@ impl Model {
     }
 
     fn take_in(&mut self, message: &Message, due: &mut Due) -> &'static str {
-        let inbox = self.inbox.get_or_insert_default();
-        let Some(at) = inbox.iter().position(|(id, _)| *id == message.id) else { return "gone" };
-        let (id, mut fields) = inbox.remove(at);
+        let (id, mut fields) = self.inbox.as_mut().unwrap().remove(0);
         let job = match &message.verdict {
             Ok(job) => job,
             Err(reason) => {
