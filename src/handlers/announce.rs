@@ -1,7 +1,8 @@
 //! The event of an outcome, as it is stored.
 
 use topup_jobs::{
-    Event, EventData, Incident, NotifyCustomer, Outcome, ProviderOrder, Timestamp, TopupStatus, Tracking,
+    Event, EventData, Incident, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Timestamp, TopupStatus,
+    Tracking,
 };
 
 use super::Environment;
@@ -11,6 +12,8 @@ use crate::orders::{NewEvent, Order};
 /// Why an outcome reaches neither customer nor merchant.
 const NO_CHANNEL: &str =
     "no channel reaches the customer or the merchant of this order: it names no address that they can use";
+/// What is told of a fulfilled order that the provider fulfils with another card.
+pub(super) const ANOTHER_CARD: &str = "the provider shows another card than the one that was delivered";
 
 impl Environment {
     /// The event of an outcome for the channels that deliver it, and with it one for the operator where they reach
@@ -37,7 +40,10 @@ impl Environment {
         let about = contradiction(order, seen);
         let mut body = event(outcome, order, seen, record, now);
         if outcome == Outcome::Unresolved {
-            let contradicts = || format!("{about}, but the order is {}", order.tracking.status);
+            let contradicts = || match about.as_str() {
+                ANOTHER_CARD => ANOTHER_CARD.to_owned(),
+                about => format!("{about}, but the order is {}", order.tracking.status),
+            };
             body.data.reason = given_up.map(str::to_owned).or_else(|| (!about.is_empty()).then(contradicts));
         }
         NewEvent {
@@ -50,13 +56,16 @@ impl Environment {
     }
 }
 
-/// What the provider says against a final status; empty where the order was not final. A status that is unknown here
+/// What the provider says against a final status, or against the card of a fulfilled order; empty where the order was not final. A status that is unknown here
 /// is one of a kind, whatever its name.
 fn contradiction(order: &Order, seen: Option<&ProviderOrder>) -> String {
     let Some(seen) = seen.filter(|_| order.tracking.status.is_final()) else { return String::new() };
     let status = match &seen.status {
         TopupStatus::Handling => "HANDLING",
         TopupStatus::Queued => "QUEUED",
+        TopupStatus::Fulfilled if order.tracking.status == OrderStatus::Fulfilled => {
+            return ANOTHER_CARD.to_owned();
+        }
         TopupStatus::Fulfilled => "FULFILLED",
         TopupStatus::Refunded => "REFUNDED",
         TopupStatus::Unknown(_) => "unknown",

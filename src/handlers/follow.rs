@@ -8,6 +8,7 @@ use topup_jobs::{
     Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
+use super::announce::ANOTHER_CARD;
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
 use super::job::encode;
 use super::{End, Job, NextJob, Settlement};
@@ -97,10 +98,14 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         Look::Wait(wait) => return Ok(stays(request, &order, request.waited.on(now), End::Wait(wait))),
     };
     let now = env.clock.now();
-    let decision = match told_by {
+    let mut decision = match told_by {
         RequestKind::CheckId => decide(&situation, &observation, now),
         RequestKind::List => as_before,
     };
+    if shows_another_card(env, &order, &observation).await? {
+        decision.notify = Some(Outcome::Unresolved);
+        decision.warning = Some(ANOTHER_CARD.to_owned());
+    }
     if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next)
         && order.tracking.last_checked_at.is_some()
     {
@@ -115,6 +120,26 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     let mut settlement = settle(env, request, &order, decision);
     settlement.next.extend(env.jobs_to_tell(&order).await?);
     Ok(settlement)
+}
+
+/// Whether the provider shows another card than the one that is stored of a fulfilled order. One that cannot be
+/// decrypted any more cannot be compared.
+async fn shows_another_card(
+    env: &Environment,
+    order: &Order,
+    observation: &Observation,
+) -> Result<bool, StoreError> {
+    let Observation::Answered(ProviderOrder { card: Some(shown), .. }) = observation else {
+        return Ok(false);
+    };
+    if order.tracking.status != OrderStatus::Fulfilled {
+        return Ok(false);
+    }
+    match env.store.card(&order.topup_id).await {
+        Ok(stored) => Ok(stored.is_some_and(|stored| stored.card_code.reveal() != shown.card_code.reveal())),
+        Err(error) if error.is_of_one_row() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What becomes of the job of an order that stays given up or cancelled: its end did not reach the queue when it gave

@@ -186,6 +186,15 @@ impl Simulator {
         self.with_orders(|orders, _, _| orders.by_id(topup_id).map(|order| order.card_code.clone()))
     }
 
+    /// Shows another card of this order from now on. Nothing happens for an unknown order.
+    pub fn replace_card(&self, topup_id: &str, card_code: &str) {
+        self.with_orders(|orders, _, _| {
+            if let Some(order) = orders.by_id_mut(topup_id) {
+                card_code.clone_into(&mut order.card_code);
+            }
+        });
+    }
+
     /// Refuses this key from now on, as if the merchant had revoked it.
     pub fn revoke_key(&self, key: &str) {
         lock(&self.shared.access).revoke(key);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
+use topup_worker::orders::OrderStore;
 use topup_worker::simulator::{Answer, Script};
 
 use crate::support::{Bed, until};
@@ -79,4 +80,28 @@ async fn each_contradiction_of_a_final_status_is_reported_once() {
     assert_eq!(told(&bed, "unresolved"), expected);
     assert_eq!(told(&bed, "fulfilled"), [format!("evt_{id}_fulfilled")], "that stays once for ever");
     bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
+}
+
+#[tokio::test]
+async fn another_card_of_a_fulfilled_order_is_reported_once_and_does_not_replace_the_first() {
+    let bed = Bed::new(600.0).await;
+    let id = bed.order(Script::fulfilled_after(Duration::ZERO));
+    let worker = bed.worker().await;
+    bed.enqueue([&id]).await;
+    let first = bed.simulator.card_code(&id).unwrap();
+    bed.told(&id, "fulfilled").await;
+    bed.idle().await;
+    ask_again(&bed, &id).await;
+    assert_eq!(told(&bed, "unresolved"), [""; 0], "the same card is no news");
+    bed.simulator.replace_card(&id, "998877665544");
+    for _ in 0..2 {
+        ask_again(&bed, &id).await;
+    }
+    assert_eq!(told(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
+    let event = bed.told(&id, "unresolved").await.json();
+    assert_eq!(event["data"]["reason"], "the provider shows another card than the one that was delivered");
+    assert!(!event.to_string().contains("998877665544"), "{event}");
+    assert!(!worker.log().contains("998877665544"), "{}", worker.log());
+    let stored = bed.store().await.card(&id.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(stored.card_code.reveal(), first);
 }
