@@ -45,6 +45,17 @@ impl Variables {
     }
 }
 
+/// Names of variables in the file that no command has as a setting, in their order in the alphabet.
+pub(super) fn without_effect(variables: &Variables, command: &Command) -> Vec<String> {
+    fn knows(command: &Command, name: &str) -> bool {
+        command.get_arguments().any(|arg| arg.get_env().is_some_and(|env| env == name))
+            || command.get_subcommands().any(|command| knows(command, name))
+    }
+    let mut names: Vec<_> = variables.file.keys().filter(|name| !knows(command, name)).cloned().collect();
+    names.sort();
+    names
+}
+
 /// The file that these arguments name, whatever else is wrong with them.
 fn env_file(command: &Command, args: &[OsString]) -> Option<PathBuf> {
     let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok()?;

@@ -53,6 +53,10 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     env_file: Option<PathBuf>,
 
+    /// Names in that file that are no settings.
+    #[arg(skip)]
+    without_effect: Vec<String>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -134,6 +138,7 @@ impl Cli {
                 if let Command::Doctor(settings) = &mut cli.command {
                     settings.effective = effective::settings(&command, &matches, &variables);
                 }
+                cli.without_effect = environment::without_effect(&variables, &command);
                 Ok(cli)
             }
             Err(Refused::CommandLine(error)) => error.exit(),
@@ -149,6 +154,13 @@ impl Cli {
     /// Carries out the command.
     pub async fn execute(self) -> Exit {
         telemetry::init(&self.log);
+        if !self.without_effect.is_empty() {
+            let names = self.without_effect.join(", ");
+            tracing::warn!(
+                names,
+                "the file of --env-file names variables that are no settings; they have no effect"
+            );
+        }
         let done = |()| Exit::Done;
         let ended = match self.command {
             Command::Run(settings) => Box::pin(run::run(*settings)).await.map(done),

@@ -65,7 +65,7 @@ async fn a_file_of_variables_is_read_as_the_environment_is() {
     let url = super::setting(&bed, "DATABASE_URL");
     for lines in [
         format!("# of the shop\nDATABASE_URL={url}\n"),
-        format!("\u{feff}export DATABASE_URL=\"{url}\"\r\nUNKNOWN=a#b\r\n"),
+        format!("\u{feff}export DATABASE_URL=\"{url}\"\r\nLOG_FORMAT= \r\n"),
         // The environment goes first.
         format!("DATABASE_URL='{url}'\nREDIS_URL=redis://127.0.0.1:1\nLOG_FORMAT=json\nRUST_LOG=info"),
     ] {
@@ -73,6 +73,11 @@ async fn a_file_of_variables_is_read_as_the_environment_is() {
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success() && said == "no order matches\n", "{lines}: {done:?}");
     }
+    let done =
+        run(&format!("DATABASE_URL={url}\nCONCURENCY=50\nLOG_FROMAT=0661998877\nHTTP_ADDR=127.0.0.1:0"));
+    let said = String::from_utf8_lossy(&done.stderr);
+    let named = "no settings; they have no effect names=\"CONCURENCY, LOG_FROMAT\"";
+    assert!(done.status.success() && said.contains(named) && !said.contains("0661998877"), "{said}");
     for (lines, words) in [
         (format!("DATABASE_URL={url}\n0661998877\n"), "--env-file cannot be used: line 2 is not NAME=value"),
         (
