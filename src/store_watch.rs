@@ -2,8 +2,10 @@
 //! started with.
 //!
 //! Two small questions, whatever the load: a worker whose database is away is not ready before the first order shows it,
-//! and one without work costs the database nothing else.
+//! and one without work costs the database nothing else. While a look fails, the worker claims no jobs: another worker
+//! may have the database, or a connection to it.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::deployment::Refusal;
 use crate::handlers::chain;
 use crate::orders::{NO_ANSWER, SqlStore, StoreError};
+use crate::queue::ClaimPause;
 
 /// How often to look. Real time.
 const EVERY: Duration = Duration::from_secs(5);
@@ -19,6 +22,10 @@ const EVERY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an answer may take. Real time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long one look that fails keeps the worker from claiming jobs: until after the next one.
+const CLAIMS_PAUSE: Duration = Duration::from_secs(10);
+/// A database that has not answered a worker that starts for so long is reported. Real time.
+const ANSWERS_AT_START_WITHIN: Duration = Duration::from_secs(10);
 
 /// Whether the database can be used, as it was last seen.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +50,16 @@ impl StoreHealth {
         }
     }
 
+    /// Waits for a call that a worker makes at its start, however long it takes; one that takes long is reported.
+    pub(crate) async fn at_start<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        tokio::pin!(call);
+        if let Ok(answer) = timeout(ANSWERS_AT_START_WITHIN, &mut call).await {
+            return answer;
+        }
+        self.failed(NO_ANSWER, "it has not answered yet, or its tables are being brought up to date");
+        call.await.inspect(|_| self.answered())
+    }
+
     /// It cannot be used, for this reason, in words for `/readyz` and for the log.
     pub(crate) fn failed(&self, fault: &'static str, why: &str) {
         if self.fault().replace(fault) != Some(fault) {
@@ -59,22 +76,36 @@ impl StoreHealth {
 pub(crate) struct StoreWatch {
     pub(crate) store: SqlStore,
     /// Which store it was at the start.
-    pub(crate) store_id: String,
-    pub(crate) health: StoreHealth,
+    store_id: String,
+    health: StoreHealth,
+    claims: ClaimPause,
 }
 
 impl StoreWatch {
+    pub(crate) fn new(store: SqlStore, store_id: String, health: StoreHealth) -> Self {
+        Self { store, store_id, health, claims: ClaimPause::default() }
+    }
+
+    /// Keeps jobs from being claimed while the database cannot be used.
+    pub(crate) fn claim_pause(&self) -> ClaimPause {
+        self.claims.clone()
+    }
+
     /// Looks until this worker must not go on with the database, and says why.
     pub(crate) async fn run(self) -> anyhow::Error {
         let mut pause = EVERY;
         loop {
             sleep(pause).await;
             let looked = timeout(ANSWER_WITHIN, self.store.look()).await;
-            if !matches!(looked, Ok(Ok(_))) {
+            if matches!(looked, Ok(Ok(_))) {
+                self.claims.end();
+                pause = EVERY;
+            } else {
+                self.claims.pause_for(CLAIMS_PAUSE);
                 // Calls of jobs that have failed till now say no more than that.
                 self.store.take_fault();
+                pause = AGAIN;
             }
-            pause = if matches!(looked, Ok(Ok(_))) { EVERY } else { AGAIN };
             match looked {
                 Ok(Ok(marks)) if marks.store_id != self.store_id => return Refusal::Replaced.into(),
                 Ok(Ok(_)) => match self.store.take_fault() {

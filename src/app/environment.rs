@@ -16,6 +16,7 @@ use crate::notify::{
 };
 use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
 use crate::queue::{Connection, Pause, Slots};
+use crate::store_watch::StoreHealth;
 use crate::telemetry::Metrics;
 use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
 
@@ -24,16 +25,20 @@ const MOST_SPARE_SLOTS: usize = 512;
 
 /// Opens the store for a worker: makes it where it is missing and brings its tables up to date. A database that the jobs
 /// in Redis do not belong to is left as it is, and so is one whose cards this worker's keys do not fit.
-pub(super) async fn open_store(config: &Config, connection: &Connection) -> anyhow::Result<SqlStore> {
+pub(super) async fn open_store(
+    config: &Config,
+    connection: &Connection,
+    health: &StoreHealth,
+) -> anyhow::Result<SqlStore> {
     let url = config.database_url.expose_secret();
     let shared = read_patiently(connection, &config.names).await;
     shared.check_layout(&config.names)?;
     if shared.store.is_some() {
-        shared.check(&config.names, store_id(url).await?.as_deref())?;
+        shared.check(&config.names, health.at_start(store_id(url)).await?.as_deref())?;
     }
-    let store = orders::open(url, config.cipher.clone()).await.map_err(store_error)?;
+    let store = health.at_start(orders::open(url, config.cipher.clone())).await.map_err(store_error)?;
     let store = store.with_connections(config.database_connections);
-    let Sample { cards, unreadable, .. } = store.try_keys().await.map_err(store_error)?;
+    let Sample { cards, unreadable, .. } = health.at_start(store.try_keys()).await.map_err(store_error)?;
     if unreadable > 0 {
         tracing::error!(
             cards,

@@ -32,11 +32,9 @@ use crate::restore::Restore;
 use crate::retention::Retention;
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
-use crate::store_watch::StoreWatch;
+use crate::store_watch::{StoreHealth, StoreWatch};
 use crate::telemetry::Metrics;
 
-/// A worker that starts reports a database that has not answered for so long, and goes on waiting for it.
-const USUALLY_STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the process of one job may take to open the database and to find Redis.
 const LONGEST_SET_UP: Duration = Duration::from_secs(30);
 
@@ -81,7 +79,7 @@ pub async fn run_with(
     };
     tasks.spawn(time_keeper.keep(time.clone(), metrics.clone(), shutdown.clone()));
     let starting = Box::pin(async {
-        let (membership, watch) = take_part(&config, &connection, &health).await?;
+        let (membership, watch) = take_part(&config, &connection, &health.store()).await?;
         let opened = watch.store.clone();
         let clock = scaled_clock(&config, &connection, time).await?;
         let membership = membership.keeping_time_anchor(clock.anchor());
@@ -121,6 +119,7 @@ pub async fn run_with(
         .rejecting(config.rejected_cap, environment.metrics.clone());
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
+        .pausing(watch.claim_pause())
         .with_slots(NotifyCustomerHandler(environment.clone()), environment.circuits.slots())
         .pausing(budget.claim_pause())
         .with(PollTopupHandler(environment.clone()))
@@ -161,28 +160,17 @@ pub async fn run_with(
 async fn take_part(
     config: &Config,
     connection: &Connection,
-    health: &Health,
+    health: &StoreHealth,
 ) -> anyhow::Result<(Membership, StoreWatch)> {
     let mut pause = Pause::new();
     loop {
-        let taking = take_part_now(config, connection, health);
-        tokio::pin!(taking);
-        let taken = match tokio::time::timeout(USUALLY_STARTS_WITHIN, &mut taking).await {
-            Ok(taken) => taken,
-            Err(_elapsed) => {
-                health
-                    .store()
-                    .failed(NO_ANSWER, "it has not answered yet, or its tables are being brought up to date");
-                taking.await
-            }
-        };
-        match taken {
+        match Box::pin(take_part_now(config, connection, health)).await {
             Err(error) if error.downcast_ref().is_some_and(StoreError::is_of_absence) => {
-                health.store().failed(NO_ANSWER, &format!("{error:#}"));
+                health.failed(NO_ANSWER, &format!("{error:#}"));
                 pause.wait().await;
             }
             taken => {
-                health.store().answered();
+                health.answered();
                 return taken;
             }
         }
@@ -192,19 +180,19 @@ async fn take_part(
 async fn take_part_now(
     config: &Config,
     connection: &Connection,
-    health: &Health,
+    health: &StoreHealth,
 ) -> anyhow::Result<(Membership, StoreWatch)> {
-    let store = open_store(config, connection).await?;
-    let store_id = store.id().await.map_err(store_error)?;
+    let store = open_store(config, connection, health).await?;
+    let store_id = health.at_start(store.id()).await.map_err(store_error)?;
     let keys = config.cipher.fingerprints();
     let membership = Membership::new(connection.clone(), config.names.clone(), store_id.clone(), &keys);
     membership.join().await?;
     // Only now: the key of a worker that the others refuse must not be noted.
-    if let Err(error) = store.admit_keys().await {
+    if let Err(error) = health.at_start(store.admit_keys()).await {
         membership.leave().await;
         return Err(store_error(error));
     }
-    Ok((membership, StoreWatch { store, store_id, health: health.store() }))
+    Ok((membership, StoreWatch::new(store, store_id, health.clone())))
 }
 
 /// Waits until this worker must not go on beside the others, or with its database, and says why.

@@ -31,8 +31,8 @@ pub(super) struct Claim {
     pub(super) jobs: UnboundedSender<ClaimedJob>,
     /// Where their leases are settled.
     pub(super) settle: UnboundedSender<Settling>,
-    /// While it lasts nothing is claimed.
-    pub(super) pause: ClaimPause,
+    /// While one of them lasts nothing is claimed.
+    pub(super) pauses: Vec<ClaimPause>,
 }
 
 /// What `claim.lua` answers: milliseconds until the next scheduled job or -1, jobs still waiting, then of those claimed
@@ -83,7 +83,9 @@ impl Claim {
             Some(Slot { _running: running, unsettled })
         };
         let free = async {
-            self.pause.over().await;
+            for pause in &self.pauses {
+                pause.over().await;
+            }
             permits.await
         };
         let first = tokio::select! {

@@ -139,7 +139,7 @@ impl Consumer {
         connection: Connection,
         wake: Arc<Notify>,
         report_now: Arc<Notify>,
-        pause: ClaimPause,
+        pauses: Vec<ClaimPause>,
     ) -> (Self, UnboundedReceiver<ClaimedJob>) {
         let worker = super::worker_name();
         let queue = names.queue(H::NAME);
@@ -167,7 +167,7 @@ impl Consumer {
             unsettled: Arc::new(Semaphore::new(slots.most() + MOST_SETTLED)),
             jobs,
             settle,
-            pause,
+            pauses,
         };
         let consumer = Self {
             claim: tokio::spawn(claim.run(stop.clone())),

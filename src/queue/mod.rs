@@ -103,7 +103,7 @@ pub struct Queues {
     /// Has the process report to Redis at once.
     report_now: Arc<Notify>,
     quarantine: Option<Quarantine>,
-    pause: ClaimPause,
+    pauses: Vec<ClaimPause>,
 }
 
 /// How the queues ended.
@@ -133,7 +133,7 @@ impl Queues {
             listeners: Vec::new(),
             report_now: Arc::default(),
             quarantine: None,
-            pause: ClaimPause::default(),
+            pauses: Vec::new(),
         }
     }
 
@@ -144,10 +144,11 @@ impl Queues {
         Self { quarantine: Some(Quarantine::open(isolation, self.slots)), ..self }
     }
 
-    /// Has the queues of the handlers added after it claim nothing while this pause lasts.
+    /// Has the queues of the handlers added after it claim nothing while this pause, or another one given before, lasts.
     #[must_use]
-    pub fn pausing(self, pause: ClaimPause) -> Self {
-        Self { pause, ..self }
+    pub fn pausing(mut self, pause: ClaimPause) -> Self {
+        self.pauses.push(pause);
+        self
     }
 
     /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
@@ -169,7 +170,7 @@ impl Queues {
             self.connection.clone(),
             wake,
             Arc::clone(&self.report_now),
-            self.pause.clone(),
+            self.pauses.clone(),
         );
         self.consumers.push(consumer);
         let (monitor, worker) = apalis::register(self.monitor, jobs, handler, self.quarantine.clone());

@@ -32,7 +32,7 @@ async fn delivers(bed: &Bed, orders: usize) {
 }
 
 /// Has orders delivered without a connection of the test's own, and returns them.
-async fn announces(bed: &Bed, orders: usize) -> Vec<String> {
+pub(super) async fn announces(bed: &Bed, orders: usize) -> Vec<String> {
     let orders: Vec<String> =
         (0..orders).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
     bed.enqueue(&orders).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::databases::announces;
 use super::{on_postgres, setting};
 use crate::shutdown::get_from;
 use crate::slow_store::{Lock, database_url};
@@ -75,16 +76,45 @@ async fn a_worker_that_starts_beside_a_locked_database_says_so_and_starts_once_i
     readyz(&address, "200 OK").await;
 }
 
-#[tokio::test]
-async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
-    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
-    let url = setting(&bed, "DATABASE_URL").to_owned();
+/// Has the workers use their PostgreSQL through a proxy. Returns it, the address of the server as a proxy takes it, and
+/// that of the database without the proxy.
+async fn through_proxy(bed: &mut Bed) -> (Proxy, String, String) {
+    let url = setting(bed, "DATABASE_URL").to_owned();
     let (user, rest) = url.split_once('@').unwrap();
     let (server, database) = rest.split_once('/').unwrap();
     let server = format!("redis://{server}");
     let proxy = Proxy::start(&server, Duration::ZERO).await;
     let through = proxy.url().replace("redis://", "");
     bed.set("DATABASE_URL", format!("{user}@{through}/{database}"));
+    (proxy, server, url)
+}
+
+#[tokio::test]
+async fn a_worker_without_its_database_leaves_the_jobs_to_workers_that_have_it() {
+    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    let (proxy, server, url) = through_proxy(&mut bed).await;
+    let address = bed.serve_http();
+    let without = bed.worker().await;
+    bed.set("DATABASE_URL", url);
+    bed.serve_http();
+    let other = bed.worker().await;
+    proxy.lead_to("redis://127.0.0.1:1");
+    proxy.cut();
+    readyz(&address, "not ready: the database does not answer").await;
+    let waited = without.log().matches("the store failed").count();
+    announces(&bed, 60).await;
+    assert_eq!(without.log().matches("the store failed").count(), waited, "{}", without.log());
+    // Alone, it goes on as soon as it has its database again.
+    drop(other);
+    proxy.lead_to(&server);
+    announces(&bed, 5).await;
+    readyz(&address, "200 OK").await;
+}
+
+#[tokio::test]
+async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
+    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    let (proxy, server, _) = through_proxy(&mut bed).await;
     let address = bed.serve_http();
     let mut worker = bed.worker().await;
     readyz(&address, "200 OK").await;
