@@ -31,7 +31,8 @@ pub(super) enum Stands {
 impl Variables {
     fn read(command: &Command, args: &[OsString]) -> Result<Self, Refused> {
         let Some(file) = env_file(command, args) else { return Ok(Self::default()) };
-        let file = read_file(&file).map_err(|why| Refused::Variables(vec![format!("--env-file {why}")]))?;
+        let file =
+            read_file(&file).map_err(|why| Refused::Variables(vec![format!("--env-file {why}")], None))?;
         Ok(Self { file })
     }
 
@@ -92,17 +93,17 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
     loop {
         let error = match command.clone().try_get_matches_from(args) {
             Ok(matches) if unusable.is_empty() => return Ok((matches, variables)),
-            Ok(_) => return Err(Refused::Variables(unusable)),
+            Ok(others) => return Err(Refused::Variables(unusable, Some(Box::new(others)))),
             Err(error) => error,
         };
         match variable_at_fault(as_declared, args, &variables, &error) {
-            Some((flag, told)) => {
+            Some((declared, told)) => {
                 unusable.push(told);
                 // So that the next one is found.
-                command = without(command, &flag);
+                command = without(command, declared);
             }
             None if unusable.is_empty() => return Err(Refused::CommandLine(error)),
-            None => return Err(Refused::Variables(unusable)),
+            None => return Err(Refused::Variables(unusable, None)),
         }
     }
 }
@@ -112,8 +113,9 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
 pub(super) enum Refused {
     /// The command line, or a wish for help.
     CommandLine(clap::Error),
-    /// Variables of the environment, in words, each with its name.
-    Variables(Vec<String>),
+    /// Variables of the environment, in words that begin with the name of each; and what there is without them, where
+    /// that can be used.
+    Variables(Vec<String>, Option<Box<ArgMatches>>),
 }
 
 type Found = Option<(String, Stands)>;
@@ -166,13 +168,13 @@ fn bool_word(word: &str) -> &str {
     }
 }
 
-/// The long name of the argument whose variable cannot be used, and what to tell of it.
-fn variable_at_fault(
-    command: &Command,
+/// The argument whose variable cannot be used, and what to tell of it.
+fn variable_at_fault<'a>(
+    command: &'a Command,
     args: &[OsString],
     variables: &Variables,
     error: &clap::Error,
-) -> Option<(String, String)> {
+) -> Option<(&'a Arg, String)> {
     if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
         return None;
     }
@@ -191,7 +193,7 @@ fn variable_at_fault(
         (None, Some(ContextValue::Strings(valid))) => format!("it is none of {}", valid.join(", ")),
         _ => "it has an unusable value".to_owned(),
     };
-    Some((flag.to_owned(), format!("{name} cannot be used: {why}")))
+    Some((arg, format!("{name} cannot be used: {why}")))
 }
 
 fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
@@ -200,19 +202,12 @@ fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
 }
 
 /// The command as if this argument's variable were not set.
-fn without(command: Command, flag: &str) -> Command {
+fn without(command: Command, declared: &Arg) -> Command {
     let unset = |arg: Arg| {
-        if arg.get_long() != Some(flag) {
-            return arg;
-        }
-        let usable = arg.get_possible_values().first().map(|value| value.get_name().to_owned());
-        let arg = arg.env(None::<&'static str>).required(false);
-        match usable {
-            Some(usable) => arg.default_value(&*Box::leak(usable.into_boxed_str())),
-            None => arg.default_value(None::<&'static str>),
-        }
+        let is_it = arg.get_long() == declared.get_long();
+        if is_it { declared.clone().env(None::<&'static str>).required(false) } else { arg }
     };
-    command.mut_args(unset).mut_subcommands(|command| without(command, flag))
+    command.mut_args(unset).mut_subcommands(|command| without(command, declared))
 }
 
 #[cfg(test)]

@@ -142,13 +142,27 @@ impl Cli {
                 Ok(cli)
             }
             Err(Refused::CommandLine(error)) => error.exit(),
-            Err(Refused::Variables(words)) => {
-                for words in words {
+            Err(Refused::Variables(words, others)) => {
+                let others = others.and_then(|matches| Self::from_arg_matches(&matches).ok());
+                let others = others.map(|cli| cli.faults_beside(&words)).unwrap_or_default();
+                for words in words.into_iter().chain(others) {
                     let _ = writeln!(std::io::stderr(), "{words}");
                 }
                 Err(Exit::BadSettings)
             }
         }
+    }
+
+    /// What is wrong with the settings of a worker beside the variables that these words begin with.
+    fn faults_beside(&self, words: &[String]) -> Vec<String> {
+        let settings = match &self.command {
+            Command::Run(settings) => settings,
+            Command::Doctor(settings) => &settings.run,
+            _ => return Vec::new(),
+        };
+        let named =
+            |fault: &String| words.iter().any(|words| words.split(' ').next() == fault.split(' ').next());
+        settings.faults().iter().map(ToString::to_string).filter(|fault| !named(fault)).collect()
     }
 
     /// Carries out the command.

@@ -42,7 +42,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(super) struct DoctorSettings {
     #[command(flatten)]
-    run: RunSettings,
+    pub(super) run: RunSettings,
 
     /// Print the findings as one JSON object
     #[arg(long)]

@@ -37,6 +37,10 @@ async fn all_variables_that_cannot_be_used_are_named_at_once_and_without_their_v
         ("HTTP_ADDR", "0661998877"),
         ("CARD_DETAILS", "0661998877"),
         ("LOG_FORMAT", "loud"),
+        // These are found later than the others.
+        ("TIME_SCALE", "0.5"),
+        ("ONECLICKDZ_RATE_LIMIT", "0"),
+        ("WEBHOOK_URL", "0661998877"),
     ];
     let refused = command.envs(wrong).output().unwrap();
     let words = String::from_utf8_lossy(&refused.stderr);
