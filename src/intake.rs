@@ -150,7 +150,7 @@ impl Intake {
         call.arg(after).arg(MOST_READ).arg(MOST_BYTES).arg(MAX_MESSAGE_BYTES);
         let messages: RedisResult<Vec<Message>> = call.invoke_async(&mut self.reading.get()).await;
         // That it answers says nothing of whether it can be written: a replica lets itself be read as well.
-        let messages = messages.inspect_err(|error| self.reading.failed(error))?;
+        let messages = messages.inspect_err(|error| self.reading.failed_to_work(error))?;
         Ok((!messages.is_empty()).then(|| self.batch(messages)))
     }
 
@@ -208,7 +208,7 @@ impl Intake {
         let results = call.invoke_async(&mut self.moving.get()).await;
         match &results {
             Ok(_) => self.moving.answered(),
-            Err(error) => self.moving.failed(error),
+            Err(error) => self.moving.failed_to_work(error),
         }
         results
     }

@@ -67,7 +67,7 @@ impl Claim {
                     pause.wait().await;
                 }
                 Err(error) => {
-                    self.shared.connection.failed(&error);
+                    self.shared.connection.failed_to_work(&error);
                     self.shared.stranded.store(true, Ordering::Relaxed);
                     pause.wait().await;
                 }

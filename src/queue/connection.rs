@@ -87,7 +87,12 @@ impl Connection {
 
     /// A command failed. The connection has seen it and was left if need be.
     pub(crate) fn failed(&self, error: &RedisError) {
-        self.health.failed(error);
+        self.health.failed(error, false);
+    }
+
+    /// The same, of a command without which no work can be done.
+    pub(crate) fn failed_to_work(&self, error: &RedisError) {
+        self.health.failed(error, true);
     }
 
     /// How often it was left for another one, which may lead to another server.
@@ -256,14 +261,14 @@ impl RedisHealth {
         }
     }
 
-    fn failed(&self, error: &RedisError) {
+    fn failed(&self, error: &RedisError, is_needed: bool) {
         let words = describe(error);
         match error.kind() {
             _ if stops_work(error) => self.refused(words, true),
             _ if is_read_only(error) => self.down(&words),
             // Redis is there and refuses this one command: that is no outage, and has to be seen.
             ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension => {
-                self.refused(words, false);
+                self.refused(words, is_needed);
             }
             _ => self.down(&words),
         }
@@ -328,5 +333,26 @@ impl Steady {
 
     pub(crate) fn lasts_for(&self, duration: Duration) -> bool {
         self.since.is_some_and(|since| since.elapsed() >= duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::ServerError;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_is_not_known_stops_a_worker_only_where_it_can_do_nothing_without_the_command() {
+        let Value::ServerError(error) =
+            redis::parse_redis_value(b"-ERR the plan allows no more\r\n").unwrap()
+        else {
+            panic!("it is an error");
+        };
+        let (error, health) = (ServerError::into(error), RedisHealth::default());
+        health.failed(&error, false);
+        assert_eq!(health.check(), Ok(()));
+        health.failed(&error, true);
+        assert_eq!(health.check(), Err("Redis refuses commands"));
     }
 }

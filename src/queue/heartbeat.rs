@@ -84,7 +84,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 }
             }
             Err(error) => {
-                connection.failed(&error);
+                connection.failed_to_work(&error);
                 steady.interrupted();
                 // Redis may come back with older data, and so with claims that were settled.
                 for kept in &queues {

@@ -56,19 +56,36 @@ fn missing_command(error: &RedisError) -> Option<String> {
     ))
 }
 
-/// Beginnings of what Redis says that hold no argument.
-const PLAIN_WORDS: [&str; 10] = [
-    "value is not an integer or out of range",
-    "value is not a valid float",
-    "syntax error",
-    "max number of clients reached",
-    "wrong number of arguments",
-    "no such key",
-    "invalid DB index",
-    "DB index is out of range",
-    "Protocol error",
-    "index out of range",
-];
+/// Most characters that are repeated of what a server says.
+const MOST_REPEATED: usize = 120;
+
+/// What a server says, in its own words, as far as no argument can stand in them: up to the first quotation mark, colon
+/// or bracket, with `…` for what is not a plain word.
+fn said(error: &RedisError) -> Option<String> {
+    if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) {
+        // Words of the client, which may show the answer.
+        return None;
+    }
+    let detail = detail(error);
+    // Of an error within a script: Redis 6 says before it in which script, and later ones say so behind it.
+    let detail = detail
+        .rsplit_once("@user_script")
+        .and_then(|(_, said)| said.split_once(": "))
+        .map_or(detail, |it| it.1);
+    let detail = detail.split(" script: ").next().unwrap_or_default();
+    let detail = detail.strip_prefix("-ERR ").unwrap_or(detail);
+    let plain =
+        detail.split(|at: char| "'\"`:={}[]()<>".contains(at) || at.is_control()).next().unwrap_or_default();
+    let is_plain = |word: &&str| {
+        let letters = word.trim_end_matches(['.', ',', ';']);
+        letters.bytes().all(|at| at.is_ascii_alphabetic() || b"-_/".contains(&at))
+    };
+    let words = plain.split_whitespace().map(|word| if is_plain(&word) { word } else { "…" });
+    let code = error.code().filter(|code| *code != "ERR" && code.bytes().all(|at| at.is_ascii_uppercase()));
+    let words: String = code.into_iter().chain(words).collect::<Vec<_>>().join(" ");
+    let words: String = words.chars().take(MOST_REPEATED).collect();
+    (!words.is_empty()).then(|| format!("Redis says: {words}"))
+}
 
 /// What keeps a server that is there from doing anything for us, in words that say what to do.
 fn standstill(error: &RedisError) -> Option<&'static str> {
@@ -136,14 +153,8 @@ pub(crate) fn describe(error: &RedisError) -> String {
             format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
         }
         kind => {
-            let standstill = standstill(error).map(str::to_owned).or_else(|| missing_command(error));
-            let plain = PLAIN_WORDS.iter().find(|words| detail(error).starts_with(*words));
-            match (standstill, plain, error.code()) {
-                (Some(words), ..) => words,
-                (None, Some(words), _) => format!("Redis says: {words}"),
-                (None, None, Some(code)) => format!("{kind:?} ({code})"),
-                (None, None, None) => format!("{kind:?}"),
-            }
+            let known = standstill(error).map(str::to_owned).or_else(|| missing_command(error));
+            known.or_else(|| said(error)).unwrap_or_else(|| format!("{kind:?}"))
         }
     }
 }
@@ -247,9 +258,42 @@ mod tests {
         ] {
             assert!(!describe(&error(line)).contains("0661998877"), "{line}: {}", describe(&error(line)));
         }
-        assert_eq!(describe(&error("ERR syntax error near x")), "Redis says: syntax error");
+        assert_eq!(describe(&error("ERR syntax error near 'Amina'")), "Redis says: syntax error near");
         let forbidden = describe(&error("NOPERM this user has no permissions to run the 'xread' command"));
         assert!(forbidden.contains("NOPERM") && forbidden.contains("'xread'"), "{forbidden}");
+    }
+
+    #[test]
+    fn what_a_server_says_that_is_not_known_here_is_repeated_without_arguments() {
+        for (line, words) in [
+            (
+                "ERR max daily request limit exceeded. Limit: 10000, Usage: 10001.",
+                "max daily request limit exceeded. Limit",
+            ),
+            ("ERR max number of clients reached", "max number of clients reached"),
+            ("ERR upstream failure", "upstream failure"),
+            (
+                "ERR value is not an integer or out of range script: f_1, on @user_script:4.",
+                "value is not an integer or out of range",
+            ),
+            ("ERR Error running script (call to f_1): @user_script:4: -ERR no such key", "no such key"),
+            (
+                "ERR Protocol error, got 0661998877 as reply type byte",
+                "Protocol error, got … as reply type byte",
+            ),
+            ("ERR no argument amina@example.dz of أمينة", "no argument … of …"),
+            ("CLUSTERDOWN The cluster is down", "CLUSTERDOWN The cluster is down"),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                "LOADING Redis is loading the dataset in memory",
+            ),
+            ("CROSSSLOT Keys in request don't hash to the same slot", "CROSSSLOT Keys in request don"),
+            ("QUOTA the plan allows no more", "QUOTA the plan allows no more"),
+        ] {
+            assert_eq!(describe(&error(line)), format!("Redis says: {words}"), "{line}");
+        }
+        let long = format!("ERR {}", "word ".repeat(1000));
+        assert!(describe(&error(&long)).chars().count() < 150);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedRece
     let mut leave = scripts::LEAVE.key(&shared.queue);
     leave.key(&shared.last_batch).arg(&*shared.worker());
     if let Err(error) = leave.invoke_async::<u64>(&mut connection).await {
-        shared.connection.failed(&error);
+        shared.connection.failed_to_work(&error);
     }
 }
 
@@ -44,7 +44,7 @@ async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
         match settle(shared, number, batch).await {
             Ok(lost) => break lost,
             Err(error) => {
-                shared.connection.failed(&error);
+                shared.connection.failed_to_work(&error);
                 pause.wait().await;
             }
         }
