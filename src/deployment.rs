@@ -61,8 +61,8 @@ pub(crate) enum Refusal {
     #[error(
         "ENCRYPTION_KEY cannot be used: another worker under {prefix} encrypts cards with the key of fingerprint \
          {theirs}, this one with {own}, and one of them cannot decrypt what the other encrypts: give both the same \
-         keys, the current one in ENCRYPTION_KEY and the other in ENCRYPTION_KEYS_PREVIOUS. To change the key, follow the \
-         README: every worker must be able to decrypt with the new key before one encrypts with it"
+         keys, the current one in ENCRYPTION_KEY and the other in ENCRYPTION_KEYS_PREVIOUS. To change the key, follow \
+         docs/operations.md: every worker must be able to decrypt with the new key before one encrypts with it"
     )]
     Keys { prefix: String, theirs: String, own: String },
     /// The database at the address is another one than at the start.

@@ -29,8 +29,8 @@ pub(super) async fn adopt_store(settings: AdoptStoreSettings) -> anyhow::Result<
              seconds more"
         ),
         Adopted::Done(Some(before)) => say(format_args!(
-            "the jobs in Redis under {names} belong to store {id} now; before, they belonged to store {before}. The \
-             README says what is notified twice then: Move, back up, restore"
+            "the jobs in Redis under {names} belong to store {id} now; before, they belonged to store {before}. What is \
+             notified twice then: docs/operations.md, Move, back up, restore"
         )),
         Adopted::Done(None) => say(format_args!("the jobs in Redis under {names} belong to store {id}")),
     }

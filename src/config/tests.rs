@@ -268,16 +268,16 @@ fn debug_shows_no_secret() {
     }
 }
 
-/// Rows of the settings table of a README: name and default.
-fn documented(readme: &str) -> Vec<(String, String)> {
-    let table = readme.split("<!-- settings -->").nth(1).unwrap().split("<!-- /settings -->").next().unwrap();
+/// Rows of the table of settings on a page: name and default.
+fn documented(page: &str) -> Vec<(String, String)> {
+    let table = page.split("<!-- settings -->").nth(1).unwrap().split("<!-- /settings -->").next().unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     let cell = |row: &str, n: usize| row.split('|').nth(n).unwrap_or_default().trim().replace('`', "");
     rows.map(|row| (cell(row, 1), cell(row, 2))).collect()
 }
 
 #[test]
-fn the_readmes_name_every_setting_and_its_default() {
+fn the_docs_name_every_setting_and_its_default() {
     use clap::{Args, CommandFactory};
 
     let command = LogSettings::augment_args(Command::command());
@@ -292,8 +292,8 @@ fn the_readmes_name_every_setting_and_its_default() {
         })
         .collect();
     settings.sort();
-    for readme in [include_str!("../../README.md"), include_str!("../../README.fr.md")] {
-        let mut documented = documented(readme);
+    for page in [include_str!("../../docs/settings.md"), include_str!("../../docs/settings.fr.md")] {
+        let mut documented = documented(page);
         documented.sort();
         assert_eq!(documented, settings);
     }

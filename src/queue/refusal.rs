@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn the_documented_permissions_are_those_that_the_scripts_need() {
-        for readme in [include_str!("../../README.md"), include_str!("../../README.fr.md")] {
-            let line = readme.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
+        for page in [include_str!("../../docs/redis.md"), include_str!("../../docs/redis.fr.md")] {
+            let line = page.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
             let allowed: Vec<_> = line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
             for script in scripts::SOURCES {
                 for call in script.split("call('").skip(1).chain(script.split("call_with('").skip(1)) {

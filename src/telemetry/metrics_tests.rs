@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-const READMES: [&str; 2] = [include_str!("../../README.md"), include_str!("../../README.fr.md")];
+const PAGES: [&str; 2] =
+    [include_str!("../../docs/operations.md"), include_str!("../../docs/operations.fr.md")];
 
 /// A state in which every series is there.
 fn state() -> BudgetState {
@@ -94,17 +95,17 @@ fn what_happens_is_counted_under_its_labels() {
     }
 }
 
-/// What stands between two marks of a README.
-fn part<'a>(readme: &'a str, name: &str) -> &'a str {
-    let rest = readme.split(&format!("<!-- {name} -->")).nth(1).unwrap();
+/// What stands between two marks of a page.
+fn part<'a>(page: &'a str, name: &str) -> &'a str {
+    let rest = page.split(&format!("<!-- {name} -->")).nth(1).unwrap();
     rest.split(&format!("<!-- /{name} -->")).next().unwrap()
 }
 
 #[test]
-fn the_readmes_name_every_metric_its_type_and_its_labels() {
+fn the_docs_name_every_metric_its_type_and_its_labels() {
     let known = described(&Metrics::default().encode(Some(&state())));
-    for readme in READMES {
-        let rows = part(readme, "metrics").lines().filter(|line| line.starts_with("| `"));
+    for page in PAGES {
+        let rows = part(page, "metrics").lines().filter(|line| line.starts_with("| `"));
         let documented: Described = rows
             .map(|row| {
                 let cell = |n: usize| row.split('|').nth(n).unwrap().trim().replace('`', "");
@@ -122,10 +123,10 @@ fn read_label((key, values): (&str, &str)) -> (String, BTreeSet<String>) {
 }
 
 #[test]
-fn the_alerts_of_the_readmes_ask_for_series_that_there_are() {
+fn the_alerts_of_the_docs_ask_for_series_that_there_are() {
     let text = Metrics::default().encode(Some(&state()));
-    for readme in READMES {
-        let alerts = part(readme, "alerts");
+    for page in PAGES {
+        let alerts = part(page, "alerts");
         let names: BTreeSet<&str> = alerts
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .filter(|word| word.starts_with("topup_"))

@@ -4,6 +4,7 @@
 mod bench;
 mod budget;
 mod crash;
+mod docs;
 mod doctor;
 mod email;
 mod faults;

@@ -14,15 +14,15 @@ use crate::support::deployment::{Certificates, Cluster, Deployment, Pair, Watche
 use crate::support::redis::{TestRedis, free_port};
 use crate::support::{Bed, Proxy, until};
 
-const README: &str = include_str!("../../README.md");
+const PAGE: &str = include_str!("../../docs/redis.md");
 
 async fn bed<R: Deployment>(redis: R) -> Bed<R> {
     Bed::on(redis, SCALE, SimulatorSettings::default()).await
 }
 
-/// The user of the README, with this password; without some of its permissions.
+/// The user of docs/redis.md, with this password; without some of its permissions.
 fn documented_user(password: &str, without: &[&str]) -> Vec<String> {
-    let line = README.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
+    let line = PAGE.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
     let words = line.split(' ').filter(|word| !without.contains(word));
     words.map(|word| if word.starts_with('>') { format!(">{password}") } else { word.to_owned() }).collect()
 }

@@ -102,7 +102,7 @@ fn same_keys(others: &[Vec<String>], cipher: &CardCipher, names: &Names) -> Chec
         KEYS,
         format!("{} under {names} has other keys", counted(differing as u64, "worker")),
         "give every worker the same ENCRYPTION_KEY (one that was killed counts for 25 minutes here); while it is being changed, the other key in \
-         ENCRYPTION_KEYS_PREVIOUS: the README says in which order",
+         ENCRYPTION_KEYS_PREVIOUS: docs/operations.md says in which order",
     )
 }
 

@@ -145,7 +145,7 @@ fn tell(waiting: &Waiting, names: &Names) -> Check {
     if *rejected > 0 {
         let _ = write!(advice, " `redis-cli XRANGE '{}' - +`", names.rejected());
     }
-    advice.push_str("; the README says what each reason means and what to do");
+    advice.push_str("; docs/operations.md says what each reason means and what to do");
     Check::warn(QUEUES, found, advice)
 }
 

@@ -194,7 +194,7 @@ fn key(tried: &Result<Sample, StoreError>) -> Check {
         Ok(Sample { malformed, .. }) if *malformed > 0 => Check::fail(
             KEY,
             "a stored card is not in the documented form",
-            "another program has written internet_orders.card_code; bring it into the form of the README",
+            "another program has written internet_orders.card_code; bring it into the form of docs/operations.md",
         ),
         Ok(Sample { previous: 0, .. }) => Check::ok(KEY, "ENCRYPTION_KEY opens the stored cards"),
         Ok(Sample { cards, previous, .. }) => Check::warn(
