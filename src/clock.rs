@@ -4,7 +4,6 @@
 //! to the waits of the domain and to the times it stores, never to leases, HTTP time-outs, reconnects or
 //! the time stamp of a webhook.
 
-mod keeper;
 mod shared;
 
 use std::time::Duration;
@@ -13,7 +12,6 @@ use chrono::{TimeDelta, Utc};
 use tokio::time::Instant;
 use topup_jobs::Timestamp;
 
-pub(crate) use self::keeper::TimeKeeper;
 pub use self::shared::SharedTime;
 
 /// Tells domain time.

@@ -12,13 +12,18 @@
 //! | `{topup}:store` | string | id of the database that the jobs belong to |
 //! | `{topup}:keyrings` | sorted set | workers with the fingerprints of their keys, scored by when they last joined |
 
+pub(crate) mod scripts;
+mod time_keeper;
+
 use std::time::Duration;
 
 use redis::{RedisResult, pipe};
 use tokio::time::{Instant, sleep, timeout};
 use topup_jobs::{JobName, Timestamp};
 
-use crate::queue::{Connection, Names, Pause, WORKER_IS_GONE_AFTER, millis, scripts};
+pub(crate) use self::time_keeper::TimeKeeper;
+use crate::job::WORKER_IS_GONE_AFTER;
+use crate::redis::{Connection, Names, Pause, millis};
 
 /// The layout of the keys in Redis that this program knows. It is raised with a change beside which an older worker
 /// could lose or double a job, and with no other: workers of two versions run side by side during an upgrade.

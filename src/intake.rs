@@ -19,7 +19,8 @@ use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TopupId, TrackTopup, acce
 
 use crate::clock::Clock;
 use crate::notify::{CallbackHosts, CallbackRefused};
-use crate::queue::{Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth, RejectedCap, scripts};
+use crate::queue::{RejectedCap, scripts};
+use crate::redis::{Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 

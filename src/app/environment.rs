@@ -11,14 +11,16 @@ use crate::clock::{Clock, ScaledClock, SharedTime};
 use crate::config::{Config, SettingsError};
 use crate::deployment::read_patiently;
 use crate::handlers::{Environment, random_jitter};
+use crate::maintenance::store_watch::StoreHealth;
 use crate::notify::{
     Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
 };
 use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
-use crate::queue::{Connection, Pause, Slots};
-use crate::store_watch::StoreHealth;
+use crate::provider::{Client, KeyFingerprint, TopupApi};
+use crate::rate_limit::{Allowance, RedisBudget};
+use crate::redis::{Connection, Pause};
+use crate::slots::Slots;
 use crate::telemetry::Metrics;
-use crate::topup_api::{Allowance, Client, KeyFingerprint, RedisBudget, TopupApi};
 
 /// Most spare slots for notifications that wait for an answer.
 const MOST_SPARE_SLOTS: usize = 512;

@@ -17,22 +17,23 @@ use self::environment::{
     allowance, budget, environment, open_store, open_store_for_job, scaled_clock, store_error,
 };
 pub(crate) use self::environment::{key_fingerprints, wanting};
-use crate::clock::TimeKeeper;
-use crate::coalesce::Coalescer;
+use crate::admin::endpoints::Endpoints;
+use crate::admin::health::Health;
 use crate::config::Config;
-use crate::deployment::{Membership, read_patiently};
-use crate::endpoints::Endpoints;
+use crate::deployment::{Membership, TimeKeeper, read_patiently};
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
-use crate::health::Health;
 use crate::intake::Intake;
+use crate::maintenance::coalesce::Coalescer;
+use crate::maintenance::redis_watch::RedisWatch;
+use crate::maintenance::restore::Restore;
+use crate::maintenance::retention::Retention;
+use crate::maintenance::store_watch::{StoreHealth, StoreWatch};
 use crate::orders::{NO_ANSWER, StoreError};
-use crate::queue::{Connection, IsolatedJob, Isolation, Pause, Queues, RedisHealth, Stopped, run_isolated};
-use crate::redis_watch::RedisWatch;
-use crate::restore::Restore;
-use crate::retention::Retention;
+use crate::provider::{ApiError, RequestKind};
+use crate::queue::{IsolatedJob, Isolation, Queues, Stopped, run_isolated};
+use crate::redis::{Connection, Pause, RedisHealth};
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
-use crate::store_watch::{StoreHealth, StoreWatch};
 use crate::telemetry::Metrics;
 
 /// How long the process of one job may take to open the database and to find Redis.
@@ -124,7 +125,9 @@ pub async fn run_with(
         .pausing(budget.claim_pause())
         .with(PollTopupHandler(environment.clone()))
         .with(RecheckTopupHandler(environment.clone()));
-    tasks.spawn(budget.keep_standing(environment.apis, environment.metrics, shutdown.clone()));
+    let metrics = environment.metrics;
+    let requested = move |error: Option<&ApiError>| metrics.requested(RequestKind::List, error);
+    tasks.spawn(budget.keep_standing(environment.apis, requested, shutdown.clone()));
     tasks.spawn(intake.run(shutdown.clone()));
     tasks.spawn(restore.run(shutdown.clone()));
     health.started();

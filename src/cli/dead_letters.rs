@@ -14,7 +14,8 @@ use super::store::{open_beside, open_to_read};
 use super::{connect, failed, one_line, say, time};
 use crate::clock::real_now;
 use crate::config::{RedisSettings, StoreSettings};
-use crate::handlers::{NextJob, StoredDeadLetter};
+use crate::handlers::StoredDeadLetter;
+use crate::job::NextJob;
 use crate::orders::{OrderStore, SqlStore};
 use crate::queue::{DeadLetter, DeadLetters, Replayed};
 

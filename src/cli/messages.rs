@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use topup_jobs::{TopupId, accept};
 
 use crate::config::{RedisSettings, SettingsError};
-use crate::queue::{Connection, describe};
+use crate::redis::{Connection, describe};
 
 /// Messages sent in one go.
 const MOST_SENT: usize = 500;

@@ -38,9 +38,9 @@ use topup_jobs::Timestamp;
 use self::environment::Refused;
 use crate::config::{LogSettings, RedisSettings, SettingsError};
 use crate::deployment::Refusal;
-use crate::queue::{Connection, RedisHealth};
+use crate::provider::ClientError;
+use crate::redis::{Connection, RedisHealth};
 use crate::telemetry;
-use crate::topup_api::ClientError;
 
 /// Takes an internet top-up order from "sent" to "the customer has the card".
 #[derive(Debug, Parser)]
@@ -167,7 +167,7 @@ impl Cli {
 
     /// Carries out the command.
     pub async fn execute(self) -> Exit {
-        telemetry::init(&self.log);
+        telemetry::init(self.log.log_format, &self.log.rust_log);
         if !self.without_effect.is_empty() {
             let names = self.without_effect.join(", ");
             tracing::warn!(
@@ -224,7 +224,7 @@ fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
 
 #[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
 fn failed(error: redis::RedisError) -> anyhow::Error {
-    anyhow::anyhow!("Redis did not do it: {}", crate::queue::describe(&error))
+    anyhow::anyhow!("Redis did not do it: {}", crate::redis::describe(&error))
 }
 
 /// Redis, for a command.

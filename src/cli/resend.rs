@@ -13,7 +13,8 @@ use crate::app::wanting;
 use crate::clock::real_now;
 use crate::config::{RunSettings, SettingsError};
 use crate::orders::{self, Access, NotificationStatus, Order, OrderStore, SqlStore};
-use crate::queue::{Connection, RedisHealth, Resent, describe, mark_dead_letters, resend as make_due};
+use crate::queue::{Resent, mark_dead_letters, resend as make_due};
+use crate::redis::{Connection, RedisHealth, describe};
 
 /// What was done, as it stands in the history of the order.
 const RESENT: &str = "resent by the operator";

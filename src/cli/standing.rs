@@ -8,7 +8,8 @@ use super::store::PATIENCE;
 use super::{connect, one_line, time};
 use crate::config::RedisSettings;
 use crate::orders::{HistoryEntry, Notification, NotificationStatus, Occurrence, Order};
-use crate::queue::{Connection, Names, Whereabouts, naming, whereabouts};
+use crate::queue::{Whereabouts, naming, whereabouts};
+use crate::redis::{Connection, Names};
 
 /// What Redis knows of an order; nothing where it does not answer.
 pub(super) struct InRedis {

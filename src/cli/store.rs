@@ -10,7 +10,7 @@ use super::{connect, failed};
 use crate::config::{RedisSettings, StoreSettings};
 use crate::deployment::Shared;
 use crate::orders::{self, Access, SqlStore};
-use crate::queue::{Connection, Names, describe};
+use crate::redis::{Connection, Names, describe};
 
 /// How long Redis is waited for by what can do without it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);

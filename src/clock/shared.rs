@@ -38,12 +38,12 @@ impl SharedTime {
     }
 
     /// What it shows at that moment.
-    pub(super) fn at(&self, at: Instant) -> Timestamp {
+    pub(crate) fn at(&self, at: Instant) -> Timestamp {
         self.reckoning().at(at)
     }
 
     /// Follows a measured time, a little at a time.
-    pub(super) fn approach(&self, at: Instant, measured: Timestamp) {
+    pub(crate) fn approach(&self, at: Instant, measured: Timestamp) {
         let mut reckoning = self.reckoning();
         let most = delta(at.saturating_duration_since(reckoning.at)) / GENTLY;
         let shown = reckoning.at(at);
@@ -52,7 +52,7 @@ impl SharedTime {
     }
 
     /// Takes a measured time at once.
-    pub(super) fn take(&self, at: Instant, measured: Timestamp) {
+    pub(crate) fn take(&self, at: Instant, measured: Timestamp) {
         *self.reckoning() = Reckoning { at, time: measured };
     }
 

@@ -5,6 +5,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::{REAL_API_HOST, SettingsError, is_loopback, set, unusable};
+use crate::maintenance::coalesce::CardDetails;
 
 /// The provider.
 #[derive(Debug, Clone, Args)]
@@ -42,15 +43,6 @@ pub struct ApiSettings {
     /// waits for all three fields, fast delivers what the list shows
     #[arg(long, env = "CARD_DETAILS", value_enum, default_value = "complete")]
     pub card_details: CardDetails,
-}
-
-/// What goes first where a row of the list shows a part of a card and no request is free soon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CardDetails {
-    /// The card is delivered with all three fields, once its order could be asked for.
-    Complete,
-    /// The card is delivered at once, as far as the list shows it.
-    Fast,
 }
 
 /// Whether one answer of the provider may tell of many orders.

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::texts::locale_parser;
 use super::{SettingsError, certificates, set, unusable};
-use crate::notify::{CardForm, MailServer, Security};
+use crate::notify::{CardForm, EmailConfig, MailServer, Security};
 
 const SMTP_PORT: u16 = 587;
 const SMTPS_PORT: u16 = 465;
@@ -46,21 +46,6 @@ pub struct EmailSettings {
 
     /// Language of the mails to the operator
     #[arg(long, env = "OPERATOR_LOCALE", default_value = "fr", value_parser = locale_parser())]
-    pub operator_locale: Locale,
-}
-
-/// E-mail as it was set up.
-#[derive(Clone)]
-pub struct EmailConfig {
-    /// The server.
-    pub server: MailServer,
-    /// The sender.
-    pub from: Mailbox,
-    /// What customers get of a card.
-    pub card: CardForm,
-    /// The operator's addresses; none where he is not written to.
-    pub operator: Vec<Address>,
-    /// The operator's language.
     pub operator_locale: Locale,
 }
 

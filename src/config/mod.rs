@@ -18,20 +18,23 @@ mod webhook;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::PollStrategy;
 use url::{Host, Url};
 
-use crate::notify::{AddressGuard, CardForm, SmsGateway, Templates};
+use crate::maintenance::coalesce::CardDetails;
+use crate::notify::{AddressGuard, CardForm, EmailConfig, Endpoint, SmsGateway, Templates};
 use crate::orders::{CardCipher, InvalidKey};
-use crate::queue::{Names, RedisAddress, RejectedCap};
+use crate::queue::RejectedCap;
+use crate::redis::{Names, RedisAddress};
+use crate::telemetry::LogFormat;
 
-pub use self::api::{ApiSettings, CardDetails, Coalesce};
+pub use self::api::{ApiSettings, Coalesce};
 pub use self::callback::{CallbackSettings, Callbacks};
-pub use self::email::{EmailConfig, EmailSettings};
+pub use self::email::EmailSettings;
 pub use self::inbox::InboxSettings;
 pub use self::redis::RedisSettings;
 pub use self::retention::RetentionSettings;
@@ -39,7 +42,7 @@ pub use self::reveal::{RevealConfig, RevealSettings};
 pub use self::sms::SmsSettings;
 pub use self::store::StoreSettings;
 pub use self::texts::TextSettings;
-pub use self::webhook::{Endpoint, WebhookSettings};
+pub use self::webhook::WebhookSettings;
 
 /// Host of the real API: a scaled clock is refused with it.
 const REAL_API_HOST: &str = "api.oneclickdz.com";
@@ -113,15 +116,6 @@ pub struct ClockSettings {
     /// How many times as fast the domain's waits pass; for demos and tests
     #[arg(long, env = "TIME_SCALE", default_value_t = 1.0)]
     pub time_scale: f64,
-}
-
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The log.

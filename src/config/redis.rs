@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{SettingsError, certificates, unusable};
-use crate::queue::{Names, RedisAddress};
+use crate::redis::{Names, RedisAddress};
 
 /// Where Redis is.
 #[derive(Debug, Clone, Args)]

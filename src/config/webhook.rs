@@ -5,19 +5,10 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{SettingsError, set, unusable};
-use crate::notify::{AddressGuard, WebhookSecret};
+use crate::notify::{AddressGuard, Endpoint, WebhookSecret};
 
 const SECRET_ADVICE: &str =
     "the receiver needs it to tell your events from forged ones; it begins with whsec_";
-
-/// An endpoint and the secret its events are signed with.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// Its address.
-    pub url: Url,
-    /// The secret.
-    pub secret: WebhookSecret,
-}
 
 /// The endpoints that are told.
 #[derive(Debug, Clone, Args)]

@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use topup_jobs::{Jitter, PollStrategy};
 
-use super::NextJob;
 use crate::clock::Clock;
+use crate::error_chain::chain;
+use crate::job::NextJob;
 use crate::notify::{Channels, Circuits};
 use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
+use crate::provider::TopupApi;
+use crate::rate_limit::{Budget, Ticket};
 use crate::reveal::Links;
 use crate::telemetry::Metrics;
-use crate::topup_api::{Budget, Ticket, TopupApi};
 
 /// Dependencies of the handlers.
 #[derive(Clone)]
@@ -82,16 +84,4 @@ pub(super) fn log_store_failure(error: &StoreError) {
     }
     *logged = (Some(Instant::now()), 0);
     tracing::error!(error = chain(error), unlogged, "the store failed; the job waits");
-}
-
-/// The whole chain of an error, for the one place that logs it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        source = error.source();
-    }
-    words
 }

@@ -10,10 +10,10 @@ use topup_jobs::{
 
 use super::announce::ANOTHER_CARD;
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
-use super::job::encode;
-use super::{End, Job, NextJob, Settlement};
+use crate::job::{End, Job, NextJob, Settlement, encode};
 use crate::orders::{Applied, Change, Order, StoreError};
-use crate::topup_api::{ApiError, Checked, Concern, Meaning, Permission, RequestKind, Wish};
+use crate::provider::{ApiError, Concern, RequestKind};
+use crate::rate_limit::{Checked, Meaning, Permission, Wish};
 
 /// What an id says of the time when its order was created is believed if it was tracked no later than this.
 const LONGEST_HANDOVER: Duration = Duration::from_hours(7 * 24);

@@ -12,9 +12,10 @@ use super::*;
 use crate::clock::Clock;
 use crate::notify::{Channels, Circuits};
 use crate::orders::{self, CardCipher};
-use crate::queue::Slots;
+use crate::provider::{OrderList, TopupApi};
+use crate::rate_limit::{Budget, Ticket};
+use crate::slots::Slots;
 use crate::telemetry::Metrics;
-use crate::topup_api::{Budget, OrderList, Ticket, TopupApi};
 
 const SECOND: Duration = Duration::from_secs(1);
 const ID: &str = "6901616fe9e88196b4eb64b2";

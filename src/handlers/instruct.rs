@@ -6,7 +6,7 @@ use std::time::Duration;
 use topup_jobs::{Instruction, InstructionKind, JobName, TrackTopup};
 
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
-use super::{End, Job, NextJob, Settlement};
+use crate::job::{End, Job, NextJob, Settlement};
 use crate::orders::{Instructed, StoreError};
 
 /// Why such a job is kept aside.

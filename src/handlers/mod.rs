@@ -7,17 +7,14 @@ mod announce;
 mod environment;
 mod follow;
 mod instruct;
-mod job;
 mod notify_customer;
 mod poll_topup;
 mod recheck_topup;
 mod stored_dead_letter;
 mod undelivered;
 
-pub(crate) use environment::chain;
 pub use environment::{Environment, random_jitter};
 pub(crate) use follow::{give_up, is_by_a_look, sighted};
-pub use job::{End, Handler, Job, NextJob, Settlement};
 pub use notify_customer::NotifyCustomerHandler;
 pub use poll_topup::PollTopupHandler;
 pub use recheck_topup::RecheckTopupHandler;

@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, TrackTopup, notify_wait};
 
-use super::environment::{Environment, TROUBLE_PAUSE, chain, log_store_failure};
-use super::job::encode;
+use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
 use super::undelivered::{give_up, given_up};
-use super::{End, Handler, Job, NextJob, Settlement};
+use crate::error_chain::chain;
+use crate::job::{End, Handler, Job, NextJob, Settlement, encode};
 use crate::notify::{CardForm, Channel, ChannelName, Delivery, Outside, Place, SendError, Turned};
 use crate::orders::{DecryptionError, Notification, NotificationStatus, Order, StoreError};
 use crate::reveal;

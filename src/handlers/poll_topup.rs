@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};
 
+use super::Environment;
 use super::follow::{follow, other_id_of_order};
 use super::instruct::instruct;
-use super::{Environment, Handler, Job, Settlement};
+use crate::job::{Handler, Job, Settlement};
 
 /// Handler of `poll-topup`.
 pub struct PollTopupHandler(pub Environment);

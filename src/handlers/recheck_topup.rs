@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use topup_jobs::{JobName, RecheckTopup};
 
+use super::Environment;
 use super::follow::{follow, other_id_of_order};
-use super::{Environment, Handler, Job, Settlement};
+use crate::job::{Handler, Job, Settlement};
 
 /// Handler of `recheck-topup`.
 pub struct RecheckTopupHandler(pub Environment);

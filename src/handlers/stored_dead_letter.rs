@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use topup_jobs::{JobName, Timestamp, TrackTopup};
 
-use super::NextJob;
 use super::undelivered::reason;
+use crate::job::NextJob;
 use crate::orders::{GivenUpNotification, GivenUpOrder};
 
 /// See the module.

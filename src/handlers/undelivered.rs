@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use topup_jobs::{Jitter, NotifyCustomer, Outcome, Timestamp, Tracking, Undelivered, notify_wait};
 
+use super::Environment;
 use super::announce::event;
-use super::{End, Environment, NextJob, Settlement};
+use crate::job::{End, NextJob, Settlement};
 use crate::notify::ChannelName;
 use crate::orders::{NewEvent, Notification, NotificationStatus, Order, StoreError};
 use crate::telemetry::UndeliveredReason;

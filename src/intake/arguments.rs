@@ -4,8 +4,8 @@ use redis::ScriptInvocation;
 use topup_jobs::{Accepted, Instruction, InstructionKind, TrackTopup};
 
 use crate::clock::Clock;
-use crate::handlers::NextJob;
-use crate::queue::{Names, millis};
+use crate::job::NextJob;
+use crate::redis::{Names, millis};
 
 /// Adds the words for a message that is accepted, as `intake.lua` takes them.
 pub(super) fn add(

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::queue::{LentSlot, Slots};
+use crate::slots::{LentSlot, Slots};
 
 /// An attempt that takes longer makes its endpoint one that is not trusted.
 pub const SLOW: Duration = Duration::from_millis(500);

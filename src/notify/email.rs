@@ -15,8 +15,22 @@ use super::facts::Facts;
 use super::smtp::MailServer;
 use super::templates::{MailText, Templates};
 use super::{Audience, CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
-use crate::config::EmailConfig;
 use crate::orders::Order;
+
+/// E-mail as it was set up.
+#[derive(Clone)]
+pub struct EmailConfig {
+    /// The server.
+    pub server: MailServer,
+    /// The sender.
+    pub from: Mailbox,
+    /// What customers get of a card.
+    pub card: CardForm,
+    /// The operator's addresses; none where he is not written to.
+    pub operator: Vec<Address>,
+    /// The operator's language.
+    pub operator_locale: Locale,
+}
 
 /// Tells by e-mail.
 pub struct Email {

@@ -10,7 +10,7 @@ use topup_jobs::{Locale, Outcome, Secret, Timestamp, TopupType, Undelivered};
 
 use super::formats::{self, one_line};
 use super::{CardForm, ChannelName, Delivery, message};
-use crate::reveal;
+use crate::digits::DIGITS;
 
 /// The variables of the templates.
 #[derive(Serialize)]
@@ -113,8 +113,8 @@ impl<'a> Facts<'a> {
 /// A number without the digits that the page of a link asks for.
 fn without_ending(number: &str) -> String {
     let mut last_digits = number.char_indices().filter(|(_, at)| at.is_numeric()).rev();
-    let end = last_digits.nth(reveal::DIGITS - 1).map_or(0, |(at, _)| at);
-    number[..end].chars().chain(std::iter::repeat_n('•', reveal::DIGITS)).collect()
+    let end = last_digits.nth(DIGITS - 1).map_or(0, |(at, _)| at);
+    number[..end].chars().chain(std::iter::repeat_n('•', DIGITS)).collect()
 }
 
 /// What is topped up, as a word behind "top-up".

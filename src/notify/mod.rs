@@ -37,7 +37,7 @@ pub use callback::{CallbackHosts, CallbackRefused, InvalidHost, parse_host};
 pub use callback_secret::{CallbackSecrets, InvalidCallbackSecret};
 pub use channel_name::ChannelName;
 pub use circuit::{Circuits, Outside, Place, SLOW, Turned};
-pub use email::Email;
+pub use email::{Email, EmailConfig};
 pub(crate) use facts::processed_at;
 pub use guard::{AddressGuard, InvalidNetwork, Refused};
 pub use log::LogChannel;
@@ -48,7 +48,7 @@ pub use smtp::{MailServer, Security};
 pub use stream::EventStream;
 pub use templates::{TemplateError, Templates};
 pub use texts::message;
-pub use webhook::Webhook;
+pub use webhook::{Endpoint, Webhook};
 
 /// One event on its way to one channel.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use phonenumber::country::Id;
 use phonenumber::{Mode, PhoneNumber};
 use serde::Serialize;
 
-use crate::reveal::western_digit;
+use crate::digits::western_digit;
 
 /// A number in every form; as variables of a template it is `phone`, `phone_e164`, `phone_digits` and `phone_national`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -10,7 +10,7 @@ use topup_jobs::Outcome;
 
 use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::orders::Order;
-use crate::queue::{Connection, Names};
+use crate::redis::{Connection, Names};
 
 /// About this many events are kept.
 const KEPT: usize = 10_000;

@@ -16,9 +16,17 @@ use super::sender::Sender;
 use super::signature::WebhookSecret;
 use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::clock::real_now;
-use crate::config::Endpoint;
 use crate::http::retry_after;
 use crate::orders::Order;
+
+/// An endpoint and the secret its events are signed with.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its address.
+    pub url: Url,
+    /// The secret.
+    pub secret: WebhookSecret,
+}
 
 /// Standard Webhooks asks senders to stay below 20 kB, since receivers refuse large bodies.
 const MOST_BYTES: usize = 20_000;

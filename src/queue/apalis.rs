@@ -27,7 +27,7 @@ use super::consumer::MOST_CRASHES;
 use super::isolation::IsolatedJob;
 use super::lease::{ClaimedJob, Lease, SettlingEnd};
 use super::quarantine::{self, Quarantine};
-use crate::handlers::{End, Handler, Job, Settlement};
+use crate::job::{End, Handler, Job, Settlement};
 
 /// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
 pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);

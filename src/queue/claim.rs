@@ -9,11 +9,11 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use super::claim_pause::ClaimPause;
-use super::connection::Pause;
 use super::consumer::Shared;
 use super::lease::{ClaimedJob, Lease, Settling, Slot};
 use super::scripts;
+use crate::claim_pause::ClaimPause;
+use crate::redis::Pause;
 
 /// Longest sleep between two looks. Whatever becomes due earlier than expected is told of: by the word of
 /// whoever scheduled it, or by the next heartbeat.

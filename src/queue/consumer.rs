@@ -19,17 +19,16 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Names;
 use super::claim::Claim;
-use super::claim_pause::ClaimPause;
-use super::connection::Connection;
 use super::lease::ClaimedJob;
 use super::settle::{MOST_SETTLED, settle_all};
-use super::slots::Slots;
-use crate::handlers::Handler;
+use crate::claim_pause::ClaimPause;
+use crate::job::{Handler, WORKER_IS_GONE_AFTER};
+use crate::redis::{Connection, Names};
+use crate::slots::Slots;
 
 /// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
-pub(super) const LEASE: Duration = Duration::from_secs(5);
+pub(super) const LEASE: Duration = WORKER_IS_GONE_AFTER;
 /// A job is poison once so many processes have died that ran it and no other.
 pub(super) const MOST_CRASHES: u32 = 3;
 

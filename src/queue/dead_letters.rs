@@ -6,8 +6,9 @@
 use redis::{RedisResult, pipe};
 use topup_jobs::{JobName, Timestamp};
 
-use super::{Connection, Names, scripts};
+use super::scripts;
 use crate::handlers::StoredDeadLetter;
+use crate::redis::{Connection, Names};
 
 /// Histories asked for in one go.
 const MOST_ASKED: usize = 1000;

@@ -13,11 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Connection, Pause, Steady};
 use super::consumer::{LEASE, Shared};
-use super::lease::millis;
 use super::put_right::put_right;
 use super::scripts;
+use crate::redis::{Connection, Pause, Steady, millis};
 
 /// Pause between two reports of a worker that holds jobs.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);

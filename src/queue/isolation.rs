@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use topup_jobs::JobName;
 
 use super::apalis::{carry_out, run_payload};
-use crate::handlers::{Handler, Settlement};
+use crate::job::{Handler, Settlement};
 
 /// How to start a process that runs jobs for a worker.
 #[derive(Clone)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::handlers::{End, Settlement};
+use crate::job::{End, Settlement};
+use crate::redis::millis;
 
 /// A job that this worker has claimed.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Settling {
     }
 
     /// The arguments of `settle.lua` for this job.
-    pub(super) fn write_args(&self, names: &super::Names, call: &mut redis::ScriptInvocation<'_>) {
+    pub(super) fn write_args(&self, names: &crate::redis::Names, call: &mut redis::ScriptInvocation<'_>) {
         let (action, delay, reason) = match &self.end {
             SettlingEnd::Released => ("release", Duration::ZERO, ""),
             SettlingEnd::Fault(wait, what) => ("fault", *wait, what.as_str()),
@@ -127,9 +128,4 @@ impl Settling {
             call.arg(millis(next.delay));
         }
     }
-}
-
-/// Whole milliseconds, rounded up: a job must not run before its time.
-pub(crate) fn millis(wait: Duration) -> u64 {
-    u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }

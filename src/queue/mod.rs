@@ -5,7 +5,7 @@
 //! | key | type | content |
 //! |---|---|---|
 //! | `:active` | list | ids of jobs that are due, oldest first |
-//! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with milliseconds; the microseconds say how long each was meant to wait at most, see `lua/prelude.lua` |
+//! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with milliseconds; the microseconds say how long each was meant to wait at most, see `lua/layout.lua` |
 //! | `:data` | hash | payload by id, from the job's arrival to its end |
 //! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`; `lost_with`, the worker that was lost with it; of a dead letter also `reason`, `dead_at`, `replaying`; absent for a job to which nothing has happened |
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
@@ -25,29 +25,20 @@
 //!
 //! What this module must not do: know what a job means, or sleep a domain wait in memory.
 
-mod address;
 mod apalis;
-mod arrivals;
 mod claim;
-mod claim_pause;
-mod connection;
 mod consumer;
 mod dead_letters;
 mod heartbeat;
 mod isolated_process;
 mod isolation;
 mod lease;
-mod names;
 mod put_right;
 mod quarantine;
-mod refusal;
 mod rejected;
 mod resend;
 pub(crate) mod scripts;
-pub(crate) mod server;
 mod settle;
-mod slots;
-mod subscription;
 mod wake;
 mod whereabouts;
 
@@ -58,31 +49,22 @@ use ::apalis::prelude::Monitor;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use address::{InvalidAddress, RedisAddress};
-pub(crate) use arrivals::Arrivals;
-pub use claim_pause::ClaimPause;
-pub(crate) use connection::Pause;
-pub use connection::{Connection, RedisHealth};
 pub(crate) use dead_letters::{DeadLetter, DeadLetters, Replayed};
 pub use isolation::{IsolatedJob, Isolation, run_isolated};
-pub(crate) use lease::millis;
-pub use names::{InvalidPrefix, Names};
-pub(crate) use refusal::describe;
 pub use rejected::RejectedCap;
 pub(crate) use rejected::{Rejected, RejectedMessages, Returned};
 pub(crate) use resend::{Resent, mark_dead_letters, resend};
-pub(crate) use slots::LentSlot;
-pub use slots::Slots;
+pub(crate) use scripts::LAYOUT;
 pub(crate) use whereabouts::{Whereabouts, naming, whereabouts};
 
 use self::consumer::{Consumer, LEASE};
 use self::heartbeat::keep_leases;
 use self::quarantine::Quarantine;
-use crate::handlers::Handler;
+use crate::claim_pause::ClaimPause;
+use crate::job::Handler;
+use crate::redis::{Connection, Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
-
-/// A worker that has not reported for this long counts as gone.
-pub(crate) const WORKER_IS_GONE_AFTER: Duration = LEASE;
+use crate::slots::Slots;
 
 /// `host-pid-ulid`: unique for each start, so that a worker never meets its own past.
 fn worker_name() -> Arc<str> {

@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::connection::{Connection, Pause};
 use super::consumer::Shared;
 use super::scripts;
+use crate::redis::{Connection, Pause};
 
 /// Jobs that are looked at in one go: about a millisecond of Redis.
 const MOST_LOOKED_AT: usize = 1_000;

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::isolated_process::{Left, run_in_process};
 use super::isolation::{IsolatedJob, Isolation};
-use crate::handlers::Settlement;
+use crate::job::Settlement;
 
 /// Suspects that come together are claimed together; so long the first one waits for the others.
 const GATHERED_WITHIN: Duration = Duration::from_millis(20);

@@ -5,7 +5,8 @@
 
 use redis::{RedisResult, Value};
 
-use super::{Connection, Names, scripts};
+use super::scripts;
+use crate::redis::{Connection, Names};
 
 /// Messages read in one go; each has up to 64 KiB.
 const MOST_READ: usize = 50;

@@ -3,8 +3,9 @@
 use redis::RedisResult;
 use topup_jobs::{JobName, NotifyCustomer};
 
-use super::{Connection, Names, scripts};
-use crate::handlers::NextJob;
+use super::scripts;
+use crate::job::NextJob;
+use crate::redis::{Connection, Names};
 
 /// What became of the job of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,35 +1,15 @@
-//! The Lua scripts, each loaded once. What a script does and returns stands at the head of its file.
+//! The scripts that move jobs.
 
-use std::sync::LazyLock;
+use crate::redis::scripts::scripts;
 
-use redis::Script;
-
-const PRELUDE: &str = include_str!("lua/prelude.lua");
-/// Behind the prelude where a script says so: a script that moves jobs does without.
-const BUDGET: &str = include_str!("lua/budget.lua");
-
-macro_rules! scripts {
-    ($($name:ident = $file:literal $(with $shared:ident)?;)*) => {
-        $(pub(crate) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(&[PRELUDE, $($shared,)? include_str!($file)].concat()));)*
-        #[cfg(test)]
-        pub(crate) const SOURCES: &[&str] = &[PRELUDE, BUDGET, $(include_str!($file)),*];
-    };
-}
+/// Stands before scripts that put jobs into queues.
+pub(crate) const LAYOUT: &str = include_str!("lua/layout.lua");
 
 scripts! {
+    behind &[LAYOUT];
     ACQUIT = "lua/acquit.lua";
-    ADOPT = "lua/adopt.lua";
-    BUDGET_ABLE = "lua/budget_able.lua" with BUDGET;
-    BUDGET_ANSWER = "lua/budget_answer.lua" with BUDGET;
-    BUDGET_ASK = "lua/budget_ask.lua" with BUDGET;
-    BUDGET_LEARN = "lua/budget_learn.lua" with BUDGET;
-    BUDGET_OTHERS = "lua/budget_others.lua" with BUDGET;
-    BUDGET_RENEW = "lua/budget_renew.lua" with BUDGET;
-    BUDGET_STATE = "lua/budget_state.lua" with BUDGET;
     BURIED = "lua/buried.lua";
     CLAIM = "lua/claim.lua";
-    CLOCK = "lua/clock.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";
     DEAD_MARK = "lua/dead_mark.lua";
     DEAD_REPLAY = "lua/dead_replay.lua";
@@ -40,11 +20,7 @@ scripts! {
     IDENTIFY = "lua/identify.lua";
     INBOX_READ = "lua/inbox_read.lua";
     INTAKE = "lua/intake.lua";
-    JOIN = "lua/join.lua";
     LEAVE = "lua/leave.lua";
-    LIST_BEGIN = "lua/list_begin.lua" with BUDGET;
-    LIST_END = "lua/list_end.lua" with BUDGET;
-    LIST_SEEN = "lua/list_seen.lua" with BUDGET;
     PUT_RIGHT = "lua/put_right.lua";
     REAP = "lua/reap.lua";
     REJECTED_REPLAY = "lua/rejected_replay.lua";
@@ -52,4 +28,31 @@ scripts! {
     RESEND = "lua/resend.lua";
     RESTORE = "lua/restore.lua";
     SETTLE = "lua/settle.lua";
+}
+
+#[cfg(test)]
+mod tests {
+    use topup_jobs::JobName;
+
+    use super::*;
+    use crate::redis::Names;
+
+    #[test]
+    fn the_scripts_use_the_key_names_of_apalis_redis() {
+        let queue = "{topup}:poll-topup";
+        let config = "{topup}".parse::<Names>().unwrap().apalis_config(JobName::PollTopup);
+        let scripts = [&[LAYOUT], SOURCES].concat().concat();
+        for key in [
+            config.active_jobs_list(),
+            config.scheduled_jobs_set(),
+            config.job_data_hash(),
+            config.dead_jobs_set(),
+            config.workers_set(),
+            format!("{}:", config.job_meta_hash()),
+            format!("{}:", config.inflight_jobs_set()),
+        ] {
+            let suffix = key.strip_prefix(queue).unwrap();
+            assert!(scripts.contains(&format!("'{suffix}'")), "no script uses {suffix}");
+        }
+    }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use redis::RedisResult;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::connection::Pause;
 use super::consumer::{MOST_CRASHES, Shared};
 use super::lease::Settling;
 use super::scripts;
+use crate::redis::Pause;
 
 /// Settlements that go to Redis at once.
 pub(super) const MOST_SETTLED: usize = 256;

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use redis::RedisResult;
 use tokio::sync::Notify;
 
-use super::address::RedisAddress;
-use super::connection::Pause;
-use super::subscription::Subscription;
+use crate::redis::{Pause, RedisAddress, Subscription};
 
 /// A queue and whom to wake for it.
 pub(super) type Listener = (String, Arc<Notify>);

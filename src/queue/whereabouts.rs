@@ -3,7 +3,7 @@
 use redis::{RedisResult, Value, pipe};
 use topup_jobs::{JobName, Timestamp, TopupId};
 
-use super::{Connection, Names};
+use crate::redis::{Connection, Names};
 
 /// Orders asked for in one go.
 const MOST_ASKED: usize = 200;

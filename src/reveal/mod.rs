@@ -27,15 +27,14 @@ use topup_jobs::{Locale, Secret};
 use url::Url;
 
 use crate::clock::Clock;
-use crate::handlers::chain;
+use crate::digits::{DIGITS, western_digit};
+use crate::error_chain::chain;
 use crate::orders::{Order, OrderStore, Reveal, RevealOutcome, StoreError};
 
 use self::page::{Page, View};
 
 /// Answers that a link takes. Four digits leave a guess one chance in two thousand.
 pub const MOST_TRIES: u32 = 5;
-/// How many of the last digits of the order's number are asked for.
-pub const DIGITS: usize = 4;
 /// Longest form that is read, in bytes.
 const MOST_FORM: usize = 256;
 /// Most connections to the page at once.
@@ -184,17 +183,6 @@ fn is_right(digits: &str, number: &str) -> bool {
 fn digits(form: &[u8]) -> String {
     let digits = url::form_urlencoded::parse(form).find(|(name, _)| name == "digits");
     digits.map(|(_, value)| value.chars().filter_map(western_digit).collect()).unwrap_or_default()
-}
-
-/// A digit as the numbers are stored, also where a keyboard writes Arabic ones; nothing for anything else.
-pub(crate) fn western_digit(written: char) -> Option<char> {
-    let value = match written {
-        '0'..='9' => return Some(written),
-        '\u{660}'..='\u{669}' => written as u32 - 0x660,
-        '\u{6f0}'..='\u{6f9}' => written as u32 - 0x6f0,
-        _ => return None,
-    };
-    char::from_digit(value, 10)
 }
 
 /// The digits of the order's number, the last of which have to be known to see its card; however the provider writes it.

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 
+use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, dynamic_filter_fn};
@@ -12,7 +13,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::config::{LogFormat, LogSettings};
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
 
 fn may_be_heard(metadata: &Metadata<'_>) -> bool {
     let ours = metadata.target().starts_with("topup_");
@@ -22,18 +30,17 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
 }
 
 /// Sets the log up, on standard error. What `RUST_LOG` says by mistake is told there.
-pub(crate) fn init(log: &LogSettings) {
-    for mistake in mistakes(&log.rust_log) {
+pub(crate) fn init(format: LogFormat, directives: &str) {
+    for mistake in mistakes(directives) {
         // Not by the log, which may show nothing for that mistake.
         let _ = writeln!(std::io::stderr(), "RUST_LOG: {mistake}");
     }
-    let level =
-        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&log.rust_log);
+    let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
     // Asked at every event: sqlx asks whether it may log a statement and then logs nothing, and with a filter whose verdict
     // is kept for each place in the code, the next event of that thread would be dropped for it.
     let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.log_format {
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => lines.json().with_filter(heard).boxed(),
         LogFormat::Pretty => {
             lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_filter(heard).boxed()

@@ -22,8 +22,9 @@ use prometheus_client::registry::{Registry, Unit};
 use topup_jobs::{JobName, OrderStatus};
 
 use crate::notify::ChannelName;
-use crate::queue::server;
-use crate::topup_api::{AnswerKind, ApiError, ApiKey, BudgetState, Gate, ListUse, RequestKind};
+use crate::provider::{AnswerKind, ApiError, RequestKind};
+use crate::rate_limit::{ApiKey, BudgetState, Gate, ListUse};
+use crate::redis::server;
 
 /// A label and the word of an enum.
 type Label = (&'static str, &'static str);

@@ -73,7 +73,7 @@ fn the_state_of_the_budget_is_told_where_it_is_known() {
 fn what_happens_is_counted_under_its_labels() {
     let metrics = Metrics::default();
     metrics.requested(RequestKind::CheckId, None);
-    metrics.requested(RequestKind::CheckId, Some(&ApiError::NotFound(crate::topup_api::Answer::default())));
+    metrics.requested(RequestKind::CheckId, Some(&ApiError::NotFound(crate::provider::Answer::default())));
     metrics.clone().requested(RequestKind::List, Some(&ApiError::TimedOut));
     metrics.waited(JobName::PollTopup, Duration::from_millis(2_500));
     metrics.status_changed(OrderStatus::Handling, OrderStatus::Scheduled, 4);

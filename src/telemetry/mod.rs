@@ -3,5 +3,6 @@
 mod log;
 mod metrics;
 
+pub use log::LogFormat;
 pub(crate) use log::init;
 pub use metrics::{Metrics, UndeliveredReason};

@@ -4,11 +4,9 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use topup_jobs::TopupId;
-use topup_worker::queue::{Connection, Names, RedisAddress, RedisHealth};
-use topup_worker::topup_api::{
-    Allowance, Answer, ApiError, Budget, Checked, KeyFingerprint, Meaning, Permission, RedisBudget, Ticket,
-    Wish,
-};
+use topup_worker::provider::{Answer, ApiError, KeyFingerprint};
+use topup_worker::rate_limit::{Allowance, Budget, Checked, Meaning, Permission, RedisBudget, Ticket, Wish};
+use topup_worker::redis::{Connection, Names, RedisAddress, RedisHealth};
 
 use crate::support::redis::TestRedis;
 use crate::support::{connect, until};

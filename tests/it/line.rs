@@ -10,14 +10,15 @@ use redis::{FromRedisValue, Script};
 use crate::support::connect;
 use crate::support::redis::TestRedis;
 
-const PRELUDE: &str = include_str!("../../src/queue/lua/prelude.lua");
-const SHARED: &str = include_str!("../../src/queue/lua/budget.lua");
-const ANSWER: &str = include_str!("../../src/queue/lua/budget_answer.lua");
-const ASK: &str = include_str!("../../src/queue/lua/budget_ask.lua");
-const BEGIN: &str = include_str!("../../src/queue/lua/list_begin.lua");
-const END: &str = include_str!("../../src/queue/lua/list_end.lua");
-const SEEN: &str = include_str!("../../src/queue/lua/list_seen.lua");
-const STATE: &str = include_str!("../../src/queue/lua/budget_state.lua");
+const PRELUDE: &str =
+    concat!(include_str!("../../src/redis/lua/prelude.lua"), include_str!("../../src/queue/lua/layout.lua"));
+const SHARED: &str = include_str!("../../src/rate_limit/lua/budget.lua");
+const ANSWER: &str = include_str!("../../src/rate_limit/lua/budget_answer.lua");
+const ASK: &str = include_str!("../../src/rate_limit/lua/budget_ask.lua");
+const BEGIN: &str = include_str!("../../src/maintenance/coalesce/lua/list_begin.lua");
+const END: &str = include_str!("../../src/maintenance/coalesce/lua/list_end.lua");
+const SEEN: &str = include_str!("../../src/maintenance/coalesce/lua/list_seen.lua");
+const STATE: &str = include_str!("../../src/rate_limit/lua/budget_state.lua");
 /// Where the scripts ask for the time, and all that is changed in them. What Redis lets expire goes by its own clock.
 const TIME: &str = "redis.call('TIME')";
 const SET_TIME: &str = concat!(

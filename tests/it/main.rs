@@ -12,6 +12,7 @@ mod gate;
 mod help;
 mod incidents;
 mod intake;
+mod layers;
 mod line;
 mod listing;
 mod lost_redis;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
+use topup_worker::provider::{ApiError, Client, TopupApi};
 use topup_worker::simulator::{Fault, RequestKind, Script, SimulatorSettings};
-use topup_worker::topup_api::{ApiError, Client, TopupApi};
 
 use crate::shutdown::get_from;
 use crate::support::redis::TestRedis;

@@ -15,7 +15,7 @@ use crate::clock::{ScaledClock, real_now};
 use crate::intake::Intake;
 use crate::notify::CallbackHosts;
 use crate::orders::CardCipher;
-use crate::queue::{Names, RedisAddress, RedisHealth};
+use crate::redis::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
 /// Messages in one call, as the peers add them.

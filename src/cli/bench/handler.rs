@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};
 
 use crate::clock::real_now;
-use crate::handlers::{End, Handler, Job, Settlement};
+use crate::job::{End, Handler, Job, Settlement};
 
 /// Field of the metadata that holds the time a job is due, in ms since 1970.
 pub(super) const DUE: &str = "due";

@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use super::ground::Ground;
 use super::handler::BenchHandler;
 use crate::cli::private::Process;
-use crate::queue::{IsolatedJob, Isolation, Names, Queues, RedisAddress, RedisHealth, Stopped, run_isolated};
+use crate::queue::{IsolatedJob, Isolation, Queues, Stopped, run_isolated};
+use crate::redis::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
 /// How long a worker may take to end its running jobs.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 
-use crate::queue::Names;
+use crate::redis::Names;
 
 /// The orders go out within this time, but for the last ones; real time.
 const SPREAD: Duration = Duration::from_secs(6);

@@ -15,7 +15,7 @@ use topup_jobs::JobName;
 
 use crate::cli::private::Folder;
 use crate::cli::private::Process;
-use crate::queue::Names;
+use crate::redis::Names;
 
 /// Longest wait until a new worker has signed on; real time.
 const START_TIME: Duration = Duration::from_secs(15);

@@ -24,7 +24,7 @@ use super::verdict::{Evidence, ProvidersWord, Verdict};
 use super::{DemoSettings, TIME_SCALE};
 use crate::cli::private::{Folder, redis_server};
 use crate::orders::CardCipher;
-use crate::queue::Names;
+use crate::redis::Names;
 use crate::simulator::{Simulator, SimulatorSettings, serve};
 
 const TICK: Duration = Duration::from_millis(100);

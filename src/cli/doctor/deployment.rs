@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use super::report::{Check, counted};
 use crate::deployment::{LAYOUT, Shared, keyrings};
 use crate::orders::CardCipher;
-use crate::queue::Names;
+use crate::redis::Names;
 
 const LAYOUT_CHECK: &str = "redis-layout";
 const STORE: &str = "redis-store";

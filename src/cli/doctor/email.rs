@@ -3,7 +3,7 @@
 
 use super::limited;
 use super::report::Check;
-use crate::config::EmailConfig;
+use crate::notify::EmailConfig;
 
 const NAME: &str = "email";
 

@@ -9,8 +9,9 @@ use topup_jobs::JobName;
 use super::super::one_line;
 use super::limited;
 use super::report::{Check, counted};
-use crate::queue::{Names, WORKER_IS_GONE_AFTER};
-use crate::topup_api::KeyFingerprint;
+use crate::job::WORKER_IS_GONE_AFTER;
+use crate::provider::KeyFingerprint;
+use crate::redis::Names;
 
 const TYPES: &str = "redis-keys";
 const QUEUES: &str = "redis-queues";
@@ -35,7 +36,7 @@ pub(super) async fn look(
 }
 
 async fn types(connection: &MultiplexedConnection, names: &Names, api_keys: &[KeyFingerprint]) -> Check {
-    let layout = names.layout(api_keys);
+    let layout = names.layout(&api_keys.iter().map(KeyFingerprint::as_str).collect::<Vec<_>>());
     let mut ask = pipe();
     for (key, _) in &layout {
         ask.cmd("TYPE").arg(key);
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_key_of_the_wrong_type_is_named_with_what_it_should_be() {
-        let layout = names().layout(&[KeyFingerprint::new(&"key".into())]);
+        let layout = names().layout(&["key"]);
         let mut found = vec!["none".to_owned(); layout.len()];
         assert_eq!(judge(&layout, &found).verdict, Verdict::Ok);
         let active = layout.iter().position(|(key, _)| key == "{topup}:poll-topup:active").unwrap();

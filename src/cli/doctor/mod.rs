@@ -31,7 +31,7 @@ use super::{Exit, say};
 use crate::app::key_fingerprints;
 use crate::config::{Config, RunSettings};
 use crate::notify::CardForm;
-use crate::topup_api::Client;
+use crate::provider::Client;
 
 use self::deployment::Own;
 use self::report::{Check, Report, Verdict};

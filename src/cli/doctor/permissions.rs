@@ -13,7 +13,7 @@ use redis::{RedisResult, Script, Value, pipe};
 use topup_jobs::JobName;
 
 use super::report::Check;
-use crate::queue::Names;
+use crate::redis::Names;
 
 pub(super) const NAME: &str = "redis-permissions";
 

@@ -1,6 +1,17 @@
 use super::super::report::Verdict;
 use super::*;
-use crate::queue::scripts::SOURCES;
+
+/// Every script, and what they share.
+fn sources() -> Vec<&'static str> {
+    let shared = [crate::redis::scripts::PRELUDE, crate::queue::LAYOUT, crate::rate_limit::SHARED];
+    let own = [
+        crate::deployment::scripts::SOURCES,
+        crate::maintenance::coalesce::scripts::SOURCES,
+        crate::queue::scripts::SOURCES,
+        crate::rate_limit::scripts::SOURCES,
+    ];
+    shared.into_iter().chain(own.concat()).collect()
+}
 
 /// What stands in quotes behind each of these beginnings.
 fn quoted<'a>(source: &'a str, beginning: &str) -> BTreeSet<&'a str> {
@@ -10,7 +21,7 @@ fn quoted<'a>(source: &'a str, beginning: &str) -> BTreeSet<&'a str> {
 #[test]
 fn every_command_and_key_of_the_scripts_is_asked_for() {
     let asked: Vec<&str> = ON_QUEUE.iter().chain(ON_PREFIX).copied().collect();
-    let sources = SOURCES.concat();
+    let sources = sources().concat();
     let mut commands = quoted(&sources, "redis.call('");
     commands.extend(quoted(&sources, "redis.pcall('"));
     commands.extend(quoted(&sources, "call_with('"));
@@ -68,4 +79,20 @@ fn a_redis_that_takes_no_writes_is_no_matter_of_permissions() {
 #[test]
 fn the_name_takes_the_place_of_the_sign_and_of_nothing_else() {
     assert_eq!(words("XADD @:events MAXLEN ~ 9 * f v", "{topup}")[1..4], ["{topup}:events", "MAXLEN", "~"]);
+}
+
+#[test]
+fn the_documented_permissions_are_those_that_the_scripts_need() {
+    for page in [include_str!("../../../docs/redis.md"), include_str!("../../../docs/redis.fr.md")] {
+        let line = page.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
+        let allowed: Vec<_> = line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
+        for script in sources() {
+            for call in script.split("call('").skip(1).chain(script.split("call_with('").skip(1)) {
+                let command = call.split('\'').next().unwrap().to_lowercase();
+                // `+memory|usage` allows one subcommand, all that is needed.
+                let is_allowed = allowed.iter().any(|word| word.split('|').next() == Some(&command));
+                assert!(is_allowed, "{command} is not in: {line}");
+            }
+        }
+    }
 }

@@ -7,8 +7,8 @@ use redis::aio::MultiplexedConnection;
 
 use super::limited;
 use super::report::{Check, in_words};
-use crate::queue::Names;
-use crate::topup_api::{ApiError, Client, KeyFingerprint, TopupApi as _};
+use crate::provider::{ApiError, Client, KeyFingerprint, TopupApi as _};
+use crate::redis::Names;
 
 const NAME: &str = "provider";
 
@@ -43,7 +43,7 @@ async fn closed_for(
     key: &KeyFingerprint,
 ) -> Option<Duration> {
     let mut ask = redis::pipe();
-    for breaker in names.breakers(key) {
+    for breaker in names.breakers(key.as_str()) {
         ask.pttl(breaker);
     }
     let left_ms: Vec<i64> = ask.query_async(&mut connection.clone()).await.ok()?;
@@ -106,7 +106,7 @@ const NOT_THE_API: &str = "what answers does not look like the provider's API: s
 mod tests {
     use super::super::report::Verdict::{self, Fail, Ok as Fine, Warn};
     use super::*;
-    use crate::topup_api::Answer;
+    use crate::provider::Answer;
 
     fn verdict(error: ApiError, words: &str) -> Verdict {
         let check = judge(Err(error), Duration::ZERO);

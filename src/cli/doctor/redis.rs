@@ -11,9 +11,9 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErr
 use super::report::{Check, in_words};
 use super::{LIMIT, keys, limited, permissions};
 use crate::clock::real_now;
-use crate::queue::server::{self, CLOCK, Info};
-use crate::queue::{Names, RedisAddress};
-use crate::topup_api::KeyFingerprint;
+use crate::provider::KeyFingerprint;
+use crate::redis::server::{self, CLOCK, Info};
+use crate::redis::{Names, RedisAddress};
 
 const NAME: &str = "redis";
 /// Shorter than the limit of a check, so that the words say where it stuck.

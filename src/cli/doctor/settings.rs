@@ -3,7 +3,7 @@
 use super::report::{Check, counted, in_words};
 use crate::config::{Config, RunSettings};
 use crate::notify::Templates;
-use crate::topup_api::Client;
+use crate::provider::Client;
 
 const NAME: &str = "settings";
 /// Where every setting is explained.

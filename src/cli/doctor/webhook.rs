@@ -6,8 +6,7 @@ use url::{Host, Url};
 
 use super::limited;
 use super::report::Check;
-use crate::config::Endpoint;
-use crate::notify::{AddressGuard, NoAnswer, Refused, Sender};
+use crate::notify::{AddressGuard, Endpoint, NoAnswer, Refused, Sender};
 
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";

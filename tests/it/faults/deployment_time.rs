@@ -14,8 +14,11 @@ use crate::support::faketime::libfaketime;
 use crate::support::redis::TestRedis;
 use crate::support::{Bed, Received, connect, until};
 
-const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
-const CLOCK: &str = include_str!("../../../src/queue/lua/clock.lua");
+const PRELUDE: &str = concat!(
+    include_str!("../../../src/redis/lua/prelude.lua"),
+    include_str!("../../../src/queue/lua/layout.lua")
+);
+const CLOCK: &str = include_str!("../../../src/deployment/lua/clock.lua");
 const KEY: &str = "{topup}:clock";
 const HOUR_MS: i64 = 3_600_000;
 

@@ -9,7 +9,10 @@ use super::call::Call;
 use super::snapshot::{Answer, Content, Fields, Snapshot};
 use crate::support::redis::TestRedis;
 
-const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
+const PRELUDE: &str = concat!(
+    include_str!("../../../src/redis/lua/prelude.lua"),
+    include_str!("../../../src/queue/lua/layout.lua")
+);
 const SCRIPTS: [(&str, &str); 14] = [
     ("acquit", include_str!("../../../src/queue/lua/acquit.lua")),
     ("claim", include_str!("../../../src/queue/lua/claim.lua")),

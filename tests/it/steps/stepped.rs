@@ -18,7 +18,7 @@ use topup_worker::orders::{
     Instructed, NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Rekeyed, Reveal,
     RevealOutcome, StoreError, UncheckedOrder,
 };
-use topup_worker::topup_api::{ApiError, OrderList, TopupApi};
+use topup_worker::provider::{ApiError, OrderList, TopupApi};
 
 /// Counts steps down; the process ends at the last.
 #[derive(Clone)]

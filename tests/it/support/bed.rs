@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use topup_jobs::{OrderStatus, TopupId};
 use topup_worker::orders::{self, CardCipher, Order, OrderStore, SqlStore};
+use topup_worker::provider::KeyFingerprint;
 use topup_worker::simulator::{Script, Simulator, SimulatorSettings, serve};
-use topup_worker::topup_api::KeyFingerprint;
 
 use super::deployment::Deployment;
 use super::redis::{TestRedis, free_port};

@@ -8,7 +8,7 @@ use topup_jobs::{TopupId, TopupStatus};
 use url::Url;
 
 use super::load::{Followed, Load};
-use crate::topup_api::{Client, TopupApi};
+use crate::provider::{Client, TopupApi};
 
 /// The guide's `maxDuration`.
 const MAX_DURATION: Duration = Duration::from_mins(5);

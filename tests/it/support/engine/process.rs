@@ -8,9 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use topup_worker::queue::{
-    IsolatedJob, Isolation, Names, Queues, RedisAddress, RedisHealth, Stopped, run_isolated,
-};
+use topup_worker::queue::{IsolatedJob, Isolation, Queues, Stopped, run_isolated};
+use topup_worker::redis::{Names, RedisAddress, RedisHealth};
 use topup_worker::shutdown::Shutdown;
 
 use super::diary::{Diary, Entry};

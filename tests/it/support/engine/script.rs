@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use topup_jobs::{JobName, PollTopup, TopupId, TrackTopup};
-use topup_worker::handlers::{End, Handler, Job, NextJob, Settlement};
+use topup_worker::job::{End, Handler, Job, NextJob, Settlement};
 
 use super::diary::Diary;
 

@@ -1,0 +1,54 @@
+//! What `HTTP_ADDR` serves, for whoever watches the service: `/healthz`, `/readyz` and `/metrics`.
+//!
+//! Nothing here asks anybody anything before it is asked itself.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::routing::get;
+use prometheus_client::encoding::prometheus_text;
+use tokio::net::TcpListener;
+
+use crate::admin::health::Health;
+use crate::rate_limit::RedisBudget;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
+
+/// Most connections at once.
+const MOST_CONNECTIONS: usize = 64;
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub(crate) struct Endpoints {
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) metrics: Metrics,
+    pub(crate) budget: Arc<RedisBudget>,
+}
+
+impl Endpoints {
+    /// Serves for as long as the process lives: one that is stopping says so.
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        let router = Router::new()
+            .route("/healthz", get(async || "alive\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self);
+        crate::http::serve("HTTP_ADDR", listener, MOST_CONNECTIONS, router).await;
+    }
+}
+
+async fn readyz(State(served): State<Endpoints>) -> (StatusCode, String) {
+    match served.health.ready(&served.shutdown, served.budget.standing()) {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(served): State<Endpoints>) -> ([(HeaderName, &'static str); 1], String) {
+    let budget = served.budget.state().await;
+    ([(CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], served.metrics.encode(budget.as_ref()))
+}

@@ -1,0 +1,17 @@
+//! The scripts of the budget.
+
+use crate::redis::scripts::scripts;
+
+/// Stands before the scripts that use the state of the budget.
+pub(crate) const SHARED: &str = include_str!("lua/budget.lua");
+
+scripts! {
+    behind &[SHARED];
+    BUDGET_ABLE = "lua/budget_able.lua";
+    BUDGET_ANSWER = "lua/budget_answer.lua";
+    BUDGET_ASK = "lua/budget_ask.lua";
+    BUDGET_LEARN = "lua/budget_learn.lua";
+    BUDGET_OTHERS = "lua/budget_others.lua";
+    BUDGET_RENEW = "lua/budget_renew.lua";
+    BUDGET_STATE = "lua/budget_state.lua";
+}

@@ -1,0 +1,93 @@
+//! What an answer of the provider is made of: the verdict for Redis, and what an operator should know.
+
+use std::time::Duration;
+
+use redis::ScriptInvocation;
+
+use super::RedisBudget;
+use crate::provider::{ApiError, Concern, KeyFingerprint};
+use crate::rate_limit::Ticket;
+use crate::redis::millis;
+
+/// Requests in a row without a usable answer that open the breaker.
+const MOST_FAILURES: u32 = 8;
+/// Distinct orders in a row that the provider does not know: the key is of the other environment, or the provider has lost
+/// them.
+const MOST_UNKNOWN: u32 = 3;
+/// How long the breaker stays open then, doubling, up to …
+const FIRST_CLOSURE: Duration = Duration::from_secs(5);
+/// … this.
+const LONGEST_CLOSURE: Duration = Duration::from_mins(1);
+/// After this long without another one, failures are forgotten, …
+const FAILURE_MEMORY: Duration = Duration::from_mins(10);
+/// … and so are unknown orders.
+const UNKNOWN_MEMORY: Duration = Duration::from_hours(1);
+/// For how long a usable answer verifies a key.
+const VERIFIED: Duration = Duration::from_hours(30 * 24);
+
+impl RedisBudget {
+    pub(super) fn write_verdict(&self, call: &mut ScriptInvocation<'_>, concern: Option<Concern>) {
+        let ms = |wait| self.allowance.real_ms(wait);
+        match concern {
+            None => call.arg("usable").arg(ms(VERIFIED)),
+            Some(Concern::Order) => call.arg("own"),
+            Some(Concern::UnknownOrder) => call
+                .arg("unknown")
+                .arg(MOST_UNKNOWN)
+                .arg(ms(FIRST_CLOSURE))
+                .arg(ms(LONGEST_CLOSURE))
+                .arg(ms(UNKNOWN_MEMORY)),
+            Some(Concern::Outage) => call
+                .arg("failed")
+                .arg(MOST_FAILURES)
+                .arg(ms(FIRST_CLOSURE))
+                .arg(ms(LONGEST_CLOSURE))
+                .arg(ms(FAILURE_MEMORY)),
+            Some(Concern::Provider(wait)) => call.arg("closed").arg(ms(wait)),
+            Some(Concern::KeyLimited(wait)) => call.arg("limited").arg(ms(wait)),
+            Some(Concern::KeyRefused(wait)) => call.arg("refused").arg(ms(wait)),
+            Some(Concern::Address(_)) => call.arg("address"),
+        };
+    }
+
+    /// Logs once what an operator should know.
+    pub(super) fn report(&self, ticket: &Ticket, became: &str, wait: Duration, error: Option<&ApiError>) {
+        let key = self.keys.get(ticket.key).map(KeyFingerprint::as_str).unwrap_or_default();
+        let wait_ms = millis(wait);
+        let error = error.map(tracing::field::display);
+        match became {
+            "recovered" => tracing::info!(key, "the provider answers for an order again; orders are checked"),
+            "other-key" => tracing::warn!(
+                key,
+                error,
+                "the provider refuses an API key; orders are checked with the other key of this worker"
+            ),
+            "opened" => tracing::error!(
+                key,
+                error,
+                wait_ms,
+                "no order is checked for a while with this key, or with any: the provider takes no requests, or does not \
+                 answer; orders wait"
+            ),
+            "open" => {
+                tracing::debug!(key, error, wait_ms, "the provider still takes no requests; orders wait");
+            }
+            "doubted-first" => tracing::error!(
+                key,
+                error,
+                wait_ms,
+                "the provider knows none of several orders: the API key may be of the other environment (sandbox or \
+                 production), or the provider has a fault; these orders wait and none is given up"
+            ),
+            "doubted" => {
+                tracing::debug!(
+                    key,
+                    error,
+                    wait_ms,
+                    "the provider still knows none of the orders; they wait"
+                );
+            }
+            _ => {}
+        }
+    }
+}
