@@ -7,7 +7,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -16,21 +15,20 @@ use std::time::Duration;
 use apalis::prelude::{
     Backend, BoxDynError, Monitor, Task, TaskBuilder, TaskId, Worker, WorkerBuilder, WorkerContext,
 };
-use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::task::AbortOnDropHandle;
 use topup_jobs::JobName;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::consumer::MOST_CRASHES;
 use super::isolation::IsolatedJob;
 use super::lease::{ClaimedJob, Lease, SettlingEnd};
-use super::quarantine::{self, Quarantine};
-use crate::job::{End, Handler, Job, Settlement};
+use super::quarantine::Quarantine;
+use super::running::{carry_out, run_payload};
+use super::shared::MOST_CRASHES;
+use super::suspect;
+use crate::job::{End, Handler, Settlement};
 
-/// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
-pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
 /// The pause before a suspect runs again whose process ended for a reason that was not its own.
 const UNPROVEN: Duration = Duration::from_secs(2);
 /// A handler that panics or takes too long is tried this often in a row.
@@ -169,21 +167,6 @@ where
     drop(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())).await);
 }
 
-/// Runs a handler to its end, within the time it has. An error is what it did instead.
-pub(super) async fn carry_out<F, E>(handling: F) -> Result<Settlement, &'static str>
-where
-    F: Future<Output = Result<Settlement, E>> + Send,
-{
-    // What is dropped when time is up may panic, too.
-    let handled = async move { tokio::time::timeout(HANDLER_TIMEOUT, handling).await };
-    match AssertUnwindSafe(handled).catch_unwind().await {
-        Ok(Ok(Ok(settlement))) => Ok(settlement),
-        Ok(Ok(Err(_))) => Err("the handler could not be called"),
-        Ok(Err(_elapsed)) => Err("the handler took too long"),
-        Err(_panic) => Err("the handler panicked"),
-    }
-}
-
 fn settle(lease: Option<Lease>, end: SettlingEnd) {
     if let Some(lease) = lease {
         lease.settle(end);
@@ -200,21 +183,21 @@ async fn run_apart(
     let (name, id) = (job.name, job.id().to_owned());
     let wait = |wait| Some(SettlingEnd::Settled(Settlement::new(End::Wait(wait))));
     match quarantine.run(job, crashes > 0).await {
-        quarantine::End::Settled(settlement) => Some(SettlingEnd::Settled(settlement)),
-        quarantine::End::Failed(what) => Some(fault(&what, faults)),
-        quarantine::End::Killed(how) => {
+        suspect::End::Settled(settlement) => Some(SettlingEnd::Settled(settlement)),
+        suspect::End::Failed(what) => Some(fault(&what, faults)),
+        suspect::End::Killed(how) => {
             let crashes = crashes + 1;
             let poison = crashes >= MOST_CRASHES;
             tracing::error!(job.name = %name, job.id = id, crashes, poison, how, "a process died that ran this job alone");
             Some(SettlingEnd::Crashed)
         }
-        quarantine::End::Unproven(why) => {
+        suspect::End::Unproven(why) => {
             tracing::warn!(job.name = %name, job.id = id, why, "the process of a job ended, not by the job; it runs again");
             wait(UNPROVEN)
         }
         // It must not take a slot from jobs that could run.
-        quarantine::End::NoPlace(turn) => wait(turn),
-        quarantine::End::NoProcess(why) => {
+        suspect::End::NoPlace(turn) => wait(turn),
+        suspect::End::NoProcess(why) => {
             let what =
                 "no process can be started for a job that may have killed its worker; it runs in this one";
             tracing::error!(job.name = %name, job.id = id, why, "{what}");
@@ -278,35 +261,4 @@ fn worker<H: Handler>(
 async fn run<H: Handler>(handler: &H, job: ClaimedJob) -> Settlement {
     let id = String::from_utf8_lossy(&job.id).into_owned();
     run_payload(handler, id, job.attempts_made, job.payload.as_deref()).await
-}
-
-/// Decodes and runs one job. Whatever bytes it carries, it ends in a settlement.
-pub(super) async fn run_payload<H: Handler>(
-    handler: &H,
-    id: String,
-    attempts_made: u32,
-    payload: Option<&[u8]>,
-) -> Settlement {
-    let Some(payload) = payload else {
-        return unreadable(H::NAME, "it has no payload");
-    };
-    let payload = match serde_json::from_slice(payload) {
-        Ok(payload) => payload,
-        // Of the error only its kind and place: its own words may repeat a value.
-        Err(error) => {
-            let what = match error.classify() {
-                serde_json::error::Category::Data => "has a wrong or missing field",
-                _ => "is not JSON",
-            };
-            let (line, column) = (error.line(), error.column());
-            return unreadable(H::NAME, &format!("its payload {what} (at line {line}, column {column})"));
-        }
-    };
-    let span = tracing::info_span!("job", job.name = %H::NAME, job.id = %id, job.attempt = attempts_made + 1);
-    handler.handle(Job { id, attempts_made, payload }).instrument(span).await
-}
-
-fn unreadable(job: JobName, why: &str) -> Settlement {
-    tracing::warn!(job.name = %job, why, "a job that cannot be read goes to the dead letters");
-    Settlement::new(End::DeadLetter(format!("unreadable: {why}")))
 }

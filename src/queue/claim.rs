@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::Shared;
 use super::lease::{ClaimedJob, Lease, Settling, Slot};
 use super::scripts;
+use super::shared::Shared;
 use crate::claim_pause::ClaimPause;
 use crate::redis::Pause;
 

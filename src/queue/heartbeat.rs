@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::consumer::{LEASE, Shared};
 use super::put_right::put_right;
 use super::scripts;
+use super::shared::{LEASE, Shared};
 use crate::redis::{Connection, Pause, Steady, millis};
 
 /// Pause between two reports of a worker that holds jobs.

@@ -11,9 +11,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::apalis::HANDLER_TIMEOUT;
 use super::isolation::{Isolation, Word};
-use super::quarantine::{End, Suspect};
+use super::running::HANDLER_TIMEOUT;
+use super::suspect::{End, Suspect};
 
 /// How long a process may take until it is set up.
 const SET_UP_WITHIN: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use topup_jobs::JobName;
 
-use super::apalis::{carry_out, run_payload};
+use super::running::{carry_out, run_payload};
 use crate::job::{Handler, Settlement};
 
 /// How to start a process that runs jobs for a worker.

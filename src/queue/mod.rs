@@ -37,8 +37,11 @@ mod put_right;
 mod quarantine;
 mod rejected;
 mod resend;
+mod running;
 pub(crate) mod scripts;
 mod settle;
+mod shared;
+mod suspect;
 mod wake;
 mod whereabouts;
 
@@ -57,9 +60,10 @@ pub(crate) use resend::{Resent, mark_dead_letters, resend};
 pub(crate) use scripts::LAYOUT;
 pub(crate) use whereabouts::{Whereabouts, naming, whereabouts};
 
-use self::consumer::{Consumer, LEASE};
+use self::consumer::Consumer;
 use self::heartbeat::keep_leases;
 use self::quarantine::Quarantine;
+use self::shared::LEASE;
 use crate::claim_pause::ClaimPause;
 use crate::job::Handler;
 use crate::redis::{Connection, Names, RedisAddress, RedisHealth};

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::consumer::Shared;
 use super::scripts;
+use super::shared::Shared;
 use crate::redis::{Connection, Pause};
 
 /// Jobs that are looked at in one go: about a millisecond of Redis.

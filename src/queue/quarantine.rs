@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::isolated_process::{Left, run_in_process};
 use super::isolation::{IsolatedJob, Isolation};
-use crate::job::Settlement;
+use super::suspect::{End, Suspect};
 
 /// Suspects that come together are claimed together; so long the first one waits for the others.
 const GATHERED_WITHIN: Duration = Duration::from_millis(20);
@@ -56,29 +56,6 @@ struct Shared {
     stopping: AtomicBool,
     ended: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// A job that waits for its end in a process.
-#[derive(Debug)]
-pub(super) struct Suspect {
-    pub(super) job: IsolatedJob,
-    pub(super) end: oneshot::Sender<End>,
-}
-
-/// What came of a suspect.
-#[derive(Debug)]
-pub(super) enum End {
-    Settled(Settlement),
-    /// Its handler failed to say what becomes of it.
-    Failed(String),
-    /// A process died that ran this job and no other; how.
-    Killed(String),
-    /// The process ended for a reason that says nothing of the job; or it was no process, and why.
-    Unproven(String),
-    /// There is no process to be had, and has not been for a while.
-    NoProcess(String),
-    /// Suspects have all the places they may have. It is to come back after this time.
-    NoPlace(Duration),
 }
 
 impl Quarantine {

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use redis::RedisResult;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::consumer::{MOST_CRASHES, Shared};
 use super::lease::Settling;
 use super::scripts;
+use super::shared::{MOST_CRASHES, Shared};
 use crate::redis::Pause;
 
 /// Settlements that go to Redis at once.

@@ -15,7 +15,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::address::RedisAddress;
-use super::connection::{ANSWER_TIMEOUT, FIND_TIMEOUT, Pause, in_time};
+use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
+use super::pause::Pause;
 
 /// Silence after which the connection is asked whether it still is one.
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);

@@ -7,7 +7,6 @@
 //! on asking a replica.
 
 use std::future::Future;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,14 +18,10 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Serv
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
+use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 use super::refusal::{describe, is_read_only, leaves_connection, stops_work};
 
-/// Longest pause between two tries while Redis is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long finding the master may take. Each question has a limit of its own; this is for what has none.
-pub(super) const FIND_TIMEOUT: Duration = Duration::from_secs(15);
 /// The pause before the master is looked for again: it is not there at once, and many wait for it.
 const FIND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// The same refusal is logged no more often.
@@ -197,15 +192,6 @@ fn refusal(answer: &Value) -> Option<RedisError> {
     }
 }
 
-/// What is asked, or an error where the answer takes longer than this.
-pub(super) fn in_time<T>(
-    limit: Duration,
-    asked: impl Future<Output = RedisResult<T>>,
-) -> impl Future<Output = RedisResult<T>> {
-    let late = |_elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into());
-    tokio::time::timeout(limit, asked).map(move |answered| answered.unwrap_or_else(late))
-}
-
 fn find(address: RedisAddress, pause: Duration) -> Found {
     let search = async move {
         if !pause.is_zero() {
@@ -294,24 +280,6 @@ impl RedisHealth {
         if !self.down.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = why, "Redis does not answer; trying again until it does");
         }
-    }
-}
-
-/// Growing pauses between tries, from 50 ms to a second.
-#[derive(Debug)]
-pub(crate) struct Pause {
-    next: Duration,
-}
-
-impl Pause {
-    pub(crate) fn new() -> Self {
-        Self { next: Duration::from_millis(50) }
-    }
-
-    /// Waits, longer each time.
-    pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.next).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
     }
 }
 

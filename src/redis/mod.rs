@@ -7,7 +7,9 @@
 mod address;
 mod arrivals;
 mod connection;
+mod in_time;
 mod names;
+mod pause;
 mod refusal;
 pub(crate) mod scripts;
 pub(crate) mod server;
@@ -17,9 +19,10 @@ use std::time::Duration;
 
 pub use address::{InvalidAddress, RedisAddress};
 pub(crate) use arrivals::Arrivals;
+pub(crate) use connection::Steady;
 pub use connection::{Connection, RedisHealth};
-pub(crate) use connection::{Pause, Steady};
 pub use names::{InvalidPrefix, Names};
+pub(crate) use pause::Pause;
 pub(crate) use refusal::describe;
 pub(crate) use subscription::Subscription;
 

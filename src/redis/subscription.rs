@@ -7,7 +7,7 @@ use redis::aio::{PubSub, PubSubSink, PubSubStream};
 use redis::{Msg, RedisResult};
 use tokio::time::timeout;
 
-use super::connection::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
+use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 
 /// Silence after which the connection is asked whether it still is one.
 const LONGEST_SILENCE: Duration = Duration::from_secs(20);

@@ -12,14 +12,12 @@ use std::time::Duration;
 
 use super::envelope::ApiError;
 use super::settings::SimulatorSettings;
-use super::traffic::{RequestKind, Traffic};
+use super::traffic::{RequestKind, Traffic, WINDOW};
 
 /// Wrong keys in a row that block the address.
 const FAILURES_TO_LOCKOUT: u32 = 5;
 /// How long the block lasts, in domain time.
 const LOCKOUT: Duration = Duration::from_mins(15);
-/// The window of the rate limit, in domain time.
-pub(super) const WINDOW: Duration = Duration::from_mins(1);
 
 /// Who makes a request.
 #[derive(Clone, Copy)]

@@ -11,7 +11,15 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::list::MetaPagination;
+/// The pagination as the reference page of the list shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MetaPagination {
+    pub(super) current_page: usize,
+    pub(super) total_pages: usize,
+    pub(super) total_items: usize,
+    pub(super) has_next_page: bool,
+}
 
 /// What every answer carries besides its content.
 pub(super) struct Stamp {

@@ -12,37 +12,11 @@ use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::clock::SimClock;
-use super::envelope::ApiError;
+use super::envelope::{ApiError, MetaPagination};
 use super::orders::{OrderView, Orders};
-use super::settings::SimulatorSettings;
+use super::settings::{ListCard, ListForm, SimulatorSettings};
 
 const LARGEST_PAGE: usize = 100;
-
-/// How an answer to a list request is built.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ListForm {
-    /// Rows in "data.topups" and the pagination in "meta", as on the provider's reference page
-    #[default]
-    Documented,
-    /// Rows in "data.topups" and the pagination beside them
-    Topups,
-    /// Rows in "data.items" and the pagination beside them, as for mobile top-ups
-    Items,
-    /// Rows in "topups", and no word of how many there are
-    Unpaged,
-}
-
-/// What a row of the list shows of the card of its order.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ListCard {
-    /// Its code and "num_trans", but no "date_traitement", as on the provider's reference page
-    #[default]
-    Documented,
-    /// All three fields
-    Complete,
-    /// Nothing
-    None,
-}
 
 /// What a list request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,16 +50,6 @@ struct Pagination {
     page_size: usize,
     total_pages: usize,
     total_results: usize,
-}
-
-/// The pagination as the reference page of the list shows it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct MetaPagination {
-    current_page: usize,
-    total_pages: usize,
-    total_items: usize,
-    has_next_page: bool,
 }
 
 impl ListQuery {

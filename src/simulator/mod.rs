@@ -17,6 +17,7 @@
 mod access;
 mod clock;
 mod envelope;
+mod fault;
 mod faults;
 mod kind;
 mod list;
@@ -43,13 +44,12 @@ use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use self::faults::Fault;
+pub use self::fault::Fault;
 pub use self::kind::Kind;
-pub use self::list::{ListCard, ListForm};
 pub use self::mix::{Mix, MixError};
 pub use self::orders::Call;
 pub use self::script::{Answer, Script, SimStatus};
-pub use self::settings::SimulatorSettings;
+pub use self::settings::{ListCard, ListForm, SimulatorSettings};
 pub use self::traffic::RequestKind;
 
 use self::access::{Access, Caller};

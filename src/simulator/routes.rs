@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 
 use super::Simulator;
 use super::envelope::{ApiError, Success, router_error};
-use super::faults::{Fault, Stopping};
+use super::fault::Fault;
+use super::faults::Stopping;
 use super::kind::Kind;
 use super::list::ListQuery;
 use super::orders::{Call, Draft, Order, Orders, Plan};

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use super::faults::Fault;
+use super::fault::Fault;
 
 /// What one check of an order is answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]

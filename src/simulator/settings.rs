@@ -9,8 +9,33 @@ use std::net::IpAddr;
 
 use clap::builder::BoolishValueParser;
 
-use super::list::{ListCard, ListForm};
 use super::mix::Mix;
+
+/// How an answer to a list request is built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListForm {
+    /// Rows in "data.topups" and the pagination in "meta", as on the provider's reference page
+    #[default]
+    Documented,
+    /// Rows in "data.topups" and the pagination beside them
+    Topups,
+    /// Rows in "data.items" and the pagination beside them, as for mobile top-ups
+    Items,
+    /// Rows in "topups", and no word of how many there are
+    Unpaged,
+}
+
+/// What a row of the list shows of the card of its order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListCard {
+    /// Its code and "num_trans", but no "date_traitement", as on the provider's reference page
+    #[default]
+    Documented,
+    /// All three fields
+    Complete,
+    /// Nothing
+    None,
+}
 
 /// How the simulated provider behaves.
 #[derive(Clone, PartialEq, clap::Args)]

@@ -6,8 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::access::WINDOW;
 use super::{Simulator, lock};
+
+/// The window of the rate limit, in domain time.
+pub(super) const WINDOW: Duration = Duration::from_mins(1);
 
 /// Kinds of request the API knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

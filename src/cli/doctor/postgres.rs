@@ -1,7 +1,6 @@
 //! What is looked at of a PostgreSQL server beyond what is looked at of every store.
 
 use super::report::Check;
-use super::store::STORE;
 use crate::clock::real_now;
 use crate::orders::Inspector;
 
@@ -9,6 +8,7 @@ pub(super) const VERSION: &str = "store-version";
 pub(super) const CLOCK: &str = "store-clock";
 
 /// The oldest release that the statements of the store are held to.
+pub(super) const STORE: &str = "store";
 const OLDEST: i64 = 13;
 const NOTICED_MS: u64 = 2_000;
 

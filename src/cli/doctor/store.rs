@@ -1,11 +1,11 @@
 //! The store: whether the database opens, can be written, has the right tables, and whether the key opens
 //! what is stored. Nothing is made, migrated or committed, and no card leaves the function that opens it.
 
+use super::postgres::STORE;
 use super::report::Check;
 use super::{limited, postgres};
 use crate::orders::{CardCipher, DatabaseKind, InspectError, Inspector, Sample, StoreError, Tables, place};
 
-pub(super) const STORE: &str = "store";
 const TABLES: &str = "store-tables";
 const KEY: &str = "store-key";
 

@@ -3,10 +3,12 @@
 use sqlx::Sqlite;
 use sqlx::migrate::Migrator;
 
+use super::access::Access;
 use super::connections::{Connection, Connections};
 use super::file::{FileId, SqliteFile};
+use super::schema::{POSTGRES, SQLITE};
 use super::statement::{Row, Statement, sql};
-use super::{Access, postgres, sqlite};
+use super::{postgres, sqlite};
 use crate::orders::StoreError;
 
 /// Which kind of database an address means.
@@ -59,8 +61,8 @@ impl Database {
     /// The migrations that this program knows for it.
     pub(in crate::orders) fn migrator(&self) -> &'static Migrator {
         match self {
-            Self::Sqlite(_) => &sqlite::MIGRATOR,
-            Self::Postgres(_) => &postgres::MIGRATOR,
+            Self::Sqlite(_) => &SQLITE,
+            Self::Postgres(_) => &POSTGRES,
         }
     }
 

@@ -14,12 +14,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::Access;
-use super::sqlite::{BUSY_TIMEOUT, options};
+/// How long a write waits for another process to finish its own.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+use super::access::Access;
 use crate::orders::StoreError;
+use std::str::FromStr;
+use std::time::Duration;
 
 const READERS: u32 = 4;
 
@@ -122,6 +125,12 @@ fn note_log(path: &Path, file: FileId) -> std::io::Result<()> {
     }
     std::fs::write(&new, note)?;
     std::fs::rename(new, beside(path, "-opened"))
+}
+
+/// How to open a file that is there. One that was moved away meanwhile must not be made anew, empty.
+pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    let options = SqliteConnectOptions::from_str(url)?.create_if_missing(false);
+    Ok(options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT).foreign_keys(true))
 }
 
 async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Result<Open, StoreError> {

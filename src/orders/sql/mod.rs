@@ -5,12 +5,14 @@
 //! Every other file holds the statements of one concern. They keep to what both databases understand, and name
 //! every column they read: a newer worker may add one while this one is running.
 
+mod access;
 pub(super) mod connections;
 mod database;
 mod details;
 mod events;
 pub(super) mod file;
 mod history;
+pub(super) mod inspect;
 mod instruct;
 mod marks;
 mod notifications;
@@ -34,30 +36,21 @@ use secrecy::SecretString;
 use topup_jobs::{Card, Event, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
+use self::inspect::Inspector;
 use self::schema::Marks;
-use super::inspect::Inspector;
 use super::{
     Applied, Behind, BehindNotification, CardCipher, Change, Deleted, Found, GivenUpNotification,
     GivenUpOrder, HistoryEntry, Instructed, NewEvent, Notification, Order, OrderStore, Page,
     PendingNotification, Reveal, RevealOutcome, Sample, Search, StoreError, UncheckedOrder,
 };
 
+pub use self::access::Access;
 pub use self::database::DatabaseKind;
-pub(super) use self::marks::some_cards;
 pub use self::rekey::Rekeyed;
 
 /// How long one call may take that a job waits for. A job makes up to seven and then sends or asks the provider;
 /// together that stays below the time after which its handler is given up.
 const LONGEST_CALL: Duration = Duration::from_secs(10);
-
-/// What a store is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// To read; the database itself refuses anything else.
-    Read,
-    /// To read and to write.
-    Write,
-}
 
 /// Opens the database of this address, makes it where it is a file that is missing, and brings its tables up
 /// to date. Any number of processes may do so at once.

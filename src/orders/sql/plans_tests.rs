@@ -2,12 +2,12 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::{notifications, retention, sqlite, unchecked};
+use super::{notifications, retention, schema, unchecked};
 
 #[tokio::test]
 async fn every_search_goes_along_an_index_and_sorts_nothing() {
     let mut connection = sqlx::SqliteConnection::connect("sqlite::memory:").await.unwrap();
-    sqlite::MIGRATOR.run(&mut connection).await.unwrap();
+    schema::SQLITE.run(&mut connection).await.unwrap();
     for (statement, index) in [
         (unchecked::POLLED, "orders_to_poll"),
         (unchecked::RECHECKED, "orders_to_recheck"),

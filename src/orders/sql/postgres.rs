@@ -5,11 +5,10 @@
 
 use std::str::FromStr;
 
-use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor, PgConnection};
 
-use super::Access;
+use super::access::Access;
 use super::connections::Connections;
 use super::place;
 use super::schema::{self, Link, Tables};
@@ -31,8 +30,6 @@ const READ_ONLY: &str = "SET default_transaction_read_only = on";
 
 /// That the table of the migrations exists is no news.
 const QUIET: &str = "SET client_min_messages = warning";
-
-pub(in crate::orders) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/migrations/postgres");
 
 /// How to connect to this address.
 pub(in crate::orders) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
@@ -58,7 +55,7 @@ pub(super) async fn open(url: &str) -> Result<Connections, StoreError> {
     schema::usable(tables)?;
     if tables == Tables::ToMigrate {
         place::may_create(&mut connection).await?;
-        schema::lenient(&MIGRATOR).run(&mut connection).await?;
+        schema::lenient(&schema::POSTGRES).run(&mut connection).await?;
     }
     place::may_change(&mut connection).await?;
     connection.close().await?;

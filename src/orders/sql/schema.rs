@@ -8,8 +8,12 @@ use sqlx::migrate::{AppliedMigration, Migrate, Migrator};
 use sqlx::{PgConnection, SqliteConnection};
 
 use super::statement::{Row, Statement, sql};
-use super::{postgres, sqlite};
 use crate::orders::StoreError;
+
+/// The migrations of SQLite.
+pub(in crate::orders) static SQLITE: Migrator = sqlx::migrate!("src/orders/migrations/sqlite");
+/// Those of PostgreSQL.
+pub(in crate::orders) static POSTGRES: Migrator = sqlx::migrate!("src/orders/migrations/postgres");
 
 /// The migration that made `topup_store` and `store_keys`.
 const MARKS: i64 = 11;
@@ -71,10 +75,8 @@ impl Link<'_> {
             return Ok(Tables::ToMigrate);
         }
         let (known, applied) = match self {
-            Self::Sqlite(connection) => (&sqlite::MIGRATOR, applied(&sqlite::MIGRATOR, *connection).await?),
-            Self::Postgres(connection) => {
-                (&postgres::MIGRATOR, applied(&postgres::MIGRATOR, *connection).await?)
-            }
+            Self::Sqlite(connection) => (&SQLITE, applied(&SQLITE, *connection).await?),
+            Self::Postgres(connection) => (&POSTGRES, applied(&POSTGRES, *connection).await?),
         };
         let Some(applied) = applied else { return Ok(Tables::Foreign) };
         let marked = applied.iter().any(|applied| applied.version == MARKS);
@@ -178,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_a_newer_program_added_is_used_unless_the_database_says_otherwise() {
-        let known = &sqlite::MIGRATOR;
+        let known = &SQLITE;
         let known_ones = known
             .iter()
             .map(|known| AppliedMigration { version: known.version, checksum: known.checksum.clone() });

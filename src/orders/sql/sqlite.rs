@@ -5,22 +5,19 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::migrate::MigrateError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::Access;
+use super::access::Access;
+use super::file::options;
 use super::file::{SqliteFile, must_own_log};
 use super::schema::{self, Link};
 use crate::orders::StoreError;
 
-/// How long a write waits for another process to finish its own.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often opening is tried again, after a pause each.
 const OPEN_TRIES: u32 = 10;
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
-
-pub(in crate::orders) static MIGRATOR: Migrator = sqlx::migrate!("src/orders/migrations/sqlite");
 
 /// Whether this address, which begins with `sqlite://`, names a file.
 pub(super) fn usable(url: &str) -> bool {
@@ -48,17 +45,11 @@ async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
     // One process at a time: sqlx takes no lock for migrations on SQLite.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     schema::usable(Link::Sqlite(&mut transaction).tables().await?)?;
-    schema::lenient(&MIGRATOR).run(&mut *transaction).await?;
+    schema::lenient(&schema::SQLITE).run(&mut *transaction).await?;
     transaction.commit().await?;
     let opened = SqliteFile::open(url, Access::Write).await?;
     connection.close().await?;
     Ok(opened)
-}
-
-/// How to open a file that is there. One that was moved away meanwhile must not be made anew, empty.
-pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
-    let options = SqliteConnectOptions::from_str(url)?.create_if_missing(false);
-    Ok(options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT).foreign_keys(true))
 }
 
 /// Whether another process holds the file right now (`SQLITE_BUSY` in its three forms).

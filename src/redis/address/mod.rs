@@ -21,7 +21,7 @@ use redis::{Client, ConnectionAddr, ConnectionInfo, RedisResult, TlsCertificates
 
 use self::sentinel::Sentinels;
 use super::Names;
-use super::connection::Pause;
+use super::pause::Pause;
 
 pub use self::url::InvalidAddress;
 

@@ -11,12 +11,14 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use topup_jobs::Timestamp;
 
-use super::sql::Access;
-use super::sql::file::must_own_log;
-use super::sql::schema::{Link, Marks, Tables};
-use super::sql::statement::sql;
-use super::sql::{postgres, some_cards, sqlite};
-use super::{CardCipher, DatabaseKind, StoreError};
+use super::access::Access;
+use super::database::DatabaseKind;
+use super::file::must_own_log;
+use super::marks::some_cards;
+use super::schema::{Link, Marks, Tables};
+use super::statement::sql;
+use super::{postgres, sqlite};
+use crate::orders::{CardCipher, StoreError};
 
 /// Longer than any write of a worker that is well.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);

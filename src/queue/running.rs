@@ -1,0 +1,60 @@
+//! Runs the handler of one job, in a worker or in a process of its own.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use topup_jobs::JobName;
+use tracing::Instrument;
+
+use crate::job::{End, Handler, Job, Settlement};
+
+/// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
+pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Runs a handler to its end, within the time it has. An error is what it did instead.
+pub(super) async fn carry_out<F, E>(handling: F) -> Result<Settlement, &'static str>
+where
+    F: Future<Output = Result<Settlement, E>> + Send,
+{
+    // What is dropped when time is up may panic, too.
+    let handled = async move { tokio::time::timeout(HANDLER_TIMEOUT, handling).await };
+    match AssertUnwindSafe(handled).catch_unwind().await {
+        Ok(Ok(Ok(settlement))) => Ok(settlement),
+        Ok(Ok(Err(_))) => Err("the handler could not be called"),
+        Ok(Err(_elapsed)) => Err("the handler took too long"),
+        Err(_panic) => Err("the handler panicked"),
+    }
+}
+
+/// Decodes and runs one job. Whatever bytes it carries, it ends in a settlement.
+pub(super) async fn run_payload<H: Handler>(
+    handler: &H,
+    id: String,
+    attempts_made: u32,
+    payload: Option<&[u8]>,
+) -> Settlement {
+    let Some(payload) = payload else {
+        return unreadable(H::NAME, "it has no payload");
+    };
+    let payload = match serde_json::from_slice(payload) {
+        Ok(payload) => payload,
+        // Of the error only its kind and place: its own words may repeat a value.
+        Err(error) => {
+            let what = match error.classify() {
+                serde_json::error::Category::Data => "has a wrong or missing field",
+                _ => "is not JSON",
+            };
+            let (line, column) = (error.line(), error.column());
+            return unreadable(H::NAME, &format!("its payload {what} (at line {line}, column {column})"));
+        }
+    };
+    let span = tracing::info_span!("job", job.name = %H::NAME, job.id = %id, job.attempt = attempts_made + 1);
+    handler.handle(Job { id, attempts_made, payload }).instrument(span).await
+}
+
+fn unreadable(job: JobName, why: &str) -> Settlement {
+    tracing::warn!(job.name = %job, why, "a job that cannot be read goes to the dead letters");
+    Settlement::new(End::DeadLetter(format!("unreadable: {why}")))
+}
