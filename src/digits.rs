@@ -9,6 +9,7 @@ pub(crate) fn western_digit(written: char) -> Option<char> {
         '0'..='9' => return Some(written),
         '\u{660}'..='\u{669}' => written as u32 - 0x660,
         '\u{6f0}'..='\u{6f9}' => written as u32 - 0x6f0,
+        '\u{ff10}'..='\u{ff19}' => written as u32 - 0xff10,
         _ => return None,
     };
     char::from_digit(value, 10)

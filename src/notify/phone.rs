@@ -52,7 +52,11 @@ impl Phone {
 
 impl Known {
     fn of(number: &PhoneNumber) -> Self {
-        let digits = |text: String| -> String { text.chars().filter(char::is_ascii_digit).collect() };
+        // An extension stands behind the number, with a word or a mark before it.
+        let digits = |text: String| -> String {
+            let number = text.chars().take_while(|at| !at.is_alphabetic() && !";#".contains(*at));
+            number.filter(char::is_ascii_digit).collect()
+        };
         let written = |mode| number.format().mode(mode).to_string();
         let e164 = written(Mode::E164);
         Self { digits: digits(e164.clone()), national: digits(written(Mode::National)), e164 }
@@ -64,7 +68,6 @@ fn plain(given: &str) -> String {
     let western: String = given
         .chars()
         .filter_map(|at| match at {
-            '\u{ff10}'..='\u{ff19}' => char::from_digit(at as u32 - 0xff10, 10),
             '\u{ff0b}' => Some('+'),
             '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => None,
             at if at.is_whitespace() => Some(' '),
@@ -98,6 +101,9 @@ mod tests {
             "\u{202a}+213661223344\u{202c}",
             "\u{200e}0661\u{a0}22\u{202f}33 44 ",
             "tel:+213661223344",
+            "0661223344 x2",
+            "0661223344 #2",
+            "0661223344;ext=5",
         ] {
             let known = Phone::read(given, Id::DZ).known.unwrap_or_else(|| panic!("{given}"));
             assert_eq!(known.e164, "+213661223344", "{given}");

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, filters};
 use phonenumber::country::Id as Country;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Response};
@@ -105,6 +105,11 @@ impl SmsGateway {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
+        // Both would make an empty value of what is not there.
+        environment.add_filter("tojson", |value: &Value, indent: Option<Value>, options: Kwargs| {
+            filters::tojson(there(value)?, indent, options)
+        });
+        environment.add_filter("urlencode", |value: &Value| filters::urlencode(there(value)?));
         environment.set_debug(true); // for the words of an error, which names the variable then
         environment.add_template_owned(BODY, body).map_err(|error| invalid(&error))?;
         let (body, country, refusals) = (Arc::new(environment), Country::DZ, Vec::new());
@@ -164,8 +169,8 @@ impl SmsGateway {
             return false;
         }
         let body = read_capped(answer, MOST_OF_ANSWER).await.unwrap_or_default();
-        let said = String::from_utf8_lossy(&body);
-        self.refusals.iter().any(|words| said.contains(words))
+        let said = String::from_utf8_lossy(&body).to_lowercase();
+        self.refusals.iter().any(|words| said.contains(&words.to_lowercase()))
     }
 
     fn render(&self, variables: &Variables<'_>) -> Result<String, minijinja::Error> {
@@ -282,6 +287,11 @@ impl Channel for Sms {
             }
         }
     }
+}
+
+/// A value of a template, unless it is not there.
+fn there(value: &Value) -> Result<&Value, minijinja::Error> {
+    if value.is_undefined() { Err(ErrorKind::UndefinedError.into()) } else { Ok(value) }
 }
 
 /// Every text in a JSON value.

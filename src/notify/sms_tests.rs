@@ -128,8 +128,18 @@ fn a_gateway_may_ask_for_the_number_in_any_form() {
         let body = format!("to={{{{ {form} }}}}&text={{{{ text | urlencode }}}}");
         assert_eq!(sent(&body, "0661 22 33 44").unwrap(), arrives, "{form}");
     }
-    let body = "to={{ phone_digits }}&text={{ text | urlencode }}";
-    assert!(matches!(sent(body, "none"), Err(SendError::Refused(_))), "it is never tried again");
+    for form in ["phone_digits", "phone_digits | urlencode", "phone_e164 | tojson", "phone_national | upper"]
+    {
+        let body = format!("to={{{{ {form} }}}}&text={{{{ text | urlencode }}}}");
+        for phone in ["none", "0661223344 / 0550112233"] {
+            assert!(
+                matches!(sent(&body, phone), Err(SendError::Refused(_))),
+                "{form}: it is never tried again"
+            );
+        }
+    }
+    let body = "to={{ phone_e164 | default(phone) | urlencode }}&text={{ text | urlencode }}";
+    assert_eq!(sent(body, "none").unwrap(), "none");
     // What a producer names as a phone must not become a part of the request.
     let careless =
         gateway(Method::POST, FORM, "to={{ phone | replace('+', '00') }}&text={{ text | urlencode }}");
