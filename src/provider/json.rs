@@ -28,7 +28,7 @@ impl Text {
         let OddJson { mut text, oddities: more } = OddJson::read(&body);
         oddities.extend(more);
         if serde_json::from_str::<&RawValue>(&text).is_err()
-            && let Some(inner) = outermost_object(&text)
+            && let Some(inner) = envelope_within(&text)
         {
             oddities.push("something stands around the JSON");
             text = inner.to_owned();
@@ -53,10 +53,28 @@ fn decompressed<'a>(body: &'a [u8], max_bytes: usize, oddities: &mut Vec<&'stati
     Cow::Owned(whole)
 }
 
-/// From the first brace to the last one: a warning of the provider's program, or a proxy's, may stand around it.
-fn outermost_object(text: &str) -> Option<&str> {
-    let object = text.get(text.find('{')?..=text.rfind('}')?)?;
-    serde_json::from_str::<&RawValue>(object).is_ok().then_some(object)
+/// Most beginnings of an object that are tried.
+const MOST_BEGINNINGS: usize = 64;
+
+/// The envelope within a text: a warning of the provider's program, or a proxy's, may stand around it, with braces of its
+/// own.
+fn envelope_within(text: &str) -> Option<&str> {
+    let mut from = 0;
+    for _ in 0..MOST_BEGINNINGS {
+        from += text[from..].find('{')?;
+        let mut objects = serde_json::Deserializer::from_str(&text[from..]).into_iter::<&RawValue>();
+        match objects.next() {
+            Some(Ok(object)) => {
+                let object = object.get();
+                if Fields::read(object).is_some_and(|fields| fields.get("success").is_some()) {
+                    return Some(object);
+                }
+                from += object.len();
+            }
+            _ => from += 1,
+        }
+    }
+    None
 }
 
 /// The fields of an object, each as it stands in the answer. Of a field that is there twice the last one counts, as for
