@@ -18,6 +18,8 @@ pub use self::shared::SharedTime;
 pub trait Clock: Send + Sync + 'static {
     /// Now, in domain time.
     fn now(&self) -> Timestamp;
+    /// Now, by the time of the deployment: at real time, and the same for all workers.
+    fn deployment_now(&self) -> Timestamp;
     /// How long a wait of the domain takes in real time.
     fn real(&self, wait: Duration) -> Duration;
     /// How much domain time passes in this much real time.
@@ -76,6 +78,10 @@ impl Clock for ScaledClock {
         )]
         let elapsed = (now - self.anchor).num_microseconds().map(|real| (real as f64 * self.scale) as i64);
         self.anchor + elapsed.map_or(TimeDelta::zero(), TimeDelta::microseconds)
+    }
+
+    fn deployment_now(&self) -> Timestamp {
+        self.time.now()
     }
 
     fn real(&self, wait: Duration) -> Duration {

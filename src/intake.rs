@@ -24,6 +24,8 @@ use crate::redis::{Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
+/// The field with the id that a message had at first, where it was rejected and put back.
+const FIRST_ID: &[u8] = b"first-id";
 /// Messages read at a time.
 const MOST_READ: usize = 256;
 /// Bytes of messages read at a time.
@@ -167,7 +169,7 @@ impl Intake {
             match self.callbacks.check(address) {
                 Ok(_) => {}
                 // A paid order is followed all the same, and its events go where they go without a callback.
-                Err(refused @ CallbackRefused::NoAddress) => {
+                Err(refused @ (CallbackRefused::NoAddress | CallbackRefused::Refused(_))) => {
                     accepted.order.callback_url = None;
                     if removes && !accepted.order.names_details() {
                         return Err(refused.to_string());
@@ -191,7 +193,7 @@ impl Intake {
             let (topup_id, remarks) = match self.check(bytes, &fields) {
                 Ok(mut accepted) => {
                     let said = (Some(accepted.order.topup_id.clone()), std::mem::take(&mut accepted.remarks));
-                    arguments::add(&mut call, &self.names, &*self.clock, &id, accepted);
+                    arguments::add(&mut call, &self.names, &*self.clock, &id, first_id(&fields), accepted);
                     said
                 }
                 Err(reason) => {
@@ -264,4 +266,13 @@ impl Intake {
             self.dropping = Dropping { unlogged: 0, logged: Some(Instant::now()) };
         }
     }
+}
+
+/// The id that a message had at first, of one that was rejected and put back.
+fn first_id(fields: &[Vec<u8>]) -> Option<&str> {
+    let (_, id) =
+        fields.as_chunks().0.iter().map(|[name, value]| (name, value)).find(|(name, _)| *name == FIRST_ID)?;
+    let id = std::str::from_utf8(id).ok()?;
+    let (milliseconds, number) = id.split_once('-')?;
+    (milliseconds.parse::<u64>().is_ok() && number.parse::<u64>().is_ok()).then_some(id)
 }

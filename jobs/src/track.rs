@@ -38,7 +38,8 @@ pub struct TrackTopup {
     #[schemars(skip)]
     pub waited: Waited,
     /// The message of the inbox that handed the order over; absent in the jobs that follow from it. By it a message
-    /// that takes up an order again is known from a repeat of its own job. The service's own note, as above.
+    /// that takes up an order again is known from a repeat of its own job. It is written `id@ms`: the id in the stream, and
+    /// when it was taken in, in ms since 1970. The service's own note, as above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub message_id: Option<String>,

@@ -33,6 +33,10 @@ impl Clock for StandingClock {
         *self.0.lock().unwrap()
     }
 
+    fn deployment_now(&self) -> Timestamp {
+        self.now()
+    }
+
     fn real(&self, wait: Duration) -> Duration {
         wait
     }

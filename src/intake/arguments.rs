@@ -7,16 +7,23 @@ use crate::clock::Clock;
 use crate::job::NextJob;
 use crate::redis::{Names, millis};
 
-/// Adds the words for a message that is accepted, as `intake.lua` takes them.
+/// Adds the words for a message that is accepted, as `intake.lua` takes them. `first_id` is the id with which it came, of
+/// one that was rejected and put back.
 pub(super) fn add(
     call: &mut ScriptInvocation<'_>,
     names: &Names,
     clock: &dyn Clock,
     message_id: &str,
+    first_id: Option<&str>,
     accepted: Accepted,
 ) {
     let Accepted { job, order, delay, .. } = accepted;
-    let order = TrackTopup { message_id: Some(message_id.to_owned()), ..order };
+    let position = match first_id {
+        // It came when its producer sent it, whenever it was put back.
+        Some(first_id) => format!("{first_id}@{}", first_id.split('-').next().unwrap_or_default()),
+        None => format!("{message_id}@{}", clock.deployment_now().timestamp_millis()),
+    };
+    let order = TrackTopup { message_id: Some(position), ..order };
     let what = what(&order);
     let instruction = order.instruction.unwrap_or(Instruction::new(InstructionKind::Update));
     let where_followed =

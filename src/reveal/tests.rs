@@ -25,6 +25,10 @@ impl Clock for SetClock {
         Timestamp::from_timestamp(self.0.load(Ordering::Relaxed), 0).unwrap()
     }
 
+    fn deployment_now(&self) -> Timestamp {
+        self.now()
+    }
+
     fn real(&self, wait: Duration) -> Duration {
         wait
     }

@@ -16,7 +16,7 @@ type Bad<'a> = (&'a str, Vec<(&'a [u8], &'a [u8])>);
 const ID: &str = r#"{"topupId":"6901616fe9e88196b4eb64b2"}"#;
 
 /// Fields of `data` beside `topupId`, the field `opts`, and what the log says of the message, if anything.
-const ODD: [(&str, &str, &str); 10] = [
+const ODD: [(&str, &str, &str); 11] = [
     (r#","metadata":[],"customer":[]"#, "[]", ""),
     (r#","topupRef":1042,"customer":{"phone":213661223344,"locale":"fr-FR"}"#, r#"{"jobId":42}"#, ""),
     (r#","callbackUrl":"""#, r#"{"delay":5000.0,"attempts":"3","backoff":5000}"#, ""),
@@ -28,6 +28,11 @@ const ODD: [(&str, &str, &str); 10] = [
     (r#","customer":{"locale":"kab"}"#, "", "\\\"data.customer.locale\\\" is none of"),
     (r#","callbackUrl":"shop.example.dz/hook""#, "", "\\\"data.callbackUrl\\\" is no address"),
     (r#","callbackUrl":"mailto:a@b.dz""#, "", "\\\"data.callbackUrl\\\" is no address"),
+    (
+        r#","callbackUrl":"https://amina:secret@shop.example.dz/hook""#,
+        "",
+        "a user or a password is in the address",
+    ),
     (r#","metadata":"none""#, "", "\\\"data.metadata\\\" is a text and was left out"),
     ("", r#"{"delay":-5}"#, "\\\"opts.delay\\\" is not a whole number"),
     ("", "later", "the field \\\"opts\\\" is not JSON"),
@@ -35,7 +40,8 @@ const ODD: [(&str, &str, &str); 10] = [
 
 #[tokio::test]
 async fn an_order_is_followed_whatever_is_odd_beside_its_id_and_what_was_left_out_is_logged() {
-    let bed = Bed::new(600.0).await;
+    let mut bed = Bed::new(600.0).await;
+    bed.set("CALLBACK_ALLOWED_HOSTS", "shop.example.dz");
     let worker = bed.worker().await;
     let orders: Vec<String> =
         ODD.iter().map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();

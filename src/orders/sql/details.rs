@@ -108,6 +108,10 @@ fn read(row: &Row) -> Result<Details, StoreError> {
     })
 }
 
+/// Within so long the ids of messages say which came first, whatever was noted of when they were taken in: workers prepare
+/// messages ahead of each other.
+const IDS_AGREE_MS: u64 = 10_000;
+
 /// Which message has the last word on each detail.
 struct Naming<'a> {
     by: NamedBy,
@@ -189,15 +193,41 @@ fn all_by(message: &str, stored: &Details) -> NamedBy {
     details.into_iter().map(|detail| (detail.to_owned(), message.to_owned())).collect()
 }
 
-/// Whether a message of the inbox came after the last one. Their ids are those of the stream: milliseconds and a
-/// number.
-fn is_newer(id: &str, last: &str) -> bool {
-    let position = |id: &str| {
+/// Whether a message of the inbox came after the last one. Their positions are those of [`TrackTopup::message_id`].
+fn is_newer(position: &str, last: &str) -> bool {
+    let read = |position: &str| {
+        let (id, taken) = position.split_once('@').unwrap_or((position, ""));
         let (milliseconds, number) = id.split_once('-')?;
-        Some((milliseconds.parse::<u64>().ok()?, number.parse::<u64>().ok()?))
+        let id = (milliseconds.parse::<u64>().ok()?, number.parse::<u64>().ok()?);
+        Some((id, taken.parse::<u64>().ok()))
     };
-    match (position(id), position(last)) {
-        (Some(id), Some(last)) => id > last,
-        _ => id != last,
+    match (read(position), read(last)) {
+        (Some((id, Some(taken))), Some((last, Some(last_taken))))
+            if taken.abs_diff(last_taken) > IDS_AGREE_MS =>
+        {
+            // Where the ids say the opposite, Redis has lost its stream or its clock was set back.
+            if id == last { false } else { taken > last_taken }
+        }
+        (Some((id, _)), Some((last, _))) => id > last,
+        _ => position != last,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_message_decides_also_where_the_ids_of_the_stream_have_stepped_back() {
+        let (first, second) = ("1000-0@1000", "1000-1@1001");
+        assert!(is_newer(second, first) && !is_newer(first, second) && !is_newer(first, first));
+        // Taken in by two workers whose clocks are not quite the same.
+        assert!(is_newer("1000-2@990", second));
+        // The clock of Redis was an hour ahead, and its data are gone since.
+        let (ahead, after) = ("3601000-0@2000", "90000-0@90000");
+        assert!(is_newer(after, ahead) && !is_newer(ahead, after));
+        // Stored by an older version.
+        assert!(is_newer("2000-0@2000", "1000-0") && !is_newer("1000-0", "2000-0@2000"));
+        assert!(!is_newer("1000-0@99000", "1000-0@1000"), "the same message, put back");
     }
 }

@@ -10,7 +10,8 @@
 --   queue, id, payload and delay in ms since the message was added; payload of the job that carries the message out
 --   where the order is followed
 -- Returns for each message `rejected`, `duplicate`, `accepted`, `passed-on` where the order is followed and a job carries
---   out what the message says, or `gone` where it was deleted by hand; nothing where another worker was faster
+--   out what the message says, or `gone` where it was to be rejected and was deleted by hand; nothing where another worker
+--   was faster
 local inbox, rejected = KEYS[1], KEYS[2]
 local MOST_FIELDS = 1000
 -- Of a rejected message that has more bytes, so many of its parts are kept, and of each part so many bytes.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use topup_worker::orders::OrderStore;
 use topup_worker::simulator::Script;
 
 use super::enqueue_at;
@@ -68,4 +69,34 @@ async fn rejected_messages_are_shown_without_their_words_put_back_as_they_were_a
     assert_eq!(output(&bed, &[]), "");
     let unknown = bed.program(&["rejected", "discard", ids[0]]);
     assert_eq!(unknown.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_message_that_is_put_back_undoes_nothing_that_came_since() {
+    let mut bed = Bed::new(600.0).await;
+    let id = bed.order(Script::handling_forever());
+    let mut worker = bed.worker().await;
+    let data = format!(
+        r#"{{"topupId":"{id}","customer":{{"email":"wrong@example.dz"}},"callbackUrl":"https://shop.example.dz/hook"}}"#
+    );
+    bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
+    let rejected = async || bed.redis::<usize>(&["XLEN", "{topup}:rejected"]).await;
+    until("it is rejected", async || (rejected().await == 1).then_some(())).await;
+    bed.enqueue([&id]).await;
+    let corrected = bed.program(&["correct", &id, "--email", "right@example.dz"]);
+    assert!(corrected.status.success(), "{}", String::from_utf8_lossy(&corrected.stderr));
+    let store = bed.store().await;
+    let (topup_id, order) = (id.parse().unwrap(), async || store.order(&id.parse().unwrap()).await.unwrap());
+    let email = async || {
+        let customer = store.order(&topup_id).await.unwrap()?.customer?;
+        customer.email.map(|email| email.reveal().to_owned())
+    };
+    until("it is corrected", async || (email().await.as_deref() == Some("right@example.dz")).then_some(()))
+        .await;
+    assert!(worker.stop().await.success());
+    bed.set("CALLBACK_ALLOWED_HOSTS", "shop.example.dz");
+    let _worker = bed.worker().await;
+    output(&bed, &["replay", "--all"]);
+    until("it is taken in", async || order().await.and_then(|order| order.callback_url)).await;
+    assert_eq!(email().await.as_deref(), Some("right@example.dz"));
 }
