@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use topup_jobs::{
     DeadLetterReason, Decision, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, RetryPolicy,
-    Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
+    Secret, Situation, Timestamp, TopupId, TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
 use super::announce::ANOTHER_CARD;
@@ -136,10 +136,16 @@ async fn shows_another_card(
         return Ok(false);
     }
     match env.store.card(&order.topup_id).await {
-        Ok(stored) => Ok(stored.is_some_and(|stored| stored.card_code.reveal() != shown.card_code.reveal())),
+        Ok(stored) => Ok(stored.is_some_and(|stored| !same_code(&stored.card_code, &shown.card_code))),
         Err(error) if error.is_of_one_row() => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the codes of two cards are the same, whatever spaces stand in them.
+fn same_code(one: &Secret, other: &Secret) -> bool {
+    let plain = |code: &Secret| code.reveal().split_whitespace().collect::<String>();
+    plain(one) == plain(other)
 }
 
 /// What becomes of the job of an order that stays given up or cancelled: its end did not reach the queue when it gave
