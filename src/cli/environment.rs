@@ -8,6 +8,7 @@
 //! comment, and nothing is put in the place of `$` or cut off behind a `#`, which may stand in a password.
 
 use std::collections::HashMap;
+use std::env::VarError;
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,15 @@ pub(super) fn without_effect(variables: &Variables, command: &Command) -> Vec<St
     names
 }
 
+/// Names of variables in the file whose values look as if a comment stood behind them.
+pub(super) fn with_comment(variables: &Variables) -> Vec<String> {
+    let has_comment = |value: &String| unquoted(value) == value && value.contains(" #");
+    let mut names: Vec<_> =
+        variables.file.iter().filter(|(_, value)| has_comment(value)).map(|(name, _)| name.clone()).collect();
+    names.sort();
+    names
+}
+
 /// The file that these arguments name, whatever else is wrong with them.
 fn env_file(command: &Command, args: &[OsString]) -> Option<PathBuf> {
     let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok()?;
@@ -89,7 +99,7 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
     let as_declared = command;
     let variables = Variables::read(command, args)?;
     let mut command = lenient(command.clone(), &|name| variables.get(name));
-    let mut unusable: Vec<String> = Vec::new();
+    let mut unusable = unreadable(as_declared, args);
     loop {
         let error = match command.clone().try_get_matches_from(args) {
             Ok(matches) if unusable.is_empty() => return Ok((matches, variables)),
@@ -106,6 +116,17 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
             None => return Err(Refused::Variables(unusable, None)),
         }
     }
+}
+
+/// Variables of this command that hold no text, in words.
+fn unreadable(command: &Command, args: &[OsString]) -> Vec<String> {
+    let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok();
+    let name = matches.as_ref().and_then(ArgMatches::subcommand_name);
+    let own = name.and_then(|name| command.find_subcommand(name));
+    let settings = command.get_arguments().chain(own.into_iter().flat_map(Command::get_arguments));
+    let names = settings.filter_map(|arg| arg.get_env()?.to_str());
+    let unreadable = names.filter(|name| matches!(std::env::var(name), Err(VarError::NotUnicode(_))));
+    unreadable.map(|name| format!("{name} cannot be used: it is not UTF-8")).collect()
 }
 
 /// Why the program cannot begin.
@@ -189,11 +210,26 @@ fn variable_at_fault<'a>(
     let name = arg.get_env().and_then(|name| name.to_str()).filter(|_| !given)?;
     variables.get(name)?;
     let why = match (error.source(), error.get(ContextKind::ValidValue)) {
-        (Some(source), _) => source.to_string(),
+        (Some(source), _) => in_plain_words(source.to_string()),
         (None, Some(ContextValue::Strings(valid))) => format!("it is none of {}", valid.join(", ")),
         _ => "it has an unusable value".to_owned(),
     };
     Some((arg, format!("{name} cannot be used: {why}")))
+}
+
+/// What the standard library says of a value, in words that say what the value has to be.
+fn in_plain_words(why: String) -> String {
+    let known = match why.as_str() {
+        "invalid digit found in string" => "it is no whole number",
+        "number too large to fit in target type" => "the number is too large",
+        "number too small to fit in target type" => "the number is too small",
+        "invalid float literal" => "it is no number",
+        "invalid socket address syntax" => {
+            "it is no address with a port, such as 127.0.0.1:9464 or 0.0.0.0:9464"
+        }
+        _ => return why,
+    };
+    known.to_owned()
 }
 
 fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {

@@ -57,6 +57,10 @@ pub struct Cli {
     #[arg(skip)]
     without_effect: Vec<String>,
 
+    /// Names in that file whose values look as if a comment stood behind them.
+    #[arg(skip)]
+    with_comment: Vec<String>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -139,6 +143,7 @@ impl Cli {
                     settings.effective = effective::settings(&command, &matches, &variables);
                 }
                 cli.without_effect = environment::without_effect(&variables, &command);
+                cli.with_comment = environment::with_comment(&variables);
                 Ok(cli)
             }
             Err(Refused::CommandLine(error)) => error.exit(),
@@ -173,6 +178,13 @@ impl Cli {
             tracing::warn!(
                 names,
                 "the file of --env-file names variables that are no settings; they have no effect"
+            );
+        }
+        if !self.with_comment.is_empty() {
+            let names = self.with_comment.join(", ");
+            tracing::warn!(
+                names,
+                "the file of --env-file has ` #` in values; what follows is part of them, and no comment"
             );
         }
         let done = |()| Exit::Done;

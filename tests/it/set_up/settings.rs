@@ -1,5 +1,6 @@
 //! Settings as `.env` files, compose files and people write them.
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output};
 
 use crate::support::{Bed, PROGRAM};
@@ -49,6 +50,16 @@ async fn all_variables_that_cannot_be_used_are_named_at_once_and_without_their_v
         assert!(words.contains(&format!("{name} cannot be used: ")), "{name}: {words}");
     }
     assert!(words.contains("it is none of complete, fast") && !words.contains("0661998877"), "{words}");
+    // Latin-1, as an old editor writes it.
+    let latin1 = std::ffi::OsStr::from_bytes(b"https://shop.example/\xe9");
+    let mut command = Command::new(PROGRAM);
+    command.arg("run").envs(bed.settings().iter().map(|(name, value)| (*name, value)));
+    let refused = command.env("WEBHOOK_URL", latin1).output().unwrap();
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && words == "WEBHOOK_URL cannot be used: it is not UTF-8\n",
+        "{words}"
+    );
     // A flag is named as it was typed.
     let mut command = Command::new(PROGRAM);
     let refused = command.args(["run", "--concurrency", "many"]).output().unwrap();
@@ -77,11 +88,14 @@ async fn a_file_of_variables_is_read_as_the_environment_is() {
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success() && said == "no order matches\n", "{lines}: {done:?}");
     }
-    let done =
-        run(&format!("DATABASE_URL={url}\nCONCURENCY=50\nLOG_FROMAT=0661998877\nHTTP_ADDR=127.0.0.1:0"));
+    let done = run(&format!(
+        "DATABASE_URL={url}\nCONCURENCY=50\nLOG_FROMAT=0661998877\nHTTP_ADDR=127.0.0.1:0 # any"
+    ));
     let said = String::from_utf8_lossy(&done.stderr);
     let named = "no settings; they have no effect names=\"CONCURENCY, LOG_FROMAT\"";
-    assert!(done.status.success() && said.contains(named) && !said.contains("0661998877"), "{said}");
+    let commented = "part of them, and no comment names=\"HTTP_ADDR\"";
+    assert!(done.status.success() && said.contains(named) && said.contains(commented), "{said}");
+    assert!(!said.contains("0661998877"), "{said}");
     for (lines, words) in [
         (format!("DATABASE_URL={url}\n0661998877\n"), "--env-file cannot be used: line 2 is not NAME=value"),
         (
