@@ -212,6 +212,8 @@ fn find(address: RedisAddress, pause: Duration) -> Found {
 #[derive(Debug, Clone, Default)]
 pub struct RedisHealth {
     down: Arc<AtomicBool>,
+    /// Whether it was logged, since it was last answered, that the login is refused.
+    login_refused: Arc<AtomicBool>,
     refusal: Arc<Mutex<Option<Refusal>>>,
 }
 
@@ -243,6 +245,7 @@ impl RedisHealth {
 
     fn answered(&self) {
         if self.down.swap(false, Ordering::Relaxed) {
+            self.login_refused.store(false, Ordering::Relaxed);
             tracing::info!("Redis answers again");
         }
     }
@@ -250,6 +253,12 @@ impl RedisHealth {
     fn failed(&self, error: &RedisError, is_needed: bool) {
         let words = describe(error);
         match error.kind() {
+            // It may have begun with a connection that was cut.
+            ErrorKind::AuthenticationFailed if self.down.load(Ordering::Relaxed) => {
+                if !self.login_refused.swap(true, Ordering::Relaxed) {
+                    tracing::error!(error = words, "Redis does not let this worker in; trying again");
+                }
+            }
             _ if stops_work(error) => self.refused(words, true),
             _ if is_read_only(error) => self.down(&words),
             // Redis is there and refuses this one command: that is no outage, and has to be seen.

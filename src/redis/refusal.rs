@@ -135,6 +135,7 @@ pub(crate) fn describe(error: &RedisError) -> String {
     match error.kind() {
         // From the operating system or from TLS; no command is known there.
         ErrorKind::Io => error.to_string(),
+        ErrorKind::Parse => "what answers there speaks another protocol than Redis".to_owned(),
         ErrorKind::AuthenticationFailed => "the user or the password in REDIS_URL is refused".to_owned(),
         ErrorKind::MasterNameNotFoundBySentinel => {
             "no Sentinel knows a master of the name in REDIS_URL that is up".to_owned()
