@@ -28,7 +28,7 @@ use crate::maintenance::redis_watch::RedisWatch;
 use crate::maintenance::restore::Restore;
 use crate::maintenance::retention::Retention;
 use crate::maintenance::store_watch::{StoreHealth, StoreWatch};
-use crate::orders::{NO_ANSWER, StoreError};
+use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 use crate::provider::{ApiError, RequestKind};
 use crate::queue::{IsolatedJob, Isolation, Queues, Stopped, run_isolated};
 use crate::redis::{Connection, Pause, RedisHealth};
@@ -36,6 +36,8 @@ use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
+/// How long a worker that stops waits for the last calls of its database.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 /// How long the process of one job may take to open the database and to find Redis.
 const LONGEST_SET_UP: Duration = Duration::from_secs(30);
 
@@ -93,6 +95,7 @@ pub async fn run_with(
     };
     change(&mut environment);
     let (store, clock) = (Arc::clone(&environment.store), Arc::clone(&environment.clock));
+    let database = watch.store.clone();
     if let Some(reveal) = &config.reveal {
         let listener = listen("REVEAL_ADDR", reveal.addr).await?;
         tasks.spawn(RevealPage::new(Arc::clone(&store), Arc::clone(&clock)).serve(listener));
@@ -151,12 +154,18 @@ pub async fn run_with(
         }
     };
     shutdown.ask();
-    membership.leave().await;
+    end(&membership, &database).await;
     if let Some(why) = refusal {
         return Err(why);
     }
     tracing::info!(?stopped, "stopped");
     Ok(stopped)
+}
+
+/// Leaves the other workers and the database. What still uses that ends with the process.
+async fn end(membership: &Membership, database: &SqlStore) {
+    membership.leave().await;
+    drop(tokio::time::timeout(CLOSED_WITHIN, database.close()).await);
 }
 
 /// Opens the store and joins the other workers. A database that is away is waited for, as Redis is.

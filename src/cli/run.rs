@@ -9,7 +9,7 @@ pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
     let config = settings.validate()?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
-    match app::run(config, shutdown).await? {
+    match Box::pin(app::run(config, shutdown)).await? {
         Stopped::Drained | Stopped::CutShort => Ok(()),
         Stopped::Failed => anyhow::bail!("a task of the service died; start it again"),
     }

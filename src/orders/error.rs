@@ -58,6 +58,12 @@ pub enum StoreError {
          on with the other one, stop every worker, remove the files with -wal and -shm behind its name, and start them again"
     )]
     Replaced,
+    /// The write-ahead log is not beside the file any more.
+    #[error(
+        "the write-ahead log of the database was removed while it was open; nothing is stored until every worker has been \
+         stopped, each of which then writes what it holds into the file, and all are started again"
+    )]
+    LogRemoved,
     /// The write-ahead log at this path is that of a former file.
     #[error(
         "the write-ahead log {0} belongs to a file that was at this path before, and would damage this one: stop every \
@@ -146,6 +152,7 @@ impl StoreError {
         match self {
             Self::Removed | Self::Missing(_) => Some("the file of the database is not at its path any more"),
             Self::Replaced => Some("the file of the database was replaced by another one"),
+            Self::LogRemoved => Some("the write-ahead log of the database was removed"),
             Self::NotMigrated => Some("the tables of the database are missing or older than this program"),
             Self::Foreign => Some("the tables of the database are not those of topup-worker"),
             Self::Keys(_) => Some("the encryption keys do not fit the database"),
@@ -153,8 +160,24 @@ impl StoreError {
             error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
             error if error.is_of_read_only() => Some("the database is read-only"),
+            // undefined_table, undefined_column
+            error if error.has_code(&["42P01", "42703"]) => {
+                Some("the tables of the database are missing or older than this program")
+            }
+            // insufficient_privilege
+            error if error.has_code(&["42501"]) => {
+                Some("the database does not let this role read or change its tables")
+            }
+            // duplicate_prepared_statement, invalid_sql_statement_name
+            error if error.has_code(&["42P05", "26000"]) => {
+                Some("a pooler in transaction mode stands before the database; use its session mode")
+            }
             error => error.is_of_absence().then_some(NO_ANSWER),
         }
+    }
+
+    fn has_code(&self, codes: &[&str]) -> bool {
+        self.code().is_some_and(|code| codes.contains(&&*code))
     }
 
     /// What the database calls the error.

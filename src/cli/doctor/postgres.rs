@@ -4,11 +4,11 @@ use super::report::Check;
 use crate::clock::real_now;
 use crate::orders::Inspector;
 
+pub(super) const STORE: &str = "store";
 pub(super) const VERSION: &str = "store-version";
 pub(super) const CLOCK: &str = "store-clock";
 
 /// The oldest release that the statements of the store are held to.
-pub(super) const STORE: &str = "store";
 const OLDEST: i64 = 13;
 const NOTICED_MS: u64 = 2_000;
 
@@ -28,9 +28,10 @@ pub(super) fn unreachable(place: &str, error: &sqlx::Error) -> Check {
         (Some("3D000"), _) => {
             ("there is no such database", "make it with `createdb`, or correct DATABASE_URL")
         }
-        (Some("53300"), _) => {
-            ("it takes no more connections", "raise max_connections; a worker needs up to ten")
-        }
+        (Some("53300"), _) => (
+            "it takes no more connections",
+            "raise max_connections, or the CONNECTION LIMIT of the role or the database; a worker uses up to ten",
+        ),
         (Some("57P03"), _) => ("it is starting or stopping", "wait, and look again"),
         (_, sqlx::Error::Tls(_)) => (
             "no TLS connection came about",

@@ -75,6 +75,10 @@ fn silent(place: &str, server: bool) -> Check {
 fn unusable(file: &str, error: &InspectError) -> Check {
     let (found, advice) = match error {
         InspectError::Connect(error) => return postgres::unreachable(file, error),
+        InspectError::Unfit(StoreError::Unfit(why)) => return unfit(file, why),
+        InspectError::Unfit(_) => {
+            (format!("{file} does not say whether it is fit for the orders"), "look at the log of PostgreSQL")
+        }
         InspectError::Address => (
             "DATABASE_URL cannot be read".to_owned(),
             "write sqlite:// and the path of a file, or postgres://user:password@host:port/database",
@@ -105,6 +109,12 @@ fn unusable(file: &str, error: &InspectError) -> Check {
     Check::fail(STORE, found, advice)
 }
 
+/// The words say what to change, too.
+fn unfit(place: &str, why: &str) -> Check {
+    let (found, advice) = why.split_once("; ").unwrap_or((why, "look at the database"));
+    Check::fail(STORE, format!("{place}: {found}"), advice.to_owned())
+}
+
 fn write(file: &str, written: Result<bool, StoreError>) -> Check {
     match written {
         Ok(true) => Check::ok(STORE, format!("{file} opens and can be written (nothing was left in it)")),
@@ -113,6 +123,7 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
             format!("{file} is held by a process in the middle of a write"),
             "look for a worker that is frozen, and let it go on or kill it",
         ),
+        Err(StoreError::Unfit(why)) => unfit(file, &why),
         Err(StoreError::Database(error)) if code(&error).as_deref() == Some("13") => {
             Check::fail(STORE, format!("{file} cannot grow: the disk is full"), "make room on that disk")
         }

@@ -40,6 +40,8 @@ pub(in crate::orders) struct Open {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     file: FileId,
+    /// The log that was there once the file was open.
+    log: Option<FileId>,
 }
 
 /// Which file it is, whatever its name.
@@ -89,9 +91,16 @@ impl SqliteFile {
     /// Refuses where this file is not at the path any more.
     pub(super) fn must_be(&self, file: FileId) -> Result<(), StoreError> {
         match FileId::of(&self.path) {
-            Ok(found) if found == file => Ok(()),
-            Ok(_) => Err(StoreError::Replaced),
-            Err(_) => Err(StoreError::Removed),
+            Ok(found) if found == file => {}
+            Ok(_) => return Err(StoreError::Replaced),
+            Err(_) => return Err(StoreError::Removed),
+        }
+        // SQLite removes it with the last connection, and so not as long as this one is open.
+        match self.open.log {
+            Some(log) if FileId::of(&beside(&self.path, "-wal")).ok() != Some(log) => {
+                Err(StoreError::LogRemoved)
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -155,7 +164,8 @@ async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Res
     if access == Access::Write {
         note_log(path, file).map_err(sqlx::Error::Io)?;
     }
-    Ok(Open { writer, readers, file })
+    let log = FileId::of(&beside(path, "-wal")).ok();
+    Ok(Open { writer, readers, file, log })
 }
 
 impl Open {

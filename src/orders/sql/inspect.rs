@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, PgConnection, SqliteConnection};
+use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 use topup_jobs::Timestamp;
 
 use super::access::Access;
@@ -17,7 +17,7 @@ use super::file::must_own_log;
 use super::marks::some_cards;
 use super::schema::{Link, Marks, Tables};
 use super::statement::sql;
-use super::{postgres, sqlite};
+use super::{place, postgres, sqlite};
 use crate::orders::{CardCipher, StoreError};
 
 /// Longer than any write of a worker that is well.
@@ -41,6 +41,9 @@ pub(crate) enum InspectError {
     /// The file stands beside the write-ahead log of another one.
     #[error(transparent)]
     Log(StoreError),
+    /// The database, or the way to it, is not one in which the orders can be kept.
+    #[error(transparent)]
+    Unfit(StoreError),
     /// The server does not let this program in.
     #[error("the server cannot be reached")]
     Connect(#[source] sqlx::Error),
@@ -106,7 +109,12 @@ impl Inspector {
             DatabaseKind::Sqlite => open_file(url).await.map(Self::Sqlite),
             DatabaseKind::Postgres => {
                 let options = postgres::options(url).map_err(|_| InspectError::Address)?;
-                PgConnection::connect_with(&options).await.map(Self::Postgres).map_err(InspectError::Connect)
+                let connected = PgConnection::connect_with(&options).await;
+                let mut connection = connected.map_err(InspectError::Connect)?;
+                // First: through a pooler in transaction mode nothing else can be relied on.
+                place::must_fit(&mut connection, &options).await.map_err(InspectError::Unfit)?;
+                connection.execute(postgres::NEEDED).await.map_err(InspectError::Connect)?;
+                Ok(Self::Postgres(connection))
             }
         }
     }
@@ -117,6 +125,14 @@ impl Inspector {
     /// [`StoreError`] where the database cannot be written.
     pub(crate) async fn try_write(&mut self) -> Result<bool, StoreError> {
         const WRITE: &str = "CREATE TABLE written_by_doctor_and_rolled_back (id INTEGER)";
+        const CHANGE: &str = "UPDATE topup_store SET store_id = store_id WHERE least_migration < 0";
+        // Where the tables are there, a role that may do no more than change them is enough.
+        let is_made = matches!(self.tables().await, Ok(Tables::UpToDate | Tables::Newer));
+        if let Self::Postgres(connection) = self
+            && is_made
+        {
+            place::may_change(connection).await?;
+        }
         let written = async {
             match self {
                 Self::Sqlite(connection) => {
@@ -126,7 +142,7 @@ impl Inspector {
                 }
                 Self::Postgres(connection) => {
                     let mut transaction = connection.begin().await?;
-                    sqlx::query(WRITE).execute(&mut *transaction).await?;
+                    sqlx::query(if is_made { CHANGE } else { WRITE }).execute(&mut *transaction).await?;
                     transaction.rollback().await
                 }
             }
@@ -224,7 +240,7 @@ impl From<InspectError> for StoreError {
                 let absolute = std::path::absolute(&file).unwrap_or(file);
                 Self::Missing(absolute.display().to_string())
             }
-            InspectError::Log(error) => error,
+            InspectError::Log(error) | InspectError::Unfit(error) => error,
             InspectError::Folder(error) => Self::Database(sqlx::Error::Io(error)),
             InspectError::Open(error) | InspectError::Connect(error) => Self::Database(error),
         }

@@ -179,6 +179,11 @@ impl SqlStore {
         self
     }
 
+    /// Closes it. Of a SQLite file the last process that does so leaves all of it in the file.
+    pub(crate) async fn close(&self) {
+        self.database.close().await;
+    }
+
     /// The same, with this limit to the calls that handlers and the page of the cards make. Real time.
     #[must_use]
     pub fn answering_within(self, longest_call: Duration) -> Self {

@@ -6,7 +6,7 @@ use sqlx::{Connection as _, Executor, PgConnection, Row};
 use crate::orders::StoreError;
 
 /// Our tables.
-const TABLES: [&str; 7] =
+pub(super) const TABLES: [&str; 7] =
     ["internet_orders", "order_events", "events", "notifications", "reveals", "topup_store", "store_keys"];
 
 /// Refuses a database that could not hold what customers are called, one without a schema, and a pooler that hands a

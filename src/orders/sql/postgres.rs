@@ -15,9 +15,11 @@ use super::schema::{self, Link, Tables};
 use crate::orders::StoreError;
 
 /// What the statements count on, whatever is set for the database or the role. A change names the version or the state it
-/// is based on, so it needs no stricter isolation, and must not fail for one.
-const NEEDED: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
-    SET default_transaction_deferrable = off; SET standard_conforming_strings = on; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'";
+/// is based on, so it needs no stricter isolation, and must not fail for one. A commit counts once it is on the disk. Rows
+/// that a policy hides would be taken for lost: without `row_security` the server refuses instead.
+pub(super) const NEEDED: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
+    SET default_transaction_deferrable = off; SET standard_conforming_strings = on; SET TimeZone = 'UTC'; SET DateStyle = 'ISO';
+    SET row_security = off; SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 /// The tables are made or changed without these: that may take its time.
 const LIMITS: &str =
     "SET statement_timeout = '30s'; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = '30s'";

@@ -56,6 +56,8 @@ async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_cha
             "{words}"
         );
     }
+    let found = store_as_doctor_finds_it(&bed).await;
+    assert!(found.contains("its encoding is LATIN1"), "{found}");
 
     bed.set("DATABASE_URL", &admin);
     for statement in [
@@ -87,9 +89,19 @@ async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_cha
     assert!(words.contains("the role reader may not read and change its table events"), "{words}");
     bed.set("DATABASE_URL", admin);
     connect_as(&mut bed, "writer");
+    let found = store_as_doctor_finds_it(&bed).await;
+    assert!(found.contains("opens and can be written"), "{found}");
     let mut worker = bed.worker().await;
     delivers(&bed, 5).await;
     assert!(worker.stop().await.success());
+}
+
+/// What `doctor` says of the store.
+async fn store_as_doctor_finds_it(bed: &Bed) -> String {
+    let output = bed.program_beside(&["doctor", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    checks.iter().find(|check| check["name"] == "store").unwrap().to_string()
 }
 
 #[tokio::test]
@@ -107,11 +119,14 @@ async fn what_is_set_for_a_database_or_a_role_changes_nothing() {
         "idle_in_transaction_session_timeout = '300ms'",
         "extra_float_digits = 0",
         "bytea_output = 'escape'",
+        "synchronous_commit = off",
     ] {
         let alter = format!("ALTER DATABASE {} SET {setting}", database(&bed));
         let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
         sqlx::query(AssertSqlSafe(alter)).execute(&mut connection).await.unwrap();
     }
+    let found = store_as_doctor_finds_it(&bed).await;
+    assert!(found.contains("opens and can be written"), "{found}");
     let workers = [bed.worker().await, bed.worker().await];
     delivers(&bed, 120).await;
     bed.idle().await;
@@ -214,11 +229,27 @@ async fn four_workers_work_through_a_pgbouncer_in_session_mode() {
 #[tokio::test]
 async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused_in_words() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    let direct = setting(&bed, "DATABASE_URL").to_owned();
     let Some(_pooler) = through_pgbouncer(&mut bed, "transaction", 50).await else { return };
-    for command in ["migrate", "run"] {
-        let words = refused(&bed, &[command], 1).await;
+    let through = setting(&bed, "DATABASE_URL").to_owned();
+    for command in [&["migrate"][..], &["run"]] {
+        let words = refused(&bed, command, 1).await;
         assert!(words.contains("a pooler in transaction mode"), "{words}");
     }
+    // Also where the tables are there, and Redis knows the database.
+    bed.set("DATABASE_URL", direct);
+    assert!(bed.worker().await.stop().await.success());
+    bed.set("DATABASE_URL", through);
+    for command in [&["run"][..], &["orders"], &["migrate"]] {
+        let words = refused(&bed, command, 1).await;
+        assert!(words.contains("a pooler in transaction mode"), "{command:?}: {words}");
+    }
+    let doctor = bed.program(&["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        found.contains("a pooler in transaction mode") && found.contains("use its session mode"),
+        "{found}"
+    );
 }
 
 /// Connections that workers have open.

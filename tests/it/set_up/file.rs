@@ -30,7 +30,6 @@ async fn nothing_is_done_while_the_file_is_away_and_all_goes_on_once_it_is_back(
     std::fs::rename(file(&bed), &away).unwrap();
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    worker.logs("the store failed; the job waits").await;
     readyz(&address, "not ready: the file of the database is not at its path any more").await;
     assert_eq!(bed.sink.received().len(), 0, "nothing is told that is stored nowhere");
     assert!(!file(&bed).exists(), "no other file is made in its place");
@@ -146,4 +145,30 @@ async fn another_file_in_its_place_is_left_as_it_is_and_what_comes_back_is_whole
     let _again = bed.worker().await;
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
+}
+
+#[tokio::test]
+async fn nothing_is_stored_beside_a_removed_log_and_nothing_is_lost_once_all_workers_were_stopped() {
+    let mut bed = Bed::new(600.0).await;
+    let mut workers = vec![bed.worker().await];
+    let address = bed.serve_http();
+    workers.push(bed.worker().await);
+    let before = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&before]).await;
+    bed.told(&before, "fulfilled").await;
+    bed.idle().await;
+    std::fs::remove_file(beside(&bed, "-wal")).unwrap();
+    std::fs::remove_file(beside(&bed, "-shm")).unwrap();
+    let after = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&after]).await;
+    readyz(&address, "not ready: the write-ahead log of the database was removed").await;
+    assert_eq!(bed.sink.received().len(), 1, "nothing is told that is stored nowhere");
+    for mut worker in workers {
+        assert!(worker.stop().await.success());
+    }
+    let _worker = bed.worker().await;
+    bed.told(&after, "fulfilled").await;
+    bed.stored(&[before, after], OrderStatus::Fulfilled).await;
+    bed.idle().await;
+    assert_eq!(bed.sink.received().len(), 2);
 }

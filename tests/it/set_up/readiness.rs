@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::databases::announces;
-use super::{on_postgres, setting};
+use super::{execute, on_postgres, setting};
 use crate::shutdown::get_from;
 use crate::slow_store::{Lock, database_url};
 use crate::support::{Bed, Proxy, until};
@@ -129,4 +129,39 @@ async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
         assert_eq!(log.matches(said_once).count(), 1, "{log}");
     }
     assert!(worker.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_whose_table_or_right_is_gone_is_not_ready_until_it_is_back() {
+    let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
+    assert!(bed.program(&["migrate"]).status.success());
+    let admin = setting(&bed, "DATABASE_URL").to_owned();
+    for statement in [
+        "CREATE ROLE worker LOGIN",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO worker",
+    ] {
+        execute(&bed, statement).await;
+    }
+    bed.set("DATABASE_URL", admin.replacen("//topup@", "//worker@", 1));
+    let address = bed.serve_http();
+    let _worker = bed.worker().await;
+    readyz(&address, "200 OK").await;
+    bed.set("DATABASE_URL", admin);
+    for (breaks, mends, words) in [
+        (
+            "ALTER TABLE notifications RENAME TO gone",
+            "ALTER TABLE gone RENAME TO notifications",
+            "not ready: the tables of the database are missing",
+        ),
+        (
+            "REVOKE ALL ON reveals FROM worker",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON reveals TO worker",
+            "not ready: the database does not let this role read or change its tables",
+        ),
+    ] {
+        execute(&bed, breaks).await;
+        readyz(&address, words).await;
+        execute(&bed, mends).await;
+        readyz(&address, "200 OK").await;
+    }
 }
