@@ -56,25 +56,27 @@ fn decompressed<'a>(body: &'a [u8], max_bytes: usize, oddities: &mut Vec<&'stati
 /// Most beginnings of an object that are tried.
 const MOST_BEGINNINGS: usize = 64;
 
-/// The envelope within a text: a warning of the provider's program, or a proxy's, may stand around it, with braces of its
-/// own.
+/// The one envelope within a text: a warning of the provider's program, or a proxy's, may stand around it, with braces of
+/// its own. Of two it is not known which counts.
 fn envelope_within(text: &str) -> Option<&str> {
-    let mut from = 0;
+    let (mut from, mut found) = (0, None);
     for _ in 0..MOST_BEGINNINGS {
-        from += text[from..].find('{')?;
+        let Some(brace) = text[from..].find('{') else { return found };
+        from += brace;
         let mut objects = serde_json::Deserializer::from_str(&text[from..]).into_iter::<&RawValue>();
         match objects.next() {
             Some(Ok(object)) => {
                 let object = object.get();
-                if Fields::read(object).is_some_and(|fields| fields.get("success").is_some()) {
-                    return Some(object);
+                let is_envelope = Fields::read(object).is_some_and(|fields| fields.get("success").is_some());
+                if is_envelope && found.replace(object).is_some() {
+                    return None;
                 }
                 from += object.len();
             }
             _ => from += 1,
         }
     }
-    None
+    found
 }
 
 /// The fields of an object, each as it stands in the answer. Of a field that is there twice the last one counts, as for

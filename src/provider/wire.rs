@@ -283,6 +283,11 @@ mod tests {
         for (what, body) in [
             ("plain", text(&plain)),
             ("a byte order mark", text(&format!("\u{feff}{plain}"))),
+            (
+                "braces around it",
+                text(&format!("<style>b{{}}</style>{plain}<script>var a = {{b: 1}};</script>")),
+            ),
+            ("a line of a log before it", text(&format!("{{\"level\":\"warn\",\"status\":1}}\n{plain}"))),
             ("UTF-16, little end first", utf16(u16::to_le_bytes)),
             ("UTF-16, big end first", utf16(u16::to_be_bytes)),
             ("gzip", gzip(&plain)),
