@@ -7,7 +7,7 @@
 //!
 //! A breaker for the provider and one for each key are open while no order may be checked, and half-open while one
 //! request at a time is made. What concerns one key concerns the workers that use it. What concerns the address of
-//! one worker concerns that worker alone; that part is not in Redis, see [`standing`].
+//! one worker concerns that worker alone; that part is not in Redis, see `standing`.
 //!
 //! An order that gets no request waits in line. There are two lines: that of new orders, which the most urgent lead, and
 //! the backlog. While both wait, the backlog gets every fifth request; what one line leaves, the other takes. In each line
