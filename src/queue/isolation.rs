@@ -82,17 +82,22 @@ impl IsolatedJob {
 /// The process's side: runs the jobs that the worker sends, side by side, until the worker ends or dismisses it.
 ///
 /// # Errors
-/// `io::Error` where what it is sent is no job, or the worker does not listen any more.
+/// `io::Error` where what it is sent is no job. That the worker does not listen any more is no error: it is gone, and with
+/// it all reason to go on.
 pub async fn run_isolated<F>(run: impl Fn(IsolatedJob) -> F) -> std::io::Result<()>
 where
     F: Future<Output = Settlement> + Send + 'static,
 {
     let mut jobs = receive();
-    say(&Word::Ready)?;
+    if say(&Word::Ready).is_err() {
+        return Ok(());
+    }
     while let Some(job) = jobs.recv().await {
         let job = job?;
         let number = job.number;
-        say(&Word::Began { number })?;
+        if say(&Word::Began { number }).is_err() {
+            return Ok(());
+        }
         let running = run(job);
         tokio::spawn(async move {
             let said = match carry_out(async { Ok::<_, std::convert::Infallible>(running.await) }).await {
