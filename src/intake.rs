@@ -270,9 +270,8 @@ impl Intake {
 
 /// The id that a message had at first, of one that was rejected and put back.
 fn first_id(fields: &[Vec<u8>]) -> Option<&str> {
-    let (_, id) =
-        fields.as_chunks().0.iter().map(|[name, value]| (name, value)).find(|(name, _)| *name == FIRST_ID)?;
-    let id = std::str::from_utf8(id).ok()?;
+    let pair = fields.chunks_exact(2).find(|pair| pair[0] == FIRST_ID)?;
+    let id = std::str::from_utf8(&pair[1]).ok()?;
     let (milliseconds, number) = id.split_once('-')?;
     (milliseconds.parse::<u64>().is_ok() && number.parse::<u64>().is_ok()).then_some(id)
 }

@@ -30,10 +30,10 @@ pub(super) enum Stands {
 }
 
 impl Variables {
-    fn read(command: &Command, args: &[OsString]) -> Result<Self, Refused> {
-        let Some(file) = env_file(command, args) else { return Ok(Self::default()) };
+    fn read(file: Option<&PathBuf>) -> Result<Self, Refused> {
+        let Some(file) = file else { return Ok(Self::default()) };
         let file =
-            read_file(&file).map_err(|why| Refused::Variables(vec![format!("--env-file {why}")], None))?;
+            read_file(file).map_err(|why| Refused::Variables(vec![format!("--env-file {why}")], None))?;
         Ok(Self { file })
     }
 
@@ -45,32 +45,28 @@ impl Variables {
         in_environment
             .or_else(|| Some((self.file.get(name).filter(|value| is_set(value))?.clone(), Stands::InFile)))
     }
+
+    /// Names of those variables in the file of which this is so, in their order in the alphabet.
+    fn names_in_file(&self, is: impl Fn(&str, &str) -> bool) -> Vec<String> {
+        let found = self.file.iter().filter(|(name, value)| is(name, value));
+        let mut names: Vec<_> = found.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
 }
 
-/// Names of variables in the file that no command has as a setting, in their order in the alphabet.
+/// Names of variables in the file that no command has as a setting.
 pub(super) fn without_effect(variables: &Variables, command: &Command) -> Vec<String> {
     fn knows(command: &Command, name: &str) -> bool {
         command.get_arguments().any(|arg| arg.get_env().is_some_and(|env| env == name))
             || command.get_subcommands().any(|command| knows(command, name))
     }
-    let mut names: Vec<_> = variables.file.keys().filter(|name| !knows(command, name)).cloned().collect();
-    names.sort();
-    names
+    variables.names_in_file(|name, _| !knows(command, name))
 }
 
 /// Names of variables in the file whose values look as if a comment stood behind them.
 pub(super) fn with_comment(variables: &Variables) -> Vec<String> {
-    let has_comment = |value: &String| unquoted(value) == value && value.contains(" #");
-    let mut names: Vec<_> =
-        variables.file.iter().filter(|(_, value)| has_comment(value)).map(|(name, _)| name.clone()).collect();
-    names.sort();
-    names
-}
-
-/// The file that these arguments name, whatever else is wrong with them.
-fn env_file(command: &Command, args: &[OsString]) -> Option<PathBuf> {
-    let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok()?;
-    matches.get_one::<PathBuf>("env_file").cloned()
+    variables.names_in_file(|_, value| unquoted(value) == value && value.contains(" #"))
 }
 
 fn read_file(path: &Path) -> Result<HashMap<String, String>, String> {
@@ -97,9 +93,12 @@ fn variable(line: &str) -> Option<(String, String)> {
 /// [`Refused`] where they cannot be used.
 pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatches, Variables), Refused> {
     let as_declared = command;
-    let variables = Variables::read(command, args)?;
+    // For the file and the name of the command, whatever else is wrong with the arguments.
+    let guessed = command.clone().ignore_errors(true).try_get_matches_from(args).ok();
+    let file = guessed.as_ref().and_then(|matches| matches.get_one::<PathBuf>("env_file"));
+    let variables = Variables::read(file)?;
     let mut command = lenient(command.clone(), &|name| variables.get(name));
-    let mut unusable = unreadable(as_declared, args);
+    let mut unusable = unreadable(as_declared, guessed.as_ref());
     loop {
         let error = match command.clone().try_get_matches_from(args) {
             Ok(matches) if unusable.is_empty() => return Ok((matches, variables)),
@@ -119,9 +118,8 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
 }
 
 /// Variables of this command that hold no text, in words.
-fn unreadable(command: &Command, args: &[OsString]) -> Vec<String> {
-    let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok();
-    let name = matches.as_ref().and_then(ArgMatches::subcommand_name);
+fn unreadable(command: &Command, matches: Option<&ArgMatches>) -> Vec<String> {
+    let name = matches.and_then(ArgMatches::subcommand_name);
     let own = name.and_then(|name| command.find_subcommand(name));
     let settings = command.get_arguments().chain(own.into_iter().flat_map(Command::get_arguments));
     let names = settings.filter_map(|arg| arg.get_env()?.to_str());

@@ -109,14 +109,13 @@ impl StoreError {
     /// Whether the database says that it is damaged.
     fn is_of_damage(&self) -> bool {
         // SQLITE_CORRUPT with its extended codes, SQLITE_NOTADB, and PostgreSQL's data_corrupted and index_corrupted.
-        let codes = ["11", "267", "523", "779", "26", "XX001", "XX002"];
-        self.code().is_some_and(|code| codes.contains(&&*code))
+        self.has_code(&["11", "267", "523", "779", "26", "XX001", "XX002"])
     }
 
     /// Whether the disk is full.
     fn is_of_full_disk(&self) -> bool {
         // SQLITE_FULL, and PostgreSQL's disk_full.
-        self.code().is_some_and(|code| code == "13" || code == "53100")
+        self.has_code(&["13", "53100"])
     }
 
     /// Whether the database takes no change.

@@ -7,7 +7,7 @@ use super::access::Access;
 use super::connections::{Connection, Connections};
 use super::file::{FileId, SqliteFile};
 use super::schema::{POSTGRES, SQLITE};
-use super::statement::{Row, Statement, sql_built};
+use super::statement::{Row, Statement};
 use super::{place, postgres, sqlite};
 use crate::orders::StoreError;
 
@@ -87,11 +87,8 @@ impl Database {
     /// nothing.
     pub(in crate::orders) async fn can_be_written(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        if let Self::Postgres(_) = self {
-            // Its server refuses this even if no row is deleted: for a table that is not there, or a right that is gone.
-            for table in place::TABLES {
-                transaction.execute(sql_built(format!("DELETE FROM {table} WHERE false"))).await?;
-            }
+        if let Transaction::Postgres(connection) = &mut transaction {
+            connection.execute(&place::CHANGE_NOTHING).await?;
         }
         transaction.rollback().await
     }

@@ -12,18 +12,18 @@ use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 
-/// How long a write waits for another process to finish its own.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 use super::access::Access;
 use crate::orders::StoreError;
-use std::str::FromStr;
-use std::time::Duration;
 
+/// How long a write waits for another process to finish its own.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;
 
 /// See the module. Clones are the same database.

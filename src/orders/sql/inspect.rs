@@ -125,7 +125,6 @@ impl Inspector {
     /// [`StoreError`] where the database cannot be written.
     pub(crate) async fn try_write(&mut self) -> Result<bool, StoreError> {
         const WRITE: &str = "CREATE TABLE written_by_doctor_and_rolled_back (id INTEGER)";
-        const CHANGE: &str = "UPDATE topup_store SET store_id = store_id WHERE least_migration < 0";
         // Where the tables are there, a role that may do no more than change them is enough.
         let is_made = matches!(self.tables().await, Ok(Tables::UpToDate | Tables::Newer));
         if let Self::Postgres(connection) = self
@@ -142,7 +141,8 @@ impl Inspector {
                 }
                 Self::Postgres(connection) => {
                     let mut transaction = connection.begin().await?;
-                    sqlx::query(if is_made { CHANGE } else { WRITE }).execute(&mut *transaction).await?;
+                    let statements: &'static str = if is_made { &place::CHANGE_NOTHING } else { WRITE };
+                    transaction.execute(statements).await?;
                     transaction.rollback().await
                 }
             }

@@ -1,13 +1,20 @@
 //! Whether a PostgreSQL database is a place for the orders, before anything is done in it. The words say what to change.
 
+use std::sync::LazyLock;
+
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor, PgConnection, Row};
 
 use crate::orders::StoreError;
 
 /// Our tables.
-pub(super) const TABLES: [&str; 7] =
+const TABLES: [&str; 7] =
     ["internet_orders", "order_events", "events", "notifications", "reveals", "topup_store", "store_keys"];
+
+/// Deletes no row of any table. The server refuses it all the same where a table is not there, where the role lacks the
+/// right, and where nothing may be written.
+pub(super) static CHANGE_NOTHING: LazyLock<String> =
+    LazyLock::new(|| TABLES.map(|table| format!("DELETE FROM {table} WHERE false")).join("; "));
 
 /// Refuses a database that could not hold what customers are called, one without a schema, and a pooler that hands a
 /// connection to somebody else after each transaction.

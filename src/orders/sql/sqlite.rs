@@ -10,8 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::access::Access;
-use super::file::options;
-use super::file::{SqliteFile, must_own_log};
+use super::file::{SqliteFile, must_own_log, options};
 use super::schema::{self, Link};
 use crate::orders::StoreError;
 
