@@ -177,18 +177,13 @@ impl Queues {
             asked.requested().await;
             Ok(())
         }));
-        let mut stopped = tokio::select! {
-            // The monitor ends by itself once it is asked; that is no failure.
-            biased;
-            () = shutdown.requested() => Stopped::Drained,
-            _ = &mut working => Stopped::Failed,
-            () = any_died(&self.consumers, &self.workers, &keeping) => Stopped::Failed,
-        };
+        let died = any_died(&self.consumers, &self.workers, &keeping);
+        let (mut stopped, ended) = first_end(&shutdown, &mut working, died).await;
         self.consumers.iter().for_each(Consumer::stop);
         if let Some(quarantine) = &self.quarantine {
             quarantine.stopping();
         }
-        if stopped == Stopped::Drained {
+        if stopped == Stopped::Drained && !ended {
             tokio::select! {
                 _ = &mut working => {}
                 () = tokio::time::sleep(deadline) => stopped = Stopped::CutShort,
@@ -213,11 +208,55 @@ impl Queues {
     }
 }
 
+/// Waits until the service is asked to stop, its work ends or a task of it dies. Also says whether `working` has ended.
+async fn first_end(
+    shutdown: &Shutdown,
+    working: impl Future,
+    died: impl Future<Output = ()>,
+) -> (Stopped, bool) {
+    let (failed, ended) = tokio::select! {
+        biased;
+        () = shutdown.requested() => (false, false),
+        _ = working => (true, true),
+        () = died => (true, false),
+    };
+    // The work and its tasks end by themselves once they are asked to, perhaps before this task sees that they were.
+    let stopped = if failed && !shutdown.is_requested() { Stopped::Failed } else { Stopped::Drained };
+    (stopped, ended)
+}
+
 async fn any_died(consumers: &[Consumer], workers: &[Weak<()>], keeping: &AbortOnDropHandle<()>) {
     while consumers.iter().all(Consumer::is_alive)
         && workers.iter().all(|worker| worker.strong_count() > 0)
         && !keeping.is_finished()
     {
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_ends_because_it_was_asked_to_has_not_failed() {
+        let shutdown = Shutdown::new();
+        let asked_at_the_last_moment = async { shutdown.ask() };
+        let end = first_end(&shutdown, asked_at_the_last_moment, pending()).await;
+        assert_eq!(end, (Stopped::Drained, true));
+
+        let shutdown = Shutdown::new();
+        let asked_at_the_last_moment = async { shutdown.ask() };
+        let end = first_end(&shutdown, pending::<()>(), asked_at_the_last_moment).await;
+        assert_eq!(end, (Stopped::Drained, false));
+    }
+
+    #[tokio::test]
+    async fn work_that_ends_unasked_has_failed() {
+        let shutdown = Shutdown::new();
+        assert_eq!(first_end(&shutdown, ready(()), pending()).await, (Stopped::Failed, true));
+        assert_eq!(first_end(&shutdown, pending::<()>(), ready(())).await, (Stopped::Failed, false));
     }
 }

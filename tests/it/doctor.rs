@@ -245,6 +245,16 @@ async fn a_replica_is_no_place_for_orders() {
 }
 
 #[tokio::test]
+async fn a_redis_that_lacks_replicas_refuses_to_write() {
+    let bed = bed().await;
+    let _: String = bed.redis(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let found = doctor(&bed).await;
+    assert_eq!((found.code, found.not_ok()), (Some(1), vec![("redis-permissions", "fail")]));
+    let words = found.words("redis-permissions");
+    assert!(words.contains("fewer replicas than `min-replicas-to-write`"), "{words}");
+}
+
+#[tokio::test]
 async fn a_user_who_may_not_do_everything_is_told_what_is_lacking() {
     let mut bed = bed().await;
     let everything = ["~{topup}:*", "&{topup}:*", "+@all"];
@@ -291,13 +301,20 @@ async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_ow
     log_in(&mut bed, &[&managed[..], &["-evalsha"]].concat()).await;
     assert!(doctor(&bed).await.words("redis-permissions").contains("may not run evalsha "));
 
-    log_in(&mut bed, &["~{topup}:inbox", "+@all", "-@admin", "-@dangerous"]).await;
+    let everywhere_but = |own: &'static str| {
+        ["~{topup}:*-topup:*", "~{topup}:notify-customer:*", own, "&*", "+@all", "-@admin", "-@dangerous"]
+    };
+    log_in(&mut bed, &everywhere_but("~{topup}:budget:*")).await;
     let found = doctor(&bed).await;
-    assert!(
-        found.words("redis-permissions").contains("cannot be tried"),
-        "{}",
-        found.words("redis-permissions")
-    );
+    let words = found.words("redis-permissions");
+    assert!(words.contains("may not use the keys {topup}:") && words.contains("'~{topup}:*'"), "{words}");
+    assert_eq!(found.code, Some(1));
+
+    // Where every key of the service is allowed by name, the doctor's own is the only one that is not.
+    log_in(&mut bed, &everywhere_but("~{topup}:[^d]*")).await;
+    let found = doctor(&bed).await;
+    let words = found.words("redis-permissions");
+    assert!(words.contains("cannot be tried") && found.code == Some(0), "{words}");
 
     let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
     assert_eq!(keys, [""; 0]);

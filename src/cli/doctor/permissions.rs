@@ -8,14 +8,18 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script, Value, pipe};
 use topup_jobs::JobName;
 
+use super::redis::is_forbidden;
 use super::report::Check;
 use crate::redis::Names;
 
 pub(super) const NAME: &str = "redis-permissions";
+
+const NO_REPLICAS: &str = "NOREPLICAS";
 
 /// What the service runs on each queue; `@` is the name of the queue.
 const ON_QUEUE: &[&str] = &[
@@ -273,21 +277,25 @@ struct Refused {
 
 pub(super) async fn look(connection: &MultiplexedConnection, names: &Names, time_scale: f64) -> Check {
     let scaled = (time_scale - 1.0).abs() > f64::EPSILON;
-    if let Ok(refused) = ask(connection, names, scaled).await {
+    let probe = format!("{names}:doctor:{}", ulid::Ulid::generate());
+    if let Ok(mut refused) = ask(connection, names, scaled).await {
+        if lacks_replicas(connection, &probe).await {
+            refused.writes = Some(NO_REPLICAS.to_owned());
+        }
         let known = Check::ok(NAME, "this user may run every command on every key that the service uses");
         return tell(refused, names, known);
     }
-    let probe = format!("{names}:doctor:{}", ulid::Ulid::generate());
     let tried = match attempt(connection, &probe, scaled).await {
         Ok(refused) => refused,
         Err(error) => {
             let words = error.to_string();
             if words.contains("access one of the keys") || words.contains("to access the '") {
-                return Check::warn(
+                let tried = Check::warn(
                     NAME,
                     format!("cannot be tried: this user may not use keys that begin with {names}:doctor:"),
                     format!("allow it every key and channel of the service: `~{names}:* &{names}:*`"),
                 );
+                return tell(keys_out_of_reach(connection, names).await, names, tried);
             }
             let mut refused = Refused::default();
             refused.add("EVALSHA", &words, None);
@@ -343,6 +351,38 @@ async fn attempt(connection: &MultiplexedConnection, probe: &str, scaled: bool) 
     Ok(refused)
 }
 
+/// Whether Redis refuses to write for lack of replicas: `INFO` does not say how many it asks for.
+async fn lacks_replicas(connection: &MultiplexedConnection, probe: &str) -> bool {
+    let mut write = redis::cmd("SET");
+    write.arg(probe).arg("").arg("PX").arg(1);
+    let answer = write.query_async::<Value>(&mut connection.clone()).await;
+    answer.is_err_and(|error| error.code() == Some(NO_REPLICAS))
+}
+
+/// Those keys of the service that this user may not even look for.
+async fn keys_out_of_reach(connection: &MultiplexedConnection, names: &Names) -> Refused {
+    let prefix = names.to_string();
+    let of_queues = JobName::ALL.into_iter().flat_map(|job| {
+        let queue = names.queue(job);
+        ON_QUEUE.iter().flat_map(move |command| words(command, &queue))
+    });
+    let keys = of_queues.chain(ON_PREFIX.iter().flat_map(|command| words(command, &prefix)));
+    let keys: BTreeSet<String> = keys.filter(|word| word.starts_with(&prefix)).collect();
+    let answers = keys.iter().map(|key| async move {
+        let looked = redis::cmd("EXISTS").arg(key).query_async::<Value>(&mut connection.clone()).await;
+        (key, looked)
+    });
+    let mut refused = Refused::default();
+    for (key, answer) in join_all(answers).await {
+        if let Err(error) = answer
+            && is_forbidden(&error)
+        {
+            refused.add("EXISTS", &error.to_string(), Some(key));
+        }
+    }
+    refused
+}
+
 /// The words of a command, with the name in the place of `@`.
 fn words(command: &str, name: &str) -> Vec<String> {
     command.split(' ').map(|word| word.replacen('@', name, usize::from(word.starts_with('@')))).collect()
@@ -392,10 +432,15 @@ fn tell(refused: Refused, names: &Names, known: Check) -> Check {
         return Check::fail(NAME, format!("this user {}", found.join(", ")), advice);
     }
     match writes {
+        Some(code) if code == NO_REPLICAS => Check::fail(
+            NAME,
+            "Redis refuses to write: it has fewer replicas than `min-replicas-to-write`",
+            "bring the replicas back, or lower `min-replicas-to-write` in redis.conf",
+        ),
         Some(code) => Check::fail(
             NAME,
             format!("Redis refuses to write ({code})"),
-            "mend what the other checks of Redis say; its own log says more",
+            "do what the other checks of Redis advise; its own log says more",
         ),
         None => known,
     }
