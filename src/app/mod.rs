@@ -168,7 +168,7 @@ async fn end(membership: &Membership, database: &SqlStore) {
     drop(tokio::time::timeout(CLOSED_WITHIN, database.close()).await);
 }
 
-/// Opens the store and joins the other workers. A database that is away is waited for, as Redis is.
+/// Opens the store and joins the other workers. A database that cannot be used now is waited for, as Redis is.
 async fn take_part(
     config: &Config,
     connection: &Connection,
@@ -177,13 +177,17 @@ async fn take_part(
     let mut pause = Pause::new();
     loop {
         match Box::pin(take_part_now(config, connection, health)).await {
-            Err(error) if error.downcast_ref().is_some_and(StoreError::is_of_absence) => {
-                health.failed(NO_ANSWER, &format!("{error:#}"));
-                pause.wait().await;
-            }
-            taken => {
+            Ok(taken) => {
                 health.answered();
-                return taken;
+                return Ok(taken);
+            }
+            Err(error) => {
+                let passing = error.downcast_ref().filter(|why: &&StoreError| why.may_pass());
+                let Some(fault) = passing.map(|why| why.fault().unwrap_or(NO_ANSWER)) else {
+                    return Err(error);
+                };
+                health.failed(fault, &format!("{error:#}"));
+                pause.wait().await;
             }
         }
     }

@@ -47,6 +47,11 @@ pub enum StoreError {
          which the command runs), or make a new database with `topup-worker migrate`"
     )]
     Missing(String),
+    /// There is no file, and none can be made.
+    #[error(
+        "the file {0} cannot be made: make its folder and let the user of this program write to it, or correct DATABASE_URL"
+    )]
+    NotMade(String),
     /// The file of the database is not at its path any more.
     #[error(
         "the file of the database was removed or moved while it was open; nothing is stored until it is back at its path"
@@ -118,6 +123,12 @@ impl StoreError {
         self.has_code(&["13", "53100"])
     }
 
+    /// Whether the file of the database, or one beside it, cannot be opened.
+    pub(super) fn is_of_unopened_file(&self) -> bool {
+        // SQLITE_CANTOPEN with its extended codes.
+        self.has_code(&["14", "270", "526", "782", "1038", "1294", "1550"])
+    }
+
     /// Whether the database takes no change.
     fn is_of_read_only(&self) -> bool {
         // SQLITE_READONLY with its extended codes, and PostgreSQL's read_only_sql_transaction.
@@ -126,7 +137,7 @@ impl StoreError {
     }
 
     /// Whether the database is away, or not there yet, so that waiting may help.
-    pub(crate) fn is_of_absence(&self) -> bool {
+    fn is_of_absence(&self) -> bool {
         let away = |error: &sqlx::Error| {
             // cannot_connect_now, too_many_connections, and the class of broken connections.
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
@@ -137,13 +148,12 @@ impl StoreError {
             let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
             busy || broken || matches!(error, sqlx::Error::PoolTimedOut)
         };
-        match self {
-            Self::Database(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => {
-                away(error)
-            }
-            Self::TooSlow(_) => true,
-            _ => false,
-        }
+        matches!(self, Self::TooSlow(_)) || self.of_database().is_some_and(away)
+    }
+
+    /// Whether the database cannot be used now, so that waiting may help.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
     }
 
     /// What is wrong with the database as a whole, in words; nothing where one call is at fault.
@@ -159,6 +169,9 @@ impl StoreError {
             error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
             error if error.is_of_read_only() => Some("the database is read-only"),
+            error if error.is_of_unopened_file() => {
+                Some("the file of the database cannot be opened or written")
+            }
             // undefined_table, undefined_column
             error if error.has_code(&["42P01", "42703"]) => {
                 Some("the tables of the database are missing or older than this program")
@@ -179,10 +192,19 @@ impl StoreError {
         self.code().is_some_and(|code| codes.contains(&&*code))
     }
 
+    /// The error of the database, in a call or while the tables were brought up to date.
+    fn of_database(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
     /// What the database calls the error.
     fn code(&self) -> Option<Cow<'_, str>> {
-        let Self::Database(error) = self else { return None };
-        error.as_database_error()?.code()
+        self.of_database()?.as_database_error()?.code()
     }
 
     /// Whether one row is at fault, so that others can still be read.

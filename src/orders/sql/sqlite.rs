@@ -38,9 +38,17 @@ pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
 }
 
 async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
-    must_own_log(options(url)?.get_filename(), Access::Write)?;
     let new = options(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
-    let mut connection = SqliteConnection::connect_with(&new).await?;
+    let path = new.get_filename();
+    must_own_log(path, Access::Write)?;
+    let is_new = !path.exists();
+    let mut connection = SqliteConnection::connect_with(&new).await.map_err(|error| {
+        let error = StoreError::from(error);
+        if is_new && error.is_of_unopened_file() {
+            return StoreError::NotMade(path.display().to_string());
+        }
+        error
+    })?;
     // One process at a time: sqlx takes no lock for migrations on SQLite.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     schema::usable(Link::Sqlite(&mut transaction).tables().await?)?;

@@ -12,7 +12,7 @@ use topup_worker::simulator::Script;
 
 use super::column;
 use super::readiness::readyz;
-use crate::support::{Bed, leave_out};
+use crate::support::{Bed, PROGRAM, leave_out};
 
 /// A file system of its own, in memory.
 struct Disk(TempDir);
@@ -86,5 +86,59 @@ async fn a_worker_whose_disk_was_full_is_not_ready_says_so_once_and_goes_on_once
     assert_eq!(log.matches("orders wait until it can be used again").count(), 1, "{log}");
     assert_eq!(bed.sink.received().len(), 61, "nothing is told twice");
     assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_on_a_full_disk_waits_until_there_is_room() {
+    let Some(disk) = Disk::new() else { return };
+    let mut bed = Bed::new(600.0).await;
+    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    let filler = disk.0.path().join("filler");
+    Disk::fill(&filler);
+    waits(&mut bed, "the disk of the database is full", || std::fs::remove_file(&filler).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_where_its_file_cannot_be_written_waits_until_it_can() {
+    let Some(disk) = Disk::new() else { return };
+    let mut bed = Bed::new(600.0).await;
+    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    assert!(bed.worker().await.stop().await.success());
+    let remount = |mode: &str| {
+        let mounted =
+            Command::new("mount").arg("-o").arg(format!("remount,{mode}")).arg(disk.0.path()).status();
+        assert!(mounted.unwrap().success());
+    };
+    remount("ro");
+    waits(&mut bed, "the file of the database cannot be opened or written", || remount("rw")).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_made_ends_the_worker_in_words() {
+    let mut bed = Bed::new(600.0).await;
+    bed.set("DATABASE_URL", "sqlite:///proc/none/orders.db");
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.arg("run").envs(bed.settings().iter().map(|(name, value)| (*name, value)));
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the file /proc/none/orders.db cannot be made: make its folder"), "{said}");
+}
+
+/// Starts a worker beside this fault, and has it pass.
+async fn waits(bed: &mut Bed, fault: &str, passes: impl FnOnce()) {
+    let address = bed.serve_http();
+    let mut worker = bed.starting_worker();
+    readyz(&address, &format!("not ready: {fault}")).await;
+    let said = format!("{fault}; orders wait until it can be used again");
+    worker.logs(&said).await;
+    passes();
+    worker.ready().await;
+    readyz(&address, "200 OK").await;
+    assert_eq!(worker.log().matches(&said).count(), 1, "{}", worker.log());
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.told(&order, "fulfilled").await;
     assert!(worker.stop().await.success());
 }
