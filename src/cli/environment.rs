@@ -32,8 +32,8 @@ pub(super) enum Stands {
 impl Variables {
     fn read(file: Option<&PathBuf>) -> Result<Self, Refused> {
         let Some(file) = file else { return Ok(Self::default()) };
-        let file =
-            read_file(file).map_err(|why| Refused::Variables(vec![format!("--env-file {why}")], None))?;
+        let file = read_file(file)
+            .map_err(|why| Refused::Variables(vec![format!("--env-file {why}")], None, Vec::new()))?;
         Ok(Self { file })
     }
 
@@ -69,6 +69,20 @@ pub(super) fn with_comment(variables: &Variables) -> Vec<String> {
     variables.names_in_file(|_, value| unquoted(value) == value && value.contains(" #"))
 }
 
+/// Both, in words.
+fn in_words(variables: &Variables, command: &Command) -> Vec<String> {
+    let unknown = without_effect(variables, command).into_iter();
+    let unknown =
+        unknown.map(|name| format!("{name} in the file of --env-file is no setting and has no effect"));
+    let comments = with_comment(variables).into_iter();
+    let comments = comments.map(|name| {
+        format!(
+            "{name} in the file of --env-file holds ` #`: what follows is part of its value, and no comment"
+        )
+    });
+    unknown.chain(comments).collect()
+}
+
 fn read_file(path: &Path) -> Result<HashMap<String, String>, String> {
     let text = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
     let text = String::from_utf8(text).map_err(|_| "cannot be read: it is not UTF-8".to_owned())?;
@@ -102,7 +116,13 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
     loop {
         let error = match command.clone().try_get_matches_from(args) {
             Ok(matches) if unusable.is_empty() => return Ok((matches, variables)),
-            Ok(others) => return Err(Refused::Variables(unusable, Some(Box::new(others)))),
+            Ok(others) => {
+                return Err(Refused::Variables(
+                    unusable,
+                    Some(Box::new(others)),
+                    in_words(&variables, as_declared),
+                ));
+            }
             Err(error) => error,
         };
         match variable_at_fault(as_declared, args, &variables, &error) {
@@ -112,7 +132,7 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
                 command = without(command, declared);
             }
             None if unusable.is_empty() => return Err(Refused::CommandLine(error)),
-            None => return Err(Refused::Variables(unusable, None)),
+            None => return Err(Refused::Variables(unusable, None, in_words(&variables, as_declared))),
         }
     }
 }
@@ -134,7 +154,8 @@ pub(super) enum Refused {
     CommandLine(clap::Error),
     /// Variables of the environment, in words that begin with the name of each; and what there is without them, where
     /// that can be used.
-    Variables(Vec<String>, Option<Box<ArgMatches>>),
+    /// Then what else is odd in the file.
+    Variables(Vec<String>, Option<Box<ArgMatches>>, Vec<String>),
 }
 
 type Found = Option<(String, Stands)>;

@@ -147,10 +147,10 @@ impl Cli {
                 Ok(cli)
             }
             Err(Refused::CommandLine(error)) => error.exit(),
-            Err(Refused::Variables(words, others)) => {
+            Err(Refused::Variables(words, others, hints)) => {
                 let others = others.and_then(|matches| Self::from_arg_matches(&matches).ok());
                 let others = others.map(|cli| cli.faults_beside(&words)).unwrap_or_default();
-                for words in words.into_iter().chain(others) {
+                for words in words.into_iter().chain(others).chain(hints) {
                     let _ = writeln!(std::io::stderr(), "{words}");
                 }
                 Err(Exit::BadSettings)

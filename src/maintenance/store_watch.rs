@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::claim_pause::ClaimPause;
 use crate::deployment::Refusal;
@@ -24,6 +24,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long one look that fails keeps the worker from claiming jobs: until after the next one.
 const CLAIMS_PAUSE: Duration = Duration::from_secs(10);
+/// After a call of a job has failed the worker is not ready for so long: until the job, which tries again after ten seconds,
+/// has shown whether it can go on. Real time.
+const CALLS_FAIL_FOR: Duration = Duration::from_secs(15);
 /// A database that has not answered a worker that starts for so long is reported. Real time.
 const ANSWERS_AT_START_WITHIN: Duration = Duration::from_secs(10);
 
@@ -93,7 +96,7 @@ impl StoreWatch {
 
     /// Looks until this worker must not go on with the database, and says why.
     pub(crate) async fn run(self) -> anyhow::Error {
-        let mut pause = EVERY;
+        let (mut pause, mut calls_failed_at) = (EVERY, None::<Instant>);
         loop {
             sleep(pause).await;
             let looked = timeout(ANSWER_WITHIN, self.store.look()).await;
@@ -104,13 +107,17 @@ impl StoreWatch {
                 self.claims.pause_for(CLAIMS_PAUSE);
                 // Calls of jobs that have failed till now say no more than that.
                 self.store.take_fault();
-                pause = AGAIN;
+                (pause, calls_failed_at) = (AGAIN, None);
             }
             match looked {
                 Ok(Ok(marks)) if marks.store_id != self.store_id => return Refusal::Replaced.into(),
                 Ok(Ok(_)) => match self.store.take_fault() {
+                    None if calls_failed_at.is_some_and(|at| at.elapsed() < CALLS_FAIL_FOR) => {}
                     None => self.health.answered(),
-                    Some(fault) => self.health.failed(fault, "calls of jobs have failed"),
+                    Some(fault) => {
+                        calls_failed_at = Some(Instant::now());
+                        self.health.failed(fault, "calls of jobs have failed");
+                    }
                 },
                 Ok(Err(error @ StoreError::TooNew)) => return error.into(),
                 Ok(Err(error)) => {

@@ -63,9 +63,9 @@ pub enum StoreError {
          on with the other one, stop every worker, remove the files with -wal and -shm behind its name, and start them again"
     )]
     Replaced,
-    /// The write-ahead log is not beside the file any more.
+    /// The write-ahead log or its index is not beside the file any more.
     #[error(
-        "the write-ahead log of the database was removed while it was open; nothing is stored until every worker has been \
+        "the write-ahead log of the database (-wal or -shm) was removed while it was open; nothing is stored until every worker has been \
          stopped, each of which then writes what it holds into the file, and all are started again"
     )]
     LogRemoved,
@@ -129,6 +129,13 @@ impl StoreError {
         self.has_code(&["14", "270", "526", "782", "1038", "1294", "1550"])
     }
 
+    /// Whether the disk fails: `SQLITE_IOERR` with its extended codes. A full one may end so, too.
+    fn is_of_failing_disk(&self) -> bool {
+        let sqlite = |code: &str| code.parse::<u32>().is_ok_and(|code| code % 256 == 10);
+        // Codes of PostgreSQL have five characters.
+        self.code().is_some_and(|code| code.len() < 5 && sqlite(&code))
+    }
+
     /// Whether the database takes no change.
     fn is_of_read_only(&self) -> bool {
         // SQLITE_READONLY with its extended codes, and PostgreSQL's read_only_sql_transaction.
@@ -154,6 +161,9 @@ impl StoreError {
     /// Whether the database cannot be used now, so that waiting may help.
     pub(crate) fn may_pass(&self) -> bool {
         self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
+            || self.is_of_failing_disk()
+            // Workers that have it open may be stopped.
+            || matches!(self, Self::LogRemoved | Self::Replaced)
     }
 
     /// What is wrong with the database as a whole, in words; nothing where one call is at fault.
@@ -168,6 +178,7 @@ impl StoreError {
             Self::LogOfAnother(_) => Some("the write-ahead log of the database belongs to another file"),
             error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
+            error if error.is_of_failing_disk() => Some("the disk of the database fails or is full"),
             error if error.is_of_read_only() => Some("the database is read-only"),
             error if error.is_of_unopened_file() => {
                 Some("the file of the database cannot be opened or written")

@@ -310,6 +310,12 @@ async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_ow
     assert!(words.contains("may not use the keys {topup}:") && words.contains("'~{topup}:*'"), "{words}");
     assert_eq!(found.code, Some(1));
 
+    let to_read = ["%R~{topup}:*", "&*", "+@all", "-@admin", "-@dangerous"];
+    log_in(&mut bed, &to_read).await;
+    let found = doctor(&bed).await;
+    let words = found.words("redis-permissions");
+    assert!(words.contains("may not use the keys {topup}:") && found.code == Some(1), "{words}");
+
     // Where every key of the service is allowed by name, the doctor's own is the only one that is not.
     log_in(&mut bed, &everywhere_but("~{topup}:[^d]*")).await;
     let found = doctor(&bed).await;

@@ -359,7 +359,7 @@ async fn lacks_replicas(connection: &MultiplexedConnection, probe: &str) -> bool
     answer.is_err_and(|error| error.code() == Some(NO_REPLICAS))
 }
 
-/// Those keys of the service that this user may not even look for.
+/// Those keys of the service that this user may not look for or not change. Removes a field that no hash has.
 async fn keys_out_of_reach(connection: &MultiplexedConnection, names: &Names) -> Refused {
     let prefix = names.to_string();
     let of_queues = JobName::ALL.into_iter().flat_map(|job| {
@@ -368,16 +368,18 @@ async fn keys_out_of_reach(connection: &MultiplexedConnection, names: &Names) ->
     });
     let keys = of_queues.chain(ON_PREFIX.iter().flat_map(|command| words(command, &prefix)));
     let keys: BTreeSet<String> = keys.filter(|word| word.starts_with(&prefix)).collect();
+    let absent = &ulid::Ulid::generate().to_string();
     let answers = keys.iter().map(|key| async move {
-        let looked = redis::cmd("EXISTS").arg(key).query_async::<Value>(&mut connection.clone()).await;
-        (key, looked)
+        let answer =
+            redis::cmd("HDEL").arg(key).arg(absent).query_async::<Value>(&mut connection.clone()).await;
+        (key, answer)
     });
     let mut refused = Refused::default();
     for (key, answer) in join_all(answers).await {
         if let Err(error) = answer
             && is_forbidden(&error)
         {
-            refused.add("EXISTS", &error.to_string(), Some(key));
+            refused.add("HDEL", &error.to_string(), Some(key));
         }
     }
     refused

@@ -95,6 +95,15 @@ fn unusable(file: &str, error: &InspectError) -> Check {
         InspectError::Open(error) if code(error).as_deref() == Some("26") => {
             (format!("{file} is no SQLite database"), "move that file away, or correct DATABASE_URL")
         }
+        InspectError::Log(StoreError::LogRemoved) => (
+            format!("the write-ahead log of {file} (-wal or -shm) was removed while workers have it open"),
+            "stop every worker, each of which then writes what it holds into the file, and start them again",
+        ),
+        InspectError::Log(StoreError::Replaced) => (
+            format!("{file} was replaced by another one while workers have the former one open"),
+            "bring the former one back; or stop every worker, remove the files with -wal and -shm behind the name, and start \
+             them again",
+        ),
         InspectError::Log(_) => (
             format!(
                 "beside {file} stands the write-ahead log of another file, which was at this path before"

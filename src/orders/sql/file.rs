@@ -3,13 +3,16 @@
 //! A file that was removed or replaced stays open as it was, and what is written into it then is lost. So the path is
 //! looked at before each statement, and again before each commit: nothing is done until the file is back.
 //!
-//! SQLite finds the write-ahead log of a file by its name, and would apply the log of a former file to the one that has
-//! taken its place. So a note beside the file, with `-opened` behind its name, says which file and which log were opened
-//! together, and a file beside the log of another one is not opened.
+//! SQLite finds the write-ahead log of a file and its index by their names. It would apply the log of a former file to the
+//! one that has taken its place, and a process that finds no log or no index makes another one, while those that have the
+//! file open go on with theirs: both then destroy the file. So a note beside the file, with `-opened` behind its name, says
+//! which file, log and index were opened together. Each process holds a shared lock on the note while it has the file open,
+//! and no process opens a file that others hold with another log.
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -40,9 +43,22 @@ pub(in crate::orders) struct Open {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     file: FileId,
-    /// The log that was there once the file was open.
-    log: Option<FileId>,
+    /// The log and its index that were there once the file was open.
+    log: Log,
+    /// Shows other processes that the file is open.
+    note: Arc<Note>,
 }
+
+/// A write-ahead log and its index, as far as they are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Log {
+    log: Option<FileId>,
+    index: Option<FileId>,
+}
+
+/// The note beside a file that is open, under a shared lock. Without one where none can be made.
+#[derive(Debug)]
+pub(in crate::orders) struct Note(Option<File>);
 
 /// Which file it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +102,7 @@ impl SqliteFile {
     pub(super) async fn close(&self) {
         self.open.readers.close().await;
         self.open.writer.close().await;
+        self.open.note.release();
     }
 
     /// Refuses where this file is not at the path any more.
@@ -96,44 +113,83 @@ impl SqliteFile {
             Err(_) => return Err(StoreError::Removed),
         }
         // SQLite removes it with the last connection, and so not as long as this one is open.
-        match self.open.log {
-            Some(log) if FileId::of(&beside(&self.path, "-wal")).ok() != Some(log) => {
-                Err(StoreError::LogRemoved)
+        let (opened, now) = (self.open.log, Log::of(&self.path));
+        let is_lost = |opened: Option<FileId>, now| opened.is_some() && opened != now;
+        if is_lost(opened.log, now.log) || is_lost(opened.index, now.index) {
+            return Err(StoreError::LogRemoved);
+        }
+        Ok(())
+    }
+}
+
+impl Log {
+    fn of(path: &Path) -> Self {
+        let there = |suffix| FileId::of(&beside(path, suffix)).ok();
+        Self { log: there("-wal"), index: there("-shm") }
+    }
+}
+
+impl Note {
+    /// Refuses a file beside the write-ahead log of another one, and a file that other processes have open with a log or an
+    /// index that is not there any more. Otherwise shows them that it is open here too, until that is released or dropped.
+    pub(in crate::orders) fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
+        let (note, mut options) = (beside(path, "-opened"), File::options());
+        options.read(true).write(true).create(access == Access::Write);
+        // Where there is none and none can be made, SQLite cannot make a log either, or there was no worker yet.
+        let Ok(mut note) = options.open(&note).or_else(|_| File::open(&note)) else { return Ok(Self(None)) };
+        let is_held = matches!(note.try_lock(), Err(TryLockError::WouldBlock));
+        if is_held {
+            // A process that opens it alone holds the note for itself for a moment, until it says no more than is so.
+            note.lock_shared().map_err(sqlx::Error::Io)?;
+        }
+        let mut opened = String::new();
+        // One that cannot be read as a text says nothing.
+        let _ = note.read_to_string(&mut opened);
+        let ids: Vec<&str> = opened.split_whitespace().collect();
+        let there = [FileId::of(path).ok(), Log::of(path).log, Log::of(path).index];
+        let there = there.map(|id| id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
+        if let [file, log, ..] = ids[..]
+            && *log == there[1]
+            && *file != there[0]
+            && there[0] != "-"
+        {
+            return Err(StoreError::LogOfAnother(beside(path, "-wal").display().to_string()));
+        }
+        if !is_held {
+            // What the note says is past: the log that it names may be gone, and its inode another file's by now.
+            if ids != there {
+                let _ = note.set_len(0);
             }
-            _ => Ok(()),
+            // Where the file system has no locks, the note alone must do.
+            let _ = note.lock_shared();
+        } else if let [file, _, _] = ids[..]
+            && ids != there
+        {
+            return Err(if *file == there[0] { StoreError::LogRemoved } else { StoreError::Replaced });
         }
+        Ok(Self(Some(note)))
     }
-}
 
-/// Refuses a file beside the write-ahead log of another one.
-pub(in crate::orders) fn must_own_log(path: &Path, access: Access) -> Result<(), StoreError> {
-    let Ok(log) = FileId::of(&beside(path, "-wal")) else {
-        // The log that the note names is gone, and the file system may give its inode to the next log.
-        if access == Access::Write {
-            let _ = std::fs::remove_file(beside(path, "-opened"));
+    /// Notes which file, log and index are open together.
+    fn write(&self, file: FileId, log: Log) -> io::Result<()> {
+        let (Some(mut note), Log { log: Some(log), index: Some(index) }) = (self.0.as_ref(), log) else {
+            return Ok(());
+        };
+        let (said, mut before) = (format!("{file} {log} {index}\n"), String::new());
+        note.rewind()?;
+        if note.read_to_string(&mut before).is_ok() && before == said {
+            return Ok(());
         }
-        return Ok(());
-    };
-    let Ok(file) = FileId::of(path) else { return Ok(()) };
-    let noted = std::fs::read_to_string(beside(path, "-opened")).unwrap_or_default();
-    match noted.trim().split_once(' ') {
-        Some((of_file, of_log)) if of_log == log.to_string() && of_file != file.to_string() => {
-            Err(StoreError::LogOfAnother(beside(path, "-wal").display().to_string()))
-        }
-        _ => Ok(()),
+        note.set_len(0)?;
+        note.rewind()?;
+        note.write_all(said.as_bytes())
     }
-}
 
-/// Notes which file and which log are open together.
-fn note_log(path: &Path, file: FileId) -> std::io::Result<()> {
-    let Ok(log) = FileId::of(&beside(path, "-wal")) else { return Ok(()) };
-    let (note, new) =
-        (format!("{file} {log}\n"), beside(path, &format!("-opened.{}", ulid::Ulid::generate())));
-    if std::fs::read_to_string(beside(path, "-opened")).is_ok_and(|noted| noted == note) {
-        return Ok(());
+    /// The file is not open here any more.
+    fn release(&self) {
+        // A lock that cannot be released ends with the process.
+        drop(self.0.as_ref().map(File::unlock));
     }
-    std::fs::write(&new, note)?;
-    std::fs::rename(new, beside(path, "-opened"))
 }
 
 /// How to open a file that is there. One that was moved away meanwhile must not be made anew, empty.
@@ -143,7 +199,7 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
 }
 
 async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Result<Open, StoreError> {
-    must_own_log(path, access)?;
+    let note = Note::open(path, access)?;
     let file = FileId::of(path).map_err(sqlx::Error::Io)?;
     // A connection that is opened later would lead to whatever file there is then: none is closed for its age.
     let pool = |connections| {
@@ -161,11 +217,11 @@ async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Res
     if FileId::of(path).ok() != Some(file) {
         return Err(StoreError::Replaced);
     }
+    let log = Log::of(path);
     if access == Access::Write {
-        note_log(path, file).map_err(sqlx::Error::Io)?;
+        note.write(file, log).map_err(sqlx::Error::Io)?;
     }
-    let log = FileId::of(&beside(path, "-wal")).ok();
-    Ok(Open { writer, readers, file, log })
+    Ok(Open { writer, readers, file, log, note: Arc::new(note) })
 }
 
 impl Open {

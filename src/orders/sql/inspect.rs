@@ -13,7 +13,7 @@ use topup_jobs::Timestamp;
 
 use super::access::Access;
 use super::database::DatabaseKind;
-use super::file::must_own_log;
+use super::file::Note;
 use super::marks::some_cards;
 use super::schema::{Link, Marks, Tables};
 use super::statement::sql;
@@ -38,7 +38,7 @@ pub(crate) enum InspectError {
     /// The file cannot be opened, or is no database.
     #[error("the file cannot be opened")]
     Open(#[source] sqlx::Error),
-    /// The file stands beside the write-ahead log of another one.
+    /// The file stands beside the write-ahead log of another one, or without the one that workers have open.
     #[error(transparent)]
     Log(StoreError),
     /// The database, or the way to it, is not one in which the orders can be kept.
@@ -223,7 +223,7 @@ async fn open_file(url: &str) -> Result<SqliteConnection, InspectError> {
     if !options.get_filename().exists() {
         return Err(InspectError::Missing(options.get_filename().to_owned()));
     }
-    must_own_log(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
+    Note::open(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(InspectError::Open)?;
     // SQLite reads a file only when it is asked something of it.

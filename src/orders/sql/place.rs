@@ -7,14 +7,28 @@ use sqlx::{Connection as _, Executor, PgConnection, Row};
 
 use crate::orders::StoreError;
 
-/// Our tables.
-const TABLES: [&str; 7] =
-    ["internet_orders", "order_events", "events", "notifications", "reveals", "topup_store", "store_keys"];
+/// Our tables, with a column of each.
+const TABLES: [(&str, &str); 7] = [
+    ("internet_orders", "topup_id"),
+    ("order_events", "topup_id"),
+    ("events", "event_id"),
+    ("notifications", "event_id"),
+    ("reveals", "token_hash"),
+    ("topup_store", "store_id"),
+    ("store_keys", "fingerprint"),
+];
 
-/// Deletes no row of any table. The server refuses it all the same where a table is not there, where the role lacks the
-/// right, and where nothing may be written.
-pub(super) static CHANGE_NOTHING: LazyLock<String> =
-    LazyLock::new(|| TABLES.map(|table| format!("DELETE FROM {table} WHERE false")).join("; "));
+/// Adds, changes and deletes no row of any table. The server refuses it all the same where a table is not there, where the
+/// role lacks a right, and where nothing may be written.
+pub(super) static CHANGE_NOTHING: LazyLock<String> = LazyLock::new(|| {
+    let of_table = |(table, column)| {
+        format!(
+            "INSERT INTO {table} ({column}) SELECT {column} FROM {table} WHERE false; \
+             UPDATE {table} SET {column} = {column} WHERE false; DELETE FROM {table} WHERE false"
+        )
+    };
+    TABLES.map(of_table).join("; ")
+});
 
 /// Refuses a database that could not hold what customers are called, one without a schema, and a pooler that hands a
 /// connection to somebody else after each transaction.
@@ -85,7 +99,8 @@ pub(super) async fn may_change(connection: &mut PgConnection) -> Result<(), Stor
         AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
             AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
         ORDER BY relname LIMIT 1";
-    let refused = sqlx::query(ASK).bind(TABLES.map(str::to_owned)).fetch_optional(connection).await?;
+    let refused =
+        sqlx::query(ASK).bind(TABLES.map(|(table, _)| table.to_owned())).fetch_optional(connection).await?;
     let Some(row) = refused else { return Ok(()) };
     let (table, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
     unfit(format!(

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::access::Access;
-use super::file::{SqliteFile, must_own_log, options};
+use super::file::{Note, SqliteFile, options};
 use super::schema::{self, Link};
 use crate::orders::StoreError;
 
@@ -30,7 +30,12 @@ pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
     let mut tries = 0;
     loop {
         match open_once(url).await {
-            Err(error) if is_busy(&error) && tries < OPEN_TRIES => tries += 1,
+            // The last process that had the file open may just be removing its log.
+            Err(error)
+                if (is_busy(&error) || matches!(error, StoreError::LogRemoved)) && tries < OPEN_TRIES =>
+            {
+                tries += 1;
+            }
             opened => return opened,
         }
         tokio::time::sleep(OPEN_PAUSE).await;
@@ -40,7 +45,7 @@ pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
 async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
     let new = options(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
     let path = new.get_filename();
-    must_own_log(path, Access::Write)?;
+    let _note = Note::open(path, Access::Write)?;
     let is_new = !path.exists();
     let mut connection = SqliteConnection::connect_with(&new).await.map_err(|error| {
         let error = StoreError::from(error);

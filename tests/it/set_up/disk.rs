@@ -100,6 +100,18 @@ async fn a_worker_that_starts_on_a_full_disk_waits_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_worker_that_starts_with_its_file_on_a_full_disk_waits_until_there_is_room() {
+    let Some(disk) = Disk::new() else { return };
+    let mut bed = Bed::new(600.0).await;
+    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    assert!(bed.worker().await.stop().await.success());
+    let filler = disk.0.path().join("filler");
+    Disk::fill(&filler);
+    waits(&mut bed, "the disk of the database fails or is full", || std::fs::remove_file(&filler).unwrap())
+        .await;
+}
+
+#[tokio::test]
 async fn a_worker_that_starts_where_its_file_cannot_be_written_waits_until_it_can() {
     let Some(disk) = Disk::new() else { return };
     let mut bed = Bed::new(600.0).await;

@@ -148,6 +148,49 @@ async fn another_file_in_its_place_is_left_as_it_is_and_what_comes_back_is_whole
 }
 
 #[tokio::test]
+async fn a_worker_that_starts_beside_a_removed_log_or_index_waits_until_those_that_have_it_open_are_gone() {
+    for gone in [&["-wal", "-shm"][..], &["-shm"], &["-wal"]] {
+        let mut bed = Bed::new(600.0).await;
+        let mut first = bed.worker().await;
+        let mut second = bed.worker().await;
+        let before = bed.order(Script::fulfilled_after(Duration::ZERO));
+        bed.enqueue([&before]).await;
+        bed.told(&before, "fulfilled").await;
+        bed.idle().await;
+        for suffix in gone {
+            std::fs::remove_file(beside(&bed, suffix)).unwrap();
+        }
+        first.kill();
+        let removed = "the write-ahead log of the database was removed";
+        let address = bed.serve_http();
+        let mut third = bed.starting_worker();
+        readyz(&address, &format!("not ready: {removed}")).await;
+        let words = refused(&bed, &["orders"], 1).await;
+        assert!(words.contains("(-wal or -shm) was removed while it was open"), "{words}");
+        let report = bed.program_beside(&["doctor"]).await;
+        let report = String::from_utf8_lossy(&report.stdout).into_owned();
+        assert!(report.contains("was removed while workers have it open"), "{report}");
+        let orders: Vec<String> =
+            (0..20).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
+        bed.enqueue(&orders).await;
+
+        assert!(second.stop().await.success());
+        third.ready().await;
+        bed.stored(&orders, OrderStatus::Fulfilled).await;
+        for order in &orders {
+            bed.told(order, "fulfilled").await;
+        }
+        bed.stored(&[before], OrderStatus::Fulfilled).await;
+        bed.idle().await;
+        assert_eq!(bed.sink.received().len(), 21, "nothing is told twice");
+        assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
+        let log = third.log();
+        assert_eq!(log.matches(&format!("{removed}; orders wait")).count(), 1, "{log}");
+        assert!(third.stop().await.success());
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_stored_beside_a_removed_log_and_nothing_is_lost_once_all_workers_were_stopped() {
     let mut bed = Bed::new(600.0).await;
     let mut workers = vec![bed.worker().await];

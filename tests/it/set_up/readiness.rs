@@ -154,6 +154,16 @@ async fn a_worker_whose_table_or_right_is_gone_is_not_ready_until_it_is_back() {
             "not ready: the tables of the database are missing",
         ),
         (
+            "REVOKE UPDATE ON internet_orders FROM worker",
+            "GRANT UPDATE ON internet_orders TO worker",
+            "not ready: the database does not let this role read or change its tables",
+        ),
+        (
+            "REVOKE INSERT ON order_events FROM worker",
+            "GRANT INSERT ON order_events TO worker",
+            "not ready: the database does not let this role read or change its tables",
+        ),
+        (
             "REVOKE ALL ON reveals FROM worker",
             "GRANT SELECT, INSERT, UPDATE, DELETE ON reveals TO worker",
             "not ready: the database does not let this role read or change its tables",

@@ -96,6 +96,15 @@ async fn a_file_of_variables_is_read_as_the_environment_is() {
     let commented = "part of them, and no comment names=\"HTTP_ADDR\"";
     assert!(done.status.success() && said.contains(named) && said.contains(commented), "{said}");
     assert!(!said.contains("0661998877"), "{said}");
+    let refused = run(&format!("DATABASE_URL={url}\nCONCURENCY=50\nLOG_FORMAT=json # as we like it"));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    for words in [
+        "LOG_FORMAT cannot be used: it is none of pretty, json",
+        "CONCURENCY in the file of --env-file is no setting and has no effect",
+        "LOG_FORMAT in the file of --env-file holds ` #`",
+    ] {
+        assert!(refused.status.code() == Some(2) && said.contains(words), "{said}");
+    }
     for (lines, words) in [
         (format!("DATABASE_URL={url}\n0661998877\n"), "--env-file cannot be used: line 2 is not NAME=value"),
         (
