@@ -24,8 +24,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long one look that fails keeps the worker from claiming jobs: until after the next one.
 const CLAIMS_PAUSE: Duration = Duration::from_secs(10);
-/// After a call of a job has failed the worker is not ready for so long: until the job, which tries again after ten seconds,
-/// has shown whether it can go on. Real time.
+/// How long the worker is not ready after a call of a job has failed. Longer than the ten seconds after which the job tries
+/// again and shows whether the database works. Real time.
 const CALLS_FAIL_FOR: Duration = Duration::from_secs(15);
 /// A database that has not answered a worker that starts for so long is reported. Real time.
 const ANSWERS_AT_START_WITHIN: Duration = Duration::from_secs(10);

@@ -146,8 +146,9 @@ impl Note {
         // One that cannot be read as a text says nothing.
         let _ = note.read_to_string(&mut opened);
         let ids: Vec<&str> = opened.split_whitespace().collect();
-        let there = [FileId::of(path).ok(), Log::of(path).log, Log::of(path).index];
-        let there = there.map(|id| id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
+        let Log { log, index } = Log::of(path);
+        let there = [FileId::of(path).ok(), log, index]
+            .map(|id| id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
         if let [file, log, ..] = ids[..]
             && *log == there[1]
             && *file != there[0]

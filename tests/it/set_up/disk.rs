@@ -36,6 +36,13 @@ impl Disk {
         }
     }
 
+    /// A bed whose database is a file of this disk.
+    async fn bed(&self) -> Bed {
+        let mut bed = Bed::new(600.0).await;
+        bed.set("DATABASE_URL", format!("sqlite://{}", self.0.path().join("orders.db").display()));
+        bed
+    }
+
     /// Takes all that is free.
     fn fill(path: &Path) {
         let mut filler = File::create(path).unwrap();
@@ -61,8 +68,7 @@ impl Drop for Disk {
 #[tokio::test]
 async fn a_worker_whose_disk_was_full_is_not_ready_says_so_once_and_goes_on_once_it_is_free() {
     let Some(disk) = Disk::new() else { return };
-    let mut bed = Bed::new(600.0).await;
-    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    let mut bed = disk.bed().await;
     let address = bed.serve_http();
     let mut worker = bed.worker().await;
     let before = bed.order(Script::fulfilled_after(Duration::ZERO));
@@ -92,8 +98,7 @@ async fn a_worker_whose_disk_was_full_is_not_ready_says_so_once_and_goes_on_once
 #[tokio::test]
 async fn a_worker_that_starts_on_a_full_disk_waits_until_there_is_room() {
     let Some(disk) = Disk::new() else { return };
-    let mut bed = Bed::new(600.0).await;
-    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    let mut bed = disk.bed().await;
     let filler = disk.0.path().join("filler");
     Disk::fill(&filler);
     waits(&mut bed, "the disk of the database is full", || std::fs::remove_file(&filler).unwrap()).await;
@@ -102,8 +107,7 @@ async fn a_worker_that_starts_on_a_full_disk_waits_until_there_is_room() {
 #[tokio::test]
 async fn a_worker_that_starts_with_its_file_on_a_full_disk_waits_until_there_is_room() {
     let Some(disk) = Disk::new() else { return };
-    let mut bed = Bed::new(600.0).await;
-    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    let mut bed = disk.bed().await;
     assert!(bed.worker().await.stop().await.success());
     let filler = disk.0.path().join("filler");
     Disk::fill(&filler);
@@ -114,8 +118,7 @@ async fn a_worker_that_starts_with_its_file_on_a_full_disk_waits_until_there_is_
 #[tokio::test]
 async fn a_worker_that_starts_where_its_file_cannot_be_written_waits_until_it_can() {
     let Some(disk) = Disk::new() else { return };
-    let mut bed = Bed::new(600.0).await;
-    bed.set("DATABASE_URL", format!("sqlite://{}", disk.0.path().join("orders.db").display()));
+    let mut bed = disk.bed().await;
     assert!(bed.worker().await.stop().await.success());
     let remount = |mode: &str| {
         let mounted =

@@ -182,7 +182,7 @@ async fn a_worker_that_starts_beside_a_removed_log_or_index_waits_until_those_th
         }
         bed.stored(&[before], OrderStatus::Fulfilled).await;
         bed.idle().await;
-        assert_eq!(bed.sink.received().len(), 21, "nothing is told twice");
+        assert_eq!(bed.sink.received().len(), 21, "each order has one webhook");
         assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
         let log = third.log();
         assert_eq!(log.matches(&format!("{removed}; orders wait")).count(), 1, "{log}");
