@@ -23,7 +23,7 @@ use topup_jobs::{JobName, Timestamp};
 
 pub(crate) use self::time_keeper::TimeKeeper;
 use crate::job::WORKER_IS_GONE_AFTER;
-use crate::redis::{Connection, Names, Pause, millis};
+use crate::redis::{Backoff, Connection, Names, millis};
 
 /// The layout of the keys in Redis that this program knows. It is raised with a change beside which an older worker
 /// could lose or double a job, and with no other: workers of two versions run side by side during an upgrade.
@@ -31,7 +31,7 @@ pub(crate) const LAYOUT: u64 = 1;
 
 /// How often a worker looks whether it still stands among the others. Real time. One small question: it is what an idle
 /// worker asks of Redis, too.
-const EVERY: Duration = Duration::from_secs(20);
+const INTERVAL: Duration = Duration::from_secs(20);
 /// After so many looks a worker joins anew, which says that it lives.
 const JOINS_ANEW_AFTER: u32 = 30;
 /// A worker that has not joined again within this time counts as gone. Real time.
@@ -147,7 +147,7 @@ impl Shared {
 
 /// What stands in Redis, once it answers.
 pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Shared {
-    let mut pause = Pause::new();
+    let mut backoff = Backoff::new();
     loop {
         match Shared::read(&mut connection.get(), names).await {
             Ok(shared) => {
@@ -156,7 +156,7 @@ pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Sh
             }
             Err(error) => {
                 connection.failed(&error);
-                pause.wait().await;
+                backoff.wait().await;
             }
         }
     }
@@ -246,7 +246,7 @@ impl Membership {
     pub(crate) async fn stay(&self) -> Refusal {
         loop {
             for _ in 0..JOINS_ANEW_AFTER {
-                sleep(EVERY).await;
+                sleep(INTERVAL).await;
                 if !self.stands().await {
                     break;
                 }
@@ -292,7 +292,7 @@ impl Membership {
     }
 
     async fn ask(&self, what: &str) -> Result<Answer, Refusal> {
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new();
         let (word, detail): (String, String) = loop {
             let mut call = scripts::JOIN.prepare_invoke();
             call.key(self.names.layout_version()).key(self.names.store()).key(self.names.keyrings());
@@ -309,7 +309,7 @@ impl Membership {
                 }
                 Err(error) => {
                     self.connection.failed(&error);
-                    pause.wait().await;
+                    backoff.wait().await;
                 }
             }
         };

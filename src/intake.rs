@@ -20,16 +20,16 @@ use topup_jobs::{Accepted, JobName, MAX_MESSAGE_BYTES, TopupId, TrackTopup, acce
 use crate::clock::Clock;
 use crate::notify::{CallbackHosts, CallbackRefused};
 use crate::queue::{RejectedCap, scripts};
-use crate::redis::{Arrivals, Connection, Names, Pause, RedisAddress, RedisHealth};
+use crate::redis::{Arrivals, Backoff, Connection, Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// The field with the id that a message had at first, where it was rejected and put back.
 const FIRST_ID: &[u8] = b"first-id";
 /// Messages read at a time.
-const MOST_READ: usize = 256;
+const MAX_READ: usize = 256;
 /// Bytes of messages read at a time.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// Longest pause between two looks at the inbox while Redis tells of what arrives, and while it does not.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
 const LOOKED_AT_EVERY_UNTOLD: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ struct Checked {
 }
 
 impl Intake {
-    /// An intake of the inbox under these names, for orders that may be told on these hosts.
+    /// An intake of the inbox under these names, for orders with a `callbackUrl` on one of these hosts.
     #[must_use]
     pub fn new(
         address: &RedisAddress,
@@ -109,20 +109,20 @@ impl Intake {
         let arrivals = Arrivals::default();
         let listening = arrivals.clone().listen(self.address.clone(), self.names.inbox());
         let _listening = AbortOnDropHandle::new(tokio::spawn(listening));
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new();
         while !shutdown.is_requested() {
-            match self.take_all(&shutdown, &mut pause).await {
+            match self.take_all(&shutdown, &mut backoff).await {
                 Ok(()) => tokio::select! {
                     () = shutdown.requested() => return,
-                    () = arrivals.wait(LOOKED_AT_EVERY, LOOKED_AT_EVERY_UNTOLD) => pause = Pause::new(),
+                    () = arrivals.wait(LOOKED_AT_EVERY, LOOKED_AT_EVERY_UNTOLD) => backoff = Backoff::new(),
                 },
-                Err(_) => pause.wait().await,
+                Err(_) => backoff.wait().await,
             }
         }
     }
 
     /// Takes in what there is, until asked to stop. Each batch that is moved begins the pause anew.
-    async fn take_all(&mut self, shutdown: &Shutdown, pause: &mut Pause) -> RedisResult<()> {
+    async fn take_all(&mut self, shutdown: &Shutdown, backoff: &mut Backoff) -> RedisResult<()> {
         let mut batch = tokio::select! {
             () = shutdown.requested() => return Ok(()),
             batch = self.read("") => batch?,
@@ -135,7 +135,7 @@ impl Intake {
             let last = moved.messages.last().map_or("", |message| &message.id);
             let (next, results) = tokio::join!(self.read(last), self.carry_out(&moved.call));
             let results = results?;
-            *pause = Pause::new();
+            *backoff = Backoff::new();
             batch = if results.is_empty() {
                 // Another worker was faster.
                 self.read("").await?
@@ -150,7 +150,7 @@ impl Intake {
     /// The messages behind the one of this id, or the oldest, checked; none where there are none.
     async fn read(&self, after: &str) -> RedisResult<Option<Batch>> {
         let mut call = scripts::INBOX_READ.key(self.names.inbox());
-        call.arg(after).arg(MOST_READ).arg(MOST_BYTES).arg(MAX_MESSAGE_BYTES);
+        call.arg(after).arg(MAX_READ).arg(MAX_BYTES).arg(MAX_MESSAGE_BYTES);
         let messages: RedisResult<Vec<Message>> = call.invoke_async(&mut self.reading.get()).await;
         // That it answers says nothing of whether it can be written: a replica lets itself be read as well.
         let messages = messages.inspect_err(|error| self.reading.failed_to_work(error))?;
@@ -168,8 +168,8 @@ impl Intake {
         {
             match self.callbacks.check(address) {
                 Ok(_) => {}
-                // A paid order is followed all the same, and its events go where they go without a callback.
-                Err(refused @ (CallbackRefused::NoAddress | CallbackRefused::Refused(_))) => {
+                // A paid order is tracked all the same, and its events go where they go without a callback.
+                Err(refused @ (CallbackRefused::NoAddress | CallbackRefused::Blocked(_))) => {
                     accepted.order.callback_url = None;
                     if removes && !accepted.order.names_details() {
                         return Err(refused.to_string());

@@ -54,7 +54,7 @@ impl<P> Job<P> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settlement {
     /// What becomes of the job itself.
-    pub end: End,
+    pub disposition: Disposition,
     /// What it carries from now on, if it goes on and that is to change.
     pub payload: Option<Vec<u8>>,
     /// Jobs that follow. One that is already in its queue is left as it is; one with the name and id of
@@ -64,23 +64,23 @@ pub struct Settlement {
 
 /// What becomes of the job itself. Waits are real time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
-    /// It is done and leaves no trace.
-    Finish,
-    /// It could not do its work yet and runs again after this wait. That is no failure, and no proof either:
-    /// crashes and faults before it still count.
-    Wait(Duration),
-    /// It failed and runs again after this wait.
+pub enum Disposition {
+    /// The job is done and leaves no trace.
+    Complete,
+    /// The job could not do its work yet and runs again after this wait. That is no failure; crashes and faults before it
+    /// still count.
+    Snooze(Duration),
+    /// The job failed and runs again after this wait.
     Retry(Duration, String),
-    /// It is kept aside for an operator, for this reason.
+    /// The job becomes a dead letter for an operator, for this reason.
     DeadLetter(String),
 }
 
 impl Settlement {
     /// A settlement from which nothing follows.
     #[must_use]
-    pub fn new(end: End) -> Self {
-        Self { end, payload: None, next: Vec::new() }
+    pub fn new(disposition: Disposition) -> Self {
+        Self { disposition, payload: None, next: Vec::new() }
     }
 }
 
@@ -107,9 +107,9 @@ impl NextJob {
         Self { job, id: id.into(), payload: encode(payload), delay }
     }
 
-    /// A look at an order, `poll-topup` or `recheck-topup`: one job of an order, whatever its payload.
+    /// A check of an order, `poll-topup` or `recheck-topup`: one job of an order, whatever its payload.
     #[must_use]
-    pub fn look(job: JobName, order: TrackTopup, delay: Duration) -> Self {
+    pub fn check(job: JobName, order: TrackTopup, delay: Duration) -> Self {
         let id = order.topup_id.to_string();
         match job {
             JobName::PollTopup => Self::new(job, id, &PollTopup(order), delay),
@@ -126,8 +126,8 @@ impl NextJob {
 
     /// `notify-customer`, at once.
     #[must_use]
-    pub fn tell(told: &NotifyCustomer) -> Self {
-        Self::new(JobName::NotifyCustomer, told.job_id(), told, Duration::ZERO)
+    pub fn notify(notification: &NotifyCustomer) -> Self {
+        Self::new(JobName::NotifyCustomer, notification.job_id(), notification, Duration::ZERO)
     }
 }
 

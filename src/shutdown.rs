@@ -7,41 +7,41 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     requested: CancellationToken,
-    insisted: CancellationToken,
+    forced: CancellationToken,
 }
 
 impl Shutdown {
-    /// Not asked yet.
+    /// No shutdown is requested yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks to stop; asked a second time, insists.
-    pub fn ask(&self) {
+    /// Requests a shutdown; the second request forces it.
+    pub fn request(&self) {
         if self.requested.is_cancelled() {
-            self.insisted.cancel();
+            self.forced.cancel();
         }
         self.requested.cancel();
     }
 
-    /// Waits until asked.
+    /// Waits until a shutdown is requested.
     pub async fn requested(&self) {
         self.requested.cancelled().await;
     }
 
-    /// Waits until asked twice.
-    pub async fn insisted(&self) {
-        self.insisted.cancelled().await;
+    /// Waits until the shutdown is forced.
+    pub async fn forced(&self) {
+        self.forced.cancelled().await;
     }
 
-    /// Whether asked.
+    /// Whether a shutdown is requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.requested.is_cancelled()
     }
 
-    /// Asks whenever the process gets SIGTERM or SIGINT.
+    /// Requests a shutdown whenever the process gets SIGTERM or SIGINT.
     ///
     /// # Errors
     /// `io::Error` where signals cannot be listened for.
@@ -52,7 +52,7 @@ impl Shutdown {
             loop {
                 tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
                 tracing::info!("asked to stop");
-                shutdown.ask();
+                shutdown.request();
             }
         });
         Ok(())

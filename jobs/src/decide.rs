@@ -1,4 +1,4 @@
-//! What an observation of an order leads to: what is recorded, what runs next, who is told.
+//! What an observation of an order leads to: what is recorded, what runs next, who is notified.
 //!
 //! [`decide`] is total and pure: the clock, the randomness and the answer of the provider are
 //! arguments. It knows no Redis, no database and no HTTP, and it never waits.
@@ -38,7 +38,7 @@ pub struct Tracking {
     pub delays: u32,
     /// Answers "not found" of an order for which there was no other answer yet.
     pub not_found: u32,
-    /// Whether the operator was told that the order is overdue.
+    /// Whether the operator was notified that the order is overdue.
     pub overdue: bool,
     /// Failed attempts of its job in a row. The job counts them itself; this is what a job begins with that takes the
     /// place of one that Redis has lost.
@@ -106,7 +106,7 @@ pub struct Decision {
     pub record: Tracking,
     /// What runs next.
     pub next: Next,
-    /// Who is to be told, if anyone.
+    /// The outcome to notify, if any.
     pub notify: Option<Outcome>,
     /// What an operator reading the log should see, in words without personal data.
     pub warning: Option<String>,
@@ -129,7 +129,7 @@ pub enum Next {
     DeadLetter(DeadLetterReason),
 }
 
-/// Why an order is no longer followed without being final.
+/// Why an order is no longer tracked without being final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterReason {
     /// The provider does not know it.
@@ -206,7 +206,7 @@ impl Decision {
     }
 }
 
-/// Final states absorb: nothing changes them, and an answer that contradicts them is told.
+/// Final states absorb: nothing changes them, and an answer that contradicts them is reported.
 fn absorbed(situation: &Situation<'_>, observation: &Observation) -> Decision {
     let stored = situation.tracking.status;
     let mut decision = Decision::unchanged(situation, Next::Done);

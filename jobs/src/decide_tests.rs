@@ -299,7 +299,7 @@ fn observations() -> impl Strategy<Value = Observation> {
 }
 
 proptest! {
-    /// An order followed through any sequence of observations ends or is scheduled again, within
+    /// An order tracked through any sequence of observations ends or is scheduled again, within
     /// bounds, and nothing changes it once it is final.
     #[test]
     fn every_order_ends_or_is_scheduled_again(

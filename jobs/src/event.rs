@@ -21,7 +21,7 @@ pub enum Outcome {
     Refunded,
     /// It outlived fast polling and is rechecked later.
     Delayed,
-    /// It is no longer followed, or the provider contradicts itself: a human must look.
+    /// It is no longer tracked, or the provider contradicts itself: a human must look.
     Unresolved,
     /// It is not final for much longer than usual: 72 hours after QUEUED, 24 hours otherwise.
     Overdue,
@@ -66,7 +66,7 @@ impl Outcome {
         format!("topup.{self}")
     }
 
-    /// Whether the operator is told as well as the merchant.
+    /// Whether the operator is notified as well as the merchant.
     #[must_use]
     pub const fn concerns_operator(self) -> bool {
         matches!(self, Self::Delayed | Self::Unresolved | Self::Overdue | Self::Undelivered)

@@ -16,7 +16,7 @@ pub struct Instruction {
     /// Whether a queue held the order's own job when the message was taken in: then the order is known, even if no
     /// worker has looked at it yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub followed: bool,
+    pub tracked: bool,
     /// The customer's language, where a correction names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locale: Option<Locale>,
@@ -26,14 +26,14 @@ pub struct Instruction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstructionKind {
-    /// A further message `poll-topup` or `recheck-topup` of an order that is followed: the customer, the metadata and
+    /// A further message `poll-topup` or `recheck-topup` of an order that is tracked: the customer, the metadata and
     /// the callback URL that it names replace the stored ones, each as a whole.
     Update,
-    /// `check-topup`: the order is checked now; one that was stopped or given up is followed again.
+    /// `check-topup`: the order is checked now; one that was stopped or given up is tracked again.
     Check,
     /// `correct-topup`: as an update, but of the customer only the fields that are named; an empty text removes one.
     Correct,
-    /// `cancel-topup`: the order is followed no longer.
+    /// `cancel-topup`: the order is no longer tracked.
     Cancel,
 }
 
@@ -60,9 +60,9 @@ impl InstructionKind {
         }
     }
 
-    /// Whether it has an order followed that was stopped before.
+    /// Whether it has an order tracked that was stopped before.
     #[must_use]
-    pub const fn follows(self) -> bool {
+    pub const fn tracks(self) -> bool {
         matches!(self, Self::Update | Self::Check)
     }
 }
@@ -71,12 +71,12 @@ impl Instruction {
     /// An instruction about an order of which no queue holds the job.
     #[must_use]
     pub const fn new(kind: InstructionKind) -> Self {
-        Self { kind, followed: false, locale: None }
+        Self { kind, tracked: false, locale: None }
     }
 
-    /// The same about an order that is followed.
+    /// The same about an order that is tracked.
     #[must_use]
     pub const fn of_followed(self) -> Self {
-        Self { followed: true, ..self }
+        Self { tracked: true, ..self }
     }
 }

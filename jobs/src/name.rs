@@ -29,12 +29,12 @@ impl JobName {
     /// Every job, in the order in which the service starts them.
     pub const ALL: [Self; 3] = [Self::PollTopup, Self::RecheckTopup, Self::NotifyCustomer];
 
-    /// The jobs that look at orders; an order is followed by one of them at a time.
-    pub const FOLLOWING: [Self; 2] = [Self::PollTopup, Self::RecheckTopup];
+    /// The jobs that look at orders; an order is tracked by one of them at a time.
+    pub const TRACKING: [Self; 2] = [Self::PollTopup, Self::RecheckTopup];
 
     /// The job that follows an order of this status.
     #[must_use]
-    pub const fn following(status: OrderStatus) -> Self {
+    pub const fn tracking(status: OrderStatus) -> Self {
         match status {
             OrderStatus::Handling => Self::PollTopup,
             _ => Self::RecheckTopup,

@@ -1,6 +1,6 @@
 //! `notify-customer`: tell one channel about one outcome of one order.
 //!
-//! The payload carries ids only. What is told, the card among it, is read from the store when the job
+//! The payload carries ids only. The content, with the card, is read from the store when the job
 //! runs, so nothing of the customer and no card code ever waits in Redis.
 
 use schemars::JsonSchema;
@@ -44,11 +44,11 @@ mod tests {
     #[test]
     fn the_first_incident_leaves_payload_and_ids_as_they_are_without_a_number() {
         let first = r#"{"topupId":"6901616fe9e88196b4eb64b2","outcome":"unresolved","channel":"webhook"}"#;
-        let told: NotifyCustomer = serde_json::from_str(first).unwrap();
-        assert_eq!(told.incident, Incident::FIRST);
-        assert_eq!(serde_json::to_string(&told).unwrap(), first);
-        assert_eq!(told.job_id(), "6901616fe9e88196b4eb64b2:unresolved:webhook");
-        let second = NotifyCustomer { incident: Incident::FIRST.next(), ..told };
+        let notification: NotifyCustomer = serde_json::from_str(first).unwrap();
+        assert_eq!(notification.incident, Incident::FIRST);
+        assert_eq!(serde_json::to_string(&notification).unwrap(), first);
+        assert_eq!(notification.job_id(), "6901616fe9e88196b4eb64b2:unresolved:webhook");
+        let second = NotifyCustomer { incident: Incident::FIRST.next(), ..notification };
         assert_eq!(second.job_id(), "6901616fe9e88196b4eb64b2:unresolved_2:webhook");
         assert_eq!(second.event_id().as_str(), "evt_6901616fe9e88196b4eb64b2_unresolved_2");
         let json = serde_json::to_string(&second).unwrap();

@@ -1,7 +1,7 @@
 //! Orders as the provider answers them and as this service stores them.
 //!
 //! Everything personal or worth money hides itself from `Debug`: a phone number, an e-mail address or
-//! a card code must not reach a log because somebody printed a struct.
+//! a card code must not reach a log because a struct was printed.
 
 use std::fmt;
 
@@ -198,7 +198,7 @@ pub struct Card {
     pub card_code: Secret,
     /// Proof of purchase.
     pub num_trans: Option<String>,
-    /// When the operator processed it, in the provider's words.
+    /// When the carrier processed it, in the provider's words.
     pub date_traitement: Option<String>,
 }
 
@@ -240,7 +240,7 @@ impl ProviderOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum OrderStatus {
-    /// Followed at the fast pace.
+    /// Tracked at the fast pace.
     Handling,
     /// QUEUED at the provider; rechecked after 24 h, then every 12 h.
     Scheduled,

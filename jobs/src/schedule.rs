@@ -21,7 +21,7 @@ pub(crate) const POLL_LIMIT_COUNT: u32 = 60;
 pub(crate) const FIRST_RECHECK: Duration = Duration::from_hours(24);
 /// Every further recheck of a QUEUED order.
 pub(crate) const NEXT_RECHECK: Duration = Duration::from_hours(12);
-/// A QUEUED order this old is told to the operator, once.
+/// The operator is notified of a QUEUED order this old, once.
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_hours(72);
 /// A QUEUED order this old goes to the dead letters.
 pub(crate) const QUEUED_LIMIT: Duration = Duration::from_hours(168);

@@ -124,7 +124,7 @@ impl TrackTopup {
     /// What the following jobs of this order, tracked since this time, carry: neither the customer nor the metadata nor
     /// the address, which are in the store once the first job has run.
     #[must_use]
-    pub fn follow_up(&self, tracked_at: Timestamp) -> Self {
+    pub fn continued(&self, tracked_at: Timestamp) -> Self {
         Self { retry: self.retry, tracked_at: Some(tracked_at), ..Self::new(self.topup_id.clone()) }
     }
 }

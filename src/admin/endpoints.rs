@@ -1,4 +1,4 @@
-//! What `HTTP_ADDR` serves, for whoever watches the service: `/healthz`, `/readyz` and `/metrics`.
+//! What `HTTP_ADDR` serves to monitoring: `/healthz`, `/readyz` and `/metrics`.
 //!
 //! Nothing here asks anybody anything before it is asked itself.
 
@@ -18,7 +18,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// Most connections at once.
-const MOST_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// What the answers are made of.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ impl Endpoints {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self);
-        crate::http::serve("HTTP_ADDR", listener, MOST_CONNECTIONS, router).await;
+        crate::http::serve("HTTP_ADDR", listener, MAX_CONNECTIONS, router).await;
     }
 }
 

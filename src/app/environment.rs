@@ -13,17 +13,17 @@ use crate::deployment::read_patiently;
 use crate::handlers::{Environment, random_jitter};
 use crate::maintenance::store_watch::StoreHealth;
 use crate::notify::{
-    Channel, Channels, Circuits, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
+    Bulkhead, Channel, Channels, CustomerSettings, Email, EventStream, LogChannel, Sender, Sms, Webhook,
 };
 use crate::orders::{self, Access, Order, Sample, SqlStore, StoreError};
 use crate::provider::{Client, KeyFingerprint, TopupApi};
-use crate::rate_limit::{Allowance, RedisBudget};
-use crate::redis::{Connection, Pause};
+use crate::rate_limit::{RateLimit, RedisBudget};
+use crate::redis::{Backoff, Connection};
 use crate::slots::Slots;
 use crate::telemetry::Metrics;
 
 /// Most spare slots for notifications that wait for an answer.
-const MOST_SPARE_SLOTS: usize = 512;
+const MAX_SPARE_SLOTS: usize = 512;
 
 /// Opens the store for a worker: makes it where it is missing and brings its tables up to date. A database that the jobs
 /// in Redis do not belong to is left as it is, and so is one whose cards this worker's keys do not fit.
@@ -93,7 +93,7 @@ pub(super) fn environment(
         budget,
         metrics,
         channels: Channels::new(channels(config, stream)?),
-        circuits: Circuits::new(sending_slots(config.concurrency), |wait| clock.real(wait)),
+        bulkhead: Bulkhead::new(sending_slots(config.concurrency), |wait| clock.real(wait)),
         clock: Arc::new(clock),
         strategy: config.poll_strategy,
         links: config.reveal.as_ref().map(|reveal| reveal.links.clone()),
@@ -104,7 +104,7 @@ pub(super) fn environment(
 /// The slots in which notifications are sent. A spare one costs an open connection: there are more than endpoints are
 /// likely to hang at once, and fewer than a process may have files open.
 fn sending_slots(concurrency: usize) -> Slots {
-    Slots::new(concurrency, (concurrency * 8).min(MOST_SPARE_SLOTS))
+    Slots::new(concurrency, (concurrency * 8).min(MAX_SPARE_SLOTS))
 }
 
 /// The provider, asked with each of the keys.
@@ -118,7 +118,7 @@ fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
 
 /// What the provider allows.
 pub(super) fn budget(config: &Config, connection: &Connection) -> RedisBudget {
-    RedisBudget::new(connection.clone(), &config.names, allowance(config), key_fingerprints(config))
+    RedisBudget::new(connection.clone(), &config.names, rate_limit(config), key_fingerprints(config))
 }
 
 /// Of the primary key and, if there is one, of the secondary key.
@@ -126,12 +126,12 @@ pub(crate) fn key_fingerprints(config: &Config) -> Vec<KeyFingerprint> {
     std::iter::once(&config.api_key).chain(&config.secondary_api_key).map(KeyFingerprint::new).collect()
 }
 
-pub(super) fn allowance(config: &Config) -> Allowance {
-    Allowance {
+pub(super) fn rate_limit(config: &Config) -> RateLimit {
+    RateLimit {
         requests_per_minute: config.rate_limit,
-        under_way: config.under_way,
+        max_in_flight: config.max_in_flight,
         minute: Duration::from_mins(1).div_f64(config.time_scale),
-        coalesce: config.coalesce,
+        list_polling: config.list_polling,
     }
 }
 
@@ -188,7 +188,7 @@ pub(super) async fn scaled_clock(
     if (scale - 1.0).abs() < f64::EPSILON {
         return Ok(ScaledClock::new(time, scale, Timestamp::UNIX_EPOCH));
     }
-    let mut pause = Pause::new();
+    let mut backoff = Backoff::new();
     let (_, anchor): (redis::Value, i64) = loop {
         let mut read = redis::pipe();
         read.cmd("SETNX").arg(names.time_anchor()).arg(time.now().timestamp_millis());
@@ -197,7 +197,7 @@ pub(super) async fn scaled_clock(
             Ok(read) => break read,
             Err(error) => {
                 connection.failed(&error);
-                pause.wait().await;
+                backoff.wait().await;
             }
         }
     };

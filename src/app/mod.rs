@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use topup_jobs::JobName;
 
 use self::environment::{
-    allowance, budget, environment, open_store, open_store_for_job, scaled_clock, store_error,
+    budget, environment, open_store, open_store_for_job, rate_limit, scaled_clock, store_error,
 };
 pub(crate) use self::environment::{key_fingerprints, wanting};
 use crate::admin::endpoints::Endpoints;
@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::deployment::{Membership, TimeKeeper, read_patiently};
 use crate::handlers::{Environment, NotifyCustomerHandler, PollTopupHandler, RecheckTopupHandler};
 use crate::intake::Intake;
-use crate::maintenance::coalesce::Coalescer;
+use crate::maintenance::list_poller::ListPoller;
 use crate::maintenance::redis_watch::RedisWatch;
 use crate::maintenance::restore::Restore;
 use crate::maintenance::retention::Retention;
@@ -31,7 +31,7 @@ use crate::maintenance::store_watch::{StoreHealth, StoreWatch};
 use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 use crate::provider::{ApiError, RequestKind};
 use crate::queue::{IsolatedJob, Isolation, Queues, Stopped, run_isolated};
-use crate::redis::{Connection, Pause, RedisHealth};
+use crate::redis::{Backoff, Connection, RedisHealth};
 use crate::reveal::RevealPage;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -39,7 +39,7 @@ use crate::telemetry::Metrics;
 /// How long a worker that stops waits for the last calls of its database.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 /// How long the process of one job may take to open the database and to find Redis.
-const LONGEST_SET_UP: Duration = Duration::from_secs(30);
+const MAX_SET_UP: Duration = Duration::from_secs(30);
 
 /// Runs a worker until asked to stop.
 ///
@@ -104,10 +104,10 @@ pub async fn run_with(
         let clock = Arc::clone(&clock);
         tasks.spawn(Retention { store, clock, keep }.run(shutdown.clone()));
     }
-    if config.coalesce {
-        let coalescer = Coalescer {
+    if config.list_polling {
+        let coalescer = ListPoller {
             environment: environment.clone(),
-            allowance: allowance(&config),
+            rate_limit: rate_limit(&config),
             keys: key_fingerprints(&config),
             card_details: config.card_details,
             connection: connection.clone(),
@@ -117,14 +117,14 @@ pub async fn run_with(
     }
     let redis_watch = RedisWatch::new(connection.clone(), environment.metrics.clone());
     tasks.spawn(redis_watch.run(shutdown.clone()));
-    let restore = Restore::new(environment.clone(), allowance(&config), connection, config.names.clone());
+    let restore = Restore::new(environment.clone(), rate_limit(&config), connection, config.names.clone());
     let callbacks = config.callbacks.map(|callbacks| callbacks.hosts).unwrap_or_default();
     let intake = Intake::new(&config.redis, config.names.clone(), clock, callbacks, &redis_health)
         .rejecting(config.rejected_cap, environment.metrics.clone());
     let queues = Queues::new(config.redis, config.names, config.concurrency, &redis_health)
         .isolating(Isolation::new(run_job_command))
         .pausing(watch.claim_pause())
-        .with_slots(NotifyCustomerHandler(environment.clone()), environment.circuits.slots())
+        .with_slots(NotifyCustomerHandler(environment.clone()), environment.bulkhead.slots())
         .pausing(budget.claim_pause())
         .with(PollTopupHandler(environment.clone()))
         .with(RecheckTopupHandler(environment.clone()));
@@ -142,18 +142,18 @@ pub async fn run_with(
     let stopped = tokio::select! {
         stopped = &mut working => stopped?,
         () = died(&shutdown, &mut tasks) => {
-            shutdown.ask();
+            shutdown.request();
             working.await?;
             Stopped::Failed
         }
         why = refused(&membership, watch, &shutdown) => {
             tracing::error!("{why:#}; this worker stops");
-            shutdown.ask();
+            shutdown.request();
             refusal = Some(why);
             working.await?
         }
     };
-    shutdown.ask();
+    shutdown.request();
     end(&membership, &database).await;
     if let Some(why) = refusal {
         return Err(why);
@@ -174,7 +174,7 @@ async fn take_part(
     connection: &Connection,
     health: &StoreHealth,
 ) -> anyhow::Result<(Membership, StoreWatch)> {
-    let mut pause = Pause::new();
+    let mut backoff = Backoff::new();
     loop {
         match Box::pin(take_part_now(config, connection, health)).await {
             Ok(taken) => {
@@ -187,7 +187,7 @@ async fn take_part(
                     return Err(error);
                 };
                 health.failed(fault, &format!("{error:#}"));
-                pause.wait().await;
+                backoff.wait().await;
             }
         }
     }
@@ -241,7 +241,7 @@ async fn died(shutdown: &Shutdown, tasks: &mut JoinSet<()>) {
 /// # Errors
 /// Where what it is sent is no job, or what a handler needs cannot be set up.
 pub(crate) async fn run_jobs(config: &Config) -> anyhow::Result<()> {
-    // Whoever stops a service may signal all its processes. This one ends with its worker, and not before.
+    // A supervisor may signal all processes of a service. This one ends with its worker, and not before.
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let connection = Connection::new(&config.redis, &RedisHealth::default());
     let budget = Arc::new(budget(config, &connection).for_suspects());
@@ -254,7 +254,7 @@ pub(crate) async fn run_jobs(config: &Config) -> anyhow::Result<()> {
         let clock = scaled_clock(config, &connection, time).await?;
         environment(config, &connection, store, budget, Metrics::default(), clock)
     };
-    let environment = tokio::time::timeout(LONGEST_SET_UP, environment).await;
+    let environment = tokio::time::timeout(MAX_SET_UP, environment).await;
     let environment = environment.context("the database and Redis did not answer in time")??;
     let run = |job: IsolatedJob| {
         let environment = environment.clone();

@@ -69,7 +69,7 @@ fn outlook(place: Option<&Whereabouts>) -> String {
         Some(Whereabouts::Waits(job, _)) => format!("the order waited in {job}, and is checked now"),
         Some(Whereabouts::UnderWay(job)) => format!("the order is due in {job} already, or being checked"),
         Some(Whereabouts::DeadLetter(reason)) => {
-            format!("the order was a dead letter ({}), and is followed again", super::one_line(reason))
+            format!("the order was a dead letter ({}), and is tracked again", super::one_line(reason))
         }
         Some(Whereabouts::Nowhere) => {
             "the order is in no queue. If it is stored, the provider is asked once; if not, \

@@ -40,7 +40,7 @@ pub(super) struct CorrectSettings {
     #[arg(long)]
     locale: Option<String>,
 
-    /// Where the merchant is told of this order; an empty text has it told at `WEBHOOK_URL`
+    /// Where the events of this order go; an empty text sends them to `WEBHOOK_URL`
     #[arg(long)]
     callback_url: Option<SecretString>,
 

@@ -1,4 +1,4 @@
-//! `topup-worker dead-letters`: jobs that were kept aside, to look at, to have run again, to delete.
+//! `topup-worker dead-letters`: shows dead letters, has them run again, or deletes them.
 //!
 //! Only ids and reasons are shown: a payload may hold the customer, and a terminal is a log. Dead letters that Redis
 //! has lost are read from the store. Should a command end halfway, a letter stays where it was, or a worker completes
@@ -20,7 +20,7 @@ use crate::orders::{OrderStore, SqlStore};
 use crate::queue::{DeadLetter, DeadLetters, Replayed};
 
 /// Dead letters that are read from the store in one go.
-const MOST_READ: u32 = 1000;
+const MAX_READ: u32 = 1000;
 
 #[derive(Debug, Args)]
 pub(super) struct DeadLettersSettings {
@@ -46,12 +46,12 @@ enum Action {
         /// Its id, as `list` shows it
         id: String,
     },
-    /// Have one run again, or all; an order is followed anew, an event gets all its attempts again
+    /// Have one run again, or all; an order is tracked anew, an event gets all its attempts again
     Replay {
         #[command(flatten)]
         which: Which,
     },
-    /// Delete one for good; its order is not followed any more, its event not told
+    /// Delete one for good; its order is not tracked any more, its event not told
     Discard {
         /// Its id, as `list` shows it
         id: String,
@@ -159,7 +159,7 @@ async fn stored(store: &SqlStore) -> anyhow::Result<Vec<StoredDeadLetter>> {
     let mut all: Vec<StoredDeadLetter> = Vec::new();
     let mut behind = None;
     loop {
-        let page = store.given_up_orders(behind.as_ref(), MOST_READ).await?;
+        let page = store.given_up_orders(behind.as_ref(), MAX_READ).await?;
         all.extend(page.found.into_iter().map(StoredDeadLetter::from));
         behind = page.behind;
         if behind.is_none() {
@@ -168,7 +168,7 @@ async fn stored(store: &SqlStore) -> anyhow::Result<Vec<StoredDeadLetter>> {
     }
     let mut behind = None;
     loop {
-        let page = store.given_up_notifications(behind.as_ref(), MOST_READ).await?;
+        let page = store.given_up_notifications(behind.as_ref(), MAX_READ).await?;
         all.extend(page.found.into_iter().map(StoredDeadLetter::from));
         behind = page.behind;
         if behind.is_none() {
@@ -207,21 +207,23 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
     let letter = &letter.known;
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-    let told = subject.as_ref().and_then(|subject| match subject {
-        Subject::Told(told) => Some(format!("{}{} by {}", told.outcome, told.incident, told.channel)),
+    let notification = subject.as_ref().and_then(|subject| match subject {
+        Subject::Told(notification) => {
+            Some(format!("{}{} by {}", notification.outcome, notification.incident, notification.channel))
+        }
         Subject::Order(_) | Subject::Instruction(_) => None,
     });
     let order = subject.map(|subject| match subject {
         Subject::Order(order) => order.topup_id.to_string(),
         Subject::Instruction(topup_id) => topup_id.to_string(),
-        Subject::Told(told) => told.topup_id.to_string(),
+        Subject::Told(notification) => notification.topup_id.to_string(),
     });
     let size = payload.map_or_else(|| "none".to_owned(), |payload| format!("{} bytes", payload.len()));
     for (name, value) in [
         ("job", letter.job.to_string()),
         ("id", shown(&letter.id)),
         ("order", or_none(order)),
-        ("to tell", or_none(told)),
+        ("to tell", or_none(notification)),
         ("reason", one_line(&letter.reason)),
         ("dead at", time(letter.dead_at)),
         ("attempts made", or_none(letter.attempts_made.map(|made| made.to_string()))),
@@ -264,39 +266,41 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
         return say(format_args!("{job}  {id}  left: its payload cannot be read, and could not be then"));
     };
-    // What the store is told must be true when it is told: the list may be minutes old.
+    // The list may be minutes old: what the store notes must be true now.
     if !letters.mark(letter).await.map_err(failed)? {
-        return say(format_args!("{job}  {id}  left: it is no dead letter any more, or is followed already"));
+        return say(format_args!("{job}  {id}  left: it is no dead letter any more, or is tracked already"));
     }
     let payload = match subject {
         Subject::Order(order) => replayed_order(store, *order).await?,
-        Subject::Told(told) if store.tell_again(&told, REPLAYED, false, real_now()).await? => {
-            Some(NextJob::tell(&told).payload)
+        Subject::Told(notification)
+            if store.notify_again(&notification, REPLAYED, false, real_now()).await? =>
+        {
+            Some(NextJob::notify(&notification).payload)
         }
         // Its job has changed nothing in the store.
         Subject::Instruction(_) => None,
-        // The database is older than Redis. A worker has the order followed anew.
-        Subject::Told(told) if store.order(&told.topup_id).await?.is_none() => None,
+        // The database is older than Redis. A worker has the order tracked anew.
+        Subject::Told(notification) if store.order(&notification.topup_id).await?.is_none() => None,
         Subject::Told(_) => {
-            let why = "the database knows of nothing to tell, or it was told";
+            let why = "the database has no such notification, or it was sent";
             return say(format_args!("{job}  {id}  left: {why}"));
         }
     };
     let done = match letters.replay(job, &letter.id, payload.as_deref()).await.map_err(failed)? {
         Replayed::Due => "runs again",
         Replayed::Gone => "is no dead letter any more",
-        Replayed::Followed => "left: the order is followed already",
+        Replayed::Tracked => "left: the order is tracked already",
     };
     say(format_args!("{job}  {id}  {done}"))
 }
 
-/// Has the order followed from the beginning: what happens to it from now on is a new incident, with an event of its
+/// Has the order tracked from the beginning: what happens to it from now on is a new incident, with an event of its
 /// own. Returns what its job carries from now on, if the order is stored.
 async fn replayed_order(store: &SqlStore, order: TrackTopup) -> anyhow::Result<Option<Vec<u8>>> {
     store.replay_order(&order.topup_id, REPLAYED, real_now()).await?;
     let Some(stored) = store.order(&order.topup_id).await? else { return Ok(None) };
     let request = TrackTopup { tracked_at: Some(stored.tracking.tracked_at), ..order };
-    Ok(Some(NextJob::look(JobName::PollTopup, request, Duration::ZERO).payload))
+    Ok(Some(NextJob::check(JobName::PollTopup, request, Duration::ZERO).payload))
 }
 
 async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> anyhow::Result<()> {
@@ -311,7 +315,7 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> an
             store.discard_order(&order.topup_id, DISCARDED, real_now()).await?;
         }
         // No longer pending, it is not put back into a queue.
-        Some(Subject::Told(told)) => store.discard(&told, DISCARDED, real_now()).await?,
+        Some(Subject::Told(notification)) => store.discard(&notification, DISCARDED, real_now()).await?,
         Some(Subject::Instruction(_)) | None => {}
     }
     if there {

@@ -33,7 +33,7 @@ pub(super) struct EnqueueSettings {
     #[arg(long)]
     metadata: Option<String>,
 
-    /// Where the merchant is told of this order instead of at its endpoint
+    /// Where the events of this order go instead of to the merchant's endpoint
     #[arg(long)]
     callback_url: Option<SecretString>,
 

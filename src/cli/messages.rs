@@ -7,7 +7,7 @@ use crate::config::{RedisSettings, SettingsError};
 use crate::redis::{Connection, describe};
 
 /// Messages sent in one go.
-const MOST_SENT: usize = 500;
+const MAX_SENT: usize = 500;
 
 /// The fields of a message.
 pub(super) type Fields = Vec<(&'static str, String)>;
@@ -38,7 +38,7 @@ pub(super) async fn send(
     messages: &[Fields],
 ) -> anyhow::Result<Vec<String>> {
     let mut ids = Vec::with_capacity(messages.len());
-    for part in messages.chunks(MOST_SENT) {
+    for part in messages.chunks(MAX_SENT) {
         let mut add = redis::pipe();
         for fields in part {
             add.cmd("XADD").arg(settings.prefix.inbox()).arg("*").arg(fields);

@@ -78,17 +78,17 @@ enum Command {
     SimulateApi(simulate_api::SimulateApiSettings),
     /// Hand an order over, as a producer does
     Enqueue(enqueue::EnqueueSettings),
-    /// Show what is stored of an order, what became of it and who was told
+    /// Show what is stored of an order, what became of it and who was notified
     Order(Box<order::OrderSettings>),
     /// List orders by status, reference, number, customer, dead letter, or what is not delivered
     Orders(Box<orders::OrdersSettings>),
-    /// Have orders checked now; one that was stopped or given up is followed again
+    /// Have orders checked now; one that was stopped or given up is tracked again
     Check(Box<check::CheckSettings>),
     /// Name another customer address, language or callback for what is not sent yet
     Correct(correct::CorrectSettings),
     /// Follow orders no longer
     Stop(stop::StopSettings),
-    /// Jobs that were kept aside: show them, have them run again, delete them
+    /// Show dead letters, have them run again, or delete them
     DeadLetters(dead_letters::DeadLettersSettings),
     /// Have notifications of an order sent now, or an event again
     Resend(Box<resend::ResendSettings>),
@@ -104,7 +104,7 @@ enum Command {
     Keygen,
     /// Print the secret that a callback host verifies its events with
     CallbackSecret(Box<callback_secret::CallbackSecretSettings>),
-    /// Look at everything `run` needs and say what to mend; changes and sends nothing
+    /// Check everything `run` needs and say what to correct; changes and sends nothing
     Doctor(Box<doctor::DoctorSettings>),
     /// Measure the queue on this machine
     Bench(bench::BenchSettings),
@@ -132,7 +132,7 @@ impl Cli {
     /// The command line of this process, with its environment.
     ///
     /// # Errors
-    /// The exit code where a variable of the environment cannot be used; that is told on standard error. A command line
+    /// The exit code where a variable of the environment cannot be used; the reason is written to standard error. A command line
     /// that cannot be used, or that asks for help, ends the process.
     pub fn read() -> Result<Self, Exit> {
         let (command, args) = (Self::command(), std::env::args_os().collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! `topup-worker order <topupId>`: whether an order is followed, what is stored of it, what became of it and who was
+//! `topup-worker order <topupId>`: whether an order is tracked, what is stored of it, what became of it and who was
 //! told. Without the card's code and without anything of the customer: a terminal is a log. It reads, and needs no key.
 
 use std::collections::HashSet;
@@ -63,14 +63,14 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     for (name, value) in lines {
         say(format_args!("{name:<16} {value}"))?;
     }
-    for told in notifications {
-        let (outcome, incident) = (told.outcome, told.incident);
-        let (channel, status) = (told.channel, told.status.as_str());
-        let at = time(told.sent_at.or(told.next_attempt_at));
-        let error = told.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
+    for notification in notifications {
+        let (outcome, incident) = (notification.outcome, notification.incident);
+        let (channel, status) = (notification.channel, notification.status.as_str());
+        let at = time(notification.sent_at.or(notification.next_attempt_at));
+        let error = notification.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
         say(format_args!(
             "{:<16} {outcome}{incident} by {channel}: {status} {at}, {} attempts{error}",
-            "told", told.attempts
+            "told", notification.attempts
         ))?;
     }
     say("history")?;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_attempt_is_one_line_and_one_that_was_cut_short_is_seen() {
-        let told = |attempt, result| HistoryEntry {
+        let notification = |attempt, result| HistoryEntry {
             at: Timestamp::UNIX_EPOCH,
             what: Occurrence::Told {
                 outcome: Outcome::Fulfilled,
@@ -141,16 +141,16 @@ mod tests {
             },
         };
         // The worker of the first attempt died, and another made it again.
-        let cut_short = told(1, Attempt::Begun);
+        let cut_short = notification(1, Attempt::Begun);
         let history = vec![
             cut_short.clone(),
-            told(1, Attempt::Begun),
-            told(1, Attempt::Retry),
-            told(2, Attempt::Begun),
-            told(2, Attempt::Sent),
+            notification(1, Attempt::Begun),
+            notification(1, Attempt::Retry),
+            notification(2, Attempt::Begun),
+            notification(2, Attempt::Sent),
         ];
         let shown = told_once(history);
-        assert_eq!(shown, [cut_short, told(1, Attempt::Retry), told(2, Attempt::Sent)]);
+        assert_eq!(shown, [cut_short, notification(1, Attempt::Retry), notification(2, Attempt::Sent)]);
         assert_eq!(shown[2].what.to_string(), "told fulfilled by webhook, attempt 2: sent");
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct OrderFilter {
     #[arg(long)]
     undelivered: bool,
 
-    /// Followed no longer by `stop`
+    /// No longer tracked, by `stop`
     #[arg(long)]
     cancelled: bool,
 

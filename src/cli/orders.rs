@@ -80,7 +80,7 @@ pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
 }
 
 /// Reasons shown where the one that is searched for does not occur.
-const MOST_REASONS: usize = 10;
+const MAX_REASONS: usize = 10;
 
 /// Says so, not among the lines that another program reads. A reason may be mistyped: those that occur are named.
 async fn nothing_found(store: &SqlStore, search: &Search) -> anyhow::Result<()> {
@@ -98,7 +98,7 @@ async fn nothing_found(store: &SqlStore, search: &Search) -> anyhow::Result<()> 
     } else {
         writeln!(err, "what was given up was so for these reasons:")?;
     }
-    reasons.iter().take(MOST_REASONS).try_for_each(|reason| writeln!(err, "  {reason}"))?;
+    reasons.iter().take(MAX_REASONS).try_for_each(|reason| writeln!(err, "  {reason}"))?;
     Ok(())
 }
 
@@ -264,7 +264,7 @@ fn line(found: &Found, in_full: bool) -> String {
         (None, None, Some(at)) => format!("next check {}", time(at)),
         (None, None, None) if tracking.status.is_final() => "final".to_owned(),
         (None, None, None) if order.discarded => "dead letter discarded".to_owned(),
-        (None, None, None) => "followed no longer".to_owned(),
+        (None, None, None) => "no longer tracked".to_owned(),
     };
     let undelivered = if *undelivered > 0 { format!(", undelivered: {undelivered}") } else { String::new() };
     let (id, status, at) = (&order.topup_id, tracking.status.as_str(), time(tracking.tracked_at));

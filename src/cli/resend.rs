@@ -62,29 +62,30 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
              `topup-worker order {topup_id}` lists the events"
         ));
     }
-    let marked = mark_dead_letters(&connection, &config.names, chosen.iter().map(|(told, _)| told));
+    let marked =
+        mark_dead_letters(&connection, &config.names, chosen.iter().map(|(notification, _)| notification));
     marked
         .await
         .map_err(|error| anyhow::anyhow!("Redis failed, nothing was changed: {}", describe(&error)))?;
     let mut due = Vec::new();
-    for (told, before) in chosen {
+    for (notification, before) in chosen {
         let now = real_now();
         let stored = match before {
             // Its attempts go on counting: it is only sooner.
-            Some(NotificationStatus::Pending) => store.hasten(&told, now).await?,
-            Some(_) => store.tell_again(&told, RESENT, true, now).await?,
-            None => store.add_notification(&told, RESENT, now).await?,
+            Some(NotificationStatus::Pending) => store.hasten(&notification, now).await?,
+            Some(_) => store.notify_again(&notification, RESENT, true, now).await?,
+            None => store.add_notification(&notification, RESENT, now).await?,
         };
         if stored {
-            due.push((told, before));
+            due.push((notification, before));
         } else {
-            line(&told, "left: it was sent, or ended, a moment ago")?;
+            line(&notification, "left: it was sent, or ended, a moment ago")?;
         }
     }
     if due.is_empty() {
         return Ok(());
     }
-    let jobs: Vec<NotifyCustomer> = due.iter().map(|(told, _)| told.clone()).collect();
+    let jobs: Vec<NotifyCustomer> = due.iter().map(|(notification, _)| notification.clone()).collect();
     let results = make_due(&connection, &config.names, &jobs).await.map_err(|error| {
         anyhow::anyhow!(
             "Redis failed: {}. The database holds these notifications as pending, and a worker puts them into the \
@@ -93,8 +94,8 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
             describe(&error)
         )
     })?;
-    for ((told, before), resent) in due.iter().zip(results) {
-        line(told, done(*before, resent))?;
+    for ((notification, before), resent) in due.iter().zip(results) {
+        line(notification, done(*before, resent))?;
     }
     Ok(())
 }
@@ -110,28 +111,28 @@ async fn chosen(
 ) -> anyhow::Result<Vec<Chosen>> {
     let topup_id = &order.topup_id;
     let all = store.notifications(topup_id).await?;
-    let mut all: Vec<Chosen> = all.iter().map(|one| (one.told(topup_id), Some(one.status))).collect();
+    let mut all: Vec<Chosen> = all.iter().map(|one| (one.payload(topup_id), Some(one.status))).collect();
     if let Some(event) = event {
-        all.retain(|(told, _)| told.event_id().as_str() == event);
+        all.retain(|(notification, _)| notification.event_id().as_str() == event);
         let Some((of_event, _)) = all.first().cloned() else {
             anyhow::bail!("order {topup_id} has no event {event}");
         };
         for channel in wanting(of_event.outcome)? {
-            if all.iter().all(|(told, _)| told.channel != channel) {
+            if all.iter().all(|(notification, _)| notification.channel != channel) {
                 all.push((NotifyCustomer { channel, ..of_event.clone() }, None));
             }
         }
     }
     if let Some(channel) = channel {
-        all.retain(|(told, _)| told.channel == channel);
+        all.retain(|(notification, _)| notification.channel == channel);
         anyhow::ensure!(!all.is_empty(), "no notification of order {topup_id} goes by the channel {channel}");
     }
     all.retain(|(_, status)| event.is_some() || *status == Some(NotificationStatus::Pending));
     Ok(all)
 }
 
-fn line(told: &NotifyCustomer, done: &str) -> anyhow::Result<()> {
-    say(format_args!("{}  {:<16}  {done}", told.event_id(), told.channel))
+fn line(notification: &NotifyCustomer, done: &str) -> anyhow::Result<()> {
+    say(format_args!("{}  {:<16}  {done}", notification.event_id(), notification.channel))
 }
 
 const fn done(before: Option<NotificationStatus>, resent: Resent) -> &'static str {

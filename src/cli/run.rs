@@ -10,7 +10,7 @@ pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     match Box::pin(app::run(config, shutdown)).await? {
-        Stopped::Drained | Stopped::CutShort => Ok(()),
+        Stopped::Drained | Stopped::TimedOut => Ok(()),
         Stopped::Failed => anyhow::bail!("a task of the service died; start it again"),
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator must know of an order before anything else: whether it is followed, and which command changes
+//! What an operator must know of an order before anything else: whether it is tracked, and which command changes
 //! that.
 //! Redis knows where its job is; where Redis does not answer, the database tells what it can.
 
@@ -44,7 +44,7 @@ impl InRedis {
             }
             Some(Whereabouts::DeadLetter(reason)) => format!(
                 "DEAD LETTER: order {topup_id} was never stored: {}; `topup-worker dead-letters replay {topup_id}` has \
-                 it followed",
+                 it tracked",
                 one_line(reason)
             ),
             _ => return self.of_message(topup_id),
@@ -96,10 +96,11 @@ pub(super) fn lines(
     notifications: &[Notification],
 ) -> Vec<String> {
     let mut lines: Vec<String> = following(order, redis, history).into_iter().collect();
-    for told in notifications {
-        if let NotificationStatus::Failed | NotificationStatus::Refused = told.status {
-            let event = format!("{}{} by {}", told.outcome, told.incident, told.channel);
-            let job_id = told.told(&order.topup_id).job_id();
+    for notification in notifications {
+        if let NotificationStatus::Failed | NotificationStatus::Refused = notification.status {
+            let event =
+                format!("{}{} by {}", notification.outcome, notification.incident, notification.channel);
+            let job_id = notification.payload(&order.topup_id).job_id();
             lines.push(format!(
                 "NOT DELIVERED: {event} was given up; `topup-worker dead-letters replay {job_id}` sends it again"
             ));
@@ -108,7 +109,7 @@ pub(super) fn lines(
     lines
 }
 
-/// Whether it is followed, where that is not as it should be.
+/// Whether it is tracked, where that is not as it should be.
 fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option<String> {
     let (topup_id, tracking) = (&order.topup_id, &order.tracking);
     if tracking.status.is_final() {
@@ -116,7 +117,7 @@ fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option
     }
     if let Some(at) = order.cancelled_at {
         return Some(format!(
-            "CANCELLED since {}: it is not checked; `topup-worker check {topup_id}` has it followed again",
+            "CANCELLED since {}: it is not checked; `topup-worker check {topup_id}` has it tracked again",
             time(at)
         ));
     }
@@ -129,21 +130,21 @@ fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option
     };
     if let Some(reason) = dead_letter {
         return Some(format!(
-            "DEAD LETTER: it is not checked: {}; `topup-worker dead-letters replay {topup_id}` has it followed again",
+            "DEAD LETTER: it is not checked: {}; `topup-worker dead-letters replay {topup_id}` has it tracked again",
             one_line(reason)
         ));
     }
     if is_left && order.discarded {
         return Some(format!(
             "DISCARDED: it is not checked, its dead letter was discarded; `topup-worker check {topup_id}` has it \
-             followed again"
+             tracked again"
         ));
     }
     if is_left {
         let reason =
             given_up(history).or(tracking.last_error.as_deref()).unwrap_or("the reason is not known");
         return Some(format!(
-            "GIVEN UP: it is not checked: {}; `topup-worker check {topup_id}` has it followed again",
+            "GIVEN UP: it is not checked: {}; `topup-worker check {topup_id}` has it tracked again",
             one_line(reason)
         ));
     }
@@ -157,7 +158,7 @@ fn given_up(history: &[HistoryEntry]) -> Option<&str> {
     })
 }
 
-/// Where the job of an order is that is followed.
+/// Where the job of an order is that is tracked.
 pub(super) fn queue(redis: &InRedis) -> String {
     match &redis.place {
         None => "unknown: Redis does not answer".to_owned(),

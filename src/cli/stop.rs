@@ -1,7 +1,7 @@
-//! `topup-worker stop <topupId>…`: has orders followed no longer. It sends a message for each and needs Redis alone.
+//! `topup-worker stop <topupId>…`: ends the tracking of orders. It sends a message for each and needs Redis alone.
 //!
 //! What was recorded for the customer before is still delivered. `check`, or another message of the order, has it
-//! followed again.
+//! tracked again.
 
 use clap::Args;
 use serde_json::Map;
@@ -32,13 +32,13 @@ pub(super) async fn stop(settings: StopSettings) -> anyhow::Result<()> {
     for (n, (id, message)) in ids.iter().zip(sent).enumerate() {
         let outlook = match places.get(n) {
             None | Some(Whereabouts::Waits(..) | Whereabouts::UnderWay(_)) => {
-                "the order is followed no longer"
+                "the order is no longer tracked"
             }
             Some(Whereabouts::DeadLetter(_)) => {
-                "the order is a dead letter and is not followed; `topup-worker dead-letters discard` deletes it"
+                "the order is a dead letter and is not tracked; `topup-worker dead-letters discard` deletes it"
             }
             Some(Whereabouts::Nowhere) => {
-                "the order is in no queue. If it is stored and not final, it is followed no longer; if it is not \
+                "the order is in no queue. If it is stored and not final, it is no longer tracked; if it is not \
                  stored, the message becomes a dead letter"
             }
         };

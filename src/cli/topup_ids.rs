@@ -11,7 +11,7 @@ use crate::config::SettingsError;
 /// The word for standard input.
 const STDIN: &str = "-";
 /// Places of wrong words that are named.
-const MOST_NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct TopupIds {
@@ -48,7 +48,7 @@ fn parse(text: &str) -> Result<Vec<TopupId>, SettingsError> {
         count => format!(
             "{count} of {} words are no ids, the first at {}; a topupId has 24 hexadecimal digits. Nothing was done",
             parsed.len(),
-            wrong[..count.min(MOST_NAMED)].join(", ")
+            wrong[..count.min(MAX_NAMED)].join(", ")
         ),
     };
     Err(SettingsError::Unusable { name: "<TOPUP_ID>", why })

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::{REAL_API_HOST, SettingsError, is_loopback, set, unusable};
-use crate::maintenance::coalesce::CardDetails;
+use crate::maintenance::list_poller::CardDetails;
 
 /// The provider.
 #[derive(Debug, Clone, Args)]
@@ -30,14 +30,14 @@ pub struct ApiSettings {
     #[arg(long, env = "ONECLICKDZ_RATE_LIMIT", default_value_t = 120)]
     pub oneclickdz_rate_limit: u32,
 
-    /// Requests under way at once, of all workers: a revoked key is refused so often before all know, and the
-    /// provider locks an address out after five
-    #[arg(long, env = "ONECLICKDZ_UNDER_WAY", default_value_t = 2)]
-    pub oneclickdz_under_way: u32,
+    /// Requests in flight at once, of all workers: a revoked key is refused that many times before all workers know, and
+    /// the provider blocks an address after five
+    #[arg(long, env = "ONECLICKDZ_MAX_IN_FLIGHT", default_value_t = 2)]
+    pub oneclickdz_max_in_flight: u32,
 
     /// Read the list of orders when more of them wait than can be asked for one by one: auto or off
-    #[arg(long, env = "POLL_COALESCE", value_enum, default_value = "auto")]
-    pub poll_coalesce: Coalesce,
+    #[arg(long, env = "LIST_POLLING", value_enum, default_value = "auto")]
+    pub list_polling: ListPolling,
 
     /// What goes first while more cards are found in the list than can be asked for, whose rows lack a field: complete
     /// waits for all three fields, fast delivers what the list shows
@@ -47,7 +47,7 @@ pub struct ApiSettings {
 
 /// Whether one answer of the provider may tell of many orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Coalesce {
+pub enum ListPolling {
     /// When it saves requests.
     Auto,
     /// Never.
@@ -69,10 +69,10 @@ impl ApiSettings {
         in_range("ONECLICKDZ_RATE_LIMIT", self.oneclickdz_rate_limit, 1_000_000)
     }
 
-    pub(super) fn under_way(&self) -> Result<u32, SettingsError> {
-        // Only a provider that is simulated locks nobody out for long.
+    pub(super) fn max_in_flight(&self) -> Result<u32, SettingsError> {
+        // Only a simulated provider blocks no address for long.
         let most = if self.oneclickdz_api_url.host_str() == Some(REAL_API_HOST) { 3 } else { 10_000 };
-        in_range("ONECLICKDZ_UNDER_WAY", self.oneclickdz_under_way, most)
+        in_range("ONECLICKDZ_MAX_IN_FLIGHT", self.oneclickdz_max_in_flight, most)
     }
 
     pub(super) fn url(&self) -> Result<Url, SettingsError> {

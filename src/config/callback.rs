@@ -1,4 +1,4 @@
-//! The hosts that orders may be told at instead of at the merchant's endpoint.
+//! The hosts of callback URLs, to which events go instead of to the merchant's endpoint.
 
 use clap::Args;
 use secrecy::SecretString;
@@ -20,7 +20,7 @@ pub struct CallbackSettings {
     pub callback_secrets: Option<SecretString>,
 }
 
-/// Where orders may be told, and the secrets their events are signed with.
+/// The hosts of callback URLs, and the secrets that sign their events.
 #[derive(Debug, Clone)]
 pub struct Callbacks {
     /// The hosts.
@@ -36,7 +36,7 @@ impl CallbackSettings {
         if hosts.trim().is_empty() {
             return Ok(None);
         }
-        // Networks that cannot be read are told where they are read.
+        // Networks that cannot be read are reported where they are read.
         let guard = webhook.guard().unwrap_or_default();
         let hosts = CallbackHosts::new(hosts, guard)
             .map_err(|error| unusable("CALLBACK_ALLOWED_HOSTS", error.to_string()))?;

@@ -169,7 +169,7 @@ mod tests {
         assert!(config(&["--email-from", "a@shop.example", "--smtp-url", " "]).unwrap().is_none());
         let email = config(&["--email-from", "Shop <a@shop.example>", "--smtp-url", "smtps://m.example"]);
         let email = email.unwrap().unwrap();
-        assert_eq!(email.card, CardForm::Nothing, "no card travels by mail unless somebody asks for it");
+        assert_eq!(email.card, CardForm::Nothing, "no card travels by mail unless a setting says so");
         assert!(email.operator.is_empty());
     }
 

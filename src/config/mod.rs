@@ -25,14 +25,14 @@ use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::PollStrategy;
 use url::{Host, Url};
 
-use crate::maintenance::coalesce::CardDetails;
-use crate::notify::{AddressGuard, CardForm, EmailConfig, Endpoint, SmsGateway, Templates};
+use crate::maintenance::list_poller::CardDetails;
+use crate::notify::{CardForm, EmailConfig, Endpoint, SmsGateway, SsrfGuard, Templates};
 use crate::orders::{CardCipher, InvalidKey};
 use crate::queue::RejectedCap;
 use crate::redis::{Names, RedisAddress};
 use crate::telemetry::LogFormat;
 
-pub use self::api::{ApiSettings, Coalesce};
+pub use self::api::{ApiSettings, ListPolling};
 pub use self::callback::{CallbackSettings, Callbacks};
 pub use self::email::EmailSettings;
 pub use self::inbox::InboxSettings;
@@ -101,7 +101,7 @@ fn is_loopback(url: &Url) -> bool {
 fn certificates(name: &'static str, file: Option<&String>) -> Result<Option<Vec<u8>>, SettingsError> {
     let Some(file) = file.filter(|file| !file.trim().is_empty()) else { return Ok(None) };
     let pem = std::fs::read(file).map_err(|error| unusable(name, error.to_string()))?;
-    // The TLS stacks would take a file without any certificate and then trust nobody.
+    // The TLS stacks would take a file without any certificate and then trust no server.
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
         Ok(Some(pem))
@@ -148,7 +148,7 @@ pub struct RunSettings {
     /// The provider.
     #[command(flatten)]
     pub api: ApiSettings,
-    /// The endpoints that are told.
+    /// The webhook endpoints.
     #[command(flatten)]
     pub webhook: WebhookSettings,
     /// The addresses that may come with an order.
@@ -211,10 +211,10 @@ pub struct Config {
     pub secondary_api_key: Option<SecretString>,
     /// Requests that the provider allows a key in a minute.
     pub rate_limit: u32,
-    /// Requests under way at once.
-    pub under_way: u32,
+    /// Requests in flight at once.
+    pub max_in_flight: u32,
     /// Whether the list of orders may be read.
-    pub coalesce: bool,
+    pub list_polling: bool,
     /// What goes first where the list shows a part of a card.
     pub card_details: CardDetails,
     /// The merchant's endpoint.
@@ -222,8 +222,8 @@ pub struct Config {
     /// The operator's endpoint.
     pub operator_webhook: Option<Endpoint>,
     /// Where webhooks may go.
-    pub webhook_guard: AddressGuard,
-    /// Where orders may be told instead of at the merchant's endpoint.
+    pub webhook_guard: SsrfGuard,
+    /// The hosts of callback URLs.
     pub callbacks: Option<Callbacks>,
     /// E-mail.
     pub email: Option<EmailConfig>,
@@ -233,7 +233,7 @@ pub struct Config {
     pub sms_card: CardForm,
     /// The texts.
     pub templates: Templates,
-    /// Whether customers are told of a delay.
+    /// Whether customers are notified of a delay.
     pub customer_delayed: bool,
     /// The page behind one-time links.
     pub reveal: Option<RevealConfig>,
@@ -241,7 +241,7 @@ pub struct Config {
     pub time_scale: f64,
     /// Most jobs of each kind at once.
     pub concurrency: usize,
-    /// Address of the endpoints for whoever watches the service.
+    /// Address of the endpoints for monitoring.
     pub http_addr: SocketAddr,
     /// Pace of fast polling.
     pub poll_strategy: PollStrategy,
@@ -265,8 +265,8 @@ impl RunSettings {
             api_key: self.api.key()?,
             secondary_api_key: self.api.secondary_key(),
             rate_limit: self.api.rate_limit()?,
-            under_way: self.api.under_way()?,
-            coalesce: self.api.poll_coalesce == Coalesce::Auto,
+            max_in_flight: self.api.max_in_flight()?,
+            list_polling: self.api.list_polling == ListPolling::Auto,
             card_details: self.api.card_details,
             api_url: self.api.url()?,
             concurrency: self.concurrency()?,
@@ -301,7 +301,7 @@ impl RunSettings {
             self.api.key().err(),
             self.api.url().err(),
             self.api.rate_limit().err(),
-            self.api.under_way().err(),
+            self.api.max_in_flight().err(),
             self.concurrency().err(),
             self.redis.address().err(),
             self.inbox.rejected_cap().err(),

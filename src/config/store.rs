@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{SettingsError, set, unusable};
-use crate::orders::{CardCipher, DEFAULT_CONNECTIONS, DatabaseKind, MOST_CONNECTIONS};
+use crate::orders::{CardCipher, DEFAULT_CONNECTIONS, DatabaseKind, MAX_CONNECTIONS};
 
 /// Where orders are stored.
 #[derive(Debug, Clone, Args)]
@@ -43,10 +43,10 @@ impl StoreSettings {
     /// # Errors
     /// [`SettingsError`] where there are none, or too many.
     pub fn database_connections(&self) -> Result<usize, SettingsError> {
-        if (1..=MOST_CONNECTIONS).contains(&self.database_connections) {
+        if (1..=MAX_CONNECTIONS).contains(&self.database_connections) {
             Ok(self.database_connections.into())
         } else {
-            Err(unusable("DATABASE_CONNECTIONS", format!("it must be from 1 to {MOST_CONNECTIONS}")))
+            Err(unusable("DATABASE_CONNECTIONS", format!("it must be from 1 to {MAX_CONNECTIONS}")))
         }
     }
 

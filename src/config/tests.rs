@@ -51,7 +51,7 @@ fn impossible_settings_are_told_with_their_names() {
             &["--oneclickdz-api-url", "http://api.oneclickdz.com", "--allow-insecure-api"],
             "ONECLICKDZ_API_URL",
         ),
-        (&["--oneclickdz-under-way", "4"], "ONECLICKDZ_UNDER_WAY"),
+        (&["--oneclickdz-max-in-flight", "4"], "ONECLICKDZ_MAX_IN_FLIGHT"),
         (&["--webhook-url", "http://example.dz", "--webhook-secret", SECRET], "WEBHOOK_URL"),
         (&["--webhook-url", "https://example.dz"], "WEBHOOK_SECRET"),
         (&["--webhook-url", "token-of-mine"], "WEBHOOK_URL"),

@@ -1,16 +1,16 @@
-//! The endpoints that are told of outcomes.
+//! The webhook endpoints: the merchant's and the operator's.
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{SettingsError, set, unusable};
-use crate::notify::{AddressGuard, Endpoint, WebhookSecret};
+use crate::notify::{Endpoint, SsrfGuard, WebhookSecret};
 
 const SECRET_ADVICE: &str =
     "the receiver needs it to tell your events from forged ones; it begins with whsec_";
 
-/// The endpoints that are told.
+/// The webhook endpoints.
 #[derive(Debug, Clone, Args)]
 pub struct WebhookSettings {
     /// The merchant's endpoint for every outcome; where it is not set, outcomes are logged, masked
@@ -53,9 +53,9 @@ impl WebhookSettings {
     }
 
     /// Where webhooks may go.
-    pub(super) fn guard(&self) -> Result<AddressGuard, SettingsError> {
+    pub(super) fn guard(&self) -> Result<SsrfGuard, SettingsError> {
         let networks = self.webhook_allowed_networks.as_deref().unwrap_or_default();
-        AddressGuard::new(self.allow_insecure_webhooks, networks)
+        SsrfGuard::new(self.allow_insecure_webhooks, networks)
             .map_err(|error| unusable("WEBHOOK_ALLOWED_NETWORKS", error.to_string()))
     }
 
@@ -73,7 +73,7 @@ impl WebhookSettings {
         secret: Option<&SecretString>,
     ) -> Result<Endpoint, SettingsError> {
         let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is no address"))?;
-        // Networks that cannot be read are told where they are read.
+        // Networks that cannot be read are reported where they are read.
         if let Ok(guard) = self.guard() {
             guard.check_url(&url).map_err(|refused| unusable(url_name, refused.to_string()))?;
         }

@@ -23,14 +23,14 @@ use topup_jobs::Timestamp;
 
 use super::scripts;
 use crate::clock::{SharedTime, real_now};
-use crate::redis::{Connection, Names, Pause};
+use crate::redis::{Backoff, Connection, Names};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// Pause between two measurements.
-const EVERY: Duration = Duration::from_secs(6);
+const INTERVAL: Duration = Duration::from_secs(6);
 /// A measurement whose round trip took longer says too little.
-const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// The wall clock of the host may differ by so much before that is logged, and before it counts as right again.
 const HOST_MAY_DIFFER: TimeDelta = TimeDelta::seconds(5);
 const HOST_IS_RIGHT: TimeDelta = TimeDelta::seconds(2);
@@ -68,13 +68,13 @@ impl TimeKeeper {
 
     /// The time of the deployment, once Redis has been asked for it.
     pub(crate) async fn first(&self) -> SharedTime {
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new();
         loop {
             match self.ask(None, None).await {
                 Ok(measured) => return SharedTime::new(measured.at, measured.deployment),
                 Err(error) => {
                     self.connection.failed(&error);
-                    pause.wait().await;
+                    backoff.wait().await;
                 }
             }
         }
@@ -86,7 +86,7 @@ impl TimeKeeper {
             self.compare_host(&time, &metrics);
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = sleep(EVERY) => {}
+                () = sleep(INTERVAL) => {}
             }
             if let Err(error) = self.measure(&time).await {
                 self.connection.failed(&error);
@@ -97,7 +97,7 @@ impl TimeKeeper {
     async fn measure(&self, time: &SharedTime) -> RedisResult<()> {
         let asked = Instant::now();
         let measured = self.ask(Some(time), None).await?;
-        if asked.elapsed() > LONGEST_ROUND_TRIP {
+        if asked.elapsed() > MAX_ROUND_TRIP {
             return Ok(());
         }
         let differs_by_ms = (measured.deployment - time.at(measured.at)).num_milliseconds();
@@ -156,7 +156,7 @@ impl TimeKeeper {
             self.host_differs = true;
             tracing::warn!(
                 ahead_ms,
-                "the clock of this host is not that of the deployment, which is Redis's; orders are followed by that of \
+                "the clock of this host is not that of the deployment, which is Redis's; orders are tracked by that of \
                  the deployment, but webhooks are dated by this host, and receivers refuse what is 5 minutes off: keep \
                  this host and that of Redis by NTP"
             );

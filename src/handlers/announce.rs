@@ -12,13 +12,13 @@ use crate::orders::{NewEvent, Order};
 /// Why an outcome reaches neither customer nor merchant.
 const NO_CHANNEL: &str =
     "no channel reaches the customer or the merchant of this order: it names no address that they can use";
-/// What is told of a fulfilled order that the provider fulfils with another card.
+/// The reason of the event where the provider shows another card for a fulfilled order.
 pub(super) const ANOTHER_CARD: &str = "the provider shows another card than the one that was delivered";
 
 impl Environment {
     /// The event of an outcome for the channels that deliver it, and with it one for the operator where they reach
     /// neither the customer nor the merchant. `seen` is what the provider answered, if that gave rise to it;
-    /// `given_up` is why the order is followed no longer, in words, if it is not.
+    /// `given_up` is why the order is no longer tracked, in words, if it is not.
     pub(super) fn announce(
         &self,
         outcome: Outcome,
@@ -28,7 +28,7 @@ impl Environment {
         given_up: Option<&str>,
         now: Timestamp,
     ) -> NewEvent {
-        let told = NotifyCustomer {
+        let notification = NotifyCustomer {
             topup_id: order.topup_id.clone(),
             outcome,
             incident: Incident::FIRST,
@@ -36,7 +36,7 @@ impl Environment {
         };
         let unreachable = self.channels.reach_no_receiver(outcome, order);
         let undelivered =
-            unreachable.then(|| self.undelivered(&told, order, record, NO_CHANNEL, now)).flatten();
+            unreachable.then(|| self.undelivered(&notification, order, record, NO_CHANNEL, now)).flatten();
         let about = contradiction(order, seen);
         let mut body = event(outcome, order, seen, record, now);
         if outcome == Outcome::Unresolved {

@@ -9,10 +9,10 @@ use topup_jobs::{Jitter, PollStrategy};
 use crate::clock::Clock;
 use crate::error_chain::chain;
 use crate::job::NextJob;
-use crate::notify::{Channels, Circuits};
+use crate::notify::{Bulkhead, Channels};
 use crate::orders::{NotificationStatus, Order, OrderStore, StoreError};
 use crate::provider::TopupApi;
-use crate::rate_limit::{Budget, Ticket};
+use crate::rate_limit::{Budget, Permit};
 use crate::reveal::Links;
 use crate::telemetry::Metrics;
 
@@ -27,10 +27,10 @@ pub struct Environment {
     pub budget: Arc<dyn Budget>,
     /// What is counted of all this.
     pub metrics: Metrics,
-    /// Who is told.
+    /// The channels of notifications.
     pub channels: Channels,
     /// What keeps a receiver that does not answer from holding up the others.
-    pub circuits: Arc<Circuits>,
+    pub bulkhead: Arc<Bulkhead>,
     /// Domain time.
     pub clock: Arc<dyn Clock>,
     /// Pace of fast polling.
@@ -52,20 +52,22 @@ pub fn random_jitter() -> Jitter {
 }
 
 impl Environment {
-    /// The provider, asked with the key of this ticket.
+    /// The provider, asked with the key of this permit.
     ///
     /// # Panics
-    /// Where there is no such key; a budget gives tickets only for those that it was told of.
-    pub(crate) fn api(&self, ticket: &Ticket) -> &Arc<dyn TopupApi> {
-        &self.apis[ticket.key]
+    /// Where there is no such key; a budget grants permits only for the keys it was made with.
+    pub(crate) fn api(&self, permit: &Permit) -> &Arc<dyn TopupApi> {
+        &self.apis[permit.key]
     }
 
-    /// Jobs for everything that is still to be told of this order. They are enqueued with every look at
+    /// Jobs for every pending notification of this order. They are enqueued with every check of
     /// the order, so that a crash after the store's commit loses none; one that is already there stays.
-    pub(crate) async fn jobs_to_tell(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {
+    pub(crate) async fn jobs_to_notify(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {
         let notifications = self.store.notifications(&order.topup_id).await?;
-        let pending = notifications.into_iter().filter(|told| told.status == NotificationStatus::Pending);
-        Ok(pending.map(|told| NextJob::tell(&told.told(&order.topup_id))).collect())
+        let pending = notifications
+            .into_iter()
+            .filter(|notification| notification.status == NotificationStatus::Pending);
+        Ok(pending.map(|notification| NextJob::notify(&notification.payload(&order.topup_id))).collect())
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use topup_jobs::{Instruction, InstructionKind, JobName, TrackTopup};
 
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
-use crate::job::{End, Job, NextJob, Settlement};
+use crate::job::{Disposition, Job, NextJob, Settlement};
 use crate::orders::{Instructed, StoreError};
 
-/// Why such a job is kept aside.
+/// Why such a job is a dead letter.
 const UNKNOWN: &str = "the store knows of no such order";
 
 /// Carries it out and says what becomes of the job.
@@ -23,7 +23,7 @@ pub(super) async fn instruct(
         Ok(settlement) => settlement,
         Err(error) => {
             log_store_failure(&error);
-            Settlement::new(End::Wait(TROUBLE_PAUSE))
+            Settlement::new(Disposition::Snooze(TROUBLE_PAUSE))
         }
     }
 }
@@ -41,7 +41,7 @@ async fn carry_out(
             message = what,
             "no such order is stored; the message is kept as a dead letter"
         );
-        return Ok(Settlement::new(End::DeadLetter(UNKNOWN.to_owned())));
+        return Ok(Settlement::new(Disposition::DeadLetter(UNKNOWN.to_owned())));
     };
     let order = &instructed.order;
     tracing::info!(
@@ -51,24 +51,24 @@ async fn carry_out(
         cancelled = order.cancelled_at.is_some(),
         "a message about a known order was carried out"
     );
-    let mut settlement = Settlement::new(End::Finish);
-    settlement.next.extend(look(&instructed, request, instruction));
-    // A corrected address is used by what is still to be told.
-    settlement.next.extend(env.jobs_to_tell(order).await?);
+    let mut settlement = Settlement::new(Disposition::Complete);
+    settlement.next.extend(next_check(&instructed, request, instruction));
+    // Pending notifications use the corrected address.
+    settlement.next.extend(env.jobs_to_notify(order).await?);
     Ok(settlement)
 }
 
 /// The look at the order that follows, if one does. Where a queue held its job when the message was taken in, that job
 /// is due already.
-fn look(instructed: &Instructed, request: &TrackTopup, instruction: Instruction) -> Option<NextJob> {
-    let Instructed { order, followed_again } = instructed;
+fn next_check(instructed: &Instructed, request: &TrackTopup, instruction: Instruction) -> Option<NextJob> {
+    let Instructed { order, tracked_again } = instructed;
     let (check, status) = (instruction.kind == InstructionKind::Check, order.tracking.status);
-    let bare = request.follow_up(order.tracking.tracked_at);
+    let bare = request.continued(order.tracking.tracked_at);
     if check && status.is_final() {
         let asked_again = TrackTopup { force: true, ..bare };
-        return Some(NextJob::look(JobName::PollTopup, asked_again, Duration::ZERO));
+        return Some(NextJob::check(JobName::PollTopup, asked_again, Duration::ZERO));
     }
-    let is_followed = order.tracking.next_check_at.is_some();
-    (*followed_again || (check && is_followed && !instruction.followed))
-        .then(|| NextJob::look(JobName::following(status), bare, Duration::ZERO))
+    let is_tracked = order.tracking.next_check_at.is_some();
+    (*tracked_again || (check && is_tracked && !instruction.tracked))
+        .then(|| NextJob::check(JobName::tracking(status), bare, Duration::ZERO))
 }

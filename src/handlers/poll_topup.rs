@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};
 
 use super::Environment;
-use super::follow::{follow, other_id_of_order};
+use super::check::{check, other_id_of_order};
 use super::instruct::instruct;
 use crate::job::{Handler, Job, Settlement};
 
@@ -24,7 +24,7 @@ impl Handler for PollTopupHandler {
         let job = job.map(|payload| payload.0);
         match job.payload.instruction {
             Some(instruction) => instruct(&self.0, &job, instruction).await,
-            None => follow(&self.0, Self::NAME, &job).await,
+            None => check(&self.0, Self::NAME, &job).await,
         }
     }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use topup_jobs::{JobName, RecheckTopup};
 
 use super::Environment;
-use super::follow::{follow, other_id_of_order};
+use super::check::{check, other_id_of_order};
 use crate::job::{Handler, Job, Settlement};
 
 /// Handler of `recheck-topup`.
@@ -20,6 +20,6 @@ impl Handler for RecheckTopupHandler {
     }
 
     async fn handle(&self, job: Job<RecheckTopup>) -> Settlement {
-        follow(&self.0, Self::NAME, &job.map(|payload| payload.0)).await
+        check(&self.0, Self::NAME, &job.map(|payload| payload.0)).await
     }
 }

@@ -25,9 +25,9 @@ pub(crate) struct StoredDeadLetter {
 
 impl From<GivenUpOrder> for StoredDeadLetter {
     fn from(order: GivenUpOrder) -> Self {
-        let job = JobName::following(order.status);
+        let job = JobName::tracking(order.status);
         Self {
-            job: NextJob::look(job, TrackTopup::new(order.topup_id), Duration::ZERO),
+            job: NextJob::check(job, TrackTopup::new(order.topup_id), Duration::ZERO),
             reason: order.reason,
             at: Some(order.at),
             attempts: order.failed_attempts,
@@ -39,7 +39,7 @@ impl From<GivenUpOrder> for StoredDeadLetter {
 impl From<GivenUpNotification> for StoredDeadLetter {
     fn from(GivenUpNotification { topup_id, notification, at }: GivenUpNotification) -> Self {
         Self {
-            job: NextJob::tell(&notification.told(&topup_id)),
+            job: NextJob::notify(&notification.payload(&topup_id)),
             reason: reason(&notification),
             at,
             // The attempt at which it was given up does not count as failed in the queue.

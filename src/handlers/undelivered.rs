@@ -9,7 +9,7 @@ use topup_jobs::{Jitter, NotifyCustomer, Outcome, Timestamp, Tracking, Undeliver
 
 use super::Environment;
 use super::announce::event;
-use crate::job::{End, NextJob, Settlement};
+use crate::job::{Disposition, NextJob, Settlement};
 use crate::notify::ChannelName;
 use crate::orders::{NewEvent, Notification, NotificationStatus, Order, StoreError};
 use crate::telemetry::UndeliveredReason;
@@ -19,26 +19,26 @@ impl Environment {
     /// except the one that failed. Nothing where that was such an event itself.
     pub(crate) fn undelivered(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         order: &Order,
         record: &Tracking,
         reason: &str,
         now: Timestamp,
     ) -> Option<NewEvent> {
         let outcome = Outcome::Undelivered;
-        if told.outcome == outcome {
+        if notification.outcome == outcome {
             return None;
         }
         let mut body = event(outcome, order, None, record, now);
         body.data.undelivered = Some(Undelivered {
-            event_id: told.event_id().to_string(),
-            kind: told.outcome.event_type(),
-            channel: told.channel.clone(),
+            event_id: notification.event_id().to_string(),
+            kind: notification.outcome.event_type(),
+            channel: notification.channel.clone(),
             reason: reason.to_owned(),
         });
         let mut channels = self.channels.wanting(outcome, order);
-        channels.retain(|channel| *channel != told.channel);
-        Some(NewEvent { outcome, about: told.job_id(), body, channels, undelivered: None })
+        channels.retain(|channel| *channel != notification.channel);
+        Some(NewEvent { outcome, about: notification.job_id(), body, channels, undelivered: None })
     }
 
     /// Counts and logs an outcome that reaches neither customer nor merchant, once it is stored.
@@ -68,22 +68,22 @@ fn notified_by(channels: &[String]) -> String {
 pub(super) async fn give_up(
     env: &Environment,
     order: &Order,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     ended: Notification,
 ) -> Result<Settlement, StoreError> {
     let now = env.clock.now();
     let ended = Notification { next_attempt_at: None, ..ended };
     let reason = reason(&ended);
-    let undelivered = env.undelivered(told, order, &order.tracking, &reason, now);
-    if env.store.record_attempt(told, &ended, undelivered.as_ref(), now).await? {
+    let undelivered = env.undelivered(notification, order, &order.tracking, &reason, now);
+    if env.store.record_attempt(notification, &ended, undelivered.as_ref(), now).await? {
         let why = match ended.status {
             NotificationStatus::Refused => UndeliveredReason::Refused,
             _ => UndeliveredReason::Exhausted,
         };
-        env.metrics.undelivered(ChannelName::of(&told.channel), why);
+        env.metrics.undelivered(ChannelName::of(&notification.channel), why);
         tracing::error!(
-            event.id = %told.event_id(),
-            channel = told.channel,
+            event.id = %notification.event_id(),
+            channel = notification.channel,
             reason,
             error = ended.last_error,
             operator_notified_by = notified_by(undelivered.as_ref().map_or(&[], |event| &event.channels)),
@@ -92,31 +92,31 @@ pub(super) async fn give_up(
         return given_up(env, order, &ended).await;
     }
     // Another worker has ended it meanwhile: the next look settles the job as the store says.
-    Ok(Settlement::new(End::Wait(Duration::ZERO)))
+    Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)))
 }
 
-/// Stores that a notification is given up whose job the queue has buried by itself, in these words, and returns the
+/// Stores that a notification is given up whose job the queue has dead-lettered by itself, in these words, and returns the
 /// jobs that notify the operator. One that has ended already is left as it is.
-pub(crate) async fn give_up_telling(
+pub(crate) async fn give_up_notification(
     env: &Environment,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     reason: &str,
 ) -> Result<Vec<NextJob>, StoreError> {
-    let Some(order) = env.store.order(&told.topup_id).await? else { return Ok(Vec::new()) };
+    let Some(order) = env.store.order(&notification.topup_id).await? else { return Ok(Vec::new()) };
     let now = env.clock.now();
-    let undelivered = env.undelivered(told, &order, &order.tracking, reason, now);
-    if !env.store.give_up_telling(told, reason, undelivered.as_ref(), now).await? {
+    let undelivered = env.undelivered(notification, &order, &order.tracking, reason, now);
+    if !env.store.give_up_notification(notification, reason, undelivered.as_ref(), now).await? {
         return Ok(Vec::new());
     }
-    env.metrics.undelivered(ChannelName::of(&told.channel), UndeliveredReason::Buried);
+    env.metrics.undelivered(ChannelName::of(&notification.channel), UndeliveredReason::DeadLettered);
     tracing::error!(
-        event.id = %told.event_id(),
-        channel = told.channel,
+        event.id = %notification.event_id(),
+        channel = notification.channel,
         reason,
         operator_notified_by = notified_by(undelivered.as_ref().map_or(&[], |event| &event.channels)),
         "a notification is given up: its job is a dead letter and can be replayed"
     );
-    env.jobs_to_tell(&order).await
+    env.jobs_to_notify(&order).await
 }
 
 /// What becomes of the job of a notification that is given up. The job of the operator's event follows in the same
@@ -127,10 +127,10 @@ pub(super) async fn given_up(
     order: &Order,
     ended: &Notification,
 ) -> Result<Settlement, StoreError> {
-    let told = ended.told(&order.topup_id);
-    let mut next = env.jobs_to_tell(order).await?;
-    next.retain(|job| job.id != told.job_id());
-    Ok(Settlement { next, ..Settlement::new(End::DeadLetter(reason(ended))) })
+    let notification = ended.payload(&order.topup_id);
+    let mut next = env.jobs_to_notify(order).await?;
+    next.retain(|job| job.id != notification.job_id());
+    Ok(Settlement { next, ..Settlement::new(Disposition::DeadLetter(reason(ended))) })
 }
 
 /// How the reason begins of a notification that its receiver refused …
@@ -195,8 +195,8 @@ mod tests {
             assert!(is_by_the_handler(&reason));
         }
         let poison = "poison: the process that ran it died 3 times";
-        let buried = Notification { attempts: 2, ..ended(NotificationStatus::Failed, Some(poison)) };
-        assert_eq!(reason(&buried), poison);
+        let dead_lettered = Notification { attempts: 2, ..ended(NotificationStatus::Failed, Some(poison)) };
+        assert_eq!(reason(&dead_lettered), poison);
         assert!(!is_by_the_handler(poison));
     }
 

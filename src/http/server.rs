@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// Longest head of a request, in bytes.
-const MOST_HEAD: usize = 16 * 1024;
+const MAX_HEAD: usize = 16 * 1024;
 /// Longest body of a request, in bytes.
-const MOST_BODY: usize = 4 * 1024;
+const MAX_BODY: usize = 4 * 1024;
 /// How long a connection may take to end, once its time is over.
 const TO_END: Duration = Duration::from_secs(10);
 /// The pause after the system gives no connection, most often for want of file descriptors.
@@ -104,7 +104,7 @@ async fn keep(limits: Limits, stream: TcpStream, open: Place, router: Router) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
-        .max_buf_size(MOST_HEAD)
+        .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // A connection that breaks off, or brings what is no HTTP, is the client's affair.
@@ -121,7 +121,7 @@ async fn keep(limits: Limits, stream: TcpStream, open: Place, router: Router) {
 /// Reads the request whole and answers it.
 async fn answer(limits: Limits, request: Request<Incoming>, open: &Open, router: Router) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let body = match timeout(limits.body, to_bytes(Body::new(body), MOST_BODY)).await {
+    let body = match timeout(limits.body, to_bytes(Body::new(body), MAX_BODY)).await {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => return refused(StatusCode::PAYLOAD_TOO_LARGE),
         Err(_elapsed) => return refused(StatusCode::REQUEST_TIMEOUT),

@@ -120,9 +120,9 @@ async fn what_is_too_slow_or_too_long_ends_the_connection() {
     };
     let slow = listening.ask(&form(10, "123")).await;
     assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
-    let long = listening.ask(&form(MOST_BODY + 1, &"x".repeat(MOST_BODY + 1))).await;
+    let long = listening.ask(&form(MAX_BODY + 1, &"x".repeat(MAX_BODY + 1))).await;
     assert!(long.is_empty() || long.starts_with("HTTP/1.1 413"), "{long}");
-    let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(MOST_HEAD));
+    let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(MAX_HEAD));
     let long = listening.ask(&head).await;
     assert!(long.is_empty() || long.starts_with("HTTP/1.1 431"), "{long}");
     assert!(listening.ask(&form(3, "123")).await.ends_with("123"));

@@ -32,7 +32,7 @@ pub(super) fn add(
     let topup_id = order.topup_id.to_string();
     let next = match order.instruction {
         Some(_) => NextJob::instruct(order, message_id),
-        None => NextJob::look(job, order, clock.real(delay)),
+        None => NextJob::check(job, order, clock.real(delay)),
     };
     call.arg("accept").arg(what).arg(topup_id);
     call.arg(names.queue(next.job)).arg(next.id).arg(next.payload).arg(millis(next.delay));
@@ -58,12 +58,12 @@ pub(super) fn log(topup_id: &str, message_id: &str, result: &str) {
         "duplicate" => tracing::info!(
             order.id = topup_id,
             message.id = message_id,
-            "the order is followed already, and the message says nothing new; it is dropped"
+            "the order is tracked already, and the message says nothing new; it is dropped"
         ),
         "passed-on" => tracing::info!(
             order.id = topup_id,
             message.id = message_id,
-            "the order is followed already; a job carries out what the message says"
+            "the order is tracked already; a job carries out what the message says"
         ),
         _ => tracing::debug!(order.id = topup_id, message.id = message_id, result, "a message was taken in"),
     }

@@ -1,6 +1,6 @@
 //! Looks every few minutes whether Redis is set up so that it keeps the orders, and says where it is not.
 //!
-//! Nothing is refused for it: the order that waits is better followed than not. The judgement is that of
+//! Nothing is refused for it: the order that waits is better tracked than not. The judgement is that of
 //! `topup-worker doctor`, which says more.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// How often to look. Real time.
-const EVERY: Duration = Duration::from_mins(5);
+const INTERVAL: Duration = Duration::from_mins(5);
 
 /// Watches how Redis is set up, see the module.
 pub(crate) struct RedisWatch {
@@ -36,7 +36,7 @@ impl RedisWatch {
             }
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
             }
         }
     }

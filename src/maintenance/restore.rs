@@ -1,8 +1,8 @@
-//! Puts back what the store knows of and Redis has lost, and gives up what the queue has buried.
+//! Puts back what the store knows of and Redis has lost, and gives up what the queue has dead-lettered.
 //!
 //! Redis may lose what it has promised: it is flushed, comes back from an older file, or fails over to a
 //! replica that lags. The store has every order that is not final, with the time of its next look, everything that is
-//! still to be told, and everything that was given up. What is long past its time and in no queue is put back, with its
+//! still to be sent, and everything that was given up. What is long past its time and in no queue is put back, with its
 //! failed attempts; what is in a queue or in flight is left alone, so any number of workers may do this.
 //!
 //! No more is put back than the provider answers for in minutes: the rest is safe in the store, and in a queue it would
@@ -15,9 +15,9 @@
 //! A job that the store says is late, and that a queue has scheduled for much later, is made due: a clock of Redis
 //! that was ahead did that.
 //!
-//! Dead letters are the subject of [`buried`], [`given_up`] and [`stale`].
+//! Dead letters are the subject of [`dead_lettered`], [`given_up`] and [`stale`].
 
-mod buried;
+mod dead_lettered;
 mod given_up;
 mod stale;
 
@@ -32,18 +32,18 @@ use crate::handlers::Environment;
 use crate::job::NextJob;
 use crate::orders::{Behind, BehindNotification, StoreError, UncheckedOrder};
 use crate::queue::{DeadLetters, scripts};
-use crate::rate_limit::Allowance;
+use crate::rate_limit::RateLimit;
 use crate::redis::{Connection, Names};
 use crate::shutdown::Shutdown;
 
 /// How often to look. Real time.
-const EVERY: Duration = Duration::from_secs(20);
+const INTERVAL: Duration = Duration::from_secs(20);
 /// How long past its time a job must be. Real time; a job that waits for a free slot is in a queue anyway.
-const PAST: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(10);
 /// Most orders and most notifications that are read at a time.
 const MOST: u32 = 500;
 /// Most orders, and most notifications, that are read in one round. In the next one the search goes on from there.
-const MOST_READ: u32 = 20 * MOST;
+const MAX_READ: u32 = 20 * MOST;
 /// Minutes of the provider's time in which those are answered for that wait, once orders to be rechecked are put back.
 const RECHECK_MINUTES: u32 = 2;
 /// The same for orders that are polled, of which many may wait while many come.
@@ -52,12 +52,12 @@ const POLL_MINUTES: u32 = 10;
 /// See the module.
 pub(crate) struct Restore {
     environment: Environment,
-    allowance: Allowance,
+    rate_limit: RateLimit,
     connection: Connection,
     names: Names,
     letters: DeadLetters,
     /// Where the search for orders goes on, for each job that follows them.
-    behind: [Option<Behind>; JobName::FOLLOWING.len()],
+    behind: [Option<Behind>; JobName::TRACKING.len()],
     /// Where the search for notifications goes on.
     behind_notification: Option<BehindNotification>,
     given_up: GivenUp,
@@ -81,14 +81,14 @@ type Lost = (NextJob, u32);
 impl Restore {
     pub(crate) fn new(
         environment: Environment,
-        allowance: Allowance,
+        rate_limit: RateLimit,
         connection: Connection,
         names: Names,
     ) -> Self {
         let letters = DeadLetters::new(connection.clone(), names.clone());
         Self {
             environment,
-            allowance,
+            rate_limit,
             connection,
             names,
             letters,
@@ -104,7 +104,7 @@ impl Restore {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
             }
             match self.restore().await {
                 Ok(0) => {}
@@ -119,9 +119,9 @@ impl Restore {
 
     async fn restore(&mut self) -> Result<u64, RestoreError> {
         let clock = &self.environment.clock;
-        let before = clock.now() - clock.domain(PAST);
+        let before = clock.now() - clock.domain(GRACE);
         let mut restored = 0;
-        for (n, job) in JobName::FOLLOWING.into_iter().enumerate() {
+        for (n, job) in JobName::TRACKING.into_iter().enumerate() {
             restored += self.restore_orders(n, job, before).await?;
         }
         restored += self.restore_notifications(before).await?;
@@ -142,12 +142,12 @@ impl Restore {
             _ => (RECHECK_MINUTES, [JobName::RecheckTopup, JobName::PollTopup]),
         };
         let (mut restored, mut read) = (0, 0);
-        while read < MOST_READ {
+        while read < MAX_READ {
             let store = &self.environment.store;
             let page = store.unchecked_orders(job, before, self.behind[n].as_ref(), MOST).await?;
             self.hasten(&queues, page.found.iter().map(|order| order.topup_id.as_str().to_owned())).await?;
-            let orders = self.give_up_buried(page.found).await?;
-            let orders: Vec<Lost> = orders.into_iter().map(look).collect();
+            let orders = self.give_up_dead_orders(page.found).await?;
+            let orders: Vec<Lost> = orders.into_iter().map(check_job).collect();
             let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
             restored += put_back;
             read += MOST;
@@ -175,7 +175,7 @@ impl Restore {
         for job in queues {
             call.key(self.names.queue(*job));
         }
-        call.arg(self.allowance.real_ms(AGAIN_WITHIN));
+        call.arg(self.rate_limit.real_ms(AGAIN_WITHIN));
         for id in ids {
             call.arg(id);
         }
@@ -192,14 +192,16 @@ impl Restore {
     /// Puts back notifications that are still to be sent, the oldest first.
     async fn restore_notifications(&mut self, before: Timestamp) -> Result<u64, RestoreError> {
         let (mut restored, mut read) = (0, 0);
-        while read < MOST_READ {
+        while read < MAX_READ {
             let behind = self.behind_notification.as_ref();
-            let page = self.environment.store.untold(before, behind, MOST).await?;
-            let ids = page.found.iter().map(|pending| pending.told.job_id());
+            let page = self.environment.store.pending_notifications(before, behind, MOST).await?;
+            let ids = page.found.iter().map(|pending| pending.notification.job_id());
             self.hasten(&[JobName::NotifyCustomer], ids).await?;
-            let pending = self.give_up_telling_buried(page.found).await?;
-            let lost: Vec<Lost> =
-                pending.iter().map(|pending| (NextJob::tell(&pending.told), pending.attempts)).collect();
+            let pending = self.give_up_dead_notifications(page.found).await?;
+            let lost: Vec<Lost> = pending
+                .iter()
+                .map(|pending| (NextJob::notify(&pending.notification), pending.attempts))
+                .collect();
             restored += self.put_back(&[JobName::NotifyCustomer], &lost, None).await?.0;
             read += MOST;
             self.behind_notification = page.behind;
@@ -221,12 +223,12 @@ impl Restore {
         if jobs.is_empty() {
             return Ok((0, false));
         }
-        let most = minutes.map_or(0, |minutes| self.allowance.requests_per_minute.saturating_mul(minutes));
+        let most = minutes.map_or(0, |minutes| self.rate_limit.requests_per_minute.saturating_mul(minutes));
         let mut call = scripts::RESTORE.prepare_invoke();
         for job in queues {
             call.key(self.names.queue(*job));
         }
-        call.arg(most).arg(self.allowance.real_ms(AGAIN_WITHIN));
+        call.arg(most).arg(self.rate_limit.real_ms(AGAIN_WITHIN));
         for (job, attempts) in jobs {
             call.arg(self.names.queue(job.job)).arg(&job.id).arg(job.payload.as_slice()).arg(attempts);
         }
@@ -236,13 +238,13 @@ impl Restore {
 
 /// The job that checks an order. Nothing was learned of the order since it should have been checked, which is no time
 /// of its fast polling.
-fn look(order: UncheckedOrder) -> Lost {
-    let job = JobName::following(order.status);
+fn check_job(order: UncheckedOrder) -> Lost {
+    let job = JobName::tracking(order.status);
     let waited = match job {
         JobName::PollTopup => Waited::default().on(order.next_check_at),
         _ => Waited::default(),
     };
     let request =
         TrackTopup { waited, tracked_at: Some(order.tracked_at), ..TrackTopup::new(order.topup_id) };
-    (NextJob::look(job, request, Duration::ZERO), order.failed_attempts)
+    (NextJob::check(job, request, Duration::ZERO), order.failed_attempts)
 }

@@ -1,7 +1,7 @@
 //! Deletes orders that ended longer ago than the merchant wants to keep them.
 //!
 //! Off unless `RETENTION_DAYS` is set. Only what is final, delivered, acknowledged and no longer shown by a link
-//! goes; the store sees to that, in batches small enough that nobody else waits, and any number of workers may do
+//! goes; the store sees to that, in batches small enough that no other call waits, and any number of workers may do
 //! this. A batch goes on from where the one before ended, so that orders that are kept hold up none behind them.
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::orders::{Behind, OrderStore, StoreError};
 use crate::shutdown::Shutdown;
 
 /// How often to look. Real time.
-const EVERY: Duration = Duration::from_mins(1);
-/// Between two batches, for whoever waits to write. Real time.
+const INTERVAL: Duration = Duration::from_mins(1);
+/// Between two batches, so that other writes come in between. Real time.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Orders that a batch looks at, at most.
 const MOST: u32 = 100;
@@ -35,11 +35,11 @@ impl Retention {
             let pause = match self.delete(behind.as_ref()).await {
                 Ok(next) => {
                     behind = next;
-                    if behind.is_some() { PAUSE } else { EVERY }
+                    if behind.is_some() { PAUSE } else { INTERVAL }
                 }
                 Err(error) => {
                     tracing::error!(error = chain(&error), "old orders could not be deleted");
-                    EVERY
+                    INTERVAL
                 }
             };
             tokio::select! {

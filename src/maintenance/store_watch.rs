@@ -17,7 +17,7 @@ use crate::error_chain::chain;
 use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 
 /// How often to look. Real time.
-const EVERY: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 /// When to look again after it could not be used. Real time.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an answer may take. Real time.
@@ -96,13 +96,13 @@ impl StoreWatch {
 
     /// Looks until this worker must not go on with the database, and says why.
     pub(crate) async fn run(self) -> anyhow::Error {
-        let (mut pause, mut calls_failed_at) = (EVERY, None::<Instant>);
+        let (mut pause, mut calls_failed_at) = (INTERVAL, None::<Instant>);
         loop {
             sleep(pause).await;
             let looked = timeout(ANSWER_WITHIN, self.store.look()).await;
             if matches!(looked, Ok(Ok(_))) {
                 self.claims.end();
-                pause = EVERY;
+                pause = INTERVAL;
             } else {
                 self.claims.pause_for(CLAIMS_PAUSE);
                 // Calls of jobs that have failed till now say no more than that.

@@ -1,4 +1,4 @@
-//! Orders that are told at an address of their own, `callbackUrl`, instead of at the merchant's endpoint.
+//! Orders whose events go to an address of their own, `callbackUrl`, instead of to the merchant's endpoint.
 //!
 //! A card must not go wherever a message says: only to hosts that the merchant has named. The address may
 //! hold a token and is never shown.
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use topup_jobs::Secret;
 use url::{Host, Url};
 
-use super::guard::{AddressGuard, Refused};
+use super::ssrf_guard::{Blocked, SsrfGuard};
 use crate::orders::Order;
 
 /// The hosts to which callbacks may go; none unless they are set.
 #[derive(Debug, Clone, Default)]
 pub struct CallbackHosts {
     hosts: Arc<[Pattern]>,
-    guard: AddressGuard,
+    guard: SsrfGuard,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum CallbackRefused {
     Host,
     /// The guard lets nothing go there.
     #[error("\"data.callbackUrl\" cannot be used: {0}")]
-    Refused(#[from] Refused),
+    Blocked(#[from] Blocked),
 }
 
 impl CallbackHosts {
@@ -55,12 +55,12 @@ impl CallbackHosts {
     ///
     /// # Errors
     /// [`InvalidHost`] where one of them is none.
-    pub fn new(hosts: &str, guard: AddressGuard) -> Result<Self, InvalidHost> {
+    pub fn new(hosts: &str, guard: SsrfGuard) -> Result<Self, InvalidHost> {
         let words = hosts.split([' ', ',']).filter(|word| !word.is_empty());
         Ok(Self { hosts: words.map(pattern).collect::<Result<_, _>>()?, guard })
     }
 
-    /// The address, if an order may be told there.
+    /// The address, if events may go there.
     ///
     /// # Errors
     /// [`CallbackRefused`] says why it may not.
@@ -83,7 +83,7 @@ impl CallbackHosts {
         self.hosts.iter().any(|pattern| pattern.names(host))
     }
 
-    /// Where this order is told instead of at the merchant's endpoint, if it is.
+    /// The callback URL of this order, if it has one.
     #[must_use]
     pub fn of(&self, order: &Order) -> Option<Url> {
         self.check(order.callback_url.as_ref()?).ok()
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn check(hosts: &str, url: &str) -> Result<(), CallbackRefused> {
-        CallbackHosts::new(hosts, AddressGuard::default()).unwrap().check(&Secret::new(url)).map(drop)
+        CallbackHosts::new(hosts, SsrfGuard::default()).unwrap().check(&Secret::new(url)).map(drop)
     }
 
     #[test]
@@ -180,10 +180,10 @@ mod tests {
     fn a_named_host_does_not_open_what_the_guard_closes() {
         let refused = |hosts, url| check(hosts, url).unwrap_err();
         let http = refused("shop.example.dz", "http://shop.example.dz/");
-        assert_eq!(http, CallbackRefused::Refused(Refused::NoTls));
+        assert_eq!(http, CallbackRefused::Blocked(Blocked::NoTls));
         let user = refused("shop.example.dz", "https://u:p@shop.example.dz/");
-        assert_eq!(user, CallbackRefused::Refused(Refused::UserInfo));
-        assert!(matches!(refused("127.0.0.1", "https://0x7f.1/"), CallbackRefused::Refused(_)));
+        assert_eq!(user, CallbackRefused::Blocked(Blocked::UserInfo));
+        assert!(matches!(refused("127.0.0.1", "https://0x7f.1/"), CallbackRefused::Blocked(_)));
         assert_eq!(refused("", "https://shop.example.dz/"), CallbackRefused::NotAllowed);
         assert_eq!(refused("shop.example.dz", "shop.example.dz"), CallbackRefused::NoAddress);
     }
@@ -193,7 +193,7 @@ mod tests {
         for bad in
             ["https://shop.example", "*", "*.dz", "shop.*", "*.*.dz", "shop.example:443", "*.10.0.0.1", "a/b"]
         {
-            assert_eq!(CallbackHosts::new(bad, AddressGuard::default()).err(), Some(InvalidHost), "{bad}");
+            assert_eq!(CallbackHosts::new(bad, SsrfGuard::default()).err(), Some(InvalidHost), "{bad}");
         }
     }
 }

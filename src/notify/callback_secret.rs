@@ -116,13 +116,13 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     use super::*;
-    use crate::notify::AddressGuard;
+    use crate::notify::SsrfGuard;
 
     const MERCHANT: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const OWN: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
     fn secrets(merchant: &str, set: Option<&str>) -> Result<CallbackSecrets, InvalidCallbackSecret> {
-        let hosts = CallbackHosts::new("shop.example.dz *.partners.example [::1]", AddressGuard::default());
+        let hosts = CallbackHosts::new("shop.example.dz *.partners.example [::1]", SsrfGuard::default());
         CallbackSecrets::new(&merchant.into(), set.map(SecretString::from).as_ref(), &hosts.unwrap())
     }
 

@@ -11,8 +11,8 @@ use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, 
 use lettre::message::{Body, Mailbox, Message, MultiPart, SinglePart};
 use topup_jobs::{Locale, Outcome, Secret};
 
-use super::facts::Facts;
 use super::smtp::MailServer;
+use super::template_context::TemplateContext;
 use super::templates::{MailText, Templates};
 use super::{Audience, CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
 use crate::orders::Order;
@@ -79,8 +79,11 @@ impl Email {
                 (Audience::Customer, locale, vec![address.ok_or_else(no_address)?])
             }
         };
-        let text =
-            self.templates.mail(audience, locale, &Facts::new(delivery, locale).carrying(self.card_form()));
+        let text = self.templates.mail(
+            audience,
+            locale,
+            &TemplateContext::new(delivery, locale).carrying(self.card_form()),
+        );
         let text = text.map_err(|error| failed(&error.to_string()))?;
         let message = self.message(delivery, locale, &to, text);
         let envelope = Envelope::new(Some(self.from.email.clone()), to);

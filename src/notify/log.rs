@@ -33,7 +33,7 @@ impl Channel for LogChannel {
             event.id = %delivery.event_id,
             outcome = %delivery.outcome,
             order.status = %delivery.event.data.status,
-            "the customer is to be told; set WEBHOOK_URL to have it delivered"
+            "the customer is to be notified; set WEBHOOK_URL to deliver the event"
         );
         Ok(())
     }

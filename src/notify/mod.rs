@@ -1,16 +1,14 @@
-//! Telling: channels, and the texts they carry.
+//! Channels, and the texts they carry.
 //!
 //! A channel gets an event whole and says whether it took it. It does not wait, repeat or remember: that
-//! is the queue's and the store's business. What is told must not reach a log, an error or a metric.
+//! is the queue's and the store's business. The content of an event must not reach a log, an error or a metric.
 
+mod bulkhead;
 mod callback;
 mod callback_secret;
 mod channel_name;
-mod circuit;
 mod email;
-mod facts;
 mod formats;
-mod guard;
 mod log;
 mod phone;
 mod samples;
@@ -19,7 +17,9 @@ mod signature;
 mod sms;
 mod smtp;
 mod special_networks;
+mod ssrf_guard;
 mod stream;
+mod template_context;
 mod templates;
 mod texts;
 mod webhook;
@@ -33,19 +33,19 @@ use topup_jobs::{Event, EventId, Outcome};
 
 use crate::orders::Order;
 
+pub use bulkhead::{Bulkhead, EndpointSlot, Rejected, SLOW, Transition};
 pub use callback::{CallbackHosts, CallbackRefused, InvalidHost, parse_host};
 pub use callback_secret::{CallbackSecrets, InvalidCallbackSecret};
 pub use channel_name::ChannelName;
-pub use circuit::{Circuits, Outside, Place, SLOW, Turned};
 pub use email::{Email, EmailConfig};
-pub(crate) use facts::processed_at;
-pub use guard::{AddressGuard, InvalidNetwork, Refused};
 pub use log::LogChannel;
 pub use sender::{Lookup, NoAnswer, Sender, SystemLookup};
 pub use signature::{InvalidSecret, WebhookSecret};
 pub use sms::{InvalidGateway, Sms, SmsGateway};
 pub use smtp::{MailServer, Security};
+pub use ssrf_guard::{Blocked, InvalidNetwork, SsrfGuard};
 pub use stream::EventStream;
+pub(crate) use template_context::processed_at;
 pub use templates::{TemplateError, Templates};
 pub use texts::message;
 pub use webhook::{Endpoint, Webhook};
@@ -59,7 +59,7 @@ pub struct Delivery<'a> {
     pub outcome: Outcome,
     /// The event, with the card of a fulfilled order where the channel carries the code.
     pub event: &'a Event,
-    /// The order, for where it is to be told. What is told stands in the event.
+    /// The order, for the address. The content stands in the event.
     pub order: &'a Order,
     /// Where the customer can see the code, for a channel that carries the link to it.
     pub reveal_link: Option<&'a str>,
@@ -76,8 +76,8 @@ pub enum SendError {
         /// `Retry-After` of the receiver.
         retry_after: Option<Duration>,
     },
-    /// Nobody was reached: no connection, or no answer in time. It may be tried again; several in a row open
-    /// the endpoint's circuit.
+    /// The endpoint was not reached: no connection, or no answer in time. It may be tried again; several in a row open
+    /// the endpoint's breaker.
     #[error("{0}")]
     Unavailable(String),
     /// The receiver refuses this event: a further attempt by itself would end alike.
@@ -119,29 +119,29 @@ impl Audience {
     }
 }
 
-/// How customers are told on one channel.
+/// How customers are notified on one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CustomerSettings {
     /// What they get of the card.
     pub card: CardForm,
-    /// Whether they are told that an order is delayed.
+    /// Whether they are notified of a delay.
     pub delayed: bool,
 }
 
 impl CustomerSettings {
-    /// Whether customers are told of this outcome.
+    /// Whether customers are notified of this outcome.
     fn tells(self, outcome: Outcome) -> bool {
         Audience::Customer.concerns(outcome) && (self.delayed || outcome != Outcome::Delayed)
     }
 }
 
-/// A way to tell somebody.
+/// A way to notify a receiver.
 #[async_trait]
 pub trait Channel: Send + Sync + 'static {
     /// Name in jobs, the store and metrics.
     fn name(&self) -> &'static str;
 
-    /// Whether this outcome of this order is told here.
+    /// Whether this channel carries this outcome of this order.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
     /// Whether customers or merchants learn of outcomes here. False for what keeps a record, and for the operator's.
@@ -152,7 +152,7 @@ pub trait Channel: Send + Sync + 'static {
     /// What it carries of a card. What a channel does not carry it is not given.
     fn card_form(&self) -> CardForm;
 
-    /// What it depends on to tell of this order, if that may keep it waiting: the name of a circuit, shared by
+    /// What it depends on to carry an event of this order, if that may keep it waiting: the name of a breaker, shared by
     /// all channels that give the same, and never shown.
     fn endpoint(&self, _order: &Order) -> Option<String> {
         None

@@ -1,6 +1,6 @@
 //! Sample orders of all kinds, to try the templates with before a customer's order does.
 //!
-//! The values are made up; they are shown to whoever mends a template.
+//! The values are made up; they are shown to the author of a template.
 
 use topup_jobs::{
     Customer, Event, EventData, EventId, Incident, Locale, OrderStatus, Outcome, Secret, TopupId, TopupType,

@@ -19,7 +19,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use url::Url;
 
 use super::SendError;
-use super::guard::{AddressGuard, Refused};
+use super::ssrf_guard::{Blocked, SsrfGuard};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Standard Webhooks recommends 15 to 30 seconds.
@@ -31,7 +31,7 @@ pub trait Lookup: Send + Sync + 'static {
     /// The addresses of this name.
     ///
     /// # Errors
-    /// Where it has none, or nobody answers.
+    /// Where it has none, or no name server answers.
     async fn lookup(&self, name: &str) -> std::io::Result<Vec<IpAddr>>;
 }
 
@@ -50,7 +50,7 @@ impl Lookup for SystemLookup {
 #[derive(Clone)]
 pub struct Sender {
     http: reqwest::Client,
-    guard: AddressGuard,
+    guard: SsrfGuard,
 }
 
 /// No answer came.
@@ -58,8 +58,8 @@ pub struct Sender {
 pub enum NoAnswer {
     /// The guard lets nothing go there.
     #[error(transparent)]
-    Refused(#[from] Refused),
-    /// Nobody answered, in words without the address.
+    Blocked(#[from] Blocked),
+    /// No answer came; in words without the address.
     #[error("{0}")]
     Unavailable(&'static str),
 }
@@ -67,7 +67,7 @@ pub enum NoAnswer {
 impl From<NoAnswer> for SendError {
     fn from(none: NoAnswer) -> Self {
         match none {
-            NoAnswer::Refused(why) => Self::Failed { what: why.to_string(), retry_after: None },
+            NoAnswer::Blocked(why) => Self::Failed { what: why.to_string(), retry_after: None },
             NoAnswer::Unavailable(why) => Self::Unavailable(why.to_owned()),
         }
     }
@@ -78,7 +78,7 @@ impl Sender {
     ///
     /// # Errors
     /// `reqwest::Error` where the HTTP stack cannot be set up.
-    pub fn new(guard: AddressGuard) -> Result<Self, reqwest::Error> {
+    pub fn new(guard: SsrfGuard) -> Result<Self, reqwest::Error> {
         Self::resolving(guard, Arc::new(SystemLookup))
     }
 
@@ -86,7 +86,7 @@ impl Sender {
     ///
     /// # Errors
     /// `reqwest::Error` where the HTTP stack cannot be set up.
-    pub fn resolving(guard: AddressGuard, lookup: Arc<dyn Lookup>) -> Result<Self, reqwest::Error> {
+    pub fn resolving(guard: SsrfGuard, lookup: Arc<dyn Lookup>) -> Result<Self, reqwest::Error> {
         let http = crate::http::client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)
@@ -130,8 +130,8 @@ impl Sender {
 fn classify(error: &reqwest::Error) -> NoAnswer {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        if let Some(refused) = error.downcast_ref::<Refused>() {
-            return NoAnswer::Refused(refused.clone());
+        if let Some(refused) = error.downcast_ref::<Blocked>() {
+            return NoAnswer::Blocked(refused.clone());
         }
         next = error.source();
     }
@@ -141,7 +141,7 @@ fn classify(error: &reqwest::Error) -> NoAnswer {
 /// Hands the connector only addresses that the guard lets through.
 struct GuardedResolver {
     lookup: Arc<dyn Lookup>,
-    guard: AddressGuard,
+    guard: SsrfGuard,
 }
 
 impl Resolve for GuardedResolver {

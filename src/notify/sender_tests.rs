@@ -51,7 +51,7 @@ async fn server() -> (u16, Arc<AtomicUsize>) {
 }
 
 fn sender(insecure: bool, named: &str, lookup: Arc<dyn Lookup>) -> Sender {
-    Sender::resolving(AddressGuard::new(insecure, named).unwrap(), lookup).unwrap()
+    Sender::resolving(SsrfGuard::new(insecure, named).unwrap(), lookup).unwrap()
 }
 
 async fn post(sender: &Sender, url: &str) -> Result<u16, NoAnswer> {
@@ -136,7 +136,7 @@ async fn no_hostile_address_is_connected_to_and_each_refusal_says_why() {
     for url in HOSTILE {
         let refused = post(&sender, url).await.unwrap_err();
         let words = refused.to_string();
-        assert!(matches!(refused, NoAnswer::Refused(_)), "{url}: {words}");
+        assert!(matches!(refused, NoAnswer::Blocked(_)), "{url}: {words}");
         assert!(words.starts_with("the address leads to ") && words.contains("no webhook"), "{url}: {words}");
         assert!(SendError::from(refused) == SendError::Failed { what: words, retry_after: None });
     }
@@ -180,12 +180,12 @@ async fn a_server_beside_the_worker_gets_nothing_by_whatever_name() {
     ] {
         let sender = sender(false, "", Scripted::new(&[&[address]]));
         let refused = post(&sender, &format!("https://shop.example:{port}/")).await.unwrap_err();
-        assert!(matches!(refused, NoAnswer::Refused(_)), "{address}: {refused}");
+        assert!(matches!(refused, NoAnswer::Blocked(_)), "{address}: {refused}");
         assert!(!refused.to_string().contains("shop.example"), "{refused}");
     }
     let system = sender(false, "", Arc::new(SystemLookup));
     let localhost = post(&system, &format!("https://localhost:{port}/")).await.unwrap_err();
-    assert!(matches!(localhost, NoAnswer::Refused(Refused::Special(_))), "{localhost}");
+    assert!(matches!(localhost, NoAnswer::Blocked(Blocked::Special(_))), "{localhost}");
     assert_eq!(connected.load(Ordering::SeqCst), 0);
 }
 
@@ -194,12 +194,12 @@ async fn a_name_that_leads_elsewhere_the_next_time_is_judged_by_what_is_connecte
     let (port, connected) = server().await;
     let url = format!("http://rebinding.example:{port}/");
     // Where tests are allowed, this machine stands for the public host; metadata is closed there too.
-    let guard = || AddressGuard::new(true, "").unwrap();
+    let guard = || SsrfGuard::new(true, "").unwrap();
     let lookup = Scripted::new(&[&["127.0.0.1"], &["169.254.169.254"]]);
     let sender = Sender::resolving(guard(), Arc::clone(&lookup) as Arc<dyn Lookup>).unwrap();
     assert_eq!(post(&sender, &url).await, Ok(204));
     assert_eq!(lookup.asked.load(Ordering::SeqCst), 1, "what is judged is what is connected to");
-    assert!(matches!(post(&sender, &url).await, Err(NoAnswer::Refused(Refused::Never(_)))));
+    assert!(matches!(post(&sender, &url).await, Err(NoAnswer::Blocked(Blocked::Never(_)))));
     assert_eq!((lookup.asked.load(Ordering::SeqCst), connected.load(Ordering::SeqCst)), (2, 1));
 
     // Where one answer holds both, only the public one is tried.
@@ -214,10 +214,8 @@ async fn a_public_first_answer_buys_a_private_second_nothing() {
     let url = format!("https://rebinding.example:{port}/");
     for answers in [&[&["1.1.1.1"][..], &["127.0.0.1"]][..], &[&["127.0.0.1"], &["1.1.1.1"]]] {
         let lookup = Scripted::new(answers);
-        let resolver = GuardedResolver {
-            lookup: Arc::clone(&lookup) as Arc<dyn Lookup>,
-            guard: AddressGuard::default(),
-        };
+        let resolver =
+            GuardedResolver { lookup: Arc::clone(&lookup) as Arc<dyn Lookup>, guard: SsrfGuard::default() };
         for answer in answers {
             let handed: Option<Vec<IpAddr>> = resolver
                 .resolve("rebinding.example".parse().unwrap())
@@ -229,7 +227,7 @@ async fn a_public_first_answer_buys_a_private_second_nothing() {
         }
     }
     let turned = sender(false, "", Scripted::new(&[&["127.0.0.1"]]));
-    assert!(matches!(post(&turned, &url).await, Err(NoAnswer::Refused(_))));
+    assert!(matches!(post(&turned, &url).await, Err(NoAnswer::Blocked(_))));
     assert_eq!(connected.load(Ordering::SeqCst), 0);
 }
 

@@ -4,7 +4,7 @@
 //! sample before anything starts: a text that breaks out of its quotes must not wait for a customer to do so.
 //! 2xx is success. A 400 or a 422 refuses this message where the gateway's own words say so: it may as well mean that
 //! credit has run out. Every other answer is about the account or the gateway and is tried again. Redirects are not
-//! followed.
+//! tracked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use serde::Serialize;
 use topup_jobs::{Locale, Outcome};
 use url::{Url, form_urlencoded};
 
-use super::facts::Facts;
 use super::phone::Phone;
+use super::template_context::TemplateContext;
 use super::templates::Templates;
 use super::{CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
 use crate::http::{no_answer, read_capped, retry_after};
@@ -54,7 +54,7 @@ const ODD_TEXT: &str = r#"Code : 1234 & "5678" \ 100 % é ع"#;
 const PLAIN_PHONE: &str = "+213 661 22 33 44";
 const PLAIN_DIGITS: &str = "661223344";
 /// What is read of a gateway's answer that may refuse a message.
-const MOST_OF_ANSWER: usize = 16 * 1024;
+const MAX_OF_ANSWER: usize = 16 * 1024;
 
 fn sample(phone: Phone, from: Option<&str>) -> Variables<'_> {
     Variables {
@@ -168,7 +168,7 @@ impl SmsGateway {
         if self.refusals.is_empty() {
             return false;
         }
-        let body = read_capped(answer, MOST_OF_ANSWER).await.unwrap_or_default();
+        let body = read_capped(answer, MAX_OF_ANSWER).await.unwrap_or_default();
         let said = String::from_utf8_lossy(&body).to_lowercase();
         self.refusals.iter().any(|words| said.contains(&words.to_lowercase()))
     }
@@ -263,7 +263,8 @@ impl Channel for Sms {
         };
         let customer = delivery.event.data.customer.as_ref();
         let locale = customer.map(|customer| customer.locale).unwrap_or_default();
-        let text = self.templates.sms(locale, &Facts::new(delivery, locale).carrying(self.card_form()));
+        let text =
+            self.templates.sms(locale, &TemplateContext::new(delivery, locale).carrying(self.card_form()));
         let text = text.map_err(|error| failed(&error.to_string()))?;
         let request = self.gateway.request(&Variables {
             phone: Phone::read(phone, self.gateway.country),

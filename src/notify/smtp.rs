@@ -2,7 +2,7 @@
 //!
 //! Whether a mail can be tried again depends on whom a refusal is about. `5xx` for the recipient, or for the
 //! mail because of him, ends it; `5xx` for the login, the sender or the policy of the server is the operator's
-//! to mend, and is tried again. The server's words quote addresses: they are read for their code and never
+//! to correct, and is tried again. The server's words quote addresses: they are read for their code and never
 //! shown.
 
 use std::error::Error as _;

@@ -11,11 +11,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// Who may open a network to webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opened {
-    /// Nobody.
+    /// No setting.
     Never,
-    /// Whoever names it.
+    /// A setting that names it.
     ByName,
-    /// Whoever names it, or allows insecure endpoints: where demos and tests are.
+    /// A setting that names it, or that allows insecure endpoints: where demos and tests are.
     ByNameOrForTests,
 }
 

@@ -3,7 +3,7 @@
 //! A template is chosen by name, `<locale>/<outcome>.<form>`, and the form decides what is escaped: everything
 //! in `.html`, nothing in `.txt` and `.sms`. A merchant's templates are tried with sample orders of all kinds
 //! when they are loaded, so that a misspelt variable stops the start and not a customer's mail. A failure
-//! while rendering a real order is told by template and line only: its words could hold what they render.
+//! while rendering a real order is reported by template and line only: its words could hold what they render.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,8 +15,8 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use topup_jobs::Locale;
 
-use super::facts::Facts;
 use super::formats::one_line;
+use super::template_context::TemplateContext;
 use super::{Audience, samples};
 
 /// A template that all languages share.
@@ -59,7 +59,7 @@ pub struct Templates {
     replaced: usize,
 }
 
-/// A template of the merchant's cannot be used. In words with file and line, for whoever wrote it.
+/// A template of the merchant's cannot be used. In words with file and line, for its author.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// The folder or a file in it cannot be read.
@@ -79,7 +79,7 @@ pub enum TemplateError {
         file: String,
     },
     /// It cannot be parsed, or not be rendered with a sample order.
-    #[error("{file}, line {line}: {why}; mend it, or take the file away to have the built-in one")]
+    #[error("{file}, line {line}: {why}; correct it, or remove the file to use the built-in one")]
     Broken {
         /// The template.
         file: String,
@@ -153,21 +153,26 @@ impl Templates {
         &self,
         reader: Audience,
         locale: Locale,
-        facts: &Facts<'_>,
+        context: &TemplateContext<'_>,
     ) -> Result<MailText, RenderError> {
-        Ok(self.try_mail(reader, locale, facts)?)
+        Ok(self.try_mail(reader, locale, context)?)
     }
 
     /// The text of an SMS to a customer, on one line and in plain spaces: the narrow ones of an amount would
     /// cost the whole message its short alphabet.
-    pub(super) fn sms(&self, locale: Locale, facts: &Facts<'_>) -> Result<String, RenderError> {
-        Ok(self.try_sms(locale, facts)?)
+    pub(super) fn sms(&self, locale: Locale, context: &TemplateContext<'_>) -> Result<String, RenderError> {
+        Ok(self.try_sms(locale, context)?)
     }
 
-    fn try_mail(&self, reader: Audience, locale: Locale, facts: &Facts<'_>) -> Result<MailText, Fault> {
-        let file = name(reader, locale, facts, "txt");
-        let text = self.render(&file, facts)?;
-        let html = self.render(&name(reader, locale, facts, "html"), facts)?;
+    fn try_mail(
+        &self,
+        reader: Audience,
+        locale: Locale,
+        context: &TemplateContext<'_>,
+    ) -> Result<MailText, Fault> {
+        let file = name(reader, locale, context, "txt");
+        let text = self.render(&file, context)?;
+        let html = self.render(&name(reader, locale, context, "html"), context)?;
         let (subject, body) = text.split_once('\n').unwrap_or((&text, ""));
         let (subject, body) = (one_line(subject), body.strip_prefix('\n').unwrap_or_default());
         if subject.is_empty() || body.trim().is_empty() {
@@ -177,17 +182,18 @@ impl Templates {
         Ok(MailText { subject, text: body.to_owned(), html })
     }
 
-    fn try_sms(&self, locale: Locale, facts: &Facts<'_>) -> Result<String, Fault> {
-        let file = name(Audience::Customer, locale, facts, "sms");
-        let text = one_line(&self.render(&file, facts)?);
+    fn try_sms(&self, locale: Locale, context: &TemplateContext<'_>) -> Result<String, Fault> {
+        let file = name(Audience::Customer, locale, context, "sms");
+        let text = one_line(&self.render(&file, context)?);
         if text.is_empty() {
             return Err(Fault { file, line: 1, why: "it is empty".to_owned() });
         }
         Ok(text)
     }
 
-    fn render(&self, file: &str, facts: &Facts<'_>) -> Result<String, Fault> {
-        let rendered = self.environment.get_template(file).and_then(|template| template.render(Serde(facts)));
+    fn render(&self, file: &str, context: &TemplateContext<'_>) -> Result<String, Fault> {
+        let rendered =
+            self.environment.get_template(file).and_then(|template| template.render(Serde(context)));
         rendered.map_err(|error| Fault::of(&error, file))
     }
 
@@ -195,14 +201,14 @@ impl Templates {
     fn try_all(&self) -> Result<(), Fault> {
         for sample in samples::all() {
             for locale in LOCALES {
-                let facts = Facts::new(sample.delivery(), locale);
+                let context = TemplateContext::new(sample.delivery(), locale);
                 for reader in [Audience::Customer, Audience::Operator] {
                     if reader.concerns(sample.outcome) {
-                        self.try_mail(reader, locale, &facts)?;
+                        self.try_mail(reader, locale, &context)?;
                     }
                 }
                 if Audience::Customer.concerns(sample.outcome) {
-                    self.try_sms(locale, &facts)?;
+                    self.try_sms(locale, &context)?;
                 }
             }
         }
@@ -252,14 +258,14 @@ impl From<Fault> for RenderError {
 }
 
 /// Name of the template for this reader.
-fn name(reader: Audience, locale: Locale, facts: &Facts<'_>, form: &str) -> String {
+fn name(reader: Audience, locale: Locale, context: &TemplateContext<'_>, form: &str) -> String {
     let locale = match locale {
         Locale::Fr => "fr",
         Locale::Ar => "ar",
         Locale::En => "en",
     };
     let prefix = if reader == Audience::Operator { "operator-" } else { "" };
-    format!("{locale}/{prefix}{}.{form}", facts.outcome())
+    format!("{locale}/{prefix}{}.{form}", context.outcome())
 }
 
 /// The template language as it is used here: unknown variables are errors, a tag on its own line leaves no

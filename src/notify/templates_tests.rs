@@ -64,17 +64,21 @@ fn the_texts_of_every_outcome_in_every_language() {
             };
             for &form in forms {
                 let sample = full(outcome, kind.clone(), form);
-                let facts = Facts::new(sample.delivery(), locale);
-                let MailText { subject, text, .. } = templates.mail(reader, locale, &facts).unwrap();
+                let context = TemplateContext::new(sample.delivery(), locale);
+                let MailText { subject, text, .. } = templates.mail(reader, locale, &context).unwrap();
                 let type_name = kind.clone().map_or("no type".to_owned(), String::from);
                 writeln!(shown, "=== {type_name}, {form:?}\n{subject}\n---\n{text}").unwrap();
                 if reader == Audience::Customer {
-                    writeln!(shown, "--- SMS\n{}", templates.sms(locale, &facts).unwrap()).unwrap();
+                    writeln!(shown, "--- SMS\n{}", templates.sms(locale, &context).unwrap()).unwrap();
                 }
             }
         }
-        let file =
-            name(reader, locale, &Facts::new(full(outcome, None, Shown::Nothing).delivery(), locale), "txt");
+        let file = name(
+            reader,
+            locale,
+            &TemplateContext::new(full(outcome, None, Shown::Nothing).delivery(), locale),
+            "txt",
+        );
         insta::assert_snapshot!(file.replace(['/', '.'], "-"), shown);
     }
 }
@@ -83,10 +87,10 @@ fn the_texts_of_every_outcome_in_every_language() {
 fn the_html_of_a_card_in_every_language() {
     for locale in LOCALES {
         let sample = full(Outcome::Fulfilled, Some(TopupType::Adsl), Shown::Code { proof: true });
-        let facts = Facts::new(sample.delivery(), locale);
-        let mail = built_in().mail(Audience::Customer, locale, &facts).unwrap();
+        let context = TemplateContext::new(sample.delivery(), locale);
+        let mail = built_in().mail(Audience::Customer, locale, &context).unwrap();
         insta::assert_snapshot!(
-            name(Audience::Customer, locale, &facts, "html").replace(['/', '.'], "-"),
+            name(Audience::Customer, locale, &context, "html").replace(['/', '.'], "-"),
             mail.html
         );
     }
@@ -99,8 +103,8 @@ fn text_and_html_of_a_mail_say_the_same() {
         for kind in [Some(TopupType::Adsl), Some(TopupType::FourG), None] {
             for form in [Shown::Code { proof: true }, Shown::Nothing] {
                 let sample = full(outcome, kind.clone(), form);
-                let facts = Facts::new(sample.delivery(), locale);
-                let MailText { subject, text, html } = templates.mail(reader, locale, &facts).unwrap();
+                let context = TemplateContext::new(sample.delivery(), locale);
+                let MailText { subject, text, html } = templates.mail(reader, locale, &context).unwrap();
                 assert_eq!(
                     seen(&html),
                     letters(&subject) + &letters(&text),
@@ -116,7 +120,8 @@ fn the_html_needs_nothing_from_elsewhere_and_is_in_the_direction_of_its_language
     let templates = built_in();
     for (reader, outcome, locale) in every_text() {
         let sample = full(outcome, Some(TopupType::FourG), Shown::Nothing);
-        let html = templates.mail(reader, locale, &Facts::new(sample.delivery(), locale)).unwrap().html;
+        let html =
+            templates.mail(reader, locale, &TemplateContext::new(sample.delivery(), locale)).unwrap().html;
         for foreign in ["http", "src=", "url(", "<script", "<style", "<link", "@import"] {
             assert!(!html.contains(foreign), "{foreign} in {html}");
         }
@@ -148,8 +153,8 @@ fn nothing_that_an_order_says_is_taken_for_html() {
     let templates = built_in();
     for (reader, outcome, locale) in every_text() {
         let sample = hostile(outcome);
-        let facts = Facts::new(sample.delivery(), locale);
-        let mail = templates.mail(reader, locale, &facts).unwrap();
+        let context = TemplateContext::new(sample.delivery(), locale);
+        let mail = templates.mail(reader, locale, &context).unwrap();
         assert!(!mail.html.contains("<img") && !mail.html.contains("'co'"), "{}", mail.html);
         assert!(mail.html.contains("&lt;img src=x onerror=alert(1)&gt;"), "{}", mail.html);
         assert!(!mail.subject.contains(['\r', '\n']), "{}", mail.subject);
@@ -166,7 +171,7 @@ fn an_sms_with_a_card_fits_into_one_segment_and_any_other_into_two() {
             for form in [Shown::Code { proof: true }, Shown::Link, Shown::Nothing] {
                 let mut sample = full(outcome, kind.clone(), form);
                 sample.event.data.topup_amount = Some(10_000);
-                let text = templates.sms(locale, &Facts::new(sample.delivery(), locale)).unwrap();
+                let text = templates.sms(locale, &TemplateContext::new(sample.delivery(), locale)).unwrap();
                 let has_code = outcome == Outcome::Fulfilled && sample.event.data.card_code.is_some();
                 let most = if locale == Locale::Ar && !has_code { 2 } else { 1 };
                 assert!(segments(&text) <= most, "{} segments: {text}", segments(&text));
@@ -198,8 +203,8 @@ fn a_template_of_the_merchants_takes_the_place_of_the_built_in_one() {
     let templates = load("fr/fulfilled.txt", text).unwrap();
     assert_eq!(templates.replaced(), 1);
     let sample = full(Outcome::Fulfilled, Some(TopupType::Adsl), Shown::Code { proof: false });
-    let facts = Facts::new(sample.delivery(), Locale::Fr);
-    let mail = templates.mail(Audience::Customer, Locale::Fr, &facts).unwrap();
+    let context = TemplateContext::new(sample.delivery(), Locale::Fr);
+    let mail = templates.mail(Audience::Customer, Locale::Fr, &context).unwrap();
     assert_eq!((&*mail.subject, &*mail.text), ("Carte order-123456", "Voici : 123456789012 42"));
     assert!(mail.html.contains("Votre recharge"), "the others stay");
 }
@@ -222,7 +227,7 @@ fn a_template_that_cannot_be_used_is_told_with_file_line_and_what_to_do() {
     ] {
         let error = load(file, text).unwrap_err();
         assert!(error.starts_with(words), "{error}");
-        assert!(error.contains("take the file away"), "{error}");
+        assert!(error.contains("remove the file"), "{error}");
     }
     // A variable that only some orders know is found too.
     let error = load("en/refunded.txt", "Refund\n\n{{ metadata.cart }}\n").unwrap_err();
@@ -247,7 +252,7 @@ fn a_template_that_fails_on_an_order_says_nothing_of_the_order() {
     let templates = load("fr/refunded.txt", text).unwrap();
     let mut sample = full(Outcome::Refunded, None, Shown::Nothing);
     sample.event.data.topup_ref = Some("secret".to_owned());
-    let facts = Facts::new(sample.delivery(), Locale::Fr);
-    let error = templates.mail(Audience::Customer, Locale::Fr, &facts).unwrap_err();
+    let context = TemplateContext::new(sample.delivery(), Locale::Fr);
+    let error = templates.mail(Audience::Customer, Locale::Fr, &context).unwrap_err();
     assert_eq!(error.to_string(), "fr/refunded.txt, line 1 cannot be rendered");
 }

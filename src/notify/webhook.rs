@@ -29,7 +29,7 @@ pub struct Endpoint {
 }
 
 /// Standard Webhooks asks senders to stay below 20 kB, since receivers refuse large bodies.
-const MOST_BYTES: usize = 20_000;
+const MAX_BYTES: usize = 20_000;
 
 /// Sends events as signed HTTP requests.
 pub struct Webhook {
@@ -68,7 +68,7 @@ impl Webhook {
         Self { sender, receiver: Receiver::Callback { callbacks, secrets } }
     }
 
-    /// Where this order is told.
+    /// Where the events of this order go.
     fn address(&self, order: &Order) -> Option<Url> {
         match &self.receiver {
             Receiver::Merchant { endpoint, .. } | Receiver::Operator { endpoint } => {
@@ -157,17 +157,17 @@ fn headers(secret: &WebhookSecret, event_id: &EventId, body: &[u8]) -> Option<He
 
 /// The bytes of an event, the same at every attempt: they are made of what is stored and of nothing else.
 ///
-/// A body above [`MOST_BYTES`] loses first the metadata and then the customer, which the merchant has
+/// A body above [`MAX_BYTES`] loses first the metadata and then the customer, which the merchant has
 /// already; what is still too long then is sent as it is, since the card in it is worth more than the limit.
 fn body(event: &Event) -> Option<Vec<u8>> {
     let whole = serde_json::to_vec(event).ok()?;
-    if whole.len() <= MOST_BYTES {
+    if whole.len() <= MAX_BYTES {
         return Some(whole);
     }
     let mut shorter = event.clone();
     shorter.data.metadata = None;
     let without_metadata = serde_json::to_vec(&shorter).ok()?;
-    if without_metadata.len() <= MOST_BYTES {
+    if without_metadata.len() <= MAX_BYTES {
         return Some(without_metadata);
     }
     shorter.data.customer = None;
@@ -217,7 +217,7 @@ mod tests {
             let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(value["data"]["cardCode"], "123456789012");
             let there = |name: &str| !value["data"][name].is_null();
-            (body.len() <= MOST_BYTES, there("metadata"), there("customer"))
+            (body.len() <= MAX_BYTES, there("metadata"), there("customer"))
         };
         assert_eq!(parts(&event(4_000, 250, 250)), (true, true, true));
         assert_eq!(parts(&event(4_000, 250, 17_000)), (true, false, true));
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn the_limit_is_the_last_length_that_is_sent_whole() {
-        let spare = MOST_BYTES - body(&event(4_000, 250, 0)).unwrap().len();
-        assert_eq!(body(&event(4_000, 250, spare)).unwrap().len(), MOST_BYTES);
-        assert!(body(&event(4_000, 250, spare + 1)).unwrap().len() < MOST_BYTES - 4_000);
+        let spare = MAX_BYTES - body(&event(4_000, 250, 0)).unwrap().len();
+        assert_eq!(body(&event(4_000, 250, spare)).unwrap().len(), MAX_BYTES);
+        assert!(body(&event(4_000, 250, spare + 1)).unwrap().len() < MAX_BYTES - 4_000);
     }
 }

@@ -29,7 +29,7 @@ const FINGERPRINT: &[u8] = b"topup-worker: fingerprint of a key of the cards, 1"
 const FINGERPRINT_BYTES: usize = 8;
 /// What the key of the links is derived with, so that it is not the key of the cards.
 const LINKS: &[u8] = b"topup-worker: links to a card, 1";
-/// Bytes of a link's token: nobody guesses 128 bits, and a link must be short enough for an SMS.
+/// Bytes of a link's token: 128 bits cannot be guessed, and a link must be short enough for an SMS.
 const TOKEN_BYTES: usize = 16;
 
 /// Encrypts and decrypts card codes, and makes the tokens of the links to them.
@@ -110,9 +110,9 @@ impl Key {
         String::from_utf8(clear).map(Secret::new).map_err(|_| DecryptionError::Form)
     }
 
-    fn link_token(&self, told: &NotifyCustomer) -> String {
+    fn link_token(&self, notification: &NotifyCustomer) -> String {
         // No event id has a line break in it, so that no two events and channels run into one text.
-        let event = format!("{}\n{}", told.event_id(), told.channel);
+        let event = format!("{}\n{}", notification.event_id(), notification.channel);
         let code = self.links.clone().chain_update(event).finalize().into_bytes();
         hex::encode(&code[..TOKEN_BYTES])
     }
@@ -212,11 +212,11 @@ impl CardCipher {
 
     /// The tokens that each key makes for the link of this event on this channel, the current key's first.
     ///
-    /// A token is no stored randomness but a keyed hash of what is told to whom, so that every attempt sends
+    /// A token is no stored randomness but a keyed hash of the event and its receiver, so that every attempt sends
     /// the same link although only the token's own hash is stored.
-    pub(super) fn link_tokens(&self, told: &NotifyCustomer) -> impl Iterator<Item = SecretString> {
+    pub(super) fn link_tokens(&self, notification: &NotifyCustomer) -> impl Iterator<Item = SecretString> {
         let keys = std::iter::once(&self.current).chain(&self.previous);
-        keys.map(|key| key.link_token(told).into())
+        keys.map(|key| key.link_token(notification).into())
     }
 }
 
@@ -316,27 +316,27 @@ mod tests {
 
     #[test]
     fn a_token_is_the_same_at_every_attempt_and_another_for_all_else() {
-        let told = |outcome, channel: &str| NotifyCustomer {
+        let notification = |outcome, channel: &str| NotifyCustomer {
             topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
             outcome,
             incident: Incident::FIRST,
             channel: channel.to_owned(),
         };
-        let tokens = |cipher: &CardCipher, told: &NotifyCustomer| -> Vec<String> {
-            cipher.link_tokens(told).map(|token| token.expose_secret().to_owned()).collect()
+        let tokens = |cipher: &CardCipher, notification: &NotifyCustomer| -> Vec<String> {
+            cipher.link_tokens(notification).map(|token| token.expose_secret().to_owned()).collect()
         };
         let (old, new) = (CardCipher::generate_key(), CardCipher::generate_key());
         let before = CardCipher::new(&old).unwrap();
         let after = CardCipher::new(&new).unwrap().with_previous(&old).unwrap();
-        let sms = told(Outcome::Fulfilled, "sms");
+        let sms = notification(Outcome::Fulfilled, "sms");
         let first = tokens(&before, &sms);
         assert_eq!(first, tokens(&before, &sms));
         assert!(first[0].len() == 32 && first[0].bytes().all(|byte| byte.is_ascii_hexdigit()));
         assert_eq!(tokens(&after, &sms)[1..], first, "a previous key still makes the link it has made");
         let others = [
             tokens(&after, &sms).swap_remove(0),
-            tokens(&before, &told(Outcome::Fulfilled, "email")).remove(0),
-            tokens(&before, &told(Outcome::Refunded, "sms")).remove(0),
+            tokens(&before, &notification(Outcome::Fulfilled, "email")).remove(0),
+            tokens(&before, &notification(Outcome::Refunded, "sms")).remove(0),
         ];
         assert!(!others.contains(&first[0]));
     }
@@ -347,13 +347,13 @@ mod tests {
         let cipher =
             CardCipher::new(&"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff".into())
                 .unwrap();
-        let told = NotifyCustomer {
+        let notification = NotifyCustomer {
             topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
             outcome: Outcome::Fulfilled,
             incident: Incident::FIRST,
             channel: "sms".to_owned(),
         };
-        let token = cipher.link_tokens(&told).next().unwrap();
+        let token = cipher.link_tokens(&notification).next().unwrap();
         assert_eq!(token.expose_secret(), "9d6b23b506af2ae87dfc369f888484cd");
     }
 }

@@ -1,4 +1,4 @@
-//! What became of an order: each change of it, each attempt to tell somebody, each try to see its card.
+//! What became of an order: each change of it, each attempt to notify a receiver, each try to see its card.
 //!
 //! An entry is written in the transaction of what it tells, and never changed. Nothing personal and nothing of
 //! a card stands in one: it is made to be shown.
@@ -33,12 +33,12 @@ pub enum Occurrence {
         next_check_at: Option<Timestamp>,
         /// Polls so far.
         polls: u32,
-        /// Why it is followed no longer, if that is so.
+        /// Why it is no longer tracked, if that is so.
         given_up: Option<String>,
         /// What went wrong at the look.
         error: Option<String>,
     },
-    /// A channel was told of an event, or not.
+    /// An attempt to notify a channel of an event.
     Told {
         /// Of what.
         outcome: Outcome,
@@ -53,7 +53,7 @@ pub enum Occurrence {
         /// What went wrong.
         error: Option<String>,
     },
-    /// Somebody asked to see the card.
+    /// A visitor asked to see the card.
     Asked {
         /// The channel of the link.
         channel: String,
@@ -66,7 +66,7 @@ pub enum Occurrence {
 
 /// Cause of a change: the producer handed the order over, or over again.
 pub(super) const HANDED_OVER: &str = "handed-over";
-/// Cause of a change: a message has it followed no longer.
+/// Cause of a change: a message ends its tracking.
 pub(super) const CANCELLED: &str = "cancelled";
 /// Cause of a change: a further message names other details, which stand behind it.
 pub(super) const CORRECTED: &str = "corrected";
@@ -74,7 +74,7 @@ pub(super) const CORRECTED: &str = "corrected";
 /// How an attempt to tell a channel went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
-    /// It has begun; a crash may leave it at that, and the receiver may have been told.
+    /// It has begun; a crash may leave it at that, and the receiver may have got it.
     Begun,
     /// The channel took it.
     Sent,

@@ -4,7 +4,7 @@
 //! two workers that hold the same order by mistake cannot overwrite each other, and nothing overwrites a
 //! final state. Card codes are encrypted before they get here and leave only through [`OrderStore::card`].
 //!
-//! The database is SQLite or PostgreSQL, as the address says; `sql` knows both, and nobody else asks which.
+//! The database is SQLite or PostgreSQL, as the address says; only `sql` knows which.
 
 mod contact;
 mod encryption;
@@ -27,7 +27,7 @@ pub use error::{KeysRefused, StoreError};
 pub use history::{Attempt, HistoryEntry, Occurrence};
 pub use reveal::{Reveal, RevealOutcome};
 pub use search::{Found, Search};
-pub(crate) use sql::connections::{DEFAULT_CONNECTIONS, MOST_CONNECTIONS};
+pub(crate) use sql::connections::{DEFAULT_CONNECTIONS, MAX_CONNECTIONS};
 pub(crate) use sql::inspect::{InspectError, Inspector, Sample, place};
 pub(crate) use sql::schema::Tables;
 pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
@@ -49,7 +49,7 @@ pub struct Order {
     pub customer: Option<Customer>,
     /// The producer's metadata.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Where the merchant is told of it instead of at its endpoint. May hold a token.
+    /// Where events of this order go instead of to the merchant's endpoint. May hold a token.
     pub callback_url: Option<Secret>,
     /// Attempts and backoff of a failing recheck, where the producer set them.
     pub retry: Option<RetryPolicy>,
@@ -59,7 +59,7 @@ pub struct Order {
     pub given_up: Option<String>,
     /// Whether the operator has discarded its dead letter.
     pub discarded: bool,
-    /// When a message cancelled it; nothing while it is followed. It is not checked then, and no queue gets it back.
+    /// When a message cancelled it; nothing while it is tracked. It is not checked then, and no queue gets it back.
     pub cancelled_at: Option<Timestamp>,
     /// Number of changes so far.
     pub version: i64,
@@ -107,9 +107,9 @@ pub struct Change<'a> {
     pub record: &'a Tracking,
     /// What the provider answered, if it did.
     pub seen: Option<&'a ProviderOrder>,
-    /// Why it is followed no longer, if that is so.
+    /// Why it is no longer tracked, if that is so.
     pub given_up: Option<&'a str>,
-    /// The event this gives rise to, and the channels to be told.
+    /// The event this gives rise to, and the channels that carry it.
     pub event: Option<NewEvent>,
 }
 
@@ -183,7 +183,7 @@ pub struct GivenUpOrder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingNotification {
     /// Which one.
-    pub told: NotifyCustomer,
+    pub notification: NotifyCustomer,
     /// Attempts that have begun.
     pub attempts: u32,
 }
@@ -219,7 +219,7 @@ pub struct NewEvent {
     pub about: String,
     /// Its body, without the card.
     pub body: Event,
-    /// Names of the channels to be told.
+    /// Names of the channels that carry it.
     pub channels: Vec<String>,
     /// The event that notifies the operator that this one reaches neither customer nor merchant. Stored with it.
     pub undelivered: Option<Box<NewEvent>>,
@@ -232,8 +232,8 @@ pub enum Applied {
     Stored,
     /// It is stored, but for its event: that is the repeat of one that is stored.
     Repeated,
-    /// Somebody else changed the order meanwhile; nothing is stored.
-    Outdated,
+    /// The order was changed meanwhile by another worker or command; nothing is stored.
+    Conflict,
 }
 
 /// What came of a message about an order that is known.
@@ -241,8 +241,8 @@ pub enum Applied {
 pub struct Instructed {
     /// The order as it is stored now.
     pub order: Order,
-    /// Whether it is followed again: it had been cancelled, or given up.
-    pub followed_again: bool,
+    /// Whether it is tracked again: it had been cancelled, or given up.
+    pub tracked_again: bool,
 }
 
 /// How far telling a channel about an event has come.
@@ -267,9 +267,9 @@ pub struct Notification {
 }
 
 impl Notification {
-    /// What the job carries that tells it.
+    /// The payload of its job.
     #[must_use]
-    pub fn told(&self, topup_id: &TopupId) -> NotifyCustomer {
+    pub fn payload(&self, topup_id: &TopupId) -> NotifyCustomer {
         NotifyCustomer {
             topup_id: topup_id.clone(),
             outcome: self.outcome,
@@ -279,10 +279,10 @@ impl Notification {
     }
 }
 
-/// How far telling a channel has come.
+/// The status of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotificationStatus {
-    /// Still to be told.
+    /// Still to be sent.
     Pending,
     /// The channel took it.
     Sent,
@@ -324,10 +324,10 @@ impl std::str::FromStr for NotificationStatus {
 pub trait OrderStore: Send + Sync + 'static {
     /// The order of this id, stored first if it is new. A message that is newer than the last one of this order
     /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what
-    /// is missing. An order that had been given up (it is not final and has no next look) is followed from the
+    /// is missing. An order that had been given up (it is not final and has no next look) is tracked from the
     /// beginning again; where a newer message hands it over, its incidents are closed. It stays given up where the
     /// request is of the job that gave it up: it carries a message that is not newer, or the time since when the order
-    /// is tracked. One that was cancelled is followed again only where a newer message hands it over.
+    /// is tracked. One that was cancelled is tracked again only where a newer message hands it over.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
     /// Carries out what a message about a known order asks for, and returns what came of it; nothing where no order of
@@ -370,7 +370,7 @@ pub trait OrderStore: Send + Sync + 'static {
     ) -> Result<Page<GivenUpOrder>, StoreError>;
 
     /// Notifications that should have been sent before this time, the oldest first.
-    async fn untold(
+    async fn pending_notifications(
         &self,
         before: Timestamp,
         behind: Option<&BehindNotification>,
@@ -385,7 +385,7 @@ pub trait OrderStore: Send + Sync + 'static {
         most: u32,
     ) -> Result<Page<GivenUpNotification, BehindNotification>, StoreError>;
 
-    /// Has an order that is not final followed from the beginning again, and closes its incidents, since the operator
+    /// Has an order that is not final tracked from the beginning again, and closes its incidents, since the operator
     /// has replayed its dead letter; returns whether it was changed.
     async fn replay_order(
         &self,
@@ -394,7 +394,7 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Stores that the operator has discarded the dead letter of an order that is not final: it is not followed any
+    /// Stores that the operator has discarded the dead letter of an order that is not final: it is not tracked any
     /// more; returns whether it was changed.
     async fn discard_order(
         &self,
@@ -412,42 +412,47 @@ pub trait OrderStore: Send + Sync + 'static {
         at: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Who is told of the order's events, and how far that has come.
+    /// The notifications of the order's events, and their status.
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError>;
 
-    /// How far telling this channel about this event has come, if it is to be told.
-    async fn notification(&self, told: &NotifyCustomer) -> Result<Option<Notification>, StoreError> {
-        let mut of_order = self.notifications(&told.topup_id).await?.into_iter();
-        Ok(of_order.find(|stored| stored.told(&told.topup_id) == *told))
+    /// The status of one notification, if there is one.
+    async fn notification(&self, notification: &NotifyCustomer) -> Result<Option<Notification>, StoreError> {
+        let mut of_order = self.notifications(&notification.topup_id).await?.into_iter();
+        Ok(of_order.find(|stored| stored.payload(&notification.topup_id) == *notification))
     }
 
     /// Stores that this is not told any more, for this reason, and with it the event that notifies the
-    /// operator; returns whether it was still to be told.
-    async fn give_up_telling(
+    /// operator; returns whether it was pending.
+    async fn give_up_notification(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         undelivered: Option<&NewEvent>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let stored = self.notification(told).await?;
+        let stored = self.notification(notification).await?;
         let Some(stored) = stored.filter(|stored| stored.status == NotificationStatus::Pending) else {
             return Ok(false);
         };
         let (status, last_error) = (NotificationStatus::Failed, Some(reason.to_owned()));
         let given_up = Notification { status, next_attempt_at: None, last_error, ..stored };
-        self.record_attempt(told, &given_up, undelivered, now).await
+        self.record_attempt(notification, &given_up, undelivered, now).await
     }
 
     /// Stores that the operator has discarded a notification that was not delivered: it is not sent any more, and does
     /// not keep its order from being deleted. One that was delivered is left as it is.
-    async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError>;
+    async fn discard(
+        &self,
+        notification: &NotifyCustomer,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Makes this notification pending again with all its attempts, for this reason; returns whether it was changed.
     /// One that was delivered is changed only with `sent_too`. A further failure is a new incident.
-    async fn tell_again(
+    async fn notify_again(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         sent_too: bool,
         now: Timestamp,
@@ -456,22 +461,22 @@ pub trait OrderStore: Send + Sync + 'static {
     /// Adds a notification of a stored event, due now, for a channel that has none of it; returns whether it was added.
     async fn add_notification(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Stores that what is still to be told is due now; returns whether it is still to be told.
-    async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError>;
+    /// Makes a pending notification due now; returns whether it is pending.
+    async fn hasten(&self, notification: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Closes the open incidents of an order that is followed anew: what happens to it from now on is news. What a
+    /// Closes the open incidents of an order that is tracked anew: what happens to it from now on is news. What a
     /// provider said against a final status, and what was not delivered, stays open.
     async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError>;
 
     /// Stores that an attempt to tell a channel begins.
     async fn begin_attempt(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         attempt: &Notification,
         now: Timestamp,
     ) -> Result<(), StoreError>;
@@ -481,7 +486,7 @@ pub trait OrderStore: Send + Sync + 'static {
     /// what it delivered is delivered.
     async fn record_attempt(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         attempt: &Notification,
         undelivered: Option<&NewEvent>,
         now: Timestamp,
@@ -494,7 +499,7 @@ pub trait OrderStore: Send + Sync + 'static {
     /// Every attempt of one event gets the same token, and the time of the last stands.
     async fn reveal_token(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<SecretString, StoreError>;
@@ -503,7 +508,7 @@ pub trait OrderStore: Send + Sync + 'static {
     async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError>;
 
     /// Counts a try to see the card, `right` or wrong, and decides it: of any number of right tries at the
-    /// same time, one is [`RevealOutcome::Shown`]. That is said once: whoever shows the card reads it before.
+    /// same time, one is [`RevealOutcome::Shown`]. It is returned once: the caller reads the card before.
     async fn try_reveal(
         &self,
         token: &str,

@@ -1,7 +1,7 @@
 //! Links under which a customer may see a card once, and how a try ends.
 //!
 //! The token of a link is a keyed hash of the event and the channel, under a key derived from
-//! `ENCRYPTION_KEY`. Only its SHA-256 is stored, so that whoever reads the database cannot open a link; and it
+//! `ENCRYPTION_KEY`. Only its SHA-256 is stored, so that a reader of the database cannot open a link; and it
 //! can be made again, so that every attempt to tell an event sends the same link. After a change of the key,
 //! a link that a previous key has made is found by its hash and sent again as it is; a link that has been sent
 //! opens whatever the keys are, as only its hash is looked up.

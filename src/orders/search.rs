@@ -21,7 +21,7 @@ pub struct Search {
     pub dead_letter: Option<String>,
     /// A notification of it was refused or failed at every attempt, or no channel could deliver an outcome.
     pub undelivered: bool,
-    /// A message has it followed no longer.
+    /// A message ends its tracking.
     pub cancelled: bool,
     /// Tracked at this time or later.
     pub since: Option<Timestamp>,

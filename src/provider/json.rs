@@ -54,13 +54,13 @@ fn decompressed<'a>(body: &'a [u8], max_bytes: usize, oddities: &mut Vec<&'stati
 }
 
 /// Most beginnings of an object that are tried.
-const MOST_BEGINNINGS: usize = 64;
+const MAX_BEGINNINGS: usize = 64;
 
 /// The one envelope within a text: a warning of the provider's program, or a proxy's, may stand around it, with braces of
 /// its own. Of two it is not known which counts.
 fn envelope_within(text: &str) -> Option<&str> {
     let (mut from, mut found) = (0, None);
-    for _ in 0..MOST_BEGINNINGS {
+    for _ in 0..MAX_BEGINNINGS {
         let Some(brace) = text[from..].find('{') else { return found };
         from += brace;
         let mut objects = serde_json::Deserializer::from_str(&text[from..]).into_iter::<&RawValue>();

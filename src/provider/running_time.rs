@@ -1,7 +1,7 @@
 //! A limit in time that passes only while this process runs.
 //!
 //! A worker that is frozen for some seconds, as busy virtual machines are, would otherwise find that the provider has
-//! not answered in time, where nobody has looked; and enough of such failures keep all workers from asking.
+//! not answered in time, although none was awaited; and enough of such failures keep all workers from asking.
 
 use std::pin::pin;
 use std::time::Duration;

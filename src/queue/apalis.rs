@@ -25,14 +25,14 @@ use super::isolation::IsolatedJob;
 use super::lease::{ClaimedJob, Lease, SettlingEnd};
 use super::quarantine::Quarantine;
 use super::running::{carry_out, run_payload};
-use super::shared::MOST_CRASHES;
+use super::shared::MAX_CRASHES;
 use super::suspect;
-use crate::job::{End, Handler, Settlement};
+use crate::job::{Disposition, Handler, Settlement};
 
 /// The pause before a suspect runs again whose process ended for a reason that was not its own.
 const UNPROVEN: Duration = Duration::from_secs(2);
 /// A handler that panics or takes too long is tried this often in a row.
-const MOST_FAULTS: u32 = 3;
+const MAX_FAULTS: u32 = 3;
 
 /// The source of an apalis worker: jobs that the consumer has claimed.
 #[derive(Debug)]
@@ -181,23 +181,23 @@ async fn run_apart(
     faults: u32,
 ) -> Option<SettlingEnd> {
     let (name, id) = (job.name, job.id().to_owned());
-    let wait = |wait| Some(SettlingEnd::Settled(Settlement::new(End::Wait(wait))));
+    let wait = |wait| Some(SettlingEnd::Settled(Settlement::new(Disposition::Snooze(wait))));
     match quarantine.run(job, crashes > 0).await {
-        suspect::End::Settled(settlement) => Some(SettlingEnd::Settled(settlement)),
-        suspect::End::Failed(what) => Some(fault(&what, faults)),
-        suspect::End::Killed(how) => {
+        suspect::Verdict::Settled(settlement) => Some(SettlingEnd::Settled(settlement)),
+        suspect::Verdict::Failed(what) => Some(fault(&what, faults)),
+        suspect::Verdict::Killed(how) => {
             let crashes = crashes + 1;
-            let poison = crashes >= MOST_CRASHES;
+            let poison = crashes >= MAX_CRASHES;
             tracing::error!(job.name = %name, job.id = id, crashes, poison, how, "a process died that ran this job alone");
             Some(SettlingEnd::Crashed)
         }
-        suspect::End::Unproven(why) => {
+        suspect::Verdict::Inconclusive(why) => {
             tracing::warn!(job.name = %name, job.id = id, why, "the process of a job ended, not by the job; it runs again");
             wait(UNPROVEN)
         }
         // It must not take a slot from jobs that could run.
-        suspect::End::NoPlace(turn) => wait(turn),
-        suspect::End::NoProcess(why) => {
+        suspect::Verdict::NoPlace(turn) => wait(turn),
+        suspect::Verdict::NoProcess(why) => {
             let what =
                 "no process can be started for a job that may have killed its worker; it runs in this one";
             tracing::error!(job.name = %name, job.id = id, why, "{what}");
@@ -209,8 +209,8 @@ async fn run_apart(
 /// What becomes of a job whose handler failed to say it.
 fn fault(what: &str, faults: u32) -> SettlingEnd {
     tracing::error!(faults = faults + 1, "{what}");
-    if faults + 1 >= MOST_FAULTS {
-        SettlingEnd::Condemned(format!("{what}, {MOST_FAULTS} times"))
+    if faults + 1 >= MAX_FAULTS {
+        SettlingEnd::Condemned(format!("{what}, {MAX_FAULTS} times"))
     } else {
         SettlingEnd::Fault(Duration::from_secs(1 << faults), what.to_owned())
     }

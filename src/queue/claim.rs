@@ -13,12 +13,12 @@ use super::lease::{ClaimedJob, Lease, Settling, Slot};
 use super::scripts;
 use super::shared::Shared;
 use crate::claim_pause::ClaimPause;
-use crate::redis::Pause;
+use crate::redis::Backoff;
 
-/// Longest sleep between two looks. Whatever becomes due earlier than expected is told of: by the word of
-/// whoever scheduled it, or by the next heartbeat.
-const LONGEST_SLEEP: Duration = Duration::from_mins(10);
-const MOST_CLAIMED: usize = 256;
+/// Longest sleep between two looks. A job that becomes due earlier than expected wakes the consumer: through the
+/// channel `:wake`, or at the next heartbeat.
+const MAX_SLEEP: Duration = Duration::from_mins(10);
+const MAX_CLAIMED: usize = 256;
 
 /// The claim task of a consumer.
 pub(super) struct Claim {
@@ -49,13 +49,13 @@ struct Claimed {
 impl Claim {
     /// Claims until asked to stop.
     pub(super) async fn run(self, stop: CancellationToken) {
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new();
         while let Some(slots) = self.free_slots(&stop).await {
             let asked = slots.len();
             match self.claim(slots, &stop).await {
                 Ok(Some(claimed)) => {
                     self.shared.connection.answered();
-                    pause = Pause::new();
+                    backoff = Backoff::new();
                     // Even the shortest sleep takes a millisecond, in which a backlog could be worked off.
                     let more = claimed.waiting > 0 || claimed.next_due == Some(Duration::ZERO);
                     if claimed.waiting == 0 && (claimed.jobs < asked || !more) {
@@ -64,12 +64,12 @@ impl Claim {
                 }
                 Ok(None) => {
                     self.shared.report_now.notify_one();
-                    pause.wait().await;
+                    backoff.wait().await;
                 }
                 Err(error) => {
                     self.shared.connection.failed_to_work(&error);
-                    self.shared.stranded.store(true, Ordering::Relaxed);
-                    pause.wait().await;
+                    self.shared.orphaned_claims.store(true, Ordering::Relaxed);
+                    backoff.wait().await;
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Claim {
             slot = free => slot?,
         };
         let mut slots = vec![first];
-        while slots.len() < MOST_CLAIMED
+        while slots.len() < MAX_CLAIMED
             && let Ok(running) = Arc::clone(&self.slots).try_acquire_owned()
             && let Ok(unsettled) = Arc::clone(&self.unsettled).try_acquire_owned()
         {
@@ -104,7 +104,7 @@ impl Claim {
     }
 
     async fn sleep(&self, next_due: Option<Duration>, stop: &CancellationToken) {
-        let wait = next_due.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+        let wait = next_due.unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shared.wake.notified() => {}
@@ -116,9 +116,9 @@ impl Claim {
     async fn claim(&self, slots: Vec<Slot>, stop: &CancellationToken) -> RedisResult<Option<Claimed>> {
         let (worker, held) = self.shared.worker_and_held();
         let mut connection = self.shared.connection.get();
-        if self.shared.stranded.load(Ordering::Relaxed) {
+        if self.shared.orphaned_claims.load(Ordering::Relaxed) {
             give_back(&self.shared, &worker).await?;
-            self.shared.stranded.store(false, Ordering::Relaxed);
+            self.shared.orphaned_claims.store(false, Ordering::Relaxed);
         }
         let answer: Option<Answer> = scripts::CLAIM
             .key(&self.shared.queue)
@@ -151,11 +151,11 @@ impl Claim {
                 slot: Some(slot),
             };
             if !current || stop.is_cancelled() {
-                // Taken for dead while the claim was under way: nobody renews the lease on it. Or asked to stop:
-                // nobody would run it before the jobs that run have ended.
+                // Taken for dead while the claim was under way: no lease on it is renewed. Or asked to stop:
+                // it would not run before the jobs that run have ended.
                 continue;
             }
-            // Where nobody listens any more the lease is dropped, and with that the job given back.
+            // Where the receiver is gone the lease is dropped, and with that the job given back.
             drop(self.jobs.send(ClaimedJob {
                 id,
                 payload,

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::lease::ClaimedJob;
-use super::settle::{MOST_SETTLED, settle_all};
+use super::settle::{MAX_SETTLED, settle_all};
 use super::shared::{Identity, Shared};
 use crate::claim_pause::ClaimPause;
 use crate::job::Handler;
@@ -57,7 +57,7 @@ impl Consumer {
             wake,
             report_now,
             identity: Mutex::new(Identity::new(worker)),
-            stranded: AtomicBool::new(false),
+            orphaned_claims: AtomicBool::new(false),
             some_wait: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
@@ -67,7 +67,7 @@ impl Consumer {
         let claim = Claim {
             shared: Arc::clone(&shared),
             slots: slots.running(),
-            unsettled: Arc::new(Semaphore::new(slots.most() + MOST_SETTLED)),
+            unsettled: Arc::new(Semaphore::new(slots.most() + MAX_SETTLED)),
             jobs,
             settle,
             pauses,

@@ -11,7 +11,7 @@ use crate::handlers::StoredDeadLetter;
 use crate::redis::{Connection, Names};
 
 /// Histories asked for in one go.
-const MOST_ASKED: usize = 1000;
+const MAX_ASKED: usize = 1000;
 /// Letters that one step of a scan is to look at.
 const SCANNED: usize = 100;
 
@@ -22,7 +22,7 @@ pub(crate) struct DeadLetters {
     names: Names,
 }
 
-/// A job that was kept aside.
+/// A dead letter.
 #[derive(Debug)]
 pub(crate) struct DeadLetter {
     pub(crate) job: JobName,
@@ -31,7 +31,7 @@ pub(crate) struct DeadLetter {
     /// Empty where nothing is known of it.
     pub(crate) reason: String,
     pub(crate) dead_at: Option<Timestamp>,
-    /// Failed attempts before it was kept aside.
+    /// Failed attempts before that.
     pub(crate) attempts_made: Option<u32>,
     pub(crate) last_error: Option<String>,
 }
@@ -54,10 +54,10 @@ impl From<&StoredDeadLetter> for DeadLetter {
 pub(crate) enum Replayed {
     /// It is due.
     Due,
-    /// Somebody was faster.
+    /// Another command was faster.
     Gone,
-    /// The order is followed by another job.
-    Followed,
+    /// The order is tracked by another job.
+    Tracked,
 }
 
 /// What Redis keeps of the history of a job.
@@ -91,7 +91,7 @@ impl DeadLetters {
     async fn read(&self, job: JobName, ids: &[Vec<u8>]) -> RedisResult<Vec<DeadLetter>> {
         let queue = self.names.queue(job);
         let mut letters = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(MOST_ASKED) {
+        for ids in ids.chunks(MAX_ASKED) {
             let mut ask = pipe();
             for id in ids {
                 let meta = [format!("{queue}:meta:").as_bytes(), id].concat();
@@ -116,7 +116,7 @@ impl DeadLetters {
     /// Puts letters back that no queue holds; says for each whether that was so.
     pub(crate) async fn put_back(&self, letters: &[StoredDeadLetter]) -> RedisResult<Vec<bool>> {
         let mut put_back = Vec::with_capacity(letters.len());
-        for letters in letters.chunks(MOST_ASKED) {
+        for letters in letters.chunks(MAX_ASKED) {
             let mut call = scripts::DEAD_RESTORE.prepare_invoke();
             for job in JobName::ALL {
                 call.key(self.names.queue(job));
@@ -145,9 +145,9 @@ impl DeadLetters {
         Ok(marked)
     }
 
-    /// The other queues in which the same job may be: an order is followed by one of two.
+    /// The other queues in which the same job may be: an order is tracked by one of two.
     fn siblings(&self, job: JobName) -> impl Iterator<Item = String> {
-        let following = JobName::FOLLOWING.into_iter();
+        let following = JobName::TRACKING.into_iter();
         following
             .filter(move |other| job != JobName::NotifyCustomer && *other != job)
             .map(|job| self.names.queue(job))
@@ -168,7 +168,7 @@ impl DeadLetters {
         let result: String = call.invoke_async(&mut self.connection.get()).await?;
         Ok(match result.as_str() {
             "replayed" => Replayed::Due,
-            "followed" => Replayed::Followed,
+            "tracked" => Replayed::Tracked,
             _ => Replayed::Gone,
         })
     }

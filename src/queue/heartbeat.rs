@@ -2,7 +2,7 @@
 //! over from those that do not report.
 //!
 //! The same question tells what there is to do, for a job that was scheduled without a word, and whether
-//! somebody's lease has run out. So a worker without work asks Redis for nothing else.
+//! a lease has run out. So a worker without work asks Redis for nothing else.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::put_right::put_right;
 use super::scripts;
 use super::shared::{LEASE, Shared};
-use crate::redis::{Connection, Pause, Steady, millis};
+use crate::redis::{Backoff, Connection, StableSince, millis};
 
 /// Pause between two reports of a worker that holds jobs.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
@@ -26,7 +26,7 @@ const IDLE_HEARTBEAT: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(2);
 /// The clock of Redis may gain or lose so much on ours between two reports before it counts as set.
 const CLOCK_MAY_GAIN: Duration = Duration::from_secs(1);
-const MOST_REAPED: usize = 1_000;
+const MAX_REAPED: usize = 1_000;
 
 /// What Redis says of one queue: jobs in flight, ms until the next is due, whether a lease has run out.
 type Report = (i64, i64, u64);
@@ -34,8 +34,8 @@ type Report = (i64, i64, u64);
 /// A queue whose leases are kept.
 struct Kept {
     shared: Arc<Shared>,
-    /// Whether Redis counted more jobs as ours than we know of when it was last asked.
-    strangers: bool,
+    /// Whether Redis counted more claims of this worker than the worker knows of at the last report.
+    unknown_claims: bool,
     /// Jobs that became suspects when this worker was taken for dead, with its name then.
     wronged: Vec<(Arc<str>, Vec<Vec<u8>>)>,
 }
@@ -48,13 +48,13 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
     let _putting_right = AbortOnDropHandle::new(tokio::spawn(putting_right));
     // It may have been set while no worker ran.
     clock_was_set.notify_one();
-    let kept = |shared| Kept { shared, strangers: false, wronged: Vec::new() };
+    let kept = |shared| Kept { shared, unknown_claims: false, wronged: Vec::new() };
     let mut queues: Vec<_> = queues.into_iter().map(kept).collect();
     let connection = connection.answering_within(ANSWER);
-    let mut steady = Steady::default();
+    let mut stable = StableSince::default();
     let mut clock = ClockOfRedis::default();
     let mut times_left = connection.times_left();
-    let mut pause = Pause::new();
+    let mut backoff = Backoff::new();
     loop {
         queues.retain(|kept| !kept.shared.left.load(Ordering::SeqCst));
         if queues.is_empty() {
@@ -64,32 +64,32 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
         match heartbeat(&queues, &connection, clock.was_set).await {
             Ok((shows, reports)) => {
                 connection.answered();
-                pause = Pause::new();
+                backoff = Backoff::new();
                 clock.reads(Reading { asked, answered: Instant::now(), shows });
                 // Another server, for all we know: it has a clock of its own, and others have yet to find it. What
                 // was left while this report was on its way still counts with the next.
                 clock.was_set |= connection.times_left() != times_left;
                 times_left = left_so_far;
                 if clock.was_set {
-                    steady.interrupted();
+                    stable.interrupted();
                     clock_was_set.notify_one();
                 }
-                steady.answered();
+                stable.answered();
                 for (kept, report) in queues.iter_mut().zip(reports) {
                     let same_server = connection.times_left() == times_left;
-                    if let Err(error) = attend(kept, report, same_server && steady.lasts_for(LEASE)).await {
+                    if let Err(error) = attend(kept, report, same_server && stable.lasts_for(LEASE)).await {
                         connection.failed(&error);
                     }
                 }
             }
             Err(error) => {
                 connection.failed_to_work(&error);
-                steady.interrupted();
+                stable.interrupted();
                 // Redis may come back with older data, and so with claims that were settled.
                 for kept in &queues {
-                    kept.shared.stranded.store(true, Ordering::Relaxed);
+                    kept.shared.orphaned_claims.store(true, Ordering::Relaxed);
                 }
-                pause.wait().await;
+                backoff.wait().await;
                 continue;
             }
         }
@@ -120,7 +120,7 @@ async fn heartbeat(
 /// run out, or to run on for as long as the two differ.
 struct ClockOfRedis {
     read: Option<Reading>,
-    /// Whether it was set between the last two readings, or may be another one. At the start nobody knows.
+    /// Whether it was set between the last two readings, or may be another one. Unknown at the start.
     was_set: bool,
 }
 
@@ -165,14 +165,14 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
     acquit(kept).await?;
     let shared = &kept.shared;
     // Once is nothing: a claim or a settlement may be under way.
-    let strangers = claimed > shared.worker_and_held().1;
-    if strangers && kept.strangers {
-        shared.stranded.store(true, Ordering::Relaxed);
+    let unknown_claims = claimed > shared.worker_and_held().1;
+    if unknown_claims && kept.unknown_claims {
+        shared.orphaned_claims.store(true, Ordering::Relaxed);
     }
-    kept.strangers = strangers;
+    kept.unknown_claims = unknown_claims;
     shared.some_wait.store(next_due_ms >= 0, Ordering::Relaxed);
     let next_due = u64::try_from(next_due_ms).ok().map(Duration::from_millis);
-    if next_due.is_some_and(|due| due < IDLE_HEARTBEAT) || shared.stranded.load(Ordering::Relaxed) {
+    if next_due.is_some_and(|due| due < IDLE_HEARTBEAT) || shared.orphaned_claims.load(Ordering::Relaxed) {
         shared.wake.notify_one();
     }
     if expired > 0 && reap { take_over(shared).await } else { Ok(()) }
@@ -182,7 +182,7 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
 async fn acquit(kept: &mut Kept) -> RedisResult<()> {
     let Kept { shared, wronged, .. } = kept;
     while let Some((worker, ids)) = wronged.last_mut() {
-        let some = ids.split_off(ids.len().saturating_sub(MOST_REAPED));
+        let some = ids.split_off(ids.len().saturating_sub(MAX_REAPED));
         if some.is_empty() {
             wronged.pop();
             continue;
@@ -203,7 +203,7 @@ async fn acquit(kept: &mut Kept) -> RedisResult<()> {
 
 async fn take_over(shared: &Shared) -> RedisResult<()> {
     let mut call = scripts::REAP.key(&shared.queue);
-    call.arg(millis(LEASE)).arg(MOST_REAPED);
+    call.arg(millis(LEASE)).arg(MAX_REAPED);
     let moved: u64 = call.invoke_async(&mut shared.connection.get()).await?;
     if moved > 0 {
         tracing::warn!(queue = shared.queue, moved, "took over the jobs of a dead worker");
@@ -235,7 +235,7 @@ mod tests {
             (14.4, 14.4, 40.2, false),
         ];
         let mut clock = ClockOfRedis::default();
-        assert!(clock.was_set, "nobody knows at the start");
+        assert!(clock.was_set, "it is unknown at the start");
         for (asked, answered, seconds, was_set) in readings {
             let shows = Duration::from_secs_f64(seconds).as_millis().try_into().unwrap();
             clock.reads(Reading { asked: at(asked), answered: at(answered), shows });

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::isolation::{Isolation, Word};
 use super::running::HANDLER_TIMEOUT;
-use super::suspect::{End, Suspect};
+use super::suspect::{Suspect, Verdict};
 
 /// How long a process may take until it is set up.
 const SET_UP_WITHIN: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ const STOP_SIGNALS: [i32; 3] = [1, 2, 15];
 /// What a process left behind.
 pub(super) enum Left {
     /// No job; it was dismissed.
-    Nobody,
+    NoJobs,
     /// It never ran a job.
     NotStarted { why: String, jobs: Vec<Suspect> },
     /// A signal asked it to stop.
@@ -73,7 +73,7 @@ pub(super) async fn run_in_process(
     let mut idle_since = Instant::now();
     while !hung {
         if process.sent.is_empty() && joining.is_none() {
-            return Left::Nobody;
+            return Left::NoJobs;
         }
         let next = async {
             match joining.as_mut() {
@@ -93,7 +93,7 @@ pub(super) async fn run_in_process(
             },
             () = sleep_until(until) => {
                 if process.sent.is_empty() {
-                    return Left::Nobody;
+                    return Left::NoJobs;
                 }
                 hung = true;
             }
@@ -153,8 +153,8 @@ impl Process {
                 }
                 return;
             }
-            Ok(Word::Ended { number, settlement }) => (number, End::Settled(settlement)),
-            Ok(Word::Failed { number, what }) => (number, End::Failed(what)),
+            Ok(Word::Ended { number, settlement }) => (number, Verdict::Settled(settlement)),
+            Ok(Word::Failed { number, what }) => (number, Verdict::Failed(what)),
             Ok(Word::Ready) | Err(_) => return,
         };
         if let Some(Sent { suspect, .. }) = self.sent.remove(&number) {

@@ -1,6 +1,6 @@
 //! A claimed job and the lease on it.
 //!
-//! The lease is a value: whoever holds it owns the job and one of the worker's slots. Settling consumes
+//! The lease is a value: its holder owns the job and one of the worker's slots. Settling consumes
 //! it; dropping it unsettled gives the job back, so that no path of the code can lose one.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::job::{End, Settlement};
+use crate::job::{Disposition, Settlement};
 use crate::redis::millis;
 
 /// A job that this worker has claimed.
@@ -65,7 +65,7 @@ pub(super) enum SettlingEnd {
     Fault(Duration, String),
     /// The process of its own in which it ran has died; it runs again, or it is poison.
     Crashed,
-    /// It is kept aside, for this reason: its handler never said what becomes of it.
+    /// The queue made it a dead letter, for this reason: its handler never said what becomes of it.
     Condemned(String),
     /// The job goes back to the head of its queue.
     Released,
@@ -99,7 +99,7 @@ impl Drop for Lease {
 impl Settling {
     /// Whether the job is done and nothing follows from it.
     pub(super) fn only_finishes(&self) -> bool {
-        matches!(&self.end, SettlingEnd::Settled(Settlement { end: End::Finish, next, .. }) if next.is_empty())
+        matches!(&self.end, SettlingEnd::Settled(Settlement { disposition: Disposition::Complete, next, .. }) if next.is_empty())
     }
 
     /// The arguments of `settle.lua` for this job.
@@ -108,12 +108,12 @@ impl Settling {
             SettlingEnd::Released => ("release", Duration::ZERO, ""),
             SettlingEnd::Fault(wait, what) => ("fault", *wait, what.as_str()),
             SettlingEnd::Crashed => ("crash", Duration::ZERO, ""),
-            SettlingEnd::Condemned(reason) => ("condemn", Duration::ZERO, reason.as_str()),
-            SettlingEnd::Settled(settlement) => match &settlement.end {
-                End::Finish => ("finish", Duration::ZERO, ""),
-                End::Wait(wait) => ("wait", *wait, ""),
-                End::Retry(wait, error) => ("retry", *wait, error.as_str()),
-                End::DeadLetter(reason) => ("bury", Duration::ZERO, reason.as_str()),
+            SettlingEnd::Condemned(reason) => ("poison", Duration::ZERO, reason.as_str()),
+            SettlingEnd::Settled(settlement) => match &settlement.disposition {
+                Disposition::Complete => ("complete", Duration::ZERO, ""),
+                Disposition::Snooze(wait) => ("snooze", *wait, ""),
+                Disposition::Retry(wait, error) => ("retry", *wait, error.as_str()),
+                Disposition::DeadLetter(reason) => ("dead-letter", Duration::ZERO, reason.as_str()),
             },
         };
         let (payload, next) = match &self.end {

@@ -11,7 +11,7 @@
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
 //! | `:workers` | sorted set | workers, scored by their last heartbeat |
 //! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
-//! | `:cancelled:<id>` | string | in `poll-topup`: a message has this order followed no longer; for two days |
+//! | `:cancelled:<id>` | string | in `poll-topup`: a message ended the tracking of this order; for two days |
 //! | `:settled:<worker>` | string | number of the last batch of settlements that was carried out |
 //!
 //! The channel `:wake` carries word that something became due earlier than the workers know of.
@@ -98,7 +98,7 @@ pub enum Stopped {
     /// Every running job came to its end.
     Drained,
     /// Time was up, or a second signal came; running jobs were given back.
-    CutShort,
+    TimedOut,
     /// A task of the service died.
     Failed,
 }
@@ -186,8 +186,8 @@ impl Queues {
         if stopped == Stopped::Drained && !ended {
             tokio::select! {
                 _ = &mut working => {}
-                () = tokio::time::sleep(deadline) => stopped = Stopped::CutShort,
-                () = shutdown.insisted() => stopped = Stopped::CutShort,
+                () = tokio::time::sleep(deadline) => stopped = Stopped::TimedOut,
+                () = shutdown.forced() => stopped = Stopped::TimedOut,
             }
         }
         drop(working);
@@ -202,7 +202,7 @@ impl Queues {
         };
         // Redis may be away for good; then the leases run out and other workers take the jobs over.
         if tokio::time::timeout(LEASE, leave).await.is_err() {
-            stopped = Stopped::CutShort;
+            stopped = Stopped::TimedOut;
         }
         stopped
     }
@@ -243,12 +243,12 @@ mod tests {
     #[tokio::test]
     async fn work_that_ends_because_it_was_asked_to_has_not_failed() {
         let shutdown = Shutdown::new();
-        let asked_at_the_last_moment = async { shutdown.ask() };
+        let asked_at_the_last_moment = async { shutdown.request() };
         let end = first_end(&shutdown, asked_at_the_last_moment, pending()).await;
         assert_eq!(end, (Stopped::Drained, true));
 
         let shutdown = Shutdown::new();
-        let asked_at_the_last_moment = async { shutdown.ask() };
+        let asked_at_the_last_moment = async { shutdown.request() };
         let end = first_end(&shutdown, pending::<()>(), asked_at_the_last_moment).await;
         assert_eq!(end, (Stopped::Drained, false));
     }

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 
 use super::scripts;
 use super::shared::Shared;
-use crate::redis::{Connection, Pause};
+use crate::redis::{Backoff, Connection};
 
 /// Jobs that are looked at in one go: about a millisecond of Redis.
-const MOST_LOOKED_AT: usize = 1_000;
+const MAX_LOOKED_AT: usize = 1_000;
 /// Redis has others to serve in between.
 const BREATHER: Duration = Duration::from_millis(5);
 
@@ -57,19 +57,19 @@ pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, 
 
 /// Looks through a queue from the cursor on, to its end or for so many goes, and leaves the cursor where to go on.
 async fn put_queue_right(queue: &str, connection: &Connection, cursor: &mut String, goes: usize) -> u64 {
-    let (mut moved, mut left, mut pause) = (0, goes, Pause::new());
+    let (mut moved, mut left, mut backoff) = (0, goes, Backoff::new());
     while left > 0 {
         let mut call = scripts::PUT_RIGHT.key(queue);
-        let answer = call.arg(&*cursor).arg(MOST_LOOKED_AT).invoke_async(&mut connection.get()).await;
+        let answer = call.arg(&*cursor).arg(MAX_LOOKED_AT).invoke_async(&mut connection.get()).await;
         let (next, of_these): (String, u64) = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 connection.failed(&error);
-                pause.wait().await;
+                backoff.wait().await;
                 continue;
             }
         };
-        pause = Pause::new();
+        backoff = Backoff::new();
         moved += of_these;
         left -= 1;
         if next.is_empty() {

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::isolated_process::{Left, run_in_process};
 use super::isolation::{IsolatedJob, Isolation};
-use super::suspect::{End, Suspect};
+use super::suspect::{Suspect, Verdict};
 
 /// Suspects that come together are claimed together; so long the first one waits for the others.
 const GATHERED_WITHIN: Duration = Duration::from_millis(20);
@@ -82,8 +82,8 @@ impl Quarantine {
     }
 
     /// Runs a suspect. One that is known to have killed a process runs alone.
-    pub(super) async fn run(&self, job: IsolatedJob, alone: bool) -> End {
-        let Ok(_place) = self.0.places.try_acquire() else { return End::NoPlace(self.turn()) };
+    pub(super) async fn run(&self, job: IsolatedJob, alone: bool) -> Verdict {
+        let Ok(_place) = self.0.places.try_acquire() else { return Verdict::NoPlace(self.turn()) };
         let (end, ended) = oneshot::channel();
         let suspect = Suspect { job, end };
         // The send fails once the quarantine has ended; the receiver below then sees the dropped end.
@@ -92,7 +92,7 @@ impl Quarantine {
         } else {
             drop(self.0.common.send(suspect));
         }
-        ended.await.unwrap_or_else(|_| End::Unproven("the worker stops".to_owned()))
+        ended.await.unwrap_or_else(|_| Verdict::Inconclusive("the worker stops".to_owned()))
     }
 
     /// Those that find no place come back one after another.
@@ -107,7 +107,7 @@ impl Quarantine {
         self.0.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the processes, and returns once they are told to end.
+    /// Ends the processes, and returns once each has been sent the signal.
     pub(super) async fn end(&self) {
         self.stopping();
         self.0.ended.cancel();
@@ -176,25 +176,25 @@ impl Shared {
     /// they are several, and those that had not begun.
     fn judge(&self, left: Left) -> (Vec<Suspect>, Vec<Suspect>) {
         match left {
-            Left::Nobody => {
+            Left::NoJobs => {
                 *lock(&self.unavailable) = None;
                 (Vec::new(), Vec::new())
             }
             Left::NotStarted { why, jobs } => {
                 let since = *lock(&self.unavailable).get_or_insert_with(Instant::now);
                 let given_up = since.elapsed() >= START_TRIED_FOR;
-                let end = if given_up { End::NoProcess } else { End::Unproven };
+                let end = if given_up { Verdict::NoProcess } else { Verdict::Inconclusive };
                 release(jobs, &why, end);
                 (Vec::new(), Vec::new())
             }
             Left::Stopped { why, jobs } => {
-                release(jobs, &why, End::Unproven);
+                release(jobs, &why, Verdict::Inconclusive);
                 (Vec::new(), Vec::new())
             }
             Left::Died { why, running, waiting, hung } => {
                 *lock(&self.unavailable) = None;
                 if self.stopping.load(Ordering::Relaxed) {
-                    release(running.into_iter().chain(waiting).collect(), &why, End::Unproven);
+                    release(running.into_iter().chain(waiting).collect(), &why, Verdict::Inconclusive);
                     return (Vec::new(), Vec::new());
                 }
                 if running.len() > 1 {
@@ -206,14 +206,14 @@ impl Shared {
                     );
                     return (running, waiting);
                 }
-                release(running, &why, if hung { End::Failed } else { End::Killed });
+                release(running, &why, if hung { Verdict::Failed } else { Verdict::Killed });
                 (Vec::new(), waiting)
             }
         }
     }
 }
 
-fn release(suspects: Vec<Suspect>, why: &str, end: fn(String) -> End) {
+fn release(suspects: Vec<Suspect>, why: &str, end: fn(String) -> Verdict) {
     for suspect in suspects {
         // A job that was given back meanwhile has no receiver for its end.
         drop(suspect.end.send(end(why.to_owned())));

@@ -9,7 +9,7 @@ use super::scripts;
 use crate::redis::{Connection, Names};
 
 /// Messages read in one go; each has up to 64 KiB.
-const MOST_READ: usize = 50;
+const MAX_READ: usize = 50;
 
 /// How much is kept of rejected messages; beyond, the oldest are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl RejectedMessages {
         let (mut all, mut from) = (Vec::new(), "-".to_owned());
         loop {
             let mut read = redis::cmd("XRANGE");
-            read.arg(self.names.rejected()).arg(&from).arg("+").arg("COUNT").arg(MOST_READ);
+            read.arg(self.names.rejected()).arg(&from).arg("+").arg("COUNT").arg(MAX_READ);
             let entries: Vec<(String, Vec<Value>)> = read.query_async(&mut self.connection.get()).await?;
             let Some((last, _)) = entries.last() else { return Ok(all) };
             from = format!("({last}");

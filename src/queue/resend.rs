@@ -28,20 +28,20 @@ pub(crate) async fn mark_dead_letters(
     notifications: impl Iterator<Item = &NotifyCustomer>,
 ) -> RedisResult<()> {
     let mut call = scripts::DEAD_MARK.key(names.queue(JobName::NotifyCustomer));
-    for told in notifications {
-        call.arg(told.job_id());
+    for notification in notifications {
+        call.arg(notification.job_id());
     }
     call.invoke_async::<Vec<bool>>(&mut connection.get()).await.map(drop)
 }
 
-/// Makes these notifications due, each of which the store holds as still to be told.
+/// Makes these notifications due, each of which the store holds as pending.
 pub(crate) async fn resend(
     connection: &Connection,
     names: &Names,
     notifications: &[NotifyCustomer],
 ) -> RedisResult<Vec<Resent>> {
     let mut call = scripts::RESEND.key(names.queue(JobName::NotifyCustomer));
-    for job in notifications.iter().map(NextJob::tell) {
+    for job in notifications.iter().map(NextJob::notify) {
         call.arg(job.id).arg(job.payload);
     }
     let results: Vec<String> = call.invoke_async(&mut connection.get()).await?;

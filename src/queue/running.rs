@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use topup_jobs::JobName;
 use tracing::Instrument;
 
-use crate::job::{End, Handler, Job, Settlement};
+use crate::job::{Disposition, Handler, Job, Settlement};
 
 /// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
 pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
@@ -56,5 +56,5 @@ pub(super) async fn run_payload<H: Handler>(
 
 fn unreadable(job: JobName, why: &str) -> Settlement {
     tracing::warn!(job.name = %job, why, "a job that cannot be read goes to the dead letters");
-    Settlement::new(End::DeadLetter(format!("unreadable: {why}")))
+    Settlement::new(Disposition::DeadLetter(format!("unreadable: {why}")))
 }

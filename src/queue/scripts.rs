@@ -8,7 +8,7 @@ pub(crate) const LAYOUT: &str = include_str!("lua/layout.lua");
 scripts! {
     behind &[LAYOUT];
     ACQUIT = "lua/acquit.lua";
-    BURIED = "lua/buried.lua";
+    DEAD_REASONS = "lua/dead_reasons.lua";
     CLAIM = "lua/claim.lua";
     DEAD_DISCARD = "lua/dead_discard.lua";
     DEAD_MARK = "lua/dead_mark.lua";

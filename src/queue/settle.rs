@@ -8,17 +8,17 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::lease::Settling;
 use super::scripts;
-use super::shared::{MOST_CRASHES, Shared};
-use crate::redis::Pause;
+use super::shared::{MAX_CRASHES, Shared};
+use crate::redis::Backoff;
 
 /// Settlements that go to Redis at once.
-pub(super) const MOST_SETTLED: usize = 256;
+pub(super) const MAX_SETTLED: usize = 256;
 
 /// Hands settlements to Redis in batches until every lease is gone, then leaves the queue.
 pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedReceiver<Settling>) {
-    let mut received = Vec::with_capacity(MOST_SETTLED);
+    let mut received = Vec::with_capacity(MAX_SETTLED);
     let mut number = 0_u64;
-    while settlings.recv_many(&mut received, MOST_SETTLED).await > 0 {
+    while settlings.recv_many(&mut received, MAX_SETTLED).await > 0 {
         // What was claimed under one name is settled under that name.
         for batch in received.chunk_by(|one, other| one.worker == other.worker) {
             number += 1;
@@ -39,13 +39,13 @@ pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedRece
 
 /// Settles a batch, however long Redis is away.
 async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
-    let mut pause = Pause::new();
+    let mut backoff = Backoff::new();
     let lost = loop {
         match settle(shared, number, batch).await {
             Ok(lost) => break lost,
             Err(error) => {
                 shared.connection.failed_to_work(&error);
-                pause.wait().await;
+                backoff.wait().await;
             }
         }
     };
@@ -60,7 +60,7 @@ async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
 async fn settle(shared: &Shared, number: u64, batch: &[Settling]) -> RedisResult<u64> {
     let mut call = scripts::SETTLE.prepare_invoke();
     call.key(&shared.queue).key(&shared.last_batch).arg(number);
-    call.arg(batch.first().map_or("", |settling| &*settling.worker)).arg(MOST_CRASHES);
+    call.arg(batch.first().map_or("", |settling| &*settling.worker)).arg(MAX_CRASHES);
     let (finished, others): (Vec<_>, Vec<_>) = batch.iter().partition(|settling| settling.only_finishes());
     call.arg(finished.len());
     for settling in finished {

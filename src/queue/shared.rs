@@ -13,7 +13,7 @@ use crate::redis::{Connection, Names};
 /// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
 pub(super) const LEASE: Duration = WORKER_IS_GONE_AFTER;
 /// A job is poison once so many processes have died that ran it and no other.
-pub(super) const MOST_CRASHES: u32 = 3;
+pub(super) const MAX_CRASHES: u32 = 3;
 
 /// The id that a job with this payload must have, if the payload asks for one.
 pub(super) type OtherId = fn(&[u8], &[u8]) -> Option<String>;
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) report_now: Arc<Notify>,
     pub(super) identity: Mutex<Identity>,
     /// Set when Redis may count more jobs as claimed by this worker than it knows of.
-    pub(super) stranded: AtomicBool,
+    pub(super) orphaned_claims: AtomicBool,
     /// Whether jobs were scheduled or due when the worker last reported.
     pub(super) some_wait: AtomicBool,
     /// Set before the worker leaves the queue: a report behind that would register it again.
@@ -47,7 +47,7 @@ pub(super) struct Shared {
 /// taken for dead takes a new one: whatever it still holds under the old name is no longer its own.
 pub(super) struct Identity {
     worker: Arc<str>,
-    /// Ids of the jobs claimed under this name, each as often as there is a lease on it or a settlement that
+    /// Ids of the jobs claimed under this name, once for each lease on it or settlement that
     /// Redis has not confirmed.
     held: HashMap<Vec<u8>, usize>,
 }

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use redis::RedisResult;
 use tokio::sync::Notify;
 
-use crate::redis::{Pause, RedisAddress, Subscription};
+use crate::redis::{Backoff, RedisAddress, Subscription};
 
 /// A queue and whom to wake for it.
 pub(super) type Listener = (String, Arc<Notify>);
 
 /// Listens for ever; reconnects whenever the connection ends.
 pub(super) async fn listen(address: RedisAddress, listeners: Vec<Listener>) {
-    let mut pause = Pause::new();
+    let mut backoff = Backoff::new();
     loop {
         if listen_once(&address, &listeners).await.is_ok() {
-            pause = Pause::new();
+            backoff = Backoff::new();
         }
-        pause.wait().await;
+        backoff.wait().await;
     }
 }
 

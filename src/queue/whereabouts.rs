@@ -6,11 +6,11 @@ use topup_jobs::{JobName, Timestamp, TopupId};
 use crate::redis::{Connection, Names};
 
 /// Orders asked for in one go.
-const MOST_ASKED: usize = 200;
+const MAX_ASKED: usize = 200;
 /// Messages read in one go.
-const MOST_READ: usize = 500;
+const MAX_READ: usize = 500;
 /// Messages of a stream that are looked through; behind that many the answer is not worth the wait.
-const MOST_LOOKED_THROUGH: usize = 100_000;
+const MAX_LOOKED_THROUGH: usize = 100_000;
 
 /// Where the job of an order is.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub(crate) enum Whereabouts {
     Waits(JobName, Timestamp),
     /// It is due, or a worker has it.
     UnderWay(JobName),
-    /// It was kept aside, for this reason.
+    /// It is a dead letter, for this reason.
     DeadLetter(String),
     /// No queue holds it.
     Nowhere,
@@ -35,10 +35,10 @@ pub(crate) async fn whereabouts(
     orders: &[TopupId],
 ) -> RedisResult<Vec<Whereabouts>> {
     let mut all = Vec::with_capacity(orders.len());
-    for orders in orders.chunks(MOST_ASKED) {
+    for orders in orders.chunks(MAX_ASKED) {
         let mut ask = pipe();
         for topup_id in orders.iter().map(TopupId::as_str) {
-            for queue in JobName::FOLLOWING.map(|job| names.queue(job)) {
+            for queue in JobName::TRACKING.map(|job| names.queue(job)) {
                 ask.cmd("HEXISTS").arg(format!("{queue}:data")).arg(topup_id);
                 ask.cmd("ZSCORE").arg(format!("{queue}:scheduled")).arg(topup_id);
                 ask.cmd("SISMEMBER").arg(format!("{queue}:dead")).arg(topup_id);
@@ -46,7 +46,7 @@ pub(crate) async fn whereabouts(
             }
         }
         let answers: Vec<Value> = ask.query_async(&mut connection.get()).await?;
-        for of_order in answers.chunks(4 * JobName::FOLLOWING.len()) {
+        for of_order in answers.chunks(4 * JobName::TRACKING.len()) {
             let held = of_order.chunks(4).map(|held| redis::from_redis_value(Value::Array(held.to_vec())));
             let held = held.collect::<Result<Vec<Held>, _>>()?;
             all.push(judge(held));
@@ -58,7 +58,7 @@ pub(crate) async fn whereabouts(
 /// Of two queues the one that has the order at work counts.
 fn judge(held: Vec<Held>) -> Whereabouts {
     let mut found = Whereabouts::Nowhere;
-    for ((payload, due, dead, (reason,)), job) in held.into_iter().zip(JobName::FOLLOWING) {
+    for ((payload, due, dead, (reason,)), job) in held.into_iter().zip(JobName::TRACKING) {
         if dead {
             found = Whereabouts::DeadLetter(reason.unwrap_or_default());
         } else if payload {
@@ -92,9 +92,9 @@ pub(crate) async fn naming(
     topup_id: &TopupId,
 ) -> RedisResult<Option<Naming>> {
     let mut from = "-".to_owned();
-    for _ in 0..MOST_LOOKED_THROUGH / MOST_READ {
+    for _ in 0..MAX_LOOKED_THROUGH / MAX_READ {
         let mut read = redis::cmd("XRANGE");
-        read.arg(stream).arg(&from).arg("+").arg("COUNT").arg(MOST_READ);
+        read.arg(stream).arg(&from).arg("+").arg("COUNT").arg(MAX_READ);
         let entries: Vec<(String, Fields)> = read.query_async(&mut connection.get()).await?;
         let Some((last, _)) = entries.last() else { break };
         from = format!("({last}");

@@ -19,9 +19,9 @@ use crate::redis::{Connection, millis};
 /// How long a request counts as in flight without a renewal: as long as a worker may be silent. Real time.
 pub(super) const LEASE: Duration = WORKER_IS_GONE_AFTER;
 /// Pause between two renewals. Most requests are answered before the first.
-const RENEW_EVERY: Duration = Duration::from_millis(1_500);
+const RENEW_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// Requests by ticket.
+/// Requests by the number of their permit.
 type Requests = Arc<(Mutex<HashMap<String, Request>>, Notify)>;
 
 struct Request {
@@ -44,31 +44,31 @@ impl InFlight {
     }
 
     /// A request is made with this key.
-    pub(super) fn began(&self, ticket: &str, key: &KeyFingerprint) {
+    pub(super) fn began(&self, permit: &str, key: &KeyFingerprint) {
         let (requests, changed) = &*self.requests;
         let request = Request { key: key.clone(), began_at: Instant::now() };
-        requests.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket.to_owned(), request);
+        requests.lock().unwrap_or_else(PoisonError::into_inner).insert(permit.to_owned(), request);
         changed.notify_one();
     }
 
     /// The request was answered, or has failed.
-    pub(super) fn ended(&self, ticket: &str) {
-        self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).remove(ticket);
+    pub(super) fn ended(&self, permit: &str) {
+        self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).remove(permit);
     }
 }
 
 async fn renew(requests: Requests, connection: Connection, budget: String) {
     let (requests, changed) = &*requests;
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
+        tokio::time::sleep(RENEW_INTERVAL).await;
         let mut call = scripts::BUDGET_RENEW.prepare_invoke();
         call.key(&budget).arg(millis(LEASE));
         let none = {
             let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
             // A request whose task has ended without an answer is renewed no longer than a request can take.
             requests.retain(|_, request| request.began_at.elapsed() < REQUEST);
-            for (ticket, request) in &*requests {
-                call.arg(request.key.as_str()).arg(ticket);
+            for (permit, request) in &*requests {
+                call.arg(request.key.as_str()).arg(permit);
             }
             requests.is_empty()
         };

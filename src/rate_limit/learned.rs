@@ -1,4 +1,4 @@
-//! What was learned of how long orders take, and how urgent that makes the next check of one.
+//! How long orders take until they are final, and how urgent that makes the next check of one.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use topup_jobs::Completions;
 
 use super::RedisBudget;
-use crate::rate_limit::Wish;
+use crate::rate_limit::PermitRequest;
 
-/// Longest that an order which is hardly final yet may wait compared with one that asks now.
-const MOST_PATIENCE: Duration = Duration::from_secs(30);
-/// How often a worker reads what all have learned.
-const LEARN_EVERY: Duration = Duration::from_secs(5);
+/// Longest time by which an order that is hardly final yet stands behind one that asks now.
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a worker reads what all workers have counted.
+const LEARN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was learned about completion, and when it was read.
+/// The counts of completions, and when they were read.
 #[derive(Default)]
 pub(super) struct Learned {
     completions: Completions,
@@ -22,22 +22,22 @@ pub(super) struct Learned {
 }
 
 impl RedisBudget {
-    /// How long an order may wait compared with one that asks now: the less likely it is final, the longer.
-    pub(super) fn patience(&self, wish: &Wish) -> Duration {
-        if wish.backlog {
+    /// How far the order stands behind one that asks now: the less likely it is final, the further.
+    pub(super) fn patience(&self, request: &PermitRequest) -> Duration {
+        if request.backlog {
             return Duration::ZERO;
         }
-        let Some(last) = wish.last else { return Duration::ZERO };
+        let Some(last) = request.last else { return Duration::ZERO };
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        MOST_PATIENCE.mul_f64(1.0 - learned.completions.chance(last, wish.age))
+        MAX_PATIENCE.mul_f64(1.0 - learned.completions.chance(last, request.age))
     }
 
-    /// Reads what was learned, now and then.
+    /// Reads the counts, every few seconds.
     pub(super) async fn learn(&self) {
         let now = Instant::now();
         {
             let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-            if learned.read_at.is_some_and(|at| now.duration_since(at) < LEARN_EVERY) {
+            if learned.read_at.is_some_and(|at| now.duration_since(at) < LEARN_INTERVAL) {
                 return;
             }
             learned.read_at = Some(now);

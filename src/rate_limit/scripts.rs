@@ -8,8 +8,8 @@ pub(crate) const SHARED: &str = include_str!("lua/budget.lua");
 scripts! {
     behind &[SHARED];
     BUDGET_ABLE = "lua/budget_able.lua";
-    BUDGET_ANSWER = "lua/budget_answer.lua";
-    BUDGET_ASK = "lua/budget_ask.lua";
+    BUDGET_REPORT = "lua/budget_report.lua";
+    BUDGET_ACQUIRE = "lua/budget_acquire.lua";
     BUDGET_LEARN = "lua/budget_learn.lua";
     BUDGET_OTHERS = "lua/budget_others.lua";
     BUDGET_RENEW = "lua/budget_renew.lua";

@@ -32,7 +32,7 @@ struct State {
     tried: bool,
     refusal: Option<Refusal>,
     /// Whether the provider knows none of several orders that were checked with the keys of this worker.
-    doubted: bool,
+    mistrusted: bool,
     /// Requests in a row that did not reach the provider.
     unreached: u32,
 }
@@ -77,7 +77,7 @@ impl Standing {
             Some(Refusal { of, answer: Some(answer), .. }) => Some(format!("{}: {answer}", of.in_words())),
             Some(Refusal { of, answer: None, .. }) => Some(of.in_words().to_owned()),
             None if !state.tried => Some("the API key has not been verified yet".to_owned()),
-            None if state.doubted => {
+            None if state.mistrusted => {
                 Some("the provider knows none of several orders that this worker checked".to_owned())
             }
             None => None,
@@ -124,8 +124,8 @@ impl Standing {
     }
 
     /// The provider knows none of several orders that were checked with the keys of this worker.
-    pub(super) fn keys_doubted(&self) {
-        self.with(|state| (state.tried, state.doubted) = (true, true));
+    pub(super) fn keys_mistrusted(&self) {
+        self.with(|state| (state.tried, state.mistrusted) = (true, true));
     }
 
     /// Counts the requests in a row that did not reach the provider, by how the last one ended. Returns whether they are
@@ -140,7 +140,7 @@ impl Standing {
 
     /// Whether this worker can check orders, as far as is known.
     pub(super) fn is_able(&self) -> bool {
-        self.with(|state| state.refusal.is_none() && !state.doubted && state.unreached < UNREACHED)
+        self.with(|state| state.refusal.is_none() && !state.mistrusted && state.unreached < UNREACHED)
     }
 
     /// Whether the provider refuses this worker.
@@ -152,7 +152,7 @@ impl Standing {
     pub(super) fn admitted(&self, an_order: bool) {
         let refusal = self.with(|state| {
             state.tried = true;
-            state.doubted &= !an_order;
+            state.mistrusted &= !an_order;
             state.refusal.take()
         });
         if refusal.is_some() {

@@ -1,39 +1,39 @@
-//! How the budget stands now, for whoever watches the service. Reading it changes nothing.
+//! The state of the budget, for metrics and health checks. Reading it changes nothing.
 
 use std::time::Duration;
 
 use super::RedisBudget;
 use super::scripts;
 
-/// Longest that Redis may take to say; whoever asks gives up soon after.
+/// Time limit of the answer of Redis; a scrape gives up soon after.
 const SAID_WITHIN: Duration = Duration::from_secs(1);
 
-/// How the budget of all workers stands.
+/// The state of the budget of all workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BudgetState {
-    /// Whether anybody may ask.
-    pub gate: Gate,
+    /// Whether orders are checked.
+    pub breaker: Breaker,
     /// What is done with the list of orders.
     pub list: ListUse,
-    /// New orders that wait in line for a request.
-    pub new_in_line: u64,
-    /// Orders of the backlog that do.
-    pub backlog_in_line: u64,
+    /// New orders in the wait queue.
+    pub new_waiting: u64,
+    /// Orders of the backlog in the wait queue.
+    pub backlog_waiting: u64,
     /// The key that requests are made with.
     pub key: ApiKey,
     /// Requests that are left in the present minute, for each key there is.
     pub tokens: Vec<(ApiKey, u32)>,
 }
 
-/// Whether anybody may ask the provider.
+/// Whether orders are checked, with the keys of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Everybody may, within the budget.
-    Open,
-    /// One asks first, for all: after a closure, and after the start of a worker.
-    Probing,
-    /// Nobody may.
+pub enum Breaker {
+    /// Orders are checked, within the budget.
     Closed,
+    /// One request at a time is made: after the breaker was open, and until a key is verified.
+    HalfOpen,
+    /// No order is checked.
+    Open,
 }
 
 /// What is done with the list of orders.
@@ -43,8 +43,8 @@ pub enum ListUse {
     Unused,
     /// It is read again and again.
     Read,
-    /// It did not show the orders that wait, and is left alone for a while.
-    Left,
+    /// It did not show the orders that wait, and is not read for a while.
+    Disabled,
 }
 
 /// A key of the provider's API.
@@ -56,41 +56,41 @@ pub enum ApiKey {
     Secondary,
 }
 
-impl Gate {
+impl Breaker {
     /// Every state.
-    pub const ALL: [Self; 3] = [Self::Open, Self::Probing, Self::Closed];
+    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
 
-    /// The state as it is told.
+    /// The state in metrics and scripts.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Open => "open",
-            Self::Probing => "probing",
             Self::Closed => "closed",
+            Self::HalfOpen => "half-open",
+            Self::Open => "open",
         }
     }
 }
 
 impl ListUse {
     /// Every use.
-    pub const ALL: [Self; 3] = [Self::Unused, Self::Read, Self::Left];
+    pub const ALL: [Self; 3] = [Self::Unused, Self::Read, Self::Disabled];
 
-    /// The use as it is told.
+    /// The use in metrics and scripts.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unused => "unused",
             Self::Read => "read",
-            Self::Left => "left",
+            Self::Disabled => "disabled",
         }
     }
 }
 
 impl ApiKey {
-    /// Every key, by the number it has in a [`Ticket`](crate::rate_limit::Ticket).
+    /// Every key, by the number it has in a [`Permit`](crate::rate_limit::Permit).
     pub const ALL: [Self; 2] = [Self::Primary, Self::Secondary];
 
-    /// The key as it is told: which one it is, and nothing of what it says.
+    /// Which key it is, in metrics; nothing of the key itself.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -104,24 +104,24 @@ impl ApiKey {
 type Said = (String, String, u64, u64, usize, Vec<u32>);
 
 impl RedisBudget {
-    /// How the budget stands; nothing where Redis does not say in time.
+    /// The state of the budget; `None` where Redis does not answer in time.
     pub async fn state(&self) -> Option<BudgetState> {
         let mut call = scripts::BUDGET_STATE.prepare_invoke();
-        call.key(&self.key).arg(self.allowance.requests_per_minute);
+        call.key(&self.key).arg(self.rate_limit.requests_per_minute);
         self.write_keys(&mut call);
         let mut connection = self.connection.get();
         let said = tokio::time::timeout(SAID_WITHIN, call.invoke_async::<Said>(&mut connection));
-        // Redis that is slow to tell this is not taken for dead: others judge that by limits of their own.
+        // A slow answer here is no reason to reconnect.
         self.heard(said.await.ok()?).and_then(read)
     }
 }
 
-fn read((gate, list, new_in_line, backlog_in_line, key, left): Said) -> Option<BudgetState> {
+fn read((breaker, list, new_waiting, backlog_waiting, key, left): Said) -> Option<BudgetState> {
     Some(BudgetState {
-        gate: Gate::ALL.into_iter().find(|known| known.as_str() == gate)?,
+        breaker: Breaker::ALL.into_iter().find(|known| known.as_str() == breaker)?,
         list: ListUse::ALL.into_iter().find(|known| known.as_str() == list)?,
-        new_in_line,
-        backlog_in_line,
+        new_waiting,
+        backlog_waiting,
         key: *ApiKey::ALL.get(key)?,
         tokens: ApiKey::ALL.into_iter().zip(left).collect(),
     })

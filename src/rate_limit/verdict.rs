@@ -1,4 +1,4 @@
-//! What an answer of the provider is made of: the verdict for Redis, and what an operator should know.
+//! Turns an answer of the provider into a verdict for Redis, and logs what an operator should know.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use redis::ScriptInvocation;
 
 use super::RedisBudget;
 use crate::provider::{ApiError, Concern, KeyFingerprint};
-use crate::rate_limit::Ticket;
+use crate::rate_limit::Permit;
 use crate::redis::millis;
 
 /// Requests in a row without a usable answer that open the breaker.
-const MOST_FAILURES: u32 = 8;
+const MAX_FAILURES: u32 = 8;
 /// Distinct orders in a row that the provider does not know: the key is of the other environment, or the provider has lost
 /// them.
-const MOST_UNKNOWN: u32 = 3;
+const MAX_UNKNOWN: u32 = 3;
 /// How long the breaker stays open then, doubling, up to …
 const FIRST_CLOSURE: Duration = Duration::from_secs(5);
 /// … this.
-const LONGEST_CLOSURE: Duration = Duration::from_mins(1);
+const MAX_CLOSURE: Duration = Duration::from_mins(1);
 /// After this long without another one, failures are forgotten, …
 const FAILURE_MEMORY: Duration = Duration::from_mins(10);
 /// … and so are unknown orders.
@@ -27,23 +27,23 @@ const VERIFIED: Duration = Duration::from_hours(30 * 24);
 
 impl RedisBudget {
     pub(super) fn write_verdict(&self, call: &mut ScriptInvocation<'_>, concern: Option<Concern>) {
-        let ms = |wait| self.allowance.real_ms(wait);
+        let ms = |wait| self.rate_limit.real_ms(wait);
         match concern {
             None => call.arg("usable").arg(ms(VERIFIED)),
             Some(Concern::Order) => call.arg("own"),
             Some(Concern::UnknownOrder) => call
                 .arg("unknown")
-                .arg(MOST_UNKNOWN)
+                .arg(MAX_UNKNOWN)
                 .arg(ms(FIRST_CLOSURE))
-                .arg(ms(LONGEST_CLOSURE))
+                .arg(ms(MAX_CLOSURE))
                 .arg(ms(UNKNOWN_MEMORY)),
             Some(Concern::Outage) => call
                 .arg("failed")
-                .arg(MOST_FAILURES)
+                .arg(MAX_FAILURES)
                 .arg(ms(FIRST_CLOSURE))
-                .arg(ms(LONGEST_CLOSURE))
+                .arg(ms(MAX_CLOSURE))
                 .arg(ms(FAILURE_MEMORY)),
-            Some(Concern::Provider(wait)) => call.arg("closed").arg(ms(wait)),
+            Some(Concern::Provider(wait)) => call.arg("unavailable").arg(ms(wait)),
             Some(Concern::KeyLimited(wait)) => call.arg("limited").arg(ms(wait)),
             Some(Concern::KeyRefused(wait)) => call.arg("refused").arg(ms(wait)),
             Some(Concern::Address(_)) => call.arg("address"),
@@ -51,8 +51,14 @@ impl RedisBudget {
     }
 
     /// Logs once what an operator should know.
-    pub(super) fn report(&self, ticket: &Ticket, became: &str, wait: Duration, error: Option<&ApiError>) {
-        let key = self.keys.get(ticket.key).map(KeyFingerprint::as_str).unwrap_or_default();
+    pub(super) fn log_verdict(
+        &self,
+        permit: &Permit,
+        became: &str,
+        wait: Duration,
+        error: Option<&ApiError>,
+    ) {
+        let key = self.keys.get(permit.key).map(KeyFingerprint::as_str).unwrap_or_default();
         let wait_ms = millis(wait);
         let error = error.map(tracing::field::display);
         match became {
@@ -72,14 +78,14 @@ impl RedisBudget {
             "open" => {
                 tracing::debug!(key, error, wait_ms, "the provider still takes no requests; orders wait");
             }
-            "doubted-first" => tracing::error!(
+            "mistrusted-first" => tracing::error!(
                 key,
                 error,
                 wait_ms,
                 "the provider knows none of several orders: the API key may be of the other environment (sandbox or \
                  production), or the provider has a fault; these orders wait and none is given up"
             ),
-            "doubted" => {
+            "mistrusted" => {
                 tracing::debug!(
                     key,
                     error,

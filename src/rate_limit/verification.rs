@@ -1,34 +1,34 @@
-//! Learns at the start, and whenever a refusal or an outage may be over, whether the provider lets this worker ask.
+//! Verifies the API key at the start, and whenever a refusal or an outage may be over.
 //!
-//! One row of the list tells, so that no order has to find out. A worker with a mistyped key, or on an address that is not
-//! allowed, is known as such before it claims a job. While it is refused it looks now and then whether other workers
-//! check orders, and leaves the jobs to them.
+//! One row of the list is enough for that, so that no order is spent on it. A worker with a mistyped key, or on an address
+//! that is not allowed, knows so before it claims a job. While the provider refuses it, it looks now and then whether other
+//! workers can check orders, and leaves the jobs to them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::permits::Purpose;
+use super::acquire::Purpose;
 use super::scripts;
 use super::{OTHER_KEY, RedisBudget};
 use crate::provider::{ApiError, TopupApi};
-use crate::rate_limit::{Budget, Permission};
+use crate::rate_limit::{Budget, PermitDecision};
 use crate::shutdown::Shutdown;
 
 /// How often a refused worker looks whether others check orders.
-const LOOK_AT_OTHERS: Duration = Duration::from_secs(3);
+const OTHERS_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often a worker says that it can check orders, so that refused ones leave the jobs to it. What it said counts for
-/// three times as long.
-const NOTE_ABLE: Duration = Duration::from_secs(30);
+/// How often a worker notes in Redis that it can check orders, so that refused workers leave the jobs to it. The note
+/// counts for three times as long.
+const NOTE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Shortest time between two verifications, doubling while they change nothing, up to …
 const PAUSE: Duration = Duration::from_secs(1);
 /// … this.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 impl RedisBudget {
-    /// Verifies the key in use, and keeps the standing of this worker until asked to stop. `apis` are the provider asked
-    /// with each of the keys; `requested` gets to know of each request, with its error if there was one.
+    /// Verifies the key in use, and keeps the standing of this worker until shutdown. `apis` holds one client for each
+    /// key; `requested` is called after each request, with its error if there was one.
     pub(crate) async fn keep_standing(
         self: Arc<Self>,
         apis: Vec<Arc<dyn TopupApi>>,
@@ -41,17 +41,17 @@ impl RedisBudget {
                 self.verify(&apis, &requested).await;
                 // A request that changed nothing is not repeated soon.
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(MAX_PAUSE);
                 while !self.standing.is_refused() && !self.may_be_verified().await {
                     pause = PAUSE;
-                    let _ = tokio::time::timeout(NOTE_ABLE, self.standing.changed()).await;
+                    let _ = tokio::time::timeout(NOTE_INTERVAL, self.standing.changed()).await;
                 }
                 while let Some(left) = self.standing.refused_for() {
                     pause = PAUSE;
                     if self.others_can_ask().await {
                         self.standing.pause_claims();
                     }
-                    tokio::time::sleep(left.min(LOOK_AT_OTHERS)).await;
+                    tokio::time::sleep(left.min(OTHERS_CHECK_INTERVAL)).await;
                 }
             }
         };
@@ -61,8 +61,8 @@ impl RedisBudget {
         }
     }
 
-    /// Says that this worker can check orders, if it can. Returns whether a verification may show that a key is good or
-    /// the provider back: then no order has to.
+    /// Notes that this worker can check orders, if it can. Returns whether a verification may show that a key is good, or
+    /// that the provider is back.
     async fn may_be_verified(&self) -> bool {
         let worker = if self.standing.is_able() { self.worker.as_str() } else { "" };
         let mut call = scripts::BUDGET_ABLE.prepare_invoke();
@@ -75,19 +75,19 @@ impl RedisBudget {
     async fn verify(&self, apis: &[Arc<dyn TopupApi>], requested: &(impl Fn(Option<&ApiError>) + Sync)) {
         loop {
             match self.request(Purpose::Verification).await {
-                Permission::Ask(ticket) => {
-                    let Some(api) = apis.get(ticket.key) else { return };
+                PermitDecision::Granted(permit) => {
+                    let Some(api) = apis.get(permit.key) else { return };
                     let answer = api.verify().await;
                     let error = answer.as_ref().err();
                     requested(error);
-                    let meaning = self.answered(&ticket, None, error).await;
+                    let meaning = self.report(&permit, None, error).await;
                     self.standing.tried();
                     if meaning != OTHER_KEY {
                         return;
                     }
                 }
-                Permission::Wait(wait) => tokio::time::sleep(wait).await,
-                Permission::Closed(_) | Permission::Sighted => {
+                PermitDecision::Wait(wait) => tokio::time::sleep(wait).await,
+                PermitDecision::Blocked(_) | PermitDecision::SeenInList => {
                     // The first order that may be checked shows what is to be known.
                     self.standing.tried();
                     return;

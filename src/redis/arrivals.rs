@@ -15,11 +15,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::address::RedisAddress;
+use super::backoff::Backoff;
 use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
-use super::pause::Pause;
 
 /// Silence after which the connection is asked whether it still is one.
-const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+const MAX_SILENCE: Duration = Duration::from_mins(1);
 
 /// Changes of a key. Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -38,10 +38,10 @@ impl Arrivals {
 
     /// Listens for ever; reconnects whenever the connection ends.
     pub(crate) async fn listen(self, address: RedisAddress, key: String) {
-        let (mut pause, mut told) = (Pause::new(), false);
+        let (mut backoff, mut told) = (Backoff::new(), false);
         loop {
             match self.listen_once(&address, &key).await {
-                Ok(()) => pause = Pause::new(),
+                Ok(()) => backoff = Backoff::new(),
                 Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) && !told => {
                     told = true;
                     tracing::warn!(
@@ -53,7 +53,7 @@ impl Arrivals {
                 Err(_) => {}
             }
             self.heard.store(false, Ordering::Relaxed);
-            pause.wait().await;
+            backoff.wait().await;
         }
     }
 
@@ -67,7 +67,7 @@ impl Arrivals {
         // Whatever changed before now was not heard.
         self.changed.notify_one();
         loop {
-            match timeout(LONGEST_SILENCE, words.recv()).await {
+            match timeout(MAX_SILENCE, words.recv()).await {
                 Ok(Some(PushInfo { kind: PushKind::Invalidate, .. })) => self.changed.notify_one(),
                 Ok(Some(PushInfo { kind: PushKind::Disconnection, .. }) | None) => return Ok(()),
                 Ok(Some(_)) => {}

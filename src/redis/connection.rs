@@ -1,6 +1,6 @@
 //! Connections to Redis, and whether it answers.
 //!
-//! Redis being away is a state, not an error that ends anything: whoever gets an error reports it here,
+//! Redis being away is a state, not an error that ends anything: each caller that gets an error reports it here,
 //! waits and tries again. The change of state is logged once, whichever task saw it first. A connection
 //! that went silent, or leads to a server that has lost its role or its keys, is left for a new one to
 //! wherever the address leads by then: the client by itself would wait for the kernel to give it up, or go
@@ -30,7 +30,7 @@ const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(30);
 /// pause between two tries of anything.
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
-/// Those who wait for a search look so often whether it is still the one to wait for.
+/// How often callers that wait for a search check whether it is still the current one.
 const SEARCH_IS_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 /// The connection to whichever server was found, once it is found; all who wait share the search.
@@ -41,12 +41,12 @@ type Found = Shared<BoxFuture<'static, RedisResult<ConnectionManager>>>;
 struct Current {
     found: Found,
     /// How often the server had become another one when the search began.
-    moves: u64,
+    failover_epoch: u64,
     /// Searches before this one.
     number: u64,
 }
 
-/// A connection that mends itself; clones share it. Commands are sent with it.
+/// A connection that reconnects by itself; clones share it. Commands are sent with it.
 #[derive(Clone)]
 pub struct Connection {
     address: RedisAddress,
@@ -60,8 +60,8 @@ impl Connection {
     /// A connection to that Redis. It does not wait for Redis to be there.
     #[must_use]
     pub fn new(address: &RedisAddress, health: &RedisHealth) -> Self {
-        let (found, moves) = (find(address.clone(), Duration::ZERO), address.moves());
-        let current = Arc::new(RwLock::new(Current { found, moves, number: 0 }));
+        let (found, failover_epoch) = (find(address.clone(), Duration::ZERO), address.failover_epoch());
+        let current = Arc::new(RwLock::new(Current { found, failover_epoch, number: 0 }));
         Self { address: address.clone(), answer_timeout: ANSWER_TIMEOUT, current, health: health.clone() }
     }
 
@@ -102,7 +102,7 @@ impl Connection {
 
     fn current(&self) -> Current {
         let current = self.read();
-        if current.moves == self.address.moves() {
+        if current.failover_epoch == self.address.failover_epoch() {
             return current;
         }
         self.leave(&current.found);
@@ -115,8 +115,8 @@ impl Connection {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.found.ptr_eq(left) {
             let pause = if self.address.is_fixed() { Duration::ZERO } else { FIND_AGAIN_AFTER };
-            let (moves, number) = (self.address.moves(), current.number + 1);
-            *current = Current { found: find(self.address.clone(), pause), moves, number };
+            let (failover_epoch, number) = (self.address.failover_epoch(), current.number + 1);
+            *current = Current { found: find(self.address.clone(), pause), failover_epoch, number };
         }
     }
 
@@ -295,11 +295,11 @@ impl RedisHealth {
 /// Since when every heartbeat has been answered, by the same server for all we know. A worker that was cut off, or
 /// whose Redis was, must not take the others for dead before they have had the time to report again.
 #[derive(Debug, Default)]
-pub(crate) struct Steady {
+pub(crate) struct StableSince {
     since: Option<Instant>,
 }
 
-impl Steady {
+impl StableSince {
     pub(crate) fn answered(&mut self) {
         self.since.get_or_insert_with(Instant::now);
     }

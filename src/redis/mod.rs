@@ -6,10 +6,10 @@
 
 mod address;
 mod arrivals;
+mod backoff;
 mod connection;
 mod in_time;
 mod names;
-mod pause;
 mod refusal;
 pub(crate) mod scripts;
 pub(crate) mod server;
@@ -19,10 +19,10 @@ use std::time::Duration;
 
 pub use address::{InvalidAddress, RedisAddress};
 pub(crate) use arrivals::Arrivals;
-pub(crate) use connection::Steady;
+pub(crate) use backoff::Backoff;
+pub(crate) use connection::StableSince;
 pub use connection::{Connection, RedisHealth};
 pub use names::{InvalidPrefix, Names};
-pub(crate) use pause::Pause;
 pub(crate) use refusal::describe;
 pub(crate) use subscription::Subscription;
 

@@ -46,10 +46,10 @@ impl Names {
         format!("{}:{job}", self.prefix)
     }
 
-    /// The other queues in which the same job may be: an order is followed in one of two.
+    /// The other queues in which the same job may be: an order is tracked in one of two.
     pub(crate) fn siblings(&self, job: JobName) -> Vec<String> {
-        let following = JobName::FOLLOWING.contains(&job);
-        let others = JobName::FOLLOWING.into_iter().filter(|other| following && *other != job);
+        let following = JobName::TRACKING.contains(&job);
+        let others = JobName::TRACKING.into_iter().filter(|other| following && *other != job);
         others.map(|other| self.queue(other)).collect()
     }
 
@@ -88,10 +88,10 @@ impl Names {
     pub(crate) fn breakers(&self, key: &str) -> [String; 4] {
         let budget = self.budget();
         [
-            format!("{budget}:gate"),
-            format!("{budget}:gate:{key}"),
+            format!("{budget}:breaker"),
+            format!("{budget}:breaker:{key}"),
             format!("{budget}:refused:{key}"),
-            format!("{budget}:doubted:{key}"),
+            format!("{budget}:mistrusted:{key}"),
         ]
     }
 
@@ -133,41 +133,41 @@ impl Names {
         const OF_API_KEY: [(&str, &str); 12] = [
             ("verified", "string"),
             ("refused", "string"),
-            ("gate", "string"),
+            ("breaker", "string"),
             ("probe", "string"),
             ("knows", "string"),
             ("unknown", "set"),
-            ("doubted", "string"),
-            ("doubts", "string"),
-            ("doubt-told", "string"),
-            ("paced", "string"),
-            ("spent", "zset"),
-            ("flying", "zset"),
+            ("mistrusted", "string"),
+            ("mistrust-rounds", "string"),
+            ("mistrust-reported", "string"),
+            ("next-slot-at", "string"),
+            ("window-log", "zset"),
+            ("in-flight", "zset"),
         ];
         const BUDGET: [(&str, &str); 23] = [
-            ("gate", "string"),
+            ("breaker", "string"),
             ("half-open", "string"),
             ("probe", "string"),
             ("failures", "string"),
-            ("failing", "zset"),
+            ("failed-orders", "zset"),
             ("failing-since", "string"),
-            ("told", "string"),
-            ("able", "zset"),
-            ("ticket", "string"),
-            ("waiting", "zset"),
-            ("backlog", "zset"),
-            ("turns", "string"),
-            ("promised", "zset"),
-            ("since", "hash"),
+            ("breaker-reported", "string"),
+            ("able-workers", "zset"),
+            ("permit-number", "string"),
+            ("waiting-new", "zset"),
+            ("waiting-backlog", "zset"),
+            ("new-since-backlog", "string"),
+            ("eligible-at", "zset"),
+            ("waiting-since", "hash"),
             ("completions", "hash"),
-            ("tracked", "hash"),
-            ("ready", "set"),
-            ("sighted", "zset"),
-            ("listed", "hash"),
-            ("listing", "string"),
-            ("paging", "string"),
-            ("paged", "string"),
-            ("unlisted", "string"),
+            ("created-at", "hash"),
+            ("details-missing", "set"),
+            ("seen-in-list", "zset"),
+            ("list-state", "hash"),
+            ("list-lock", "string"),
+            ("list-reserved", "string"),
+            ("list-served", "string"),
+            ("list-disabled", "string"),
         ];
         let mut keys = vec![
             (self.inbox(), "stream"),

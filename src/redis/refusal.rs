@@ -57,7 +57,7 @@ fn missing_command(error: &RedisError) -> Option<String> {
 }
 
 /// Most characters that are repeated of what a server says.
-const MOST_REPEATED: usize = 120;
+const MAX_REPEATED: usize = 120;
 
 /// What a server says, in its own words, as far as no argument can stand in them: up to the first quotation mark, colon
 /// or bracket, with `…` for what is not a plain word.
@@ -83,7 +83,7 @@ fn said(error: &RedisError) -> Option<String> {
     let words = plain.split_whitespace().map(|word| if is_plain(&word) { word } else { "…" });
     let code = error.code().filter(|code| *code != "ERR" && code.bytes().all(|at| at.is_ascii_uppercase()));
     let words: String = code.into_iter().chain(words).collect::<Vec<_>>().join(" ");
-    let words: String = words.chars().take(MOST_REPEATED).collect();
+    let words: String = words.chars().take(MAX_REPEATED).collect();
     (!words.is_empty()).then(|| format!("Redis says: {words}"))
 }
 
@@ -103,8 +103,8 @@ fn standstill(error: &RedisError) -> Option<&'static str> {
             "a key of this service holds a value of another type (WRONGTYPE): another program uses the same TOPUP_PREFIX; \
              `topup-worker doctor` names the key",
         ),
-        ("BUSY", "Redis runs a script of somebody's that does not end (BUSY)"),
-        ("UNKILLABLE", "Redis runs a script of somebody's that does not end (UNKILLABLE)"),
+        ("BUSY", "Redis runs a script that does not end (BUSY)"),
+        ("UNKILLABLE", "Redis runs a script that does not end (UNKILLABLE)"),
     ]
     .into_iter()
     .find_map(|(code, words)| is(code).then_some(words))

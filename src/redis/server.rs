@@ -1,7 +1,7 @@
 //! How Redis is set up, judged by what `INFO` and `CONFIG GET` say.
 //!
-//! A managed Redis may keep either to itself. Then nothing is wrong that could be told, and the words say
-//! what to make sure of.
+//! A managed Redis may keep either to itself. Then no fault can be reported, and the words say what
+//! to make sure of.
 
 use std::collections::HashMap;
 

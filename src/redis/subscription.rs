@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 
 /// Silence after which the connection is asked whether it still is one.
-const LONGEST_SILENCE: Duration = Duration::from_secs(20);
+const MAX_SILENCE: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(crate) struct Subscription {
@@ -19,7 +19,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// On these channels, by whoever is reached in time.
+    /// Subscribes to these channels, at the first server that answers in time.
     pub(crate) async fn start(
         connecting: impl Future<Output = RedisResult<PubSub>>,
         channels: &[String],
@@ -38,7 +38,7 @@ impl Subscription {
     /// [`redis::RedisError`] where it is silent and does not answer.
     pub(crate) async fn next(&mut self) -> RedisResult<Option<Msg>> {
         loop {
-            match timeout(LONGEST_SILENCE, self.words.next()).await {
+            match timeout(MAX_SILENCE, self.words.next()).await {
                 Ok(word) => return Ok(word),
                 Err(_silent) => in_time(ANSWER_TIMEOUT, self.asking.ping()).await?,
             }

@@ -34,13 +34,13 @@ use crate::orders::{Order, OrderStore, Reveal, RevealOutcome, StoreError};
 use self::page::{Page, View};
 
 /// Answers that a link takes. Four digits leave a guess one chance in two thousand.
-pub const MOST_TRIES: u32 = 5;
+pub const MAX_TRIES: u32 = 5;
 /// Longest form that is read, in bytes.
-const MOST_FORM: usize = 256;
+const MAX_FORM: usize = 256;
 /// Most connections to the page at once.
-const MOST_CONNECTIONS: usize = 256;
-/// Visitors that are looked up at once: whoever knocks often must not keep the workers from the store.
-const MOST_AT_ONCE: usize = 16;
+const MAX_CONNECTIONS: usize = 256;
+/// Visitors that are looked up at once: a visitor who tries often must not keep the workers from the store.
+const MAX_AT_ONCE: usize = 16;
 
 /// Links to the page, as messages carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,12 +75,12 @@ impl RevealPage {
     /// A page over this store.
     #[must_use]
     pub fn new(store: Arc<dyn OrderStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, page: Arc::new(Page::new()), places: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+        Self { store, clock, page: Arc::new(Page::new()), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) }
     }
 
     /// Serves for as long as the process lives.
     pub async fn serve(self, listener: TcpListener) {
-        crate::http::serve("REVEAL_ADDR", listener, MOST_CONNECTIONS, self.router()).await;
+        crate::http::serve("REVEAL_ADDR", listener, MAX_CONNECTIONS, self.router()).await;
     }
 
     fn router(self) -> Router {
@@ -111,7 +111,7 @@ impl RevealPage {
         let Some((reveal, order)) = self.find(token).await? else { return Ok(None) };
         let view = if reveal.revealed_at.is_some() {
             View::AlreadyShown
-        } else if reveal.tries >= MOST_TRIES {
+        } else if reveal.tries >= MAX_TRIES {
             View::Spent
         } else if reveal.expires_at <= self.clock.now() {
             View::Expired
@@ -127,7 +127,7 @@ impl RevealPage {
         // Read first: a card that cannot be read must not count as shown.
         let Some(card) = self.store.card(&order.topup_id).await? else { return Ok(None) };
         let right = number(&order).is_some_and(|number| is_right(digits, &number));
-        let outcome = self.store.try_reveal(token, right, MOST_TRIES, self.clock.now()).await?;
+        let outcome = self.store.try_reveal(token, right, MAX_TRIES, self.clock.now()).await?;
         let view = match outcome {
             RevealOutcome::Shown => View::Card(card),
             RevealOutcome::Wrong { left } => View::Ask { left: Some(left) },
@@ -144,7 +144,7 @@ async fn visit(State(this): State<RevealPage>, method: Method, uri: Uri, form: B
     let Some(token) = token(uri.path()) else { return this.respond(Ok(None)) };
     match method {
         Method::GET | Method::HEAD => this.respond(this.opened(token).await),
-        Method::POST if form.len() > MOST_FORM => {
+        Method::POST if form.len() > MAX_FORM => {
             this.page.respond(StatusCode::PAYLOAD_TOO_LARGE, Locale::default(), &View::Unknown)
         }
         Method::POST => this.respond(this.answered(token, &digits(&form)).await),
@@ -186,7 +186,7 @@ fn digits(form: &[u8]) -> String {
 }
 
 /// The digits of the order's number, the last of which have to be known to see its card; however the provider writes it.
-/// Without them nobody can be asked for it.
+/// Without them the page cannot ask for the number.
 fn number(order: &Order) -> Option<String> {
     let number = order.number.as_ref().map(Secret::reveal)?;
     let digits: String = number.chars().filter_map(western_digit).collect();
@@ -194,7 +194,7 @@ fn number(order: &Order) -> Option<String> {
     (digits.len() >= DIGITS && !has_letters).then_some(digits)
 }
 
-/// Whether the page can ask anything about this order: without, a link to its card would open for nobody.
+/// Whether the page can ask a question about this order: without one, no link to its card could be opened.
 #[must_use]
 pub fn can_ask(order: &Order) -> bool {
     number(order).is_some()

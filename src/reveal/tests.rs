@@ -88,14 +88,14 @@ async fn shop(locale: Locale) -> Shop {
         event: None,
     };
     store.apply(change).await.unwrap();
-    let told = NotifyCustomer {
+    let notification = NotifyCustomer {
         topup_id: topup_id.clone(),
         outcome: Outcome::Fulfilled,
         incident: topup_jobs::Incident::FIRST,
         channel: "email".to_owned(),
     };
     let expires_at = now + Duration::from_secs(LIFETIME.unsigned_abs());
-    let token = store.reveal_token(&told, now, expires_at).await.unwrap();
+    let token = store.reveal_token(&notification, now, expires_at).await.unwrap();
     let page = RevealPage::new(Arc::clone(&store), Arc::clone(&clock) as Arc<dyn Clock>);
     Shop {
         page,
@@ -158,7 +158,7 @@ async fn opening_the_link_shows_a_form_and_the_right_digits_show_the_card_once()
 #[tokio::test]
 async fn five_wrong_answers_close_the_link_for_good() {
     let shop = shop(Locale::En).await;
-    for left in (0..MOST_TRIES).rev() {
+    for left in (0..MAX_TRIES).rev() {
         let wrong = shop.answer("0000").await;
         if left > 0 {
             assert_eq!(wrong.status, 403);
@@ -199,7 +199,7 @@ async fn what_is_no_link_opens_nothing() {
         assert_eq!(answered.status, 404, "{path}");
         assert_eq!(shop.ask(Method::POST, path, "digits=1234").await.status, 404, "{path}");
     }
-    let long = "9".repeat(MOST_FORM);
+    let long = "9".repeat(MAX_FORM);
     assert_eq!(shop.answer(&long).await.status, 413);
     assert!(shows_the_card(&shop.answer("1234").await), "none of it was a try");
 }

@@ -3,7 +3,7 @@
 //!
 //! The real API costs money, cannot be reached from a build machine and takes up to two days to finish an
 //! order. This one behaves as the documentation says it does, the contradictions included, at any speed; and
-//! it can be told to misbehave in every way that was documented or seen: see [`Fault`].
+//! it can be set to misbehave in every way that was documented or seen: see [`Fault`].
 //!
 //! - An order follows a [`Script`]: the test's own, or one drawn from the seed by the [`Mix`].
 //! - All waits are domain time, that is real time multiplied by the time scale; only `latency_ms` is real.

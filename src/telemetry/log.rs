@@ -29,7 +29,7 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
     ours || (*metadata.level() <= Level::INFO && !quiet)
 }
 
-/// Sets the log up, on standard error. What `RUST_LOG` says by mistake is told there.
+/// Sets the log up, on standard error. Mistakes in `RUST_LOG` are reported there.
 pub(crate) fn init(format: LogFormat, directives: &str) {
     for mistake in mistakes(directives) {
         // Not by the log, which may show nothing for that mistake.

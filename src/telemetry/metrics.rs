@@ -1,7 +1,7 @@
 //! The metrics: what the API budget is spent on, how it stands, and which notifications were not delivered.
 //!
 //! Two kinds of them. What this worker did is counted from its start on, each label at zero: requests, waits, changes
-//! of orders, notifications that were given up. How the budget of the whole deployment stands is read from Redis when somebody asks for the metrics, and
+//! of orders, notifications that were given up. The state of the deployment's budget is read from Redis at each scrape, and
 //! at no other time; where Redis does not say, it is left out, since unknown is not zero.
 //!
 //! A job that a worker runs in a process of its own (`run-job`) is not counted: that process has no endpoint and is
@@ -23,7 +23,7 @@ use topup_jobs::{JobName, OrderStatus};
 
 use crate::notify::ChannelName;
 use crate::provider::{AnswerKind, ApiError, RequestKind};
-use crate::rate_limit::{ApiKey, BudgetState, Gate, ListUse};
+use crate::rate_limit::{ApiKey, Breaker, BudgetState, ListUse};
 use crate::redis::server;
 
 /// A label and the word of an enum.
@@ -42,7 +42,7 @@ pub enum UndeliveredReason {
     /// Every attempt failed.
     Exhausted,
     /// The queue made its job a dead letter: its process died again and again, or its handler failed.
-    Buried,
+    DeadLettered,
     /// No channel reaches the customer or the merchant of the order.
     NoChannel,
     /// The database does not hold the notification.
@@ -50,13 +50,14 @@ pub enum UndeliveredReason {
 }
 
 impl UndeliveredReason {
-    const ALL: [Self; 5] = [Self::Refused, Self::Exhausted, Self::Buried, Self::NoChannel, Self::NotStored];
+    const ALL: [Self; 5] =
+        [Self::Refused, Self::Exhausted, Self::DeadLettered, Self::NoChannel, Self::NotStored];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Exhausted => "exhausted",
-            Self::Buried => "buried",
+            Self::DeadLettered => "dead-lettered",
             Self::NoChannel => "no-channel",
             Self::NotStored => "not-stored",
         }
@@ -88,7 +89,7 @@ impl Default for Metrics {
             }
         }
         let waits = Family::new_with_constructor((|| Histogram::new(WAIT_BOUNDS)) as fn() -> Histogram);
-        for job in JobName::FOLLOWING {
+        for job in JobName::TRACKING {
             drop(waits.get_or_create(&queue_label(job)));
         }
         let order_requests = Histogram::new(REQUEST_BOUNDS);
@@ -108,7 +109,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "topup_api_wait",
-            "Time that an order waited in line for its request, without the time in which nobody may ask",
+            "Time that an order waited for its request, without the time in which no order is checked",
             Unit::Seconds,
             Family::clone(&waits),
         );
@@ -230,7 +231,7 @@ impl Metrics {
     }
 }
 
-/// The budget of the whole deployment. Made anew each time: what was known once must not be told for ever.
+/// The budget of the whole deployment. Made anew at each scrape: a value that was known once must not be shown for ever.
 fn gauges(state: &BudgetState) -> Registry {
     let of = |values: Vec<(Label, i64)>| {
         let family = Family::<[Label; 1], Gauge>::default();
@@ -242,9 +243,10 @@ fn gauges(state: &BudgetState) -> Registry {
     let keys = state.tokens.iter().map(|(key, left)| (*key, *left));
     let tokens = keys.clone().map(|(key, left)| (key_label(key), left.into()));
     let in_use = keys.map(|(key, _)| (key_label(key), (key == state.key).into()));
-    let gate = Gate::ALL.map(|gate| (("state", gate.as_str()), (gate == state.gate).into()));
+    let breaker =
+        Breaker::ALL.map(|breaker| (("state", breaker.as_str()), (breaker == state.breaker).into()));
     let list = ListUse::ALL.map(|list| (("state", list.as_str()), (list == state.list).into()));
-    let line = [("new", state.new_in_line), ("backlog", state.backlog_in_line)]
+    let waiting = [("new", state.new_waiting), ("backlog", state.backlog_waiting)]
         .map(|(class, orders)| (("class", class), i64::try_from(orders).unwrap_or(i64::MAX)));
 
     let mut registry = Registry::default();
@@ -258,8 +260,16 @@ fn gauges(state: &BudgetState) -> Registry {
         "1 for the key that requests are made with",
         of(in_use.collect()),
     );
-    registry.register("topup_api_gate", "1 for the state of the gate to the provider", of(gate.into()));
-    registry.register("topup_api_line_orders", "Orders that wait in line for a request", of(line.into()));
+    registry.register(
+        "topup_api_breaker",
+        "1 for the state of the circuit breaker before the provider",
+        of(breaker.into()),
+    );
+    registry.register(
+        "topup_api_waiting_orders",
+        "Orders in the wait queue for a request",
+        of(waiting.into()),
+    );
     registry.register("topup_api_list", "1 for what is done with the list of orders", of(list.into()));
     registry
 }

@@ -8,10 +8,10 @@ const PAGES: [&str; 2] =
 /// A state in which every series is there.
 fn state() -> BudgetState {
     BudgetState {
-        gate: Gate::Probing,
+        breaker: Breaker::HalfOpen,
         list: ListUse::Read,
-        new_in_line: 7,
-        backlog_in_line: 5_000,
+        new_waiting: 7,
+        backlog_waiting: 5_000,
         key: ApiKey::Secondary,
         tokens: vec![(ApiKey::Primary, 120), (ApiKey::Secondary, 30)],
     }

@@ -18,7 +18,7 @@ const SECONDARY: &str = "secondary-key";
 async fn bed(scale: f64, settings: SimulatorSettings) -> Bed {
     let mut bed = Bed::on(TestRedis::start().await, scale, settings).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
-    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    bed.set("ONECLICKDZ_MAX_IN_FLIGHT", "2");
     bed
 }
 
@@ -130,11 +130,11 @@ async fn who_is_not_there_to_ask_holds_up_nobody() {
     let (before, later) = ((now - 60) * 1000, ((now + 3_600) * 1000).to_string());
     for n in 0..40 {
         let absent = format!("{n:024x}");
-        bed.redis::<()>(&["ZADD", "{topup}:budget:waiting", &before.to_string(), &absent]).await;
-        bed.redis::<()>(&["ZADD", "{topup}:budget:promised", &later, &absent]).await;
+        bed.redis::<()>(&["ZADD", "{topup}:budget:waiting-new", &before.to_string(), &absent]).await;
+        bed.redis::<()>(&["ZADD", "{topup}:budget:eligible-at", &later, &absent]).await;
     }
-    bed.redis::<()>(&["SET", &bed.of_api_key("paced"), &later]).await;
-    bed.redis::<()>(&["ZADD", &bed.of_api_key("flying"), &later, "one", &later, "two"]).await;
+    bed.redis::<()>(&["SET", &bed.of_api_key("next-slot-at"), &later]).await;
+    bed.redis::<()>(&["ZADD", &bed.of_api_key("in-flight"), &later, "one", &later, "two"]).await;
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
@@ -185,7 +185,7 @@ async fn many_orders_at_once_hold_no_slots_and_all_come_to_their_end() {
     bed.enqueue(&orders).await;
     // Sixteen slots could not have so many wait if one that waits kept its slot.
     until("many wait for a request or for the list", async || {
-        let waiting: usize = bed.redis(&["HLEN", "{topup}:budget:tracked"]).await;
+        let waiting: usize = bed.redis(&["HLEN", "{topup}:budget:created-at"]).await;
         (waiting > MANY / 4).then_some(())
     })
     .await;

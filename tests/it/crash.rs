@@ -61,9 +61,9 @@ pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
     }
     let told: HashSet<String> = bodies.into_keys().filter(|id| !id.ends_with("_delayed")).collect();
     assert_eq!(told, expected, "each outcome is told, and no other");
-    // Exactly the scheduled orders are still followed.
-    let followed: usize = bed.redis(&["ZCARD", "{topup}:recheck-topup:scheduled"]).await;
-    assert_eq!(followed, orders.len() / 10);
+    // Exactly the scheduled orders are still tracked.
+    let tracked: usize = bed.redis(&["ZCARD", "{topup}:recheck-topup:scheduled"]).await;
+    assert_eq!(tracked, orders.len() / 10);
     for job in ["poll-topup", "notify-customer"] {
         until("nothing is left over", async || {
             let left: usize = bed.redis(&["HLEN", &format!("{{topup}}:{job}:data")]).await;

@@ -271,7 +271,7 @@ async fn a_user_who_may_not_do_everything_is_told_what_is_lacking() {
 
     log_in(&mut bed, &["~{topup}:*-topup:*", "&{topup}:poll-topup:*", "+@all"]).await;
     let words = doctor(&bed).await.words("redis-permissions");
-    assert!(words.contains("the keys {topup}:budget:able, ") && words.contains(" more"), "{words}");
+    assert!(words.contains("the keys {topup}:budget:able-workers, ") && words.contains(" more"), "{words}");
     assert!(words.contains("may not use the channels"), "{words}");
 }
 
@@ -352,10 +352,10 @@ async fn a_wrong_key_of_the_provider_costs_one_refusal() {
 }
 
 #[tokio::test]
-async fn while_the_gate_is_closed_the_provider_is_not_asked() {
+async fn while_the_breaker_is_open_the_provider_is_not_asked() {
     let mut bed = bed().await;
     bed.set("ONECLICKDZ_API_KEY", "wrong-key");
-    let _: String = bed.redis(&["SET", "{topup}:budget:gate", "1", "PX", "600000"]).await;
+    let _: String = bed.redis(&["SET", "{topup}:budget:breaker", "1", "PX", "600000"]).await;
     let found = doctor(&bed).await;
     assert_eq!((found.code, found.not_ok()), (Some(0), vec![("provider", "warn")]));
     assert!(found.words("provider").contains("another 10 min"), "{}", found.words("provider"));

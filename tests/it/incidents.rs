@@ -42,7 +42,7 @@ async fn an_order_that_is_given_up_again_is_reported_under_another_id() {
     assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     bed.told(&id, "unresolved_2").await;
     bed.idle().await;
-    // A producer that hands it over again has it followed anew, too.
+    // A producer that hands it over again has it tracked anew, too.
     bed.enqueue([&id]).await;
     bed.told(&id, "unresolved_3").await;
     bed.idle().await;

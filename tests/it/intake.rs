@@ -298,6 +298,6 @@ async fn an_order_that_apalis_redis_pushes_again_and_again_is_followed_once() {
     assert!(ids.iter().all(|id| *id == order), "{ids:?}");
     bed.told(&order, "fulfilled").await;
     bed.idle().await;
-    assert_eq!(bed.simulator.calls(&order).len(), 1, "one job followed it");
+    assert_eq!(bed.simulator.calls(&order).len(), 1, "one job tracked it");
     assert_eq!(bed.sink.received().len(), 1);
 }

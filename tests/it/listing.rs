@@ -14,7 +14,7 @@ async fn a_stored_row_that_cannot_be_read_keeps_the_list_from_telling_of_no_othe
         SimulatorSettings { rate_limit: 120, list_card: ListCard::Complete, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 10.0, settings).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
-    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    bed.set("ONECLICKDZ_MAX_IN_FLIGHT", "2");
     let mut orders: Vec<String> = (0..120).map(|_| bed.order(Script::handling_forever())).collect();
     let worker = bed.worker().await;
     bed.enqueue(&orders).await;

@@ -77,7 +77,7 @@ async fn dead_letters_that_redis_has_lost_are_listed_replayed_and_discarded_as_b
     assert_eq!(dead_letters(&bed, &["replay", &again]), format!("poll-topup  {again}  runs again\n"));
     lose_everything(&bed).await;
 
-    // A worker puts them back, and has the one followed anew that was replayed.
+    // A worker puts them back, and has the one tracked anew that was replayed.
     let worker = bed.worker().await;
     until("they are put back", async || {
         let there = held(&bed, "poll-topup").await.contains(&kept);
@@ -158,7 +158,7 @@ async fn a_replay_that_ended_halfway_is_completed_and_the_letter_is_not_given_up
         .await;
     bed.idle().await;
     assert!(worker.stop().await.success());
-    // So both stand when the queue has buried them: the store does not know of the order's yet.
+    // So both stand when the queue has dead-lettered them: the store does not know of the order's yet.
     bed.redis::<()>(&["HSET", &format!("{{topup}}:notify-customer:meta:{letter}"), "reason", POISON]).await;
     let poison = bed.order(Script::fulfilled_after(Duration::ZERO));
     let topup_id: TopupId = poison.parse().unwrap();

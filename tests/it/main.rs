@@ -2,18 +2,17 @@
 #![cfg(test)]
 
 mod bench;
+mod breaker;
 mod budget;
 mod crash;
 mod docs;
 mod doctor;
 mod email;
 mod faults;
-mod gate;
 mod help;
 mod incidents;
 mod intake;
 mod layers;
-mod line;
 mod listing;
 mod lost_redis;
 mod metrics;
@@ -37,4 +36,5 @@ mod steps;
 mod stores;
 mod support;
 mod undelivered;
+mod wait_queue;
 mod webhook;

@@ -17,7 +17,7 @@ const SECONDARY: &str = "secondary-key";
 async fn bed(settings: SimulatorSettings) -> (Bed, String) {
     let mut bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
-    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    bed.set("ONECLICKDZ_MAX_IN_FLIGHT", "2");
     let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
     (bed, address)
@@ -54,10 +54,10 @@ impl Told {
         self.sum("topup_api_requests_total", &format!("kind=\"{kind}\""))
     }
 
-    /// Whether this is the one state of the gate.
-    fn gate_is(&self, state: &str) -> bool {
-        let of = |state: &str| self.of(&format!("topup_api_gate{{state=\"{state}\"}}"));
-        of(state) == Some(1) && ["open", "probing", "closed"].map(of).iter().flatten().sum::<u64>() == 1
+    /// Whether this is the one state of the breaker.
+    fn breaker_is(&self, state: &str) -> bool {
+        let of = |state: &str| self.of(&format!("topup_api_breaker{{state=\"{state}\"}}"));
+        of(state) == Some(1) && ["closed", "half-open", "open"].map(of).iter().flatten().sum::<u64>() == 1
     }
 }
 
@@ -73,7 +73,7 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     let _worker = bed.worker().await;
     told(&address, "one request, which verified the key", |told| {
         let spent = told.of(r#"topup_api_tokens{key="primary"}"#)? == 119;
-        (spent && told.gate_is("open") && told.requests("list") == 1 && told.requests("check-id") == 0)
+        (spent && told.breaker_is("closed") && told.requests("list") == 1 && told.requests("check-id") == 0)
             .then_some(())
     })
     .await;
@@ -106,10 +106,11 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     let spent = seen.of("topup_order_requests_sum").unwrap();
     // An order may be asked for while the list tells of it; that request has decided nothing.
     assert!(spent >= 1 && spent <= polls, "{spent} of {polls}");
-    assert!(seen.gate_is("open"));
+    assert!(seen.breaker_is("closed"));
     assert!(seen.of(r#"topup_api_tokens{key="primary"}"#).unwrap() < 120, "requests of this minute");
     told(&address, "no order waits", |told| {
-        let waiting = ["new", "backlog"].map(|class| format!("topup_api_line_orders{{class=\"{class}\"}}"));
+        let waiting =
+            ["new", "backlog"].map(|class| format!("topup_api_waiting_orders{{class=\"{class}\"}}"));
         (told.of(&waiting[0])? + told.of(&waiting[1])? == 0).then_some(())
     })
     .await;
@@ -126,7 +127,7 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
 }
 
 #[tokio::test]
-async fn a_refused_key_and_a_closed_gate_are_told() {
+async fn a_refused_key_and_an_open_breaker_are_shown() {
     let keys = vec![PRIMARY.to_owned(), SECONDARY.to_owned()];
     let (mut bed, address) = bed(SimulatorSettings { api_keys: keys, ..SimulatorSettings::default() }).await;
     bed.set("ONECLICKDZ_API_KEY", PRIMARY);
@@ -139,19 +140,23 @@ async fn a_refused_key_and_a_closed_gate_are_told() {
     let first = vec![order()];
     bed.enqueue(&first).await;
     bed.stored(&first, OrderStatus::Fulfilled).await;
-    told(&address, "the first key", |told| (told.gate_is("open") && in_use(told, "primary")).then_some(()))
-        .await;
+    told(&address, "the first key", |told| {
+        (told.breaker_is("closed") && in_use(told, "primary")).then_some(())
+    })
+    .await;
 
     bed.simulator.revoke_key(PRIMARY);
     let second = vec![order()];
     bed.enqueue(&second).await;
     bed.stored(&second, OrderStatus::Fulfilled).await;
-    told(&address, "the other key", |told| (told.gate_is("open") && in_use(told, "secondary")).then_some(()))
-        .await;
+    told(&address, "the other key", |told| {
+        (told.breaker_is("closed") && in_use(told, "secondary")).then_some(())
+    })
+    .await;
 
     bed.simulator.revoke_key(SECONDARY);
     bed.enqueue(&[order()]).await;
-    told(&address, "nobody may ask", |told| told.gate_is("closed").then_some(())).await;
+    told(&address, "nobody may ask", |told| told.breaker_is("open").then_some(())).await;
     told(&address, "each key was refused once", |told| {
         let refused = told.of(r#"topup_api_requests_total{kind="check-id",answer="unauthorized"}"#)?;
         (refused == 2).then_some(())
@@ -178,8 +183,8 @@ async fn without_redis_what_was_counted_is_told_and_what_is_not_known_is_not() {
         let names = [
             "topup_api_tokens",
             "topup_api_key_in_use",
-            "topup_api_gate",
-            "topup_api_line_orders",
+            "topup_api_breaker",
+            "topup_api_waiting_orders",
             "topup_api_list",
         ];
         names.map(|name| told.0.keys().any(|series| series.split('{').next() == Some(name)))
@@ -210,23 +215,23 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
         .await;
     };
     list("unused").await;
-    told(&address, "the key is verified", |told| told.gate_is("open").then_some(())).await;
-    let (later, spent) = ("9999999999999", bed.of_api_key("spent"));
+    told(&address, "the key is verified", |told| told.breaker_is("closed").then_some(())).await;
+    let (later, spent) = ("9999999999999", bed.of_api_key("window-log"));
     for command in [
-        ["ZADD", "{topup}:budget:waiting", later, "one"],
-        ["ZADD", "{topup}:budget:waiting", later, "another"],
-        ["ZADD", "{topup}:budget:backlog", later, "a recheck"],
+        ["ZADD", "{topup}:budget:waiting-new", later, "one"],
+        ["ZADD", "{topup}:budget:waiting-new", later, "another"],
+        ["ZADD", "{topup}:budget:waiting-backlog", later, "a recheck"],
         ["ZADD", &spent, later, "of-this-minute"],
         ["ZADD", &spent, "1", "long-over"],
-        ["HSET", "{topup}:budget:listed", "until", later],
+        ["HSET", "{topup}:budget:list-state", "until", later],
     ] {
         bed.redis::<()>(&command).await;
     }
     list("read").await;
     let told = Told::by(&address).await;
-    assert_eq!(told.of(r#"topup_api_line_orders{class="new"}"#), Some(2));
-    assert_eq!(told.of(r#"topup_api_line_orders{class="backlog"}"#), Some(1));
+    assert_eq!(told.of(r#"topup_api_waiting_orders{class="new"}"#), Some(2));
+    assert_eq!(told.of(r#"topup_api_waiting_orders{class="backlog"}"#), Some(1));
     assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(118));
-    bed.redis::<()>(&["SET", "{topup}:budget:unlisted", "1"]).await;
-    list("left").await;
+    bed.redis::<()>(&["SET", "{topup}:budget:list-disabled", "1"]).await;
+    list("disabled").await;
 }

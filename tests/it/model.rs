@@ -31,7 +31,7 @@ use ops::ops;
 const SOME_TIME_MS: u64 = 1_761_998_400_123;
 /// So many sequences, carried out once or in a few rounds, come upon everything that can happen.
 const ENOUGH_CASES: u32 = 200;
-const MOST_ROUNDS: usize = 20;
+const MAX_ROUNDS: usize = 20;
 
 /// Carries out so many sequences of at most so many operations; returns what has happened in them.
 fn check(time: Time, cases: u32, most_ops: usize) -> BTreeSet<&'static str> {
@@ -60,19 +60,19 @@ fn the_scripts_do_what_the_model_does() {
         "acquitted",
         "batch sent again",
         "batch that comes late",
-        "bury",
+        "dead-letter",
         "claim",
         "claim of a job with a history",
         "claim of a worker taken for dead",
         "claim of an id held already",
-        "condemn",
+        "poison",
         "crash",
         "discarded",
         "duplicate",
         "fault",
         "duplicate of another program dropped",
-        "finish",
-        "finish of a job that was buried meanwhile",
+        "complete",
+        "complete of a job that was dead-lettered meanwhile",
         "gone",
         "hastened",
         "heartbeat of a worker taken for dead",
@@ -86,17 +86,17 @@ fn the_scripts_do_what_the_model_does() {
         "reaped in part",
         "rejected",
         "release",
-        "replay of what is followed elsewhere",
+        "replay of what is tracked elsewhere",
         "replay of what is no dead letter",
         "replayed",
         "restored",
         "retry",
         "settlement of a job not owned",
-        "wait",
+        "snooze",
     ];
     let missing = |happened: &BTreeSet<_>| everything.into_iter().find(|what| !happened.contains(what));
     // The rarest things happen in one of a hundred sequences.
-    for _ in 0..MOST_ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         if cases >= ENOUGH_CASES && missing(&happened).is_some() {
             happened.extend(check(Time::Set(SOME_TIME_MS), cases, 120));
         }

@@ -198,7 +198,7 @@ async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked
     .await;
     let orders = [&polled, &rechecked, &delayed];
     let done = stdout(&bed.program(&["stop", &polled, &rechecked, &delayed]));
-    assert_eq!(done.matches("the order is followed no longer").count(), 3, "{done}");
+    assert_eq!(done.matches("the order is no longer tracked").count(), 3, "{done}");
     for order in orders {
         let_go(&bed, order).await;
         let shown = bed.shown(order);
@@ -229,7 +229,7 @@ async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked
 
     stdout(&bed.program(&["check", &polled]));
     bed.told(&polled, "fulfilled").await;
-    // A producer's further message has an order followed again, too.
+    // A producer's further message has an order tracked again, too.
     bed.enqueue([&rechecked, &delayed]).await;
     bed.told(&rechecked, "fulfilled").await;
     bed.told(&delayed, "fulfilled").await;
@@ -363,7 +363,7 @@ async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("in no queue and no message"));
     let expected = format!(
-        "DEAD LETTER: it is not checked: not-found; `topup-worker dead-letters replay {id}` has it followed again"
+        "DEAD LETTER: it is not checked: not-found; `topup-worker dead-letters replay {id}` has it tracked again"
     );
     assert_eq!(first_line(), expected);
     // Where Redis has lost its dead letters, the database tells; a worker would put them back.

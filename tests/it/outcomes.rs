@@ -113,15 +113,15 @@ async fn an_order_the_provider_does_not_know_ends_in_the_dead_letters_and_is_tol
 }
 
 #[tokio::test]
-async fn a_closed_gate_makes_every_order_wait_and_loses_no_attempt() {
+async fn an_open_breaker_makes_every_order_wait_and_loses_no_attempt() {
     let bed = Bed::new(60.0).await;
     let limited = Answer::Fault(Fault::RateLimited429 { retry_after: Some(60) });
     let first = bed.order(Script::fulfilled_after(Duration::ZERO).first([limited]));
     let second = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&first]).await;
-    crate::support::until("the gate closes", async || {
-        (bed.redis::<usize>(&["EXISTS", &bed.of_api_key("gate")]).await == 1).then_some(())
+    crate::support::until("the breaker opens", async || {
+        (bed.redis::<usize>(&["EXISTS", &bed.of_api_key("breaker")]).await == 1).then_some(())
     })
     .await;
     bed.enqueue([&second]).await;
@@ -129,7 +129,7 @@ async fn a_closed_gate_makes_every_order_wait_and_loses_no_attempt() {
     let calls = bed.simulator.calls(&first);
     assert!(calls[1].at >= calls[0].at + 59 * SECOND, "{calls:?}");
     assert_eq!(calls.len(), 2);
-    assert_eq!(bed.simulator.calls(&second).len(), 1, "nobody asked while the gate was closed");
+    assert_eq!(bed.simulator.calls(&second).len(), 1, "no request was made while the breaker was open");
 }
 
 #[tokio::test]

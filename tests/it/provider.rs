@@ -86,7 +86,7 @@ async fn a_worker_whose_address_is_refused_leaves_the_list_to_the_others() {
     let settings = SimulatorSettings { denied_addresses, rate_limit: 120, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 10.0, settings).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
-    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    bed.set("ONECLICKDZ_MAX_IN_FLIGHT", "2");
     let (_good, _denied, address) = worker_elsewhere(&mut bed).await;
     not_ready(&address, "the provider refuses the address of this host: ").await;
     let orders: Vec<String> =
@@ -95,7 +95,7 @@ async fn a_worker_whose_address_is_refused_leaves_the_list_to_the_others() {
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     assert!(bed.simulator.requests(RequestKind::List) > 3, "the list was read");
     assert_eq!(bed.simulator.refused_addresses(), 1, "it was tried once");
-    let left: usize = bed.redis(&["EXISTS", "{topup}:budget:unlisted"]).await;
+    let left: usize = bed.redis(&["EXISTS", "{topup}:budget:list-disabled"]).await;
     assert_eq!(left, 0, "the list is read on");
 }
 
@@ -120,7 +120,7 @@ async fn an_address_that_is_blocked_is_left_alone_until_the_block_is_over() {
 #[tokio::test]
 async fn orders_that_were_known_survive_minutes_in_which_the_provider_knows_none() {
     let mut bed = Bed::new(20.0).await;
-    bed.set("POLL_COALESCE", "off");
+    bed.set("LIST_POLLING", "off");
     let orders: Vec<String> = (0..20).map(|_| bed.order(Script::fulfilled_after(3 * MINUTE))).collect();
     let worker = bed.worker().await;
     bed.enqueue(&orders).await;
@@ -140,7 +140,7 @@ async fn orders_that_were_known_survive_minutes_in_which_the_provider_knows_none
 #[tokio::test]
 async fn an_outage_costs_a_recheck_none_of_its_attempts() {
     let mut bed = Bed::new(600.0).await;
-    bed.set("POLL_COALESCE", "off");
+    bed.set("LIST_POLLING", "off");
     let orders: Vec<String> = (0..3).map(|_| bed.order(Script::handling_forever())).collect();
     let worker = bed.worker().await;
     bed.enqueue(&orders).await;

@@ -20,7 +20,7 @@ async fn bed<R: Deployment>(redis: R) -> Bed<R> {
     Bed::on(redis, SCALE, SimulatorSettings::default()).await
 }
 
-/// The user of docs/redis.md, with this password; without some of its permissions.
+/// The user of docs/redis.md, with this password; without some of its decisions.
 fn documented_user(password: &str, without: &[&str]) -> Vec<String> {
     let line = PAGE.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
     let words = line.split(' ').filter(|word| !without.contains(word));

@@ -40,7 +40,7 @@ async fn no_more_is_put_back_than_is_answered_for_in_minutes_and_the_oldest_firs
     const LOST: usize = 700;
     let mut bed = Bed::on(TestRedis::start().await, 1.0, SimulatorSettings::default()).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
-    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    bed.set("ONECLICKDZ_MAX_IN_FLIGHT", "2");
     let store = bed.store().await;
     let hour_ago = real_now() - TimeDelta::hours(1);
     let rechecks: Vec<String> = (0..LOST).map(|_| bed.order(Script::queued_forever())).collect();

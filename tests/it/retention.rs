@@ -15,15 +15,15 @@ const SCALE: f64 = 400_000.0;
 async fn a_final_order_goes_and_one_that_is_followed_stays() {
     let mut bed = Bed::new(SCALE).await;
     let ended = bed.order(Script::fulfilled_after(Duration::ZERO));
-    let followed = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(24 * 365)));
+    let tracked = bed.order(Script::queued_after(Duration::ZERO, Duration::from_hours(24 * 365)));
     let mut keeping = bed.worker().await;
-    bed.enqueue([&ended, &followed]).await;
+    bed.enqueue([&ended, &tracked]).await;
     bed.told(&ended, "fulfilled").await;
-    bed.told(&followed, "scheduled").await;
+    bed.told(&tracked, "scheduled").await;
     // Until everything is told and noted, and the queued order has been given up.
     bed.idle().await;
     assert!(keeping.stop().await.success());
-    let ids: [TopupId; 2] = [ended.parse().unwrap(), followed.parse().unwrap()];
+    let ids: [TopupId; 2] = [ended.parse().unwrap(), tracked.parse().unwrap()];
     let store = bed.store().await;
     assert!(store.order(&ids[0]).await.unwrap().is_some(), "without the setting nothing is deleted");
 

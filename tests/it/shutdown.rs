@@ -58,7 +58,7 @@ async fn a_second_signal_gives_running_jobs_back_at_once() {
 #[tokio::test]
 async fn bad_settings_end_with_status_2_and_name_the_setting() {
     let mut bed = Bed::new(60.0).await;
-    bed.set("ONECLICKDZ_UNDER_WAY", "2");
+    bed.set("ONECLICKDZ_MAX_IN_FLIGHT", "2");
     for (name, value, word) in [
         ("ENCRYPTION_KEY", "short", "ENCRYPTION_KEY"),
         ("WEBHOOK_SECRET", "secret", "WEBHOOK_SECRET"),

@@ -187,10 +187,10 @@ async fn a_replay_that_stopped_between_the_database_and_redis_is_completed() {
     bed.enqueue([&id]).await;
     bed.idle().await;
     assert!(dead_letters(&bed, &[]).contains(GONE));
-    let stored = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.told(&id.parse().unwrap());
+    let stored = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.payload(&id.parse().unwrap());
     // What `replay` and `resend` store, some time ago; the process died before it asked Redis.
     let then = real_now() - chrono::TimeDelta::hours(1);
-    assert!(bed.store().await.tell_again(&stored, "replayed by the operator", false, then).await.unwrap());
+    assert!(bed.store().await.notify_again(&stored, "replayed by the operator", false, then).await.unwrap());
     bed.told(&id, "fulfilled").await;
     until("it is stored as sent", async || {
         let status = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.status;

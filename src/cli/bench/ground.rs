@@ -129,7 +129,7 @@ impl Ground {
         let inbox = self.names.inbox();
         self.until("the inbox is taken in", async || Ok(self.number(&["XLEN", &inbox]).await? == 0)).await?;
         let took = began.elapsed();
-        stop.ask();
+        stop.request();
         taking.await?;
         Ok(took)
     }

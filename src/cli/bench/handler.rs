@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};
 
 use crate::clock::real_now;
-use crate::job::{End, Handler, Job, Settlement};
+use crate::job::{Disposition, Handler, Job, Settlement};
 
 /// Field of the metadata that holds the time a job is due, in ms since 1970.
 pub(super) const DUE: &str = "due";
@@ -56,6 +56,6 @@ impl Handler for BenchHandler {
             tokio::time::sleep(self.hold).await;
         }
         self.done.fetch_add(1, Ordering::Relaxed);
-        Settlement::new(End::Finish)
+        Settlement::new(Disposition::Complete)
     }
 }

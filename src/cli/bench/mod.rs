@@ -1,5 +1,5 @@
 //! `topup-worker bench`: the queue measured on this machine with jobs that do nothing, and the provider's budget
-//! with orders that are followed to their end.
+//! with orders that are tracked to their end.
 //!
 //! What is measured of the queue is the whole way of a job through the real parts: a producer's XADD, the intake, the
 //! consumer with its leases and scripts, apalis, a handler that reads the payload, and the settling. Without

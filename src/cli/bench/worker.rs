@@ -46,7 +46,7 @@ impl Worker {
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
-        self.stop.ask();
+        self.stop.request();
         let stopped = self.running.await?;
         anyhow::ensure!(stopped == Stopped::Drained, "the worker ended as {stopped:?}");
         Ok(())

@@ -14,7 +14,7 @@ use super::producer::Sent;
 use super::shop::{Book, Told};
 
 /// More problems than this are counted, not told.
-const MOST_TOLD: usize = 10;
+const MAX_TOLD: usize = 10;
 
 /// The provider's word on one order.
 pub(super) struct ProvidersWord {
@@ -61,8 +61,8 @@ impl Verdict {
             lines.extend(NEXT.map(str::to_owned));
         } else {
             lines.push(String::new());
-            lines.extend(problems.iter().take(MOST_TOLD).map(|problem| format!("problem: {problem}")));
-            let more = problems.len().saturating_sub(MOST_TOLD);
+            lines.extend(problems.iter().take(MAX_TOLD).map(|problem| format!("problem: {problem}")));
+            let more = problems.len().saturating_sub(MAX_TOLD);
             lines.extend((more > 0).then(|| format!("and {more} problems more")));
         }
         Self { lines, problems }

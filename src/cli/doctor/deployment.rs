@@ -44,7 +44,7 @@ pub(super) fn look(
     match seen {
         None => NAMES.map(|name| Check::skip(name, "Redis cannot be reached")),
         Some(Err(_)) => NAMES.map(|name| {
-            let advice = "mend what is said of redis-permissions and redis-keys first";
+            let advice = "do what redis-permissions and redis-keys advise first";
             Check::warn(name, "cannot be read here", advice)
         }),
         Some(Ok((shared, others))) => [

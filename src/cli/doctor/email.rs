@@ -9,7 +9,7 @@ const NAME: &str = "email";
 
 pub(super) async fn look(email: Option<EmailConfig>) -> Check {
     let Some(email) = email else {
-        return Check::ok(NAME, "not set: nobody is written to");
+        return Check::ok(NAME, "not set: no mail is sent");
     };
     limited(NAME, async { judge(email.server.greet().await, email.operator.is_empty()) }).await
 }

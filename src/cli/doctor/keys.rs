@@ -20,9 +20,9 @@ const INBOX: &str = "redis-inbox";
 pub(super) const NAMES: [&str; 3] = [TYPES, QUEUES, INBOX];
 /// Keys asked for at a time, and how often: a Redis of others may hold millions.
 const SCANNED: usize = 1_000;
-const MOST_SCANS: usize = 1_000;
+const MAX_SCANS: usize = 1_000;
 /// Inboxes that are named.
-const MOST_NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 pub(super) async fn look(
     connection: &MultiplexedConnection,
@@ -127,16 +127,16 @@ async fn count(connection: &MultiplexedConnection, names: &Names) -> RedisResult
 fn tell(waiting: &Waiting, names: &Names) -> Check {
     let Waiting { workers, inbox, jobs, dead, rejected } = waiting;
     let dead: Vec<_> = dead.iter().filter(|(_, count)| *count > 0).collect();
-    let buried = dead.iter().map(|(_, count)| count).sum();
+    let dead_letters = dead.iter().map(|(_, count)| count).sum();
     let found = format!(
         "{} at work, {} in the inbox, {} in the queues, {}, {}",
         counted(*workers, "worker"),
         counted(*inbox, "message"),
         counted(*jobs, "job"),
-        counted(buried, "dead letter"),
+        counted(dead_letters, "dead letter"),
         counted(*rejected, "rejected message"),
     );
-    if buried == 0 && *rejected == 0 {
+    if dead_letters == 0 && *rejected == 0 {
         return Check::ok(QUEUES, found);
     }
     let mut advice = String::from("look at them:");
@@ -169,7 +169,7 @@ async fn inbox(connection: &MultiplexedConnection, names: &Names) -> Check {
 async fn other_inboxes(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Vec<String>> {
     let (mut connection, inbox) = (connection.clone(), names.inbox());
     let (mut others, mut cursor) = (Vec::new(), 0_u64);
-    for _ in 0..MOST_SCANS {
+    for _ in 0..MAX_SCANS {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor)
             .arg("MATCH")
@@ -195,7 +195,7 @@ fn judge_inboxes(others: &[String], names: &Names) -> Check {
     if others.is_empty() {
         return Check::ok(INBOX, format!("producers send to {inbox}, and to no name that only ends so"));
     }
-    let some: Vec<String> = others.iter().take(MOST_NAMED).map(|key| one_line(key)).collect();
+    let some: Vec<String> = others.iter().take(MAX_NAMED).map(|key| one_line(key)).collect();
     Check::fail(
         INBOX,
         format!("a producer sends to {}, where no worker looks", some.join(", ")),

@@ -1,4 +1,4 @@
-//! `topup-worker doctor`: looks at everything `run` needs and says what is wrong and how to mend it.
+//! `topup-worker doctor`: checks everything `run` needs, and says what is wrong and how to correct it.
 //!
 //! It changes nothing of anybody's data and sends nothing to anybody: the database is written in a
 //! transaction that is rolled back, the provider is asked one harmless question, a webhook's receiver and a
@@ -118,7 +118,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     checks
 }
 
-/// Whether a card reaches somebody without the merchant's webhook: a customer, or the address of an order.
+/// Whether cards are delivered without the merchant's webhook: to customers, or to callback URLs.
 fn is_told_otherwise(config: &Config) -> bool {
     let by_mail = config.email.as_ref().is_some_and(|email| email.card != CardForm::Nothing);
     let by_sms = config.sms.is_some() && config.sms_card != CardForm::Nothing;

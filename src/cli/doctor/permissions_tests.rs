@@ -6,7 +6,7 @@ fn sources() -> Vec<&'static str> {
     let shared = [crate::redis::scripts::PRELUDE, crate::queue::LAYOUT, crate::rate_limit::SHARED];
     let own = [
         crate::deployment::scripts::SOURCES,
-        crate::maintenance::coalesce::scripts::SOURCES,
+        crate::maintenance::list_poller::scripts::SOURCES,
         crate::queue::scripts::SOURCES,
         crate::rate_limit::scripts::SOURCES,
     ];

@@ -64,7 +64,7 @@ fn judge(answer: Result<(), ApiError>, took: Duration) -> Check {
     let advice = match (&error, code) {
         (ApiError::Unauthorized(_), _) => {
             "set ONECLICKDZ_API_KEY as the provider's dashboard shows it. Each refusal counts: five block this \
-             address for 15 min, so mend it before asking again"
+             address for 15 min, so correct it before you run this again"
         }
         (ApiError::Forbidden(_), Some("IP_BLOCKED")) => {
             "stop every program that uses a wrong key from this address, and wait 15 min"

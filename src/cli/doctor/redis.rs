@@ -30,7 +30,7 @@ pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedC
         let asked = Instant::now();
         let answer = redis::cmd("PING").query_async::<()>(&mut connection).await;
         match answer {
-            // The service itself does not need PING; who may not even do that is told by `permissions`. A Redis that cannot
+            // The service itself does not need PING; `permissions` reports a user who may not even do that. A Redis that cannot
             // write to its disk refuses even that, and says so; `server` tells why.
             Err(error) if !is_forbidden(&error) && error.code() != Some("MISCONF") => Err(error),
             _ => Ok((connection, asked.elapsed())),

@@ -1,4 +1,4 @@
-//! The settings: all that cannot be used are told at once, and not only the first.
+//! The settings: all that cannot be used are reported at once, and not only the first.
 
 use super::report::{Check, counted, in_words};
 use crate::config::{Config, RunSettings};

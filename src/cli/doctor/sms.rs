@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn look(gateway: Option<Url>) -> Check {
     let Some(url) = gateway else {
-        return Check::ok(NAME, "not set: nobody gets an SMS");
+        return Check::ok(NAME, "not set: no SMS is sent");
     };
     limited(NAME, async {
         let exposed = is_exposed(&url);

@@ -225,7 +225,7 @@ fn key(tried: &Result<Sample, StoreError>) -> Check {
         Err(error) => Check::fail(
             KEY,
             format!("the stored cards cannot be read{}", in_its_words(error)),
-            "mend what is said of the tables first",
+            "do what is advised for the tables first",
         ),
     }
 }

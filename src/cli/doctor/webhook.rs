@@ -6,17 +6,13 @@ use url::{Host, Url};
 
 use super::limited;
 use super::report::Check;
-use crate::notify::{AddressGuard, Endpoint, NoAnswer, Refused, Sender};
+use crate::notify::{Blocked, Endpoint, NoAnswer, Sender, SsrfGuard};
 
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-/// The merchant's; `told_otherwise` says whether cards reach somebody by another channel.
-pub(super) async fn merchant(
-    endpoint: Option<Endpoint>,
-    guard: &AddressGuard,
-    told_otherwise: bool,
-) -> Check {
+/// The merchant's; `told_otherwise` says whether another channel carries cards.
+pub(super) async fn merchant(endpoint: Option<Endpoint>, guard: &SsrfGuard, told_otherwise: bool) -> Check {
     let Some(endpoint) = endpoint else {
         if told_otherwise {
             return Check::ok(
@@ -26,7 +22,7 @@ pub(super) async fn merchant(
         }
         return Check::warn(
             MERCHANT,
-            "not set, and no other channel carries cards: nobody gets them",
+            "not set, and no other channel carries cards: they are not delivered",
             "set WEBHOOK_URL and WEBHOOK_SECRET, or EMAIL_CARD or SMS_CARD to link or code",
         );
     };
@@ -36,7 +32,7 @@ pub(super) async fn merchant(
 /// The operator's; `notified_otherwise` says whether `WEBHOOK_URL` or `OPERATOR_EMAIL` is set.
 pub(super) async fn operator(
     endpoint: Option<Endpoint>,
-    guard: &AddressGuard,
+    guard: &SsrfGuard,
     notified_otherwise: bool,
 ) -> Check {
     let Some(endpoint) = endpoint else {
@@ -50,13 +46,13 @@ pub(super) async fn operator(
         }
         return Check::ok(
             OPERATOR,
-            "not set: orders that need a person are told to WEBHOOK_URL and OPERATOR_EMAIL, where these are set",
+            "not set: orders that need a person are reported to WEBHOOK_URL and OPERATOR_EMAIL, where these are set",
         );
     };
     look(OPERATOR, "OPERATOR_WEBHOOK_URL", &endpoint.url, guard).await
 }
 
-async fn look(name: &'static str, setting: &str, url: &Url, guard: &AddressGuard) -> Check {
+async fn look(name: &'static str, setting: &str, url: &Url, guard: &SsrfGuard) -> Check {
     let Ok(sender) = Sender::new(guard.clone()) else {
         return Check::fail(
             name,
@@ -81,9 +77,9 @@ pub(super) fn is_exposed(url: &Url) -> bool {
 fn judge(name: &'static str, setting: &str, exposed: bool, answer: Result<u16, NoAnswer>) -> Check {
     const NOT_TOLD: &str = "(no event was sent)";
     match answer {
-        Err(NoAnswer::Refused(why)) => {
+        Err(NoAnswer::Blocked(why)) => {
             let advice = match why {
-                Refused::Special(_) => format!(
+                Blocked::Special(_) => format!(
                     "if {setting} is meant to lead there, name its network in WEBHOOK_ALLOWED_NETWORKS; if not, \
                      look at what the name resolves to on this host"
                 ),
@@ -140,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_refused_is_told_with_what_opens_it() {
-        let guard = AddressGuard::default();
+        let guard = SsrfGuard::default();
         let look = async |url: &str| look(MERCHANT, "WEBHOOK_URL", &url.parse().unwrap(), &guard).await;
         let inside = look("https://localhost:1/token").await;
         assert_eq!(inside.verdict, Fail);
@@ -164,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_receiver_nobody_gets_the_cards() {
-        let guard = AddressGuard::default();
+        let guard = SsrfGuard::default();
         assert_eq!(merchant(None, &guard, false).await.verdict, Warn);
         assert_eq!(merchant(None, &guard, true).await.verdict, Fine);
         assert_eq!(operator(None, &guard, true).await.verdict, Fine);

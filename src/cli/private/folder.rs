@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// A folder for nobody but this user, removed when dropped.
+/// A folder for this user alone, removed when dropped.
 pub(in crate::cli) struct Folder {
     path: PathBuf,
     keep_logs: bool,

@@ -20,8 +20,8 @@ use crate::config::SettingsError;
 const VARIABLE: &str = "REDIS_SERVER";
 /// Longest wait for its first answer.
 const START_TIME: Duration = Duration::from_secs(10);
-/// Somebody else may take a port between its choice and its use.
-const MOST_PORTS: u32 = 3;
+/// Another process may take a port between its choice and its use.
+const MAX_PORTS: u32 = 3;
 
 /// Where redis-server is.
 pub(in crate::cli) fn find() -> Result<PathBuf, SettingsError> {
@@ -66,7 +66,7 @@ pub(in crate::cli) async fn start(program: &Path, folder: &Folder) -> anyhow::Re
         let url = format!("redis://127.0.0.1:{port}");
         match answers(&mut process, &url).await {
             Ok(()) => return Ok((process, url)),
-            Err(error) if tries == MOST_PORTS => return Err(error),
+            Err(error) if tries == MAX_PORTS => return Err(error),
             Err(_) => process.kill().await?,
         }
     }

@@ -8,7 +8,7 @@ use std::mem;
 
 use futures_util::future::BoxFuture;
 
-use super::{MOST, MOST_READ, Restore, RestoreError};
+use super::{MAX_READ, MOST, Restore, RestoreError};
 use crate::handlers::StoredDeadLetter;
 use crate::orders::{Behind, BehindNotification, OrderStore, Page, StoreError};
 
@@ -89,7 +89,7 @@ impl Restore {
 
 /// Whether a round looks at more letters, after so many, of which it has just put so many back.
 const fn goes_on(looked_at: u32, found: usize) -> bool {
-    looked_at < LOOKED_AT || (found > 0 && looked_at < MOST_READ)
+    looked_at < LOOKED_AT || (found > 0 && looked_at < MAX_READ)
 }
 
 fn letters<T: Into<StoredDeadLetter>>(found: Vec<T>) -> Vec<StoredDeadLetter> {

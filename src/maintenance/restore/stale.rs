@@ -73,10 +73,10 @@ impl Restore {
     /// Whether the store says that this notification was delivered or discarded.
     async fn is_stale_notification(&self, letter: &DeadLetter) -> Result<bool, RestoreError> {
         let payload = self.letters.payload(letter).await?;
-        let told =
+        let notification =
             payload.as_deref().and_then(|payload| serde_json::from_slice::<NotifyCustomer>(payload).ok());
-        let Some(told) = told else { return Ok(false) };
-        let stored: Result<_, StoreError> = self.environment.store.notification(&told).await;
+        let Some(notification) = notification else { return Ok(false) };
+        let stored: Result<_, StoreError> = self.environment.store.notification(&notification).await;
         let status = stored?.map(|stored| stored.status);
         Ok(matches!(status, Some(NotificationStatus::Sent | NotificationStatus::Discarded)))
     }

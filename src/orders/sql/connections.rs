@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 /// hundred connections that a server takes as it is installed.
 pub(crate) const DEFAULT_CONNECTIONS: u16 = 10;
 /// Connections at most, whatever is set.
-pub(crate) const MOST_CONNECTIONS: u16 = 200;
+pub(crate) const MAX_CONNECTIONS: u16 = 200;
 /// How long a call waits for its turn.
 const FREE_WITHIN: Duration = Duration::from_secs(30);
 /// How long a new connection may take, and the answer of one that was idle.
@@ -28,7 +28,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// When one more connection is tried after the server has refused one; doubled each time, …
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 /// … up to this.
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+const MAX_PAUSE: Duration = Duration::from_hours(1);
 /// Refusals within so long of each other are one.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -127,7 +127,7 @@ impl Connections {
     }
 
     fn lend(&self, connection: PgConnection) -> Lent {
-        Lent { connection: Some(connection), is_under_way: false, home: Arc::clone(&self.0) }
+        Lent { connection: Some(connection), is_in_use: false, home: Arc::clone(&self.0) }
     }
 
     /// Closes those that are idle.
@@ -185,7 +185,7 @@ impl State {
         let now = Instant::now();
         if self.refused_at.is_none_or(|at| now - at > AT_ONCE) {
             self.tries_at = now + self.pause;
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
         self.refused_at = Some(now);
         self.granted -= 1;
@@ -230,18 +230,18 @@ pub(in crate::orders) struct Connection {
 impl Connection {
     /// Carries out statements.
     pub(super) async fn execute(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
-        self.under_way().execute(statements).await?;
+        self.in_use().execute(statements).await?;
         Ok(())
     }
 
     /// What statements are carried out on, until [`Connection::done`] is called.
-    pub(super) fn under_way(&mut self) -> &mut PgConnection {
-        self.lent.under_way()
+    pub(super) fn in_use(&mut self) -> &mut PgConnection {
+        self.lent.in_use()
     }
 
     /// Nothing is under way any more.
     pub(super) fn done(&mut self) {
-        self.lent.is_under_way = false;
+        self.lent.is_in_use = false;
     }
 }
 
@@ -250,21 +250,21 @@ impl Connection {
 struct Lent {
     /// None with its end.
     connection: Option<PgConnection>,
-    is_under_way: bool,
+    is_in_use: bool,
     home: Arc<Inner>,
 }
 
 impl Lent {
-    fn under_way(&mut self) -> &mut PgConnection {
-        self.is_under_way = true;
+    fn in_use(&mut self) -> &mut PgConnection {
+        self.is_in_use = true;
         // Invariant: it is taken out when this ends.
         self.connection.as_mut().expect("it is there")
     }
 
     /// Whether the server answers on it.
     async fn answers(&mut self) -> bool {
-        let answers = timeout(ANSWERS_WITHIN, self.under_way().ping()).await.is_ok_and(|ping| ping.is_ok());
-        self.is_under_way = !answers;
+        let answers = timeout(ANSWERS_WITHIN, self.in_use().ping()).await.is_ok_and(|ping| ping.is_ok());
+        self.is_in_use = !answers;
         answers
     }
 }
@@ -272,7 +272,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut state = self.home.state();
-        match self.connection.take().filter(|_| !self.is_under_way) {
+        match self.connection.take().filter(|_| !self.is_in_use) {
             Some(connection) => state.idle.push((connection, Instant::now())),
             None => state.open -= 1,
         }

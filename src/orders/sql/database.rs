@@ -110,7 +110,7 @@ impl Database {
             }
             Self::Postgres(connections) => {
                 let mut connection = connections.get().await?;
-                let rows = statement.postgres().fetch_all(connection.under_way()).await?;
+                let rows = statement.postgres().fetch_all(connection.in_use()).await?;
                 connection.done();
                 postgres_rows(rows)
             }
@@ -147,7 +147,7 @@ impl Transaction {
     pub(in crate::orders) async fn execute(&mut self, statement: Statement) -> Result<u64, StoreError> {
         Ok(match self {
             Self::Sqlite(open, ..) => statement.sqlite().execute(&mut **open).await?.rows_affected(),
-            Self::Postgres(open) => statement.postgres().execute(open.under_way()).await?.rows_affected(),
+            Self::Postgres(open) => statement.postgres().execute(open.in_use()).await?.rows_affected(),
         })
     }
 
@@ -155,7 +155,7 @@ impl Transaction {
     pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
             Self::Sqlite(open, ..) => sqlite_rows(statement.sqlite().fetch_all(&mut **open).await?),
-            Self::Postgres(open) => postgres_rows(statement.postgres().fetch_all(open.under_way()).await?),
+            Self::Postgres(open) => postgres_rows(statement.postgres().fetch_all(open.in_use()).await?),
         })
     }
 

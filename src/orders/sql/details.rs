@@ -31,7 +31,7 @@ const CALLBACK_URL: &str = "callbackUrl";
 /// What came of a request's details.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// Whether its message is the newest that says whether the order is to be followed.
+    /// Whether its message is the newest that says whether the order is to be tracked.
     pub(super) newest: bool,
     /// The details that have changed, as the history names them.
     pub(super) changed: Vec<&'static str>,

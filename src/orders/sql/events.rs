@@ -93,22 +93,22 @@ pub(super) async fn close_incidents(open: &mut Transaction, topup_id: &TopupId) 
 /// Closes the incident that no channel could deliver this event to customer or merchant.
 pub(super) async fn close_unreachable(
     open: &mut Transaction,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
 ) -> Result<(), StoreError> {
-    let by_none = NotifyCustomer { channel: NO_CHANNEL.to_owned(), ..told.clone() };
+    let by_none = NotifyCustomer { channel: NO_CHANNEL.to_owned(), ..notification.clone() };
     close_undelivered(open, &by_none).await
 }
 
 /// Closes the incident that this notification was not delivered.
 pub(super) async fn close_undelivered(
     open: &mut Transaction,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
 ) -> Result<(), StoreError> {
     let close = sql("UPDATE events SET closed = $1 WHERE topup_id = $2 AND outcome = $3 AND about = $4")
         .bind(true)
-        .bind(told.topup_id.as_str())
+        .bind(notification.topup_id.as_str())
         .bind(Outcome::Undelivered.as_str())
-        .bind(told.job_id());
+        .bind(notification.job_id());
     open.execute(close).await.map(drop)
 }
 

@@ -1,4 +1,4 @@
-//! A look at the database that leaves it as it is: for whoever asks whether a worker could use it.
+//! Inspects the database and leaves it as it is: whether a worker could use it.
 //!
 //! Nothing is made, migrated or committed here. SQLite may put its two helper files beside the database
 //! while it is open, as any reader of it does.
@@ -202,7 +202,7 @@ impl Inspector {
         self.link().fetch(ask).await?.first().map(|row| row.get("now")).transpose()
     }
 
-    /// Leaves it. A file's helper files are removed with that where nobody else has it open.
+    /// Closes it. SQLite removes a file's helper files with the last connection.
     pub(crate) async fn close(self) {
         drop(match self {
             Self::Sqlite(connection) => connection.close().await,

@@ -17,7 +17,7 @@ pub(super) async fn instruct(
 ) -> Result<Option<Instructed>, StoreError> {
     let topup_id = &request.topup_id;
     let mut transaction = database.begin().await?;
-    if instruction.followed {
+    if instruction.tracked {
         // No worker has looked at it yet: its first look begins its fast polling.
         orders::insert(&mut transaction, &TrackTopup::new(topup_id.clone()), now).await?;
     }
@@ -25,21 +25,21 @@ pub(super) async fn instruct(
     if !merged.changed.is_empty() {
         note(&mut transaction, request, &format!("{CORRECTED}: {}", merged.changed.join(", ")), now).await?;
     }
-    let mut followed_again = false;
+    let mut tracked_again = false;
     match instruction.kind {
         InstructionKind::Cancel if merged.newest => cancel(&mut transaction, request, now).await?,
-        // A correction does not have an order followed again.
-        kind if kind.follows() && merged.newest => {
-            followed_again = orders::take_up_again(&mut transaction, request, true, now).await?;
+        // A correction does not have an order tracked again.
+        kind if kind.tracks() && merged.newest => {
+            tracked_again = orders::take_up_again(&mut transaction, request, true, now).await?;
         }
         _ => {}
     }
     transaction.commit().await?;
     let order = orders::order(database, topup_id).await?;
-    Ok(order.map(|order| Instructed { order, followed_again }))
+    Ok(order.map(|order| Instructed { order, tracked_again }))
 }
 
-/// One that is final or was given up is left as it is: it is not followed anyway.
+/// One that is final or was given up is left as it is: it is not tracked anyway.
 async fn cancel(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<(), StoreError> {
     let update =
         sql("UPDATE internet_orders SET next_check_at = NULL, cancelled_at = $1, version = version + 1

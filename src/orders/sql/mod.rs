@@ -50,7 +50,7 @@ pub use self::rekey::Rekeyed;
 
 /// How long one call may take that a job waits for. A job makes up to seven and then sends or asks the provider;
 /// together that stays below the time after which its handler is given up.
-const LONGEST_CALL: Duration = Duration::from_secs(10);
+const MAX_CALL: Duration = Duration::from_secs(10);
 
 /// Opens the database of this address, makes it where it is a file that is missing, and brings its tables up
 /// to date. Any number of processes may do so at once.
@@ -94,13 +94,13 @@ pub struct SqlStore {
     database: Database,
     cipher: Option<CardCipher>,
     longest_call: Duration,
-    /// Why calls have failed since somebody last looked, where the database as a whole is at fault.
+    /// Why calls have failed since this was last read, where the database as a whole is at fault.
     fault: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl SqlStore {
     fn new(database: Database, cipher: Option<CardCipher>) -> Self {
-        Self { database, cipher, longest_call: LONGEST_CALL, fault: Arc::default() }
+        Self { database, cipher, longest_call: MAX_CALL, fault: Arc::default() }
     }
 
     fn cipher(&self) -> Result<&CardCipher, StoreError> {
@@ -284,13 +284,13 @@ impl OrderStore for SqlStore {
         unchecked::given_up(&self.database, behind, most).await
     }
 
-    async fn untold(
+    async fn pending_notifications(
         &self,
         before: Timestamp,
         behind: Option<&BehindNotification>,
         most: u32,
     ) -> Result<Page<PendingNotification, BehindNotification>, StoreError> {
-        notifications::untold(&self.database, before, behind, most).await
+        notifications::pending_notifications(&self.database, before, behind, most).await
     }
 
     async fn given_up_notifications(
@@ -334,48 +334,54 @@ impl OrderStore for SqlStore {
 
     async fn begin_attempt(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         attempt: &Notification,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.in_time(notifications::begin_attempt(&self.database, told, attempt, now)).await
+        self.in_time(notifications::begin_attempt(&self.database, notification, attempt, now)).await
     }
 
     async fn record_attempt(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         attempt: &Notification,
         undelivered: Option<&NewEvent>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.in_time(notifications::record_attempt(&self.database, told, attempt, undelivered, now)).await
+        self.in_time(notifications::record_attempt(&self.database, notification, attempt, undelivered, now))
+            .await
     }
 
-    async fn tell_again(
+    async fn notify_again(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         sent_too: bool,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        notifications::tell_again(&self.database, told, reason, sent_too, now).await
+        notifications::notify_again(&self.database, notification, reason, sent_too, now).await
     }
 
-    async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError> {
-        notifications::discard(&self.database, told, reason, now).await
+    async fn discard(
+        &self,
+        notification: &NotifyCustomer,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        notifications::discard(&self.database, notification, reason, now).await
     }
 
     async fn add_notification(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        notifications::add(&self.database, told, reason, now).await
+        notifications::add(&self.database, notification, reason, now).await
     }
 
-    async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
-        notifications::hasten(&self.database, told, now).await
+    async fn hasten(&self, notification: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
+        notifications::hasten(&self.database, notification, now).await
     }
 
     async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError> {
@@ -390,11 +396,11 @@ impl OrderStore for SqlStore {
 
     async fn reveal_token(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<SecretString, StoreError> {
-        self.in_time(reveals::token(&self.database, self.cipher()?, told, now, expires_at)).await
+        self.in_time(reveals::token(&self.database, self.cipher()?, notification, now, expires_at)).await
     }
 
     async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError> {

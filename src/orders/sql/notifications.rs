@@ -24,7 +24,7 @@ pub(super) const GIVEN_UP: &str =
      WHERE status IN ('failed', 'refused') AND (event_id, channel) > ($1, $2)
      ORDER BY event_id, channel LIMIT $3";
 
-pub(super) async fn untold(
+pub(super) async fn pending_notifications(
     database: &Database,
     before: Timestamp,
     behind: Option<&BehindNotification>,
@@ -40,13 +40,13 @@ pub(super) async fn untold(
         Ok(BehindNotification { at, event_id, channel })
     };
     page(&rows, most, last, |row| {
-        let told = NotifyCustomer {
+        let notification = NotifyCustomer {
             topup_id: row.parse("topup_id")?,
             outcome: row.parse("outcome")?,
             incident: row.incident("incident")?,
             channel: row.get("channel")?,
         };
-        Ok(PendingNotification { told, attempts: row.count("attempts")? })
+        Ok(PendingNotification { notification, attempts: row.count("attempts")? })
     })
 }
 
@@ -78,10 +78,10 @@ pub(super) async fn of_order(
     topup_id: &TopupId,
 ) -> Result<Vec<Notification>, StoreError> {
     let select = sql(
-        "SELECT told.outcome, told.incident, told.channel, told.status, told.attempts, told.next_attempt_at,
-             told.sent_at, told.last_error
-         FROM notifications told JOIN events ON events.event_id = told.event_id
-         WHERE told.topup_id = $1 ORDER BY events.recorded_at, told.outcome, told.incident, told.channel",
+        "SELECT notification.outcome, notification.incident, notification.channel, notification.status, notification.attempts, notification.next_attempt_at,
+             notification.sent_at, notification.last_error
+         FROM notifications notification JOIN events ON events.event_id = notification.event_id
+         WHERE notification.topup_id = $1 ORDER BY events.recorded_at, notification.outcome, notification.incident, notification.channel",
     );
     let rows = database.fetch(select.bind(topup_id.as_str())).await?;
     rows.iter().map(read).collect()
@@ -102,31 +102,31 @@ fn read(row: &Row) -> Result<Notification, StoreError> {
 
 pub(super) async fn begin_attempt(
     database: &Database,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     attempt: &Notification,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
-    update(&mut transaction, told, attempt, now).await?;
+    update(&mut transaction, notification, attempt, now).await?;
     // What went wrong before is no news of this attempt.
-    note(&mut transaction, told, (attempt.attempts, Attempt::Begun), None, now).await?;
+    note(&mut transaction, notification, (attempt.attempts, Attempt::Begun), None, now).await?;
     transaction.commit().await
 }
 
 pub(super) async fn record_attempt(
     database: &Database,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     attempt: &Notification,
     undelivered: Option<&NewEvent>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
-    let stands = update(&mut transaction, told, attempt, now).await?;
+    let stands = update(&mut transaction, notification, attempt, now).await?;
     // Even where it does not stand: this attempt was made, too.
     let made = (attempt.attempts, attempt.status.into());
-    note(&mut transaction, told, made, attempt.last_error.clone(), now).await?;
+    note(&mut transaction, notification, made, attempt.last_error.clone(), now).await?;
     if let Some(event) = undelivered.filter(|_| stands) {
-        events::insert(&mut transaction, &told.topup_id, event).await?;
+        events::insert(&mut transaction, &notification.topup_id, event).await?;
     }
     transaction.commit().await?;
     Ok(stands)
@@ -135,7 +135,7 @@ pub(super) async fn record_attempt(
 /// Stores how far this has come, unless it has ended already. That it has arrived stands whatever ended it before.
 async fn update(
     open: &mut Transaction,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     attempt: &Notification,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
@@ -151,14 +151,14 @@ async fn update(
     .bind(attempt.sent_at)
     .bind(attempt.last_error.as_deref())
     .bind(given_up.then_some(now))
-    .bind(told.event_id().as_str())
-    .bind(told.channel.as_str());
+    .bind(notification.event_id().as_str())
+    .bind(notification.channel.as_str());
     Ok(open.execute(update).await? > 0)
 }
 
-pub(super) async fn tell_again(
+pub(super) async fn notify_again(
     database: &Database,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     reason: &str,
     sent_too: bool,
     now: Timestamp,
@@ -171,21 +171,21 @@ pub(super) async fn tell_again(
          WHERE event_id = $3 AND channel = $4 AND ($5 OR status <> 'sent')")
     .bind(now)
     .bind(reason)
-    .bind(told.event_id().as_str())
-    .bind(told.channel.as_str())
+    .bind(notification.event_id().as_str())
+    .bind(notification.channel.as_str())
     .bind(sent_too);
     if transaction.execute(update).await? == 0 {
         return Ok(false);
     }
-    events::close_undelivered(&mut transaction, told).await?;
-    note(&mut transaction, told, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
+    events::close_undelivered(&mut transaction, notification).await?;
+    note(&mut transaction, notification, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
 pub(super) async fn discard(
     database: &Database,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     reason: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -193,17 +193,17 @@ pub(super) async fn discard(
     let update = sql("UPDATE notifications SET status = 'discarded', next_attempt_at = NULL
          WHERE event_id = $1 AND channel = $2 AND status NOT IN ('sent', 'discarded')
          RETURNING attempts")
-    .bind(told.event_id().as_str())
-    .bind(told.channel.as_str());
+    .bind(notification.event_id().as_str())
+    .bind(notification.channel.as_str());
     let Some(row) = transaction.fetch_optional(update).await? else { return Ok(()) };
     let made = (row.count("attempts")?, Attempt::Discarded);
-    note(&mut transaction, told, made, Some(reason.to_owned()), now).await?;
+    note(&mut transaction, notification, made, Some(reason.to_owned()), now).await?;
     transaction.commit().await
 }
 
 pub(super) async fn add(
     database: &Database,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     reason: &str,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
@@ -212,30 +212,30 @@ pub(super) async fn add(
              (event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at, last_error)
          SELECT event_id, topup_id, outcome, incident, $1, 'pending', 0, $2, $3 FROM events WHERE event_id = $4
          ON CONFLICT DO NOTHING")
-    .bind(told.channel.as_str())
+    .bind(notification.channel.as_str())
     .bind(now)
     .bind(reason)
-    .bind(told.event_id().as_str());
+    .bind(notification.event_id().as_str());
     if transaction.execute(insert).await? == 0 {
         return Ok(false);
     }
-    events::close_unreachable(&mut transaction, told).await?;
-    note(&mut transaction, told, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
+    events::close_unreachable(&mut transaction, notification).await?;
+    note(&mut transaction, notification, (0, Attempt::Retry), Some(reason.to_owned()), now).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
 pub(super) async fn hasten(
     database: &Database,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
     let update = sql("UPDATE notifications SET next_attempt_at = $1
          WHERE event_id = $2 AND channel = $3 AND status = 'pending'")
     .bind(now)
-    .bind(told.event_id().as_str())
-    .bind(told.channel.as_str());
+    .bind(notification.event_id().as_str())
+    .bind(notification.channel.as_str());
     let pending = transaction.execute(update).await? > 0;
     transaction.commit().await?;
     Ok(pending)
@@ -244,12 +244,13 @@ pub(super) async fn hasten(
 /// Writes an attempt into the history of its order.
 async fn note(
     open: &mut Transaction,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     (attempt, result): (u32, Attempt),
     error: Option<String>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let (outcome, incident, channel) = (told.outcome, told.incident, told.channel.clone());
+    let (outcome, incident, channel) =
+        (notification.outcome, notification.incident, notification.channel.clone());
     let what = Occurrence::Told { outcome, incident, channel, attempt, result, error };
-    history::add(open, &told.topup_id, now, what).await
+    history::add(open, &notification.topup_id, now, what).await
 }

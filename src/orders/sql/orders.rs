@@ -85,8 +85,8 @@ async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Re
 
 /// Follows an order that had been given up or cancelled from the beginning again, unless the request is of the job that
 /// gave it up: that one ran again, since its end did not reach the queue. Jobs of an earlier version do not say so;
-/// what they find the second time is no news, and the order's incidents stay open. One that was cancelled is followed
-/// again by a newer message only. Returns whether it is followed again.
+/// what they find the second time is no news, and the order's incidents stay open. One that was cancelled is tracked
+/// again by a newer message only. Returns whether it is tracked again.
 pub(super) async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
@@ -116,7 +116,7 @@ pub(super) async fn take_up_again(
     Ok(true)
 }
 
-/// Has an order of this status that is not final followed from the beginning. Returns whether it was changed.
+/// Has an order of this status that is not final tracked from the beginning. Returns whether it was changed.
 async fn begin_again(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -289,7 +289,7 @@ pub(super) async fn apply(
     let mut transaction = database.begin().await?;
     if !unchanged {
         if transaction.execute(update(cipher, &change)?).await? == 0 {
-            return Ok(Applied::Outdated);
+            return Ok(Applied::Conflict);
         }
         if is_told(before, record) {
             let occurrence = changed(change.job.as_str(), Some(before.status), record, change.given_up);

@@ -31,7 +31,7 @@ pub(super) static CHANGE_NOTHING: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Refuses a database that could not hold what customers are called, one without a schema, and a pooler that hands a
-/// connection to somebody else after each transaction.
+/// connection to another client after each transaction.
 pub(super) async fn must_fit(
     connection: &mut PgConnection,
     options: &PgConnectOptions,

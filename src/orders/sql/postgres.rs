@@ -1,7 +1,7 @@
 //! PostgreSQL: a server, for workers on any number of machines.
 //!
 //! A connection ends a statement that takes too long, and the server ends a transaction whose worker has
-//! gone silent: a frozen worker or a lost network holds nobody up for longer than that.
+//! gone silent: a frozen worker or a lost network holds up no other for longer than that.
 
 use std::str::FromStr;
 

@@ -18,7 +18,7 @@ pub struct Rekeyed {
     pub encrypted: u64,
     /// Were so already.
     pub current: u64,
-    /// Changed by somebody else meanwhile, and left.
+    /// Changed by another command or worker meanwhile, and left.
     pub left: u64,
     /// Cannot be decrypted with any key.
     pub unreadable: Vec<TopupId>,
@@ -60,26 +60,26 @@ pub(super) async fn rekey(
     Ok(done)
 }
 
-/// Events that are still to be told by a link whose token the current key does not make: without the key that
+/// Events with a pending notification that carries a link whose token the current key does not make: without the key that
 /// has made it, the next attempt would carry another link.
 pub(super) async fn links_of_previous_keys(
     database: &Database,
     cipher: &CardCipher,
 ) -> Result<u64, StoreError> {
-    let select = sql("SELECT told.topup_id, told.outcome, told.incident, told.channel, reveals.token_hash
-         FROM notifications told
-         JOIN reveals ON reveals.topup_id = told.topup_id AND reveals.channel = told.channel
-         WHERE told.status = 'pending'");
+    let select = sql("SELECT notification.topup_id, notification.outcome, notification.incident, notification.channel, reveals.token_hash
+         FROM notifications notification
+         JOIN reveals ON reveals.topup_id = notification.topup_id AND reveals.channel = notification.channel
+         WHERE notification.status = 'pending'");
     let mut of_previous = 0;
     for row in database.fetch(select).await? {
-        let told = NotifyCustomer {
+        let notification = NotifyCustomer {
             topup_id: row.parse("topup_id")?,
             outcome: row.parse("outcome")?,
             incident: row.incident("incident")?,
             channel: row.get("channel")?,
         };
         let token_hash: String = row.get("token_hash")?;
-        let mut tokens = cipher.link_tokens(&told).map(|token| hash(token.expose_secret()));
+        let mut tokens = cipher.link_tokens(&notification).map(|token| hash(token.expose_secret()));
         let of_current = tokens.next().is_some_and(|current| current == token_hash);
         of_previous += u64::from(!of_current && tokens.any(|previous| previous == token_hash));
     }

@@ -26,16 +26,16 @@ const DELETE: [&str; 5] = [
 /// no notification that could.
 macro_rules! unacknowledged {
     () => {
-        "(EXISTS (SELECT 1 FROM notifications told
-             WHERE told.topup_id = ended.topup_id AND (told.status = 'pending'
-                 OR (told.status IN ('failed', 'refused') AND told.channel NOT IN ('events', 'log'))))
+        "(EXISTS (SELECT 1 FROM notifications notification
+             WHERE notification.topup_id = ended.topup_id AND (notification.status = 'pending'
+                 OR (notification.status IN ('failed', 'refused') AND notification.channel NOT IN ('events', 'log'))))
          OR EXISTS (SELECT 1 FROM events incident
              WHERE incident.topup_id = ended.topup_id AND NOT incident.closed
                  AND (incident.outcome = 'unresolved'
                      OR (incident.outcome = 'undelivered' AND incident.about LIKE '%:none'))
-                 AND NOT EXISTS (SELECT 1 FROM notifications told
-                     WHERE told.event_id = incident.event_id AND told.channel <> 'events'
-                         AND told.status IN ('sent', 'discarded'))))"
+                 AND NOT EXISTS (SELECT 1 FROM notifications notification
+                     WHERE notification.event_id = incident.event_id AND notification.channel <> 'events'
+                         AND notification.status IN ('sent', 'discarded'))))"
     };
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn delete_ended(
     Ok(Deleted { orders, behind })
 }
 
-/// Deletes these orders, unless they are gone or something is to be told of them by now.
+/// Deletes these orders, unless they are gone, or one has a pending notification by now.
 async fn delete(database: &Database, ids: &[String]) -> Result<u32, StoreError> {
     let mut transaction = database.begin().await?;
     let mut deleted = 0;

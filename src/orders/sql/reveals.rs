@@ -10,20 +10,22 @@ use crate::orders::reveal::hash;
 use crate::orders::{CardCipher, Occurrence, Reveal, RevealOutcome, StoreError};
 
 /// Tries to see the card of one order that are kept in its history.
-const MOST_TRACES: i64 = 50;
+const MAX_TRACES: i64 = 50;
 
 pub(super) async fn token(
     database: &Database,
     cipher: &CardCipher,
-    told: &NotifyCustomer,
+    notification: &NotifyCustomer,
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<SecretString, StoreError> {
     let select = sql("SELECT token_hash FROM reveals WHERE topup_id = $1 AND channel = $2");
-    let rows = database.fetch(select.bind(told.topup_id.as_str()).bind(told.channel.as_str())).await?;
+    let rows = database
+        .fetch(select.bind(notification.topup_id.as_str()).bind(notification.channel.as_str()))
+        .await?;
     let stored = rows.iter().map(|row| row.get("token_hash")).collect::<Result<Vec<String>, _>>()?;
     let mut current = None;
-    for token in cipher.link_tokens(told) {
+    for token in cipher.link_tokens(notification) {
         let hash = hash(token.expose_secret());
         if stored.contains(&hash) {
             // A link that arrives late can be used as long as one that arrives at once.
@@ -43,8 +45,8 @@ pub(super) async fn token(
     let insert = sql("INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
          VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (token_hash) DO NOTHING")
     .bind(hash(token.expose_secret()))
-    .bind(told.topup_id.as_str())
-    .bind(told.channel.as_str())
+    .bind(notification.topup_id.as_str())
+    .bind(notification.channel.as_str())
     .bind(now)
     .bind(expires_at);
     let mut transaction = database.begin().await?;
@@ -81,7 +83,7 @@ pub(super) async fn try_reveal(
 ) -> Result<RevealOutcome, StoreError> {
     let mut transaction = database.begin().await?;
     let token_hash = hash(token);
-    // The one statement that decides: whoever comes second finds what the first has made of the row.
+    // The one statement that decides: a second visitor finds the row as the first one left it.
     let count = sql("UPDATE reveals SET tries = tries + 1, revealed_at = CASE WHEN $1 THEN $2 END
          WHERE token_hash = $3 AND revealed_at IS NULL AND expires_at > $2 AND tries < $4
          RETURNING topup_id, channel, expires_at, tries, revealed_at")
@@ -103,7 +105,7 @@ pub(super) async fn try_reveal(
             None if link.expires_at <= now => RevealOutcome::Expired,
             None => RevealOutcome::Spent,
         };
-        // Whoever goes on knocking at a closed link leaves no more than so many traces.
+        // Tries at a closed link leave no more than so many traces.
         let traces =
             sql("SELECT count(*) AS traces FROM order_events WHERE topup_id = $1 AND kind = 'reveal'");
         let traces = traces.bind(link.topup_id.as_str());
@@ -111,7 +113,7 @@ pub(super) async fn try_reveal(
             Some(row) => row.get("traces")?,
             None => 0,
         };
-        if traces >= MOST_TRACES {
+        if traces >= MAX_TRACES {
             return Ok(outcome);
         }
         (link, outcome)

@@ -9,13 +9,13 @@ use super::orders::{COLUMNS, read};
 use super::statement::{Statement, Value, sql_built};
 use crate::orders::{Found, Search, StoreError, contact};
 
-/// An order that is neither final nor followed.
+/// An order that is neither final nor tracked.
 const LEFT: &str = "next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')";
 /// Those of them that are dead letters.
 const DEAD_LETTER: &str = "cancelled_at IS NULL AND NOT discarded";
 /// Why an order of `internet_orders` is a dead letter. Where an earlier version gave it up, its history says so.
 const REASON: &str =
-    "coalesce(given_up, (SELECT result FROM order_events told WHERE told.topup_id = internet_orders.topup_id
+    "coalesce(given_up, (SELECT result FROM order_events notification WHERE notification.topup_id = internet_orders.topup_id
      AND kind = 'order' AND result IS NOT NULL ORDER BY id DESC LIMIT 1))";
 /// Orders of which a notification was given up.
 const UNDELIVERED: &str = "SELECT topup_id FROM notifications WHERE status IN ('failed', 'refused')";
@@ -90,10 +90,10 @@ impl Conditions {
         if reason.is_empty() {
             return self.add(&format!("topup_id IN ({given_up} UNION ALL {UNDELIVERED})"), []);
         }
-        let told = "(CASE status WHEN 'refused' THEN 'refused: ' ELSE 'undelivered: ' END) || coalesce(last_error, '')";
+        let notification = "(CASE status WHEN 'refused' THEN 'refused: ' ELSE 'undelivered: ' END) || coalesce(last_error, '')";
         let condition = format!(
             r"topup_id IN ({given_up} AND {REASON} LIKE ? ESCAPE '\'
-                 UNION ALL {UNDELIVERED} AND ({told} LIKE ? ESCAPE '\' OR last_error LIKE ? ESCAPE '\'))"
+                 UNION ALL {UNDELIVERED} AND ({notification} LIKE ? ESCAPE '\' OR last_error LIKE ? ESCAPE '\'))"
         );
         let escaped = reason.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
         self.add(&condition, [(); 3].map(|()| format!("{escaped}%").into()));
@@ -115,7 +115,7 @@ impl Conditions {
 pub(super) fn statement(search: &Search, after: Option<&TopupId>, most: u32) -> Statement {
     let text = format!(
         "SELECT {COLUMNS}, {REASON} AS reason,
-             (SELECT count(*) FROM notifications told WHERE told.topup_id = internet_orders.topup_id
+             (SELECT count(*) FROM notifications notification WHERE notification.topup_id = internet_orders.topup_id
                  AND status IN ('failed', 'refused'))
              + (SELECT count(*) FROM events open WHERE open.topup_id = internet_orders.topup_id
                  AND outcome = 'undelivered' AND NOT closed AND about LIKE '%:none') AS undelivered

@@ -66,7 +66,7 @@ impl Statement {
         })
     }
 
-    /// For PostgreSQL, whose texts cannot hold U+0000: it becomes U+FFFD, so that a reference somebody sent
+    /// For PostgreSQL, whose texts cannot hold U+0000: it becomes U+FFFD, so that a reference that a producer sent
     /// with one in it cannot keep an order from being stored for ever.
     pub(in crate::orders) fn postgres(self) -> Query<'static, Postgres, PgArguments> {
         self.values.into_iter().fold(query(self.text), |query, value| match value {

@@ -1,5 +1,5 @@
 -- Gives jobs that were just claimed the ids that their payloads ask for: a program on apalis-redis pushes them under
--- ids of its own, and an order must not be followed twice. They are due again under those ids; one that is in a queue
+-- ids of its own, and an order must not be tracked twice. They are due again under those ids; one that is in a queue
 -- already is dropped. A dead letter does not count and goes, as for a message of the inbox.
 -- KEYS[1] queue   KEYS[2..] other queues in which the same job may be
 -- ARGV: worker, then for each job: the id it has, the id it is to have

@@ -1,19 +1,19 @@
 -- Moves messages out of the inbox: into a queue, to the rejected ones, or away where the order is already
--- followed and they say nothing new. Messages are deleted last, in the same step: no crash and no second worker can
+-- tracked and they say nothing new. Messages are deleted last, in the same step: no crash and no second worker can
 -- lose or double one. They are moved only while the first of them is the oldest of the inbox: all workers move messages
 -- from the oldest on, so then no other worker has moved one of them.
--- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be followed; in the first of them
---   runs what is done about an order that is followed
+-- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be tracked; in the first of them
+--   runs what is done about an order that is tracked
 -- ARGV, for each message, the oldest first and none left out: id, then `reject` and the reason,
---   or `accept` and what the message is: `repeat` where it says no more than that the order is to be followed, `update`
---   where it says more, `check`, `correct` or `cancel`; id of the order's own job; where the order is not followed:
+--   or `accept` and what the message is: `repeat` where it says no more than that the order is to be tracked, `update`
+--   where it says more, `check`, `correct` or `cancel`; id of the order's own job; where the order is not tracked:
 --   queue, id, payload and delay in ms since the message was added; payload of the job that carries the message out
---   where the order is followed
--- Returns for each message `rejected`, `duplicate`, `accepted`, `passed-on` where the order is followed and a job carries
+--   where the order is tracked
+-- Returns for each message `rejected`, `duplicate`, `accepted`, `passed-on` where the order is tracked and a job carries
 --   out what the message says, or `gone` where it was to be rejected and was deleted by hand; nothing where another worker
 --   was faster
 local inbox, rejected = KEYS[1], KEYS[2]
-local MOST_FIELDS = 1000
+local MAX_FIELDS = 1000
 -- Of a rejected message that has more bytes, so many of its parts are kept, and of each part so many bytes.
 local KEPT_WHOLE, KEPT_PARTS, KEPT_OF_PART = 65536, 32, 1024
 -- The job of an order that was cancelled ends when it runs; by then it is no reason to drop a message of the order. The
@@ -51,7 +51,7 @@ local function kept(fields)
             beginning[#beginning + 1] = string.sub(fields[n], 1, KEPT_OF_PART)
         end
         return beginning
-    elseif #fields > MOST_FIELDS then
+    elseif #fields > MAX_FIELDS then
         -- More than a script can hand on one by one: kept whole, as one MessagePack array.
         return { 'fields', cmsgpack.pack(fields) }
     end
@@ -59,7 +59,7 @@ local function kept(fields)
 end
 
 -- By id of the order: whether one of the queues holds its job. A dead letter does not count.
-local followed, dead_letters = {}, {}
+local tracked, dead_letters = {}, {}
 if #orders > 0 then
     for n = 3, #KEYS do
         local dead = redis.call('SMISMEMBER', KEYS[n] .. ':dead', unpack(orders))
@@ -67,7 +67,7 @@ if #orders > 0 then
             if dead[m] == 1 then
                 dead_letters[orders[m]] = true
             elseif payload then
-                followed[orders[m]] = true
+                tracked[orders[m]] = true
             end
         end
     end
@@ -95,7 +95,7 @@ local function put(queue, id, payload, delay_ms)
     return jobs[#jobs]
 end
 
--- By id of an order that is followed: whether it was cancelled since a message last had it followed, and after how many
+-- By id of an order that is tracked: whether it was cancelled since a message last had it tracked, and after how many
 -- ms its job is to run, if that is to change; and the orders of which it is, the first first.
 local cancelled, moves, moved = {}, {}, {}
 
@@ -110,7 +110,7 @@ local function is_cancelled(order)
     return cancelled[order]
 end
 
--- A message of an order that is followed.
+-- A message of an order that is tracked.
 local function pass_on(message)
     local order, what = message.order, message.what
     if what == 'repeat' and not is_cancelled(order) then
@@ -145,22 +145,22 @@ end
 
 local function accept(message)
     local order = message.order
-    -- An order that is to be followed is no dead letter any more.
+    -- An order that is to be tracked is no dead letter any more.
     if dead_letters[order] and message.what ~= 'correct' and message.what ~= 'cancel' then
         for n = 3, #KEYS do
             forget_dead_letter(KEYS[n], order)
         end
     end
-    if followed[order] then
+    if tracked[order] then
         return pass_on(message)
     end
-    -- A delay counts from the moment the producer added the message, however long nobody took it in.
+    -- A delay counts from the moment the producer added the message, however late it is taken in.
     local added_ms = tonumber(string.match(message.id, '^%d+'))
     local waited_ms = math.max(0, now() * 1000 - added_ms)
     local delay_ms = message.delay_ms > 0 and math.max(0, message.delay_ms - waited_ms) or 0
     local job = put(message.queue, message.job, message.payload, delay_ms)
     if message.job == order then
-        followed[order], own_jobs[order] = true, job
+        tracked[order], own_jobs[order] = true, job
     end
     return 'accepted'
 end

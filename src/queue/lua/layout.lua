@@ -39,10 +39,10 @@ local function schedule(queue, id, delay_ms)
 end
 
 -- Calls a command with a list of any length; a script cannot pass more than some thousand values at once.
-local MOST_VALUES = 1000
+local MAX_VALUES = 1000
 local function call_with(command, key, values)
-    for first = 1, #values, MOST_VALUES do
-        redis.call(command, key, unpack(values, first, math.min(first + MOST_VALUES - 1, #values)))
+    for first = 1, #values, MAX_VALUES do
+        redis.call(command, key, unpack(values, first, math.min(first + MAX_VALUES - 1, #values)))
     end
 end
 
@@ -67,7 +67,7 @@ local function place()
     ready, waiting = {}, {}
 end
 
--- Gives a job that was claimed back to the head of its queue, and calls for somebody to take it.
+-- Gives a job that was claimed back to the head of its queue, and wakes the workers.
 local function give_back(queue, id)
     redis.call('LPUSH', queue .. ':active', id)
     list(ready, queue)
@@ -97,20 +97,20 @@ end
 -- Takes a job out of sight of the workers; its payload stays for an operator to look at. Where the queue itself
 -- decides that, rather than the handler, it is noted: the handler may still come to its end on a worker that was
 -- taken for dead.
-local function bury(queue, id, reason, by_queue)
+local function dead_letter(queue, id, reason, by_queue)
     local meta = queue .. ':meta:' .. id
     redis.call('SADD', queue .. ':dead', id)
     redis.pcall('HSET', meta, 'status', 'Killed', 'reason', reason, 'dead_at', now())
     if by_queue then
-        redis.pcall('HSET', meta, 'buried_by', 'queue')
+        redis.pcall('HSET', meta, 'dead_lettered_by', 'queue')
     end
 end
 
--- The process that ran this job and no other has died: the job is due again, or buried as poison.
+-- The process that ran this job and no other has died: the job is due again, or dead-lettered as poison.
 local function crashed(queue, id, most_crashes)
     local crashes = redis.pcall('HINCRBY', queue .. ':meta:' .. id, 'crashes', 1)
     if type(crashes) == 'number' and crashes >= most_crashes then
-        bury(queue, id, 'poison: the process that ran it died ' .. crashes .. ' times', true)
+        dead_letter(queue, id, 'poison: the process that ran it died ' .. crashes .. ' times', true)
     else
         schedule(queue, id, 0)
     end

@@ -7,7 +7,7 @@
 --   number of jobs that follow, then for each: queue, id, payload, delay in ms
 -- Returns of how many settlements nothing was done: another worker owns the job by now, or it stands here twice. A batch
 -- that was settled already, because its answer was lost and it was sent again, or because it came late on a connection
--- that was left, has none. A job that the queue has buried meanwhile, and that its handler finished all the same, is
+-- that was left, has none. A job that the queue has dead-lettered meanwhile, and that its handler finished all the same, is
 -- finished: it is no dead letter any more, and what follows from it follows.
 local queue, last_batch = KEYS[1], KEYS[2]
 local data = queue .. ':data'
@@ -68,15 +68,15 @@ end
 local function settle(job)
     local id, action, meta = job.id, job.action, queue .. ':meta:' .. job.id
     local replaced = follow(job)
-    if action == 'finish' then
+    if action == 'complete' then
         finish(id, replaced)
         return
     end
     if job.payload ~= '' then
         redis.call('HSET', data, id, job.payload)
     end
-    if action == 'bury' or action == 'condemn' then
-        bury(queue, id, job.reason, action == 'condemn')
+    if action == 'dead-letter' or action == 'poison' then
+        dead_letter(queue, id, job.reason, action == 'poison')
     elseif action == 'release' then
         give_back(queue, id)
     elseif action == 'fault' then
@@ -96,18 +96,18 @@ local function settle(job)
     end
 end
 
--- Whether a job that is not owned any more was buried by the queue itself, and its handler has finished it after all.
-local function finished_after_burial(n, id)
-    local finishes = not jobs[n] or jobs[n].action == 'finish'
-    local buried_by = finishes and redis.call('SMISMEMBER', queue .. ':dead', id)[1] == 1
-        and redis.pcall('HMGET', queue .. ':meta:' .. id, 'buried_by')[1]
-    return buried_by == 'queue' and redis.call('SREM', queue .. ':dead', id) == 1
+-- Whether a job that is not owned any more was dead-lettered by the queue itself, and its handler has finished it after all.
+local function completed_after_all(n, id)
+    local finishes = not jobs[n] or jobs[n].action == 'complete'
+    local dead_lettered_by = finishes and redis.call('SMISMEMBER', queue .. ':dead', id)[1] == 1
+        and redis.pcall('HMGET', queue .. ':meta:' .. id, 'dead_lettered_by')[1]
+    return dead_lettered_by == 'queue' and redis.call('SREM', queue .. ':dead', id) == 1
 end
 
 -- After Redis came back with older data a worker may have claimed a job twice; one settlement ends both.
 local ended, lost = {}, 0
 for n, id in ipairs(ids) do
-    if ended[id] or (owned[n] == 0 and not finished_after_burial(n, id)) then
+    if ended[id] or (owned[n] == 0 and not completed_after_all(n, id)) then
         lost = lost + 1
     else
         ended[id] = true

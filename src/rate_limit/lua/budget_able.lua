@@ -1,5 +1,5 @@
--- Remembers that a worker can check orders, and tells whether its key or the provider waits for a request that shows
--- that they are good again.
+-- Notes that a worker can check orders. Returns whether a verification may show that its key is good, or that the
+-- provider is back.
 -- KEYS[1] budget   ARGV: id of the worker, list of the fingerprints of its keys
 -- Returns 1 where such a request may be made, otherwise 0
 local budget, worker, keys = KEYS[1], take(), take_list()
@@ -7,7 +7,7 @@ local number, key = key_in_use(budget, keys)
 if not number then
     return 0
 end
-if redis.call('EXISTS', budget .. ':doubts:' .. key) == 1 then
+if redis.call('EXISTS', budget .. ':mistrust-rounds:' .. key) == 1 then
     return 0
 end
 note_able(budget, worker, math.floor(now() * 1000))
@@ -16,7 +16,7 @@ if breaker_open_for(budget, key) > 0 then
 end
 -- An earlier key than the one in use may be good, or good again.
 for n = 1, number do
-    if closed_for(budget .. ':refused:' .. keys[n]) == 0 and probe_of(budget, keys[n]) then
+    if lasts_for(budget .. ':refused:' .. keys[n]) == 0 and probe_of(budget, keys[n]) then
         return 1
     end
 end

@@ -1,7 +1,7 @@
--- Tells whether another worker can check orders now.
+-- Whether another worker can check orders now.
 -- KEYS[1] budget   ARGV: id of this worker
 -- Returns 1 if there is one, otherwise 0
-local able = KEYS[1] .. ':able'
+local able = KEYS[1] .. ':able-workers'
 local now = math.floor(now() * 1000)
 redis.call('ZREM', able, take())
 redis.call('ZREMRANGEBYSCORE', able, '-inf', now)

@@ -1,6 +1,6 @@
 //! Which node of a cluster owns the slot of our keys.
 //!
-//! Any node knows, and says so to whoever asks for a key that is not its own: `MOVED`, with the owner's
+//! Any node knows, and answers a command on a key that is not its own with `MOVED`, with the owner's
 //! address. So the question is a plain read of one of our keys, for which a user needs no permission that a
 //! worker has no use for anyway, and a replica answers it as well as a master.
 //!
@@ -16,8 +16,8 @@ use redis::{
 };
 
 /// How often a node may send on to another before the answers count as going round in circles.
-const MOST_HOPS: usize = 5;
-/// How many nodes are asked at a time, so that some that do not answer hold up nobody.
+const MAX_HOPS: usize = 5;
+/// How many nodes are asked at a time, so that nodes that do not answer hold up no search.
 const ASKED_AT_ONCE: usize = 3;
 
 /// Asks these nodes for the owner of the key's slot; the first that leads to it counts.
@@ -43,7 +43,7 @@ async fn follow(
     key: &str,
     open: impl Fn(ConnectionInfo) -> RedisResult<Client>,
 ) -> RedisResult<(ConnectionInfo, Client)> {
-    for _ in 0..MOST_HOPS {
+    for _ in 0..MAX_HOPS {
         let client = open(node.clone())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         let Err(error) = redis::cmd("EXISTS").arg(key).query_async::<Value>(&mut connection).await else {

@@ -3,7 +3,7 @@
 //! All keys of a deployment share one slot, so a worker needs exactly one server at any moment: the one
 //! that stands in `REDIS_URL`, the master that the Sentinels name, or the node of a cluster that owns the
 //! slot. That is the whole difference between the kinds, and [`RedisAddress::client`] is all that knows of
-//! it. Whoever holds a connection asks again when the connection fails or the server says that it is no
+//! it. A caller asks again when the connection fails or the server says that it is no
 //! longer the one.
 //!
 //! What this module must not do: print the address, which may hold a password, or connect over TLS without
@@ -21,7 +21,7 @@ use redis::{Client, ConnectionAddr, ConnectionInfo, RedisResult, TlsCertificates
 
 use self::sentinel::Sentinels;
 use super::Names;
-use super::pause::Pause;
+use super::backoff::Backoff;
 
 pub use self::url::InvalidAddress;
 
@@ -104,25 +104,25 @@ impl RedisAddress {
 
     /// How often the server is known to have become another one. A connection that was made before the last
     /// time is to be left.
-    pub(super) fn moves(&self) -> u64 {
+    pub(super) fn failover_epoch(&self) -> u64 {
         match &*self.kind {
-            Kind::Sentinels(sentinels) => sentinels.moves.load(Ordering::Relaxed),
+            Kind::Sentinels(sentinels) => sentinels.failover_epoch.load(Ordering::Relaxed),
             Kind::Fixed(_) | Kind::Cluster { .. } => 0,
         }
     }
 
     /// Listens for ever to who says that the server is another one. Only Sentinels do; a node that has lost
-    /// the keys tells whoever asks it.
+    /// the keys answers that question.
     pub(crate) async fn watch(self) {
         let Kind::Sentinels(sentinels) = &*self.kind else { return };
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new();
         loop {
             if let Ok(client) = sentinels.client(self.is_encrypted(), self.authorities.as_deref())
                 && sentinels.listen(client).await.is_ok()
             {
-                pause = Pause::new();
+                backoff = Backoff::new();
             }
-            pause.wait().await;
+            backoff.wait().await;
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Sentinels {
     /// How to log in at the master, at whatever host it is.
     pub(super) master: ConnectionInfo,
     /// How often they said that the master is another one now.
-    pub(super) moves: AtomicU64,
+    pub(super) failover_epoch: AtomicU64,
 }
 
 impl Sentinels {
@@ -56,7 +56,7 @@ impl Sentinels {
 
     /// Counts what the first Sentinel that answers says of new masters, until it says nothing more.
     ///
-    /// In a fail-over that somebody asked for, the old master goes on for seconds as if it were the one,
+    /// In a fail-over by command, the old master goes on for seconds as if it were the one,
     /// answers every write, and then throws them away. So its answers are no proof, and the Sentinels' word
     /// is needed.
     pub(super) async fn listen(&self, client: SentinelClient) -> RedisResult<()> {
@@ -64,12 +64,12 @@ impl Sentinels {
         let connecting = async { client.async_get_sentinel_client().await?.get_async_pubsub().await };
         let mut words = Subscription::start(connecting, &["+switch-master".to_owned()]).await?;
         // Whatever was said before now was not heard.
-        self.moves.fetch_add(1, Ordering::Relaxed);
+        self.failover_epoch.fetch_add(1, Ordering::Relaxed);
         while let Some(word) = words.next().await? {
             // The name, then the old and the new address.
             let word: String = word.get_payload().unwrap_or_default();
             if word.split(' ').next() == Some(&self.master_name) {
-                self.moves.fetch_add(1, Ordering::Relaxed);
+                self.failover_epoch.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())

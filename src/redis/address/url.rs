@@ -70,7 +70,7 @@ fn sentinels(url: Several<'_>) -> Result<Kind, InvalidAddress> {
     // Where the master is only the Sentinels know; of this one everything but the host counts.
     let master = url.server("localhost", REDIS_PORT, url.login, database)?;
     let master_name = master_name.to_owned();
-    Ok(Kind::Sentinels(Sentinels { hosts, master_name, master, moves: AtomicU64::default() }))
+    Ok(Kind::Sentinels(Sentinels { hosts, master_name, master, failover_epoch: AtomicU64::default() }))
 }
 
 fn cluster(url: Several<'_>, names: &Names) -> Result<Kind, InvalidAddress> {

@@ -1,4 +1,4 @@
-//! The clock of Redis is set while orders are followed: none waits for longer than it was meant to, and nothing that is
+//! The clock of Redis is set while orders are tracked: none waits for longer than it was meant to, and nothing that is
 //! written by a wrong clock outlives its correction. Needs libfaketime, as `clocks`.
 
 use std::time::Duration;

@@ -85,8 +85,8 @@ async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
     let redis = TestRedis::start_in(&environment).await;
     let bed = Bed::on(redis, 1.0, SimulatorSettings::default()).await;
     let before = bed.worker().await;
-    let followed = orders(&bed, 12);
-    bed.enqueue(&followed).await;
+    let tracked = orders(&bed, 12);
+    bed.enqueue(&tracked).await;
     until("a worker agrees on the time", async || {
         bed.redis::<Option<String>>(&["HGET", KEY, "agreed"]).await
     })
@@ -97,7 +97,7 @@ async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
     let _after = bed.worker().await;
     let later = orders(&bed, 5);
     bed.enqueue(&later).await;
-    fulfilled_and_not_delayed(&bed, &followed).await;
+    fulfilled_and_not_delayed(&bed, &tracked).await;
     fulfilled_and_not_delayed(&bed, &later).await;
     let offset: i64 = bed.redis(&["HGET", KEY, "offset"]).await;
     assert!((offset + HOUR_MS).abs() < 60_000, "{offset}");

@@ -199,14 +199,14 @@ async fn everything_works_on_a_redis_in_cluster_mode_and_stays_in_one_slot() {
     .await;
     let worker = bed.worker().await;
     let fulfilled = bed.order(Script::fulfilled_after(Duration::from_secs(10)));
-    let followed = bed.order(Script::queued_after(Duration::from_secs(5), Duration::from_hours(1_000)));
+    let tracked = bed.order(Script::queued_after(Duration::from_secs(5), Duration::from_hours(1_000)));
     let unknown = "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned();
-    bed.enqueue([&fulfilled, &followed, &unknown]).await;
+    bed.enqueue([&fulfilled, &tracked, &unknown]).await;
     bed.message(&[(b"name", b"no such job")]).await;
-    for (order, outcome) in [(&fulfilled, "fulfilled"), (&followed, "scheduled"), (&unknown, "unresolved")] {
+    for (order, outcome) in [(&fulfilled, "fulfilled"), (&tracked, "scheduled"), (&unknown, "unresolved")] {
         bed.told(order, outcome).await;
     }
-    // Streams, queues, dead letters, workers, the gate and the clock: all of them.
+    // Streams, queues, dead letters, workers, the breaker and the clock: all of them.
     let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
     assert!(keys.len() >= 8, "{keys:?}");
     let mut used = BTreeSet::new();

@@ -2,7 +2,7 @@
 
 /// The queues; every script is told their names.
 pub(super) const QUEUES: [&str; 3] = ["{model}:poll", "{model}:recheck", "{model}:notify"];
-/// In these two an order may be followed, and the inbox feeds them.
+/// In these two an order may be tracked, and the inbox feeds them.
 pub(super) const FOLLOWING: [&str; 2] = [QUEUES[0], QUEUES[1]];
 pub(super) const INBOX: &str = "{model}:inbox";
 pub(super) const REJECTED: &str = "{model}:rejected";
@@ -42,10 +42,10 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// The job that carries it out where the order is followed.
+    /// The job that carries it out where the order is tracked.
     pub(super) fn where_followed(&self) -> Job {
         let (order, payload) = self.verdict.as_ref().map_or(("", ""), |job| (&job.id, &job.payload));
-        let (id, payload) = (format!("{order}#{}", self.id), format!("{payload}, followed"));
+        let (id, payload) = (format!("{order}#{}", self.id), format!("{payload}, tracked"));
         Job { queue: FOLLOWING[0], id, payload, delay_ms: 0 }
     }
 
@@ -184,7 +184,7 @@ pub(super) struct Batch {
 impl Settlement {
     /// Whether the job is done and nothing follows from it.
     pub(super) fn only_finishes(&self) -> bool {
-        self.action == "finish" && self.next.is_empty()
+        self.action == "complete" && self.next.is_empty()
     }
 }
 

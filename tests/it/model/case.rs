@@ -13,7 +13,7 @@ use super::snapshot::{Answer, broken};
 const LEASE_MS: u64 = 5_000;
 /// How far ahead of Redis the clock of a producer may be.
 const AHEAD_MS: u64 = 700;
-const MOST_WORKERS: usize = 9;
+const MAX_WORKERS: usize = 9;
 const CROWD: usize = 18;
 
 /// A worker, as far as it knows itself. It may be frozen at any time, and come back.
@@ -86,7 +86,7 @@ impl<'a> Case<'a> {
     }
 
     fn start(&mut self, queue: &'static str) {
-        if self.workers.len() < MOST_WORKERS {
+        if self.workers.len() < MAX_WORKERS {
             let name = format!("w{}", self.next());
             let last_batch = format!("{queue}:settled:{name}");
             self.workers.push(Worker {
@@ -246,7 +246,7 @@ impl<'a> Case<'a> {
                 .filter(|job| (job.queue, &job.id) != (queue, &id))
                 .collect();
             // Only a job that is finished is replaced; handlers ask for nothing else.
-            if let Some(delay_ms) = pick.replaced_ms.filter(|_| pick.action == "finish") {
+            if let Some(delay_ms) = pick.replaced_ms.filter(|_| pick.action == "complete") {
                 next.push(Job { id: id.clone(), ..self.job(queue, 0, delay_ms) });
             }
             Settlement {

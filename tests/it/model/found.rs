@@ -44,13 +44,15 @@ fn of_jobs_due_at_the_same_time_word_is_sent_whatever_their_ids() {
 
 #[test]
 fn a_message_that_another_worker_took_in_leaves_the_dead_letter_alone() {
-    play(&[add(0, 0), intake(1, 0), claim(1), settle(vec![pick(0, "bury", vec![])]), intake(0, 1)]);
+    play(&[add(0, 0), intake(1, 0), claim(1), settle(vec![pick(0, "dead-letter", vec![])]), intake(0, 1)]);
 }
 
 #[test]
 fn a_job_that_stands_in_a_batch_twice_is_settled_once() {
     let twice = |one, other| settle(vec![pick(0, one, vec![]), pick(0, other, vec![])]);
-    for (one, other) in [("finish", "wait"), ("wait", "finish"), ("wait", "wait"), ("release", "bury")] {
+    for (one, other) in
+        [("complete", "snooze"), ("snooze", "complete"), ("snooze", "snooze"), ("release", "dead-letter")]
+    {
         play(&[add(0, 0), intake(1, 0), claim(1), twice(one, other), claim(4)]);
     }
 }
@@ -58,7 +60,7 @@ fn a_job_that_stands_in_a_batch_twice_is_settled_once() {
 #[test]
 fn what_follows_takes_the_place_of_a_job_finished_in_the_same_batch() {
     for delay_ms in [0, 500] {
-        let picks = vec![pick(0, "finish", vec![]), pick(1, "finish", vec![(0, 0, delay_ms)])];
+        let picks = vec![pick(0, "complete", vec![]), pick(1, "complete", vec![(0, 0, delay_ms)])];
         play(&[add(0, 0), add(1, 0), intake(2, 0), claim(2), settle(picks), Op::Pass { ms: 500 }, claim(4)]);
     }
 }

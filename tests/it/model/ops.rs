@@ -167,8 +167,16 @@ fn most_crashes() -> impl Strategy<Value = i64> {
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
-    let action =
-        prop::sample::select(vec!["finish", "wait", "retry", "fault", "crash", "bury", "condemn", "release"]);
+    let action = prop::sample::select(vec![
+        "complete",
+        "snooze",
+        "retry",
+        "fault",
+        "crash",
+        "dead-letter",
+        "poison",
+        "release",
+    ]);
     let next = prop::collection::vec((queue(), job(), delay()), 0..3);
     let rarely_none = prop::option::weighted(0.3, delay());
     let held = prop::bool::weighted(0.85);

@@ -134,9 +134,9 @@ impl Queue {
         }
     }
 
-    pub(super) fn bury(&mut self, id: &str, reason: &str, by_queue: bool, now: f64) {
+    pub(super) fn dead_letter(&mut self, id: &str, reason: &str, by_queue: bool, now: f64) {
         if by_queue {
-            self.note(id, "buried_by", "queue");
+            self.note(id, "dead_lettered_by", "queue");
         }
         self.dead.insert(id.to_owned());
         self.note(id, "status", "Killed");
@@ -144,13 +144,18 @@ impl Queue {
         self.note(id, "dead_at", &now.to_string());
     }
 
-    /// Returns whether the job is poison and buried.
+    /// Returns whether the job is poison and dead-lettered.
     pub(super) fn crash(&mut self, id: &str, most_crashes: i64, now: f64) -> bool {
         let crashes = self.count(id, "crashes");
         let poison = crashes.filter(|crashes| *crashes >= most_crashes);
         match poison {
             Some(crashes) => {
-                self.bury(id, &format!("poison: the process that ran it died {crashes} times"), true, now);
+                self.dead_letter(
+                    id,
+                    &format!("poison: the process that ran it died {crashes} times"),
+                    true,
+                    now,
+                );
             }
             None => self.schedule(id, 0.0, now),
         }
@@ -209,7 +214,7 @@ impl Queue {
     /// Whether it is a dead letter by the queue's own doing.
     pub(super) fn buried_itself(&self, id: &str) -> bool {
         let Some(History::Fields(fields)) = self.histories.get(id) else { return false };
-        self.dead.contains(id) && fields.contains_key("buried_by")
+        self.dead.contains(id) && fields.contains_key("dead_lettered_by")
     }
 
     /// Adds its keys, empty ones too.

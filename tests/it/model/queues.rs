@@ -20,7 +20,7 @@ pub(super) struct Model {
     /// A stream that has been emptied is still there.
     inbox: Option<Vec<(String, Fields)>>,
     rejected: Vec<Fields>,
-    /// Orders that a message has followed no longer.
+    /// Orders that a message ended the tracking of.
     cancelled: BTreeSet<String>,
     pub(super) now: f64,
     /// What has happened, to hold the generated sequences to their purpose.
@@ -185,7 +185,7 @@ impl Model {
         if job.delay_ms == 0 { "accepted" } else { "accepted with delay" }
     }
 
-    /// A message of an order that is followed.
+    /// A message of an order that is tracked.
     fn pass_on(&mut self, message: &Message, order: &str, due: &mut Due) -> &'static str {
         let what = message.what;
         if what == "repeat" && !self.cancelled.contains(order) {
@@ -232,8 +232,8 @@ impl Model {
             if !self.queue(queues[0]).inflight.get(worker).is_some_and(|ids| ids.contains(claimed)) {
                 continue;
             }
-            let is_followed = |queue: &Queue| queue.data.contains_key(id) && !queue.dead.contains(id);
-            if queues.iter().any(|queue| is_followed(self.queue(queue))) {
+            let is_tracked = |queue: &Queue| queue.data.contains_key(id) && !queue.dead.contains(id);
+            if queues.iter().any(|queue| is_tracked(self.queue(queue))) {
                 self.happened.insert("duplicate of another program dropped");
                 dropped += 1;
             } else {
@@ -309,7 +309,7 @@ impl Model {
             other.forget_dead_letter(id);
             other.data.contains_key(id)
         }) {
-            "followed"
+            "tracked"
         } else {
             let queue = self.queue(queue);
             queue.dead.remove(id);
@@ -322,7 +322,7 @@ impl Model {
         };
         self.happened.insert(match verdict {
             "gone" => "replay of what is no dead letter",
-            "followed" => "replay of what is followed elsewhere",
+            "tracked" => "replay of what is tracked elsewhere",
             _ => "replayed",
         });
         verdict
@@ -355,10 +355,10 @@ impl Model {
                 ended.insert(&settlement.id);
                 self.settle_one(batch, settlement);
             } else if !again
-                && settlement.action == "finish"
+                && settlement.action == "complete"
                 && self.queue(batch.queue).buried_itself(&settlement.id)
             {
-                self.happened.insert("finish of a job that was buried meanwhile");
+                self.happened.insert("complete of a job that was dead-lettered meanwhile");
                 ended.insert(&settlement.id);
                 self.queue(batch.queue).dead.remove(&settlement.id);
                 self.settle_one(batch, settlement);
@@ -386,7 +386,7 @@ impl Model {
         }
         let now = self.now;
         let queue = self.queues.get_mut(batch.queue).unwrap();
-        if *action == "finish" {
+        if *action == "complete" {
             if !replaced {
                 queue.data.remove(id);
             }
@@ -397,7 +397,7 @@ impl Model {
             queue.data.insert(id.clone(), payload.clone());
         }
         match *action {
-            "bury" | "condemn" => queue.bury(id, reason, *action == "condemn", now),
+            "dead-letter" | "poison" => queue.dead_letter(id, reason, *action == "poison", now),
             "release" => queue.give_back(id),
             "crash" => {
                 if queue.crash(id, batch.most_crashes, now) {

@@ -8,7 +8,7 @@ use super::queues::Model;
 use super::snapshot::{Answer, Fields, Snapshot, list, members, number, text};
 
 /// Workers that one reap looks at.
-const MOST_REAPED_WORKERS: usize = 16;
+const MAX_REAPED_WORKERS: usize = 16;
 /// What a claim tells of a job's history.
 const COUNTS: [&str; 3] = ["attempts", "faults", "crashes"];
 
@@ -96,12 +96,12 @@ impl Model {
             queue.workers.iter().map(|(name, seen)| (*seen, name.clone())).collect();
         expired.retain(|(seen, _)| *seen <= now - lease);
         expired.sort_by(|one, other| one.partial_cmp(other).unwrap());
-        if expired.len() > MOST_REAPED_WORKERS {
+        if expired.len() > MAX_REAPED_WORKERS {
             self.happened.insert("more dead workers than one reap takes");
         }
         let mut moved = 0;
         let active_found = list(found, &format!("{name}:active"));
-        for (_, worker) in expired.into_iter().take(MOST_REAPED_WORKERS) {
+        for (_, worker) in expired.into_iter().take(MAX_REAPED_WORKERS) {
             let held = queue.inflight.remove(&worker).unwrap_or_default();
             let left = members(found, &format!("{name}:inflight:{worker}"));
             let taken: BTreeSet<String> = held.difference(&left).cloned().collect();

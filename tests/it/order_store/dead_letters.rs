@@ -122,16 +122,16 @@ async fn a_job_that_runs_again_after_it_gave_its_order_up_finds_it_given_up(grou
     let store = ground.store().await;
     let message = TrackTopup { message_id: Some("5-0".to_owned()), ..TrackTopup::new(id(1)) };
     let order = store.track(&message, at(0)).await.unwrap();
-    let follow_up = message.follow_up(order.tracking.tracked_at);
+    let continued = message.continued(order.tracking.tracked_at);
     give_up(&store, &order, "recheck-exhausted", 9).await;
     let given_up = store.order(&id(1)).await.unwrap().unwrap();
-    for repeated in [&message, &follow_up] {
+    for repeated in [&message, &continued] {
         let found = store.track(repeated, at(10)).await.unwrap();
         assert_eq!(found, given_up, "{repeated:?}");
         assert_eq!(found.given_up.as_deref(), Some("recheck-exhausted"));
     }
     assert!(store.discard_order(&id(1), "discarded by the operator", at(11)).await.unwrap());
-    for repeated in [&message, &follow_up] {
+    for repeated in [&message, &continued] {
         assert_eq!(store.track(repeated, at(12)).await.unwrap().tracking.next_check_at, None);
     }
 }
@@ -148,11 +148,11 @@ async fn an_order_that_is_given_up_is_followed_again_by_whoever_hands_it_over(gr
         let found = store.track(&again, at(10)).await.unwrap();
         assert_eq!((found.given_up, found.tracking.next_check_at), (None, Some(at(10))));
         assert_eq!(found.tracking.tracked_at, at(10));
-        // A job from before is of no tracking any more, and changes nothing of one that is followed.
-        let late = store.track(&again.follow_up(at(0)), at(11)).await.unwrap();
+        // A job from before is of no tracking any more, and changes nothing of one that is tracked.
+        let late = store.track(&again.continued(at(0)), at(11)).await.unwrap();
         assert_eq!(late.tracking, found.tracking);
     }
-    // Discarded, it is followed again, too.
+    // Discarded, it is tracked again, too.
     assert!(store.discard_order(&id(1), "discarded by the operator", at(11)).await.unwrap());
     let found = store.track(&message("7-0", 1), at(12)).await.unwrap();
     assert_eq!((found.discarded, found.tracking.next_check_at), (false, Some(at(12))));
@@ -184,11 +184,11 @@ async fn a_notification_that_is_given_up_is_found_until_it_goes_on(ground: &Grou
     assert_eq!(times, [1, 2, 3, 4].map(|number| (id(number), Some(at(10 + u64::from(number))))));
     assert_eq!(found[1].notification.status, NotificationStatus::Refused);
     store.discard(&of(1), "discarded by the operator", at(20)).await.unwrap();
-    assert!(store.tell_again(&of(2), "replayed by the operator", false, at(20)).await.unwrap());
+    assert!(store.notify_again(&of(2), "replayed by the operator", false, at(20)).await.unwrap());
     let sent = Notification { status: NotificationStatus::Sent, ..found[2].notification.clone() };
     assert!(store.record_attempt(&of(3), &sent, None, at(20)).await.unwrap());
     let left: Vec<NotifyCustomer> =
-        all().await.iter().map(|one| one.notification.told(&one.topup_id)).collect();
+        all().await.iter().map(|one| one.notification.payload(&one.topup_id)).collect();
     assert_eq!(left, [of(4)]);
 }
 

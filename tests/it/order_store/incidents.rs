@@ -63,7 +63,7 @@ async fn an_outcome_that_recurs_is_a_new_incident_once_the_last_is_closed(ground
     }
     assert_eq!(incidents(&store, 1, Outcome::Unresolved).await, [1, 2, 3, 4]);
     let second = NotifyCustomer { incident: Incident::FIRST.next(), ..told(&id(1), Outcome::Unresolved) };
-    assert_eq!(store.notification(&second).await.unwrap().unwrap().told(&id(1)), second);
+    assert_eq!(store.notification(&second).await.unwrap().unwrap().payload(&id(1)), second);
     assert!(store.event(&second).await.unwrap().is_some());
     // What does not recur is stored once for ever.
     fulfill(&store, &id(2), at(7)).await;
@@ -105,7 +105,7 @@ async fn an_order_that_another_message_takes_up_is_a_new_incident_and_a_repeated
             given_up: Some("not-found"),
             event: Some(about(1, Outcome::Unresolved, "")),
         };
-        assert_ne!(store.apply(change).await.unwrap(), Applied::Outdated);
+        assert_ne!(store.apply(change).await.unwrap(), Applied::Conflict);
         incidents(&store, 1, Outcome::Unresolved).await
     };
     assert_eq!(give_up(Some("1-0")).await, [1]);
@@ -134,7 +134,7 @@ async fn giving_a_notification_up_is_stored_once_with_the_event_for_the_operator
     // Workers that were slower, or whose job is repeated, change nothing.
     assert!(!record(&refused, Some(&undelivered())).await);
     assert!(!record(&Notification { attempts: 2, ..pending.clone() }, None).await);
-    assert!(!store.give_up_telling(&fulfilled, "poison", Some(&undelivered()), at(3)).await.unwrap());
+    assert!(!store.give_up_notification(&fulfilled, "poison", Some(&undelivered()), at(3)).await.unwrap());
     store.begin_attempt(&fulfilled, &Notification { attempts: 2, ..pending.clone() }, at(3)).await.unwrap();
     assert_eq!(store.notification(&fulfilled).await.unwrap(), Some(refused));
     assert_eq!(incidents(&store, 1, Outcome::Undelivered).await, [1]);
@@ -156,15 +156,15 @@ async fn a_notification_that_is_sent_again_may_be_given_up_again(ground: &Ground
         assert!(store.record_attempt(&fulfilled, &failed, Some(&undelivered()), at(n)).await.unwrap());
         assert_eq!(incidents(&store, 1, Outcome::Undelivered).await, expected);
         assert!(!store.hasten(&fulfilled, at(9)).await.unwrap(), "it is not to be told any more");
-        assert!(store.tell_again(&fulfilled, "replayed", false, at(n + 10)).await.unwrap());
+        assert!(store.notify_again(&fulfilled, "replayed", false, at(n + 10)).await.unwrap());
     }
     assert!(store.hasten(&fulfilled, at(50)).await.unwrap());
     let pending = store.notification(&fulfilled).await.unwrap().unwrap();
     assert_eq!(pending.next_attempt_at, Some(at(50)));
     let sent = Notification { status: NotificationStatus::Sent, sent_at: Some(at(51)), ..pending };
     assert!(store.record_attempt(&fulfilled, &sent, None, at(51)).await.unwrap());
-    assert!(!store.tell_again(&fulfilled, "replayed", false, at(52)).await.unwrap(), "it has arrived");
-    assert!(store.tell_again(&fulfilled, "resent", true, at(53)).await.unwrap());
+    assert!(!store.notify_again(&fulfilled, "replayed", false, at(52)).await.unwrap(), "it has arrived");
+    assert!(store.notify_again(&fulfilled, "resent", true, at(53)).await.unwrap());
     let again = store.notification(&fulfilled).await.unwrap().unwrap();
     assert_eq!((again.status, again.sent_at), (NotificationStatus::Pending, None));
 }

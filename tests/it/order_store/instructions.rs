@@ -122,7 +122,7 @@ async fn a_look_under_way_finds_a_corrected_order_changed(ground: &Ground) {
     let record = topup_jobs::Tracking { status: OrderStatus::Delayed, ..read.tracking.clone() };
     let (job, order) = (JobName::PollTopup, &read);
     let look = Change { job, at: at(2), order, record: &record, seen: None, given_up: None, event: None };
-    assert_eq!(store.apply(look).await.unwrap(), Applied::Outdated, "its event would carry the old customer");
+    assert_eq!(store.apply(look).await.unwrap(), Applied::Conflict, "its event would carry the old customer");
     let history = store.history(&id(1)).await.unwrap();
     let last = history.last().unwrap().what.to_string();
     assert!(last.contains("corrected: customer") && !last.contains("right@"), "{last}");
@@ -164,10 +164,10 @@ async fn a_cancelled_order_is_followed_again_only_by_a_newer_message(ground: &Gr
     let record = topup_jobs::Tracking { polls: 1, ..read.tracking.clone() };
     let (job, order) = (JobName::PollTopup, &read);
     let look = Change { job, at: at(6), order, record: &record, seen: None, given_up: None, event: None };
-    assert_eq!(store.apply(look).await.unwrap(), Applied::Outdated);
+    assert_eq!(store.apply(look).await.unwrap(), Applied::Conflict);
     let correction =
         TrackTopup { customer: Some(customer("Zohra", "", Locale::Ar)), ..by(InstructionKind::Correct, 5) };
-    for repeat in [&first, &first.follow_up(at(0)), &correction, &by(InstructionKind::Update, 2)] {
+    for repeat in [&first, &first.continued(at(0)), &correction, &by(InstructionKind::Update, 2)] {
         let order = carry_out(&store, repeat, at(7)).await.unwrap();
         assert_eq!(order.cancelled_at, Some(at(5)), "{:?}", repeat.message_id);
     }
@@ -180,10 +180,10 @@ async fn a_cancelled_order_is_followed_again_only_by_a_newer_message(ground: &Gr
 
     let check = by(InstructionKind::Check, 6);
     let again = store.instruct(&check, check.instruction.unwrap(), at(8)).await.unwrap().unwrap();
-    assert!(again.followed_again);
+    assert!(again.tracked_again);
     assert_eq!((again.order.cancelled_at, again.order.tracking.next_check_at), (None, Some(at(8))));
     let repeated = store.instruct(&check, check.instruction.unwrap(), at(9)).await.unwrap().unwrap();
-    assert!(!repeated.followed_again);
+    assert!(!repeated.tracked_again);
 
     // By the plain message of a producer, too.
     carry_out(&store, &by(InstructionKind::Cancel, 7), at(10)).await.unwrap();
@@ -204,16 +204,16 @@ async fn a_given_up_order_is_followed_again_by_a_check_and_by_no_repeat_of_it(gr
         assert!(!discarded || store.discard_order(&id(1), "discarded by the operator", at(3)).await.unwrap());
         let check = TrackTopup { instruction: Some(kind), ..message(id(1), number) };
         let again = store.instruct(&check, kind, at(4)).await.unwrap().unwrap();
-        assert!(again.followed_again, "{number}");
+        assert!(again.tracked_again, "{number}");
         let order = again.order;
         assert_eq!(
             (order.given_up, order.discarded, order.tracking.next_check_at),
             (None, false, Some(at(4)))
         );
         let repeated = store.instruct(&check, kind, at(5)).await.unwrap().unwrap();
-        assert!(!repeated.followed_again, "{number}");
+        assert!(!repeated.tracked_again, "{number}");
     }
-    // By the command for dead letters a cancelled one is followed, too.
+    // By the command for dead letters a cancelled one is tracked, too.
     let cancel = Instruction::new(InstructionKind::Cancel);
     let request = TrackTopup { instruction: Some(cancel), ..message(id(1), 4) };
     let cancelled = store.instruct(&request, cancel, at(6)).await.unwrap().unwrap().order;

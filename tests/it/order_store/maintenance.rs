@@ -66,7 +66,7 @@ async fn a_card_that_was_not_delivered_is_kept_until_it_is_delivered_or_discarde
     assert_eq!(delete().await, 1);
     assert_eq!(store.order(&id(1)).await.unwrap(), None);
     // Sent again and delivered.
-    assert!(store.tell_again(&told_of(2), "resent by the operator", true, at(3)).await.unwrap());
+    assert!(store.notify_again(&told_of(2), "resent by the operator", true, at(3)).await.unwrap());
     assert_eq!(delete().await, 0);
     tell(&store, &id(2), at(4)).await;
     assert_eq!(delete().await, 1);
@@ -149,7 +149,7 @@ async fn nothing_undelivered_or_unresolved_is_deleted_before_it_is_acknowledged(
     store.discard(&by(1, Outcome::Refunded, "email"), "discarded by the operator", at(2)).await.unwrap();
     store.discard(&by(4, Outcome::Unresolved, "webhook"), "discarded by the operator", at(2)).await.unwrap();
     let delayed = by(2, Outcome::Delayed, "webhook");
-    assert!(store.tell_again(&delayed, "replayed by the operator", false, at(2)).await.unwrap());
+    assert!(store.notify_again(&delayed, "replayed by the operator", false, at(2)).await.unwrap());
     let pending = store.notification(&delayed).await.unwrap().unwrap();
     let sent = Notification { status: Sent, sent_at: Some(at(3)), next_attempt_at: None, ..pending };
     assert!(store.record_attempt(&delayed, &sent, None, at(3)).await.unwrap());

@@ -14,7 +14,7 @@ super::on_both!(
     a_final_state_absorbs,
     an_event_is_stored_once,
     what_is_overdue_is_found,
-    what_is_untold_is_found_oldest_first,
+    pending_notifications_are_found_oldest_first,
     workers_that_start_at_once_make_the_tables_once,
 );
 
@@ -152,7 +152,7 @@ async fn a_final_state_absorbs(ground: &Ground) {
         record.status = OrderStatus::Refunded;
         record.refunded_at = Some(at(8));
     };
-    assert_eq!(change(&store, &id(1), at(8), refund).await, Applied::Outdated);
+    assert_eq!(change(&store, &id(1), at(8), refund).await, Applied::Conflict);
     let order = store.track(&TrackTopup::new(id(1)), at(9)).await.unwrap();
     assert_eq!(order.tracking.status, OrderStatus::Fulfilled);
     assert_eq!(store.card(&id(1)).await.unwrap().unwrap().card_code.reveal(), CARD);
@@ -214,7 +214,7 @@ async fn what_is_overdue_is_found(ground: &Ground) {
     assert_eq!((ids(&last), last.behind), (vec![], None));
 }
 
-async fn what_is_untold_is_found_oldest_first(ground: &Ground) {
+async fn pending_notifications_are_found_oldest_first(ground: &Ground) {
     let store = ground.store().await;
     for (number, ended) in [(1, 12), (2, 10), (3, 11), (4, 30)] {
         fulfill(&store, &id(number), at(ended)).await;
@@ -226,8 +226,8 @@ async fn what_is_untold_is_found_oldest_first(ground: &Ground) {
     let mut found = Vec::new();
     let mut behind = None;
     loop {
-        let page = store.untold(at(20), behind.as_ref(), 2).await.unwrap();
-        found.extend(page.found.into_iter().map(|pending| (pending.told, pending.attempts)));
+        let page = store.pending_notifications(at(20), behind.as_ref(), 2).await.unwrap();
+        found.extend(page.found.into_iter().map(|pending| (pending.notification, pending.attempts)));
         behind = page.behind;
         if behind.is_none() {
             break;

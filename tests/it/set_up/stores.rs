@@ -90,7 +90,7 @@ async fn an_order_that_the_database_has_lost_is_followed_anew_and_announced_unde
     let told = bed.told(&order, "fulfilled").await;
     assert!(told.json()["data"]["cardCode"].is_string(), "{}", told.json());
     bed.stored(&[order], OrderStatus::Fulfilled).await;
-    worker.logs("the order of a notification is not stored; it is followed anew").await;
+    worker.logs("the order of a notification is not stored; it is tracked anew").await;
     bed.idle().await;
     assert_eq!(bed.redis::<usize>(&["SCARD", "{topup}:notify-customer:dead"]).await, 0);
 }

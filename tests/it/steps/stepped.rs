@@ -120,30 +120,30 @@ impl OrderStore for Stepped<dyn OrderStore> {
 
     async fn begin_attempt(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         attempt: &Notification,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.steps.around(self.inner.begin_attempt(told, attempt, now)).await
+        self.steps.around(self.inner.begin_attempt(notification, attempt, now)).await
     }
 
     async fn record_attempt(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         attempt: &Notification,
         undelivered: Option<&NewEvent>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.steps.around(self.inner.record_attempt(told, attempt, undelivered, now)).await
+        self.steps.around(self.inner.record_attempt(notification, attempt, undelivered, now)).await
     }
 
     async fn reveal_token(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<SecretString, StoreError> {
-        self.steps.around(self.inner.reveal_token(told, now, expires_at)).await
+        self.steps.around(self.inner.reveal_token(notification, now, expires_at)).await
     }
 
     // What follows is no step of an outcome.
@@ -157,31 +157,36 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.inner.instruct(request, instruction, now).await
     }
 
-    async fn tell_again(
+    async fn notify_again(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         sent_too: bool,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.inner.tell_again(told, reason, sent_too, now).await
+        self.inner.notify_again(notification, reason, sent_too, now).await
     }
 
-    async fn discard(&self, told: &NotifyCustomer, reason: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.inner.discard(told, reason, now).await
+    async fn discard(
+        &self,
+        notification: &NotifyCustomer,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.inner.discard(notification, reason, now).await
     }
 
     async fn add_notification(
         &self,
-        told: &NotifyCustomer,
+        notification: &NotifyCustomer,
         reason: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.inner.add_notification(told, reason, now).await
+        self.inner.add_notification(notification, reason, now).await
     }
 
-    async fn hasten(&self, told: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
-        self.inner.hasten(told, now).await
+    async fn hasten(&self, notification: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError> {
+        self.inner.hasten(notification, now).await
     }
 
     async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError> {
@@ -206,13 +211,13 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.inner.given_up_orders(behind, most).await
     }
 
-    async fn untold(
+    async fn pending_notifications(
         &self,
         before: Timestamp,
         behind: Option<&BehindNotification>,
         most: u32,
     ) -> Result<Page<PendingNotification, BehindNotification>, StoreError> {
-        self.inner.untold(before, behind, most).await
+        self.inner.pending_notifications(before, behind, most).await
     }
 
     async fn given_up_notifications(

@@ -63,7 +63,7 @@ impl<R: Deployment> Bed<R> {
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             // The budget has tests of its own; the others must not wait for it.
             ("ONECLICKDZ_RATE_LIMIT", "1000000".to_owned()),
-            ("ONECLICKDZ_UNDER_WAY", "10000".to_owned()),
+            ("ONECLICKDZ_MAX_IN_FLIGHT", "10000".to_owned()),
             ("TIME_SCALE", scale.to_string()),
             ("RUST_LOG", "info".to_owned()),
         ];
@@ -246,9 +246,9 @@ impl<R: Deployment> Bed<R> {
             let mut left: usize = self.redis(&["XLEN", "{topup}:inbox"]).await;
             for job in topup_jobs::JobName::ALL {
                 let (data, dead) = (format!("{{topup}}:{job}:data"), format!("{{topup}}:{job}:dead"));
-                let (all, buried): (usize, usize) =
+                let (all, dead): (usize, usize) =
                     (self.redis(&["HLEN", &data]).await, self.redis(&["SCARD", &dead]).await);
-                left += all - buried.min(all);
+                left += all - dead.min(all);
             }
             (left == 0).then_some(())
         })

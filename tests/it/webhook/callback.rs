@@ -6,7 +6,7 @@ use topup_jobs::{OrderStatus, Outcome};
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{callback_secret, enqueue_at, told_by};
+use super::{callback_secret, enqueue_at, source};
 use crate::support::{Bed, SECRET, until};
 
 /// The day until a recheck passes in six seconds.
@@ -37,7 +37,7 @@ async fn an_order_is_told_at_its_own_address_instead_and_no_proxy_and_no_log_hea
     assert!(receiver.requests().iter().all(|one| one.is_signed_with(&secret) && !one.is_signed_with(SECRET)));
     bed.idle().await;
     assert_eq!(bed.sink.received().len(), 1, "the merchant's endpoint is told of the other order only");
-    assert!(told_by(&bed, &own, Outcome::Fulfilled, "webhook").await.is_none());
+    assert!(source(&bed, &own, Outcome::Fulfilled, "webhook").await.is_none());
     assert_eq!(proxy.requests().len(), 0);
     let log = [worker.log(), bed.shown(&own)].concat();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log speaks at length");

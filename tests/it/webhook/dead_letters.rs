@@ -9,7 +9,7 @@ use topup_worker::orders::{NotificationStatus, OrderStore};
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{dead, told_by};
+use super::{dead, source};
 use crate::support::{Bed, until};
 
 fn output(bed: &Bed, args: &[&str]) -> String {
@@ -53,7 +53,7 @@ async fn an_event_that_is_replayed_gets_all_its_attempts_again_and_the_same_byte
     let requests = receiver.requests();
     assert_eq!(requests.len(), 17, "ten, then six that fail and one that arrives");
     assert!(requests.iter().all(|one| one.id() == requests[0].id() && one.body == requests[0].body));
-    let told = told_by(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
+    let told = source(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
     assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 7));
     assert_eq!(output(&bed, &[]), "");
     assert_eq!(bed.program(&["dead-letters", "replay", &job]).status.code(), Some(1));

@@ -1,8 +1,8 @@
 //! Webhooks against receivers that are down, slow, refuse, move, and answer by halves: what is sent, when, how
 //! often, and that nobody else waits for it.
 
+mod bulkhead;
 mod callback;
-mod circuit;
 mod dead_letters;
 mod receiver;
 mod rejected;
@@ -35,7 +35,7 @@ async fn callback_secret(bed: &Bed, host: &str) -> String {
 }
 
 /// How far telling of an outcome by a channel has come.
-async fn told_by(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> Option<Notification> {
+async fn source(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> Option<Notification> {
     let told = bed.store().await.notifications(&topup_id.parse().expect("an id")).await.expect("it is read");
     told.into_iter().find(|told| told.outcome == outcome && told.channel == channel)
 }

@@ -9,7 +9,7 @@ use topup_worker::orders::NotificationStatus;
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{dead, told_by};
+use super::{dead, source};
 use crate::support::{Bed, until};
 
 const DAY: f64 = 24.0 * 3600.0;
@@ -54,7 +54,7 @@ async fn a_year_that_a_receiver_asks_for_is_a_day_and_the_operator_can_have_it_n
     .await;
     let after = time().await;
     assert!((before + DAY..=after + DAY).contains(&due), "due at {due}, between {before} and {after}");
-    let stored = told_by(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
+    let stored = source(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
     let stored = stored.next_attempt_at.unwrap().timestamp_micros();
     #[expect(clippy::cast_precision_loss, reason = "microseconds of this century")]
     let stored = stored as f64 / 1e6;
@@ -70,7 +70,7 @@ async fn a_year_that_a_receiver_asks_for_is_a_day_and_the_operator_can_have_it_n
     let requests = receiver.requests();
     assert_eq!(requests.len(), 2);
     assert!(requests[0].id() == requests[1].id() && requests[0].body == requests[1].body);
-    let told = told_by(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
+    let told = source(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
     assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 2), "its attempts went on counting");
     assert!(resend(&bed, &[&id]).starts_with("no notification of order"));
 }
@@ -91,7 +91,7 @@ async fn an_event_is_sent_again_under_its_id_whatever_has_become_of_it() {
     assert!(said.ends_with("was a dead letter: is due now, with all its attempts\n"), "{said}");
     bed.idle().await;
     assert_eq!(receiver.requests().len(), 2);
-    let told = told_by(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
+    let told = source(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
     assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 1));
 
     // It has arrived, and the receiver has lost it.

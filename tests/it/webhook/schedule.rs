@@ -8,7 +8,7 @@ use topup_worker::orders::NotificationStatus;
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{callback_secret, dead, enqueue_at, told_by};
+use super::{callback_secret, dead, enqueue_at, source};
 use crate::support::redis::free_port;
 use crate::support::{Bed, until};
 
@@ -77,7 +77,7 @@ async fn every_failure_is_tried_ten_times_at_the_times_that_are_specified() {
     assert_eq!(elsewhere.requests().len(), 0, "a redirect was followed");
     let reason = "undelivered after 10 attempts, last: the connection was refused";
     assert_eq!(dead(&bed, &down_id, OUTCOME, "callback").await, reason);
-    let down = told_by(&bed, &down_id, OUTCOME, "callback").await.unwrap();
+    let down = source(&bed, &down_id, OUTCOME, "callback").await.unwrap();
     assert_eq!((down.attempts, down.status), (10, NotificationStatus::Failed));
     assert_eq!(down.last_error.as_deref(), Some("the connection was refused"));
     dead(&bed, &slow_id, OUTCOME, "callback").await;
@@ -111,7 +111,7 @@ async fn a_time_the_receiver_names_is_real_and_kept_in_full() {
     // The receiver has answered, and the time has been set, at some moment between these two.
     let (earliest, latest) = (before + 120.0, time().await + 120.0);
     assert!((earliest..=latest).contains(&due), "due at {due}, and not from {earliest} to {latest}");
-    let stored = told_by(&bed, &id, OUTCOME, "callback").await.unwrap();
+    let stored = source(&bed, &id, OUTCOME, "callback").await.unwrap();
     assert_eq!((stored.attempts, stored.last_error.as_deref()), (1, Some("HTTP 429")));
 
     // All ten attempts of another event pass, and this one is left alone all the while.
@@ -145,7 +145,7 @@ async fn what_comes_behind_the_status_line_of_a_2xx_changes_nothing() {
     .await;
     bed.idle().await;
     for (id, receiver, code) in orders {
-        let told = told_by(&bed, &id, OUTCOME, "callback").await.unwrap();
+        let told = source(&bed, &id, OUTCOME, "callback").await.unwrap();
         let expected = if code == 410 { NotificationStatus::Refused } else { NotificationStatus::Sent };
         assert_eq!((told.status, told.attempts, receiver.requests().len()), (expected, 1, 1), "{code}");
     }

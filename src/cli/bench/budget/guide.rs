@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use topup_jobs::{TopupId, TopupStatus};
 use url::Url;
 
-use super::load::{Followed, Load};
+use super::load::{Load, Tracked};
 use crate::provider::{Client, TopupApi};
 
 /// The guide's `maxDuration`.
 const MAX_DURATION: Duration = Duration::from_mins(5);
 
-pub(super) async fn follow(load: &Load<'_>, patient: bool) -> anyhow::Result<Followed> {
+pub(super) async fn follow(load: &Load<'_>, patient: bool) -> anyhow::Result<Tracked> {
     let provider = load.provider().await?;
     let client = Client::new(&Url::parse(&provider.url)?, &"sandbox-key".into())?;
     let mut loops = JoinSet::new();

@@ -28,32 +28,32 @@ pub(super) struct Load<'a> {
 }
 
 /// What came of it.
-pub(super) struct Followed {
+pub(super) struct Tracked {
     pub(super) orders: u32,
     pub(super) ended: u32,
     pub(super) requests: u32,
     /// Of these, checks that the provider refused because there had been too many.
     pub(super) refused: u32,
     pub(super) busiest_minute: u32,
-    /// Milliseconds from the end of an order at the provider until its customer was told, sorted. An order of
-    /// which nobody was told counts with the time until the measurement ended.
+    /// Milliseconds from the end of an order at the provider until its customer was notified, sorted. An order
+    /// without a notification counts with the time until the measurement ended.
     told_after_ms: Vec<i64>,
     /// Rechecks that were due at the beginning and that were answered for: in all, and in a minute.
     pub(super) rechecks_answered: (u32, f64),
 }
 
-impl Followed {
+impl Tracked {
     pub(super) fn orders_per_request(&self) -> f64 {
         f64::from(self.ended) / f64::from(self.requests)
     }
 
-    /// The time within which this share of the customers was told, in seconds.
+    /// The time within which this share of the customers was notified, in seconds.
     pub(super) fn told_after(&self, share: f64) -> f64 {
         percentile(&self.told_after_ms, share) / 1000.0
     }
 }
 
-/// The provider of one load, and a note of who was told.
+/// The provider of one load, and a note of who was notified.
 pub(super) struct Provider {
     pub(super) url: String,
     pub(super) told: Told,
@@ -72,7 +72,7 @@ impl Told {
         &self.simulator
     }
 
-    /// The customer of this order is told now.
+    /// The customer of this order is notified now.
     pub(super) fn now(&self, topup_id: &str) {
         if let Some(after) = self.simulator.decided_for(topup_id) {
             self.after().entry(topup_id.to_owned()).or_insert(after);
@@ -111,7 +111,7 @@ impl Load<'_> {
         &self,
         provider: &Provider,
         mut hand_over: impl AsyncFnMut(String) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Followed> {
+    ) -> anyhow::Result<Tracked> {
         let orders = self.arrivals * self.settings.minutes;
         let (simulator, mut rng) = (&provider.told.simulator, StdRng::seed_from_u64(SEED));
         let (mut next, mut ids) = (Instant::now(), Vec::new());
@@ -137,7 +137,7 @@ impl Load<'_> {
         let ms = |after: Duration| i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
         let mut told_after_ms: Vec<i64> = ids.iter().filter_map(after).map(ms).collect();
         told_after_ms.sort_unstable();
-        Ok(Followed {
+        Ok(Tracked {
             orders,
             ended: u32::try_from(told.len())?,
             requests,
@@ -165,17 +165,17 @@ mod tests {
         }
     }
 
-    /// The cards of orders that nobody is told of, and what was measured of them.
-    async fn ignored(settings: &BudgetSettings) -> (Vec<Option<String>>, Followed) {
+    /// The cards of orders without notifications, and what was measured of them.
+    async fn ignored(settings: &BudgetSettings) -> (Vec<Option<String>>, Tracked) {
         let load = Load { arrivals: 600, settings, list_card: ListCard::default() };
         let provider = load.provider().await.unwrap();
         let mut ids = Vec::new();
-        let followed = load.arrive(&provider, async |id| {
+        let tracked = load.arrive(&provider, async |id| {
             ids.push(id);
             Ok(())
         });
-        let followed = followed.await.unwrap();
-        (ids.iter().map(|id| provider.told.simulator.card_code(id)).collect(), followed)
+        let tracked = tracked.await.unwrap();
+        (ids.iter().map(|id| provider.told.simulator.card_code(id)).collect(), tracked)
     }
 
     #[tokio::test]
@@ -188,9 +188,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_was_never_told_counts_with_the_time_until_the_end() {
-        let (_, followed) = ignored(&settings()).await;
-        assert_eq!((followed.orders, followed.ended, followed.requests), (600, 0, 0));
-        assert_eq!(followed.told_after_ms.len(), 600);
-        assert!(followed.told_after(0.0) >= 15.0, "all are final within 45 of the last 60 seconds");
+        let (_, tracked) = ignored(&settings()).await;
+        assert_eq!((tracked.orders, tracked.ended, tracked.requests), (600, 0, 0));
+        assert_eq!(tracked.told_after_ms.len(), 600);
+        assert!(tracked.told_after(0.0) >= 15.0, "all are final within 45 of the last 60 seconds");
     }
 }

@@ -14,7 +14,7 @@ mod service;
 
 use clap::{Args, ValueEnum};
 
-use self::load::{Followed, Load};
+use self::load::{Load, Tracked};
 use super::ground::Ground;
 use super::report::Report;
 use crate::simulator::ListCard;
@@ -88,7 +88,7 @@ pub(super) async fn budget(
                 _ => ListCard::Documented,
             };
             let load = Load { arrivals, settings, list_card };
-            let followed = match follower {
+            let tracked = match follower {
                 Follower::Guide => guide::follow(&load, false).await?,
                 Follower::PatientGuide => guide::follow(&load, true).await?,
                 Follower::CheckId => service::follow(&load, ground, "off", "complete").await?,
@@ -100,33 +100,33 @@ pub(super) async fn budget(
             // Invariant: no follower is skipped as a value.
             let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");
             let name = format!("budget_{arrivals}_per_minute_{follower_name}");
-            note(report, &name, &followed);
+            note(report, &name, &tracked);
             if settings.rechecks > 0 {
-                let (answered, a_minute) = followed.rechecks_answered;
+                let (answered, a_minute) = tracked.rechecks_answered;
                 report.add(format!("{name}_rechecks_answered"), f64::from(answered));
                 report.add(format!("{name}_rechecks_answered_per_minute"), a_minute);
             }
             if *follower == Follower::PatientGuide {
-                guide = Some(followed.orders_per_request());
+                guide = Some(tracked.orders_per_request());
             } else if let Some(guide) = guide {
-                report.add(format!("{name}_over_patient_guide"), followed.orders_per_request() / guide);
+                report.add(format!("{name}_over_patient_guide"), tracked.orders_per_request() / guide);
             }
         }
     }
     Ok(())
 }
 
-fn note(report: &mut Report, name: &str, followed: &Followed) {
+fn note(report: &mut Report, name: &str, tracked: &Tracked) {
     let figures = [
-        ("orders", f64::from(followed.orders)),
-        ("orders_not_ended", f64::from(followed.orders - followed.ended)),
-        ("requests", f64::from(followed.requests)),
-        ("requests_refused", f64::from(followed.refused)),
-        ("busiest_minute_requests", f64::from(followed.busiest_minute)),
-        ("orders_per_request", followed.orders_per_request()),
-        ("told_after_p50_seconds", followed.told_after(0.5)),
-        ("told_after_p95_seconds", followed.told_after(0.95)),
-        ("told_after_max_seconds", followed.told_after(1.0)),
+        ("orders", f64::from(tracked.orders)),
+        ("orders_not_ended", f64::from(tracked.orders - tracked.ended)),
+        ("requests", f64::from(tracked.requests)),
+        ("requests_refused", f64::from(tracked.refused)),
+        ("busiest_minute_requests", f64::from(tracked.busiest_minute)),
+        ("orders_per_request", tracked.orders_per_request()),
+        ("told_after_p50_seconds", tracked.told_after(0.5)),
+        ("told_after_p95_seconds", tracked.told_after(0.95)),
+        ("told_after_max_seconds", tracked.told_after(1.0)),
     ];
     for (figure, value) in figures {
         report.add(format!("{name}_{figure}"), value);

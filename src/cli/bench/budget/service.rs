@@ -14,26 +14,26 @@ use super::super::ground::Ground;
 use super::super::worker::{database_url, end, spawn_whole};
 use super::RATE_LIMIT;
 use super::backlog::Backlog;
-use super::load::{Followed, Load, Told};
+use super::load::{Load, Told, Tracked};
 use crate::cli::private::Process;
 
 const WORKERS: u32 = 2;
-/// No order is told less than this at its end; `delayed` is said on the way.
+/// Each order has at least this event at its end; `delayed` is sent on the way.
 const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
 
 pub(super) async fn follow(
     load: &Load<'_>,
     ground: &mut Ground,
-    poll_coalesce: &str,
+    list_polling: &str,
     card_details: &str,
-) -> anyhow::Result<Followed> {
+) -> anyhow::Result<Tracked> {
     let provider = load.provider().await?;
     let (webhook_url, _endpoint) = listen(provider.told.clone()).await?;
     let settings = [
         ("ONECLICKDZ_API_URL", provider.url.clone()),
         ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned()),
         ("ONECLICKDZ_RATE_LIMIT", RATE_LIMIT.to_string()),
-        ("POLL_COALESCE", poll_coalesce.to_owned()),
+        ("LIST_POLLING", list_polling.to_owned()),
         ("CARD_DETAILS", card_details.to_owned()),
         ("WEBHOOK_URL", webhook_url),
         ("WEBHOOK_SECRET", format!("whsec_{}", "A".repeat(32))),
@@ -51,7 +51,7 @@ pub(super) async fn follow(
         })
         .await?;
     let (inbox, redis) = (ground.names.inbox(), &ground.redis);
-    let mut followed = load
+    let mut tracked = load
         .arrive(&provider, async |topup_id| {
             let data = format!(r#"{{"topupId":"{topup_id}"}}"#);
             let fields = [("name", "poll-topup"), ("data", &data)];
@@ -59,14 +59,14 @@ pub(super) async fn follow(
             Ok(())
         })
         .await?;
-    followed.rechecks_answered = backlog.answered(provider.told.simulator(), load.settings.time_scale);
+    tracked.rechecks_answered = backlog.answered(provider.told.simulator(), load.settings.time_scale);
     for worker in workers {
         end(worker).await?;
     }
-    Ok(followed)
+    Ok(tracked)
 }
 
-/// The merchant's endpoint, which notes who is told.
+/// The merchant's endpoint, which notes who is notified.
 async fn listen(told: Told) -> anyhow::Result<(String, AbortOnDropHandle<std::io::Result<()>>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("http://{}/", listener.local_addr()?);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use topup_jobs::{JobName, PollTopup, TopupId, TrackTopup};
-use topup_worker::job::{End, Handler, Job, NextJob, Settlement};
+use topup_worker::job::{Disposition, Handler, Job, NextJob, Settlement};
 
 use super::diary::Diary;
 
@@ -138,14 +138,14 @@ impl Handler for ScriptedHandler {
             }
         }
         if step.shy.as_ref().is_some_and(|gate| !self.gates.join(gate).exists()) {
-            return Settlement::new(End::Wait(Duration::from_millis(100)));
+            return Settlement::new(Disposition::Snooze(Duration::from_millis(100)));
         }
         sleep(Duration::from_millis(step.takes_ms)).await;
         let mut settlement = Settlement::new(match step.act {
-            Act::Finish => End::Finish,
-            Act::Wait(ms) => End::Wait(Duration::from_millis(ms)),
-            Act::Retry(ms) => End::Retry(Duration::from_millis(ms), "asked for".to_owned()),
-            Act::DeadLetter => End::DeadLetter("asked for".to_owned()),
+            Act::Finish => Disposition::Complete,
+            Act::Wait(ms) => Disposition::Snooze(Duration::from_millis(ms)),
+            Act::Retry(ms) => Disposition::Retry(Duration::from_millis(ms), "asked for".to_owned()),
+            Act::DeadLetter => Disposition::DeadLetter("asked for".to_owned()),
             Act::Panic => panic!("asked for"),
             Act::Abort => {
                 self.diary.dies();

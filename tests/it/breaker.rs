@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 use topup_jobs::TopupId;
 use topup_worker::provider::{Answer, ApiError, KeyFingerprint};
-use topup_worker::rate_limit::{Allowance, Budget, Checked, Meaning, Permission, RedisBudget, Ticket, Wish};
+use topup_worker::rate_limit::{
+    Budget, Checked, Meaning, Permit, PermitDecision, PermitRequest, RateLimit, RedisBudget,
+};
 use topup_worker::redis::{Connection, Names, RedisAddress, RedisHealth};
 
 use crate::support::redis::TestRedis;
@@ -26,17 +28,17 @@ fn budget(redis: &TestRedis, keys: &[&str], minute: Duration) -> RedisBudget {
     let names: Names = "{topup}".parse().unwrap();
     let address = RedisAddress::parse(&redis.url(), &names).unwrap();
     let connection = Connection::new(&address, &RedisHealth::default());
-    let allowance = Allowance { requests_per_minute: 120, under_way: 2, minute, coalesce: false };
-    RedisBudget::new(connection, &names, allowance, keys.iter().map(|key| fingerprint(key)).collect())
+    let rate_limit = RateLimit { requests_per_minute: 120, max_in_flight: 2, minute, list_polling: false };
+    RedisBudget::new(connection, &names, rate_limit, keys.iter().map(|key| fingerprint(key)).collect())
 }
 
 fn id(order: u32) -> TopupId {
     format!("{order:024x}").parse().unwrap()
 }
 
-async fn ask(budget: &RedisBudget, order: u32) -> Permission {
+async fn ask(budget: &RedisBudget, order: u32) -> PermitDecision {
     let created_at = chrono::DateTime::UNIX_EPOCH;
-    let wish = Wish {
+    let request = PermitRequest {
         topup_id: id(order),
         created_at,
         last: None,
@@ -44,36 +46,36 @@ async fn ask(budget: &RedisBudget, order: u32) -> Permission {
         backlog: false,
         list_counts: false,
     };
-    budget.ask(&wish).await
+    budget.acquire(&request).await
 }
 
-/// A ticket, as soon as there is one.
-async fn ticket(budget: &RedisBudget, order: u32) -> Ticket {
-    until("there is a ticket", async || match ask(budget, order).await {
-        Permission::Ask(ticket) => Some(ticket),
+/// A permit, as soon as there is one.
+async fn permit(budget: &RedisBudget, order: u32) -> Permit {
+    until("there is a permit", async || match ask(budget, order).await {
+        PermitDecision::Granted(permit) => Some(permit),
         _ => None,
     })
     .await
 }
 
-async fn answered(budget: &RedisBudget, ticket: &Ticket, order: u32, error: Option<ApiError>) -> Meaning {
-    answered_for(budget, ticket, (order, true), error).await
+async fn answered(budget: &RedisBudget, permit: &Permit, order: u32, error: Option<ApiError>) -> Meaning {
+    answered_for(budget, permit, (order, true), error).await
 }
 
 /// The same, where the order may be one for which the provider has never answered.
 async fn answered_for(
     budget: &RedisBudget,
-    ticket: &Ticket,
+    permit: &Permit,
     (order, known): (u32, bool),
     error: Option<ApiError>,
 ) -> Meaning {
-    budget.answered(ticket, Some(Checked { topup_id: &id(order), known }), error.as_ref()).await
+    budget.report(permit, Some(Checked { topup_id: &id(order), known }), error.as_ref()).await
 }
 
 /// One request for this order, and its answer.
 async fn check(budget: &RedisBudget, order: u32, error: Option<ApiError>) -> Meaning {
-    let ticket = ticket(budget, order).await;
-    answered(budget, &ticket, order, error).await
+    let permit = permit(budget, order).await;
+    answered(budget, &permit, order, error).await
 }
 
 fn answer(status: u16, code: &str) -> Answer {
@@ -96,34 +98,34 @@ fn says_nothing(meaning: Meaning) -> bool {
 async fn an_answer_to_a_request_sent_before_a_refusal_does_not_verify_the_key() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], SHORT_MINUTE);
-    let probe = ticket(&budget, 1).await;
+    let probe = permit(&budget, 1).await;
     assert!(probe.probe);
     answered(&budget, &probe, 1, None).await;
-    let (first, second) = (ticket(&budget, 2).await, ticket(&budget, 3).await);
+    let (first, second) = (permit(&budget, 2).await, permit(&budget, 3).await);
     answered(&budget, &first, 2, Some(refused())).await;
     answered(&budget, &second, 3, None).await;
-    assert!(ticket(&budget, 4).await.probe, "one request at a time is made");
+    assert!(permit(&budget, 4).await.probe, "one request at a time is made");
 }
 
 #[tokio::test]
 async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
-    let primary = ticket(&budget, 1).await;
+    let primary = permit(&budget, 1).await;
     let meaning = answered(&budget, &primary, 1, Some(refused())).await;
     assert_eq!(meaning, Meaning::SaysNothing(Duration::ZERO), "the other key takes over");
-    let mut last = ticket(&budget, 1).await;
+    let mut last = permit(&budget, 1).await;
     assert_ne!(last.key, primary.key);
     for _ in 0..3 {
         let meaning = answered(&budget, &last, 1, Some(refused())).await;
         assert!(says_nothing(meaning) && meaning != Meaning::SaysNothing(Duration::ZERO), "no key is left");
-        assert!(matches!(ask(&budget, 1).await, Permission::Closed(_)));
-        let next = ticket(&budget, 1).await;
+        assert!(matches!(ask(&budget, 1).await, PermitDecision::Blocked(_)));
+        let next = permit(&budget, 1).await;
         assert!(next.probe && next.key != last.key, "each in its turn");
         last = next;
     }
     assert_eq!(answered(&budget, &last, 1, None).await, Meaning::AboutOrder);
-    let again = ticket(&budget, 2).await;
+    let again = permit(&budget, 2).await;
     assert!(!again.probe && again.key == last.key, "the key that is accepted again is used");
 }
 
@@ -133,13 +135,13 @@ async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
     let minute = Duration::from_secs(6);
     let budget = budget(&redis, &["key"], minute);
     let mut connection = connect(&redis.url()).await.unwrap();
-    let spent = format!("{{topup}}:budget:spent:{}", fingerprint("key").as_str());
+    let spent = format!("{{topup}}:budget:window-log:{}", fingerprint("key").as_str());
     for order in 0..40 {
-        let ticket = ticket(&budget, order).await;
+        let permit = permit(&budget, order).await;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
-        answered(&budget, &ticket, order, None).await;
+        answered(&budget, &permit, order, None).await;
         let mut counted = redis::cmd("ZSCORE");
-        counted.arg(&spent).arg(&ticket.number);
+        counted.arg(&spent).arg(&permit.number);
         let until_ms: u64 = counted.query_async(&mut connection).await.unwrap();
         let answered_after = Duration::from_secs(seconds) + Duration::from_micros(micros);
         assert!(Duration::from_millis(until_ms) >= answered_after + minute, "order {order}");
@@ -153,8 +155,8 @@ async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
     check(&budget, 1, None).await;
     let mut connection = connect(&redis.url()).await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
-    assert!(ticket(&budget, 2).await.probe);
-    assert!(matches!(ask(&budget, 3).await, Permission::Wait(_)), "the others wait for its answer");
+    assert!(permit(&budget, 2).await.probe);
+    assert!(matches!(ask(&budget, 3).await, PermitDecision::Wait(_)), "the others wait for its answer");
 }
 
 #[tokio::test]
@@ -164,9 +166,9 @@ async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited()
     let mut connection = connect(&redis.url()).await.unwrap();
     let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
     let mut began = redis::cmd("HSET");
-    began.arg("{topup}:budget:since").arg(format!("{:024x}", 1)).arg((now + 3_600) * 1000);
+    began.arg("{topup}:budget:waiting-since").arg(format!("{:024x}", 1)).arg((now + 3_600) * 1000);
     began.exec_async(&mut connection).await.unwrap();
-    assert_eq!(ticket(&budget, 1).await.waited, Duration::ZERO);
+    assert_eq!(permit(&budget, 1).await.waited, Duration::ZERO);
 }
 
 #[tokio::test]
@@ -177,14 +179,16 @@ async fn a_refused_key_stops_the_workers_that_use_it_and_no_other() {
     check(&good, 1, None).await;
     assert!(says_nothing(check(&mistyped, 2, Some(refused())).await));
     for worker in [&mistyped, &twin] {
-        let Permission::Closed(wait) = ask(worker, 3).await else { panic!("the key is refused") };
+        let PermitDecision::Blocked(wait) = ask(worker, 3).await else { panic!("the key is refused") };
         assert!(wait <= Duration::from_secs(1), "the job is left to the worker that can check: {wait:?}");
-        assert!(worker.ask_for_page().await.is_err());
+        assert!(worker.acquire_for_page().await.is_err());
     }
     for order in 2..6 {
-        let Permission::Ask(ticket) = ask(&good, order).await else { panic!("the good key is used at once") };
-        assert!(!ticket.probe);
-        answered(&good, &ticket, order, None).await;
+        let PermitDecision::Granted(permit) = ask(&good, order).await else {
+            panic!("the good key is used at once")
+        };
+        assert!(!permit.probe);
+        answered(&good, &permit, order, None).await;
     }
 }
 
@@ -194,13 +198,13 @@ async fn a_new_key_is_verified_before_it_displaces_one_that_works() {
     let old = budget(&redis, &["old"], MINUTE);
     check(&old, 1, None).await;
     let new = budget(&redis, &["new", "old"], MINUTE);
-    let ticket = ticket(&new, 2).await;
-    assert!(!ticket.probe && ticket.key == 1, "the old key is known to be good");
-    let verification = new.ask_to_verify().await.unwrap();
+    let permit = permit(&new, 2).await;
+    assert!(!permit.probe && permit.key == 1, "the old key is known to be good");
+    let verification = new.acquire_to_verify().await.unwrap();
     assert!(verification.probe && verification.key == 0);
-    new.answered(&verification, None, None).await;
-    let Permission::Ask(ticket) = ask(&new, 3).await else { panic!("the new key is used at once") };
-    assert!(!ticket.probe && ticket.key == 0, "by a worker that has both");
+    new.report(&verification, None, None).await;
+    let PermitDecision::Granted(permit) = ask(&new, 3).await else { panic!("the new key is used at once") };
+    assert!(!permit.probe && permit.key == 0, "by a worker that has both");
 }
 
 #[tokio::test]
@@ -210,11 +214,11 @@ async fn an_address_that_is_refused_stops_its_worker_and_no_other() {
         let [here, there] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
         check(&there, 1, None).await;
         assert!(says_nothing(check(&here, 2, Some(forbidden(code))).await));
-        assert!(matches!(ask(&here, 2).await, Permission::Closed(_)), "{code:?}");
+        assert!(matches!(ask(&here, 2).await, PermitDecision::Blocked(_)), "{code:?}");
         let began = Instant::now();
-        let ticket = ticket(&there, 2).await;
-        assert!(!ticket.probe && began.elapsed() < LONG_PAUSE, "{code:?}");
-        answered(&there, &ticket, 2, None).await;
+        let permit = permit(&there, 2).await;
+        assert!(!permit.probe && began.elapsed() < LONG_PAUSE, "{code:?}");
+        answered(&there, &permit, 2, None).await;
     }
 }
 
@@ -228,8 +232,8 @@ async fn a_403_to_one_order_stops_no_worker() {
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
     assert_eq!(check(&budget, 2, Some(forbidden(Some("FORBIDDEN")))).await, Meaning::Failing(1));
-    let ticket = ticket(&budget, 3).await;
-    assert!(!ticket.probe);
+    let permit = permit(&budget, 3).await;
+    assert!(!permit.probe);
 }
 
 #[tokio::test]
@@ -238,9 +242,9 @@ async fn junk_ids_are_junk_while_the_key_knows_other_orders() {
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
     for order in 2..6 {
-        let ticket = ticket(&budget, order).await;
-        assert!(!ticket.probe);
-        let meaning = answered_for(&budget, &ticket, (order, false), Some(not_found())).await;
+        let permit = permit(&budget, order).await;
+        assert!(!permit.probe);
+        let meaning = answered_for(&budget, &permit, (order, false), Some(not_found())).await;
         assert_eq!(meaning, Meaning::AboutOrder, "order {order}");
     }
 }
@@ -251,7 +255,7 @@ async fn an_account_that_is_disabled_is_a_refused_key() {
     let budget = budget(&redis, &["primary", "secondary"], MINUTE);
     let disabled = ApiError::Forbidden(answer(403, "API_DISABLED"));
     assert_eq!(check(&budget, 1, Some(disabled)).await, Meaning::SaysNothing(Duration::ZERO));
-    assert_eq!(ticket(&budget, 1).await.key, 1);
+    assert_eq!(permit(&budget, 1).await.key, 1);
 }
 
 #[tokio::test]
@@ -261,7 +265,7 @@ async fn a_limit_of_the_primary_key_does_not_hand_over_to_the_secondary_for_good
     check(&budget, 1, None).await;
     let limited = ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None };
     assert!(says_nothing(check(&budget, 1, Some(limited)).await));
-    assert_eq!(ticket(&budget, 1).await.key, 0);
+    assert_eq!(permit(&budget, 1).await.key, 0);
 }
 
 #[tokio::test]
@@ -269,13 +273,13 @@ async fn a_primary_key_whose_refusal_is_over_is_tried_before_a_secondary_that_ha
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
     assert_eq!(check(&budget, 1, Some(refused())).await, Meaning::SaysNothing(Duration::ZERO));
-    let verification = until("there is a request", async || budget.ask_to_verify().await.ok()).await;
+    let verification = until("there is a request", async || budget.acquire_to_verify().await.ok()).await;
     assert_eq!(verification.key, 1);
-    budget.answered(&verification, None, None).await;
+    budget.report(&verification, None, None).await;
     let primary = until("the refusal is over", async || match ask(&budget, 1).await {
-        Permission::Ask(ticket) if ticket.key == 0 => Some(ticket),
-        Permission::Ask(ticket) => {
-            answered(&budget, &ticket, 1, Some(not_found())).await;
+        PermitDecision::Granted(permit) if permit.key == 0 => Some(permit),
+        PermitDecision::Granted(permit) => {
+            answered(&budget, &permit, 1, Some(not_found())).await;
             None
         }
         _ => None,
@@ -290,8 +294,8 @@ async fn a_limit_of_one_key_holds_up_no_other_key() {
     check(&other, 1, None).await;
     let limited = ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None };
     assert!(says_nothing(check(&busy, 2, Some(limited)).await));
-    assert!(matches!(ask(&busy, 2).await, Permission::Closed(_)));
-    assert!(matches!(ask(&other, 2).await, Permission::Ask(_)));
+    assert!(matches!(ask(&busy, 2).await, PermitDecision::Blocked(_)));
+    assert!(matches!(ask(&other, 2).await, PermitDecision::Granted(_)));
 }
 
 #[tokio::test]
@@ -300,8 +304,8 @@ async fn a_worker_that_cannot_reach_the_provider_does_not_stop_the_others_at_its
     let [good, cut_off] = ["good", "other"].map(|key| budget(&redis, &[key], MINUTE));
     check(&good, 1, None).await;
     check(&cut_off, 2, Some(ApiError::Connection("the connection was refused"))).await;
-    assert!(matches!(ask(&cut_off, 2).await, Permission::Closed(_)));
-    assert!(matches!(ask(&good, 2).await, Permission::Ask(_)));
+    assert!(matches!(ask(&cut_off, 2).await, PermitDecision::Blocked(_)));
+    assert!(matches!(ask(&good, 2).await, PermitDecision::Granted(_)));
 }
 
 #[tokio::test]
@@ -318,7 +322,7 @@ async fn one_order_that_always_fails_does_not_open_the_breaker_and_several_do() 
         assert_eq!(check(&budget, order, failed()).await, Meaning::Failing(meaning));
     }
     assert!(says_nothing(check(&budget, 7, failed()).await), "eight in a row");
-    assert!(ticket(&budget, 8).await.probe, "one request at a time is made");
+    assert!(permit(&budget, 8).await.probe, "one request at a time is made");
 }
 
 #[tokio::test]
@@ -331,16 +335,16 @@ async fn many_unknown_orders_are_the_fault_of_the_key_or_the_provider() {
         assert_eq!(check(&budget, order, Some(not_found())).await, Meaning::AboutOrder, "the same again");
     }
     assert!(says_nothing(check(&budget, 3, Some(not_found())).await), "the third one");
-    assert!(matches!(ask(&budget, 1).await, Permission::Closed(_)), "it was unknown before");
+    assert!(matches!(ask(&budget, 1).await, PermitDecision::Blocked(_)), "it was unknown before");
     // An order that was not asked for since may show that the key knows orders, one at a time.
-    let other = ticket(&budget, 4).await;
+    let other = permit(&budget, 4).await;
     assert!(other.probe);
-    assert!(!matches!(ask(&budget, 5).await, Permission::Ask(_)));
+    assert!(!matches!(ask(&budget, 5).await, PermitDecision::Granted(_)));
     assert!(says_nothing(answered(&budget, &other, 4, Some(not_found())).await));
     check(&budget, 5, None).await;
-    let ticket = ticket(&budget, 1).await;
-    assert!(!ticket.probe, "the key knows orders again");
-    assert_eq!(answered(&budget, &ticket, 1, Some(not_found())).await, Meaning::AboutOrder);
+    let permit = permit(&budget, 1).await;
+    assert!(!permit.probe, "the key knows orders again");
+    assert_eq!(answered(&budget, &permit, 1, Some(not_found())).await, Meaning::AboutOrder);
 }
 
 #[tokio::test]
@@ -350,9 +354,9 @@ async fn a_list_that_is_answered_does_not_show_that_the_key_knows_the_orders() {
     for order in 1..4 {
         check(&budget, order, Some(not_found())).await;
     }
-    let verification = until("the closure is over", async || budget.ask_to_verify().await.ok()).await;
-    budget.answered(&verification, None, None).await;
-    assert!(ticket(&budget, 1).await.probe, "one request at a time is made as before");
+    let verification = until("the closure is over", async || budget.acquire_to_verify().await.ok()).await;
+    budget.report(&verification, None, None).await;
+    assert!(permit(&budget, 1).await.probe, "one request at a time is made as before");
 }
 
 #[tokio::test]
@@ -362,7 +366,7 @@ async fn a_secondary_key_that_knows_no_order_is_not_believed() {
     check(&budget, 1, None).await;
     assert_eq!(check(&budget, 1, Some(refused())).await, Meaning::SaysNothing(Duration::ZERO));
     for _ in 0..3 {
-        let secondary = ticket(&budget, 2).await;
+        let secondary = permit(&budget, 2).await;
         assert_eq!(secondary.key, 1);
         assert!(says_nothing(answered(&budget, &secondary, 2, Some(not_found())).await), "not even once");
     }
@@ -375,13 +379,13 @@ async fn requests_in_flight_end_with_the_lease_of_their_worker() {
     let redis = TestRedis::start().await;
     let [killed, other] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
     check(&killed, 1, None).await;
-    let (_first, _second) = (ticket(&killed, 2).await, ticket(&killed, 3).await);
+    let (_first, _second) = (permit(&killed, 2).await, permit(&killed, 3).await);
     // Alive, the worker keeps them for longer than a lease lasts.
     tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(matches!(ask(&other, 4).await, Permission::Wait(_)), "two are in flight");
+    assert!(matches!(ask(&other, 4).await, PermitDecision::Wait(_)), "two are in flight");
     drop(killed);
     let began = Instant::now();
-    ticket(&other, 4).await;
+    permit(&other, 4).await;
     assert!(began.elapsed() < Duration::from_secs(15), "a request may take 20 s, a lease lasts 5");
 }
 
@@ -389,10 +393,10 @@ async fn requests_in_flight_end_with_the_lease_of_their_worker() {
 async fn a_probe_ends_with_the_lease_of_its_worker() {
     let redis = TestRedis::start().await;
     let [killed, other] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
-    assert!(ticket(&killed, 1).await.probe);
+    assert!(permit(&killed, 1).await.probe);
     drop(killed);
     let began = Instant::now();
-    assert!(ticket(&other, 2).await.probe);
+    assert!(permit(&other, 2).await.probe);
     assert!(began.elapsed() < Duration::from_secs(15), "a request may take 20 s, a lease lasts 5");
 }
 
@@ -401,13 +405,13 @@ async fn a_refusal_reaches_a_redis_that_was_away() {
     let mut redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
-    let last = ticket(&budget, 2).await;
+    let last = permit(&budget, 2).await;
     redis.kill().await;
     let report = answered(&budget, &last, 2, Some(refused()));
     let away = async {
-        assert!(matches!(ask(&budget, 4).await, Permission::Closed(_)));
+        assert!(matches!(ask(&budget, 4).await, PermitDecision::Blocked(_)));
         redis.start_again().await;
     };
     tokio::join!(report, away);
-    assert!(matches!(ask(&budget, 4).await, Permission::Closed(wait) if wait > Duration::from_secs(1)));
+    assert!(matches!(ask(&budget, 4).await, PermitDecision::Blocked(wait) if wait > Duration::from_secs(1)));
 }

@@ -1,6 +1,6 @@
 -- Says what a page of the list showed.
 -- KEYS[1] budget   KEYS[2] queue of fast polling   KEYS[3..] other queues in which an order may be   ARGV: ms for which
---   nobody else begins a reading, ms for which an order is not called ready again, ms of waiting that a ready order is
+--   no other reading begins, ms for which an order is not called ready again, ms of waiting that a ready order is
 --   given; then for each order: its id and
 --   'handling'   it is not final
 --   'decided'    what it showed stands in the store: its job has to carry that out
@@ -11,7 +11,7 @@ local budget = KEYS[1]
 local lease, once, lead = take(), take(), tonumber(take())
 local now = math.floor(now() * 1000)
 local woken = 0
-redis.call('SET', budget .. ':listing', 1, 'PX', lease, 'XX')
+redis.call('SET', budget .. ':list-lock', 1, 'PX', lease, 'XX')
 
 local function wake(id)
     for n = 2, #KEYS do
@@ -22,10 +22,10 @@ local function wake(id)
     end
 end
 
--- What its job carries, if somebody follows it, and whether it is in the queue of fast polling.
-local function followed(id)
+-- The payload of its job, if the order is tracked, and whether that is in the queue of fast polling.
+local function tracked(id)
     for n = 2, #KEYS do
-        -- A dead letter has its payload there, and nobody who would ask.
+        -- A dead letter has its payload there, and no worker checks it.
         local payload = redis.call('HMGET', KEYS[n] .. ':data', id)[1]
         if payload and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
             return payload, n == 2
@@ -35,33 +35,33 @@ end
 
 while at < #ARGV do
     local id, what = take(), take()
-    local payload, polled = followed(id)
+    local payload, polled = tracked(id)
     if not payload then
         if what == 'decided' then
-            -- The order has gone on since it was kept aside. What is still to be done, the store has put back.
+            -- The order has gone on since it became a dead letter. What is still to be done, the store has put back.
             for n = 2, #KEYS do
                 forget_dead_letter(KEYS[n], id)
             end
         end
         -- Other programs have orders too, and most of those in the list are long final.
     elseif what == 'handling' then
-        redis.call('ZADD', budget .. ':sighted', now, id)
+        redis.call('ZADD', budget .. ':seen-in-list', now, id)
     elseif what == 'ready' then
         -- Where check-id shows no card either, it is asked for at its own pace.
-        if redis.call('SET', budget .. ':readied:' .. id, 1, 'PX', once, 'NX') then
-            if polled and not redis.call('ZSCORE', budget .. ':backlog', id) then
-                redis.call('SADD', budget .. ':ready', id)
-                redis.call('ZADD', budget .. ':waiting', 'LT', now - lead, id)
+        if redis.call('SET', budget .. ':details-requested:' .. id, 1, 'PX', once, 'NX') then
+            if polled and not redis.call('ZSCORE', budget .. ':waiting-backlog', id) then
+                redis.call('SADD', budget .. ':details-missing', id)
+                redis.call('ZADD', budget .. ':waiting-new', 'LT', now - lead, id)
             else
                 -- It came hours after those that wait there, and it alone is known to have ended.
-                redis.call('ZADD', budget .. ':backlog', 0, id)
+                redis.call('ZADD', budget .. ':waiting-backlog', 0, id)
             end
-            redis.call('ZADD', budget .. ':promised', now, id)
+            redis.call('ZADD', budget .. ':eligible-at', now, id)
             wake(id)
         end
     elseif not string.find(payload, '"force":true', 1, true) then
-        -- One that is asked for although it is final learns nothing of that, and keeps its place in line.
-        leave_line(budget, id)
+        -- A forced check of a final order learns nothing from that, and keeps its place in the queue.
+        leave_wait_queue(budget, id)
         wake(id)
     end
 end

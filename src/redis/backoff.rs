@@ -1,17 +1,17 @@
-//! Pauses between tries.
+//! The backoff between tries while Redis or the database is away.
 
 use std::time::Duration;
 
 /// Longest pause between two tries while Redis is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Growing pauses between tries, from 50 ms to a second.
+/// Waits that double from 50 ms to a second.
 #[derive(Debug)]
-pub(crate) struct Pause {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
-impl Pause {
+impl Backoff {
     pub(crate) fn new() -> Self {
         Self { next: Duration::from_millis(50) }
     }
@@ -19,6 +19,6 @@ impl Pause {
     /// Waits, longer each time.
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        self.next = (self.next * 2).min(MAX_PAUSE);
     }
 }

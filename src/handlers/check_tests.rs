@@ -10,10 +10,10 @@ use topup_jobs::{Instruction, InstructionKind, Jitter, PollStrategy};
 
 use super::*;
 use crate::clock::Clock;
-use crate::notify::{Channels, Circuits};
+use crate::notify::{Bulkhead, Channels};
 use crate::orders::{self, CardCipher};
 use crate::provider::{OrderList, TopupApi};
-use crate::rate_limit::{Budget, Ticket};
+use crate::rate_limit::{Budget, Permit};
 use crate::slots::Slots;
 use crate::telemetry::Metrics;
 
@@ -46,21 +46,21 @@ impl Clock for StandingClock {
     }
 }
 
-/// Permissions in turn; a ticket of the key 1 finds that it is refused and another one takes over.
+/// Permissions in turn; a permit of the key 1 finds that it is refused and another one takes over.
 #[derive(Default)]
 struct Written {
-    permissions: Mutex<VecDeque<Permission>>,
-    wishes: Mutex<Vec<Wish>>,
+    decisions: Mutex<VecDeque<PermitDecision>>,
+    requests: Mutex<Vec<PermitRequest>>,
 }
 
 #[async_trait]
 impl Budget for Written {
-    async fn ask(&self, wish: &Wish) -> Permission {
-        self.wishes.lock().unwrap().push(wish.clone());
-        self.permissions.lock().unwrap().pop_front().unwrap()
+    async fn acquire(&self, request: &PermitRequest) -> PermitDecision {
+        self.requests.lock().unwrap().push(request.clone());
+        self.decisions.lock().unwrap().pop_front().unwrap()
     }
 
-    async fn ask_for_page(&self) -> Result<Ticket, Duration> {
+    async fn acquire_for_page(&self) -> Result<Permit, Duration> {
         unreachable!("no handler reads the list")
     }
 
@@ -68,17 +68,17 @@ impl Budget for Written {
         false
     }
 
-    async fn somebody_waits(&self) {
+    async fn wait_for_contention(&self) {
         unreachable!("no handler reads the list")
     }
 
-    async fn ask_to_verify(&self) -> Result<Ticket, Duration> {
-        Ok(Ticket { number: "2".to_owned(), key: 0, probe: false, waited: Duration::ZERO })
+    async fn acquire_to_verify(&self) -> Result<Permit, Duration> {
+        Ok(Permit { number: "2".to_owned(), key: 0, probe: false, waited: Duration::ZERO })
     }
 
-    async fn answered(&self, ticket: &Ticket, _: Option<Checked<'_>>, error: Option<&ApiError>) -> Meaning {
+    async fn report(&self, permit: &Permit, _: Option<Checked<'_>>, error: Option<&ApiError>) -> Meaning {
         match error {
-            _ if ticket.key == 1 => Meaning::SaysNothing(Duration::ZERO),
+            _ if permit.key == 1 => Meaning::SaysNothing(Duration::ZERO),
             Some(error) if error.says_nothing() => Meaning::Failing(1),
             _ => Meaning::AboutOrder,
         }
@@ -105,8 +105,8 @@ impl TopupApi for Handling {
     }
 }
 
-/// An order that is followed, look by look.
-struct Followed {
+/// An order that is tracked, look by look.
+struct Tracked {
     env: Environment,
     clock: Arc<StandingClock>,
     budget: Arc<Written>,
@@ -114,7 +114,7 @@ struct Followed {
     _folder: TempDir,
 }
 
-impl Followed {
+impl Tracked {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("orders.db").display());
@@ -127,7 +127,7 @@ impl Followed {
             budget: Arc::clone(&budget) as Arc<dyn Budget>,
             metrics: Metrics::default(),
             channels: Channels::new(Vec::new()),
-            circuits: Circuits::new(Slots::new(1, 0), |wait| wait),
+            bulkhead: Bulkhead::new(Slots::new(1, 0), |wait| wait),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             strategy: PollStrategy::Adaptive,
             links: None,
@@ -137,14 +137,14 @@ impl Followed {
     }
 
     /// A look for which the budget answers this, and how long its job waits then.
-    async fn look(&mut self, permission: Permission) -> Duration {
-        self.budget.permissions.lock().unwrap().push_back(permission);
+    async fn check_with(&mut self, decision: PermitDecision) -> Duration {
+        self.budget.decisions.lock().unwrap().push_back(decision);
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload: self.payload.clone() };
-        let settlement = follow(&self.env, JobName::PollTopup, &job).await;
-        let (payload, wait) = if let End::Wait(wait) = settlement.end {
+        let settlement = check(&self.env, JobName::PollTopup, &job).await;
+        let (payload, wait) = if let Disposition::Snooze(wait) = settlement.disposition {
             (settlement.payload, wait)
         } else {
-            let next = settlement.next.into_iter().next().expect("it is followed");
+            let next = settlement.next.into_iter().next().expect("it is tracked");
             assert_eq!(next.job, JobName::PollTopup);
             (Some(next.payload), next.delay)
         };
@@ -156,9 +156,9 @@ impl Followed {
 
     /// A look of `recheck-topup`, at once.
     async fn recheck(&self) {
-        self.budget.permissions.lock().unwrap().push_back(ask(0));
+        self.budget.decisions.lock().unwrap().push_back(ask(0));
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload: self.payload.clone() };
-        let settlement = follow(&self.env, JobName::RecheckTopup, &job).await;
+        let settlement = check(&self.env, JobName::RecheckTopup, &job).await;
         assert_eq!(settlement.next[0].job, JobName::PollTopup, "HANDLING once more");
     }
 
@@ -169,89 +169,89 @@ impl Followed {
     }
 }
 
-fn ask(key: usize) -> Permission {
-    Permission::Ask(Ticket { number: "1".to_owned(), key, probe: false, waited: Duration::ZERO })
+fn ask(key: usize) -> PermitDecision {
+    PermitDecision::Granted(Permit { number: "1".to_owned(), key, probe: false, waited: Duration::ZERO })
 }
 
 #[tokio::test]
 async fn time_in_which_an_order_could_not_be_asked_for_is_no_time_of_polling() {
-    let mut followed = Followed::new().await;
-    assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
-    followed.clock.later(3);
-    followed.look(Permission::Wait(30 * SECOND)).await;
+    let mut tracked = Tracked::new().await;
+    assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
+    tracked.clock.later(3);
+    tracked.check_with(PermitDecision::Wait(30 * SECOND)).await;
     // Late by more than it was told: the workers were away.
-    followed.clock.later(100);
-    followed.look(Permission::Closed(30 * SECOND)).await;
-    followed.clock.later(100);
-    assert_eq!(followed.look(ask(1)).await, Duration::ZERO, "another key takes over");
-    followed.clock.later(200);
-    assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
-    assert_eq!(followed.polled_for().await, 3, "of 403 s");
-    assert_eq!(followed.payload.waited, Waited::default(), "it stands in the store");
+    tracked.clock.later(100);
+    tracked.check_with(PermitDecision::Blocked(30 * SECOND)).await;
+    tracked.clock.later(100);
+    assert_eq!(tracked.check_with(ask(1)).await, Duration::ZERO, "another key takes over");
+    tracked.clock.later(200);
+    assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
+    assert_eq!(tracked.polled_for().await, 3, "of 403 s");
+    assert_eq!(tracked.payload.waited, Waited::default(), "it stands in the store");
 }
 
 #[tokio::test]
 async fn nor_is_it_where_the_list_shows_the_order_in_the_end() {
-    let mut followed = Followed::new().await;
+    let mut tracked = Tracked::new().await;
     for _ in 0..2 {
-        followed.look(Permission::Wait(30 * SECOND)).await;
-        followed.clock.later(200);
-        followed.look(Permission::Sighted).await;
-        followed.clock.later(5);
+        tracked.check_with(PermitDecision::Wait(30 * SECOND)).await;
+        tracked.clock.later(200);
+        tracked.check_with(PermitDecision::SeenInList).await;
+        tracked.clock.later(5);
     }
-    followed.look(ask(0)).await;
-    assert_eq!(followed.polled_for().await, 10, "of 410 s");
+    tracked.check_with(ask(0)).await;
+    assert_eq!(tracked.polled_for().await, 10, "of 410 s");
 }
 
 #[tokio::test]
 async fn the_list_does_not_have_the_last_word_before_fast_polling_ends() {
-    let mut followed = Followed::new().await;
+    let mut tracked = Tracked::new().await;
     for (later, list_counts) in [(0, true), (289, true), (2, false)] {
-        followed.clock.later(later);
-        followed.look(Permission::Wait(SECOND)).await;
+        tracked.clock.later(later);
+        tracked.check_with(PermitDecision::Wait(SECOND)).await;
         // The wait is over at once: the clock stands.
-        let wish = followed.budget.wishes.lock().unwrap().pop().unwrap();
-        assert_eq!(wish.list_counts, list_counts, "{:?}", wish.age);
-        followed.payload.waited = Waited::default();
+        let request = tracked.budget.requests.lock().unwrap().pop().unwrap();
+        assert_eq!(request.list_counts, list_counts, "{:?}", request.age);
+        tracked.payload.waited = Waited::default();
     }
 }
 
 #[tokio::test]
 async fn a_row_that_shows_an_order_queued_once_more_changes_nothing() {
-    let mut followed = Followed::new().await;
+    let mut tracked = Tracked::new().await;
     let queued = || ProviderOrder { status: TopupStatus::Queued, ..ProviderOrder::handling() };
-    followed.look(Permission::Wait(SECOND)).await;
-    let id = followed.payload.topup_id.clone();
-    assert!(sighted(&followed.env, &id, queued()).await.unwrap(), "its job has something to carry out");
-    followed.clock.later(24 * 3_600);
-    followed.recheck().await;
-    assert!(!sighted(&followed.env, &id, queued()).await.unwrap());
-    let order = followed.env.store.order(&id).await.unwrap().unwrap();
+    tracked.check_with(PermitDecision::Wait(SECOND)).await;
+    let id = tracked.payload.topup_id.clone();
+    assert!(seen_in_list(&tracked.env, &id, queued()).await.unwrap(), "its job has something to carry out");
+    tracked.clock.later(24 * 3_600);
+    tracked.recheck().await;
+    assert!(!seen_in_list(&tracked.env, &id, queued()).await.unwrap());
+    let order = tracked.env.store.order(&id).await.unwrap().unwrap();
     assert_eq!(order.tracking.status, OrderStatus::Handling, "as check-id says");
 }
 
 #[tokio::test]
 async fn a_job_that_runs_again_after_its_order_was_given_up_ends_as_a_dead_letter_and_asks_nothing() {
-    let mut followed = Followed::new().await;
-    followed.look(ask(0)).await;
-    let (env, id) = (&followed.env, &followed.payload.topup_id);
+    let mut tracked = Tracked::new().await;
+    tracked.check_with(ask(0)).await;
+    let (env, id) = (&tracked.env, &tracked.payload.topup_id);
     let reason = "poison: the process that ran it died 3 times";
     give_up(env, id, reason).await.unwrap();
     // The budget has no answer for it.
-    let job = Job { id: ID.to_owned(), attempts_made: 0, payload: followed.payload.clone() };
-    let settlement = follow(env, JobName::PollTopup, &job).await;
-    assert_eq!(settlement.end, End::DeadLetter(reason.to_owned()));
+    let job = Job { id: ID.to_owned(), attempts_made: 0, payload: tracked.payload.clone() };
+    let settlement = check(env, JobName::PollTopup, &job).await;
+    assert_eq!(settlement.disposition, Disposition::DeadLetter(reason.to_owned()));
     let payload: TrackTopup = serde_json::from_slice(&settlement.payload.unwrap()).unwrap();
-    assert_eq!(payload, followed.payload);
-    // What hands it over again has it followed.
-    followed.payload = TrackTopup::new(id.clone());
-    assert_eq!(followed.look(ask(0)).await, 3 * SECOND);
+    assert_eq!(payload, tracked.payload);
+    // What hands it over again has it tracked.
+    tracked.payload = TrackTopup::new(id.clone());
+    assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
 }
 
 #[tokio::test]
 async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
-    let mut followed = Followed::new().await;
-    followed.look(ask(0)).await;
+    let mut tracked = Tracked::new().await;
+    tracked.check_with(ask(0)).await;
     let cancel = Instruction::new(InstructionKind::Cancel);
     let request = TrackTopup {
         message_id: Some("9-0".to_owned()),
@@ -260,7 +260,7 @@ async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
     };
     let job = NextJob::instruct(request.clone(), "9-0");
     assert_eq!(other_id_of_order(job.id.as_bytes(), &job.payload), None, "it keeps its own id");
-    let payload = encode(&followed.payload);
+    let payload = encode(&tracked.payload);
     assert!(names_first(ID.as_bytes(), &payload), "what workers write is not read for its id");
     assert_eq!(other_id_of_order(ID.as_bytes(), &payload), None);
     let anywhere = format!(r#" {{"tracked_at":null, "topupId":"{ID}"}}"#);
@@ -268,12 +268,12 @@ async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
         assert_eq!(other_id_of_order(b"pushed", payload).as_deref(), Some(ID));
     }
     assert_eq!(other_id_of_order(b"pushed", b"no JSON"), None);
-    followed.env.store.instruct(&request, cancel, followed.clock.now()).await.unwrap().unwrap();
+    tracked.env.store.instruct(&request, cancel, tracked.clock.now()).await.unwrap().unwrap();
     // The budget has no answer for it, whether the provider is to be asked now or not.
     for force in [false, true] {
-        let payload = TrackTopup { force, ..followed.payload.clone() };
+        let payload = TrackTopup { force, ..tracked.payload.clone() };
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload };
-        assert_eq!(follow(&followed.env, JobName::PollTopup, &job).await.end, End::Finish);
+        assert_eq!(check(&tracked.env, JobName::PollTopup, &job).await.disposition, Disposition::Complete);
     }
-    assert_eq!(give_up(&followed.env, &request.topup_id, "poison").await.unwrap(), []);
+    assert_eq!(give_up(&tracked.env, &request.topup_id, "poison").await.unwrap(), []);
 }

@@ -1,4 +1,4 @@
-//! What a template can say: the facts of one delivery, in the form the reader's language writes them.
+//! The values that a template can use: those of one delivery, in the form the reader's language writes them.
 //!
 //! The names of the fields are the names of the variables, listed for merchants in `templates/README.md`; a
 //! test holds the list to this struct. What does not apply is `none`. No customer's address is among them:
@@ -14,7 +14,7 @@ use crate::digits::DIGITS;
 
 /// The variables of the templates.
 #[derive(Serialize)]
-pub(super) struct Facts<'a> {
+pub(super) struct TemplateContext<'a> {
     event_id: &'a str,
     outcome: Outcome,
     locale: Locale,
@@ -35,13 +35,13 @@ pub(super) struct Facts<'a> {
     num_trans: Option<String>,
     processed_at: Option<String>,
     reveal_link: Option<&'a str>,
-    undelivered: Option<UndeliveredFacts<'a>>,
+    undelivered: Option<UndeliveredContext<'a>>,
     metadata: Map<String, Value>,
 }
 
 /// What was not delivered.
 #[derive(Serialize)]
-struct UndeliveredFacts<'a> {
+struct UndeliveredContext<'a> {
     event_id: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
@@ -51,7 +51,7 @@ struct UndeliveredFacts<'a> {
     by_channel: bool,
 }
 
-impl<'a> UndeliveredFacts<'a> {
+impl<'a> UndeliveredContext<'a> {
     fn new(of: &'a Undelivered) -> Self {
         Self {
             event_id: &of.event_id,
@@ -63,8 +63,8 @@ impl<'a> UndeliveredFacts<'a> {
     }
 }
 
-impl<'a> Facts<'a> {
-    /// The facts of a delivery, for a reader of this language.
+impl<'a> TemplateContext<'a> {
+    /// The values of a delivery, for a reader of this language.
     pub(super) fn new(delivery: Delivery<'a>, locale: Locale) -> Self {
         let data = &delivery.event.data;
         let customer = data.customer.as_ref();
@@ -90,13 +90,13 @@ impl<'a> Facts<'a> {
             num_trans: data.num_trans.as_deref().map(one_line),
             processed_at: data.date_traitement.as_deref().map(|at| processed_at(at, locale)),
             reveal_link: delivery.reveal_link,
-            undelivered: data.undelivered.as_ref().map(UndeliveredFacts::new),
+            undelivered: data.undelivered.as_ref().map(UndeliveredContext::new),
             metadata: data.metadata.clone().unwrap_or_default(),
         }
     }
 
     /// The same for a channel that carries this of a card. Where it is a link, the digits that the page of the link
-    /// asks for stand in none of the channel's messages: whoever reads them all must not have both.
+    /// asks for stand in none of the channel's messages: a reader of all messages must not have both.
     pub(super) fn carrying(mut self, card: CardForm) -> Self {
         if card == CardForm::Link {
             self.number = self.number.map(|number| without_ending(&number));
@@ -141,14 +141,15 @@ mod tests {
     #[test]
     fn the_readme_lists_every_variable_and_no_other() {
         let sample = samples::all().remove(0);
-        let Value::Object(facts) = serde_json::to_value(Facts::new(sample.delivery(), Locale::Fr)).unwrap()
+        let Value::Object(context) =
+            serde_json::to_value(TemplateContext::new(sample.delivery(), Locale::Fr)).unwrap()
         else {
-            panic!("facts are an object")
+            panic!("the context is an object")
         };
         let table = include_str!("templates/README.md").lines().filter_map(|line| line.strip_prefix("| `"));
         let mut listed: Vec<_> = table.map(|row| row.split('`').next().unwrap().to_owned()).collect();
         listed.sort();
-        let mut known: Vec<_> = facts.keys().cloned().collect();
+        let mut known: Vec<_> = context.keys().cloned().collect();
         known.sort();
         assert_eq!(listed, known);
     }
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn beside_a_link_the_answer_to_its_question_is_not_told() {
         let sample = samples::full(Outcome::Scheduled, Some(TopupType::Adsl), samples::Shown::Nothing);
-        let number = |card| Facts::new(sample.delivery(), Locale::Fr).carrying(card).number;
+        let number = |card| TemplateContext::new(sample.delivery(), Locale::Fr).carrying(card).number;
         assert_eq!(number(CardForm::Link).as_deref(), Some("03636••••"));
         for card in [CardForm::Code, CardForm::Nothing] {
             assert_eq!(number(card).as_deref(), Some("036362608"));

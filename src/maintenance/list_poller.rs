@@ -1,4 +1,4 @@
-//! Coalesced polling: one answer of the provider tells of a hundred orders.
+//! List polling: one answer of the provider shows a hundred orders.
 //!
 //! When more new orders wait than can be asked for one by one, one worker at a time reads `GET /internet/list`, page by
 //! page, from the newest order that waits back to the oldest. What a row shows is stored as an answer to `check-id` would be, and the
@@ -23,7 +23,7 @@ use self::unreadable::Unreadable;
 use crate::handlers::Environment;
 use crate::orders::StoreError;
 use crate::provider::{ApiError, Concern, KeyFingerprint, OrderList, RequestKind};
-use crate::rate_limit::{Allowance, SIGHTING};
+use crate::rate_limit::{RateLimit, SEEN_IN_LIST_FOR};
 use crate::redis::{Connection, Names, millis};
 use crate::shutdown::Shutdown;
 
@@ -31,24 +31,24 @@ use crate::shutdown::Shutdown;
 const FEWEST: usize = 4;
 /// The list is read again this long after the last reading began, in domain time; an order is known to be final
 /// so much later at most, once it is read regularly.
-const EVERY: Duration = Duration::from_secs(8);
+const INTERVAL: Duration = Duration::from_secs(8);
 /// A pass is interrupted after this domain time, so that the newest orders are read again. A pass over all orders that
 /// wait while a thousand come in a minute takes less: interrupting that one would only read its first pages twice.
-const LONGEST_STRETCH: Duration = Duration::from_secs(24);
+const MAX_STRETCH: Duration = Duration::from_secs(24);
 /// How often to look whether it is time.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Another worker may begin a reading this long after the last page, in real time: the worker that reads may have died.
 /// Longer than the longest wait for a page and its request together.
 const LEASE: Duration = Duration::from_secs(30);
 /// A reading is given up where its next page would have to wait this long, in real time.
-const LONGEST_WAIT_FOR_PAGE: Duration = Duration::from_secs(10);
+const MAX_WAIT_FOR_PAGE: Duration = Duration::from_secs(10);
 /// What a pass left is worth reading for this long. Later the orders in it have become others.
 const REST_KEPT: Duration = Duration::from_mins(1);
 /// Readings in a row of which nothing came before it is left for a while.
-const MOST_USELESS: u32 = 3;
+const MAX_USELESS: u32 = 3;
 /// For how long then.
-const UNLISTED: Duration = Duration::from_mins(10);
-/// The same where the provider refuses it: somebody has to change something there.
+const DISABLED_FOR: Duration = Duration::from_mins(10);
+/// The same where the provider refuses the list: its account has to be changed there.
 const REFUSED: Duration = Duration::from_hours(24);
 
 /// What goes first where a row of the list shows a part of a card and no request is free soon.
@@ -60,10 +60,10 @@ pub enum CardDetails {
     Fast,
 }
 
-/// See the module.
-pub(crate) struct Coalescer {
+/// Reads the list of orders, see the module.
+pub(crate) struct ListPoller {
     pub(crate) environment: Environment,
-    pub(crate) allowance: Allowance,
+    pub(crate) rate_limit: RateLimit,
     /// Of the keys that this worker asks with.
     pub(crate) keys: Vec<KeyFingerprint>,
     pub(crate) card_details: CardDetails,
@@ -97,7 +97,7 @@ enum ListingError {
     Redis(#[from] redis::RedisError),
     #[error(transparent)]
     Provider(#[from] ApiError),
-    #[error("it is given up, since nobody may ask or the worker stops")]
+    #[error("the reading is given up, since no order may be checked or the worker stops")]
     GivenUp,
 }
 
@@ -121,18 +121,18 @@ impl ListingError {
     }
 }
 
-impl Coalescer {
+impl ListPoller {
     /// Reads the list whenever that saves requests, until asked to stop.
     pub(crate) async fn run(self, shutdown: Shutdown) {
-        let look = self.allowance.real(LOOK).max(Duration::from_millis(20));
+        let look = self.rate_limit.real(LOOK_INTERVAL).max(Duration::from_millis(20));
         // Rows for each second of the provider's time, as far as is known.
         let (mut density, mut useless, mut rest) = (0.0, 0, None);
-        // Whether enough orders may wait. Where nobody waits Redis is not asked either.
+        // Whether enough orders may wait. While no order waits Redis is not asked either.
         let mut waiting = true;
         loop {
             let pause = async {
                 if !waiting {
-                    self.environment.budget.somebody_waits().await;
+                    self.environment.budget.wait_for_contention().await;
                 }
                 tokio::time::sleep(look).await;
             };
@@ -165,14 +165,14 @@ impl Coalescer {
                     density = reading.density;
                     0
                 }
-                Err(error) if error.refuses_the_list() => MOST_USELESS,
+                Err(error) if error.refuses_the_list() => MAX_USELESS,
                 Err(error) if error.is_no_fault_of_the_list() => useless,
                 Err(_) => useless + 1,
             };
             if let Err(error) = &reading {
                 tracing::debug!(%error, "the list of orders could not be read to its end");
             }
-            let off = (useless >= MOST_USELESS).then(|| UNLISTED + left_longer(&reading));
+            let off = (useless >= MAX_USELESS).then(|| DISABLED_FOR + left_longer(&reading));
             if off.is_some() {
                 useless = 0;
                 rest = None;
@@ -187,9 +187,9 @@ impl Coalescer {
         }
     }
 
-    /// Whether enough orders wait that the list may be read soon, and who, if it is time and nobody else reads it.
+    /// Whether enough orders wait that the list may be read soon, and which, if it is time and no other worker reads it.
     async fn begin(&self) -> redis::RedisResult<(bool, Line)> {
-        let allowed = &self.allowance;
+        let allowed = &self.rate_limit;
         let mut call = scripts::LIST_BEGIN.prepare_invoke();
         call.key(self.names.budget()).arg(FEWEST).arg(allowed.requests_per_minute);
         call.arg(millis(allowed.minute)).arg(allowed.burst()).arg(millis(LEASE)).arg(self.keys.len());
@@ -213,9 +213,9 @@ impl Coalescer {
         rest: &mut Option<Rest>,
         shutdown: &Shutdown,
     ) -> Result<Reading, ListingError> {
-        let (began, turn) = (Instant::now(), self.allowance.real(LONGEST_STRETCH));
+        let (began, turn) = (Instant::now(), self.rate_limit.real(MAX_STRETCH));
         let (mut wanted, mut unreadable) = (Wanted::new(line), Unreadable::default());
-        let kept_for = self.allowance.real(REST_KEPT);
+        let kept_for = self.rate_limit.real(REST_KEPT);
         let left = rest.take().filter(|rest| rest.since.elapsed() < kept_for);
         let mut pass = Pass::new(window);
         let until = began + if left.is_some() { turn / 2 } else { turn };
@@ -264,16 +264,16 @@ impl Coalescer {
         shutdown: &Shutdown,
     ) -> Result<OrderList, ListingError> {
         loop {
-            match self.environment.budget.ask_for_page().await {
-                Ok(ticket) => {
-                    let list = self.environment.api(&ticket).list(page, from, to).await;
+            match self.environment.budget.acquire_for_page().await {
+                Ok(permit) => {
+                    let list = self.environment.api(&permit).list(page, from, to).await;
                     let error = list.as_ref().err();
                     self.environment.metrics.requested(RequestKind::List, error);
-                    self.environment.budget.answered(&ticket, None, error).await;
+                    self.environment.budget.report(&permit, None, error).await;
                     return Ok(list?);
                 }
                 // What was read so far would be old by then, and another worker may have begun anew.
-                Err(wait) if wait >= LONGEST_WAIT_FOR_PAGE => return Err(ListingError::GivenUp),
+                Err(wait) if wait >= MAX_WAIT_FOR_PAGE => return Err(ListingError::GivenUp),
                 Err(wait) => tokio::select! {
                     () = shutdown.requested() => return Err(ListingError::GivenUp),
                     () = tokio::time::sleep(wait) => {}
@@ -284,25 +284,25 @@ impl Coalescer {
 
     /// The reading is over: from this time on everybody was seen who is in the list, or it failed.
     async fn end(&self, from: Option<Timestamp>, off: Option<Duration>) -> redis::RedisResult<()> {
-        let real_ms = |wait| self.allowance.real_ms(wait);
+        let real_ms = |wait| self.rate_limit.real_ms(wait);
         let mut call = scripts::LIST_END.prepare_invoke();
         call.key(self.names.budget());
         match from.filter(|_| off.is_none()) {
             Some(from) => {
                 call.arg(from.timestamp_millis())
-                    .arg(real_ms(EVERY))
-                    .arg(real_ms(EVERY * 5 / 2))
-                    .arg(real_ms(SIGHTING));
+                    .arg(real_ms(INTERVAL))
+                    .arg(real_ms(INTERVAL * 5 / 2))
+                    .arg(real_ms(SEEN_IN_LIST_FOR));
             }
             None => {
-                call.arg(0).arg(real_ms(EVERY)).arg(off.map_or(0, real_ms));
+                call.arg(0).arg(real_ms(INTERVAL)).arg(off.map_or(0, real_ms));
             }
         }
         call.invoke_async::<()>(&mut self.connection.get()).await
     }
 }
 
-/// For how much longer than usual the list is left: as long as nobody may ask, or it is refused.
+/// For how much longer than usual the list is not read: as long as no order may be checked, or the list is refused.
 fn left_longer(reading: &Result<Reading, ListingError>) -> Duration {
     match reading {
         Err(ListingError::Provider(ApiError::ListForbidden(_))) => REFUSED,

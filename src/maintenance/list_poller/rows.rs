@@ -11,10 +11,10 @@ use std::time::Duration;
 use topup_jobs::{JobName, ProviderOrder, TopupId, TopupStatus};
 
 use super::scripts;
-use super::{Coalescer, LEASE, ListingError};
+use super::{LEASE, ListPoller, ListingError};
 use crate::error_chain::chain;
-use crate::handlers::sighted;
-use crate::maintenance::coalesce::CardDetails;
+use crate::handlers::seen_in_list;
+use crate::maintenance::list_poller::CardDetails;
 use crate::provider::ListedOrder;
 use crate::redis::millis;
 
@@ -33,16 +33,16 @@ struct Asked {
     room: Option<usize>,
 }
 
-impl Coalescer {
+impl ListPoller {
     /// Stores what the rows show and has the jobs know.
     pub(super) async fn seen(&self, rows: Vec<ListedOrder>) -> Result<(), ListingError> {
         let mut asked = self.asked().await?;
         let mut call = scripts::LIST_SEEN.prepare_invoke();
         call.key(self.names.budget());
-        for job in JobName::FOLLOWING {
+        for job in JobName::TRACKING {
             call.key(self.names.queue(job));
         }
-        let real_ms = |wait| self.allowance.real_ms(wait);
+        let real_ms = |wait| self.rate_limit.real_ms(wait);
         call.arg(millis(LEASE)).arg(real_ms(READY_ONCE)).arg(real_ms(READY_LEAD));
         for ListedOrder { topup_id, order, .. } in rows {
             match self.seen_order(&topup_id, order, &mut asked).await {
@@ -73,7 +73,7 @@ impl Coalescer {
             TopupStatus::Handling => Some("handling"),
             TopupStatus::Unknown(_) => None,
             TopupStatus::Fulfilled if self.is_asked_for(topup_id, &order, asked).await? => Some("ready"),
-            _ => sighted(&self.environment, topup_id, order).await?.then_some("decided"),
+            _ => seen_in_list(&self.environment, topup_id, order).await?.then_some("decided"),
         })
     }
 
@@ -110,7 +110,7 @@ impl Coalescer {
         members.arg(format!("{}:ready", self.names.budget()));
         let ready: HashSet<String> = members.query_async(&mut self.connection.get()).await?;
         let soon = self
-            .allowance
+            .rate_limit
             .requests_per_minute
             .saturating_mul(u32::try_from(SOON.as_secs()).unwrap_or(u32::MAX))
             / 60;

@@ -1,15 +1,15 @@
-//! Asking Redis for one request, and what becomes of it where the provider refuses this worker.
+//! Requests a permit from Redis, and says what an order does while the provider refuses this worker.
 
 use std::time::Duration;
 
 use redis::Value;
 
 use super::scripts;
-use super::{LONGEST_BACKLOG_WAIT, LONGEST_WAIT, REQUEST, RedisBudget, UNKNOWN, in_flight};
-use crate::rate_limit::{Permission, Ticket};
+use super::{MAX_BACKLOG_WAIT, MAX_WAIT, REQUEST, RedisBudget, UNKNOWN, in_flight};
+use crate::rate_limit::{Permit, PermitDecision};
 use crate::redis::millis;
 
-/// How long the others wait before they look whether a probe has come back.
+/// Wait of the other orders before they look whether a probe has ended.
 const PROBE_LOOK: Duration = Duration::from_millis(200);
 /// How soon a job that this worker cannot check may run elsewhere.
 const ELSEWHERE: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const ELSEWHERE: Duration = Duration::from_secs(1);
 /// What a request is for.
 pub(super) enum Purpose<'a> {
     /// To check an order.
-    Order { id: &'a str, created_at_ms: i64, sighting: Duration, patience: Duration, backlog: bool },
+    Order { id: &'a str, created_at_ms: i64, seen_for: Duration, patience: Duration, backlog: bool },
     /// A page of the list.
     Page,
     /// To verify the key, or to learn whether the provider answers.
@@ -25,31 +25,31 @@ pub(super) enum Purpose<'a> {
 }
 
 impl RedisBudget {
-    pub(super) async fn request_for_list(&self, purpose: Purpose<'_>) -> Result<Ticket, Duration> {
+    pub(super) async fn request_for_list(&self, purpose: Purpose<'_>) -> Result<Permit, Duration> {
         match self.request(purpose).await {
-            Permission::Ask(ticket) => Ok(ticket),
-            Permission::Wait(wait) | Permission::Closed(wait) => Err(wait),
-            // Never: only an order is sighted.
-            Permission::Sighted => Err(UNKNOWN),
+            PermitDecision::Granted(permit) => Ok(permit),
+            PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => Err(wait),
+            // Never: only an order is seen in the list.
+            PermitDecision::SeenInList => Err(UNKNOWN),
         }
     }
 
-    /// Asks for one request.
-    pub(super) async fn request(&self, purpose: Purpose<'_>) -> Permission {
+    /// Requests a permit.
+    pub(super) async fn request(&self, purpose: Purpose<'_>) -> PermitDecision {
         if self.standing.refused_for().is_some()
             && let Some(wait) = self.cannot_ask().await
         {
-            return Permission::Closed(wait);
+            return PermitDecision::Blocked(wait);
         }
-        let allowed = &self.allowance;
-        let mut call = scripts::BUDGET_ASK.prepare_invoke();
+        let allowed = &self.rate_limit;
+        let mut call = scripts::BUDGET_ACQUIRE.prepare_invoke();
         call.key(&self.key);
         let in_backlog = matches!(purpose, Purpose::Order { backlog: true, .. });
-        let longest_wait = if in_backlog { LONGEST_BACKLOG_WAIT } else { LONGEST_WAIT };
+        let longest_wait = if in_backlog { MAX_BACKLOG_WAIT } else { MAX_WAIT };
         match purpose {
-            Purpose::Order { id, created_at_ms, sighting, patience, backlog } => {
+            Purpose::Order { id, created_at_ms, seen_for, patience, backlog } => {
                 call.arg("order").arg(id).arg(created_at_ms);
-                call.arg(millis(allowed.real(sighting)))
+                call.arg(millis(allowed.real(seen_for)))
                     .arg(millis(allowed.real(patience)))
                     .arg(u8::from(backlog));
             }
@@ -61,46 +61,46 @@ impl RedisBudget {
             }
         }
         call.arg(allowed.requests_per_minute).arg(millis(allowed.minute)).arg(allowed.burst());
-        call.arg(allowed.under_way).arg(millis(REQUEST)).arg(millis(in_flight::LEASE));
+        call.arg(allowed.max_in_flight).arg(millis(REQUEST)).arg(millis(in_flight::LEASE));
         call.arg(millis(PROBE_LOOK)).arg(allowed.real_ms(longest_wait)).arg(&self.worker);
         self.write_keys(&mut call);
         let answer: Option<Vec<Value>> = self.heard(call.invoke_async(&mut self.connection.get()).await);
         let Some(said) = answer.and_then(|answer| Said::read(&answer)) else {
-            return Permission::Closed(UNKNOWN);
+            return PermitDecision::Blocked(UNKNOWN);
         };
         match said {
             Said::Refused(wait) => {
                 self.standing.keys_refused(None, wait);
-                Permission::Closed(self.cannot_ask().await.unwrap_or(UNKNOWN))
+                PermitDecision::Blocked(self.cannot_ask().await.unwrap_or(UNKNOWN))
             }
-            Said::Doubted(wait) => {
-                self.standing.keys_doubted();
-                Permission::Closed(self.leave_to_others(wait).await)
+            Said::Mistrusted(wait) => {
+                self.standing.keys_mistrusted();
+                PermitDecision::Blocked(self.leave_to_others(wait).await)
             }
-            Said::Permission(permission) => {
-                if let Permission::Ask(ticket) = &permission
-                    && let Some(key) = self.keys.get(ticket.key)
+            Said::Decision(decision) => {
+                if let PermitDecision::Granted(permit) = &decision
+                    && let Some(key) = self.keys.get(permit.key)
                 {
-                    self.in_flight.began(&ticket.number, key);
+                    self.in_flight.began(&permit.number, key);
                 }
-                permission
+                decision
             }
         }
     }
 
-    /// How long an order of this worker waits before it asks again, while the provider refuses this worker.
+    /// Wait of an order while the provider refuses this worker; `None` while it does not.
     pub(super) async fn cannot_ask(&self) -> Option<Duration> {
         Some(self.leave_to_others(self.standing.refused_for()?).await)
     }
 
-    /// How long an order waits that this worker cannot check for this long: hardly at all where another worker may check
-    /// it. Then this one claims no jobs for a while.
+    /// Wait of an order that this worker cannot check for this long. Where another worker can, the wait is short, and this
+    /// worker claims no jobs for a while.
     pub(super) async fn leave_to_others(&self, wait: Duration) -> Duration {
         if self.others_can_ask().await {
             self.standing.pause_claims();
             return ELSEWHERE.min(wait);
         }
-        wait.min(self.allowance.real(LONGEST_WAIT).max(Duration::from_millis(1)))
+        wait.min(self.rate_limit.real(MAX_WAIT).max(Duration::from_millis(1)))
     }
 
     /// Whether another worker checks orders now.
@@ -111,13 +111,13 @@ impl RedisBudget {
     }
 }
 
-/// What the script says.
+/// What the script returns.
 enum Said {
-    Permission(Permission),
-    /// All keys are refused, for this long.
+    Decision(PermitDecision),
+    /// The provider refuses all keys of this worker, for this long.
     Refused(Duration),
-    /// The key is not believed to know the order, for this long.
-    Doubted(Duration),
+    /// "Not found" is not believed from this key, for this long.
+    Mistrusted(Duration),
 }
 
 impl Said {
@@ -126,20 +126,20 @@ impl Said {
             |n: usize| answer.get(n).and_then(|value| redis::from_redis_value_ref::<String>(value).ok());
         let number = |n: usize| text(n)?.parse::<u64>().ok();
         let wait = |n: usize| number(n).map(Duration::from_millis);
-        let permission = match text(0)?.as_str() {
-            "ask" => Permission::Ask(Ticket {
+        let decision = match text(0)?.as_str() {
+            "granted" => PermitDecision::Granted(Permit {
                 number: text(1)?,
                 key: usize::try_from(number(2)?).ok()?,
                 probe: number(3)? == 1,
                 waited: wait(4)?,
             }),
-            "sighted" => Permission::Sighted,
-            "wait" => Permission::Wait(wait(1)?),
-            "closed" => Permission::Closed(wait(1)?),
+            "seen-in-list" => PermitDecision::SeenInList,
+            "wait" => PermitDecision::Wait(wait(1)?),
+            "blocked" => PermitDecision::Blocked(wait(1)?),
             "refused" => return Some(Self::Refused(wait(1)?)),
-            "doubted" => return Some(Self::Doubted(wait(1)?)),
+            "mistrusted" => return Some(Self::Mistrusted(wait(1)?)),
             _ => return None,
         };
-        Some(Self::Permission(permission))
+        Some(Self::Decision(decision))
     }
 }

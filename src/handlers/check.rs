@@ -1,4 +1,4 @@
-//! One look at an order: load → ask → decide → apply. Shared by `poll-topup` and `recheck-topup`, which
+//! One check of an order: load → ask → decide → apply. Shared by `poll-topup` and `recheck-topup`, which
 //! differ only in what `decide` makes of the answer.
 
 use std::time::Duration;
@@ -10,20 +10,20 @@ use topup_jobs::{
 
 use super::announce::ANOTHER_CARD;
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
-use crate::job::{End, Job, NextJob, Settlement, encode};
+use crate::job::{Disposition, Job, NextJob, Settlement, encode};
 use crate::orders::{Applied, Change, Order, StoreError};
 use crate::provider::{ApiError, Concern, RequestKind};
-use crate::rate_limit::{Checked, Meaning, Permission, Wish};
+use crate::rate_limit::{Checked, Meaning, PermitDecision, PermitRequest};
 
 /// What an id says of the time when its order was created is believed if it was tracked no later than this.
-const LONGEST_HANDOVER: Duration = Duration::from_hours(7 * 24);
+const MAX_HANDOVER: Duration = Duration::from_hours(7 * 24);
 
 /// How soon a recheck that met an outage of the provider runs again, in domain time.
 const OUTAGE_PAUSE: Duration = Duration::from_mins(1);
 /// How often a request that shows whether the provider is down is asked for, …
-const MOST_TRIES_TO_VERIFY: u32 = 3;
+const MAX_TRIES_TO_VERIFY: u32 = 3;
 /// … and for how long each time, in real time.
-const LONGEST_TRY: Duration = Duration::from_secs(2);
+const MAX_TRY: Duration = Duration::from_secs(2);
 /// An order of this age is a part of the backlog: three times as old as fast polling makes it. A customer has waited for
 /// it for so long that one who has just paid goes first.
 const BACKLOG_AGE: Duration = Duration::from_mins(15);
@@ -48,30 +48,34 @@ fn names_first(id: &[u8], payload: &[u8]) -> bool {
     behind_id.is_some_and(|rest| rest.starts_with(b"\""))
 }
 
-/// Looks at the order once and says what becomes of the job.
-pub(super) async fn follow(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
+/// Checks the order once and says what becomes of the job.
+pub(super) async fn check(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Settlement {
     tracing::Span::current().record("order.id", job.payload.topup_id.as_str());
-    match look(env, name, job).await {
+    match try_check(env, name, job).await {
         Ok(settlement) => settlement,
         Err(error) => {
             // Our own trouble, not the order's: it waits, and no attempt is lost.
             log_store_failure(&error);
-            Settlement::new(End::Wait(TROUBLE_PAUSE))
+            Settlement::new(Disposition::Snooze(TROUBLE_PAUSE))
         }
     }
 }
 
-async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result<Settlement, StoreError> {
+async fn try_check(
+    env: &Environment,
+    name: JobName,
+    job: &Job<TrackTopup>,
+) -> Result<Settlement, StoreError> {
     let request = &job.payload;
     let mut order = env.store.track(request, env.clock.now()).await?;
     if let Some(end) = ended_before(&order) {
-        let next = env.jobs_to_tell(&order).await?;
+        let next = env.jobs_to_notify(&order).await?;
         return Ok(Settlement { next, ..stays(request, &order, Waited::default(), end) });
     }
     if let Some(mut next) = decided_before(env, name, request, &order) {
         tracing::debug!(order.status = %order.tracking.status, "there is nothing to ask about the order");
-        next.extend(env.jobs_to_tell(&order).await?);
-        return Ok(Settlement { next, ..Settlement::new(End::Finish) });
+        next.extend(env.jobs_to_notify(&order).await?);
+        return Ok(Settlement { next, ..Settlement::new(Disposition::Complete) });
     }
     let now = env.clock.now();
     let waited = request.waited.until(now);
@@ -91,14 +95,16 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
     let as_before = decide(&situation, &handling, now);
     // What the list shows may be old: it does not have the last word, as before fast polling ends.
     let list_counts = matches!(as_before.next, Next::Poll(_));
-    let (observation, told_by) = match observe(env, name, &order, list_counts).await {
-        Look::Asked(observation) => (observation, RequestKind::CheckId),
-        Look::Sighted => (handling, RequestKind::List),
+    let (observation, source) = match observe(env, name, &order, list_counts).await {
+        Observed::Answer(observation) => (observation, RequestKind::CheckId),
+        Observed::SeenInList => (handling, RequestKind::List),
         // Nothing is learned of the order, so nothing is stored.
-        Look::Wait(wait) => return Ok(stays(request, &order, request.waited.on(now), End::Wait(wait))),
+        Observed::Wait(wait) => {
+            return Ok(stays(request, &order, request.waited.on(now), Disposition::Snooze(wait)));
+        }
     };
     let now = env.clock.now();
-    let mut decision = match told_by {
+    let mut decision = match source {
         RequestKind::CheckId => decide(&situation, &observation, now),
         RequestKind::List => as_before,
     };
@@ -106,19 +112,19 @@ async fn look(env: &Environment, name: JobName, job: &Job<TrackTopup>) -> Result
         decision.notify = Some(Outcome::Unresolved);
         decision.warning = Some(ANOTHER_CARD.to_owned());
     }
-    if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (told_by, name, &decision.next)
+    if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (source, name, &decision.next)
         && order.tracking.last_checked_at.is_some()
     {
         // The list shows every order at every reading: what is as before is not worth a write. The first time it is:
         // from then on the order is one that the provider knows.
-        return Ok(stays(request, &order, waited, End::Wait(env.clock.real(*wait))));
+        return Ok(stays(request, &order, waited, Disposition::Snooze(env.clock.real(*wait))));
     }
-    if !carry_out(env, name, &order, (told_by, &observation), &decision, now).await? {
-        tracing::debug!("the order was changed meanwhile; looking again");
-        return Ok(Settlement::new(End::Wait(Duration::ZERO)));
+    if !carry_out(env, name, &order, (source, &observation), &decision, now).await? {
+        tracing::debug!("the order was changed meanwhile; checking again");
+        return Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)));
     }
     let mut settlement = settle(env, request, &order, decision);
-    settlement.next.extend(env.jobs_to_tell(&order).await?);
+    settlement.next.extend(env.jobs_to_notify(&order).await?);
     Ok(settlement)
 }
 
@@ -150,18 +156,18 @@ fn same_code(one: &Secret, other: &Secret) -> bool {
 
 /// What becomes of the job of an order that stays given up or cancelled: its end did not reach the queue when it gave
 /// the order up, or the operator has discarded its dead letter or stopped the order since.
-fn ended_before(order: &Order) -> Option<End> {
+fn ended_before(order: &Order) -> Option<Disposition> {
     let tracking = &order.tracking;
     if tracking.status.is_final() || tracking.next_check_at.is_some() {
         return None;
     }
     Some(match &order.given_up {
-        Some(reason) if order.cancelled_at.is_none() => End::DeadLetter(reason.clone()),
-        _ => End::Finish,
+        Some(reason) if order.cancelled_at.is_none() => Disposition::DeadLetter(reason.clone()),
+        _ => Disposition::Complete,
     })
 }
 
-/// The jobs of an order about which nobody needs to ask, if that is so: it is final, or it is rechecked later, as the
+/// The jobs that follow where no request is needed, if that is so: it is final, or it is rechecked later, as the
 /// list told or a look decided whose settling was lost.
 fn decided_before(
     env: &Environment,
@@ -178,17 +184,17 @@ fn decided_before(
     }
     let later = matches!(tracking.status, OrderStatus::Scheduled | OrderStatus::Delayed);
     let wait = (tracking.next_check_at? - env.clock.now()).to_std().ok()?;
-    let follow_up = || request.follow_up(tracking.tracked_at);
+    let continued = || request.continued(tracking.tracked_at);
     (later && name == JobName::PollTopup)
-        .then(|| vec![NextJob::look(JobName::RecheckTopup, follow_up(), env.clock.real(wait))])
+        .then(|| vec![NextJob::check(JobName::RecheckTopup, continued(), env.clock.real(wait))])
 }
 
-/// Stores what a row of the list shows of an order that may be followed. Returns whether its job has something to
+/// Stores what a row of the list shows of an order that may be tracked. Returns whether its job has something to
 /// carry out now.
 ///
 /// # Errors
 /// [`StoreError`] where the store fails.
-pub(crate) async fn sighted(
+pub(crate) async fn seen_in_list(
     env: &Environment,
     topup_id: &TopupId,
     seen: ProviderOrder,
@@ -205,7 +211,7 @@ pub(crate) async fn sighted(
         // That is known. Where the order has gone on since, the row is older than what is known.
         return Ok(false);
     }
-    let job = JobName::following(tracking.status);
+    let job = JobName::tracking(tracking.status);
     let now = env.clock.now();
     let situation = Situation {
         job,
@@ -220,12 +226,12 @@ pub(crate) async fn sighted(
     carry_out(env, job, &order, (RequestKind::List, &observation), &decision, now).await
 }
 
-/// Stores a decision and says so. False where somebody else changed the order meanwhile; then nothing is stored.
+/// Stores a decision and logs it. False where the order was changed meanwhile; then nothing is stored.
 async fn carry_out(
     env: &Environment,
     job: JobName,
     order: &Order,
-    (told_by, observation): (RequestKind, &Observation),
+    (source, observation): (RequestKind, &Observation),
     decision: &Decision,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
@@ -246,7 +252,7 @@ async fn carry_out(
     let event = decision.notify.map(|outcome| env.announce(outcome, order, seen, record, in_words, now));
     let change = Change { job, at: now, order, record, seen, given_up, event: event.clone() };
     match (env.store.apply(change).await?, &event) {
-        (Applied::Outdated, _) => return Ok(false),
+        (Applied::Conflict, _) => return Ok(false),
         (Applied::Stored, Some(event)) => env.report_unreachable(order, event),
         (Applied::Stored | Applied::Repeated, _) => {}
     }
@@ -254,7 +260,7 @@ async fn carry_out(
     let tracking = &order.tracking;
     if record.status != tracking.status {
         // Polls that the list spared are not stored, so these are requests.
-        let requests = tracking.polls + u32::from(told_by == RequestKind::CheckId);
+        let requests = tracking.polls + u32::from(source == RequestKind::CheckId);
         env.metrics.status_changed(tracking.status, record.status, requests);
     }
     if decision.next == Next::Done && !tracking.status.is_final() && tracking.scheduled_at.is_none() {
@@ -264,8 +270,8 @@ async fn carry_out(
     Ok(true)
 }
 
-/// Stores that an order is followed no longer, and returns the jobs that tell so. For one that the queue has
-/// buried by itself, in these words; an order that is given up or final already is left as it is.
+/// Stores that an order is no longer tracked, and returns the jobs that tell so. For one that the queue has
+/// dead-lettered by itself, in these words; an order that is given up or final already is left as it is.
 pub(crate) async fn give_up(
     env: &Environment,
     topup_id: &TopupId,
@@ -280,7 +286,7 @@ pub(crate) async fn give_up(
     let record = Tracking { next_check_at: None, last_error, ..order.tracking.clone() };
     let event = env.announce(Outcome::Unresolved, &order, None, &record, Some(reason), now);
     let change = Change {
-        job: JobName::following(order.tracking.status),
+        job: JobName::tracking(order.tracking.status),
         at: now,
         order: &order,
         record: &record,
@@ -290,16 +296,16 @@ pub(crate) async fn give_up(
     };
     match env.store.apply(change).await? {
         Applied::Stored | Applied::Repeated => {
-            tracing::error!(order.id = %topup_id, reason, "the order is followed no longer");
-            env.jobs_to_tell(&order).await
+            tracing::error!(order.id = %topup_id, reason, "the order is no longer tracked");
+            env.jobs_to_notify(&order).await
         }
-        Applied::Outdated => Ok(Vec::new()),
+        Applied::Conflict => Ok(Vec::new()),
     }
 }
 
 /// Whether a dead letter has its reason from a look at the order, which has stored before that the order is given up.
-/// Where the store has it followed nevertheless, the operator has had it replayed since.
-pub(crate) fn is_by_a_look(reason: &str) -> bool {
+/// Where the store has it tracked nevertheless, the operator has had it replayed since.
+pub(crate) fn is_by_a_check(reason: &str) -> bool {
     [
         DeadLetterReason::NotFound,
         DeadLetterReason::RecheckExhausted,
@@ -310,22 +316,22 @@ pub(crate) fn is_by_a_look(reason: &str) -> bool {
     .any(|known| known.as_str() == reason)
 }
 
-/// What came of the wish to ask.
-enum Look {
-    Asked(Observation),
+/// What a check came to.
+enum Observed {
+    Answer(Observation),
     /// The list has just shown it HANDLING.
-    Sighted,
+    SeenInList,
     /// Nothing is learned of the order: others come first, or the provider or a key is at fault. Checked again after this
     /// real time.
     Wait(Duration),
 }
 
 /// Asks the provider, unless no request may be made or another one has told.
-async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Look {
+async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Observed {
     let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
     let (now, created_at) = (env.clock.now(), created_at(order));
-    let wish = Wish {
+    let request = PermitRequest {
         topup_id: order.topup_id.clone(),
         created_at,
         last: tracking.last_checked_at.map(age),
@@ -333,20 +339,20 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
         backlog: job == JobName::RecheckTopup || created_at + BACKLOG_AGE < now,
         list_counts,
     };
-    let ticket = match env.budget.ask(&wish).await {
-        Permission::Ask(ticket) => ticket,
-        Permission::Sighted => return Look::Sighted,
-        Permission::Wait(wait) | Permission::Closed(wait) => return Look::Wait(wait),
+    let permit = match env.budget.acquire(&request).await {
+        PermitDecision::Granted(permit) => permit,
+        PermitDecision::SeenInList => return Observed::SeenInList,
+        PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => return Observed::Wait(wait),
     };
-    env.metrics.waited(job, env.clock.domain(ticket.waited));
-    let answer = env.api(&ticket).check_id(&order.topup_id).await;
+    env.metrics.waited(job, env.clock.domain(permit.waited));
+    let answer = env.api(&permit).check_id(&order.topup_id).await;
     env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
     let checked = Checked { topup_id: &order.topup_id, known: order.tracking.last_checked_at.is_some() };
-    let meaning = env.budget.answered(&ticket, Some(checked), answer.as_ref().err()).await;
+    let meaning = env.budget.report(&permit, Some(checked), answer.as_ref().err()).await;
     if let Meaning::SaysNothing(wait) = meaning {
-        return Look::Wait(wait);
+        return Observed::Wait(wait);
     }
-    Look::Asked(match answer {
+    Observed::Answer(match answer {
         Ok(order) => Observation::Answered(order),
         Err(ApiError::NotFound(_)) => Observation::NotFound,
         Err(error) => {
@@ -362,7 +368,7 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
                     wait_ms,
                     "the provider seems to be down; the recheck waits and loses no attempt"
                 );
-                return Look::Wait(env.clock.real(OUTAGE_PAUSE));
+                return Observed::Wait(env.clock.real(OUTAGE_PAUSE));
             }
             Observation::Failed(error.to_string())
         }
@@ -372,16 +378,16 @@ async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bo
 /// Whether the provider answers nothing else either, after it failed to answer for one order. As long as that cannot be
 /// asked, it counts as down.
 async fn provider_is_down(env: &Environment) -> bool {
-    for _ in 0..MOST_TRIES_TO_VERIFY {
-        match env.budget.ask_to_verify().await {
-            Ok(ticket) => {
-                let answer = env.api(&ticket).verify().await;
+    for _ in 0..MAX_TRIES_TO_VERIFY {
+        match env.budget.acquire_to_verify().await {
+            Ok(permit) => {
+                let answer = env.api(&permit).verify().await;
                 let error = answer.as_ref().err();
                 env.metrics.requested(RequestKind::List, error);
-                env.budget.answered(&ticket, None, error).await;
+                env.budget.report(&permit, None, error).await;
                 return error.is_some_and(|error| !matches!(error.concern(), Concern::Order));
             }
-            Err(wait) => tokio::time::sleep(wait.min(LONGEST_TRY)).await,
+            Err(wait) => tokio::time::sleep(wait.min(MAX_TRY)).await,
         }
     }
     true
@@ -390,9 +396,9 @@ async fn provider_is_down(env: &Environment) -> bool {
 /// When the provider created the order: before it was tracked, and long before where no worker ran meanwhile.
 fn created_at(order: &Order) -> Timestamp {
     let tracked_at = order.tracking.tracked_at;
-    let told = order.topup_id.created_at();
-    let believed = tracked_at - LONGEST_HANDOVER..=tracked_at + CLOCKS_APART;
-    told.filter(|told| believed.contains(told)).unwrap_or(tracked_at)
+    let notification = order.topup_id.created_at();
+    let believed = tracked_at - MAX_HANDOVER..=tracked_at + CLOCKS_APART;
+    notification.filter(|notification| believed.contains(notification)).unwrap_or(tracked_at)
 }
 
 fn report(decision: &Decision, observation: &Observation) {
@@ -402,38 +408,38 @@ fn report(decision: &Decision, observation: &Observation) {
             tracing::error!(order.status = %status, reason = reason.as_str(), "the order goes to the dead letters");
         }
         (_, Observation::Failed(error)) => tracing::warn!(error, "the provider did not answer usably"),
-        _ => tracing::debug!(order.status = %status, "looked at the order"),
+        _ => tracing::debug!(order.status = %status, "checked the order"),
     }
 }
 
 /// The jobs that carry out the decision. From the first look on they carry neither the customer nor the
 /// metadata: those are in the store.
 fn settle(env: &Environment, request: &TrackTopup, order: &Order, decision: Decision) -> Settlement {
-    let follow_up = |job, wait| {
-        let next = NextJob::look(job, request.follow_up(order.tracking.tracked_at), env.clock.real(wait));
-        Settlement { next: vec![next], ..Settlement::new(End::Finish) }
+    let continued = |job, wait| {
+        let next = NextJob::check(job, request.continued(order.tracking.tracked_at), env.clock.real(wait));
+        Settlement { next: vec![next], ..Settlement::new(Disposition::Complete) }
     };
     let stays = |end| stays(request, order, Waited::default(), end);
     match decision.next {
-        Next::Done => Settlement::new(End::Finish),
-        Next::Poll(wait) => follow_up(JobName::PollTopup, wait),
-        Next::Recheck(wait) => follow_up(JobName::RecheckTopup, wait),
+        Next::Done => Settlement::new(Disposition::Complete),
+        Next::Poll(wait) => continued(JobName::PollTopup, wait),
+        Next::Recheck(wait) => continued(JobName::RecheckTopup, wait),
         Next::Retry(wait) => {
             let error = decision.record.last_error.unwrap_or_default();
-            stays(End::Retry(env.clock.real(wait), error))
+            stays(Disposition::Retry(env.clock.real(wait), error))
         }
-        Next::Wait(wait) => stays(End::Wait(env.clock.real(wait))),
-        Next::DeadLetter(reason) => stays(End::DeadLetter(reason.as_str().to_owned())),
+        Next::Wait(wait) => stays(Disposition::Snooze(env.clock.real(wait))),
+        Next::DeadLetter(reason) => stays(Disposition::DeadLetter(reason.as_str().to_owned())),
     }
 }
 
 /// The job stays, for now or for an operator to look at.
-fn stays(request: &TrackTopup, order: &Order, waited: Waited, end: End) -> Settlement {
-    let follow_up = request.follow_up(order.tracking.tracked_at);
-    let payload = TrackTopup { force: request.force, waited, ..follow_up };
-    Settlement { payload: Some(encode(&payload)), ..Settlement::new(end) }
+fn stays(request: &TrackTopup, order: &Order, waited: Waited, disposition: Disposition) -> Settlement {
+    let continued = request.continued(order.tracking.tracked_at);
+    let payload = TrackTopup { force: request.force, waited, ..continued };
+    Settlement { payload: Some(encode(&payload)), ..Settlement::new(disposition) }
 }
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
+#[path = "check_tests.rs"]
 mod tests;

@@ -9,7 +9,7 @@ use topup_worker::orders::NotificationStatus;
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{enqueue_at, told_by};
+use super::{enqueue_at, source};
 use crate::support::{Bed, until};
 
 fn order(bed: &Bed) -> String {
@@ -70,7 +70,7 @@ async fn a_dead_endpoint_is_left_alone_for_a_while_and_no_event_loses_an_attempt
     assert!(tried <= 6, "{tried} attempts");
     let mut attempts = 0;
     for id in &orders {
-        let told = told_by(&bed, id, Outcome::Fulfilled, "callback").await.unwrap();
+        let told = source(&bed, id, Outcome::Fulfilled, "callback").await.unwrap();
         assert_eq!(told.status, NotificationStatus::Sent, "{id}");
         attempts += usize::try_from(told.attempts).unwrap();
     }

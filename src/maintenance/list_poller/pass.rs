@@ -15,15 +15,15 @@ const BEFORE: Duration = Duration::from_secs(15);
 /// An id tells the second in which its order was created.
 const AFTER: Duration = Duration::from_secs(5);
 /// Where an id does not tell, the clocks of the two sides need not agree.
-const AHEAD: Duration = Duration::from_mins(5);
+const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// An order so much older than the next one is not worth the pages between them: rows for each order from there on.
 const WORTH_ROWS: f64 = 50.0;
 /// The same where it is not known yet how many rows there are.
 const WORTH_TIME: Duration = Duration::from_mins(10);
 /// Pages in a row that show no order that waits before the rest is not read.
-const MOST_USELESS_PAGES: u32 = 3;
+const MAX_USELESS_PAGES: u32 = 3;
 /// The same before the first such order: the list may begin with newer ones.
-const MOST_PAGES_AHEAD: u32 = 10;
+const MAX_PAGES_AHEAD: u32 = 10;
 
 /// Orders that wait, the newest first.
 pub(super) type Line = Vec<(TopupId, Timestamp)>;
@@ -40,7 +40,7 @@ impl Window {
     pub(super) fn of(line: &Line, density: f64) -> Option<Self> {
         let latest = |(topup_id, created_at): &(TopupId, Timestamp)| {
             let is_told = topup_id.created_at().is_some_and(|told| told == *created_at);
-            *created_at + if is_told { AFTER } else { AHEAD }
+            *created_at + if is_told { AFTER } else { MAX_CLOCK_SKEW }
         };
         let to = line.iter().map(latest).max()?;
         Some(Self { from: reach(line, density) - BEFORE, to })
@@ -128,7 +128,7 @@ impl Pass {
         } else {
             self.useless_pages += 1;
         }
-        let most = if self.has_shown_one { MOST_USELESS_PAGES } else { MOST_PAGES_AHEAD };
+        let most = if self.has_shown_one { MAX_USELESS_PAGES } else { MAX_PAGES_AHEAD };
         if self.useless_pages >= most { Step::Left } else { Step::Next }
     }
 

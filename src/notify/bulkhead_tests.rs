@@ -1,0 +1,180 @@
+use super::*;
+
+const SHOP: &str = "https://shop.example";
+
+fn bulkhead(slots: usize, spare: usize) -> Arc<Bulkhead> {
+    Bulkhead::new(Slots::new(slots, spare), |wait| wait)
+}
+
+fn try_acquire(bulkhead: &Arc<Bulkhead>, now: Instant) -> Result<EndpointSlot, Rejected> {
+    bulkhead.try_acquire(SHOP.to_owned(), now)
+}
+
+fn fail(bulkhead: &Arc<Bulkhead>, now: Instant) -> Option<Transition> {
+    try_acquire(bulkhead, now).unwrap().ended(false, now)
+}
+
+/// Has this endpoint answer at once.
+fn answer(bulkhead: &Arc<Bulkhead>, name: &str, now: Instant) {
+    assert_eq!(bulkhead.try_acquire(name.to_owned(), now).unwrap().ended(true, now), None);
+}
+
+/// Every slot that there is for this endpoint.
+fn fill(bulkhead: &Arc<Bulkhead>, name: &str, now: Instant) -> Vec<EndpointSlot> {
+    std::iter::from_fn(|| bulkhead.try_acquire(name.to_owned(), now).ok()).collect()
+}
+
+#[tokio::test]
+async fn endpoints_that_answer_share_all_slots_and_leave_one_to_the_next() {
+    let now = Instant::now();
+    for (slots, shares) in [(1, vec![1]), (2, vec![1, 1]), (3, vec![1, 1, 1]), (64, vec![32, 16, 8, 4])] {
+        let bulkhead = bulkhead(slots, 0);
+        let names: Vec<String> = (0..shares.len()).map(|n| format!("https://{n}.example")).collect();
+        for name in &names {
+            answer(&bulkhead, name, now);
+        }
+        let mut held: Vec<Vec<EndpointSlot>> = names.iter().map(|name| fill(&bulkhead, name, now)).collect();
+        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), shares, "{slots} slots");
+        assert!(
+            matches!(bulkhead.try_acquire(names[0].clone(), now), Err(Rejected::Busy(_))),
+            "{slots} slots"
+        );
+        // A handler that panics gives its slot back all the same.
+        held[0].clear();
+        assert!(bulkhead.try_acquire(names[0].clone(), now).is_ok());
+    }
+}
+
+#[tokio::test]
+async fn endpoints_that_are_not_trusted_have_half_of_the_slots_together() {
+    let (bulkhead, now) = (bulkhead(64, 0), Instant::now());
+    let well = "https://well.example";
+    answer(&bulkhead, well, now);
+    // One with many events leaves room for others of its kind.
+    let many = fill(&bulkhead, "https://many.example", now);
+    assert_eq!(many.len(), 16);
+    let each: Vec<_> =
+        (0..300).filter_map(|n| bulkhead.try_acquire(format!("https://{n}.example"), now).ok()).collect();
+    assert_eq!(many.len() + each.len(), 32);
+    assert_eq!(fill(&bulkhead, well, now).len(), 16, "of the other half one leaves as much as it takes");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_trusted_until_an_attempt_fails_or_takes_long() {
+    let (bulkhead, now) = (bulkhead(8, 0), Instant::now());
+    let trusted = || bulkhead.state().endpoints.get(SHOP).is_some_and(|endpoint| endpoint.trusted);
+    assert!(!trusted());
+    answer(&bulkhead, SHOP, now);
+    assert!(trusted());
+    assert_eq!(fail(&bulkhead, now), None);
+    assert!(!trusted());
+    answer(&bulkhead, SHOP, now);
+    let (mut slow, other) = (try_acquire(&bulkhead, now).unwrap(), try_acquire(&bulkhead, now).unwrap());
+    slow.takes_long();
+    assert!(!trusted(), "while it runs");
+    assert_eq!(bulkhead.state().untrusted, 2, "its other attempt is counted with it");
+    assert_eq!(slow.ended(true, now), None);
+    assert!(!trusted(), "an answer that came late");
+    assert_eq!(other.ended(true, now), None);
+    assert!(trusted());
+    let state = bulkhead.state();
+    assert_eq!((state.taken, state.untrusted), (0, 0));
+}
+
+#[tokio::test]
+async fn attempts_that_take_long_are_lent_spare_slots_and_fill_no_others() {
+    let (bulkhead, now) = (bulkhead(4, 3), Instant::now());
+    let attempt = async |n: u32| {
+        let mut slot = bulkhead.try_acquire(format!("https://{n}.example"), Instant::now()).ok()?;
+        slot.watch(std::future::pending::<()>()).await;
+        Some(())
+    };
+    let counts = || {
+        let state = bulkhead.state();
+        (state.taken, state.untrusted)
+    };
+    let lent = || bulkhead.state().endpoints.values().map(|endpoint| endpoint.lent).sum::<usize>();
+    let mut hanging = Box::pin(async {
+        tokio::join!(attempt(1), attempt(2));
+    });
+    tokio::select! {
+        () = hanging.as_mut() => panic!("they hang"),
+        () = async {
+            while lent() < 2 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        } => {}
+    }
+    // Of three spare slots there is one left.
+    assert_eq!(counts(), (0, 0));
+    let mut held = fill(&bulkhead, "https://3.example", now);
+    held.extend(fill(&bulkhead, "https://4.example", now));
+    assert_eq!(held.len(), 2, "half of the slots");
+    held.iter_mut().for_each(EndpointSlot::takes_long);
+    assert_eq!(counts(), (1, 1), "for one there was no spare slot");
+    drop(held);
+    drop(hanging);
+    assert_eq!(counts(), (0, 0));
+    assert!(bulkhead.state().endpoints.is_empty(), "nothing is remembered of what never answered");
+}
+
+#[tokio::test]
+async fn an_endpoint_has_half_of_the_slots_the_lent_ones_included() {
+    let (bulkhead, now) = (bulkhead(8, 100), Instant::now());
+    let mut held = Vec::new();
+    while let Ok(mut slot) = try_acquire(&bulkhead, now) {
+        slot.takes_long();
+        held.push(slot);
+    }
+    assert_eq!(held.len(), 4);
+}
+
+#[tokio::test]
+async fn five_failures_in_a_row_open_it_and_one_goes_first_after_the_pause() {
+    let (bulkhead, now) = (bulkhead(64, 0), Instant::now());
+    for turned in [None, None, None, None, Some(Transition::Opened)] {
+        assert_eq!(fail(&bulkhead, now), turned);
+    }
+    let soon = now + Duration::from_secs(10);
+    assert_eq!(try_acquire(&bulkhead, soon).err(), Some(Rejected::Open(Duration::from_secs(20))));
+    let later = now + OPEN;
+    let first = try_acquire(&bulkhead, later).unwrap();
+    assert_eq!(try_acquire(&bulkhead, later).err(), Some(Rejected::Open(FIRST_TRIES)));
+    assert_eq!(first.ended(false, later), None, "it stays open");
+    assert_eq!(try_acquire(&bulkhead, later).err(), Some(Rejected::Open(OPEN)));
+    let first = try_acquire(&bulkhead, later + OPEN).unwrap();
+    assert_eq!(first.ended(true, later + OPEN), Some(Transition::Closed));
+    let _two = (try_acquire(&bulkhead, later + OPEN).unwrap(), try_acquire(&bulkhead, later + OPEN).unwrap());
+}
+
+#[tokio::test]
+async fn those_that_find_no_place_come_back_one_after_another_at_the_pace_of_the_endpoint() {
+    let (bulkhead, now) = (bulkhead(20, 0), Instant::now());
+    answer(&bulkhead, SHOP, now);
+    // An hour without events says nothing about its pace.
+    let now = now + Duration::from_hours(1);
+    let _places: Vec<_> = fill(&bulkhead, SHOP, now);
+    let back = |now| match try_acquire(&bulkhead, now) {
+        Err(Rejected::Busy(wait)) => wait.as_millis(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([back(now), back(now), back(now)], [10, 15, 20], "behind the first that found none");
+    assert_eq!(back(now + Duration::from_millis(10)), 15, "behind the four");
+    let second = now + Duration::from_secs(1);
+    assert_eq!(back(second), 100, "no slot came free for a second");
+    assert_eq!(back(second), 200, "one after another");
+    for _ in 0..1_000 {
+        assert!(back(second) <= MAX_WAIT.as_millis());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_between_begins_the_count_anew() {
+    let (bulkhead, now) = (bulkhead(64, 0), Instant::now());
+    for _ in 0..3 {
+        for _ in 0..FAILURES - 1 {
+            assert_eq!(fail(&bulkhead, now), None);
+        }
+        answer(&bulkhead, SHOP, now);
+    }
+}
