@@ -1,53 +1,46 @@
-//! One thing that was looked at, and what was found: by `topup-worker doctor`, and by a worker that runs.
+//! The result of one check, which `topup-worker doctor` or a running worker makes.
 //!
-//! A text in here is written by this program: no address, no error of a library and no value of a setting is ever passed
-//! through, since any of them may hold a password.
+//! Every text is written by this program and never contains an address, the error of a library or the value of a
+//! setting, since any of these may contain a password.
 
 use serde::Serialize;
 
-/// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
-    /// As it should be.
     Ok,
-    /// `run` works, and something may go wrong later or is not as it should be.
+    /// `run` works, but something is wrong or may go wrong later.
     Warn,
-    /// `run` would not work, or would lose what it promises to keep.
+    /// `run` would fail, or would lose orders.
     Fail,
-    /// Not looked at, because another check stands in the way.
+    /// The check was not made, because another check on which it depends failed.
     Skip,
 }
 
-/// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
-    /// What was looked at; the same word in both printings.
+    /// The name of the check, the same in text and in JSON.
     pub(crate) name: &'static str,
     pub(crate) verdict: Verdict,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub(crate) found: String,
-    /// What to do, where there is something to do.
+    /// What the operator should do, if anything.
     pub(crate) advice: Option<String>,
 }
 
 impl Check {
-    /// As it should be.
     pub(crate) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Ok, found: found.into(), advice: None }
     }
 
-    /// The operator should look at it.
     pub(crate) fn warn(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Warn, found: found.into(), advice: Some(advice.into()) }
     }
 
-    /// The operator must change something.
     pub(crate) fn fail(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Fail, found: found.into(), advice: Some(advice.into()) }
     }
 
-    /// Not looked at.
     pub(crate) fn skip(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Skip, found: found.into(), advice: None }
     }

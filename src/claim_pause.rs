@@ -1,4 +1,4 @@
-//! Keeps the queues of one worker from claiming jobs for a while, without a stop: what is claimed goes on.
+//! A pause in which a worker claims no jobs. Jobs that the worker has already claimed continue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// A pause that can be begun, prolonged and ended at any time. Clones are the same pause.
+/// A pause that can be started, prolonged and ended at any time. Clones share one pause.
 #[derive(Debug, Clone)]
 pub struct ClaimPause(Arc<watch::Sender<Instant>>);
 
@@ -17,12 +17,11 @@ impl Default for ClaimPause {
 }
 
 impl ClaimPause {
-    /// No job is claimed for this long from now on.
+    /// Pauses the claiming of jobs for the time `pause`, counted from now. This pause replaces an earlier one.
     pub(crate) fn pause_for(&self, pause: Duration) {
         self.0.send_replace(Instant::now() + pause);
     }
 
-    /// Jobs are claimed again.
     pub(crate) fn end(&self) {
         self.0.send_replace(Instant::now());
     }
@@ -59,7 +58,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_that_is_prolonged_lasts_on() {
+    async fn a_prolonged_pause_lasts_until_its_new_end() {
         let pause = ClaimPause::default();
         pause.pause_for(Duration::from_millis(20));
         pause.pause_for(Duration::from_hours(1));

@@ -1,8 +1,8 @@
-//! Domain time: the time of the deployment, and the one place that reads the wall clock of the machine.
+//! Domain time, by which orders are tracked, and the only function that reads the wall clock of the machine.
 //!
-//! With a scale of 3600 an hour of the domain passes in a second: for demos and tests. The scale applies
-//! to the waits of the domain and to the times it stores, never to leases, HTTP time-outs, reconnects or
-//! the time stamp of a webhook.
+//! Domain time is the time of the deployment. In demos and tests it is scaled: at a scale of 3600, an hour of domain
+//! time passes in a second. The scale applies to waits and stored times of orders, never to leases, HTTP time-outs,
+//! reconnects or the time stamp of a webhook.
 
 mod shared;
 
@@ -14,26 +14,26 @@ use topup_jobs::Timestamp;
 
 pub use self::shared::SharedTime;
 
-/// Tells domain time.
+/// A source of domain time.
 pub trait Clock: Send + Sync + 'static {
-    /// Now, in domain time.
+    /// The present domain time.
     fn now(&self) -> Timestamp;
-    /// Now, by the time of the deployment: at real time, and the same for all workers.
+    /// The present time of the deployment, which is not scaled and is the same for all workers.
     fn deployment_now(&self) -> Timestamp;
-    /// How long a wait of the domain takes in real time.
+    /// Converts a wait in domain time to the time that really passes: at a scale of 3600, an hour to a second.
     fn real(&self, wait: Duration) -> Duration;
-    /// How much domain time passes in this much real time.
+    /// Converts time that really passed to domain time: at a scale of 3600, a second to an hour.
     fn domain(&self, real: Duration) -> Duration;
 }
 
-/// Now, by the wall clock of the machine. Hosts do not agree on it: ask a [`Clock`] for whatever concerns an order.
+/// The wall clock of the machine. The wall clocks of hosts differ, so code about orders uses a [`Clock`] instead.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub fn real_now() -> Timestamp {
     Utc::now()
 }
 
-/// Domain time that began at the anchor and runs `scale` times as fast as the time of the deployment.
+/// A clock for domain time, which begins at the anchor and runs `scale` times as fast as the deployment's time.
 #[derive(Debug, Clone)]
 pub struct ScaledClock {
     time: SharedTime,
@@ -42,19 +42,19 @@ pub struct ScaledClock {
 }
 
 impl ScaledClock {
-    /// The time of this machine at the start, unscaled, for a process that shares nothing with others.
+    /// An unscaled clock that starts from this machine's time, for a process that shares nothing with others.
     #[must_use]
     pub fn real_time() -> Self {
         Self::new(SharedTime::new(Instant::now(), real_now()), 1.0, Timestamp::UNIX_EPOCH)
     }
 
-    /// A clock that ran at real time up to the anchor and runs `scale` times as fast since.
+    /// A clock that runs `scale` times as fast as `time` since the anchor.
     #[must_use]
     pub fn new(time: SharedTime, scale: f64, anchor: Timestamp) -> Self {
         Self { time, anchor, scale }
     }
 
-    /// When it began to run at its scale; nothing for a clock at real time.
+    /// The beginning of scaled time, or `None` for an unscaled clock.
     #[must_use]
     pub fn anchor(&self) -> Option<Timestamp> {
         (!self.is_real()).then_some(self.anchor)
@@ -90,6 +90,40 @@ impl Clock for ScaledClock {
 
     fn domain(&self, real: Duration) -> Duration {
         real.mul_f64(self.scale)
+    }
+}
+
+/// A clock that stands still until a test advances it. It is not scaled.
+#[cfg(test)]
+pub(crate) struct ManualClock(std::sync::Mutex<Timestamp>);
+
+#[cfg(test)]
+impl ManualClock {
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self(std::sync::Mutex::new(now))
+    }
+
+    pub(crate) fn advance(&self, seconds: i64) {
+        *self.0.lock().unwrap() += TimeDelta::seconds(seconds);
+    }
+}
+
+#[cfg(test)]
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn deployment_now(&self) -> Timestamp {
+        self.now()
+    }
+
+    fn real(&self, wait: Duration) -> Duration {
+        wait
+    }
+
+    fn domain(&self, real: Duration) -> Duration {
+        real
     }
 }
 

@@ -1,16 +1,16 @@
-//! What all workers of one deployment must share, held in Redis: the layout of the keys there, the database, and
-//! encryption keys with which each decrypts what another encrypts.
+//! What all workers of a deployment must have in common, as recorded in Redis: the layout of the keys in Redis, the
+//! database, and encryption keys with which each worker can decrypt the cards of every other worker.
 //!
-//! Workers that differ would destroy each other's work in silence: two databases under one prefix tell one order twice
-//! and know nothing of each other's failures, and a card that one worker encrypts is lost to another that lacks the key.
-//! So a worker joins before it changes anything, looks again three times a minute, and stops where it differs, in words.
-//! After Redis has lost its data, the running workers write all of it again, and a worker that starts waits for them.
+//! Workers that differ would silently damage each other's work: with two databases under one prefix a customer is
+//! notified twice, and a worker without the right key cannot read a card. So a worker joins the deployment before it
+//! changes anything, checks its membership three times a minute, and stops with an error if it differs from the others.
+//! If Redis has lost its data, the running workers write these entries again, and a starting worker waits for that.
 //!
 //! | key | type | content |
 //! |---|---|---|
-//! | `{topup}:layout` | string | number of the layout of all keys; raised where an older program cannot work on |
+//! | `{topup}:layout` | string | number of the layout of all keys; raised if an older program must stop |
 //! | `{topup}:store` | string | id of the database that the jobs belong to |
-//! | `{topup}:keyrings` | sorted set | workers with the fingerprints of their keys, scored by when they last joined |
+//! | `{topup}:keyrings` | sorted set | workers and their keys' fingerprints, scored by the time of the last join |
 
 pub(crate) mod scripts;
 mod time_keeper;
@@ -25,30 +25,29 @@ pub(crate) use self::time_keeper::TimeKeeper;
 use crate::job::WORKER_IS_GONE_AFTER;
 use crate::redis::{Backoff, Connection, Names, millis};
 
-/// The layout of the keys in Redis that this program knows. It is raised with a change beside which an older worker
-/// could lose or double a job, and with no other: workers of two versions run side by side during an upgrade.
+/// Version of the key layout in Redis. A higher version in Redis stops all older workers. Workers of two versions run
+/// side by side during an upgrade, so only a change with which an older one could lose or double a job raises it.
 pub(crate) const LAYOUT: u64 = 1;
 
-/// How often a worker looks whether it still stands among the others. Real time. One small question: it is what an idle
-/// worker asks of Redis, too.
+/// Pause between two membership checks. A check is one small query. `TIME_SCALE` changes no duration of this file.
 const INTERVAL: Duration = Duration::from_secs(20);
-/// After so many looks a worker joins anew, which says that it lives.
+/// A worker renews its membership after this number of checks, to show the other workers that it is alive.
 const JOINS_ANEW_AFTER: u32 = 30;
-/// A worker that has not joined again within this time counts as gone. Real time.
+/// A worker that has not renewed its membership for this long counts as gone.
 const GONE_AFTER: Duration = Duration::from_mins(25);
-/// A worker whose keys differ was removed from the set, and stands there again within this time if it lives. Real time.
+/// If a worker's entry was removed because its keys differ, the worker joins again within this time if it is alive.
 pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(26);
-/// Pause between two looks at that.
+/// Pause between two queries while a worker or a command waits for running workers to report or to join again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A worker that runs reports within this time, at the latest with its next look at a queue. Real time.
+/// Running workers that `join.lua` has woken report to their queues within this time.
 const REPORTS_WITHIN: Duration = Duration::from_secs(2);
-/// How long a worker that stops waits for Redis to take note.
+/// How long a stopping worker waits until Redis has removed its entry from the set of workers.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why a worker or a command must not work beside the others.
+/// Why a worker or a command must not run beside the others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// A newer program has laid out the keys.
+    /// A newer program has changed the layout of the keys.
     #[error(
         "a newer topup-worker has changed what stands in Redis under {prefix} (layout {found}; this version knows \
          {LAYOUT}): run the newer version, or give this one a TOPUP_PREFIX of its own"
@@ -58,11 +57,11 @@ pub(crate) enum Refusal {
     #[error(
         "DATABASE_URL cannot be used: the jobs in Redis under {prefix} belong to another database (store {found}; this \
          one is {own}): set it as the other workers have it (a relative path counts from the folder in which the \
-         program runs), or give this worker a TOPUP_PREFIX of its own. If this database takes the other's place for good, stop \
-         every worker and run `topup-worker adopt-store`"
+         program runs), or give this worker a TOPUP_PREFIX of its own. If this database replaces the other for good, \
+         stop every worker and run `topup-worker adopt-store`"
     )]
     Store { prefix: String, found: String, own: String },
-    /// Another worker has other keys.
+    /// Another worker's encryption keys do not fit those of this worker.
     #[error(
         "ENCRYPTION_KEY cannot be used: another worker under {prefix} encrypts cards with the key of fingerprint \
          {theirs}, this one with {own}, and one of them cannot decrypt what the other encrypts: give both the same \
@@ -70,34 +69,30 @@ pub(crate) enum Refusal {
          docs/operations.md: every worker must be able to decrypt with the new key before one encrypts with it"
     )]
     Keys { prefix: String, theirs: String, own: String },
-    /// The database at the address is another one than at the start.
+    /// The database at the address is no longer the one with which this worker started.
     #[error(
-        "the database at the address of DATABASE_URL is not the one that this worker started with; start it again"
+        "the database at the address of DATABASE_URL is not the one that this worker started with; restart the worker"
     )]
     Replaced,
 }
 
 impl Refusal {
-    /// Whether a setting is at fault; the words name it.
+    /// Whether a wrong setting is the cause. The error's text then names the setting.
     pub(crate) const fn is_of_a_setting(&self) -> bool {
         matches!(self, Self::Store { .. } | Self::Keys { .. })
     }
 }
 
-/// What stands in Redis.
+/// The layout and the database of the deployment, as Redis records them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Shared {
-    /// The layout; 0 where no worker has run yet.
+    /// The version of the key layout; 0 until a first worker has joined.
     pub(crate) layout: u64,
-    /// The database that the jobs belong to, once a worker has run.
+    /// The id of the database that the jobs belong to; `None` until a first worker has joined.
     pub(crate) store: Option<String>,
 }
 
 impl Shared {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Where Redis does not answer.
     pub(crate) async fn read(
         connection: &mut impl redis::aio::ConnectionLike,
         names: &Names,
@@ -108,20 +103,13 @@ impl Shared {
         Ok(Self { layout: layout.and_then(|layout| layout.parse().ok()).unwrap_or_default(), store })
     }
 
-    /// Refuses a program that must not work with the keys, or with this database beside them. A database that does not
-    /// exist yet has no id.
-    ///
-    /// # Errors
-    /// [`Refusal`] says why.
+    /// Checks that this program and the database with this id fit the jobs in Redis. A database that does not exist yet
+    /// has no id. Fails with [`Refusal::Layout`] or [`Refusal::Store`].
     pub(crate) fn check(&self, names: &Names, store: Option<&str>) -> Result<(), Refusal> {
         self.check_layout(names)?;
         self.check_store(names, store)
     }
 
-    /// Refuses a database that the jobs do not belong to.
-    ///
-    /// # Errors
-    /// [`Refusal::Store`].
     pub(crate) fn check_store(&self, names: &Names, store: Option<&str>) -> Result<(), Refusal> {
         match &self.store {
             Some(found) if Some(found.as_str()) != store => Err(Refusal::Store {
@@ -133,10 +121,6 @@ impl Shared {
         }
     }
 
-    /// Refuses a program that is too old for the keys.
-    ///
-    /// # Errors
-    /// [`Refusal::Layout`].
     pub(crate) fn check_layout(&self, names: &Names) -> Result<(), Refusal> {
         if self.layout > LAYOUT {
             return Err(Refusal::Layout { prefix: names.to_string(), found: self.layout });
@@ -145,7 +129,7 @@ impl Shared {
     }
 }
 
-/// What stands in Redis, once it answers.
+/// Reads the recorded layout and database from Redis. Retries until Redis answers.
 pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Shared {
     let mut backoff = Backoff::new();
     loop {
@@ -162,49 +146,44 @@ pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Sh
     }
 }
 
-/// What Redis says to a worker that asks whether it may be among the others.
+/// The result of `join.lua`, unless it is a [`Refusal`].
 enum Answer {
-    /// It may, and is where it joins.
+    /// The worker fits the others. It has joined the deployment, unless it only asked (`look`).
     Fits,
-    /// A worker has other keys; as it stands in Redis.
+    /// Another worker's encryption keys do not fit. Holds that worker's entry in the set of workers.
     Differs(String),
-    /// Redis knows of no database. Others that run have been called upon to report.
+    /// Redis names no database. Running workers were woken to report to their queues.
     Unclaimed,
-    /// Redis knows of no database, and others run.
+    /// Redis names no database, although other workers run. One of them will write the database's id again.
     OthersRun,
 }
 
-/// One worker's place among the others.
 pub(crate) struct Membership {
     connection: Connection,
     names: Names,
     store: String,
-    /// Name of this start of the worker.
+    /// Name of the worker, unique for each start.
     worker: String,
-    /// Fingerprints of its keys, the current one's first.
+    /// Fingerprints of the worker's keys, the current one's first.
     keys: Vec<String>,
-    /// Beginning of the scaled time, where time is scaled: Redis may lose it, and a worker that starts asks for it there.
+    /// Beginning of scaled time, which starting workers read from Redis. This worker writes it again if Redis loses it.
     time_anchor: Option<Timestamp>,
 }
 
 impl Membership {
-    /// The place of a worker with this database and these keys.
     pub(crate) fn new(connection: Connection, names: Names, store: String, keys: &[&str]) -> Self {
         let keys = keys.iter().map(|&key| key.to_owned()).collect();
         let worker = ulid::Ulid::generate().to_string();
         Self { connection, names, store, worker, keys, time_anchor: None }
     }
 
-    /// The same, which keeps the beginning of the scaled time for the others.
+    /// Makes this worker also write the beginning of scaled time again if Redis loses it.
     pub(crate) fn keeping_time_anchor(self, time_anchor: Option<Timestamp>) -> Self {
         Self { time_anchor, ..self }
     }
 
-    /// Joins the others. Waits for Redis; where Redis knows of no database, for workers that run and have not noted theirs
-    /// again; and where another worker's keys differ, for as long as it may be alive.
-    ///
-    /// # Errors
-    /// [`Refusal`] says why this worker must not run.
+    /// Joins the deployment. Retries until Redis answers. If Redis has lost its data, waits until a running worker has
+    /// written the database's id again. If another worker's keys differ, fails unless that worker proves to be gone.
     pub(crate) async fn join(&self) -> Result<(), Refusal> {
         self.join_as("join").await
     }
@@ -222,14 +201,14 @@ impl Membership {
                     if !is_logged {
                         is_logged = true;
                         tracing::info!(
-                            "Redis has lost its data; waiting for a running worker to note its database"
+                            "Redis has lost its data; this worker starts once a running worker has registered again"
                         );
                     }
                     sleep(LOOK_AGAIN).await;
                 }
-                // Those that differ are removed by that, and come back if they live.
+                // The script has removed the entries of workers whose keys differ. If one is alive, it joins again.
                 Answer::Differs(_) => {
-                    tracing::warn!("a worker has other encryption keys; looking whether it still runs");
+                    tracing::warn!("another worker has other encryption keys; waiting to see if it is alive");
                     let end = Instant::now() + BACK_WITHIN;
                     while Instant::now() < end {
                         sleep(LOOK_AGAIN).await;
@@ -242,7 +221,7 @@ impl Membership {
         }
     }
 
-    /// Stays among the others until that is refused.
+    /// Keeps this worker a member until it is refused, and returns the reason.
     pub(crate) async fn stay(&self) -> Refusal {
         loop {
             for _ in 0..JOINS_ANEW_AFTER {
@@ -258,7 +237,6 @@ impl Membership {
         }
     }
 
-    /// Redis may have lost it.
     async fn put_back_time_anchor(&self) {
         let Some(anchor) = self.time_anchor else { return };
         let mut put = redis::cmd("SETNX");
@@ -268,8 +246,7 @@ impl Membership {
         }
     }
 
-    /// Whether this worker still stands among the others. It does not where Redis has lost its data, or where another
-    /// worker asks whether it lives.
+    /// Whether the set of workers still has this worker's entry. Redis may have lost it, or a worker removed it.
     async fn stands(&self) -> bool {
         let mut look = redis::cmd("ZSCORE");
         look.arg(self.names.keyrings()).arg(self.member());
@@ -282,12 +259,12 @@ impl Membership {
         }
     }
 
-    /// Leaves, so that a worker with other keys may start at once.
+    /// Leaves the set of workers, so that a worker with other keys may start at once.
     pub(crate) async fn leave(&self) {
         let mut remove = redis::cmd("ZREM");
         remove.arg(self.names.keyrings()).arg(self.member());
         let mut connection = self.connection.get();
-        // Where Redis is away, it finds out by itself.
+        // If Redis does not answer, the entry stays until it expires (`GONE_AFTER`).
         drop(timeout(LEAVE_WITHIN, remove.query_async::<()>(&mut connection)).await);
     }
 
@@ -337,10 +314,7 @@ impl Membership {
     }
 }
 
-/// The fingerprints of the keys of every worker that runs, the current one's first.
-///
-/// # Errors
-/// Where Redis does not answer.
+/// The key fingerprints of every running worker, with the current key's first.
 pub(crate) async fn keyrings(
     connection: &mut impl redis::aio::ConnectionLike,
     names: &Names,
@@ -348,11 +322,8 @@ pub(crate) async fn keyrings(
     Ok(members(connection, names).await?.iter().map(|member| keys_of(member)).collect())
 }
 
-/// The keys of a worker that runs and does not suit, as [`keyrings`] gives them. Those that do not suit are asked whether
-/// they still run, which takes up to half a minute where one was killed.
-///
-/// # Errors
-/// Where Redis does not answer.
+/// Finds a running worker whose key fingerprints `suits` rejects, and returns them. Entries of such workers are
+/// removed; those that are alive join again. This takes up to half a minute if a killed worker had left such an entry.
 pub(crate) async fn unsuited(
     connection: &Connection,
     names: &Names,
@@ -364,7 +335,7 @@ pub(crate) async fn unsuited(
     if found.is_empty() {
         return Ok(None);
     }
-    // One that lives notices that it was removed, and comes back.
+    // A worker that is alive notices that its entry was removed, and joins again.
     redis::cmd("ZREM").arg(names.keyrings()).arg(&found).query_async::<()>(&mut connection).await?;
     let end = Instant::now() + BACK_WITHIN;
     while Instant::now() < end {
@@ -376,7 +347,7 @@ pub(crate) async fn unsuited(
     Ok(None)
 }
 
-/// The workers that run, as they stand in Redis: a name, and the fingerprints of keys.
+/// Reads the entries of the running workers. An entry is a worker's name and the fingerprints of its keys.
 async fn members(
     connection: &mut impl redis::aio::ConnectionLike,
     names: &Names,
@@ -392,20 +363,17 @@ fn keys_of(member: &str) -> Vec<String> {
     member.split(' ').skip(1).map(str::to_owned).collect()
 }
 
-/// What became of an adoption.
+/// What [`adopt`] did with the jobs in Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Adopted {
-    /// So many workers run; nothing was changed.
+    /// Workers are running, so nothing was changed. Holds their number.
     InUse(u64),
-    /// The jobs in Redis belong to this database now; they belonged to another one if that is named.
+    /// The jobs now belong to the new database. If they belonged to another one before, holds the id of that one.
     Done(Option<String>),
 }
 
-/// Has the jobs in Redis belong to this database, unless a worker runs. Takes some seconds: a worker has the time to
-/// report, also where Redis has just lost its data.
-///
-/// # Errors
-/// Where Redis does not answer.
+/// Assigns the jobs in Redis to the database with the id `store`, unless a worker is running. Before that it waits some
+/// seconds for running workers to report, because Redis may have lost their last reports.
 pub(crate) async fn adopt(connection: &Connection, names: &Names, store: &str) -> RedisResult<Adopted> {
     let end = Instant::now() + WORKER_IS_GONE_AFTER;
     loop {

@@ -1,9 +1,9 @@
 //! Digits of phone numbers.
 
-/// How many of the last digits of the order's number are asked for.
+/// On the page that shows a card, a visitor enters this number of last digits of the phone number. Templates mask them.
 pub(crate) const DIGITS: usize = 4;
 
-/// A digit as the numbers are stored, also where a keyboard writes Arabic ones; nothing for anything else.
+/// The ASCII digit for a Western, Arabic, Persian or full-width digit, or `None` for any other character.
 pub(crate) fn western_digit(written: char) -> Option<char> {
     let value = match written {
         '0'..='9' => return Some(written),

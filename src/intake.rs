@@ -1,11 +1,11 @@
-//! Inbox → queues: takes the producers' messages in.
+//! Moves the producers' messages from the inbox into the queues.
 //!
-//! Every worker reads the stream from its beginning; what has been taken is no longer there. Messages are checked here
-//! and then moved by one script, as long as no other worker was faster. So there is no consumer group to repair after a
-//! crash, and nothing is lost or doubled. While Redis moves a batch, the next one is read and checked.
+//! Every worker reads the inbox from its beginning and checks a batch of messages. One script then moves the batch into
+//! the queues, unless another worker has already done so. So there is no consumer group to repair after a crash, and no
+//! message is lost or doubled. While Redis moves a batch, the worker reads and checks the next one.
 //!
-//! A producer may send anything of any size. One read hands over a bounded number of bytes, and of a message that is too
-//! large only its size; what is kept of rejected messages is bounded too.
+//! A producer may send messages of any size. A read therefore returns a limited number of bytes. Of a message that is
+//! too large, it returns only the size. The memory for rejected messages is limited, too.
 
 mod arguments;
 
@@ -24,19 +24,20 @@ use crate::redis::{Arrivals, Backoff, Connection, Names, RedisAddress, RedisHeal
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
-/// The field with the id that a message had at first, where it was rejected and put back.
+/// A rejected message that is put back into the inbox gets a new id. This field of the message holds its original id.
 const FIRST_ID: &[u8] = b"first-id";
-/// Messages read at a time.
+/// Maximum number of messages in one read.
 const MAX_READ: usize = 256;
-/// Bytes of messages read at a time.
+/// A read of the inbox ends once its messages have this number of bytes.
 const MAX_BYTES: usize = 1 << 20;
-/// Longest pause between two looks at the inbox while Redis tells of what arrives, and while it does not.
+/// Longest pause between two reads of the inbox while Redis announces new messages.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
+/// Longest pause between two reads of the inbox while Redis does not announce new messages.
 const LOOKED_AT_EVERY_UNTOLD: Duration = Duration::from_millis(100);
-/// That rejected messages are dropped is logged no more often.
+/// Shortest time between two log lines about dropped rejected messages.
 const DROPPED_LOGGED_EVERY: Duration = Duration::from_mins(1);
 
-/// Takes messages in until asked to stop.
+/// Moves the messages of the inbox into the queues.
 pub struct Intake {
     names: Names,
     clock: Arc<dyn Clock>,
@@ -49,34 +50,33 @@ pub struct Intake {
     dropping: Dropping,
 }
 
-/// Rejected messages that were dropped and are not logged yet, and when that was last logged.
+/// The number of dropped rejected messages that are not logged yet, and the time of the last log line about them.
 #[derive(Default)]
 struct Dropping {
     unlogged: u64,
     logged: Option<Instant>,
 }
 
-/// A message as it stands in the stream: its id, its size in bytes, and names and values of its fields one after the
-/// other; no fields where it is too large.
+/// A message: id, size in bytes, and fields (name, value, name, …). The fields are absent if the message is too large.
 type Message = (String, usize, Vec<Vec<u8>>);
 
-/// Messages that stand one after the other in the inbox, and the call that moves them.
+/// Consecutive messages of the inbox, and the script call that moves them into the queues.
 struct Batch {
     call: ScriptInvocation<'static>,
     messages: Vec<Checked>,
 }
 
-/// What is said of a message once it is moved.
+/// What is logged about a message after its move.
 struct Checked {
     id: String,
-    /// The order; none where the message is rejected.
+    /// The order, or `None` if the message is rejected.
     topup_id: Option<TopupId>,
-    /// What of it is left out, in words.
+    /// Remarks on parts of the message that cannot be used and are ignored.
     remarks: Vec<String>,
 }
 
 impl Intake {
-    /// An intake of the inbox under these names, for orders with a `callbackUrl` on one of these hosts.
+    /// Builds an intake. `callbacks` are the hosts to which a `callbackUrl` may point.
     #[must_use]
     pub fn new(
         address: &RedisAddress,
@@ -98,13 +98,13 @@ impl Intake {
         }
     }
 
-    /// Keeps so much of rejected messages, and counts them here.
+    /// Sets the limits on stored rejected messages, and the metrics that count rejected messages.
     #[must_use]
     pub fn rejecting(self, rejected_cap: RejectedCap, metrics: Metrics) -> Self {
         Self { rejected_cap, metrics, ..self }
     }
 
-    /// Takes messages in until asked to stop. Redis being away only makes it wait.
+    /// Moves messages until a shutdown is requested. Waits while Redis does not answer.
     pub async fn run(mut self, shutdown: Shutdown) {
         let arrivals = Arrivals::default();
         let listening = arrivals.clone().listen(self.address.clone(), self.names.inbox());
@@ -121,23 +121,23 @@ impl Intake {
         }
     }
 
-    /// Takes in what there is, until asked to stop. Each batch that is moved begins the pause anew.
+    /// Moves messages until the inbox is empty. Each moved batch resets the backoff.
     async fn take_all(&mut self, shutdown: &Shutdown, backoff: &mut Backoff) -> RedisResult<()> {
         let mut batch = tokio::select! {
             () = shutdown.requested() => return Ok(()),
             batch = self.read("") => batch?,
         };
-        // A move that has begun is finished; it is one script.
+        // A shutdown ends this loop between two batches. It does not interrupt a move, because a move is one script.
         while let Some(moved) = batch
             && !shutdown.is_requested()
         {
-            // In this order: the answer to the first is there while Redis carries out the second.
+            // The next batch is requested before the move, so that its messages arrive while Redis moves this batch.
             let last = moved.messages.last().map_or("", |message| &message.id);
             let (next, results) = tokio::join!(self.read(last), self.carry_out(&moved.call));
             let results = results?;
             *backoff = Backoff::new();
             batch = if results.is_empty() {
-                // Another worker was faster.
+                // Another worker has moved these messages, so the inbox is read from its beginning again.
                 self.read("").await?
             } else {
                 self.log(&moved.messages, &results).await;
@@ -147,17 +147,17 @@ impl Intake {
         Ok(())
     }
 
-    /// The messages behind the one of this id, or the oldest, checked; none where there are none.
+    /// Reads and checks the messages after the id `after`, or the oldest if `after` is empty. `None` if there are none.
     async fn read(&self, after: &str) -> RedisResult<Option<Batch>> {
         let mut call = scripts::INBOX_READ.key(self.names.inbox());
         call.arg(after).arg(MAX_READ).arg(MAX_BYTES).arg(MAX_MESSAGE_BYTES);
         let messages: RedisResult<Vec<Message>> = call.invoke_async(&mut self.reading.get()).await;
-        // That it answers says nothing of whether it can be written: a replica lets itself be read as well.
+        // A successful read is no proof that Redis works, because a replica that cannot be written answers reads, too.
         let messages = messages.inspect_err(|error| self.reading.failed_to_work(error))?;
         Ok((!messages.is_empty()).then(|| self.batch(messages)))
     }
 
-    /// The order of a message, or why it cannot be accepted here.
+    /// Checks a message. The error is the reason of the rejection.
     fn check(&self, bytes: usize, fields: &[Vec<u8>]) -> Result<Accepted, String> {
         let fields: Vec<_> = fields.chunks_exact(2).map(|pair| (&pair[0][..], &pair[1][..])).collect();
         let accepted = accept_size(bytes).and_then(|()| accept(&fields));
@@ -168,13 +168,13 @@ impl Intake {
         {
             match self.callbacks.check(address) {
                 Ok(_) => {}
-                // A paid order is tracked all the same, and its events go where they go without a callback.
+                // The order is paid. So it is tracked without the callback, and its events go to the usual receivers.
                 Err(refused @ (CallbackRefused::NoAddress | CallbackRefused::Blocked(_))) => {
                     accepted.order.callback_url = None;
                     if removes && !accepted.order.names_details() {
                         return Err(refused.to_string());
                     }
-                    accepted.remarks.push(format!("{refused}; it was left out"));
+                    accepted.remarks.push(format!("{refused}; it is ignored"));
                 }
                 Err(refused) => return Err(refused.to_string()),
             }
@@ -182,7 +182,7 @@ impl Intake {
         Ok(accepted)
     }
 
-    /// Checks these messages and prepares their move.
+    /// Checks messages and prepares the script call that moves them into the queues.
     fn batch(&self, read: Vec<Message>) -> Batch {
         let mut call = scripts::INTAKE.prepare_invoke();
         call.key(self.names.inbox()).key(self.names.rejected());
@@ -206,7 +206,7 @@ impl Intake {
         Batch { call, messages }
     }
 
-    /// Moves the messages of a batch and returns what became of each; nothing where another worker was faster.
+    /// Moves a batch and returns the result of each message, or no results if another worker has already moved it.
     async fn carry_out(&self, call: &ScriptInvocation<'static>) -> RedisResult<Vec<String>> {
         let results = call.invoke_async(&mut self.moving.get()).await;
         match &results {
@@ -216,7 +216,7 @@ impl Intake {
         results
     }
 
-    /// Logs what became of these messages, and drops rejected ones where there are too many.
+    /// Logs the results of moved messages. Drops the oldest rejected messages if more are stored than the cap allows.
     async fn log(&mut self, messages: &[Checked], results: &[String]) {
         let mut rejected = 0;
         for (Checked { id, topup_id, remarks }, result) in messages.iter().zip(results) {
@@ -228,15 +228,15 @@ impl Intake {
                             order.id = topup_id.as_str(),
                             message.id = id,
                             remark,
-                            "a message was accepted without a part of it"
+                            "accepted a message, but ignored a part of it that cannot be used"
                         );
                     }
                 }
                 (None, "rejected") => {
                     rejected += 1;
-                    tracing::warn!(message.id = id, "a message was rejected; the reason stands with it");
+                    tracing::warn!(message.id = id, "rejected a message; `topup-worker rejected` shows why");
                 }
-                (None, result) => tracing::debug!(message.id = id, result, "a message was left alone"),
+                (None, result) => tracing::debug!(message.id = id, result, "invalid message was deleted"),
             }
         }
         if rejected > 0 {
@@ -245,11 +245,11 @@ impl Intake {
         }
     }
 
-    /// Drops the rejected messages beyond the cap, and says so from time to time.
+    /// Drops the oldest rejected messages over the cap, and logs the number of dropped ones at most once a minute.
     async fn drop_oldest_rejected(&mut self) {
         let dropped = match self.rejected_cap.keep(&self.moving, &self.names).await {
             Ok(dropped) => dropped,
-            // The next message that is rejected has it tried again.
+            // The messages over the cap stay stored. The next rejected message triggers another attempt to drop them.
             Err(error) => return self.moving.failed(&error),
         };
         self.metrics.rejected_dropped(dropped);
@@ -260,15 +260,15 @@ impl Intake {
                 dropped = self.dropping.unlogged,
                 kept_messages = self.rejected_cap.messages,
                 kept_bytes = self.rejected_cap.bytes,
-                "the oldest rejected messages were dropped, since there are too many; see `topup-worker rejected` for \
-                 the reasons of the others, and REJECTED_MESSAGES and REJECTED_MEGABYTES for how many are kept"
+                "the oldest rejected messages were dropped, because REJECTED_MESSAGES or REJECTED_MEGABYTES was \
+                 exceeded; `topup-worker rejected` shows the others with the reasons of their rejection"
             );
             self.dropping = Dropping { unlogged: 0, logged: Some(Instant::now()) };
         }
     }
 }
 
-/// The id that a message had at first, of one that was rejected and put back.
+/// The original id of a message that was rejected and put back, if it is a valid stream id.
 fn first_id(fields: &[Vec<u8>]) -> Option<&str> {
     let pair = fields.chunks_exact(2).find(|pair| pair[0] == FIRST_ID)?;
     let id = std::str::from_utf8(&pair[1]).ok()?;

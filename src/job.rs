@@ -1,7 +1,7 @@
-//! What a handler gets and what it answers, in the words of the domain.
+//! The interface between queue and handlers: a job, its handler and its settlement.
 //!
-//! A handler says explicitly what becomes of its job; there is no error type that the queue would have
-//! to interpret. It knows neither Redis nor apalis.
+//! A handler decides explicitly what becomes of its job, so that the queue has no error type to interpret. A handler
+//! knows neither Redis nor apalis.
 
 use std::time::Duration;
 
@@ -10,74 +10,73 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use topup_jobs::{JobName, NotifyCustomer, PollTopup, RecheckTopup, TrackTopup};
 
-/// A worker that has not reported for this long counts as gone, and its leases have run out. Real time.
+/// A worker that has not reported for this long in real time counts as gone. Its leases have then expired.
 pub(crate) const WORKER_IS_GONE_AFTER: Duration = Duration::from_secs(5);
 
-/// The work of one job.
+/// The handler of one kind of job.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// What the job carries.
+    /// The payload of the job.
     type Payload: DeserializeOwned + Send;
-    /// The job's one name.
+    /// The name of the job, and of its queue.
     const NAME: JobName;
 
-    /// The id that a job with this payload must have, so that the queue holds one of it, where it is another than its
-    /// id. None where the payload asks for none, or cannot be read.
+    /// The id that a job with this payload must have, so that the queue holds only one such job; another program may
+    /// have chosen a different one. `None` if `_id` is right, or if the payload names no id or cannot be read.
     #[must_use]
     fn other_id(_id: &[u8], _payload: &[u8]) -> Option<String> {
         None
     }
 
-    /// Does the work and says what becomes of the job.
+    /// Does the work and returns what becomes of the job.
     async fn handle(&self, job: Job<Self::Payload>) -> Settlement;
 }
 
 /// A job as a handler sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job<P> {
-    /// Its id in the queue.
+    /// The id of the job in its queue.
     pub id: String,
     /// Failed attempts before this one.
     pub attempts_made: u32,
-    /// What it carries.
+    /// The decoded payload.
     pub payload: P,
 }
 
 impl<P> Job<P> {
-    /// The job with another form of its payload.
     pub(super) fn map<Q>(self, change: impl FnOnce(P) -> Q) -> Job<Q> {
         Job { id: self.id, attempts_made: self.attempts_made, payload: change(self.payload) }
     }
 }
 
-/// What becomes of a job, and what follows from it; both happen in one step or not at all.
+/// What becomes of a job, and the jobs to enqueue after it. One script applies both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settlement {
-    /// What becomes of the job itself.
+    /// What becomes of the settled job.
     pub disposition: Disposition,
-    /// What it carries from now on, if it goes on and that is to change.
+    /// The payload with which the job runs again, if it is not the present one.
     pub payload: Option<Vec<u8>>,
-    /// Jobs that follow. One that is already in its queue is left as it is; one with the name and id of
-    /// the job itself takes its place.
+    /// Jobs to enqueue. If the queue already holds a job with the same id, that job stays unchanged. Only the settled
+    /// job itself is replaced by a next job with its name and id.
     pub next: Vec<NextJob>,
 }
 
-/// What becomes of the job itself. Waits are real time.
+/// What becomes of a settled job. Waits are in real time, which is not scaled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Disposition {
     /// The job is done and leaves no trace.
     Complete,
-    /// The job could not do its work yet and runs again after this wait. That is no failure; crashes and faults before it
-    /// still count.
+    /// The job was not ready and runs again after this wait. The run counts as no failed attempt, but the job keeps its
+    /// counts of crashes and faults.
     Snooze(Duration),
     /// The job failed and runs again after this wait.
     Retry(Duration, String),
-    /// The job becomes a dead letter for an operator, for this reason.
+    /// The job becomes a dead letter for this reason.
     DeadLetter(String),
 }
 
 impl Settlement {
-    /// A settlement from which nothing follows.
+    /// A settlement without a new payload and without next jobs.
     #[must_use]
     pub fn new(disposition: Disposition) -> Self {
         Self { disposition, payload: None, next: Vec::new() }
@@ -87,13 +86,13 @@ impl Settlement {
 /// A job to be enqueued.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextJob {
-    /// Which job, and by that which queue.
+    /// The name of the job, and of its queue.
     pub job: JobName,
-    /// Its id; the queue holds one job of an id.
+    /// The id of the job. A queue holds at most one job with an id.
     pub id: String,
-    /// Its payload as JSON.
+    /// The payload as JSON.
     pub payload: Vec<u8>,
-    /// Real wait before it runs.
+    /// The wait before the job runs, in real time.
     pub delay: Duration,
 }
 
@@ -101,13 +100,13 @@ impl NextJob {
     /// A job with this payload.
     ///
     /// # Panics
-    /// Never for the payloads of `topup-jobs`: they are plain structs of texts and numbers.
+    /// Never for the payloads of `topup-jobs`, which are plain structs of texts and numbers.
     #[must_use]
     pub fn new(job: JobName, id: impl Into<String>, payload: &impl Serialize, delay: Duration) -> Self {
         Self { job, id: id.into(), payload: encode(payload), delay }
     }
 
-    /// A check of an order, `poll-topup` or `recheck-topup`: one job of an order, whatever its payload.
+    /// A check of an order, `poll-topup` or `recheck-topup`. Its id is the order's, so that an order has one such job.
     #[must_use]
     pub fn check(job: JobName, order: TrackTopup, delay: Duration) -> Self {
         let id = order.topup_id.to_string();
@@ -117,22 +116,22 @@ impl NextJob {
         }
     }
 
-    /// What a message about an order that is known asks for, at once: one job of a message, in the queue `poll-topup`.
+    /// A job in the queue `poll-topup` that applies one message about a known order. The job is due at once.
     #[must_use]
     pub fn instruct(order: TrackTopup, message_id: &str) -> Self {
         let id = format!("{}#{message_id}", order.topup_id);
         Self::new(JobName::PollTopup, id, &PollTopup(order), Duration::ZERO)
     }
 
-    /// `notify-customer`, at once.
+    /// A `notify-customer` job that runs at once.
     #[must_use]
     pub fn notify(notification: &NotifyCustomer) -> Self {
         Self::new(JobName::NotifyCustomer, notification.job_id(), notification, Duration::ZERO)
     }
 }
 
-/// A payload as it stands in the queue.
+/// Encodes a payload for the queue.
 pub(super) fn encode(payload: &impl Serialize) -> Vec<u8> {
-    // Invariant: the payloads have no map with keys other than text and no failing serializer.
+    // Invariant: encoding cannot fail, because all map keys of the payloads are texts and no serializer fails.
     serde_json::to_vec(payload).expect("payloads serialize")
 }

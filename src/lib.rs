@@ -1,5 +1,5 @@
-//! topup-worker takes an internet top-up order from "sent" to "the customer has the card", whatever
-//! crashes on the way. The README says what it is for, and ARCHITECTURE.md how it is put together.
+//! topup-worker tracks internet top-up orders until they are final and notifies merchant and customer, whatever crashes
+//! on the way. The README describes its use, and ARCHITECTURE.md its structure.
 
 mod admin;
 pub mod app;

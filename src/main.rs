@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use mimalloc::MiMalloc;
 use topup_worker::cli::Cli;
 
-/// A job is claimed, run and settled by different threads, and with the allocator of the C library they wait for each
-/// other at every piece of memory that changes hands.
+/// Replaces the C library's allocator, in which threads wait for each other if one frees what another allocated.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -1,19 +1,19 @@
-//! How many files and connections this process may have open.
+//! Raises the limit of open files and connections of this process.
 //!
-//! Many systems begin with a limit of 1,024 for programs that use `select`, and let a process raise it by itself. A worker
-//! with hundreds of receivers that answer late, and visitors of the page of a link, may need more.
+//! Many systems start a process with a limit of 1,024, for the sake of programs that use `select`, but let the process
+//! raise it. A worker with hundreds of slow receivers and visitors of one-time links may need more.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// More than a worker ever has open.
+/// More files and connections than a worker ever has open.
 const ENOUGH: u64 = 65_536;
 
-/// Raises the limit as far as the system lets this process, and no further than it can use.
+/// Raises the limit to [`ENOUGH`], or as far as the system allows.
 pub(crate) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(ENOUGH, |most| most.min(ENOUGH));
     if limit.current.is_some_and(|current| current < wanted) {
-        // Where the system refuses, the limit stays as it was: that is what the process was given.
+        // If the system refuses, the process runs with its original limit.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
 }

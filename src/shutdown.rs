@@ -1,9 +1,9 @@
-//! Stopping in two stages: asked once, finish what runs; asked again, stop now.
+//! Shutdown in two stages: the first request lets running jobs finish, the second stops at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Shared by everything that must stop.
+/// The shutdown of a process. Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     requested: CancellationToken,
@@ -11,7 +11,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// No shutdown is requested yet.
+    /// A shutdown that is not requested yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -44,14 +44,14 @@ impl Shutdown {
     /// Requests a shutdown whenever the process gets SIGTERM or SIGINT.
     ///
     /// # Errors
-    /// `io::Error` where signals cannot be listened for.
+    /// [`std::io::Error`] if the signal handlers cannot be installed.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let shutdown = self.clone();
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::spawn(async move {
             loop {
                 tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-                tracing::info!("asked to stop");
+                tracing::info!("this process was asked to stop by SIGTERM or SIGINT");
                 shutdown.request();
             }
         });

@@ -1,26 +1,26 @@
 //! The slots of a queue: how many of its jobs a worker runs at once.
 //!
-//! A job that does nothing but wait for the answer of another program costs a connection and no more. A spare slot can be
-//! lent for it, so that it keeps no other job from running; the number of spare slots bounds what such jobs may cost.
+//! A job that only waits for an answer over the network needs little more than a connection. Such a job can get a spare
+//! slot, so that it blocks no other job. The number of spare slots limits the number of such jobs.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Slots of one queue of one worker. Clones are the same slots.
+/// The slots of one queue of a worker. Clones share the same slots.
 #[derive(Debug, Clone)]
 pub struct Slots {
     size: usize,
     most_lent: usize,
-    /// One permit for each job that may run now.
+    /// Permits to run a job: one for each slot, and one for each spare slot while it is lent.
     running: Arc<Semaphore>,
-    /// One permit for each slot that may be lent.
+    /// Permits to lend a spare slot: one for each spare slot that is not lent.
     spare: Arc<Semaphore>,
 }
 
 impl Slots {
-    /// So many slots, and so many that can be lent beyond them.
+    /// Creates `size` slots, and `spare` additional slots that can be lent.
     #[must_use]
     pub fn new(size: usize, spare: usize) -> Self {
         Self {
@@ -31,13 +31,13 @@ impl Slots {
         }
     }
 
-    /// How many there are, without those that can be lent.
+    /// The number of slots without the spare ones.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Has one more job run until what is returned is dropped. Nothing where all spare slots are lent.
+    /// Lends a spare slot until the returned value is dropped. `None` if all spare slots are lent.
     #[must_use]
     pub(crate) fn lend(&self) -> Option<LentSlot> {
         let spare = Arc::clone(&self.spare).try_acquire_owned().ok()?;
@@ -45,7 +45,7 @@ impl Slots {
         Some(LentSlot { running: Arc::clone(&self.running), _spare: spare })
     }
 
-    /// Most jobs that can run at once, the lent slots included.
+    /// The number of jobs that can run at once with all spare slots lent.
     pub(crate) fn most(&self) -> usize {
         self.size + self.most_lent
     }
@@ -55,7 +55,6 @@ impl Slots {
     }
 }
 
-/// A slot beyond the others, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct LentSlot {
     running: Arc<Semaphore>,
@@ -67,7 +66,7 @@ impl Drop for LentSlot {
         if self.running.forget_permits(1) == 1 {
             return;
         }
-        // All are taken: the next one that comes free is not taken again. Without a runtime no job runs any more.
+        // All slots are in use, so the next one to become free is removed. Without a runtime no job runs any more.
         if let Ok(runtime) = Handle::try_current() {
             let running = Arc::clone(&self.running);
             runtime.spawn(async move {
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_slot_that_was_lent_is_taken_back_at_once_or_with_the_next_that_comes_free() {
+    async fn a_lent_slot_is_withdrawn_at_once_or_when_the_next_slot_becomes_free() {
         let slots = Slots::new(1, 1);
         let running = slots.running();
         let first = Arc::clone(&running).try_acquire_owned().unwrap();

@@ -1,7 +1,7 @@
 //! The one TLS stack of this service: rustls with ring, for HTTP and for Redis.
 
-/// Has every TLS connection of this process use ring. To be called before the first is made.
+/// Makes ring the cryptography provider of every TLS connection. It must be called before the first connection.
 pub(crate) fn use_ring() {
-    // Fails only where a provider is installed already, which is then this one.
+    // This fails only if a provider is already installed, and then that provider is ring, too.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,26 +1,25 @@
-//! How long orders take to become final, learned as they do, and how likely one is final by now.
-//!
-//! The provider's page says 3–45 s. What is seen is never the moment itself, only that an order was not final at
-//! one look and was at the next; it counts in the middle between. Ages are domain time since the order was tracked.
+//! Learns how long orders take to become final, and estimates how likely an order is final by now. Checks do not show
+//! when exactly an order became final. The order therefore counts at the middle between its last check that was not
+//! final and its first final one. Ages are domain time since tracking began. The provider's page states 3–45 s.
 
 use std::time::Duration;
 
-/// Ends of the spans in which completions are counted, in seconds; what takes longer is counted in one more.
+/// Upper ends, in seconds, of the age ranges (spans) in which final orders are counted. One more span has no end.
 const SPANS: [u64; 22] =
     [2, 4, 6, 8, 10, 13, 16, 19, 22, 25, 28, 31, 35, 39, 43, 47, 55, 65, 90, 120, 180, 300];
-/// Number of spans.
+/// Number of age ranges in which final orders are counted.
 pub const SPAN_COUNT: usize = SPANS.len() + 1;
-/// Orders that what the page says counts for, spread evenly over 3–45 s.
+/// The provider's statement, `PAGE_FIRST` to `PAGE_LAST` seconds, weighs as much as 20 counted orders at even spacing.
 const PAGE_WEIGHT: f64 = 20.0;
 const PAGE_FIRST: f64 = 3.0;
 const PAGE_LAST: f64 = 45.0;
 
-/// Completions counted by the age of the order.
+/// For each age range (span), the number of orders that became final at an age in that range.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Completions([u64; SPAN_COUNT]);
 
 impl Completions {
-    /// These counts, one a span; missing ones are zero.
+    /// Takes pairs of a span's number and its count. Missing spans count zero; numbers out of range are ignored.
     #[must_use]
     pub fn new(counts: impl IntoIterator<Item = (usize, u64)>) -> Self {
         let mut all = [0; SPAN_COUNT];
@@ -32,22 +31,21 @@ impl Completions {
         Self(all)
     }
 
-    /// The span in which an order counts that was not final at `last` and is at `now`.
+    /// Index of the span that counts an order which was not final at age `last` and is final at age `now`.
     #[must_use]
     pub fn span(last: Duration, now: Duration) -> usize {
         let middle = last + now.saturating_sub(last) / 2;
         SPANS.iter().position(|end| middle.as_secs() < *end).unwrap_or(SPANS.len())
     }
 
-    /// How likely an order that was not final at age `last` is final at age `now`, from 0 to 1. Of one that is older
-    /// than any was when it became final, nothing is known that would have it asked for before others: 0.
+    /// Probability (0 to 1) that an order not final at age `last` is final at age `now`; 0 if no order took longer.
     #[must_use]
     pub fn chance(&self, last: Duration, now: Duration) -> f64 {
         let (left, still) = (self.after(last.as_secs_f64()), self.after(now.as_secs_f64()));
         if left <= f64::EPSILON { 0.0 } else { ((left - still) / left).clamp(0.0, 1.0) }
     }
 
-    /// Orders, of all that were counted, that take longer than this many seconds.
+    /// Number of orders that became final later than at `age` seconds; the provider's page counts as `PAGE_WEIGHT`.
     fn after(&self, age: f64) -> f64 {
         let mut start = 0.0;
         let mut longer = 0.0;
@@ -61,11 +59,11 @@ impl Completions {
 }
 
 fn end_of(span: usize) -> f64 {
-    // What takes longer than the last span is taken to end within a day.
+    // The last span has no end, so the estimate assumes one day.
     as_float(SPANS.get(span).copied().unwrap_or(24 * 3600))
 }
 
-/// Which part of a span an age has passed.
+/// The part of the range from `start` to `end` that lies below `age`, from 0 to 1.
 fn share(start: f64, end: f64, age: f64) -> f64 {
     ((age - start) / (end - start)).clamp(0.0, 1.0)
 }
@@ -85,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn at_first_it_is_what_the_page_says() {
+    fn without_counts_the_chance_follows_the_providers_page() {
         let page = Completions::default();
         assert!(page.chance(seconds(0), seconds(3)) < 0.01);
         assert!((page.chance(seconds(0), seconds(24)) - 0.5).abs() < 0.01);
@@ -94,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_outweighs_the_page() {
+    fn counts_outweigh_the_providers_page() {
         let span = Completions::span(seconds(118), seconds(126));
         let slow = Completions::new([(span, 2_000)]);
         assert!(slow.chance(seconds(0), seconds(60)) < 0.02);
@@ -102,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_counts_in_the_middle_between_two_looks() {
+    fn a_completion_counts_in_the_middle_between_two_checks() {
         assert_eq!(Completions::span(seconds(0), seconds(0)), 0);
         assert_eq!(Completions::span(seconds(3), seconds(9)), 3);
         assert_eq!(Completions::span(seconds(4_000), seconds(5_000)), SPAN_COUNT - 1);
@@ -110,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_chance_is_one_and_grows_with_the_time(
+        fn a_chance_is_from_0_to_1_and_grows_with_the_time(
             counts in proptest::collection::vec(0_u64..10_000, SPAN_COUNT),
             last in 0_u64..2_000,
             first in 0_u64..2_000,

@@ -1,7 +1,5 @@
-//! What an observation of an order leads to: what is recorded, what runs next, who is notified.
-//!
-//! [`decide`] is total and pure: the clock, the randomness and the answer of the provider are
-//! arguments. It knows no Redis, no database and no HTTP, and it never waits.
+//! Decides what an observation of an order leads to: the new record, the next job and the outcome to notify. [`decide`]
+//! is total and pure: time, randomness and the provider's answer are arguments. It does no I/O and never waits.
 
 use std::time::Duration;
 
@@ -13,42 +11,41 @@ use crate::{
     Jitter, JobName, OrderStatus, Outcome, PollStrategy, ProviderOrder, RetryPolicy, Timestamp, TopupStatus,
 };
 
-/// What is known of an order between two looks at it. Times are domain time.
+/// The state of an order between two checks. Times are domain time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracking {
     /// Status in the store.
     pub status: OrderStatus,
-    /// When this service first saw the order, or took it up again after it was given up.
+    /// When tracking began: at the first hand-over, or at a later one after the order was given up.
     pub tracked_at: Timestamp,
-    /// Start of the current stretch of fast polling; its five minutes count from here.
+    /// Start of the current period of fast polling. The limit of five minutes counts from here.
     pub polling_since: Timestamp,
-    /// Answers of the provider in the current stretch of fast polling.
+    /// Number of the provider's answers in the current period of fast polling.
     pub polls: u32,
-    /// Last answer of the provider.
+    /// Time of the provider's last answer for the order; `None` while the provider has not known it.
     pub last_checked_at: Option<Timestamp>,
-    /// When the order is to be looked at next; nothing once it is final.
+    /// Time of the next check; `None` once the order is final or given up.
     pub next_check_at: Option<Timestamp>,
-    /// First QUEUED answer.
+    /// Time of the first QUEUED answer.
     pub scheduled_at: Option<Timestamp>,
     /// When the order became FULFILLED.
     pub fulfilled_at: Option<Timestamp>,
     /// When the order became REFUNDED.
     pub refunded_at: Option<Timestamp>,
-    /// How often the order outlived fast polling.
+    /// Number of times that fast polling ended before the order was final.
     pub delays: u32,
-    /// Answers "not found" of an order for which there was no other answer yet.
+    /// Number of answers "not found" before the provider's first other answer for the order.
     pub not_found: u32,
     /// Whether the operator was notified that the order is overdue.
     pub overdue: bool,
-    /// Failed attempts of its job in a row. The job counts them itself; this is what a job begins with that takes the
-    /// place of one that Redis has lost.
+    /// Failed attempts in a row of the order's job. If Redis loses the job, the order's new job starts at this count.
     pub failed_attempts: u32,
-    /// What went wrong at the last look, in words without personal data.
+    /// Error of the last check, in words without personal data.
     pub last_error: Option<String>,
 }
 
 impl Tracking {
-    /// An order seen for the first time.
+    /// The state of an order whose tracking begins now.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
@@ -70,49 +67,48 @@ impl Tracking {
     }
 }
 
-/// What a check of the order brought. What says nothing of this order is no observation of it: a refused key, a rate
-/// limit or an outage has the job wait, and nothing is decided.
+/// The result of a check. A refused key, a rate limit or an outage gives no result; the job then waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// The provider answered with the order.
     Answered(ProviderOrder),
     /// The provider does not know the order (404).
     NotFound,
-    /// No usable answer: network, time-out, 5xx, not JSON. In words, without personal data.
+    /// The provider gave no usable answer (network, time-out, 5xx, not JSON). The text is free of personal data.
     Failed(String),
 }
 
-/// Everything but the observation and the time that a decision depends on.
+/// The inputs of a decision, apart from the observation and the time.
 #[derive(Debug, Clone)]
 pub struct Situation<'a> {
     /// `PollTopup` or `RecheckTopup`; every other job is treated as a recheck.
     pub job: JobName,
-    /// The order so far.
+    /// The state of the order before the check.
     pub tracking: &'a Tracking,
-    /// Failed attempts of this job before this one.
+    /// Number of failed attempts of this job before the present attempt.
     pub attempts_made: u32,
     /// Pace of fast polling.
     pub strategy: PollStrategy,
     /// Attempts and backoff of a failing recheck.
     pub retry: RetryPolicy,
-    /// Randomness for the pace.
+    /// Random part of the waits.
     pub jitter: Jitter,
 }
 
-/// The outcome of a look.
+/// The consequences of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The order as it is to be stored.
+    /// The new state of the order, for the store.
     pub record: Tracking,
-    /// What runs next.
+    /// The job that runs next, if any.
     pub next: Next,
-    /// The outcome to notify, if any.
+    /// The outcome to notify of, if any.
     pub notify: Option<Outcome>,
-    /// What an operator reading the log should see, in words without personal data.
+    /// A warning for the operator's log, in words without personal data.
     pub warning: Option<String>,
 }
 
-/// What runs next for the order.
+/// The job that runs next for the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Nothing: the order is final.
@@ -121,29 +117,29 @@ pub enum Next {
     Poll(Duration),
     /// `recheck-topup` after this wait.
     Recheck(Duration),
-    /// The same job after this wait, as a failed attempt.
+    /// The same job after this wait. The check counts as a failed attempt.
     Retry(Duration),
-    /// The same job after this wait; no attempt is lost.
+    /// The same job after this wait. The check does not count as an attempt.
     Wait(Duration),
-    /// The job goes to the dead letters, where an operator finds it.
+    /// The job is dead-lettered, for the operator to replay or discard.
     DeadLetter(DeadLetterReason),
 }
 
-/// Why an order is no longer tracked without being final.
+/// Why an order that is not final is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterReason {
-    /// The provider does not know it.
+    /// The provider has never known the order.
     NotFound,
-    /// A recheck failed as often as it may.
+    /// A recheck used up its attempts.
     RecheckExhausted,
     /// QUEUED for more than seven days.
     QueuedTooLong,
-    /// HANDLING, of an unknown status or FULFILLED without a card code for more than seven days.
+    /// For more than seven days HANDLING, of an unknown status, or FULFILLED without a card code.
     HandlingTooLong,
 }
 
 impl DeadLetterReason {
-    /// The reason as it stands in the dead letters and metrics.
+    /// The reason as stored in the dead letters.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -154,7 +150,7 @@ impl DeadLetterReason {
         }
     }
 
-    /// The reason in words, as it stands in the event.
+    /// The reason in words, for the event.
     #[must_use]
     pub const fn in_words(self) -> &'static str {
         match self {
@@ -168,7 +164,7 @@ impl DeadLetterReason {
     }
 }
 
-/// Decides what an observation leads to. The table stands in the design, one row a match arm.
+/// Decides what an observation of an order leads to. The README lists the rules in a table.
 #[must_use]
 pub fn decide(situation: &Situation<'_>, observation: &Observation, now: Timestamp) -> Decision {
     if situation.tracking.status.is_final() {
@@ -178,7 +174,7 @@ pub fn decide(situation: &Situation<'_>, observation: &Observation, now: Timesta
     match observation {
         Observation::Answered(order) => {
             if record.last_checked_at.is_none() && record.not_found > 0 {
-                // Time in which the provider did not know the order is not time in which it was polled.
+                // Time before the provider knew the order does not count as fast polling.
                 record.polling_since = now;
             }
             record.last_checked_at = Some(now);
@@ -187,7 +183,7 @@ pub fn decide(situation: &Situation<'_>, observation: &Observation, now: Timesta
             record.failed_attempts = 0;
             answered(situation, record, order, now)
         }
-        // The provider has answered for this order before, so it is the provider that is at fault now.
+        // The provider has known this order before, so "not found" is the provider's fault and a failed attempt.
         Observation::NotFound if record.last_checked_at.is_some() => {
             record.last_error = Some("the provider no longer knows this order".to_owned());
             failed(situation, record, now)
@@ -206,7 +202,7 @@ impl Decision {
     }
 }
 
-/// Final states absorb: nothing changes them, and an answer that contradicts them is reported.
+/// Decides for a final order. Its record never changes. An answer that contradicts its status causes `Unresolved`.
 fn absorbed(situation: &Situation<'_>, observation: &Observation) -> Decision {
     let stored = situation.tracking.status;
     let mut decision = Decision::unchanged(situation, Next::Done);
@@ -268,8 +264,7 @@ fn queued(mut record: Tracking, now: Timestamp) -> Decision {
         record.last_error = Some("QUEUED for more than seven days".to_owned());
         return dead_letter(record, DeadLetterReason::QueuedTooLong);
     }
-    // A look before its time (the job was repeated after a crash, or a producer sent the order again)
-    // keeps the time that was set.
+    // A check before `next_check_at` (after a crash or a second hand-over) does not change that time.
     let wait = match record.next_check_at {
         Some(at) if record.status == OrderStatus::Scheduled && at > now => {
             (at - now).to_std().unwrap_or_default()
@@ -284,7 +279,7 @@ fn queued(mut record: Tracking, now: Timestamp) -> Decision {
     Decision { record, next: Next::Recheck(wait), notify, warning: None }
 }
 
-/// HANDLING, and everything that is not final although the provider answered.
+/// Decides for HANDLING, for an unknown status and for FULFILLED without a card code.
 fn handling(
     situation: &Situation<'_>,
     mut record: Tracking,
@@ -327,12 +322,12 @@ fn handling(
     decision
 }
 
-/// The limit of fast polling is reached: the next poll would fall behind it.
+/// Ends fast polling, because the next poll would exceed the limit of fast polling, and schedules a recheck.
 fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> Decision {
     record.status = OrderStatus::Delayed;
     record.failed_attempts = 0;
     let wait = match situation.tracking.next_check_at {
-        // The look is repeated after a crash: the time that was set stays.
+        // A check that is repeated after a crash does not change the time of the recheck.
         Some(at) if situation.tracking.status == OrderStatus::Delayed && at > now => {
             (at - now).to_std().unwrap_or_default()
         }
@@ -345,10 +340,10 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     Decision { record, next: Next::Recheck(wait), notify: Some(Outcome::Delayed), warning: None }
 }
 
-/// The provider has never known the order: its replica may lag behind, or the order is of the other environment.
+/// Decides for an order that the provider has never known: its replica may lag, or our environment setting is wrong.
 fn not_found(mut record: Tracking, now: Timestamp) -> Decision {
     record.last_error = Some("the provider does not know this order".to_owned());
-    // A check before its time, for instance one that is repeated after a crash, brings the end no nearer.
+    // A check before `next_check_at`, such as a repeat after a crash, does not count towards `NOT_FOUND_LIMIT`.
     let early = record.next_check_at.filter(|at| record.not_found > 0 && *at > now);
     let wait = if let Some(at) = early {
         (at - now).to_std().unwrap_or_default()

@@ -16,14 +16,7 @@ fn answer(status: &str) -> Observation {
         num_trans: Some("AT-2025-12345".to_owned()),
         date_traitement: None,
     });
-    Observation::Answered(ProviderOrder {
-        status: TopupStatus::from(status),
-        topup_ref: None,
-        kind: None,
-        number: None,
-        topup_amount: None,
-        card,
-    })
+    Observation::Answered(ProviderOrder { card, ..ProviderOrder::new(TopupStatus::from(status)) })
 }
 
 fn without_card() -> Observation {
@@ -100,7 +93,7 @@ fn fulfilled_with_a_card_is_done_from_any_job() {
 }
 
 #[test]
-fn what_is_not_final_is_treated_as_handling_and_warned_of() {
+fn an_unknown_status_or_a_missing_card_is_treated_as_handling_with_a_warning() {
     for observation in [without_card(), answer("UNKNOWN_ERROR"), answer("PENDING")] {
         let decision = poll(&Tracking::new(start()), &observation, SECOND);
         assert_eq!((decision.next, decision.notify), (Next::Poll(3 * SECOND), None));
@@ -120,13 +113,13 @@ fn queued_is_rechecked_after_24_hours_then_every_12() {
 }
 
 #[test]
-fn a_look_repeated_after_a_crash_keeps_the_scheduled_time() {
+fn a_check_repeated_after_a_crash_keeps_the_scheduled_time() {
     let decision = poll(&scheduled(), &answer("QUEUED"), HOUR);
     assert_eq!((decision.next, decision.notify), (Next::Recheck(23 * HOUR), None));
 }
 
 #[test]
-fn an_overdue_order_is_told_once_and_given_up_after_seven_days() {
+fn the_operator_is_notified_once_of_an_overdue_order_which_is_given_up_after_seven_days() {
     let overdue = recheck(&scheduled(), &answer("QUEUED"), 72 * HOUR);
     assert_eq!((overdue.next, overdue.notify), (Next::Recheck(12 * HOUR), Some(Outcome::Overdue)));
     let later = recheck(&overdue.record, &answer("QUEUED"), 84 * HOUR);
@@ -151,13 +144,12 @@ fn refunded_is_done() {
     assert_eq!((decision.next, decision.notify), (Next::Done, Some(Outcome::Refunded)));
 }
 
-/// An order for which the provider has answered, a minute after it was first seen.
 fn known() -> Tracking {
     Tracking { last_checked_at: Some(start()), ..Tracking::new(start()) }
 }
 
 #[test]
-fn an_order_never_known_is_given_up_after_more_than_ten_minutes_of_not_found() {
+fn an_order_that_was_never_known_is_given_up_after_more_than_ten_minutes_of_not_found() {
     let mut tracking = Tracking::new(start());
     let mut passed = Duration::ZERO;
     let mut waits = Vec::new();
@@ -191,7 +183,7 @@ fn an_order_that_becomes_known_late_is_polled_for_five_minutes_from_then_on() {
 }
 
 #[test]
-fn not_found_of_an_order_that_was_known_is_a_failure_like_any_other() {
+fn a_404_of_a_known_order_counts_as_a_failure() {
     for after in [MINUTE, 10 * MINUTE, 2 * HOUR] {
         let not_found = poll(&known(), &Observation::NotFound, after);
         let failure = poll(&known(), &failed(), after);
@@ -201,7 +193,7 @@ fn not_found_of_an_order_that_was_known_is_a_failure_like_any_other() {
     assert_eq!(recheck(&known(), &Observation::NotFound, HOUR).next, Next::Retry(HOUR));
 }
 
-/// Follows an order that stays as it is through both jobs; returns what was told and when, and the end.
+/// Tracks an order whose checks all give `observation`. Returns each outcome with its hour, and the last decision.
 fn followed_for_ever(observation: &Observation, mut tracking: Tracking) -> (Vec<(Outcome, u64)>, Decision) {
     let (mut job, mut passed, mut told) = (JobName::PollTopup, Duration::ZERO, Vec::new());
     loop {
@@ -235,7 +227,7 @@ fn an_order_that_never_gets_final_is_overdue_after_a_day_and_given_up_after_seve
 }
 
 #[test]
-fn an_order_that_was_scheduled_has_the_time_of_a_scheduled_one() {
+fn a_handling_order_that_was_queued_before_has_the_limits_of_a_queued_one() {
     let handling = |passed| recheck(&scheduled(), &answer("HANDLING"), passed);
     assert_eq!(handling(71 * HOUR).notify, None);
     assert_eq!(handling(72 * HOUR).notify, Some(Outcome::Overdue));
@@ -244,7 +236,7 @@ fn an_order_that_was_scheduled_has_the_time_of_a_scheduled_one() {
 }
 
 #[test]
-fn a_failed_poll_backs_off_and_counts_neither_as_poll_nor_for_ever() {
+fn a_failed_poll_backs_off_without_counting_as_a_poll_until_fast_polling_ends() {
     let tracking = Tracking::new(start());
     for (attempts_made, wait) in [(0, 5), (1, 10), (2, 20), (3, 40), (4, 60), (9, 60)] {
         let situation = Situation { attempts_made, ..at(JobName::PollTopup, &tracking) };
@@ -271,7 +263,7 @@ fn a_failed_recheck_waits_1_h_then_3_h_then_is_a_dead_letter() {
 }
 
 #[test]
-fn a_delay_repeated_after_a_crash_keeps_its_time() {
+fn a_delay_repeated_after_a_crash_keeps_the_time_of_the_recheck() {
     let delayed = poll(&Tracking::new(start()), &answer("HANDLING"), 295 * SECOND).record;
     let again = poll(&delayed, &answer("HANDLING"), 305 * SECOND);
     assert_eq!(again.record.delays, 1);
@@ -280,7 +272,7 @@ fn a_delay_repeated_after_a_crash_keeps_its_time() {
 }
 
 #[test]
-fn a_contradiction_of_a_final_state_is_told_and_changes_nothing() {
+fn an_answer_that_contradicts_a_final_status_is_notified_and_changes_nothing() {
     let done = poll(&Tracking::new(start()), &answer("FULFILLED"), Duration::ZERO).record;
     let decision = poll(&done, &answer("REFUNDED"), HOUR);
     assert_eq!((decision.next, decision.notify), (Next::Done, Some(Outcome::Unresolved)));
@@ -299,8 +291,7 @@ fn observations() -> impl Strategy<Value = Observation> {
 }
 
 proptest! {
-    /// An order tracked through any sequence of observations ends or is scheduled again, within
-    /// bounds, and nothing changes it once it is final.
+    /// After any observations an order has ended, or its next check is due within bounds. A final order never changes.
     #[test]
     fn every_order_ends_or_is_scheduled_again(
         looks in proptest::collection::vec((observations(), 0_u64..100_000, -1.0..1.0), 1..120),

@@ -1,6 +1,4 @@
-//! Notifications of customers, merchants and operators: outcomes and the body of an event.
-//!
-//! One event has one id and one body, whatever the channel and the attempt.
+//! The outcomes of orders, and the body of their events. An event has one id and body for all channels and attempts.
 
 use std::fmt;
 
@@ -13,23 +11,23 @@ use crate::{Customer, OrderStatus, Secret, Timestamp, TopupId, TopupType};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// The card is there.
+    /// The card is available.
     Fulfilled,
-    /// The operator will process it within 48 hours.
+    /// The carrier will process the order within 48 hours.
     Scheduled,
-    /// The provider cancelled and refunded it.
+    /// The provider cancelled and refunded the order.
     Refunded,
-    /// It outlived fast polling and is rechecked later.
+    /// The order was not final when fast polling ended; it is rechecked later.
     Delayed,
-    /// It is no longer tracked, or the provider contradicts itself: a human must look.
+    /// The order was given up, or the provider contradicts itself: a person must check it.
     Unresolved,
-    /// It is not final for much longer than usual: 72 hours after QUEUED, 24 hours otherwise.
+    /// The order is still not final 72 hours after QUEUED, or 24 hours after tracking began.
     Overdue,
-    /// A notification about it was refused, failed at every attempt, or had no channel to go by.
+    /// A notification about the order was refused, failed at every attempt, or had no channel.
     Undelivered,
 }
 
-/// The text names no outcome.
+/// The text is not the name of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no outcome has this name")]
 pub struct UnknownOutcome;
@@ -46,7 +44,7 @@ impl Outcome {
         Self::Undelivered,
     ];
 
-    /// The name as it stands in event ids, metrics and the store.
+    /// The name in event ids, metrics and the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -60,20 +58,19 @@ impl Outcome {
         }
     }
 
-    /// The type of its event, for example `topup.fulfilled`.
+    /// The type of the outcome's event, for example `topup.fulfilled`.
     #[must_use]
     pub fn event_type(self) -> String {
         format!("topup.{self}")
     }
 
-    /// Whether the operator is notified as well as the merchant.
+    /// Whether the outcome notifies the operator as well as the merchant.
     #[must_use]
     pub const fn concerns_operator(self) -> bool {
         matches!(self, Self::Delayed | Self::Unresolved | Self::Overdue | Self::Undelivered)
     }
 
-    /// Whether it can happen to one order more than once, each time as an incident with an id of its own. The other
-    /// outcomes have one event each, for ever.
+    /// Whether an order can have the outcome more than once, each time as an incident with its own event id.
     #[must_use]
     pub const fn recurs(self) -> bool {
         self.concerns_operator()
@@ -97,16 +94,16 @@ impl std::str::FromStr for Outcome {
 /// Body of an event as a webhook carries it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
-    /// `topup.` and the outcome.
+    /// Event type: `topup.` and the outcome.
     #[serde(rename = "type")]
     pub kind: String,
     /// When the outcome was recorded.
     pub timestamp: Timestamp,
-    /// The order at that moment.
+    /// Data of the order at the time when the outcome was recorded.
     pub data: EventData,
 }
 
-/// The order of an event. Fields that do not apply are `null`.
+/// Data of an event's order. Fields that do not apply are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventData {
@@ -127,36 +124,60 @@ pub struct EventData {
     pub card_code: Option<Secret>,
     /// Proof of purchase; only in `topup.fulfilled`.
     pub num_trans: Option<String>,
-    /// When the operator processed it; only in `topup.fulfilled`.
+    /// When the carrier processed the order; only in `topup.fulfilled`.
     pub date_traitement: Option<String>,
-    /// When the order is looked at next.
+    /// When the order is checked next.
     pub next_check_at: Option<Timestamp>,
-    /// Why a person must look at the order, in words; only in `topup.unresolved`.
+    /// Why a person must check the order, in words; only in `topup.unresolved`.
     #[serde(default)]
     pub reason: Option<String>,
-    /// What was not delivered; only in `topup.undelivered`.
+    /// The notification that was not delivered; only in `topup.undelivered`.
     #[serde(default)]
     pub undelivered: Option<Undelivered>,
     /// The outcome in the customer's language.
     pub message: String,
-    /// The customer, as the producer told.
+    /// The customer, as the producer sent it.
     pub customer: Option<Customer>,
-    /// The producer's metadata, as it came.
+    /// The producer's metadata, unchanged.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl EventData {
+    /// Event data with the fields that every event has. All other fields are `null`.
+    #[must_use]
+    pub fn new(topup_id: TopupId, status: OrderStatus, message: String) -> Self {
+        Self {
+            topup_id,
+            status,
+            message,
+            topup_ref: None,
+            kind: None,
+            number: None,
+            topup_amount: None,
+            card_code: None,
+            num_trans: None,
+            date_traitement: None,
+            next_check_at: None,
+            reason: None,
+            undelivered: None,
+            customer: None,
+            metadata: None,
+        }
+    }
 }
 
 /// A notification that did not reach its receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Undelivered {
-    /// Id of the event that it carried.
+    /// Id of the event that the notification carried.
     pub event_id: String,
     /// Type of that event, for example `topup.fulfilled`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The channel that did not deliver it; `none` where no channel tells this order's customer or merchant.
+    /// The channel that failed; `none` if no channel reaches the customer or the merchant of the order.
     pub channel: String,
-    /// Why, in words without personal data.
+    /// Why the notification was not delivered, in words without personal data.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! Ids of events: the same for every channel, every attempt and every repeat after a crash.
+//! Ids of events. An event keeps its id on every channel, at every attempt and in every repeat after a crash.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,17 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Outcome, TopupId};
 
-/// Which of several times an outcome happened to one order, counted from 1. An order that is given up, replayed and
-/// given up again has two incidents of `unresolved`.
+/// Number of an occurrence of an outcome, from 1. An order that is given up twice has two incidents of `unresolved`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Incident(NonZeroU32);
 
 impl Incident {
-    /// The first time, and the only one of an outcome that does not [recur](Outcome::recurs).
+    /// The first incident, and the only one of an outcome that does not [recur](Outcome::recurs).
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// The incident of this number; nothing for 0.
+    /// The incident with this number; `None` for 0, since numbers begin at 1.
     #[must_use]
     pub const fn new(number: u32) -> Option<Self> {
         match NonZeroU32::new(number) {
@@ -33,13 +32,13 @@ impl Incident {
         self.0.get()
     }
 
-    /// The one after it.
+    /// The next incident.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// Whether it is the first.
+    /// Whether this is the first incident.
     #[must_use]
     pub fn is_first(&self) -> bool {
         *self == Self::FIRST
@@ -52,19 +51,19 @@ impl Default for Incident {
     }
 }
 
-/// What stands behind the outcome in an id: nothing for the first incident, `_2` for the second.
+/// The suffix of an outcome in an id: empty for the first incident, `_2` for the second.
 impl fmt::Display for Incident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_first() { Ok(()) } else { write!(f, "_{}", self.0) }
     }
 }
 
-/// `evt_<topupId>_<outcome>`, and `evt_<topupId>_<outcome>_2` for the second incident.
+/// Id of an event: `evt_<topupId>_<outcome>`, with `_2` appended for the second incident, and so on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventId(String);
 
 impl EventId {
-    /// The id of the event that this incident of this outcome of this order is.
+    /// The id of the event for this incident.
     #[must_use]
     pub fn new(topup_id: &TopupId, outcome: Outcome, incident: Incident) -> Self {
         Self(format!("evt_{topup_id}_{outcome}{incident}"))
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_of_an_incident_stands_in_its_id_from_the_second_on() {
+    fn an_id_holds_the_number_of_its_incident_from_the_second_on() {
         let order: TopupId = "6901616fe9e88196b4eb64b2".parse().unwrap();
         let id = |incident| EventId::new(&order, Outcome::Unresolved, incident).to_string();
         assert_eq!(id(Incident::FIRST), "evt_6901616fe9e88196b4eb64b2_unresolved");

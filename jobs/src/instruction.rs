@@ -1,44 +1,41 @@
-//! What a message about an order that is known asks for. It is carried out by a job of its own in the queue
-//! `poll-topup`, with the id `<topupId>#<id of the message>`: that job only changes what is stored, and asks nothing of
-//! the provider.
+//! The instruction in a message about a known order. A separate job in the queue `poll-topup`, with the id
+//! `<topupId>#<id of the message>`, applies the instruction to the store. That job does not ask the provider.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Locale;
 
-/// Stands in the payload of such a job as `instruction`; by it the job is known from one that looks at its order. The
-/// service's own note: no field for a producer, and in no schema.
+/// The field `instruction` in the payload of a job. Internal: producers do not send it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instruction {
-    /// What is to be done.
+    /// What to do with the order.
     pub kind: InstructionKind,
-    /// Whether a queue held the order's own job when the message was taken in: then the order is known, even if no
-    /// worker has looked at it yet.
+    /// Whether a queue held the order's own job at intake. If so, the order is known even if the store lacks it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tracked: bool,
-    /// The customer's language, where a correction names it.
+    /// The customer's language, if a correction names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locale: Option<Locale>,
 }
 
-/// What is to be done with an order that is known.
+/// What to do with a known order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstructionKind {
-    /// A further message `poll-topup` or `recheck-topup` of an order that is tracked: the customer, the metadata and
-    /// the callback URL that it names replace the stored ones, each as a whole.
+    /// A further message `poll-topup` or `recheck-topup` about a tracked order. If the message has a customer, metadata
+    /// or a callback URL, each of them replaces the whole stored one.
     Update,
-    /// `check-topup`: the order is checked now; one that was stopped or given up is tracked again.
+    /// `check-topup`: the order is checked now; an order that was stopped or given up is tracked again.
     Check,
-    /// `correct-topup`: as an update, but of the customer only the fields that are named; an empty text removes one.
+    /// `correct-topup`: like `Update`, but absent fields of the customer stay as they are; an empty text removes one.
     Correct,
     /// `cancel-topup`: the order is no longer tracked.
     Cancel,
 }
 
 impl InstructionKind {
-    /// The kind that a message of this name asks for; an update has no name of its own.
+    /// The kind of instruction in a message with this name; `None` for `poll-topup`, `recheck-topup` and other names.
     #[must_use]
     pub fn of_message(name: &str) -> Option<Self> {
         match name {
@@ -49,7 +46,7 @@ impl InstructionKind {
         }
     }
 
-    /// The name of its message, as it stands in logs.
+    /// The message's name in logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -60,7 +57,7 @@ impl InstructionKind {
         }
     }
 
-    /// Whether it has an order tracked that was stopped before.
+    /// Whether the instruction resumes tracking of a cancelled or given-up order.
     #[must_use]
     pub const fn tracks(self) -> bool {
         matches!(self, Self::Update | Self::Check)
@@ -68,13 +65,13 @@ impl InstructionKind {
 }
 
 impl Instruction {
-    /// An instruction about an order of which no queue holds the job.
+    /// An instruction about an order whose job is in no queue.
     #[must_use]
     pub const fn new(kind: InstructionKind) -> Self {
         Self { kind, tracked: false, locale: None }
     }
 
-    /// The same about an order that is tracked.
+    /// The same instruction, for an order whose job is in a queue.
     #[must_use]
     pub const fn of_followed(self) -> Self {
         Self { tracked: true, ..self }

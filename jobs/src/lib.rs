@@ -35,7 +35,7 @@ pub use schedule::{
 };
 pub use track::{TrackTopup, Waited};
 
-/// A moment of domain time, always UTC.
+/// A moment of domain time (the time of orders, which demos and tests scale), always UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The producers' contract: a message of the inbox, checked field by field.
+//! The contract with producers: validates an inbox message field by field.
 //!
-//! A message comes from a program in any language, so nothing about it is taken for granted. What cannot be tracked
-//! is refused, and what is odd beside that is put right or left out, in words that tell the producer what to do. The
-//! words name fields and types, never values: a value may be a phone number.
+//! A message may come from a program in any language, so every field is checked. A message without an order to track
+//! is rejected. Any other odd field is repaired or ignored, with a remark that tells the producer what to send. Remarks
+//! name fields and types, but never a value, because a value may be a phone number.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,52 +19,52 @@ use crate::{
     Secret, TopupId, TrackTopup,
 };
 
-/// The fields of a message together: 16 KiB at most.
+/// Largest size of all fields of a message together, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
-/// `metadata` as JSON: 4 KiB at most.
+/// Largest size of `metadata` as JSON, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4 * 1024;
-/// A delay beyond a year is taken for a mistake, most often of units.
+/// Longest accepted delay, a year. A longer one is a mistake of the producer, usually a wrong unit.
 const MAX_DELAY_MS: u64 = 365 * 24 * 3_600 * 1_000;
 const MAX_TEXT_CHARS: usize = 256;
-/// What every browser and server takes.
+/// Longest accepted `callbackUrl`, a length that every browser and server accepts.
 const MAX_URL_CHARS: usize = 2048;
 const MAX_ATTEMPTS: u64 = 100;
 
-/// The optional field `opts` of a message, in Bull's words.
+/// The optional field `opts` of a message, in the form that Bull uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Opts {
-    /// Wait before the first look, in milliseconds; at most a year.
+    /// Wait before the first check, in milliseconds; at most a year.
     #[serde(default)]
     pub delay: u64,
-    /// Attempts of a failing recheck of this order, the first included; 1 to 100.
+    /// Attempts of a failing recheck of this order, including the first; 1 to 100.
     #[serde(default)]
     pub attempts: Option<u32>,
     /// Wait between those attempts.
     #[serde(default)]
     pub backoff: Option<Backoff>,
-    /// Accepted for Bull's sake: an order is one job whatever its id, so `topupId` is what counts.
+    /// Accepted because Bull has it, and ignored: the `topupId` identifies the job of an order.
     #[serde(default)]
     pub job_id: Option<String>,
-    /// Ask the provider even though the order is already final.
+    /// Ask the provider even if the order is already final.
     #[serde(default)]
     pub force: bool,
 }
 
-/// A message that can be worked on.
+/// A valid message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// `PollTopup` or `RecheckTopup`; `PollTopup` for an instruction.
     pub job: JobName,
-    /// The order, with an instruction where the message is about an order that is known.
+    /// The order, with an instruction if the message is about a known order.
     pub order: TrackTopup,
-    /// Wait before the first look, in domain time.
+    /// Wait before the first check, in domain time.
     pub delay: Duration,
-    /// What of the message was left out or changed, in words for its producer and without any of its values.
+    /// Fields that were ignored or changed, in words for the producer and without any value of the message.
     pub remarks: Vec<String>,
 }
 
-/// Why a message is refused, in words for its producer and without any of its values.
+/// Why a message is rejected, in words for the producer and without any value of the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Rejection(String);
@@ -73,13 +73,13 @@ fn reject<T>(reason: impl Into<String>) -> Result<T, Rejection> {
     Err(Rejection(reason.into()))
 }
 
-/// Checks the fields of one message of the inbox.
+/// Validates the fields of one inbox message.
 ///
-/// A paid order is not refused for a trifle: only what makes it impossible to track is. Anything else is put right where
-/// its meaning is clear, and otherwise left out with a remark.
+/// The order is paid, so a message is rejected only if its order cannot be tracked. Any other odd field is repaired if
+/// its meaning is clear, and otherwise ignored with a remark.
 ///
 /// # Errors
-/// [`Rejection`] says what is wrong and what the producer is to send instead.
+/// [`Rejection`] names what is wrong and what the producer should send instead.
 pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
     accept_size(fields.iter().map(|(name, value)| name.len() + value.len()).sum())?;
     let field =
@@ -100,10 +100,10 @@ pub fn accept(fields: &[(&[u8], &[u8])]) -> Result<Accepted, Rejection> {
     Ok(Accepted { job, order, delay: Duration::from_millis(opts.delay), remarks: reader.remarks })
 }
 
-/// Checks the size of a message, the bytes of its names and values together.
+/// Checks the size of a message: the bytes of its field names and values together.
 ///
 /// # Errors
-/// [`Rejection`] where it is too large.
+/// [`Rejection`] if the message is too large.
 pub fn accept_size(bytes: usize) -> Result<(), Rejection> {
     if bytes > MAX_MESSAGE_BYTES {
         return reject(format!("the message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are accepted"));
@@ -156,12 +156,12 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A field that is there; JSON `null` counts as absent.
+/// A field of the object; JSON `null` counts as absent.
 fn present<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
 }
 
-/// The object; empty for an empty array, which is what PHP makes of an empty object, and for an empty text.
+/// The value as an object. An empty text or array counts as an empty object; PHP encodes an empty object as an array.
 fn object(value: &Value) -> Option<Cow<'_, Map<String, Value>>> {
     match value {
         Value::Object(object) => Some(Cow::Borrowed(object)),
@@ -171,12 +171,12 @@ fn object(value: &Value) -> Option<Cow<'_, Map<String, Value>>> {
     }
 }
 
-/// A whole number, however it is written: `5000`, `5000.0` or `"5000"`.
+/// The value as a whole number, written as `5000`, `5000.0` or `"5000"`.
 fn whole(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64().or_else(|| {
             let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
-            // Exactly as it is written, for what is smaller than 2^53.
+            // From 2^53 on, a float may differ from the number that was written, so it is not accepted.
             format!("{number:.0}").parse().ok().filter(|number| *number < 1 << 53)
         }),
         Value::String(text) => text.trim().parse().ok(),
@@ -184,7 +184,6 @@ fn whole(value: &Value) -> Option<u64> {
     }
 }
 
-/// Reads the fields of a message and notes what it leaves out.
 #[derive(Default)]
 struct Reader {
     remarks: Vec<String>,
@@ -198,10 +197,10 @@ impl Reader {
     fn data(&mut self, raw: &[u8]) -> Result<Map<String, Value>, Rejection> {
         let OddJson { text, oddities } = OddJson::read(raw);
         for oddity in oddities {
-            self.remark(format!("of the field \"data\": {oddity}"));
+            self.remark(format!("the field \"data\": {oddity}"));
         }
         let mut value = json(&text).or_else(|why| self.readable_fields(&text).ok_or(why));
-        // Encoded twice.
+        // Some producers encode the object twice.
         if let Ok(Value::String(inner)) = &value
             && let Ok(inner @ Value::Object(_)) = json(inner)
         {
@@ -214,8 +213,7 @@ impl Reader {
         }
     }
 
-    /// The fields of an object that can be read, each by itself: a number beyond all numbers in one of them, or a thousand
-    /// brackets, costs no other.
+    /// Parses each field on its own, so that one field out of range or too deeply nested does not affect the others.
     fn readable_fields(&mut self, text: &str) -> Option<Value> {
         let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
         let mut readable = Map::new();
@@ -234,7 +232,7 @@ impl Reader {
         Some(Value::Object(readable))
     }
 
-    /// The order of a message about an order that is known. Only a correction says more than which order it is.
+    /// The order in a message about a known order. Only `correct-topup` uses fields other than the id.
     fn instructed(
         &mut self,
         data: &Map<String, Value>,
@@ -245,7 +243,7 @@ impl Reader {
         let mut instruction = Instruction::new(kind);
         if kind == InstructionKind::Correct {
             order = TrackTopup { topup_ref: None, ..self.order(data, topup_id, &Opts::default()) };
-            // An empty text removes it.
+            // An empty text removes the callback URL.
             if present(data, "callbackUrl")
                 .is_some_and(|url| url.as_str().is_some_and(|url| url.trim().is_empty()))
             {
@@ -310,7 +308,7 @@ impl Reader {
         })
     }
 
-    /// A name is cut where it is too long: the customer recognises what is left of it.
+    /// The customer's name. A name that is too long is cut and not ignored, because the customer still recognises it.
     fn customers_name(&mut self, customer: &Map<String, Value>) -> Option<String> {
         let mut name = self.text(customer, "data.customer.name", "name", usize::MAX)?;
         if let Some((end, _)) = name.char_indices().nth(MAX_TEXT_CHARS) {
@@ -376,14 +374,14 @@ impl Reader {
         }
     }
 
-    /// Bull takes a bare number for a fixed backoff, and so does this.
+    /// Reads the backoff. As in Bull, a bare number is a fixed backoff.
     fn backoff(&mut self, value: &Value) -> Option<Backoff> {
         if let Value::Object(backoff) = value {
             let Some(kind) = present(backoff, "type").and_then(backoff_type) else {
                 self.remark("\"opts.backoff.type\" is neither \"fixed\" nor \"exponential\"; the backoff was left out");
                 return None;
             };
-            // Without a wait that can be read the default is meant, not none at all.
+            // An unreadable delay becomes the default and not 0, because 0 would repeat the recheck at once.
             let default = RetryPolicy::default().backoff.delay;
             let delay = self.whole(backoff, "opts.backoff.delay", "delay", 0..=MAX_DELAY_MS);
             let unread = present(backoff, "delay").is_some() && delay.is_none();
@@ -399,7 +397,7 @@ impl Reader {
         delay.map(|delay| Backoff { kind: BackoffType::Fixed, delay })
     }
 
-    /// A text of so many characters, or a whole number written as one.
+    /// The field `key` as a text of at most `most_chars` characters. A whole number counts as a text.
     fn text(
         &mut self,
         object: &Map<String, Value>,
@@ -439,7 +437,6 @@ impl Reader {
     }
 }
 
-/// `fixed` or `exponential`.
 fn backoff_type(value: &Value) -> Option<BackoffType> {
     match value.as_str()?.trim().to_ascii_lowercase().as_str() {
         "fixed" => Some(BackoffType::Fixed),
@@ -448,7 +445,7 @@ fn backoff_type(value: &Value) -> Option<BackoffType> {
     }
 }
 
-/// The language of `fr`, `AR`, `fr-DZ` or `ar_DZ`.
+/// The language of a locale such as `fr`, `AR`, `fr-DZ` or `ar_DZ`.
 fn locale(value: &Value) -> Option<Locale> {
     let language = value.as_str()?.trim().split(['-', '_', '.']).next()?.to_ascii_lowercase();
     match language.as_str() {
@@ -482,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_a_producer_may_say_is_taken_over() {
+    fn every_field_of_the_contract_is_read() {
         let data = format!(
             r#"{{"topupId":"{ID}","topupRef":"order-1","customer":{{"name":"A","email":"a@b.dz","phone":"06","locale":"ar"}},
                 "metadata":{{"cart":[1,2]}},"callbackUrl":"https://shop.dz/t","unknown":true,"extra":null}}"#
@@ -503,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_tracked_is_refused_in_words() {
+    fn a_message_that_cannot_be_tracked_is_rejected_with_a_reason() {
         let data = format!(r#"{{"topupId":"{ID}"}}"#);
         let huge = "x".repeat(1 << 20);
         for (name, data, word) in [
@@ -525,7 +522,6 @@ mod tests {
         assert!(accept(&[]).unwrap_err().to_string().contains("\"name\" is missing"));
     }
 
-    /// The order of a message with these fields of `data`, and the remarks on it.
     fn with(fields: &str) -> (TrackTopup, Vec<String>) {
         let Accepted { order, remarks, .. } =
             message("poll-topup", &format!(r#"{{"topupId":"{ID}",{fields}}}"#), None).unwrap();
@@ -604,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_taken_is_left_out_and_named() {
+    fn an_odd_field_whose_meaning_is_unclear_is_left_out_with_a_remark() {
         let long = "x".repeat(5_000);
         for (fields, remark) in [
             (r#""topupRef":{"id":1}"#.to_owned(), "\"data.topupRef\" is an object and was left out"),
@@ -649,7 +645,7 @@ mod tests {
         assert_eq!((customer.locale, customer.phone), (Locale::default(), None));
         assert_eq!(customer.name, Some(Secret::new("Amina \u{fffd}")));
         for remark in [
-            "of the field \"data\": half a character stands in a text",
+            "the field \"data\": a text contains half a character",
             "\"data.customer.locale\" is none of \"fr\", \"ar\" and \"en\", and was left out",
             "\"data.customer.phone\" is an array and was left out; send a text",
         ] {
@@ -676,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_about_a_known_order_says_what_is_to_be_done() {
+    fn a_message_about_a_known_order_carries_an_instruction() {
         let data = format!(r#"{{"topupId":"{ID}","customer":{{"email":"a@b.dz"}}}}"#);
         for (name, kind) in [
             ("check-topup", InstructionKind::Check),
@@ -699,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_never_repeats_a_value() {
+    fn remarks_and_reasons_never_repeat_a_value() {
         let odd = r#""topupRef":[661223344],"metadata":661223344,"callbackUrl":{"a":661223344},
             "customer":{"phone":[661223344],"locale":"0661223344"}"#;
         let opts = r#"{"delay":"0661223344x","attempts":661223344,"backoff":"x661223344","force":661223344}"#;

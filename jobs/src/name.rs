@@ -1,6 +1,4 @@
-//! The one name of each job: constant, queue name, schema file, metric label.
-//!
-//! A job is added here first; `JobName::ALL` is the visible list of them.
+//! The names of the jobs. A job has one name in queues, schema files and metric labels; a new job is added here first.
 
 use std::fmt;
 
@@ -8,31 +6,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::OrderStatus;
 
-/// A job of this service, and by that the queue `{topup}:<job>` it waits in.
+/// A kind of job. Its jobs wait in the queue `{topup}:<name of the job>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobName {
-    /// Ask the provider for an order at the fast pace, at most five minutes.
+    /// Check an order at the fast pace, for at most five minutes.
     PollTopup,
-    /// Ask again about an order that outlived fast polling or was scheduled by the operator.
+    /// Recheck an order that was not final after fast polling or was scheduled by the carrier.
     RecheckTopup,
-    /// Tell one channel about one outcome of one order.
+    /// Notify of one outcome of one order over one channel.
     NotifyCustomer,
 }
 
-/// The name belongs to no job of this service.
+/// The text is not the name of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no job has this name")]
 pub struct UnknownJobName;
 
 impl JobName {
-    /// Every job, in the order in which the service starts them.
+    /// Every kind of job.
     pub const ALL: [Self; 3] = [Self::PollTopup, Self::RecheckTopup, Self::NotifyCustomer];
 
-    /// The jobs that look at orders; an order is tracked by one of them at a time.
+    /// The jobs that check orders. An order has at most one of them at a time.
     pub const TRACKING: [Self; 2] = [Self::PollTopup, Self::RecheckTopup];
 
-    /// The job that follows an order of this status.
+    /// The job that tracks an order of this status.
     #[must_use]
     pub const fn tracking(status: OrderStatus) -> Self {
         match status {
@@ -41,7 +39,7 @@ impl JobName {
         }
     }
 
-    /// The name as it stands in queues, schemas, metrics and logs.
+    /// The name in queues, schemas, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,5 @@
-//! `notify-customer`: tell one channel about one outcome of one order.
-//!
-//! The payload carries ids only. The content, with the card, is read from the store when the job
-//! runs, so nothing of the customer and no card code ever waits in Redis.
+//! `notify-customer`: notifies of one outcome of an order over one channel. The payload carries ids only: the job reads
+//! the event and the card from the store when it runs, so no customer data and no card code waits in Redis.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,25 +10,25 @@ use crate::{EventId, Incident, Outcome, TopupId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NotifyCustomer {
-    /// The order.
+    /// Id of the order.
     pub topup_id: TopupId,
-    /// What happened to it.
+    /// What happened to the order.
     pub outcome: Outcome,
-    /// Which time it happened; the first where absent.
+    /// Number of this occurrence of the outcome; 1 if absent.
     #[serde(default, skip_serializing_if = "Incident::is_first")]
     pub incident: Incident,
-    /// Name of the channel that is to tell it, for example `webhook`.
+    /// Name of the channel that sends the event, for example `webhook`.
     pub channel: String,
 }
 
 impl NotifyCustomer {
-    /// Id of the event this job delivers: the same for every channel and every attempt.
+    /// Id of the event that this job delivers, the same for every channel and attempt.
     #[must_use]
     pub fn event_id(&self) -> EventId {
         EventId::new(&self.topup_id, self.outcome, self.incident)
     }
 
-    /// Id of the job in its queue: one per event and channel, so that a repeat finds itself.
+    /// Id of the job in its queue: one per event and channel, so that the queue recognises a repeat.
     #[must_use]
     pub fn job_id(&self) -> String {
         format!("{}:{}{}:{}", self.topup_id, self.outcome, self.incident, self.channel)
@@ -42,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_incident_leaves_payload_and_ids_as_they_are_without_a_number() {
+    fn the_first_incident_has_no_number_in_payload_and_ids() {
         let first = r#"{"topupId":"6901616fe9e88196b4eb64b2","outcome":"unresolved","channel":"webhook"}"#;
         let notification: NotifyCustomer = serde_json::from_str(first).unwrap();
         assert_eq!(notification.incident, Incident::FIRST);

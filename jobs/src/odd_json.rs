@@ -1,21 +1,19 @@
-//! JSON text as programs send it that are not careful: what no reader accepts is put right before it is read.
-//!
-//! Seen in the wild: a byte order mark, a byte of another encoding, half a character of a text that was cut, a control
-//! character, `NaN`. [`OddJson::oddities`] names what was odd, and repeats no value.
+//! Repairs malformed JSON before it is parsed. Seen in practice: a byte order mark, bytes of another encoding, half a
+//! character of a text that was cut, control characters, `NaN`. [`OddJson::oddities`] names the repairs without values.
 
 use std::borrow::Cow;
 
-/// Text that a reader of JSON can read, if it is JSON at all.
+/// The repaired text. If the input was JSON apart from the repaired errors, the text parses.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OddJson {
-    /// The text.
+    /// The text after the repair.
     pub text: String,
-    /// What was odd about the bytes, in words.
+    /// What was repaired, in words.
     pub oddities: Vec<&'static str>,
 }
 
 impl OddJson {
-    /// The text of these bytes.
+    /// Decodes and repairs these bytes.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Self {
         let mut oddities = Vec::new();
@@ -24,7 +22,7 @@ impl OddJson {
     }
 }
 
-/// UTF-8, as JSON must be; UTF-16 where a byte order mark says so. A byte that is none of UTF-8 is taken for Latin-1.
+/// Decodes UTF-8, or UTF-16 with a byte order mark. A byte that is not valid UTF-8 is read as Latin-1.
 fn decoded<'a>(body: &'a [u8], oddities: &mut Vec<&'static str>) -> Cow<'a, str> {
     let unit: Option<fn([u8; 2]) -> u16> = match body {
         [0xff, 0xfe, ..] => Some(u16::from_le_bytes),
@@ -55,7 +53,7 @@ fn decoded<'a>(body: &'a [u8], oddities: &mut Vec<&'static str>) -> Cow<'a, str>
     Cow::Owned(text)
 }
 
-/// Replaces what no reader of JSON accepts: control characters, halves of characters, and numbers that are none.
+/// Replaces what no JSON parser accepts: control characters, lone surrogates, `NaN` and infinite numbers.
 fn put_right(text: &str, oddities: &mut Vec<&'static str>) -> String {
     let (mut right, mut rest, mut in_text) = (String::with_capacity(text.len()), text, false);
     while let Some(next) = rest.chars().next() {
@@ -70,12 +68,12 @@ fn put_right(text: &str, oddities: &mut Vec<&'static str>) -> String {
             }
             '\0'..' ' => {
                 if in_text {
-                    note(oddities, "a control character stands in a text");
+                    note(oddities, "a text contains a control character");
                 }
                 right.push(' ');
             }
             'N' | 'I' | '-' if !in_text && let Some(word) = no_number(rest) => {
-                note(oddities, "a number is none");
+                note(oddities, "a number is NaN or infinite");
                 right.push_str("null");
                 taken = word.len();
             }
@@ -86,7 +84,7 @@ fn put_right(text: &str, oddities: &mut Vec<&'static str>) -> String {
     right
 }
 
-/// Writes the escape at the beginning of this text and returns its length. Half of a character becomes U+FFFD.
+/// Copies the escape sequence at the beginning of `text` and returns its length. A lone surrogate becomes U+FFFD.
 fn escape(text: &str, right: &mut String, oddities: &mut Vec<&'static str>) -> usize {
     let unit = |text: &str| {
         let digits = text.strip_prefix("\\u")?.get(..4)?;
@@ -95,19 +93,19 @@ fn escape(text: &str, right: &mut String, oddities: &mut Vec<&'static str>) -> u
     let length = match unit(text) {
         Some(0xd800..0xdc00) if matches!(text.get(6..).and_then(unit), Some(0xdc00..0xe000)) => 12,
         Some(0xd800..0xe000) => {
-            note(oddities, "half a character stands in a text");
+            note(oddities, "a text contains half a character");
             right.push_str("\\ufffd");
             return 6;
         }
         Some(_) => 6,
-        // The backslash and what it stands before.
+        // The backslash and the character after it.
         None => 1 + text[1..].chars().next().map_or(0, char::len_utf8),
     };
     right.push_str(&text[..length]);
     length
 }
 
-/// What programs write for a number that is none.
+/// The word for NaN or an infinite number at the beginning of this text.
 fn no_number(text: &str) -> Option<&'static str> {
     ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| text.starts_with(word))
 }
@@ -128,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_left_as_it_is() {
+    fn valid_json_stays_unchanged() {
         for text in [
             r#"{"a":"b","c":[1,-2.5e3,null,true]}"#,
             r#""\u00e9\ud83d\ude00\\ud83d\"x""#,
@@ -140,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_characters_are_replaced_and_whole_ones_are_kept() {
+    fn lone_surrogates_are_replaced_and_pairs_are_kept() {
         for (odd, right) in [
             (r#""a\ud83d""#, r#""a\ufffd""#),
             (r#""\ude00b""#, r#""\ufffdb""#),
             (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
             (r#""\uD83Dé""#, r#""\ufffdé""#),
         ] {
-            assert_eq!(read(odd), (right.to_owned(), vec!["half a character stands in a text"]), "{odd}");
+            assert_eq!(read(odd), (right.to_owned(), vec!["a text contains half a character"]), "{odd}");
         }
-        // No escape at all: the reader will say so.
+        // An invalid escape stays; the JSON parser reports it.
         for broken in [r#""\ud83"#, r#""\u+83d""#, "\"\\"] {
             assert_eq!(read(broken).0, broken);
         }

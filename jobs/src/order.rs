@@ -1,7 +1,5 @@
-//! Orders as the provider answers them and as this service stores them.
-//!
-//! Everything personal or worth money hides itself from `Debug`: a phone number, an e-mail address or
-//! a card code must not reach a log because a struct was printed.
+//! Orders as the provider returns them and as this service stores them. `Debug` hides phone numbers, e-mail addresses
+//! and card codes, so that a printed struct cannot leak them into a log.
 
 use std::fmt;
 
@@ -28,8 +26,8 @@ impl TopupId {
         &self.0
     }
 
-    /// When the provider created the order, going by its id: like every ObjectId of MongoDB it begins with the
-    /// seconds since 1970. The provider's pages do not say so, which makes it a hint.
+    /// When the provider created the order. Like every ObjectId of MongoDB, the id begins with the seconds since 1970.
+    /// The provider's pages do not document that, so the time is only a hint.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
         let seconds = i64::from_str_radix(self.0.get(..8)?, 16).ok()?;
@@ -82,13 +80,13 @@ impl fmt::Debug for TopupId {
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a text.
+    /// Hides a text from `Debug`.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself. Only for storing it and for telling it to whom it belongs.
+    /// The hidden text. Use it only for the store and for a message to the person to whom it belongs.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -114,7 +112,7 @@ pub enum Locale {
     En,
 }
 
-/// The customer of an order, as far as the merchant told.
+/// The customer of an order, as the merchant described them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Customer {
     /// Name, for the salutation.
@@ -140,7 +138,7 @@ pub enum TopupType {
     Adsl,
     /// `4G`: `213[0-9]{9}`.
     FourG,
-    /// A kind the documentation does not name; kept as it came.
+    /// A kind that the provider's documentation does not name, unchanged.
     Other(String),
 }
 
@@ -167,15 +165,15 @@ impl From<TopupType> for String {
 /// Status of an order at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopupStatus {
-    /// Being processed by the operator.
+    /// Being processed by the carrier.
     Handling,
-    /// The card is there.
+    /// The card is available.
     Fulfilled,
     /// Scheduled for 12–48 hours from now; not a failure.
     Queued,
     /// Cancelled and refunded by the provider.
     Refunded,
-    /// A status the documentation does not name: not final yet.
+    /// A status that the provider's documentation does not name; treated as not final.
     Unknown(String),
 }
 
@@ -191,29 +189,29 @@ impl From<&str> for TopupStatus {
     }
 }
 
-/// The card of a fulfilled order. All three fields are delivered (guide "Card Code Delivery").
+/// The card of a fulfilled order. Events carry all three fields (the provider's guide, "Card Code Delivery").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
-    /// What the customer types in.
+    /// The code that the customer types in.
     pub card_code: Secret,
     /// Proof of purchase.
     pub num_trans: Option<String>,
-    /// When the carrier processed it, in the provider's words.
+    /// When the carrier processed the order, as the provider wrote it.
     pub date_traitement: Option<String>,
 }
 
 impl Card {
-    /// Whether it has all three fields. A row of the provider's list shows no date.
+    /// Whether the card has all three fields. A row of the provider's list lacks the date.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.num_trans.is_some() && self.date_traitement.is_some()
     }
 }
 
-/// An order as the provider answers it.
+/// An order as the provider returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderOrder {
-    /// Status there.
+    /// Status at the provider.
     pub status: TopupStatus,
     /// The merchant's reference.
     pub topup_ref: Option<String>,
@@ -223,15 +221,14 @@ pub struct ProviderOrder {
     pub number: Option<Secret>,
     /// Amount in dinars.
     pub topup_amount: Option<i64>,
-    /// The card, once FULFILLED; absent where the code is missing or empty.
+    /// The card of a FULFILLED order; absent if the code is missing or empty.
     pub card: Option<Card>,
 }
 
 impl ProviderOrder {
-    /// An order of which nothing is known but that it is not final.
+    /// An order of which only the status is known.
     #[must_use]
-    pub fn handling() -> Self {
-        let status = TopupStatus::Handling;
+    pub fn new(status: TopupStatus) -> Self {
         Self { status, topup_ref: None, kind: None, number: None, topup_amount: None, card: None }
     }
 }
@@ -244,7 +241,7 @@ pub enum OrderStatus {
     Handling,
     /// QUEUED at the provider; rechecked after 24 h, then every 12 h.
     Scheduled,
-    /// Outlived fast polling; rechecked with growing waits.
+    /// Not final when fast polling ended; rechecked with growing waits.
     Delayed,
     /// Final: the card is stored.
     Fulfilled,
@@ -252,23 +249,23 @@ pub enum OrderStatus {
     Refunded,
 }
 
-/// The text is not a status of this store.
+/// The text is not the status of a stored order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a status of a stored order")]
 pub struct UnknownOrderStatus;
 
 impl OrderStatus {
-    /// Every status, in the order of an order's life.
+    /// Every status, from the first to the final ones.
     pub const ALL: [Self; 5] =
         [Self::Handling, Self::Scheduled, Self::Delayed, Self::Fulfilled, Self::Refunded];
 
-    /// Whether nothing may change the order any more.
+    /// Whether the status is final: nothing changes the order any more.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Fulfilled | Self::Refunded)
     }
 
-    /// The status as it is stored and told.
+    /// The status as the store and the events write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -309,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_tells_when_the_order_was_created() {
+    fn an_id_holds_the_creation_time_of_its_order() {
         let id: TopupId = "6901616FE9E88196B4EB64B2".parse().unwrap();
         assert_eq!(id.created_at().unwrap().to_rfc3339(), "2025-10-29T00:35:59+00:00");
     }

@@ -1,12 +1,11 @@
-//! `poll-topup`: ask the provider for an order at the fast pace until it is final, scheduled, or five
-//! minutes have passed.
+//! `poll-topup`: checks an order at the fast pace until it is final or scheduled, or five minutes have passed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{TopupId, TrackTopup};
 
-/// Payload of `poll-topup`: the order to follow.
+/// Payload of `poll-topup`: the order to track.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct PollTopup(pub TrackTopup);

@@ -1,12 +1,11 @@
-//! `recheck-topup`: ask again, hours later, about an order that was QUEUED or outlived fast polling.
-//! It mirrors the `recheckQueue` of the provider's guide.
+//! `recheck-topup`: checks an order that was QUEUED or not final after fast polling (`recheckQueue` in the guide).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{TopupId, TrackTopup};
 
-/// Payload of `recheck-topup`: the order to look at again.
+/// Payload of `recheck-topup`: the order to check again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RecheckTopup(pub TrackTopup);

@@ -1,8 +1,6 @@
-//! Every wait of the domain, as pure arithmetic: poll pace, rechecks, backoff, notification attempts.
-//!
-//! Sources: the provider's page on status tracking (5–10 s, five minutes, 60 attempts; adaptive 3 s,
-//! 5 s, 10 s; recheck after 24 h, then 12 h), Bull's `lib/backoffs.js`, and the attempt schedule that
-//! Standard Webhooks senders share. Randomness comes in as an argument.
+//! Every wait of the domain, as pure arithmetic; randomness is an argument. Sources: the provider's page on status
+//! tracking (5–10 s, five minutes, 60 attempts; adaptive 3 s, 5 s, 10 s; recheck after 24 h, then 12 h), Bull's
+//! `lib/backoffs.js`, and the attempt schedule of Standard Webhooks.
 
 use std::time::Duration;
 
@@ -13,24 +11,24 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
-/// Fast polling ends after this long, …
+/// Longest duration of one period of fast polling.
 pub(crate) const POLL_LIMIT: Duration = Duration::from_mins(5);
-/// … or after this many answers, whichever comes first.
+/// Number of answers after which fast polling ends, even before `POLL_LIMIT`.
 pub(crate) const POLL_LIMIT_COUNT: u32 = 60;
-/// First recheck of a QUEUED order.
+/// Wait before the first recheck of a QUEUED order.
 pub(crate) const FIRST_RECHECK: Duration = Duration::from_hours(24);
-/// Every further recheck of a QUEUED order.
+/// Wait before every further recheck of a QUEUED order.
 pub(crate) const NEXT_RECHECK: Duration = Duration::from_hours(12);
-/// The operator is notified of a QUEUED order this old, once.
+/// Time since the first QUEUED answer after which the operator is notified, once, that the order is overdue.
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_hours(72);
-/// A QUEUED order this old goes to the dead letters.
+/// Time since the first QUEUED answer after which a QUEUED order is dead-lettered.
 pub(crate) const QUEUED_LIMIT: Duration = Duration::from_hours(168);
-/// An order that has been HANDLING for this long since it was tracked is reported to the operator, once.
+/// Time since tracking began after which the operator is notified, once, that an order without a QUEUED answer is late.
 pub(crate) const HANDLING_OVERDUE_AFTER: Duration = Duration::from_hours(24);
-/// An order that is still HANDLING after this long goes to the dead letters, as a QUEUED one does.
+/// Time since tracking began, or since the first QUEUED answer, after which a HANDLING order is dead-lettered.
 pub(crate) const HANDLING_LIMIT: Duration = QUEUED_LIMIT;
-/// An order that the provider has never known is given up after this many waits, which together take more than ten
-/// minutes: a replica that lags behind and a change of environment by mistake last for minutes.
+/// Number of waits after which an order that the provider has never known is given up. The waits last more than ten
+/// minutes together, because a lagging replica or a mistaken environment setting may last for minutes.
 pub(crate) const NOT_FOUND_LIMIT: u32 = 12;
 
 /// The wait after the `count`th answer "not found" in a row: 12 s, doubling to a minute.
@@ -39,7 +37,7 @@ pub(crate) fn not_found_wait(count: u32) -> Duration {
     (SECOND * 12).saturating_mul(2_u32.saturating_pow(count.saturating_sub(1).min(16))).min(MINUTE)
 }
 
-/// A random number from −1 to 1, drawn by the caller.
+/// A random number from −1 to 1, drawn by the caller, that varies a wait by up to a tenth.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter(f64);
 
@@ -47,13 +45,13 @@ impl Jitter {
     /// No jitter.
     pub const NONE: Self = Self(0.0);
 
-    /// Takes a number from −1 to 1; anything outside is brought back to the nearer end.
+    /// Makes a jitter. A number outside −1 to 1 is clamped to that range; a number that is not finite counts as 0.
     #[must_use]
     pub fn new(unit: f64) -> Self {
         Self(if unit.is_finite() { unit.clamp(-1.0, 1.0) } else { 0.0 })
     }
 
-    /// The wait, up to a tenth shorter or longer.
+    /// Shortens or lengthens the wait by up to a tenth.
     #[must_use]
     pub fn apply(self, wait: Duration) -> Duration {
         wait.mul_f64(1.0 + self.0 / 10.0)
@@ -63,14 +61,14 @@ impl Jitter {
 /// Pace of fast polling.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PollStrategy {
-    /// 3 s; 5 s once 30 s have passed; 10 s once 60 s have passed.
+    /// A poll every 3 s; after 30 s of polling every 5 s; after 60 s every 10 s.
     #[default]
     Adaptive,
-    /// Every 5 s.
+    /// A poll every 5 s.
     Fixed,
 }
 
-/// The text names no poll strategy.
+/// The text is not the name of a poll strategy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the poll strategy is either adaptive or fixed")]
 pub struct UnknownPollStrategy;
@@ -97,7 +95,7 @@ impl std::fmt::Display for PollStrategy {
 }
 
 impl PollStrategy {
-    /// Wait before the next poll of an order polled for `elapsed`.
+    /// Wait before the next poll of an order that has been polled for `elapsed`.
     pub(crate) fn interval(self, elapsed: Duration) -> Duration {
         match self {
             Self::Fixed => 5 * SECOND,
@@ -108,13 +106,12 @@ impl PollStrategy {
     }
 }
 
-/// Wait after the n-th failed poll in a row (counted from 1): 5 s doubling to 60 s.
+/// Wait after the n-th failed poll in a row (from 1): 5 s, doubling to 60 s.
 pub(crate) fn poll_error_wait(failures: u32) -> Duration {
     doubled(5 * SECOND, failures.saturating_sub(1)).min(MINUTE)
 }
 
-/// Wait before the recheck of an order that outlived fast polling for the n-th time (counted from 1):
-/// 15 min doubling to 12 h.
+/// Wait before the recheck of an order after its n-th period of fast polling (from 1): 15 min, doubling to 12 h.
 pub(crate) fn delayed_wait(times: u32) -> Duration {
     doubled(15 * MINUTE, times.saturating_sub(1)).min(12 * HOUR)
 }
@@ -129,17 +126,17 @@ fn doubled(wait: Duration, times: u32) -> Duration {
 pub enum BackoffType {
     /// The same wait each time.
     Fixed,
-    /// Bull's: `(2^attemptsMade − 1) · delay`.
+    /// Bull's formula: `(2^attemptsMade − 1) · delay`.
     Exponential,
 }
 
-/// Wait between attempts, in Bull's words.
+/// Wait between attempts, in the form that Bull uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Backoff {
-    /// How it grows.
+    /// How the wait grows.
     #[serde(rename = "type")]
     pub kind: BackoffType,
-    /// Unit of the wait, in milliseconds.
+    /// The wait, or the unit of an exponential wait, in milliseconds.
     pub delay: u64,
 }
 
@@ -151,28 +148,28 @@ impl Backoff {
             BackoffType::Fixed => 1,
             BackoffType::Exponential => 2_u64.saturating_pow(attempts_made) - 1,
         };
-        // A wait beyond a year is a mistake of the producer; a year keeps it a date that can be stored.
+        // A wait of more than a year is a producer's mistake; the limit keeps the time of the next check storable.
         Duration::from_millis(self.delay.saturating_mul(times)).min(365 * 24 * HOUR)
     }
 }
 
-/// How often and after which waits a failing recheck is tried.
+/// Number of attempts of a failing recheck, and the waits between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included.
+    /// Number of attempts, including the first.
     pub attempts: u32,
-    /// Wait between them.
+    /// Wait between the attempts.
     pub backoff: Backoff,
 }
 
 impl Default for RetryPolicy {
-    /// That of the provider's `recheckQueue`: three attempts, exponential, one hour.
+    /// The policy of the provider's `recheckQueue`: three attempts, exponential backoff, one hour as its unit.
     fn default() -> Self {
         Self { attempts: 3, backoff: Backoff { kind: BackoffType::Exponential, delay: 3_600_000 } }
     }
 }
 
-/// Waits before each attempt to tell a channel, the first included.
+/// The wait before each of the ten attempts to send a notification; the first attempt has none.
 pub const NOTIFY_WAITS: [Duration; 10] = [
     Duration::ZERO,
     Duration::from_secs(5),
@@ -186,7 +183,7 @@ pub const NOTIFY_WAITS: [Duration; 10] = [
     Duration::from_hours(24),
 ];
 
-/// Wait before the next attempt after `attempts_made` failed ones, or `None` after the last.
+/// Wait before the next attempt to send a notification after `attempts_made` failed ones; `None` after the last.
 #[must_use]
 pub fn notify_wait(attempts_made: u32, jitter: Jitter) -> Option<Duration> {
     let wait = NOTIFY_WAITS.get(usize::try_from(attempts_made).ok()?)?;
@@ -206,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn exponential_backoff_is_bulls() {
+    fn backoff_waits_are_those_of_bull() {
         let waits = [1, 2, 3].map(|made| RetryPolicy::default().backoff.wait(made).as_secs());
         assert_eq!(waits, [3_600, 3 * 3_600, 7 * 3_600]);
         let fixed = Backoff { kind: BackoffType::Fixed, delay: 1_500 };
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_tried_ten_times() {
+    fn a_notification_has_ten_attempts() {
         let waits: Vec<_> = (0..).map_while(|made| notify_wait(made, Jitter::NONE)).collect();
         assert_eq!(waits, NOTIFY_WAITS);
     }

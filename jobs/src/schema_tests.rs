@@ -1,5 +1,5 @@
-//! The JSON Schemas under `schemas/` are generated from the types and checked in; a stale one fails.
-//! `UPDATE_SCHEMAS=1 cargo test -p topup-jobs` writes them anew.
+//! Checks that the JSON Schemas under `schemas/` match the types they are generated from.
+//! `UPDATE_SCHEMAS=1 cargo test -p topup-jobs` rewrites them.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn schemas() -> [(&'static str, Schema); 5] {
 }
 
 #[test]
-fn the_checked_in_schemas_are_those_of_the_types() {
+fn the_checked_in_schemas_match_the_types() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
     for (name, schema) in schemas() {
         let path = folder.join(format!("{name}.json"));
@@ -35,7 +35,7 @@ fn the_checked_in_schemas_are_those_of_the_types() {
     }
 }
 
-/// Payloads that a released version has written must load for ever.
+/// Payloads that a released version wrote must always load.
 #[test]
 fn golden_payloads_of_released_versions_load() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");

@@ -1,6 +1,4 @@
-//! What `HTTP_ADDR` serves to monitoring: `/healthz`, `/readyz` and `/metrics`.
-//!
-//! Nothing here asks anybody anything before it is asked itself.
+//! Endpoints for monitoring on `HTTP_ADDR`: `/healthz`, `/readyz` and `/metrics`. A request reads the current values.
 
 use std::sync::Arc;
 
@@ -17,10 +15,8 @@ use crate::rate_limit::RedisBudget;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
-/// Most connections at once.
 const MAX_CONNECTIONS: usize = 64;
 
-/// What the answers are made of.
 #[derive(Clone)]
 pub(crate) struct Endpoints {
     pub(crate) health: Health,
@@ -30,7 +26,7 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Serves for as long as the process lives: one that is stopping says so.
+    /// Serves until the process ends, so that `/readyz` can report `stopping` during the shutdown.
     pub(crate) async fn serve(self, listener: TcpListener) {
         let router = Router::new()
             .route("/healthz", get(async || "alive\n"))

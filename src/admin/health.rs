@@ -1,4 +1,4 @@
-//! Whether the process can work now.
+//! Readiness of the process, for `/readyz`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,6 @@ use crate::rate_limit::Standing;
 use crate::redis::RedisHealth;
 use crate::shutdown::Shutdown;
 
-/// What `/readyz` tells.
 #[derive(Debug, Clone)]
 pub(crate) struct Health {
     redis: RedisHealth,
@@ -17,32 +16,27 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// A process that is starting.
     #[must_use]
     pub(crate) fn new(redis: RedisHealth) -> Self {
         Self { redis, store: StoreHealth::default(), started: Arc::default() }
     }
 
-    /// Where it is noted whether the database answers.
+    /// The handle through which the database's health is recorded.
     #[must_use]
     pub(crate) fn store(&self) -> StoreHealth {
         self.store.clone()
     }
 
-    /// Everything is set up.
     pub(crate) fn started(&self) {
         self.started.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it can, with the provider's word on this worker.
-    ///
-    /// # Errors
-    /// Why not, in words.
+    /// `Err` says in words why this worker is not ready. `standing` says whether the provider refuses the worker.
     pub(crate) fn ready(&self, shutdown: &Shutdown, standing: &Standing) -> Result<(), String> {
         if shutdown.is_requested() {
             Err("stopping".to_owned())
         } else {
-            // A worker that starts waits for both, too.
+            // Checked before `started`, so that a worker that waits for Redis or the database at start reports that.
             self.redis.check()?;
             self.store.check()?;
             if !self.started.load(Ordering::Relaxed) {

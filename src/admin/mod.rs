@@ -1,4 +1,4 @@
-//! What an operator reaches over HTTP.
+//! HTTP endpoints for the operator.
 
 pub(crate) mod endpoints;
 pub(crate) mod health;

@@ -1,4 +1,4 @@
-//! What the handlers work with, put together from the settings.
+//! Builds from the settings what the handlers use: the store, the provider's clients, the budget, channels and a clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use crate::redis::{Backoff, Connection};
 use crate::slots::Slots;
 use crate::telemetry::Metrics;
 
-/// Most spare slots for notifications that wait for an answer.
+/// Maximum number of spare slots. A job that waits for the answer of a slow endpoint runs in a spare slot.
 const MAX_SPARE_SLOTS: usize = 512;
 
-/// Opens the store for a worker: makes it where it is missing and brings its tables up to date. A database that the jobs
-/// in Redis do not belong to is left as it is, and so is one whose cards this worker's keys do not fit.
+/// Opens a worker's database, creates it if it is missing, and migrates its tables. Changes nothing if the jobs in
+/// Redis belong to another database, or if this worker's encryption keys do not fit the stored cards.
 pub(super) async fn open_store(
     config: &Config,
     connection: &Connection,
@@ -45,20 +45,21 @@ pub(super) async fn open_store(
         tracing::error!(
             cards,
             unreadable,
-            "stored cards cannot be decrypted with ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` names \
-             their orders"
+            "stored cards cannot be decrypted with ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` \
+             names their orders"
         );
     }
     Ok(store)
 }
 
-/// Opens the store as it is, for one job of a worker that runs.
+/// Opens the existing database, without a migration, for an isolated process that runs suspects of a worker.
 pub(super) async fn open_store_for_job(config: &Config) -> anyhow::Result<SqlStore> {
     let (url, cipher) = (config.database_url.expose_secret(), config.cipher.clone());
-    orders::open_existing(url, Some(cipher), Access::Write).await.map_err(store_error)
+    let store = orders::open_existing(url, Some(cipher), Access::Write).await.map_err(store_error)?;
+    Ok(store.with_connections(config.database_connections))
 }
 
-/// Which store there is at this address; nothing where there is none, or one without tables.
+/// Reads the id of the database at this address. `None` if it does not exist, or if its tables are not migrated.
 async fn store_id(url: &str) -> anyhow::Result<Option<String>> {
     match orders::open_existing(url, None, Access::Read).await {
         Ok(store) => Ok(Some(store.id().await.map_err(store_error)?)),
@@ -67,7 +68,7 @@ async fn store_id(url: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Keys that do not fit are the fault of a setting.
+/// Names the setting that a store error is about: `ENCRYPTION_KEY` if the keys do not fit, otherwise `DATABASE_URL`.
 pub(super) fn store_error(error: StoreError) -> anyhow::Error {
     match error {
         StoreError::Keys(why) => {
@@ -77,7 +78,6 @@ pub(super) fn store_error(error: StoreError) -> anyhow::Error {
     }
 }
 
-/// What the handlers work with.
 pub(super) fn environment(
     config: &Config,
     connection: &Connection,
@@ -101,13 +101,13 @@ pub(super) fn environment(
     })
 }
 
-/// The slots in which notifications are sent. A spare one costs an open connection: there are more than endpoints are
-/// likely to hang at once, and fewer than a process may have files open.
+/// The slots of the jobs that send notifications. There are more spare slots than endpoints that are likely to hang at
+/// once. A slot may hold an open connection, so there are fewer slots than files that a process may open.
 fn sending_slots(concurrency: usize) -> Slots {
     Slots::new(concurrency, (concurrency * 8).min(MAX_SPARE_SLOTS))
 }
 
-/// The provider, asked with each of the keys.
+/// One client of the provider for each API key, the primary one first.
 fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
     let primary = Client::new(&config.api_url, &config.api_key)?;
     let secondary =
@@ -116,12 +116,11 @@ fn apis(config: &Config) -> anyhow::Result<Vec<Arc<dyn TopupApi>>> {
     Ok(apis.map(|api| Arc::new(api) as Arc<dyn TopupApi>).collect())
 }
 
-/// What the provider allows.
 pub(super) fn budget(config: &Config, connection: &Connection) -> RedisBudget {
     RedisBudget::new(connection.clone(), &config.names, rate_limit(config), key_fingerprints(config))
 }
 
-/// Of the primary key and, if there is one, of the secondary key.
+/// The fingerprints of the primary API key and, if there is one, of the secondary key.
 pub(crate) fn key_fingerprints(config: &Config) -> Vec<KeyFingerprint> {
     std::iter::once(&config.api_key).chain(&config.secondary_api_key).map(KeyFingerprint::new).collect()
 }
@@ -135,7 +134,7 @@ pub(super) fn rate_limit(config: &Config) -> RateLimit {
     }
 }
 
-/// Names of the channels of these settings that want this outcome of this order.
+/// Names of the configured channels that send a notification about this outcome of the order.
 pub(crate) fn wanting(
     config: &Config,
     connection: &Connection,
@@ -177,8 +176,7 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
     Ok(channels)
 }
 
-/// The clock of this deployment. Where it is scaled, its beginning stands in Redis, so that all workers
-/// agree on the time.
+/// Builds the deployment's clock. If time is scaled, Redis holds its beginning, so that all workers agree on the time.
 pub(super) async fn scaled_clock(
     config: &Config,
     connection: &Connection,
@@ -202,6 +200,6 @@ pub(super) async fn scaled_clock(
         }
     };
     connection.answered();
-    let anchor = Timestamp::from_timestamp_millis(anchor).context("the time anchor in Redis is no time")?;
+    let anchor = Timestamp::from_timestamp_millis(anchor).context("the time anchor in Redis is invalid")?;
     Ok(ScaledClock::new(time, scale, anchor))
 }

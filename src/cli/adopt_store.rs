@@ -1,5 +1,5 @@
-//! `topup-worker adopt-store`: has the jobs in Redis belong to the database of DATABASE_URL, which takes the place of
-//! another one. Only while no worker runs: a worker of the former database would go on with jobs that are not its own.
+//! `topup-worker adopt-store`: records in Redis that its jobs belong to the database of DATABASE_URL, not to the former
+//! one. The command fails while a worker runs, because that worker would continue to use the former database.
 
 use clap::Args;
 
@@ -25,13 +25,12 @@ pub(super) async fn adopt_store(settings: AdoptStoreSettings) -> anyhow::Result<
     shared.check_layout(names)?;
     match adopt(&connection, names, &id).await.map_err(failed)? {
         Adopted::InUse(workers) => anyhow::bail!(
-            "{workers} workers run under {names}: stop every one of them first; one that was killed counts for five \
-             seconds more"
+            "{workers} workers run under {names}: stop every one of them first; a killed worker counts for 5 s more"
         ),
         Adopted::Done(Some(before)) => say(format_args!(
-            "the jobs in Redis under {names} belong to store {id} now; before, they belonged to store {before}. What is \
-             notified twice then: docs/operations.md, Move, back up, restore"
+            "the jobs in Redis under {names} now belong to store {id} instead of store {before}. Some notifications \
+             may be sent twice, see docs/operations.md, Move, back up, restore"
         )),
-        Adopted::Done(None) => say(format_args!("the jobs in Redis under {names} belong to store {id}")),
+        Adopted::Done(None) => say(format_args!("the jobs in Redis under {names} now belong to store {id}")),
     }
 }

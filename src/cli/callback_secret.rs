@@ -1,5 +1,5 @@
-//! `topup-worker callback-secret <host>`: prints the secret of a callback host and nothing else, for the shop that
-//! receives the events there. Several, one a line and the newest first, while the merchant's is exchanged.
+//! `topup-worker callback-secret <host>`: prints only the secret with which a callback host verifies received events.
+//! While the merchant's secret is rotated, the command prints several secrets, one per line, the newest first.
 
 use clap::Args;
 use secrecy::ExposeSecret;
@@ -27,7 +27,7 @@ pub(super) fn callback_secret(settings: &CallbackSecretSettings) -> anyhow::Resu
     let host = parse_host(&settings.host)
         .map_err(|_| unusable("it must be a host such as shop.example.dz, without https:// and port"))?;
     if !callbacks.hosts.name(&host) {
-        return Err(unusable("CALLBACK_ALLOWED_HOSTS does not name it, so no event goes there").into());
+        return Err(unusable("CALLBACK_ALLOWED_HOSTS does not name it, so no event is sent there").into());
     }
     callbacks.secrets.of(&host).expose_secret().split(' ').try_for_each(say)
 }

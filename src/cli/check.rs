@@ -1,7 +1,6 @@
-//! `topup-worker check <topupId>…`: has orders checked now, at the pace that the provider allows.
-//!
-//! It sends a message for each order and needs Redis alone. Orders that are named by filters are looked up in the
-//! database; they are counted first, and the messages are sent with `--yes`.
+//! `topup-worker check <topupId>…`: asks the workers to check orders now, at the pace that the provider allows. The
+//! command sends one message per order. Orders named by id need only Redis. Orders selected by filters are read from
+//! the database; without `--yes` they are only counted.
 
 use clap::Args;
 use serde_json::Map;
@@ -16,7 +15,7 @@ use crate::config::{RedisSettings, SettingsError, StoreSettings};
 use crate::orders::SqlStore;
 use crate::queue::{Whereabouts, whereabouts};
 
-/// Orders looked up in one go.
+/// Maximum number of orders per database query.
 const PAGE: u32 = 1000;
 
 #[derive(Debug, Args)]
@@ -32,7 +31,7 @@ pub(super) struct CheckSettings {
     #[command(flatten)]
     filter: OrderFilter,
 
-    /// Have the orders that the filters name checked; without it they are counted
+    /// Check the orders that match the filters; without --yes they are only counted
     #[arg(long)]
     yes: bool,
 }
@@ -48,11 +47,10 @@ pub(super) async fn check(settings: CheckSettings) -> anyhow::Result<()> {
     check_found(&settings).await
 }
 
-/// Orders that are named by their ids.
 async fn check_named(settings: &CheckSettings, ids: &[TopupId]) -> anyhow::Result<()> {
     let connection = connect(&settings.redis)?;
     workers_must_have_run(&connection, &settings.redis.prefix).await?;
-    // Where a user of Redis may only send messages, the command works all the same.
+    // If the queues cannot be read, the messages are still sent, because the Redis user may be allowed only to send.
     let places = whereabouts(&connection, &settings.redis.prefix, ids).await.unwrap_or_default();
     let messages: Vec<_> = ids.iter().map(|id| about("check-topup", id, Map::new())).collect();
     let sent = send(&connection, &settings.redis, &messages).await?;
@@ -62,30 +60,28 @@ async fn check_named(settings: &CheckSettings, ids: &[TopupId]) -> anyhow::Resul
     Ok(())
 }
 
-/// What comes of the message, as far as Redis tells.
+/// Describes what the message will do to the order. `place` is `None` if the queues in Redis could not be read.
 fn outlook(place: Option<&Whereabouts>) -> String {
     match place {
         None => "the order is checked now".to_owned(),
         Some(Whereabouts::Waits(job, _)) => format!("the order waited in {job}, and is checked now"),
-        Some(Whereabouts::UnderWay(job)) => format!("the order is due in {job} already, or being checked"),
+        Some(Whereabouts::UnderWay(job)) => format!("the order is already due in {job} or being checked"),
         Some(Whereabouts::DeadLetter(reason)) => {
             format!("the order was a dead letter ({}), and is tracked again", super::one_line(reason))
         }
         Some(Whereabouts::Nowhere) => {
-            "the order is in no queue. If it is stored, the provider is asked once; if not, \
-             the message becomes a dead letter"
+            "the order is in no queue. If it is stored, it is checked once; if not, the message becomes a dead letter"
                 .to_owned()
         }
     }
 }
 
-/// Orders that are named by what is stored of them.
 async fn check_found(settings: &CheckSettings) -> anyhow::Result<()> {
     let search = settings.filter.search()?;
     let store = open_to_read(&settings.store, &settings.redis).await?;
     let count = store.count(&search).await?;
     if !settings.yes {
-        return say(format_args!("{count} orders match; with --yes each of them is checked now"));
+        return say(format_args!("{count} orders match; repeat with --yes to check each of them now"));
     }
     let connection = connect(&settings.redis)?;
     must_belong(&store, &connection, &settings.redis.prefix).await?;

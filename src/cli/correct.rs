@@ -1,5 +1,5 @@
-//! `topup-worker correct <topupId>`: names other details of an order, for what is not sent yet. It sends a message and
-//! needs Redis alone; no value is shown.
+//! `topup-worker correct <topupId>`: changes details of an order for notifications that are not sent yet. The
+//! command sends one message, needs only Redis and prints none of the new values.
 
 use std::slice;
 
@@ -24,7 +24,7 @@ pub(super) struct CorrectSettings {
     /// The provider's id of the order, 24 hexadecimal digits
     topup_id: String,
 
-    /// The customer's name; an empty text removes it, here and below
+    /// The customer's name; here and below, an empty value removes the detail
     #[arg(long)]
     name: Option<SecretString>,
 
@@ -40,11 +40,11 @@ pub(super) struct CorrectSettings {
     #[arg(long)]
     locale: Option<String>,
 
-    /// Where the events of this order go; an empty text sends them to `WEBHOOK_URL`
+    /// Endpoint for the events of this order; an empty value sends them to `WEBHOOK_URL`
     #[arg(long)]
     callback_url: Option<SecretString>,
 
-    /// Any JSON object, in the place of the metadata as a whole
+    /// A JSON object that replaces the metadata as a whole
     #[arg(long)]
     metadata: Option<String>,
 }
@@ -63,29 +63,29 @@ pub(super) async fn correct(settings: CorrectSettings) -> anyhow::Result<()> {
     let ids = send(&connection, &settings.redis, &[fields]).await?;
     let outlook = match place {
         Some(Whereabouts::Nowhere) => {
-            "the order is in no queue. If it is stored, what is not sent yet uses the new details; if not, the message \
-             becomes a dead letter"
+            "the order is in no queue. If it is stored, notifications not sent yet use the new details; if not, the \
+             message becomes a dead letter"
         }
-        _ => "what is not sent yet uses the new details; `topup-worker resend` sends an event again",
+        _ => "notifications not sent yet use the new details; `topup-worker resend` sends an event again",
     };
     say(format_args!("{topup_id}  message {}: {outlook}", ids.concat()))
 }
 
-/// Refuses what no channel could send to. An empty text removes a value.
+/// Returns an error for a value that no channel could use. An empty value is allowed, because it removes the detail.
 fn usable(settings: &CorrectSettings) -> Result<(), SettingsError> {
     let given = |text: &Option<SecretString>| {
         text.as_ref().map(|text| text.expose_secret().trim().to_owned()).filter(|text| !text.is_empty())
     };
     let unusable = |name, why: &str| Err(SettingsError::Unusable { name, why: why.to_owned() });
     if given(&settings.email).is_some_and(|email| email.parse::<Address>().is_err()) {
-        return unusable("--email", "it is no e-mail address");
+        return unusable("--email", "it is not an e-mail address");
     }
     if given(&settings.phone).is_some_and(|phone| !phone.chars().any(char::is_numeric)) {
         return unusable("--phone", "it holds no digit");
     }
     let is_web = |url: &Url| matches!(url.scheme(), "https" | "http");
     if given(&settings.callback_url).is_some_and(|url| !url.parse().is_ok_and(|url| is_web(&url))) {
-        return unusable("--callback-url", "it is no https:// address");
+        return unusable("--callback-url", "it is not an https:// address");
     }
     Ok(())
 }

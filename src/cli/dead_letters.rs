@@ -1,8 +1,6 @@
-//! `topup-worker dead-letters`: shows dead letters, has them run again, or deletes them.
-//!
-//! Only ids and reasons are shown: a payload may hold the customer, and a terminal is a log. Dead letters that Redis
-//! has lost are read from the store. Should a command end halfway, a letter stays where it was, or a worker completes
-//! it.
+//! `topup-worker dead-letters`: lists, replays and deletes dead letters. Dead letters that Redis has lost are read from
+//! the store. Payloads are not shown, because they may hold customer data and terminal output may be recorded. If the
+//! command is interrupted, the dead letter is unchanged, or a worker completes the change.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,7 +17,7 @@ use crate::job::NextJob;
 use crate::orders::{OrderStore, SqlStore};
 use crate::queue::{DeadLetter, DeadLetters, Replayed};
 
-/// Dead letters that are read from the store in one go.
+/// Maximum number of dead letters per query of the store.
 const MAX_READ: u32 = 1000;
 
 #[derive(Debug, Args)]
@@ -29,7 +27,7 @@ pub(super) struct DeadLettersSettings {
     #[command(flatten)]
     store: StoreSettings,
 
-    /// Only those of this job: poll-topup, recheck-topup or notify-customer
+    /// Only dead letters of this job: poll-topup, recheck-topup or notify-customer
     #[arg(long, global = true)]
     job: Option<JobName>,
 
@@ -39,33 +37,32 @@ pub(super) struct DeadLettersSettings {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show them all, the oldest first (what happens without a command)
+    /// List all dead letters, the oldest first (the default)
     List,
-    /// Show what is known of one
+    /// Show the details of one dead letter
     Show {
-        /// Its id, as `list` shows it
+        /// The id, as `list` shows it
         id: String,
     },
-    /// Have one run again, or all; an order is tracked anew, an event gets all its attempts again
+    /// Replay one or all: an order is tracked from the start, a notification gets all its attempts again
     Replay {
         #[command(flatten)]
         which: Which,
     },
-    /// Delete one for good; its order is not tracked any more, its event not told
+    /// Delete one for good: its order is no longer tracked, its notification not sent
     Discard {
-        /// Its id, as `list` shows it
+        /// The id, as `list` shows it
         id: String,
     },
 }
 
-/// One of them, or all.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Which {
-    /// Its id, as `list` shows it
+    /// The id, as `list` shows it
     pub(super) id: Option<String>,
 
-    /// All of them
+    /// Select all
     #[arg(long)]
     pub(super) all: bool,
 }
@@ -117,18 +114,18 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
     }
 }
 
-/// Redis alone was looked at.
+/// Adds to a database error that dead letters found only in the store are not shown.
 fn incomplete(error: anyhow::Error) -> anyhow::Error {
     error.context("dead letters that Redis has lost are not shown: the database cannot be read")
 }
 
-/// A dead letter, and what puts it back where Redis has lost it.
+/// A dead letter. If Redis has lost it, `lost` holds the store's copy, so that the command can restore it in Redis.
 struct Letter {
     known: DeadLetter,
     lost: Option<StoredDeadLetter>,
 }
 
-/// The dead letters of this job, or of all: those of Redis, and those that only the store knows of. The oldest first.
+/// Reads the dead letters of `job` (`None`: of all job names) from Redis and the store, by job name, the oldest first.
 async fn all(
     letters: &DeadLetters,
     store: Option<&SqlStore>,
@@ -154,7 +151,6 @@ async fn all(
     Ok(all)
 }
 
-/// The dead letters that the store knows of.
 async fn stored(store: &SqlStore) -> anyhow::Result<Vec<StoredDeadLetter>> {
     let mut all: Vec<StoredDeadLetter> = Vec::new();
     let mut behind = None;
@@ -177,14 +173,14 @@ async fn stored(store: &SqlStore) -> anyhow::Result<Vec<StoredDeadLetter>> {
     }
 }
 
-/// The dead letters of this id: an order's may be one of several jobs.
+/// Selects the dead letters with this id. Two may have it: a poll-topup and a recheck-topup job of the same order.
 fn chosen(mut all: Vec<Letter>, id: &str) -> anyhow::Result<Vec<Letter>> {
     all.retain(|letter| shown(&letter.known.id) == id);
     anyhow::ensure!(!all.is_empty(), "there is no dead letter {id}");
     Ok(all)
 }
 
-/// An id as it is shown: one that a foreign program made may be any bytes.
+/// Escapes an id for the terminal. Another program may have written the id, so the id may hold any bytes.
 fn shown(id: &[u8]) -> String {
     id.escape_ascii().to_string()
 }
@@ -194,7 +190,6 @@ fn line(letter: &DeadLetter) -> String {
     format!("{}  {job:<15}  {}  {}", time(letter.dead_at), shown(id), one_line(reason))
 }
 
-/// What the job carries.
 async fn payload(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<Option<Vec<u8>>> {
     match &letter.lost {
         Some(stored) => Ok(Some(stored.job.payload.clone())),
@@ -208,7 +203,7 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let notification = subject.as_ref().and_then(|subject| match subject {
-        Subject::Told(notification) => {
+        Subject::Notification(notification) => {
             Some(format!("{}{} by {}", notification.outcome, notification.incident, notification.channel))
         }
         Subject::Order(_) | Subject::Instruction(_) => None,
@@ -216,14 +211,14 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
     let order = subject.map(|subject| match subject {
         Subject::Order(order) => order.topup_id.to_string(),
         Subject::Instruction(topup_id) => topup_id.to_string(),
-        Subject::Told(notification) => notification.topup_id.to_string(),
+        Subject::Notification(notification) => notification.topup_id.to_string(),
     });
     let size = payload.map_or_else(|| "none".to_owned(), |payload| format!("{} bytes", payload.len()));
     for (name, value) in [
         ("job", letter.job.to_string()),
         ("id", shown(&letter.id)),
         ("order", or_none(order)),
-        ("to tell", or_none(notification)),
+        ("notification", or_none(notification)),
         ("reason", one_line(&letter.reason)),
         ("dead at", time(letter.dead_at)),
         ("attempts made", or_none(letter.attempts_made.map(|made| made.to_string()))),
@@ -235,19 +230,19 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a job is about.
+/// What a job processes, read from its payload: an order, an instruction about an order, or a notification.
 enum Subject {
     Order(Box<TrackTopup>),
-    /// A message about an order that is known, which its own job carries out.
+    /// Id of the order to which the job applies an instruction, a message such as `check-topup`.
     Instruction(TopupId),
-    Told(NotifyCustomer),
+    Notification(NotifyCustomer),
 }
 
-/// Nothing where the payload cannot be read.
+/// Parses the payload of a job; `None` if the payload is invalid.
 fn subject(job: JobName, payload: &[u8]) -> Option<Subject> {
     match job {
-        JobName::NotifyCustomer => serde_json::from_slice(payload).ok().map(Subject::Told),
-        // Both jobs carry the same.
+        JobName::NotifyCustomer => serde_json::from_slice(payload).ok().map(Subject::Notification),
+        // `poll-topup` and `recheck-topup` have the same payload.
         JobName::PollTopup | JobName::RecheckTopup => {
             let PollTopup(order) = serde_json::from_slice(payload).ok()?;
             Some(match order.instruction {
@@ -264,38 +259,38 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
     let letter = &letter.known;
     let (job, id) = (letter.job, shown(&letter.id));
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
-        return say(format_args!("{job}  {id}  left: its payload cannot be read, and could not be then"));
+        return say(format_args!("{job}  {id}  not replayed: its payload cannot be read"));
     };
-    // The list may be minutes old: what the store notes must be true now.
+    // The list may be minutes old, so `mark` verifies that the job is still a dead letter, before the store changes.
     if !letters.mark(letter).await.map_err(failed)? {
-        return say(format_args!("{job}  {id}  left: it is no dead letter any more, or is tracked already"));
+        return say(format_args!("{job}  {id}  not replayed: no longer a dead letter, or already tracked"));
     }
     let payload = match subject {
         Subject::Order(order) => replayed_order(store, *order).await?,
-        Subject::Told(notification)
+        Subject::Notification(notification)
             if store.notify_again(&notification, REPLAYED, false, real_now()).await? =>
         {
             Some(NextJob::notify(&notification).payload)
         }
-        // Its job has changed nothing in the store.
+        // The store needs no change, because a dead-lettered job has not applied its instruction.
         Subject::Instruction(_) => None,
-        // The database is older than Redis. A worker has the order tracked anew.
-        Subject::Told(notification) if store.order(&notification.topup_id).await?.is_none() => None,
-        Subject::Told(_) => {
+        // The database lacks the order, as after a restored backup. The job runs again and tracks the order anew.
+        Subject::Notification(notification) if store.order(&notification.topup_id).await?.is_none() => None,
+        Subject::Notification(_) => {
             let why = "the database has no such notification, or it was sent";
-            return say(format_args!("{job}  {id}  left: {why}"));
+            return say(format_args!("{job}  {id}  not replayed: {why}"));
         }
     };
     let done = match letters.replay(job, &letter.id, payload.as_deref()).await.map_err(failed)? {
         Replayed::Due => "runs again",
-        Replayed::Gone => "is no dead letter any more",
-        Replayed::Tracked => "left: the order is tracked already",
+        Replayed::Gone => "is no longer a dead letter",
+        Replayed::Tracked => "not replayed: the order is already tracked",
     };
     say(format_args!("{job}  {id}  {done}"))
 }
 
-/// Has the order tracked from the beginning: what happens to it from now on is a new incident, with an event of its
-/// own. Returns what its job carries from now on, if the order is stored.
+/// Records in the store that the order is tracked from the start, so a second failure is a new incident with an event.
+/// Returns the new payload of the job; `None` if the order is not stored.
 async fn replayed_order(store: &SqlStore, order: TrackTopup) -> anyhow::Result<Option<Vec<u8>>> {
     store.replay_order(&order.topup_id, REPLAYED, real_now()).await?;
     let Some(stored) = store.order(&order.topup_id).await? else { return Ok(None) };
@@ -308,25 +303,27 @@ async fn discard(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> an
     put_back(letters, letter).await?;
     let letter = &letter.known;
     let subject = payload.as_deref().and_then(|payload| subject(letter.job, payload));
-    // Before the store, which would have a worker put it back should this command end in between.
+    // Redis is changed first. If the command ends before the store changes, a worker restores the dead letter in Redis.
     let there = letters.discard(letter.job, &letter.id).await.map_err(failed)?;
     match subject.filter(|_| there) {
         Some(Subject::Order(order)) => {
             store.discard_order(&order.topup_id, DISCARDED, real_now()).await?;
         }
-        // No longer pending, it is not put back into a queue.
-        Some(Subject::Told(notification)) => store.discard(&notification, DISCARDED, real_now()).await?,
+        // The store marks the notification as no longer pending. Workers send only pending ones.
+        Some(Subject::Notification(notification)) => {
+            store.discard(&notification, DISCARDED, real_now()).await?;
+        }
         Some(Subject::Instruction(_)) | None => {}
     }
     if there {
-        // A worker may have put it back before the store knew.
+        // Deleted again, because a worker may have restored the dead letter before the store was changed.
         letters.discard(letter.job, &letter.id).await.map_err(failed)?;
     }
-    let done = if there { "deleted" } else { "is no dead letter any more" };
+    let done = if there { "deleted" } else { "is no longer a dead letter" };
     say(format_args!("{}  {}  {done}", letter.job, shown(&letter.id)))
 }
 
-/// Puts a letter back that Redis has lost, so that it is dealt with like any other.
+/// If Redis has lost the dead letter, restores it in Redis, so that it can be replayed or deleted like any other.
 async fn put_back(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
     if let Some(lost) = &letter.lost {
         letters.put_back(std::slice::from_ref(lost)).await.map_err(failed)?;
@@ -334,6 +331,6 @@ async fn put_back(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What was done with a dead letter, as it stands in the history of its order.
+/// Reason that the order's history shows after a replay.
 const REPLAYED: &str = "replayed by the operator";
 const DISCARDED: &str = "discarded by the operator";

@@ -1,6 +1,5 @@
-//! The settings as a command uses them, for `doctor` to show: names, values, and where each value comes from.
-//!
-//! A secret is only said to be set; of an address that may hold one, the scheme and the host are shown.
+//! Lists the settings that a command uses, each with its value and its source, such as the environment. `doctor` prints
+//! the list. A secret is shown as `set`. Of an address that may hold a secret, only scheme, host and port are shown.
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
@@ -10,17 +9,14 @@ use url::Url;
 use super::environment::{Stands, Variables};
 use super::one_line;
 
-/// A setting that has a value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Setting {
-    /// The name of its variable.
     pub(super) name: String,
-    /// Its value, without secrets.
+    /// Masked by [`shown`] if the value may hold a secret.
     pub(super) value: String,
     pub(super) from: Source,
 }
 
-/// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Source {
@@ -41,7 +37,7 @@ impl Source {
     }
 }
 
-/// The settings of the command that these matches are of, by name.
+/// Returns the settings of the subcommand on the command line, sorted by name.
 pub(super) fn settings(command: &Command, matches: &ArgMatches, variables: &Variables) -> Vec<Setting> {
     let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
     let own = command.find_subcommand(name).into_iter().flat_map(Command::get_arguments);
@@ -73,7 +69,7 @@ fn shown(name: &str, is_secret: bool, value: &str) -> String {
     }
     let address = Url::parse(value).ok().filter(|_| name.ends_with("_URL"));
     match address {
-        // The path of a file.
+        // Only the query of an SQLite address is hidden, because the path of a file holds no secret.
         Some(url) if url.scheme() == "sqlite" => one_line(value.split('?').next().unwrap_or_default()),
         Some(url) if url.has_host() => {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();

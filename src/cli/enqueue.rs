@@ -1,4 +1,4 @@
-//! `topup-worker enqueue`: what a producer does with one XADD, checked before it is sent.
+//! `topup-worker enqueue`: validates a message and sends it with one XADD, as a producer does.
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -17,7 +17,7 @@ pub(super) struct EnqueueSettings {
     /// The provider's id of the order, 24 hexadecimal digits
     topup_id: String,
 
-    /// poll-topup, or recheck-topup for an order that is known to be QUEUED
+    /// Name of the message: poll-topup, or recheck-topup for an order that is known to be QUEUED
     #[arg(long, default_value = "poll-topup")]
     name: String,
 
@@ -29,11 +29,11 @@ pub(super) struct EnqueueSettings {
     #[arg(long)]
     customer: Option<String>,
 
-    /// Any JSON object, handed back in every event
+    /// A JSON object that every event of the order repeats
     #[arg(long)]
     metadata: Option<String>,
 
-    /// Where the events of this order go instead of to the merchant's endpoint
+    /// Endpoint for the events of this order, instead of the merchant's
     #[arg(long)]
     callback_url: Option<SecretString>,
 
@@ -62,7 +62,7 @@ pub(super) async fn enqueue(settings: EnqueueSettings) -> anyhow::Result<()> {
     let names = &settings.redis.prefix;
     if has_had_workers(&connection, names).await == Some(false) {
         tracing::warn!(
-            "no worker has run under {names} in this Redis yet; the message waits there until one does"
+            "no worker has ever run with the prefix {names} in this Redis; the message waits in the inbox for one"
         );
     }
     let ids = send(&connection, &settings.redis, &[fields]).await?;

@@ -1,13 +1,11 @@
-//! The command line, with values of environment variables as `.env` files, compose files and Kubernetes make them.
+//! Parses the command line and environment variables, also those written by `.env` files, compose files and Kubernetes.
 //!
-//! An empty variable is one that is not set. Spaces, a line's end and one pair of quotes around a value are none of it.
-//! `yes`, `on` and `1` are `true`. Variables that cannot be used are named all at once, and their values are not
-//! repeated.
+//! An empty variable counts as not set. Spaces, line ends and one pair of quotes around a value are removed; `yes`,
+//! `on` and `1` mean `true`. All unusable variables are reported at once, without their values.
 //!
-//! The file of `--env-file` holds `NAME=value` a line, as Docker reads such a file: a line that begins with `#` is a
-//! comment, and nothing is put in the place of `$` or cut off behind a `#`, which may stand in a password.
+//! The file of `--env-file` holds one `NAME=value` per line, as Docker reads it: a line that begins with `#` is a
+//! comment. In a value `$` is not expanded and `#` starts no comment, because a password may contain either.
 
-use std::collections::HashMap;
 use std::env::VarError;
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -16,13 +14,20 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 
-/// The variables of the environment, and those of a file. The environment goes first, unless it says nothing.
+/// The variables of the environment and of `--env-file`. A non-empty environment variable overrides the file.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
-    file: HashMap<String, String>,
+    /// In the sequence of the file. If two lines set the same variable, the later line counts.
+    file: Vec<InFile>,
 }
 
-/// Where the value of a variable stands.
+#[derive(Debug, PartialEq, Eq)]
+struct InFile {
+    line: usize,
+    name: String,
+    value: String,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stands {
     InEnvironment,
@@ -37,59 +42,55 @@ impl Variables {
         Ok(Self { file })
     }
 
-    /// The value of a variable that is set.
+    /// Returns the value of a variable and where it is set; `None` if it is empty or not set.
     pub(super) fn get(&self, name: &str) -> Option<(String, Stands)> {
         let is_set = |value: &String| !value.trim().is_empty();
         let in_environment =
             std::env::var(name).ok().filter(is_set).map(|value| (value, Stands::InEnvironment));
-        in_environment
-            .or_else(|| Some((self.file.get(name).filter(|value| is_set(value))?.clone(), Stands::InFile)))
+        let in_file = || self.file.iter().rev().find(|found| found.name == name);
+        in_environment.or_else(|| {
+            Some((in_file().map(|found| &found.value).filter(|value| is_set(value))?.clone(), Stands::InFile))
+        })
     }
 
-    /// Names of those variables in the file of which this is so, in their order in the alphabet.
-    fn names_in_file(&self, is: impl Fn(&str, &str) -> bool) -> Vec<String> {
-        let found = self.file.iter().filter(|(name, value)| is(name, value));
-        let mut names: Vec<_> = found.map(|(name, _)| name.clone()).collect();
-        names.sort();
-        names
+    /// Returns a warning for each line of the file that is probably a mistake. An unknown name is not repeated, because
+    /// the line may be the rest of a wrapped secret.
+    pub(super) fn oddities(&self, command: &Command) -> Vec<String> {
+        fn knows(command: &Command, name: &str) -> bool {
+            command.get_arguments().any(|arg| arg.get_env().is_some_and(|env| env == name))
+                || command.get_subcommands().any(|command| knows(command, name))
+        }
+        let mut oddities = Vec::new();
+        for (n, InFile { line, name, value }) in self.file.iter().enumerate() {
+            if !knows(command, name) {
+                oddities.push(format!("line {line} of --env-file has no effect: its name is not a setting"));
+                continue;
+            }
+            if self.file[n + 1..].iter().any(|later| later.name == *name) {
+                oddities
+                    .push(format!("line {line} of --env-file has no effect: a later line sets {name}, too"));
+            }
+            if unquoted(value) == value && (value.contains(" #") || value.contains("\t#")) {
+                let why = "what follows the # is part of the value, not a comment";
+                oddities.push(format!("line {line} of --env-file sets {name} to a value with a #: {why}"));
+            }
+        }
+        oddities
     }
 }
 
-/// Names of variables in the file that no command has as a setting.
-pub(super) fn without_effect(variables: &Variables, command: &Command) -> Vec<String> {
-    fn knows(command: &Command, name: &str) -> bool {
-        command.get_arguments().any(|arg| arg.get_env().is_some_and(|env| env == name))
-            || command.get_subcommands().any(|command| knows(command, name))
-    }
-    variables.names_in_file(|name, _| !knows(command, name))
-}
-
-/// Names of variables in the file whose values look as if a comment stood behind them.
-pub(super) fn with_comment(variables: &Variables) -> Vec<String> {
-    variables.names_in_file(|_, value| unquoted(value) == value && value.contains(" #"))
-}
-
-/// Both, in words.
-fn in_words(variables: &Variables, command: &Command) -> Vec<String> {
-    let unknown = without_effect(variables, command).into_iter();
-    let unknown =
-        unknown.map(|name| format!("{name} in the file of --env-file is no setting and has no effect"));
-    let comments = with_comment(variables).into_iter();
-    let comments = comments.map(|name| {
-        format!(
-            "{name} in the file of --env-file holds ` #`: what follows is part of its value, and no comment"
-        )
-    });
-    unknown.chain(comments).collect()
-}
-
-fn read_file(path: &Path) -> Result<HashMap<String, String>, String> {
+fn read_file(path: &Path) -> Result<Vec<InFile>, String> {
     let text = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
     let text = String::from_utf8(text).map_err(|_| "cannot be read: it is not UTF-8".to_owned())?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     lines
-        .map(|(n, line)| variable(line).ok_or(format!("cannot be used: line {} is not NAME=value", n + 1)))
+        .map(|(n, text)| {
+            let line = n + 1;
+            let (name, value) =
+                variable(text).ok_or(format!("cannot be used: line {line} is not NAME=value"))?;
+            Ok(InFile { line, name, value })
+        })
         .collect()
 }
 
@@ -101,13 +102,10 @@ fn variable(line: &str) -> Option<(String, String)> {
     is_name.then(|| (name.to_owned(), value.trim().to_owned()))
 }
 
-/// Reads these arguments, the environment and the file that they name.
-///
-/// # Errors
-/// [`Refused`] where they cannot be used.
+/// Parses the arguments, the environment and the file of `--env-file`. Returns [`Refused`] if any of them is unusable.
 pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatches, Variables), Refused> {
     let as_declared = command;
-    // For the file and the name of the command, whatever else is wrong with the arguments.
+    // This first pass ignores errors, because it only finds `--env-file` and the name of the command.
     let guessed = command.clone().ignore_errors(true).try_get_matches_from(args).ok();
     let file = guessed.as_ref().and_then(|matches| matches.get_one::<PathBuf>("env_file"));
     let variables = Variables::read(file)?;
@@ -120,7 +118,7 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
                 return Err(Refused::Variables(
                     unusable,
                     Some(Box::new(others)),
-                    in_words(&variables, as_declared),
+                    variables.oddities(as_declared),
                 ));
             }
             Err(error) => error,
@@ -128,16 +126,16 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
         match variable_at_fault(as_declared, args, &variables, &error) {
             Some((declared, told)) => {
                 unusable.push(told);
-                // So that the next one is found.
+                // clap reports only one error at a time. Without this variable, it reports the next one.
                 command = without(command, declared);
             }
             None if unusable.is_empty() => return Err(Refused::CommandLine(error)),
-            None => return Err(Refused::Variables(unusable, None, in_words(&variables, as_declared))),
+            None => return Err(Refused::Variables(unusable, None, variables.oddities(as_declared))),
         }
     }
 }
 
-/// Variables of this command that hold no text, in words.
+/// Returns a message for each variable of the matched command that is not UTF-8.
 fn unreadable(command: &Command, matches: Option<&ArgMatches>) -> Vec<String> {
     let name = matches.and_then(ArgMatches::subcommand_name);
     let own = name.and_then(|name| command.find_subcommand(name));
@@ -147,14 +145,12 @@ fn unreadable(command: &Command, matches: Option<&ArgMatches>) -> Vec<String> {
     unreadable.map(|name| format!("{name} cannot be used: it is not UTF-8")).collect()
 }
 
-/// Why the program cannot begin.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// The command line, or a wish for help.
+    /// The command line is wrong, or asks for help.
     CommandLine(clap::Error),
-    /// Variables of the environment, in words that begin with the name of each; and what there is without them, where
-    /// that can be used.
-    /// Then what else is odd in the file.
+    /// Holds one message per unusable variable, which begins with the variable's name; the matches without these
+    /// variables, if clap accepts the rest; and the warnings about lines of the file.
     Variables(Vec<String>, Option<Box<ArgMatches>>, Vec<String>),
 }
 
@@ -168,7 +164,6 @@ fn lenient(command: Command, variable: &dyn Fn(&str) -> Found) -> Command {
 fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Found) -> Arg {
     let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { return arg };
     let Some((value, stands)) = variable(name) else {
-        // An empty one is not set.
         return if std::env::var_os(name).is_some() { arg.env(None::<&'static str>) } else { arg };
     };
     let meant = unquoted(value.trim()).trim();
@@ -183,14 +178,14 @@ fn lenient_arg(arg: Arg, variable: &dyn Fn(&str) -> Found) -> Arg {
     if meant == value && stands == Stands::InEnvironment {
         return arg;
     }
-    // It lives as long as the command line, which is read once.
+    // clap needs a `'static` value. Leaking it is harmless, because a process parses its command line only once.
     let meant: &'static str = Box::leak(meant.to_owned().into_boxed_str());
     let takes_values = arg.get_action().takes_values();
     let arg = arg.env(None::<&'static str>).default_value(meant);
     if takes_values { arg.hide_default_value(true) } else { arg }
 }
 
-/// The value without the quotes around it, where they are a pair and stand nowhere else in it.
+/// Removes one pair of quotes around the value, unless the value contains the same quote elsewhere.
 fn unquoted(value: &str) -> &str {
     ['"', '\'']
         .into_iter()
@@ -208,7 +203,7 @@ fn bool_word(word: &str) -> &str {
     }
 }
 
-/// The argument whose variable cannot be used, and what to tell of it.
+/// If a variable caused clap's error, returns the argument that reads this variable, and a message about the variable.
 fn variable_at_fault<'a>(
     command: &'a Command,
     args: &[OsString],
@@ -219,7 +214,7 @@ fn variable_at_fault<'a>(
         return None;
     }
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
-    // As `--concurrency <CONCURRENCY>`.
+    // `flag` looks like `--concurrency <CONCURRENCY>`.
     let flag = flag.strip_prefix("--")?.split([' ', '=', '[']).next()?;
     let arg = find(command, flag)?;
     let given = args
@@ -236,7 +231,7 @@ fn variable_at_fault<'a>(
     Some((arg, format!("{name} cannot be used: {why}")))
 }
 
-/// What the standard library says of a value, in words that say what the value has to be.
+/// Replaces parse errors of the standard library by texts that name the expected value.
 fn in_plain_words(why: String) -> String {
     let known = match why.as_str() {
         "invalid digit found in string" => "it is no whole number",
@@ -256,7 +251,7 @@ fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
     here.or_else(|| command.get_subcommands().find_map(|command| find(command, flag)))
 }
 
-/// The command as if this argument's variable were not set.
+/// Makes the argument optional and detaches its variable, so that clap no longer fails because of the variable.
 fn without(command: Command, declared: &Arg) -> Command {
     let unset = |arg: Arg| {
         let is_it = arg.get_long() == declared.get_long();
@@ -293,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_file_is_a_variable_with_all_that_stands_behind_it() {
+    fn a_value_in_the_file_keeps_quotes_and_signs_such_as_hash_and_dollar() {
         for (line, name, value) in [
             ("A=b", "A", "b"),
             (" export A = 'b c' ", "A", "'b c'"),
@@ -308,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_read_as_they_are_found() {
+    fn empty_quoted_and_boolean_variables_are_normalized() {
         let read = |variables: &'static [(&str, &str)]| {
             let variable = move |name: &str| {
                 let found = variables.iter().find(|(known, _)| *known == name);
@@ -323,7 +318,7 @@ mod tests {
             matches.get_raw("concurrency").unwrap().next().unwrap().to_str().unwrap().to_owned()
         };
         let default = concurrency(&read(&[]).unwrap());
-        assert_eq!(concurrency(&read(&[("CONCURRENCY", "")]).unwrap()), default, "an empty one is not set");
+        assert_eq!(concurrency(&read(&[("CONCURRENCY", "")]).unwrap()), default, "empty means not set");
         assert_eq!(concurrency(&read(&[("CONCURRENCY", " \"7\"\n")]).unwrap()), "7");
         for (value, allowed) in [("yes", true), ("0", false), ("", false), ("'on'", true)] {
             let variables: &'static [(&str, &str)] = Box::leak(Box::new([("ALLOW_INSECURE_SMS", value)]));

@@ -1,4 +1,4 @@
-//! `topup-worker keygen`: the key and nothing else, so that it can be put into a variable.
+//! `topup-worker keygen`: prints a new key and nothing else, so that a shell can assign it to a variable.
 
 use secrecy::ExposeSecret;
 

@@ -1,4 +1,4 @@
-//! Messages to the inbox, as a producer sends them: the way of every command that works from any host with Redis alone.
+//! Sends messages to the inbox, as a producer does. This needs only Redis, so commands such as `stop` run on any host.
 
 use serde_json::{Map, Value, json};
 use topup_jobs::{TopupId, accept};
@@ -6,32 +6,30 @@ use topup_jobs::{TopupId, accept};
 use crate::config::{RedisSettings, SettingsError};
 use crate::redis::{Connection, describe};
 
-/// Messages sent in one go.
+/// Maximum number of messages per pipeline.
 const MAX_SENT: usize = 500;
 
-/// The fields of a message.
+/// A message in the form of `XADD`: the names and values of its fields.
 pub(super) type Fields = Vec<(&'static str, String)>;
 
-/// A message about an order that is known.
 pub(super) fn about(name: &'static str, topup_id: &TopupId, more: Map<String, Value>) -> Fields {
     let mut data = Map::from_iter([("topupId".to_owned(), json!(topup_id))]);
     data.extend(more);
     vec![("name", name.to_owned()), ("data", Value::Object(data).to_string())]
 }
 
-/// Checks a message as a worker will.
+/// Validates a message like a worker, but stricter: a field that a worker would only ignore or change is an error here.
 pub(super) fn check(fields: &Fields) -> Result<(), SettingsError> {
     let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     let refused =
         |why: topup_jobs::Rejection| SettingsError::Unusable { name: "the message", why: why.to_string() };
     match accept(&bytes).map_err(refused)?.remarks.into_iter().next() {
-        // A person can send it again, and better.
         Some(remark) => Err(SettingsError::Unusable { name: "the message", why: remark }),
         None => Ok(()),
     }
 }
 
-/// Puts messages into the inbox and returns their ids.
+/// Adds messages to the inbox and returns the ids that Redis gave them.
 pub(super) async fn send(
     connection: &Connection,
     settings: &RedisSettings,
@@ -48,11 +46,11 @@ pub(super) async fn send(
             let (taken, all) = (ids.len(), messages.len());
             let why = describe(&error);
             if all == 1 {
-                anyhow::anyhow!("Redis did not take the message: {why}")
+                anyhow::anyhow!("Redis did not accept the message: {why}")
             } else {
                 anyhow::anyhow!(
-                    "Redis took {taken} of {all} messages, then: {why}. Run the command again; a message that is \
-                     sent twice does no harm"
+                    "Redis accepted {taken} of {all} messages, then failed: {why}. Run the command again; a message \
+                     that is sent twice does no harm"
                 )
             }
         })?);

@@ -1,4 +1,4 @@
-//! `topup-worker migrate`: makes the database or brings its tables up to date. `run` does so too; no other command does.
+//! `topup-worker migrate`: creates the database or brings its tables up to date, as `run` does when it starts.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line, with one file per command.
 
 mod adopt_store;
 mod bench;
@@ -53,13 +53,9 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     env_file: Option<PathBuf>,
 
-    /// Names in that file that are no settings.
+    /// Warnings about lines of `--env-file` that are probably mistakes.
     #[arg(skip)]
-    without_effect: Vec<String>,
-
-    /// Names in that file whose values look as if a comment stood behind them.
-    #[arg(skip)]
-    with_comment: Vec<String>,
+    oddities: Vec<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -67,72 +63,72 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Work: follow orders, store every change, tell the customers
+    /// Run a worker: track orders, store every change, notify customers
     Run(Box<crate::config::RunSettings>),
-    /// Run jobs that were lost with a worker, apart from the others; a worker starts this
+    /// Run the jobs of a dead worker in a separate process; started by a worker
     #[command(hide = true)]
     RunJob(Box<crate::config::RunSettings>),
     /// See the main job in a minute: a private Redis, the simulator, two workers, some sixty orders
     Demo(demo::DemoSettings),
-    /// Serve the provider's API as documented, with orders that live fast
+    /// Serve the provider's API as documented, with orders that end quickly
     SimulateApi(simulate_api::SimulateApiSettings),
     /// Hand an order over, as a producer does
     Enqueue(enqueue::EnqueueSettings),
-    /// Show what is stored of an order, what became of it and who was notified
+    /// Show what is stored of an order, its notifications and its history
     Order(Box<order::OrderSettings>),
     /// List orders by status, reference, number, customer, dead letter, or what is not delivered
     Orders(Box<orders::OrdersSettings>),
-    /// Have orders checked now; one that was stopped or given up is tracked again
+    /// Check orders now; an order that was stopped or given up is tracked again
     Check(Box<check::CheckSettings>),
-    /// Name another customer address, language or callback for what is not sent yet
+    /// Change the customer, callback or metadata of an order for notifications not sent yet
     Correct(correct::CorrectSettings),
-    /// Follow orders no longer
+    /// Stop tracking orders
     Stop(stop::StopSettings),
-    /// Show dead letters, have them run again, or delete them
+    /// Show, replay or delete dead letters
     DeadLetters(dead_letters::DeadLettersSettings),
-    /// Have notifications of an order sent now, or an event again
+    /// Send the pending notifications of an order now, or an event again
     Resend(Box<resend::ResendSettings>),
-    /// Messages that could not be accepted: show them, put them back, delete them
+    /// Show, replay or delete messages that could not be accepted
     Rejected(rejected::RejectedSettings),
     /// Bring the tables of the database up to date
     Migrate(migrate::MigrateSettings),
-    /// Have the jobs in Redis belong to this database, in the place of another; while no worker runs
+    /// Make this database, in place of another, the owner of the jobs in Redis; only while no worker runs
     AdoptStore(adopt_store::AdoptStoreSettings),
     /// Encrypt the stored cards with the current key, after a change of ENCRYPTION_KEY
     Rekey(rekey::RekeySettings),
     /// Print a new ENCRYPTION_KEY
     Keygen,
-    /// Print the secret that a callback host verifies its events with
+    /// Print the secret with which a callback host verifies its events
     CallbackSecret(Box<callback_secret::CallbackSecretSettings>),
-    /// Check everything `run` needs and say what to correct; changes and sends nothing
+    /// Check everything `run` needs and report what to correct; changes and sends nothing
     Doctor(Box<doctor::DoctorSettings>),
     /// Measure the queue on this machine
     Bench(bench::BenchSettings),
     /// A worker of `bench`
     #[command(hide = true)]
     BenchWorker(bench::BenchWorkerSettings),
-    /// Jobs of a worker of `bench` that were lost with another one
+    /// Run the jobs of a dead worker of `bench`
     #[command(hide = true)]
     BenchJob,
 }
 
-/// How the program ends.
+/// Exit code of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// As asked.
+    /// The command succeeded.
     Done = 0,
-    /// Something failed.
+    /// The command failed, but not because of a setting.
     Failed = 1,
     /// A setting cannot be used.
     BadSettings = 2,
 }
 
 impl Cli {
-    /// The command line of this process, with its environment.
+    /// Reads the command line of this process with its environment.
     ///
     /// # Errors
-    /// The exit code where a variable of the environment cannot be used; the reason is written to standard error. A command line
+    /// [`Exit::BadSettings`] if a variable cannot be used; the reasons are written to standard error. A command line
     /// that cannot be used, or that asks for help, ends the process.
     pub fn read() -> Result<Self, Exit> {
         let (command, args) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
@@ -142,8 +138,7 @@ impl Cli {
                 if let Command::Doctor(settings) = &mut cli.command {
                     settings.effective = effective::settings(&command, &matches, &variables);
                 }
-                cli.without_effect = environment::without_effect(&variables, &command);
-                cli.with_comment = environment::with_comment(&variables);
+                cli.oddities = variables.oddities(&command);
                 Ok(cli)
             }
             Err(Refused::CommandLine(error)) => error.exit(),
@@ -158,7 +153,7 @@ impl Cli {
         }
     }
 
-    /// What is wrong with the settings of a worker beside the variables that these words begin with.
+    /// Returns the faults in the settings of `run` or `doctor`, except for variables that a message in `words` names.
     fn faults_beside(&self, words: &[String]) -> Vec<String> {
         let settings = match &self.command {
             Command::Run(settings) => settings,
@@ -170,22 +165,11 @@ impl Cli {
         settings.faults().iter().map(ToString::to_string).filter(|fault| !named(fault)).collect()
     }
 
-    /// Carries out the command.
+    /// Runs the command and logs its error.
     pub async fn execute(self) -> Exit {
         telemetry::init(self.log.log_format, &self.log.rust_log);
-        if !self.without_effect.is_empty() {
-            let names = self.without_effect.join(", ");
-            tracing::warn!(
-                names,
-                "the file of --env-file names variables that are no settings; they have no effect"
-            );
-        }
-        if !self.with_comment.is_empty() {
-            let names = self.with_comment.join(", ");
-            tracing::warn!(
-                names,
-                "the file of --env-file has ` #` in values; what follows is part of them, and no comment"
-            );
+        for oddity in &self.oddities {
+            tracing::warn!("{oddity}");
         }
         let done = |()| Exit::Done;
         let ended = match self.command {
@@ -218,7 +202,7 @@ impl Cli {
                 if tracing::enabled!(tracing::Level::ERROR) {
                     tracing::error!("{error:#}");
                 } else {
-                    // A program that fails says why, whatever the log shows.
+                    // A failed command reports the reason even if the log level hides errors.
                     let _ = writeln!(std::io::stderr(), "{error:#}");
                 }
                 let refused = error.downcast_ref::<Refusal>().is_some_and(Refusal::is_of_a_setting);
@@ -228,7 +212,6 @@ impl Cli {
         }
     }
 }
-/// Prints a line for the person at the terminal or the program behind the pipe.
 fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
@@ -236,20 +219,19 @@ fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
 
 #[expect(clippy::needless_pass_by_value, reason = "it takes the place of the error")]
 fn failed(error: redis::RedisError) -> anyhow::Error {
-    anyhow::anyhow!("Redis did not do it: {}", crate::redis::describe(&error))
+    anyhow::anyhow!("the request to Redis failed: {}", crate::redis::describe(&error))
 }
 
-/// Redis, for a command.
 fn connect(settings: &RedisSettings) -> anyhow::Result<Connection> {
     Ok(Connection::new(&settings.address()?, &RedisHealth::default()))
 }
 
-/// A time to the second, or a dash.
+/// Formats a time to the second, or a dash for `None`.
 fn time(at: impl Into<Option<Timestamp>>) -> String {
     at.into().map_or_else(|| "–".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-/// A text from Redis, which any program may have written there, on one line and without control characters.
+/// Replaces control characters by spaces. Any program may have written the text in Redis, so it is not trusted.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }

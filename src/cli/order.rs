@@ -1,5 +1,5 @@
-//! `topup-worker order <topupId>`: whether an order is tracked, what is stored of it, what became of it and who was
-//! told. Without the card's code and without anything of the customer: a terminal is a log. It reads, and needs no key.
+//! `topup-worker order <topupId>`: shows an order as stored, whether it is tracked, its notifications and its history.
+//! The command only reads, needs no key, and prints no card or customer data, because terminal output may be recorded.
 
 use std::collections::HashSet;
 
@@ -70,7 +70,7 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
         let error = notification.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
         say(format_args!(
             "{:<16} {outcome}{incident} by {channel}: {status} {at}, {} attempts{error}",
-            "told", notification.attempts
+            "notification", notification.attempts
         ))?;
     }
     say("history")?;
@@ -80,7 +80,7 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what Redis alone can tell: which message names the order. Where none does, the database is the matter.
+/// Without the database, prints which message in Redis names the order; returns `error` if no message does.
 async fn without_store(
     redis: &RedisSettings,
     topup_id: &TopupId,
@@ -90,7 +90,7 @@ async fn without_store(
     in_redis.of_message(topup_id).map_or(Err(error), say)
 }
 
-/// Says where an order is of which nothing is stored.
+/// Prints where Redis holds an order that is not stored. Returns an error if Redis does not hold the order either.
 fn not_stored(topup_id: &TopupId, in_redis: &InRedis) -> anyhow::Result<()> {
     if let Some(place) = in_redis.of_unknown(topup_id) {
         return say(place);
@@ -98,20 +98,25 @@ fn not_stored(topup_id: &TopupId, in_redis: &InRedis) -> anyhow::Result<()> {
     let redis =
         if in_redis.is_silent() { "Redis does not answer" } else { "it is in no queue and no message" };
     anyhow::bail!(
-        "no order {topup_id} is stored, and {redis}; was it enqueued, does this command use the workers' DATABASE_URL, \
-         and is it not older than RETENTION_DAYS?"
+        "order {topup_id} is not stored, and {redis}; check that it was enqueued, that DATABASE_URL is that of the \
+         workers, and that the order is not older than RETENTION_DAYS"
     )
 }
 
-/// The history without the beginnings of attempts of which it knows how they went.
+/// Removes the `Begun` entry of each attempt whose result is in the history, so that the attempt is shown once.
 fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     let mut ended = HashSet::new();
     history.reverse();
     history.retain(|entry| match &entry.what {
-        Occurrence::Told { outcome, incident, channel, attempt, result: Attempt::Begun, .. } => {
-            !ended.remove(&(*outcome, *incident, channel.clone(), *attempt))
-        }
-        Occurrence::Told { outcome, incident, channel, attempt, .. } => {
+        Occurrence::NotificationAttempt {
+            outcome,
+            incident,
+            channel,
+            attempt,
+            result: Attempt::Begun,
+            ..
+        } => !ended.remove(&(*outcome, *incident, channel.clone(), *attempt)),
+        Occurrence::NotificationAttempt { outcome, incident, channel, attempt, .. } => {
             ended.insert((*outcome, *incident, channel.clone(), *attempt));
             true
         }
@@ -128,10 +133,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_is_one_line_and_one_that_was_cut_short_is_seen() {
+    fn a_finished_attempt_is_one_line_and_an_interrupted_one_stays_visible() {
         let notification = |attempt, result| HistoryEntry {
             at: Timestamp::UNIX_EPOCH,
-            what: Occurrence::Told {
+            what: Occurrence::NotificationAttempt {
                 outcome: Outcome::Fulfilled,
                 incident: Incident::FIRST,
                 channel: "webhook".to_owned(),
@@ -140,7 +145,7 @@ mod tests {
                 error: None,
             },
         };
-        // The worker of the first attempt died, and another made it again.
+        // Attempt 1 begins twice, because its worker died and another worker repeated the attempt.
         let cut_short = notification(1, Attempt::Begun);
         let history = vec![
             cut_short.clone(),
@@ -151,6 +156,6 @@ mod tests {
         ];
         let shown = told_once(history);
         assert_eq!(shown, [cut_short, notification(1, Attempt::Retry), notification(2, Attempt::Sent)]);
-        assert_eq!(shown[2].what.to_string(), "told fulfilled by webhook, attempt 2: sent");
+        assert_eq!(shown[2].what.to_string(), "event fulfilled to webhook, attempt 2: sent");
     }
 }

@@ -1,4 +1,4 @@
-//! The flags by which `orders` and `check` name orders by what is stored of them.
+//! The flags with which `orders` and `check` select stored orders.
 
 use chrono::{NaiveDate, TimeDelta};
 use clap::Args;
@@ -15,11 +15,11 @@ pub(super) struct OrderFilter {
     #[arg(long)]
     reference: Option<String>,
 
-    /// The number that is topped up, however it is written
+    /// The topped-up number, in any notation
     #[arg(long)]
     number: Option<SecretString>,
 
-    /// The customer's phone number, however it is written
+    /// The customer's phone number, in any notation
     #[arg(long)]
     phone: Option<SecretString>,
 
@@ -27,34 +27,32 @@ pub(super) struct OrderFilter {
     #[arg(long)]
     email: Option<SecretString>,
 
-    /// One of these statuses, separated by commas: HANDLING, SCHEDULED (the provider's QUEUED), DELAYED, FULFILLED,
-    /// REFUNDED
+    /// Statuses, separated by commas: HANDLING, SCHEDULED (QUEUED at the provider), DELAYED, FULFILLED, REFUNDED
     #[arg(long, value_delimiter = ',', value_parser = status)]
     status: Vec<OrderStatus>,
 
-    /// Given up, the order or a notification of it, for a reason that begins with this; for any reason without a value
+    /// Only orders given up, or with a notification given up, for a reason that begins with REASON (default: any)
     #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "")]
     dead_letter: Option<String>,
 
-    /// A notification was refused, failed at every attempt, or had no channel to go by
+    /// Only orders with a notification that was refused, failed at every attempt, or had no channel
     #[arg(long)]
     undelivered: bool,
 
-    /// No longer tracked, by `stop`
+    /// Only orders whose tracking `stop` has ended
     #[arg(long)]
     cancelled: bool,
 
-    /// Tracked since: 2026-11-29, 2026-11-29T14:00:00Z, or an age such as 90m, 12h or 7d
+    /// Only orders tracked since this time: 2026-11-29, 2026-11-29T14:00:00Z, or an age such as 90m, 12h or 7d
     #[arg(long, value_parser = moment)]
     since: Option<Timestamp>,
 
-    /// Tracked before: as --since
+    /// Only orders tracked before this time, written as for --since
     #[arg(long, value_parser = moment)]
     until: Option<Timestamp>,
 }
 
 impl OrderFilter {
-    /// Whether none of the flags is given.
     pub(super) fn is_empty(&self) -> bool {
         let texts =
             self.reference.is_none() && self.number.is_none() && self.phone.is_none() && self.email.is_none();
@@ -63,10 +61,7 @@ impl OrderFilter {
         texts && states && self.since.is_none() && self.until.is_none()
     }
 
-    /// The search they mean.
-    ///
-    /// # Errors
-    /// [`SettingsError`] where a number holds no digit.
+    /// Converts the flags into a search. Returns an error if a number has no digit.
     pub(super) fn search(&self) -> Result<Search, SettingsError> {
         let secret =
             |text: &Option<SecretString>| text.as_ref().map(|text| Secret::new(text.expose_secret()));
@@ -94,7 +89,7 @@ impl OrderFilter {
 
 fn status(word: &str) -> Result<OrderStatus, String> {
     let word = word.trim().to_ascii_uppercase();
-    // What the provider calls it.
+    // QUEUED is the provider's name for the status that is stored as SCHEDULED.
     let stored = if word == "QUEUED" { "SCHEDULED" } else { word.as_str() };
     let known = OrderStatus::ALL.map(OrderStatus::as_str).join(", ");
     stored.parse().map_err(|_| format!("it is none of {known}"))
@@ -108,7 +103,7 @@ fn moment(word: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// `90m`, `12h` or `7d`.
+/// Parses an age: `90m`, `12h` or `7d`.
 fn age(word: &str) -> Option<TimeDelta> {
     let unit = word.chars().next_back().filter(char::is_ascii)?;
     let number: i64 = word[..word.len() - 1].parse().ok().filter(|number| (0..100_000).contains(number))?;
@@ -136,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_may_be_called_as_the_provider_calls_it() {
+    fn a_status_may_have_the_name_that_the_provider_uses() {
         assert_eq!(status("queued"), Ok(OrderStatus::Scheduled));
         assert_eq!(status(" DELAYED"), Ok(OrderStatus::Delayed));
         assert!(status("LOST").unwrap_err().contains("REFUNDED"));

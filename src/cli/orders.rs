@@ -1,5 +1,5 @@
-//! `topup-worker orders`: the orders that are stored, by what is asked of them; the newest first, a page at a
-//! time. Reads only. No card is shown, and nothing of the customer in full unless that is asked for.
+//! `topup-worker orders`: lists the stored orders that match the filters, the newest first. The command only reads,
+//! shows no card, and masks customer data unless `--show-customer` is given.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -24,19 +24,19 @@ pub(super) struct OrdersSettings {
     #[command(flatten)]
     filter: OrderFilter,
 
-    /// Most orders to show
+    /// Maximum number of orders to show
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
 
-    /// Go on behind this order, the last one of the page before
+    /// Continue after this order, the last one of the previous page
     #[arg(long, value_name = "TOPUP_ID")]
     after: Option<String>,
 
-    /// One JSON object a line
+    /// One JSON object per line
     #[arg(long, conflicts_with = "csv")]
     json: bool,
 
-    /// A table for other programs, with a line of names
+    /// CSV with a header line
     #[arg(long)]
     csv: bool,
 
@@ -45,7 +45,7 @@ pub(super) struct OrdersSettings {
     show_customer: bool,
 }
 
-/// Orders read in one go.
+/// Maximum number of orders per database query.
 const PAGE: u32 = 1000;
 
 pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
@@ -73,16 +73,16 @@ pub(super) async fn orders(settings: OrdersSettings) -> anyhow::Result<()> {
     if let Some(last) = after
         && !store.search(&search, Some(&last), 1).await?.is_empty()
     {
-        // Not among the lines that another program reads.
-        writeln!(std::io::stderr().lock(), "there are more: --after {last}")?;
+        // On standard error, because another program may read the list from standard output.
+        writeln!(std::io::stderr().lock(), "more orders match: --after {last}")?;
     }
     Ok(())
 }
 
-/// Reasons shown where the one that is searched for does not occur.
+/// Maximum number of stored reasons to list if no order has the reason that was searched for.
 const MAX_REASONS: usize = 10;
 
-/// Says so, not among the lines that another program reads. A reason may be mistyped: those that occur are named.
+/// Reports that no order matches. If a reason was searched for, lists stored reasons, as the given one may be mistyped.
 async fn nothing_found(store: &SqlStore, search: &Search) -> anyhow::Result<()> {
     if search.dead_letter.as_ref().is_none_or(String::is_empty) {
         return Ok(writeln!(std::io::stderr().lock(), "no order matches")?);
@@ -94,15 +94,14 @@ async fn nothing_found(store: &SqlStore, search: &Search) -> anyhow::Result<()> 
     let reasons: BTreeSet<String> =
         found.into_iter().filter_map(|found| found.given_up).map(|reason| one_line(&reason)).collect();
     if reasons.is_empty() {
-        writeln!(err, "nothing was given up, for any reason")?;
+        writeln!(err, "no order and no notification was given up")?;
     } else {
-        writeln!(err, "what was given up was so for these reasons:")?;
+        writeln!(err, "orders and notifications were given up for these reasons:")?;
     }
     reasons.iter().take(MAX_REASONS).try_for_each(|reason| writeln!(err, "  {reason}"))?;
     Ok(())
 }
 
-/// How the orders are shown.
 enum Lines {
     Text { in_full: bool },
     Json { in_full: bool },
@@ -115,7 +114,7 @@ impl Lines {
         if !settings.csv {
             return Ok(if settings.json { Self::Json { in_full } } else { Self::Text { in_full } });
         }
-        // Its names stand there even where nothing is found.
+        // The header is written at once, so that the output has a header even if no order matches.
         let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(std::io::stdout());
         writer.write_record(Row::NAMES)?;
         Ok(Self::Csv { writer: Box::new(writer), in_full })
@@ -137,7 +136,7 @@ impl Lines {
     }
 }
 
-/// An order as another program reads it.
+/// An order in the CSV and JSON formats.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -165,7 +164,7 @@ struct Row {
 }
 
 impl Row {
-    /// The names of its fields, in their order.
+    /// The header of the CSV format: the serialized names of the fields, in their order.
     const NAMES: [&'static str; 20] = [
         "topupId",
         "topupRef",
@@ -217,7 +216,7 @@ impl Row {
     }
 }
 
-/// What is shown of the customer.
+/// The number of an order and its customer's data, masked or in full.
 struct Shown {
     number: Option<String>,
     name: Option<String>,
@@ -240,7 +239,7 @@ impl Shown {
     }
 }
 
-/// Its beginning alone: the page of a link asks for the last digits.
+/// Hides all but the first three digits, because the page of a one-time link asks customers for the last digits.
 fn masked_number(number: &str) -> String {
     number.chars().take(3).chain("••••••".chars()).collect()
 }
@@ -254,7 +253,6 @@ fn masked_email(address: &str) -> String {
     format!("{}@{host}", masked_name(person))
 }
 
-/// An order as a person reads it.
 fn line(found: &Found, in_full: bool) -> String {
     let Found { order, given_up, undelivered } = found;
     let tracking = &order.tracking;
@@ -282,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_are_those_of_the_fields() {
+    fn the_csv_header_equals_the_names_of_the_fields() {
         let id = "6901616fe9e88196b4eb64b2".parse().unwrap();
         let order = Order::new(id, Timestamp::UNIX_EPOCH);
         let found = Found { order, given_up: None, undelivered: 0 };
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_masked_cannot_be_guessed_and_does_not_answer_the_page_of_a_link() {
+    fn masked_values_hide_the_digits_that_the_page_of_a_link_asks_for() {
         assert_eq!(masked_number("036362608"), "036••••••");
         assert_eq!(masked_email("amina@example.dz"), "a•••@example.dz");
         assert_eq!(masked_email("no address"), "n•••@");

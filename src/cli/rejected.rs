@@ -1,6 +1,5 @@
-//! `topup-worker rejected`: messages that could not be accepted, to look at, to put back, to delete.
-//!
-//! Only ids and reasons are shown: a message may hold the customer, and a terminal is a log.
+//! `topup-worker rejected`: lists, replays and deletes messages that workers rejected. Only ids and reasons are shown,
+//! because a message may hold customer data and terminal output may be recorded.
 
 use clap::{Args, Subcommand};
 
@@ -21,14 +20,14 @@ pub(super) struct RejectedSettings {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show them all, the oldest first (what happens without a command)
+    /// List all rejected messages, the oldest first (the default)
     List,
-    /// Put one back into the inbox as it was sent, or all: once what they were rejected for is mended
+    /// Put one or all back into the inbox unchanged, once the reason for the rejection is fixed
     Replay {
         #[command(flatten)]
         which: Which,
     },
-    /// Delete one for good, or all
+    /// Delete one or all rejected messages for good
     Discard {
         #[command(flatten)]
         which: Which,
@@ -48,9 +47,9 @@ pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
             for id in chosen(&messages, which).await? {
                 let done = match messages.replay(&id).await.map_err(failed)? {
                     Returned::InInbox(message_id) => format!("is in the inbox as {message_id}"),
-                    Returned::Gone => "is not there".to_owned(),
-                    Returned::Packed => "left: it has too many fields ever to be accepted".to_owned(),
-                    Returned::Cut => "left: it is too large ever to be accepted, and was cut".to_owned(),
+                    Returned::Gone => "does not exist".to_owned(),
+                    Returned::Packed => "not replayed: it has too many fields to be accepted".to_owned(),
+                    Returned::Cut => "not replayed: it is too large and was cut".to_owned(),
                 };
                 say(format_args!("{id}  {done}"))?;
             }
@@ -59,7 +58,7 @@ pub(super) async fn rejected(settings: RejectedSettings) -> anyhow::Result<()> {
         Action::Discard { which } => {
             for id in chosen(&messages, which).await? {
                 let there = messages.discard(&id).await.map_err(failed)?;
-                say(format_args!("{id}  {}", if there { "deleted" } else { "is not there" }))?;
+                say(format_args!("{id}  {}", if there { "deleted" } else { "does not exist" }))?;
             }
             Ok(())
         }
@@ -73,12 +72,12 @@ async fn list(messages: &RejectedMessages) -> anyhow::Result<()> {
     match messages.dropped().await.map_err(failed)? {
         0 => Ok(()),
         dropped => say(format_args!(
-            "{dropped} older messages were dropped so far: REJECTED_MESSAGES and REJECTED_MEGABYTES say how many are kept"
+            "{dropped} older rejected messages were deleted to keep to REJECTED_MESSAGES and REJECTED_MEGABYTES"
         )),
     }
 }
 
-/// The ids meant. All of them are those there are now: what is put back and rejected again is not met twice.
+/// Returns the ids to act on. `--all` reads them once, before the first replay, so that no message is replayed twice.
 async fn chosen(messages: &RejectedMessages, which: Which) -> anyhow::Result<Vec<String>> {
     let all = messages.list().await.map_err(failed)?.into_iter().map(|message| message.id);
     let Some(id) = which.id else { return Ok(all.collect()) };

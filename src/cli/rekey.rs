@@ -1,8 +1,7 @@
 //! `topup-worker rekey`: after a change of `ENCRYPTION_KEY`, encrypts every stored card with the current key.
-//!
-//! It may be interrupted and run again, and workers may go on meanwhile: it refuses where one of them cannot decrypt
-//! with the current key. No card is printed; an order whose card no key decrypts is named. Once every card is under the
-//! current key, and no worker encrypts with another, the store notes that it needs no other.
+//! The command may be interrupted and repeated, and workers may run meanwhile. It fails if a worker cannot decrypt with
+//! the current key. It prints no card, only the ids of orders whose card cannot be decrypted. Once every card is
+//! encrypted with the current key and every worker uses it, the store records that no previous key is needed.
 
 use clap::Args;
 use tokio::time::{Instant, sleep};
@@ -13,7 +12,7 @@ use crate::config::{RedisSettings, StoreSettings};
 use crate::deployment::{BACK_WITHIN, LOOK_AGAIN, keyrings, unsuited};
 use crate::orders::{self, Access, OrderStore, SqlStore};
 
-/// Cards of one batch: few enough that a worker never waits long.
+/// Cards per batch. A batch is small, so that workers never wait long for the database.
 const BATCH: u32 = 100;
 
 #[derive(Debug, Args)]
@@ -23,7 +22,7 @@ pub(super) struct RekeySettings {
     #[command(flatten)]
     store: StoreSettings,
 
-    /// Let workers start without the keys of cards that no key decrypts; these cards stay unreadable
+    /// Let workers start although some cards cannot be decrypted with any key; these cards stay unreadable
     #[arg(long)]
     forget_lost_keys: bool,
 }
@@ -33,14 +32,14 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     let current_key = cipher.fingerprint().to_owned();
     let store = orders::open_existing(url, Some(cipher), Access::Write).await?;
     let workers = Workers::look(&store, &settings.redis, &current_key).await?;
-    // A worker that lacks the current key must not start from now on.
+    // Records the current key in the store, so that from now on a worker without this key does not start.
     store.look().await?;
     let mut done = encrypt_all(&store).await?;
     let mut other_key = None;
     if let Workers::EncryptWithAnother = workers {
         other_key = other_key_in_use(&settings.redis, &current_key).await?;
         if other_key.is_none() {
-            // That worker has ended, and may have stored a card meanwhile.
+            // The worker with the other key has ended, but may have stored a card after the first pass read that order.
             done.encrypted += encrypt_all(&store).await?.encrypted;
         }
     }
@@ -48,8 +47,8 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     let Done { encrypted, current, left, unreadable } = done;
     for (count, what) in [
         (encrypted, "encrypted with the current key now"),
-        (current, "encrypted with it before"),
-        (left, "changed meanwhile, and left"),
+        (current, "already encrypted with the current key"),
+        (left, "not encrypted, because a worker changed it meanwhile"),
         (unreadable, "not decrypted by any key"),
     ] {
         say(format_args!("{count:>8}  {what}"))?;
@@ -63,7 +62,7 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     }
     if unreadable > 0 && settings.forget_lost_keys && left == 0 && links == 0 {
         store.forget_other_keys().await?;
-        say("Those cards stay as they are, and workers start without their key.")?;
+        say("The unreadable cards stay as they are, and workers start without their key.")?;
         return Ok(Exit::Done);
     }
     if unreadable > 0 {
@@ -72,15 +71,15 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
         say("Keep ENCRYPTION_KEYS_PREVIOUS, and run this again.")?;
     } else if links > 0 {
         say(format_args!(
-            "Keep ENCRYPTION_KEYS_PREVIOUS until {links} links that were made with one of its keys have \
-             arrived, three days at most, and run this again."
+            "Keep ENCRYPTION_KEYS_PREVIOUS until {links} pending notifications with links of a previous key are sent \
+             (their attempts take about three days), and run this again."
         ))?;
     } else {
         store.forget_other_keys().await?;
         say(match workers {
             Workers::Unknown => {
-                "ENCRYPTION_KEYS_PREVIOUS may be removed, if every worker had the current key before this began; \
-                 otherwise restart the others with it, and run this again."
+                "ENCRYPTION_KEYS_PREVIOUS may be removed, if every worker had the current key before this command \
+                 began; otherwise restart the other workers with the current key, and run this again."
             }
             _ => "ENCRYPTION_KEYS_PREVIOUS may be removed.",
         })?;
@@ -89,7 +88,6 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     Ok(Exit::Failed)
 }
 
-/// Numbers of cards.
 #[derive(Default)]
 struct Done {
     encrypted: u64,
@@ -98,7 +96,6 @@ struct Done {
     unreadable: u64,
 }
 
-/// Goes through all cards once.
 async fn encrypt_all(store: &SqlStore) -> anyhow::Result<Done> {
     let (mut all, mut last) = (Done::default(), None);
     loop {
@@ -117,18 +114,17 @@ async fn encrypt_all(store: &SqlStore) -> anyhow::Result<Done> {
     }
 }
 
-/// The keys of the workers that run, before a card is changed.
+/// The key with which the running workers encrypt, read before any card is changed.
 enum Workers {
-    /// Redis does not answer, or knows of no worker and no database.
+    /// Redis does not answer, or has recorded neither a worker's keys nor a database.
     Unknown,
-    /// All encrypt with the current key.
     Current,
-    /// One encrypted with another key when it last joined. It can decrypt with the current one.
+    /// A worker registered with another key for encryption, but every worker can decrypt with the current key.
     EncryptWithAnother,
 }
 
 impl Workers {
-    /// Refuses where a worker could not decrypt what this command is about to encrypt.
+    /// Reads the workers' keys from Redis. Returns an error if a running worker cannot decrypt with the current key.
     async fn look(store: &SqlStore, redis: &RedisSettings, current: &str) -> anyhow::Result<Self> {
         if !must_belong_if_known(store, redis).await? && !has_workers_soon(redis).await {
             return Ok(Self::Unknown);
@@ -149,7 +145,7 @@ impl Workers {
     }
 }
 
-/// Whether workers report where Redis knows of no database: it may have lost its data, of which they tell it again.
+/// Whether a worker runs. Waits up to [`BACK_WITHIN`], as running workers register again if Redis has lost its data.
 async fn has_workers_soon(redis: &RedisSettings) -> bool {
     let Ok(connection) = connect(redis) else { return false };
     let end = Instant::now() + BACK_WITHIN;
@@ -162,7 +158,7 @@ async fn has_workers_soon(redis: &RedisSettings) -> bool {
     false
 }
 
-/// The fingerprint of another key that a worker which runs encrypts with.
+/// Finds a running worker that encrypts with another key than the current one, and returns that key's fingerprint.
 async fn other_key_in_use(redis: &RedisSettings, current: &str) -> anyhow::Result<Option<String>> {
     let connection = connect(redis)?;
     let uses = |keys: &[String]| keys.first().is_some_and(|key| key == current);

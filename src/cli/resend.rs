@@ -1,7 +1,6 @@
-//! `topup-worker resend <topupId>`: sends what is pending of an order now, or one of its events again.
-//!
-//! The store is changed before the queue is. Where Redis fails in between, a worker puts what the store holds as
-//! pending into the queue. Only ids, channels and what was done are shown.
+//! `topup-worker resend <topupId>`: sends the pending notifications of an order now, or one of its events again. The
+//! store is changed first, then the queue. If Redis fails after the change of the store, a worker enqueues the
+//! notifications that are pending in the store. Only ids, channels and results are shown.
 
 use clap::Args;
 use secrecy::ExposeSecret;
@@ -16,7 +15,7 @@ use crate::orders::{self, Access, NotificationStatus, Order, OrderStore, SqlStor
 use crate::queue::{Resent, mark_dead_letters, resend as make_due};
 use crate::redis::{Connection, RedisHealth, describe};
 
-/// What was done, as it stands in the history of the order.
+/// Reason that the order's history shows after a resend.
 const RESENT: &str = "resent by the operator";
 
 #[derive(Debug, Args)]
@@ -24,13 +23,12 @@ pub(super) struct ResendSettings {
     /// The provider's id of the order
     topup_id: String,
 
-    /// Send this event again under its id, such as `evt_…_fulfilled`, also where it was delivered, refused or given up,
-    /// and by a channel that can deliver it only now; without --channel by every channel, the customer's mail and SMS
-    /// among them
+    /// Id of an event to send again, such as `evt_…_fulfilled`, even if it was delivered, refused or given up. Without
+    /// --channel it is sent by every channel that can send it now, including the customer's mail and SMS
     #[arg(long)]
     event: Option<String>,
 
-    /// Only by this channel, such as webhook, callback, email or sms
+    /// Send only by this channel, such as webhook, callback, email or sms
     #[arg(long)]
     channel: Option<String>,
 
@@ -38,7 +36,7 @@ pub(super) struct ResendSettings {
     run: RunSettings,
 }
 
-/// A notification that is meant, and its status before; none where the event was not recorded for this channel.
+/// A notification to send, and its stored status. Without a status, the event has no notification by this channel yet.
 type Chosen = (NotifyCustomer, Option<NotificationStatus>);
 
 pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
@@ -71,7 +69,7 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
     for (notification, before) in chosen {
         let now = real_now();
         let stored = match before {
-            // Its attempts go on counting: it is only sooner.
+            // A pending notification only becomes due now; its attempts so far still count.
             Some(NotificationStatus::Pending) => store.hasten(&notification, now).await?,
             Some(_) => store.notify_again(&notification, RESENT, true, now).await?,
             None => store.add_notification(&notification, RESENT, now).await?,
@@ -79,7 +77,7 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
         if stored {
             due.push((notification, before));
         } else {
-            line(&notification, "left: it was sent, or ended, a moment ago")?;
+            line(&notification, "not changed: it was sent or ended a moment ago")?;
         }
     }
     if due.is_empty() {
@@ -88,9 +86,8 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
     let jobs: Vec<NotifyCustomer> = due.iter().map(|(notification, _)| notification.clone()).collect();
     let results = make_due(&connection, &config.names, &jobs).await.map_err(|error| {
         anyhow::anyhow!(
-            "Redis failed: {}. The database holds these notifications as pending, and a worker puts them into the \
-             queue within half a minute of Redis being back; look with `topup-worker order {topup_id}` before you \
-             repeat this",
+            "Redis failed: {}. A worker sends these pending notifications within half a minute of Redis being back; \
+             check with `topup-worker order {topup_id}` before you repeat this",
             describe(&error)
         )
     })?;
@@ -100,8 +97,8 @@ pub(super) async fn resend(settings: ResendSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The notifications meant: those of one event, also by channels that want it now and had none of it, or all that are
-/// pending.
+/// Without `event`, selects the pending notifications of the order. With `event`, selects all notifications of the
+/// event, and adds one for each channel that can send the event now but has no notification yet.
 async fn chosen(
     store: &SqlStore,
     order: &Order,
@@ -137,7 +134,7 @@ fn line(notification: &NotifyCustomer, done: &str) -> anyhow::Result<()> {
 
 const fn done(before: Option<NotificationStatus>, resent: Resent) -> &'static str {
     match (resent, before) {
-        (Resent::UnderWay, _) => "is due already, or on its way",
+        (Resent::UnderWay, _) => "is already due or being sent",
         (Resent::Hastened, _) => "waited for its next attempt: is due now",
         (Resent::Replayed, _) => "was a dead letter: is due now, with all its attempts",
         (Resent::Added, None) => "could not be sent by this channel before: is due now",

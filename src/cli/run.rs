@@ -1,4 +1,4 @@
-//! `topup-worker run`.
+//! `topup-worker run`: runs one worker until it is asked to stop.
 
 use crate::app;
 use crate::config::RunSettings;
@@ -11,11 +11,12 @@ pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
     shutdown.on_signals()?;
     match Box::pin(app::run(config, shutdown)).await? {
         Stopped::Drained | Stopped::TimedOut => Ok(()),
-        Stopped::Failed => anyhow::bail!("a task of the service died; start it again"),
+        Stopped::Failed => anyhow::bail!("a task of the service died; restart the worker"),
     }
 }
 
-/// `topup-worker run-job`, which a worker runs for jobs that were lost with another worker.
+/// `topup-worker run-job`: the separate process in which a worker runs the jobs of a dead worker. A job that kills its
+/// process then kills no worker.
 pub(super) async fn run_job(settings: RunSettings) -> anyhow::Result<()> {
     app::run_jobs(&settings.validate()?).await
 }

@@ -1,4 +1,4 @@
-//! `topup-worker simulate-api`.
+//! `topup-worker simulate-api`: serves the simulated provider API until it is asked to stop.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ pub(super) struct SimulateApiSettings {
 pub(super) async fn simulate_api(settings: SimulateApiSettings) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(settings.listen)
         .await
-        .with_context(|| format!("{} cannot be listened on", settings.listen))?;
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     tracing::info!(address = %listener.local_addr()?, "the simulator of the provider's API is ready");

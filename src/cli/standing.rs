@@ -1,6 +1,5 @@
-//! What an operator must know of an order before anything else: whether it is tracked, and which command changes
-//! that.
-//! Redis knows where its job is; where Redis does not answer, the database tells what it can.
+//! The first lines that `order` prints: whether the order is tracked, and which command starts tracking or sends again.
+//! The lines combine the database and the queues in Redis. If Redis does not answer, they rely on the database alone.
 
 use topup_jobs::TopupId;
 
@@ -11,15 +10,15 @@ use crate::orders::{HistoryEntry, Notification, NotificationStatus, Occurrence, 
 use crate::queue::{Whereabouts, naming, whereabouts};
 use crate::redis::{Connection, Names};
 
-/// What Redis knows of an order; nothing where it does not answer.
+/// Where Redis holds the job of an order, or a message that names the order. Without an answer, both fields are `None`.
 pub(super) struct InRedis {
     place: Option<Whereabouts>,
-    /// Of an order that no queue holds: the message that names it, in words.
+    /// For an order in no queue, the message that names the order, as the rest of a sentence after `order <id>`.
     message: Option<String>,
 }
 
 impl InRedis {
-    /// Asks Redis. `stored`: the database knows the order, and its messages are not looked for.
+    /// Searches the queues for the order. If no queue holds the order and it is not `stored`, searches the messages.
     pub(super) async fn ask(
         settings: &RedisSettings,
         topup_id: &TopupId,
@@ -33,30 +32,29 @@ impl InRedis {
         })
     }
 
-    /// Where an order is of which nothing is stored, in words; nothing where Redis knows nothing of it either.
+    /// Describes where Redis holds an order that is not stored; `None` if Redis does not hold the order either.
     pub(super) fn of_unknown(&self, topup_id: &TopupId) -> Option<String> {
         Some(match &self.place {
             Some(Whereabouts::Waits(job, at)) => {
-                format!("order {topup_id} waits in {job} until {}; nothing is stored of it yet", time(*at))
+                format!("order {topup_id} waits in {job} until {}; it is not stored yet", time(*at))
             }
             Some(Whereabouts::UnderWay(job)) => {
-                format!("order {topup_id} is due in {job} or being checked; nothing is stored of it yet")
+                format!("order {topup_id} is due in {job} or being checked; it is not stored yet")
             }
             Some(Whereabouts::DeadLetter(reason)) => format!(
-                "DEAD LETTER: order {topup_id} was never stored: {}; `topup-worker dead-letters replay {topup_id}` has \
-                 it tracked",
+                "DEAD LETTER: order {topup_id} was never stored: {}; `topup-worker dead-letters replay {topup_id}` \
+                 starts its tracking",
                 one_line(reason)
             ),
             _ => return self.of_message(topup_id),
         })
     }
 
-    /// Which message names an order that no queue holds, in words.
+    /// Describes the message that names an order in no queue; `None` if no message names the order.
     pub(super) fn of_message(&self, topup_id: &TopupId) -> Option<String> {
         self.message.as_ref().map(|message| format!("order {topup_id} {message}"))
     }
 
-    /// Whether Redis did not say.
     pub(super) fn is_silent(&self) -> bool {
         self.place.is_none()
     }
@@ -73,13 +71,13 @@ async fn ask(
     if !stored && place == Some(Whereabouts::Nowhere) {
         let waiting = naming(connection, &names.inbox(), topup_id).await?;
         message = waiting
-            .map(|found| format!("is in the inbox as message {}; no worker has taken it in yet", found.id));
+            .map(|found| format!("is in the inbox as message {}; no worker has read it yet", found.id));
         if message.is_none() {
             let rejected = naming(connection, &names.rejected(), topup_id).await?;
             message = rejected.map(|found| {
                 let reason = one_line(&found.reason.unwrap_or_default());
                 format!(
-                    "was rejected: {reason}; `topup-worker rejected replay {}` has it judged anew",
+                    "was rejected: {reason}; `topup-worker rejected replay {}` puts it back into the inbox",
                     found.id
                 )
             });
@@ -88,7 +86,7 @@ async fn ask(
     Ok(InRedis { place, message })
 }
 
-/// The lines that come first.
+/// Returns a line if the order is not tracked, and one for each notification that was given up.
 pub(super) fn lines(
     order: &Order,
     redis: &InRedis,
@@ -109,7 +107,7 @@ pub(super) fn lines(
     lines
 }
 
-/// Whether it is tracked, where that is not as it should be.
+/// Describes why a non-final order is not tracked; `None` if it is tracked or final.
 fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option<String> {
     let (topup_id, tracking) = (&order.topup_id, &order.tracking);
     if tracking.status.is_final() {
@@ -117,34 +115,33 @@ fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option
     }
     if let Some(at) = order.cancelled_at {
         return Some(format!(
-            "CANCELLED since {}: it is not checked; `topup-worker check {topup_id}` has it tracked again",
+            "CANCELLED since {}: it is not checked; `topup-worker check {topup_id}` resumes its tracking",
             time(at)
         ));
     }
     let is_left =
         tracking.next_check_at.is_none() && matches!(redis.place, None | Some(Whereabouts::Nowhere));
-    // Where Redis has lost it, the database knows of it.
+    // If Redis has lost the dead letter, the database still holds its reason.
     let dead_letter = match &redis.place {
         Some(Whereabouts::DeadLetter(reason)) => Some(reason),
         _ => order.given_up.as_ref().filter(|_| is_left),
     };
     if let Some(reason) = dead_letter {
         return Some(format!(
-            "DEAD LETTER: it is not checked: {}; `topup-worker dead-letters replay {topup_id}` has it tracked again",
+            "DEAD LETTER: it is not checked: {}; `topup-worker dead-letters replay {topup_id}` resumes its tracking",
             one_line(reason)
         ));
     }
     if is_left && order.discarded {
         return Some(format!(
-            "DISCARDED: it is not checked, its dead letter was discarded; `topup-worker check {topup_id}` has it \
-             tracked again"
+            "DISCARDED: it is not checked (dead letter discarded); `topup-worker check {topup_id}` resumes its tracking"
         ));
     }
     if is_left {
         let reason =
             given_up(history).or(tracking.last_error.as_deref()).unwrap_or("the reason is not known");
         return Some(format!(
-            "GIVEN UP: it is not checked: {}; `topup-worker check {topup_id}` has it tracked again",
+            "GIVEN UP: it is not checked: {}; `topup-worker check {topup_id}` resumes its tracking",
             one_line(reason)
         ));
     }
@@ -158,7 +155,6 @@ fn given_up(history: &[HistoryEntry]) -> Option<&str> {
     })
 }
 
-/// Where the job of an order is that is tracked.
 pub(super) fn queue(redis: &InRedis) -> String {
     match &redis.place {
         None => "unknown: Redis does not answer".to_owned(),

@@ -1,7 +1,5 @@
-//! `topup-worker stop <topupId>…`: ends the tracking of orders. It sends a message for each and needs Redis alone.
-//!
-//! What was recorded for the customer before is still delivered. `check`, or another message of the order, has it
-//! tracked again.
+//! `topup-worker stop <topupId>…`: ends the tracking of orders. The command sends one message per order and needs only
+//! Redis. Notifications already recorded are still delivered. `check` or a new producer message resumes tracking.
 
 use clap::Args;
 use serde_json::Map;

@@ -1,6 +1,5 @@
-//! The database as a command opens it that only shows or changes what is there: such a command makes and migrates nothing.
-//!
-//! A mistyped DATABASE_URL must not answer as if there were nothing: Redis knows to which database its jobs belong.
+//! Opens the database for commands that need existing tables and neither create nor migrate any. Redis records which
+//! database its jobs belong to, so a mistyped DATABASE_URL is refused instead of being read as empty.
 
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use crate::deployment::Shared;
 use crate::orders::{self, Access, SqlStore};
 use crate::redis::{Connection, Names, describe};
 
-/// How long Redis is waited for by what can do without it.
+/// Maximum wait for Redis in commands that can work without it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Opens the database to read from it, without any key. Where Redis answers, the jobs there must belong to it.
+/// Opens the database for reading, without an encryption key. Fails if the jobs in Redis belong to another database.
 pub(super) async fn open_to_read(
     settings: &StoreSettings,
     redis: &RedisSettings,
@@ -25,8 +24,8 @@ pub(super) async fn open_to_read(
     Ok(store)
 }
 
-/// Refuses a database that the jobs in Redis do not belong to, where Redis answers. Returns whether it knows which
-/// database they belong to.
+/// Fails if the jobs in Redis belong to another database. Returns whether Redis names the database of its jobs; if
+/// Redis does not answer, a warning is logged and the result is `false`.
 pub(super) async fn must_belong_if_known(store: &SqlStore, redis: &RedisSettings) -> anyhow::Result<bool> {
     let (connection, names) = (connect(redis)?, &redis.prefix);
     let why = match timeout(PATIENCE, Shared::read(&mut connection.get(), names)).await {
@@ -37,11 +36,11 @@ pub(super) async fn must_belong_if_known(store: &SqlStore, redis: &RedisSettings
         Ok(Err(error)) => describe(&error),
         Err(_elapsed) => "no answer in time".to_owned(),
     };
-    tracing::warn!(error = why, "Redis could not be asked whether DATABASE_URL is the workers' database");
+    tracing::warn!(error = why, "Redis could not be read; continuing without a check of DATABASE_URL");
     Ok(false)
 }
 
-/// Opens the database to change it together with Redis, without any key. The jobs in Redis must belong to it.
+/// Opens the database for changes, without an encryption key. Fails if the jobs in Redis belong to another database.
 pub(super) async fn open_beside(
     settings: &StoreSettings,
     connection: &Connection,
@@ -52,7 +51,7 @@ pub(super) async fn open_beside(
     Ok(store)
 }
 
-/// Refuses a database that the jobs in Redis do not belong to.
+/// Fails if the jobs in Redis belong to another database, or if a newer version of this program wrote them.
 pub(super) async fn must_belong(
     store: &SqlStore,
     connection: &Connection,
@@ -62,23 +61,23 @@ pub(super) async fn must_belong(
     shared.check(names, Some(&store.id().await?)).map_err(Into::into)
 }
 
-/// Whether a worker has run with this Redis and prefix; not known where Redis does not let that be read.
+/// Whether a worker has ever run with this Redis and prefix; `None` if Redis cannot be read in time.
 pub(super) async fn has_had_workers(connection: &Connection, names: &Names) -> Option<bool> {
     let shared = timeout(PATIENCE, Shared::read(&mut connection.get(), names)).await.ok()?.ok()?;
     Some(shared.store.is_some())
 }
 
-/// Refuses to send a message about a known order where no worker would read it.
+/// Fails if no worker has ever run with this Redis and prefix, because no worker would read the command's messages.
 pub(super) async fn workers_must_have_run(connection: &Connection, names: &Names) -> anyhow::Result<()> {
     anyhow::ensure!(
         has_had_workers(connection, names).await != Some(false),
-        "nothing was sent: no worker has run under {names} in this Redis. Set REDIS_URL and TOPUP_PREFIX as the workers have \
-         them; where Redis has just lost its data, run this again in half a minute"
+        "nothing was sent: no worker has run under {names} in this Redis. Set REDIS_URL and TOPUP_PREFIX to the \
+         workers' values; if Redis has just lost its data, run this again in half a minute"
     );
     Ok(())
 }
 
-/// Refuses to change what a newer program has laid out in Redis.
+/// Fails if a newer version of this program wrote the keys in Redis, because this version does not know their layout.
 pub(super) async fn layout_must_be_known(connection: &Connection, names: &Names) -> anyhow::Result<()> {
     let shared = Shared::read(&mut connection.get(), names).await.map_err(failed)?;
     shared.check_layout(names).map_err(Into::into)

@@ -1,4 +1,4 @@
-//! The orders that a command is about, as an operator names them: as words, or by the hundred on standard input.
+//! The ids of the orders that a command acts on. The operator gives them as arguments or on standard input.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -8,9 +8,9 @@ use topup_jobs::TopupId;
 
 use crate::config::SettingsError;
 
-/// The word for standard input.
+/// The argument that stands for standard input.
 const STDIN: &str = "-";
-/// Places of wrong words that are named.
+/// Maximum number of positions of invalid words that an error lists.
 const MAX_NAMED: usize = 10;
 
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub(super) struct TopupIds {
 }
 
 impl TopupIds {
-    /// Each order once, in the order in which they are named. One wrong word refuses them all.
+    /// Returns each given id once, in the given sequence. Returns an error if any word is not an id.
     pub(super) fn read(&self) -> anyhow::Result<Vec<TopupId>> {
         let mut text = self.topup_ids.iter().filter(|id| *id != STDIN).cloned().collect::<Vec<_>>().join(" ");
         if self.topup_ids.iter().any(|id| id == STDIN) {
@@ -37,7 +37,7 @@ fn parse(text: &str) -> Result<Vec<TopupId>, SettingsError> {
     let words = text.split(|at: char| at.is_whitespace() || at == ',').filter(|word| !word.is_empty());
     let parsed: Vec<_> = words.map(str::parse::<TopupId>).collect();
     let wrong = parsed.iter().enumerate().filter(|(_, id)| id.is_err()).map(|(n, _)| n + 1);
-    // Not the words themselves: one may be a phone number.
+    // An error lists positions and not words, because a word may be a phone number.
     let wrong: Vec<String> = wrong.map(|n| n.to_string()).collect();
     let why = match wrong.len() {
         0 if parsed.is_empty() => "name at least one order".to_owned(),
@@ -46,7 +46,7 @@ fn parse(text: &str) -> Result<Vec<TopupId>, SettingsError> {
             return Ok(parsed.into_iter().flatten().filter(|id| met.insert(id.clone())).collect());
         }
         count => format!(
-            "{count} of {} words are no ids, the first at {}; a topupId has 24 hexadecimal digits. Nothing was done",
+            "{count} of {} words are not ids, the first at {}; a topupId has 24 hexadecimal digits. Nothing was done",
             parsed.len(),
             wrong[..count.min(MAX_NAMED)].join(", ")
         ),
@@ -59,17 +59,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_however_they_are_separated_and_each_once() {
+    fn ids_may_be_separated_by_spaces_commas_or_line_ends_and_count_once() {
         let (one, two) = ("6901616fe9e88196b4eb64b2", "6901616FE9E88196B4EB64B3");
         let read = parse(&format!(" {one},{two}\r\n\n{one}\t{} ", two.to_lowercase())).unwrap();
         assert_eq!(read, [one.parse().unwrap(), two.parse().unwrap()]);
     }
 
     #[test]
-    fn one_wrong_word_refuses_them_all_and_is_not_repeated() {
+    fn one_invalid_word_rejects_all_ids_and_is_not_shown() {
         let why =
             parse("6901616fe9e88196b4eb64b2 0661223344 6901616fe9e8 8196b4eb64b2").unwrap_err().to_string();
-        assert!(why.contains("3 of 4 words are no ids, the first at 2, 3, 4"), "{why}");
+        assert!(why.contains("3 of 4 words are not ids, the first at 2, 3, 4"), "{why}");
         assert!(!why.contains("0661223344"), "{why}");
         assert!(parse(" \n").unwrap_err().to_string().contains("at least one order"));
     }

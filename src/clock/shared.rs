@@ -1,5 +1,4 @@
-//! The time of the deployment as a process reckons it: a time that was measured once, and what has passed since on a
-//! clock that never steps. The wall clock of the host decides nothing.
+//! A clock that shows the last measured time of the deployment plus the monotonic time since the measurement.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,16 +7,16 @@ use chrono::TimeDelta;
 use tokio::time::Instant;
 use topup_jobs::Timestamp;
 
-/// Of a small difference this part is made up for with each measurement: one of them may be off by its round trip.
+/// A measurement corrects a quarter of the clock's error, because the measurement may be wrong by its round-trip time.
 const PART: i32 = 4;
-/// Time runs no more than this part faster or slower to make up for a difference.
+/// While the clock's error is corrected, the clock runs at most a tenth faster or slower.
 const GENTLY: i32 = 10;
 
-/// The time of the deployment. Clones are the same clock.
+/// The time of the deployment. Clones share one clock.
 #[derive(Debug, Clone)]
 pub struct SharedTime(Arc<Mutex<Reckoning>>);
 
-/// A time, and the moment at which it was so.
+/// A time of the deployment, and the monotonic moment at which it was the present time.
 #[derive(Debug, Clone, Copy)]
 struct Reckoning {
     at: Instant,
@@ -25,24 +24,23 @@ struct Reckoning {
 }
 
 impl SharedTime {
-    /// A clock that shows this time at that moment.
+    /// A clock that shows `time` at the moment `at`.
     #[must_use]
     pub fn new(at: Instant, time: Timestamp) -> Self {
         Self(Arc::new(Mutex::new(Reckoning { at, time })))
     }
 
-    /// Now.
+    /// The present time of the deployment.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.at(Instant::now())
     }
 
-    /// What it shows at that moment.
     pub(crate) fn at(&self, at: Instant) -> Timestamp {
         self.reckoning().at(at)
     }
 
-    /// Follows a measured time, a little at a time.
+    /// Corrects the clock gradually towards a measured time.
     pub(crate) fn approach(&self, at: Instant, measured: Timestamp) {
         let mut reckoning = self.reckoning();
         let most = delta(at.saturating_duration_since(reckoning.at)) / GENTLY;
@@ -51,20 +49,20 @@ impl SharedTime {
         *reckoning = Reckoning { at, time: shown + by };
     }
 
-    /// Takes a measured time at once.
+    /// Sets the clock to a measured time at once.
     pub(crate) fn take(&self, at: Instant, measured: Timestamp) {
         *self.reckoning() = Reckoning { at, time: measured };
     }
 
     fn reckoning(&self) -> std::sync::MutexGuard<'_, Reckoning> {
-        // A poisoned lock holds a whole reckoning all the same: nothing in between can panic.
+        // Even a poisoned lock holds a complete value, because the value is written in one step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reckoning {
     fn at(&self, at: Instant) -> Timestamp {
-        // Two threads may have looked at the clock in one order and come here in the other.
+        // `at` may be before `self.at`, because another thread may have set `self` after this thread read the clock.
         self.time + delta(at.saturating_duration_since(self.at))
             - delta(self.at.saturating_duration_since(at))
     }
@@ -81,7 +79,7 @@ mod tests {
     const T0: Timestamp = Timestamp::UNIX_EPOCH;
 
     #[test]
-    fn it_goes_on_by_itself_and_makes_up_for_a_difference_little_by_little() {
+    fn the_clock_advances_by_itself_and_corrects_a_difference_gradually() {
         let start = Instant::now();
         let (clock, second) = (SharedTime::new(start, T0), Duration::from_secs(1));
         assert_eq!(clock.at(start + second) - T0, TimeDelta::seconds(1));
@@ -102,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_taken_counts_at_once() {
+    fn a_taken_time_counts_at_once() {
         let start = Instant::now();
         let clock = SharedTime::new(start, T0);
         clock.take(start, T0 + TimeDelta::hours(1));

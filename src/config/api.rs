@@ -1,4 +1,4 @@
-//! The provider.
+//! The section of the provider's API: address, keys, limits and use of the list.
 
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
@@ -7,14 +7,14 @@ use url::Url;
 use super::{REAL_API_HOST, SettingsError, is_loopback, set, unusable};
 use crate::maintenance::list_poller::CardDetails;
 
-/// The provider.
+/// Settings of the provider's API.
 #[derive(Debug, Clone, Args)]
 pub struct ApiSettings {
-    /// Address of the provider's API; a version at its end, /v3, is left out
+    /// Address of the provider's API; /v3 at its end is removed
     #[arg(long, env = "ONECLICKDZ_API_URL", default_value = "https://api.oneclickdz.com")]
     pub oneclickdz_api_url: Url,
 
-    /// Allow an address of the API without TLS that is on another machine; for a simulator in another container
+    /// Allow an address of the API without TLS on another machine, such as a simulator in another container
     #[arg(long, env = "ALLOW_INSECURE_API")]
     pub allow_insecure_api: bool,
 
@@ -30,22 +30,22 @@ pub struct ApiSettings {
     #[arg(long, env = "ONECLICKDZ_RATE_LIMIT", default_value_t = 120)]
     pub oneclickdz_rate_limit: u32,
 
-    /// Requests in flight at once, of all workers: a revoked key is refused that many times before all workers know, and
-    /// the provider blocks an address after five
+    /// Requests of all workers with one key that are in flight at once: a revoked key is refused that many times before
+    /// all workers know, and the provider blocks an address after five
     #[arg(long, env = "ONECLICKDZ_MAX_IN_FLIGHT", default_value_t = 2)]
     pub oneclickdz_max_in_flight: u32,
 
-    /// Read the list of orders when more of them wait than can be asked for one by one: auto or off
+    /// Read the list of orders when more orders wait than can be checked one by one: auto or off
     #[arg(long, env = "LIST_POLLING", value_enum, default_value = "auto")]
     pub list_polling: ListPolling,
 
-    /// What goes first while more cards are found in the list than can be asked for, whose rows lack a field: complete
-    /// waits for all three fields, fast delivers what the list shows
+    /// How cards are delivered while the list shows more incomplete cards than can be checked: complete waits for all
+    /// three fields, fast delivers what the list shows
     #[arg(long, env = "CARD_DETAILS", value_enum, default_value = "complete")]
     pub card_details: CardDetails,
 }
 
-/// Whether one answer of the provider may tell of many orders.
+/// Whether many orders may be checked with one request for the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ListPolling {
     /// When it saves requests.
@@ -70,7 +70,7 @@ impl ApiSettings {
     }
 
     pub(super) fn max_in_flight(&self) -> Result<u32, SettingsError> {
-        // Only a simulated provider blocks no address for long.
+        // The real provider blocks an address after five refused requests, so at most three may be in flight to it.
         let most = if self.oneclickdz_api_url.host_str() == Some(REAL_API_HOST) { 3 } else { 10_000 };
         in_range("ONECLICKDZ_MAX_IN_FLIGHT", self.oneclickdz_max_in_flight, most)
     }
@@ -89,7 +89,7 @@ impl ApiSettings {
                 "the API key and card codes travel over TLS only; write https://, or set ALLOW_INSECURE_API=true for a \
                  simulator on another machine"
             }
-            _ => "it begins with neither https:// nor http://",
+            _ => "it must begin with https:// or http://",
         };
         Err(unusable("ONECLICKDZ_API_URL", why))
     }

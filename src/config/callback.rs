@@ -1,4 +1,4 @@
-//! The hosts of callback URLs, to which events go instead of to the merchant's endpoint.
+//! The section of callback URLs, which get an order's events instead of the merchant's endpoint.
 
 use clap::Args;
 use secrecy::SecretString;
@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use super::{SettingsError, WebhookSettings, set, unusable};
 use crate::notify::{CallbackHosts, CallbackSecrets};
 
-/// The addresses that may come with an order.
+/// Hosts and secrets of callback URLs.
 #[derive(Debug, Clone, Args)]
 pub struct CallbackSettings {
     /// Hosts that the `callbackUrl` of an order may have, such as `shop.example.dz` or `*.example.dz`; several,
@@ -14,8 +14,8 @@ pub struct CallbackSettings {
     #[arg(long, env = "CALLBACK_ALLOWED_HOSTS")]
     pub callback_allowed_hosts: Option<String>,
 
-    /// Secrets of such hosts, `host=whsec_…`, separated by spaces or commas; a host that has none here has one that
-    /// is derived from WEBHOOK_SECRET, and `topup-worker callback-secret` shows it
+    /// Secrets of these hosts, `host=whsec_…`, separated by spaces or commas; the other hosts use a secret derived from
+    /// WEBHOOK_SECRET, which `topup-worker callback-secret` shows
     #[arg(long, env = "CALLBACK_SECRETS", hide_env_values = true)]
     pub callback_secrets: Option<SecretString>,
 }
@@ -23,20 +23,20 @@ pub struct CallbackSettings {
 /// The hosts of callback URLs, and the secrets that sign their events.
 #[derive(Debug, Clone)]
 pub struct Callbacks {
-    /// The hosts.
+    /// Allowed hosts.
     pub hosts: CallbackHosts,
-    /// The secrets, one or more for each host.
+    /// Signing secrets, one or more for each host.
     pub secrets: CallbackSecrets,
 }
 
 impl CallbackSettings {
-    /// What is allowed, if anything is.
+    /// The allowed hosts and their secrets; `None` if no host is allowed.
     pub(crate) fn callbacks(&self, webhook: &WebhookSettings) -> Result<Option<Callbacks>, SettingsError> {
         let hosts = self.callback_allowed_hosts.as_deref().unwrap_or_default();
         if hosts.trim().is_empty() {
             return Ok(None);
         }
-        // Networks that cannot be read are reported where they are read.
+        // `RunSettings::validate` reports an invalid `WEBHOOK_ALLOWED_NETWORKS`; here the default replaces it.
         let guard = webhook.guard().unwrap_or_default();
         let hosts = CallbackHosts::new(hosts, guard)
             .map_err(|error| unusable("CALLBACK_ALLOWED_HOSTS", error.to_string()))?;

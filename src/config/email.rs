@@ -1,4 +1,4 @@
-//! The mail server, and who is written to.
+//! The section of mails: server, sender, form of the card and the operator's addresses.
 
 use clap::Args;
 use lettre::address::Address;
@@ -14,13 +14,13 @@ use crate::notify::{CardForm, EmailConfig, MailServer, Security};
 
 const SMTP_PORT: u16 = 587;
 const SMTPS_PORT: u16 = 465;
-/// Not every server takes others, and these addresses stand in every mail.
+/// Advice for a sender or operator address with other characters than ASCII, which not every mail server accepts.
 const NOT_ASCII: &str = "write addresses in ASCII, their domains as xn--…";
 
-/// The mail server, and who is written to.
+/// Settings of the mail server, the sender and the operator's addresses.
 #[derive(Debug, Clone, Args)]
 pub struct EmailSettings {
-    /// The mail server, smtps:// or smtp:// with STARTTLS; customers with an e-mail address are written to
+    /// The mail server, smtps:// or smtp:// with STARTTLS; customers with an e-mail address then get mails
     #[arg(long, env = "SMTP_URL", hide_env_values = true)]
     pub smtp_url: Option<SecretString>,
 
@@ -63,7 +63,7 @@ impl EmailSettings {
         }))
     }
 
-    /// Everything that [`EmailSettings::config`] would refuse.
+    /// All errors that [`EmailSettings::config`] would report.
     pub(super) fn faults(&self) -> impl Iterator<Item = SettingsError> {
         let faults = [self.operator().err(), self.from().err(), self.server("localhost").err()];
         faults.into_iter().flatten()
@@ -93,7 +93,7 @@ impl EmailSettings {
             .parse()
             .map_err(|_| unusable("OPERATOR_EMAIL", "write e-mail addresses, separated by commas"))?;
         let addresses: Vec<_> = addresses.into_iter().map(|mailbox| mailbox.email).collect();
-        // One mail names them all: a server that takes ASCII only would refuse it to everybody.
+        // One mail goes to all operator addresses. If one is not ASCII, a server may refuse the mail for all of them.
         if addresses.iter().all(is_ascii) {
             Ok(addresses)
         } else {
@@ -118,7 +118,7 @@ impl EmailSettings {
         };
         let beyond = !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some();
         let host = url.host_str().filter(|host| !host.is_empty() && !beyond).ok_or_else(no_address)?;
-        // An IPv6 address is dialled and verified without its brackets.
+        // An IPv6 address must have no brackets for the connection and the certificate check.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let authorities = certificates("SMTP_CA_FILE", self.smtp_ca_file.as_ref())?;
         let address = (host, url.port().unwrap_or(port));
@@ -135,8 +135,8 @@ fn is_ascii(address: &Address) -> bool {
     AsRef::<str>::as_ref(address).is_ascii()
 }
 
-/// User and password of the address, or neither; nothing where they are half or cannot be read.
-#[expect(clippy::option_option, reason = "no login is one thing, half a login another")]
+/// Reads user and password from the URL. `Some(None)`: the URL has neither. `None`: one is missing or unreadable.
+#[expect(clippy::option_option, reason = "no login and half a login are different results")]
 fn login(url: &Url) -> Option<Option<(String, String)>> {
     let decoded = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
     match (url.username(), url.password()) {
@@ -164,12 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_to_anybody_unless_a_server_is_set() {
+    fn mail_is_off_unless_a_server_is_set() {
         assert!(config(&[]).unwrap().is_none());
         assert!(config(&["--email-from", "a@shop.example", "--smtp-url", " "]).unwrap().is_none());
         let email = config(&["--email-from", "Shop <a@shop.example>", "--smtp-url", "smtps://m.example"]);
         let email = email.unwrap().unwrap();
-        assert_eq!(email.card, CardForm::Nothing, "no card travels by mail unless a setting says so");
+        assert_eq!(email.card, CardForm::Nothing, "no card is mailed unless a setting allows it");
         assert!(email.operator.is_empty());
     }
 
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_every_mail_is_ascii() {
+    fn the_addresses_in_every_mail_must_be_ascii() {
         for (from, operator, refused) in [
             ("Café <a@shop.example>", "x@shop.example", None),
             ("café@shop.example", "x@shop.example", Some("EMAIL_FROM")),

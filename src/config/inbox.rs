@@ -1,11 +1,11 @@
-//! What is kept of messages that cannot be accepted.
+//! The section of rejected messages: how many are stored, and how much memory they take.
 
 use clap::Args;
 
 use super::{SettingsError, unusable};
 use crate::queue::RejectedCap;
 
-/// Rejected messages.
+/// Limits on the stored rejected messages.
 #[derive(Debug, Clone, Args)]
 pub struct InboxSettings {
     /// Most rejected messages that are kept; beyond, the oldest are dropped

@@ -1,7 +1,7 @@
-//! Settings: flags and environment variables are the same, read once, checked once, in words.
+//! The settings, from flags or environment variables. They are read and checked once. An error names the setting.
 //!
-//! One clap struct and one file a section; [`RunSettings::validate`] turns them into types that cannot be
-//! wrong. A secret is a `SecretString` from the moment it is read and is never printed.
+//! Each section has one clap struct and one file; [`RunSettings::validate`] turns them into types that cannot be
+//! invalid. A secret is a `SecretString` from the moment it is read and must never be printed.
 
 mod api;
 mod callback;
@@ -44,32 +44,32 @@ pub use self::store::StoreSettings;
 pub use self::texts::TextSettings;
 pub use self::webhook::WebhookSettings;
 
-/// Host of the real API: a scaled clock is refused with it.
+/// Host of the provider's real API, which has no scaled time. A `TIME_SCALE` other than 1 is refused for this host.
 const REAL_API_HOST: &str = "api.oneclickdz.com";
 
-/// A setting, or two settings together, cannot be used. The words name the setting.
+/// A setting, or a combination of two, cannot be used. The message names the setting.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A required setting is missing.
     #[error("{name} is not set: {advice}")]
     Missing {
-        /// The setting.
+        /// Name of the setting.
         name: &'static str,
-        /// What to do.
+        /// What the user should do.
         advice: &'static str,
     },
     /// A setting has an unusable value.
     #[error("{name} cannot be used: {why}")]
     Unusable {
-        /// The setting.
+        /// Name of the setting.
         name: &'static str,
-        /// Why, without the value.
+        /// The reason, without the value.
         why: String,
     },
-    /// The encryption key.
+    /// The encryption key is invalid.
     #[error(transparent)]
     Key(#[from] InvalidKey),
-    /// Several of these.
+    /// Several settings cannot be used.
     #[error("{} settings cannot be used: {}", .0.len(), in_a_row(.0))]
     Several(Vec<Self>),
 }
@@ -82,12 +82,12 @@ fn unusable(name: &'static str, why: impl Into<String>) -> SettingsError {
     SettingsError::Unusable { name, why: why.into() }
 }
 
-/// The value of a setting, unless it is empty: an empty variable is one that is not set.
+/// The value of a setting; an empty one counts as not set.
 fn set(value: Option<&SecretString>) -> Option<&SecretString> {
     value.filter(|value| !value.expose_secret().trim().is_empty())
 }
 
-/// Whether an address leads to this machine, whatever the network does.
+/// Whether an address is a loopback address, so that requests to it never leave this machine.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -97,11 +97,11 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The certificates (PEM) in the file of a setting, if it is set.
+/// Reads the PEM certificates in the file that a setting names, if it is set.
 fn certificates(name: &'static str, file: Option<&String>) -> Result<Option<Vec<u8>>, SettingsError> {
     let Some(file) = file.filter(|file| !file.trim().is_empty()) else { return Ok(None) };
     let pem = std::fs::read(file).map_err(|error| unusable(name, error.to_string()))?;
-    // The TLS stacks would take a file without any certificate and then trust no server.
+    // A file without a certificate is an error, because a TLS stack would accept the file and then trust no server.
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
         Ok(Some(pem))
@@ -110,7 +110,7 @@ fn certificates(name: &'static str, file: Option<&String>) -> Result<Option<Vec<
     }
 }
 
-/// The clock.
+/// Settings of the clock.
 #[derive(Debug, Clone, Args)]
 pub struct ClockSettings {
     /// How many times as fast the domain's waits pass; for demos and tests
@@ -118,7 +118,7 @@ pub struct ClockSettings {
     pub time_scale: f64,
 }
 
-/// The log.
+/// Settings of the log.
 #[derive(Debug, Clone, Args)]
 pub struct LogSettings {
     /// Form of the log
@@ -133,40 +133,40 @@ pub struct LogSettings {
 /// Everything `run` needs.
 #[derive(Debug, Clone, Args)]
 pub struct RunSettings {
-    /// Where Redis is.
+    /// Settings of the connection to Redis.
     #[command(flatten)]
     pub redis: RedisSettings,
-    /// Where orders are stored.
+    /// Settings of the order database.
     #[command(flatten)]
     pub store: StoreSettings,
-    /// What is kept of messages that cannot be accepted.
+    /// Limits on the stored rejected messages.
     #[command(flatten)]
     pub inbox: InboxSettings,
-    /// How long orders are kept.
+    /// Retention of final orders.
     #[command(flatten)]
     pub retention: RetentionSettings,
-    /// The provider.
+    /// Settings of the provider's API.
     #[command(flatten)]
     pub api: ApiSettings,
-    /// The webhook endpoints.
+    /// Settings of the webhook endpoints.
     #[command(flatten)]
     pub webhook: WebhookSettings,
-    /// The addresses that may come with an order.
+    /// Hosts and secrets of callback URLs.
     #[command(flatten)]
     pub callback: CallbackSettings,
-    /// The mail server.
+    /// Settings of mails.
     #[command(flatten)]
     pub email: EmailSettings,
-    /// The SMS gateway.
+    /// Settings of the SMS gateway.
     #[command(flatten)]
     pub sms: SmsSettings,
-    /// What customers read.
+    /// Settings of the texts that customers read.
     #[command(flatten)]
     pub texts: TextSettings,
-    /// The page behind one-time links.
+    /// Settings of the page behind one-time links.
     #[command(flatten)]
     pub reveal: RevealSettings,
-    /// The clock.
+    /// Settings of the clock.
     #[command(flatten)]
     pub clock: ClockSettings,
 
@@ -191,69 +191,69 @@ pub struct RunSettings {
 pub struct Config {
     /// Address of Redis.
     pub redis: RedisAddress,
-    /// Names of the keys.
+    /// Names of the keys in Redis.
     pub names: Names,
-    /// How much is kept of rejected messages.
+    /// Limits on the stored rejected messages.
     pub rejected_cap: RejectedCap,
     /// Address of the database.
     pub database_url: SecretString,
-    /// Connections to the database at most.
+    /// Maximum number of connections to the database.
     pub database_connections: usize,
     /// Cipher of the card codes.
     pub cipher: CardCipher,
-    /// How long a final order is kept, if not for ever.
+    /// Time that a final order is kept; `None` keeps it for ever.
     pub keep: Option<Duration>,
-    /// Address of the provider.
+    /// Address of the provider's API.
     pub api_url: Url,
-    /// Key of the provider.
+    /// Key of the provider's API.
     pub api_key: SecretString,
-    /// Key that is used once the provider refuses the other.
+    /// Second key, used once the provider refuses the first.
     pub secondary_api_key: Option<SecretString>,
-    /// Requests that the provider allows a key in a minute.
+    /// Number of requests in a minute that the provider allows for each API key.
     pub rate_limit: u32,
-    /// Requests in flight at once.
+    /// Maximum number of requests that all workers together have in flight with one API key.
     pub max_in_flight: u32,
     /// Whether the list of orders may be read.
     pub list_polling: bool,
-    /// What goes first where the list shows a part of a card.
+    /// Whether an incomplete card from the list is delivered at once or completed first.
     pub card_details: CardDetails,
-    /// The merchant's endpoint.
+    /// Webhook endpoint of the merchant.
     pub webhook: Option<Endpoint>,
-    /// The operator's endpoint.
+    /// Webhook endpoint of the operator.
     pub operator_webhook: Option<Endpoint>,
-    /// Where webhooks may go.
+    /// Addresses to which webhooks may go.
     pub webhook_guard: SsrfGuard,
-    /// The hosts of callback URLs.
+    /// Hosts of callback URLs and their secrets; `None` rejects callback URLs.
     pub callbacks: Option<Callbacks>,
-    /// E-mail.
+    /// Mail server, sender and the operator's addresses; `None` if no mail server is set.
     pub email: Option<EmailConfig>,
-    /// The SMS gateway.
+    /// Gateway for SMS to customers.
     pub sms: Option<SmsGateway>,
-    /// What an SMS carries of a card.
+    /// What an SMS to a customer shows of the card.
     pub sms_card: CardForm,
-    /// The texts.
+    /// Templates of mails and SMS.
     pub templates: Templates,
     /// Whether customers are notified of a delay.
     pub customer_delayed: bool,
-    /// The page behind one-time links.
+    /// Page behind one-time links; `None` if it is off.
     pub reveal: Option<RevealConfig>,
-    /// Scale of the clock.
+    /// The factor by which domain time passes faster than real time.
     pub time_scale: f64,
-    /// Most jobs of each kind at once.
+    /// Maximum number of jobs of each kind that run at once.
     pub concurrency: usize,
-    /// Address of the endpoints for monitoring.
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
     pub http_addr: SocketAddr,
     /// Pace of fast polling.
     pub poll_strategy: PollStrategy,
-    /// Time for running jobs to finish.
+    /// Time that running jobs get to finish after the first signal to stop.
     pub shutdown_timeout: Duration,
 }
 
 impl RunSettings {
-    /// Checks every setting, alone and together with the others.
+    /// Checks every setting, alone and in combination.
     ///
     /// # Errors
-    /// Every [`SettingsError`] found.
+    /// [`SettingsError`], or [`SettingsError::Several`] if more than one setting cannot be used.
     pub fn validate(self) -> Result<Config, SettingsError> {
         let mut faults = self.faults();
         match faults.len() {
@@ -294,7 +294,7 @@ impl RunSettings {
         })
     }
 
-    /// Everything that [`RunSettings::validate`] refuses.
+    /// All errors that [`RunSettings::validate`] would report.
     #[must_use]
     pub fn faults(&self) -> Vec<SettingsError> {
         let faults = [
@@ -345,7 +345,7 @@ impl ClockSettings {
         if scaled && api.host_str() == Some(REAL_API_HOST) {
             return Err(unusable(
                 "TIME_SCALE",
-                "the real API knows no scaled time; use it only with the simulator's ONECLICKDZ_API_URL",
+                "the real API has no scaled time; use it only with the ONECLICKDZ_API_URL of a simulator",
             ));
         }
         Ok(scale)

@@ -1,4 +1,4 @@
-//! Where Redis is.
+//! The section of Redis: address, certificates and prefix of the keys.
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{SettingsError, certificates, unusable};
 use crate::redis::{Names, RedisAddress};
 
-/// Where Redis is.
+/// Settings of the connection to Redis.
 #[derive(Debug, Clone, Args)]
 pub struct RedisSettings {
     /// Address of Redis: redis://, redis+sentinel:// or redis+cluster://; rediss… for TLS
@@ -23,10 +23,10 @@ pub struct RedisSettings {
 }
 
 impl RedisSettings {
-    /// The address of that Redis; it does not connect.
+    /// Checks the address of Redis without connecting to Redis.
     ///
     /// # Errors
-    /// [`SettingsError`] where the address or the file of certificates is unusable.
+    /// [`SettingsError`] if the address or the file of certificates is unusable.
     pub fn address(&self) -> Result<RedisAddress, SettingsError> {
         let address = RedisAddress::parse(self.redis_url.expose_secret(), &self.prefix)
             .map_err(|error| unusable("REDIS_URL", error.to_string()))?;
@@ -36,7 +36,7 @@ impl RedisSettings {
         if address.is_encrypted() {
             Ok(address.trusting(pem))
         } else {
-            Err(unusable("REDIS_CA_FILE", "REDIS_URL is without TLS; its TLS forms begin with rediss"))
+            Err(unusable("REDIS_CA_FILE", "REDIS_URL does not use TLS; with TLS it begins with rediss"))
         }
     }
 }

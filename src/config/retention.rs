@@ -1,4 +1,4 @@
-//! How long orders are kept.
+//! The section of retention: the days after which final orders are deleted.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use clap::Args;
 
 use super::{SettingsError, unusable};
 
-/// A hundred years: a time that far back can still be written.
+/// Longest retention, about a hundred years. A date that far back can still be represented.
 const MAX_DAYS: u32 = 36_500;
 
-/// How long orders are kept.
+/// Settings of the retention of orders.
 #[derive(Debug, Clone, Args)]
 pub struct RetentionSettings {
-    /// Days after which a final order is deleted with all that belongs to it; kept for ever where it is not set
+    /// Days after which a final order is deleted with all that belongs to it; kept for ever if it is not set
     #[arg(long, env = "RETENTION_DAYS")]
     pub retention_days: Option<u32>,
 }
 
 impl RetentionSettings {
-    /// How long a final order is kept, if not for ever.
+    /// Time that a final order is kept; `None` keeps it for ever.
     ///
     /// # Errors
-    /// [`SettingsError`] where it is too short for an order to be notified and looked up.
+    /// [`SettingsError`] if it is not from 1 to 36,500 days.
     pub fn keep(&self) -> Result<Option<Duration>, SettingsError> {
         match self.retention_days {
             None => Ok(None),

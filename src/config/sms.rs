@@ -1,4 +1,4 @@
-//! The gateway that sends SMS.
+//! The section of the SMS gateway: the request that sends an SMS, and the form of the card.
 
 use clap::{Args, ValueEnum};
 use reqwest::Method;
@@ -11,7 +11,7 @@ use crate::notify::{CardForm, SmsGateway};
 
 const CONTENT_TYPE: &str = "application/json";
 
-/// How the gateway is asked.
+/// HTTP method of a request to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SmsMethod {
     /// With a body.
@@ -25,10 +25,10 @@ pub enum SmsMethod {
     Get,
 }
 
-/// The gateway that sends SMS.
+/// Settings of the SMS gateway.
 #[derive(Debug, Clone, Args)]
 pub struct SmsSettings {
-    /// Address of the SMS gateway; customers who have a phone number then get an SMS
+    /// Address of the SMS gateway; customers with a phone number then get SMS
     #[arg(long, env = "SMS_URL", hide_env_values = true)]
     pub sms_url: Option<SecretString>,
 
@@ -72,7 +72,7 @@ pub struct SmsSettings {
 impl SmsSettings {
     pub(super) fn gateway(&self) -> Result<Option<SmsGateway>, SettingsError> {
         let Some(url) = self.url()? else { return Ok(None) };
-        let advice = "the gateway's documentation says what it wants; a JSON body for example is \
+        let advice = "see the gateway's documentation for its form; an example of a JSON body is \
                       {\"to\":{{ phone | tojson }},\"text\":{{ text | tojson }}}";
         let missing = SettingsError::Missing { name: "SMS_BODY", advice };
         let body = set(self.sms_body.as_ref()).ok_or(missing)?.expose_secret().to_owned();
@@ -88,7 +88,7 @@ impl SmsSettings {
         let country = if country.is_empty() { "DZ" } else { &country };
         let country = country
             .parse()
-            .map_err(|_| unusable("SMS_COUNTRY", "it is no country's two letters, such as DZ (ISO 3166)"))?;
+            .map_err(|_| unusable("SMS_COUNTRY", "it must be two letters of ISO 3166, such as DZ"))?;
         let refusals = self.sms_refused_if.iter().map(|words| words.trim().to_owned());
         let refusals = refusals.filter(|words| !words.is_empty()).collect();
         Ok(Some(gateway.in_country(country).refusing_with(refusals)))
@@ -96,7 +96,7 @@ impl SmsSettings {
 
     fn url(&self) -> Result<Option<Url>, SettingsError> {
         let Some(url) = set(self.sms_url.as_ref()) else { return Ok(None) };
-        let url: Url = url.expose_secret().parse().map_err(|_| unusable("SMS_URL", "it is no address"))?;
+        let url: Url = url.expose_secret().parse().map_err(|_| unusable("SMS_URL", "it is not a URL"))?;
         if url.scheme() == "https" || (self.allow_insecure_sms && url.scheme() == "http") {
             Ok(Some(url))
         } else {
@@ -124,7 +124,7 @@ impl SmsSettings {
         let named = self.sms_content_type.trim();
         let named = if named.is_empty() { CONTENT_TYPE } else { named };
         named.parse().map_err(|_| {
-            unusable("SMS_CONTENT_TYPE", "it can stand in no header; an example is application/json")
+            unusable("SMS_CONTENT_TYPE", "it is not a valid header value; an example is application/json")
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Where orders are stored, and the key of the cards in there.
+//! The section of the order database: address, connections and encryption keys.
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -6,14 +6,14 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{SettingsError, set, unusable};
 use crate::orders::{CardCipher, DEFAULT_CONNECTIONS, DatabaseKind, MAX_CONNECTIONS};
 
-/// Where orders are stored.
+/// Settings of the order database.
 #[derive(Debug, Clone, Args)]
 pub struct StoreSettings {
     /// Database of the orders: `sqlite://` and a file, or `postgres://user:password@host/database`
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://topup-worker.db", hide_env_values = true)]
     pub database_url: SecretString,
 
-    /// Connections to PostgreSQL at most, of each worker; where the server grants fewer, the worker makes do with those
+    /// Maximum number of connections of each worker to PostgreSQL; if the server grants fewer, the worker uses those
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = DEFAULT_CONNECTIONS)]
     pub database_connections: u16,
 
@@ -27,10 +27,10 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// The database's address.
+    /// The checked address of the database.
     ///
     /// # Errors
-    /// [`SettingsError`] where it is neither an SQLite nor a PostgreSQL address.
+    /// [`SettingsError`] if it is neither an SQLite nor a PostgreSQL address.
     pub fn database_url(&self) -> Result<&str, SettingsError> {
         let why =
             "it must be sqlite:// and the path of a file, or postgres://user:password@host:port/database";
@@ -38,10 +38,10 @@ impl StoreSettings {
         DatabaseKind::of(url).map(|_| url).ok_or_else(|| unusable("DATABASE_URL", why))
     }
 
-    /// Connections at most.
+    /// Maximum number of connections to the database.
     ///
     /// # Errors
-    /// [`SettingsError`] where there are none, or too many.
+    /// [`SettingsError`] if it is 0 or too large.
     pub fn database_connections(&self) -> Result<usize, SettingsError> {
         if (1..=MAX_CONNECTIONS).contains(&self.database_connections) {
             Ok(self.database_connections.into())
@@ -50,10 +50,10 @@ impl StoreSettings {
         }
     }
 
-    /// The cipher of the card codes.
+    /// The cipher of the card codes, with all previous keys.
     ///
     /// # Errors
-    /// [`SettingsError`] where the key is missing or one is unusable.
+    /// [`SettingsError`] if the key is missing or any key is unusable.
     pub fn cipher(&self) -> Result<CardCipher, SettingsError> {
         let advice =
             "card codes are stored encrypted; make a key with `topup-worker keygen` and keep it safe";

@@ -20,7 +20,7 @@ fn validate(more: &[&str]) -> Result<Config, SettingsError> {
 }
 
 #[test]
-fn the_key_is_all_that_must_be_set() {
+fn only_the_encryption_key_and_the_api_key_are_required() {
     let config = validate(&[]).unwrap();
     assert_eq!(config.names.to_string(), "{topup}");
     assert_eq!(config.concurrency, 64);
@@ -28,7 +28,7 @@ fn the_key_is_all_that_must_be_set() {
 }
 
 #[test]
-fn impossible_settings_are_told_with_their_names() {
+fn an_error_starts_with_the_name_of_the_unusable_setting() {
     for (args, name) in [
         (&["--redis-url", "nonsense"][..], "REDIS_URL"),
         (&["--redis-url", "redis+sentinel://:token-of-mine@a"], "REDIS_URL"),
@@ -120,14 +120,14 @@ fn impossible_settings_are_told_with_their_names() {
 }
 
 #[test]
-fn without_an_encryption_key_nothing_starts() {
+fn a_missing_encryption_key_is_refused_with_advice() {
     let run = Command::try_parse_from(["topup-worker", "--oneclickdz-api-key", "k"]).unwrap().run;
     let error = run.validate().err().unwrap().to_string();
     assert!(error.starts_with("ENCRYPTION_KEY is not set") && error.contains("keygen"), "{error}");
 }
 
 #[test]
-fn databases_of_both_kinds_and_several_previous_keys_are_taken() {
+fn databases_of_both_kinds_and_several_previous_keys_are_accepted() {
     for url in
         ["sqlite:///data/orders.db", "postgres://topup:secret@db/orders", "postgresql://db:5433/orders"]
     {
@@ -142,7 +142,7 @@ fn databases_of_both_kinds_and_several_previous_keys_are_taken() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let args = ["topup-worker", "--encryption-key", "short", "--concurrency", "0", "--redis-url", "x"];
     let faults = Command::try_parse_from(args).unwrap().run.faults();
     let words = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -168,14 +168,14 @@ fn the_address_of_the_api_may_end_in_its_version() {
 }
 
 #[test]
-fn a_scaled_clock_goes_with_the_simulator() {
+fn a_scaled_clock_is_accepted_with_a_simulator() {
     let config =
         validate(&["--time-scale", "3600", "--oneclickdz-api-url", "http://127.0.0.1:8080"]).unwrap();
     assert!((config.time_scale - 3600.0).abs() < f64::EPSILON);
 }
 
 #[test]
-fn the_api_key_and_cards_travel_without_tls_only_on_this_machine_or_where_that_is_allowed() {
+fn http_to_the_api_needs_a_loopback_address_or_the_setting_that_allows_it() {
     for here in ["http://127.0.0.1:8080", "http://127.8.0.1", "http://[::1]:8080", "http://localhost:8080"] {
         assert!(validate(&["--oneclickdz-api-url", here]).is_ok(), "{here}");
     }
@@ -186,7 +186,7 @@ fn the_api_key_and_cards_travel_without_tls_only_on_this_machine_or_where_that_i
 }
 
 #[test]
-fn a_key_that_others_can_guess_is_refused_with_what_to_do() {
+fn an_easily_guessed_encryption_key_is_refused_with_advice() {
     for key in ["0".repeat(64), "5a".repeat(32), "0123456789abcdef".repeat(4)] {
         let args = ["topup-worker", "--oneclickdz-api-key", "k", "--encryption-key", &key];
         let error = Command::try_parse_from(args).unwrap().run.validate().err().unwrap().to_string();
@@ -203,7 +203,7 @@ fn an_insecure_endpoint_must_be_allowed() {
 }
 
 #[test]
-fn an_endpoint_inside_is_allowed_by_naming_its_network() {
+fn a_private_endpoint_is_allowed_by_naming_its_network() {
     let inside = ["--webhook-url", "https://10.20.1.1:8443/", "--webhook-secret", SECRET];
     assert!(validate(&inside).is_err());
     let named = [&inside[..], &["--webhook-allowed-networks", "10.20.0.0/16"]].concat();
@@ -219,7 +219,7 @@ fn callbacks_are_off_until_a_host_is_named() {
 }
 
 #[test]
-fn headers_of_the_gateway_are_one_a_line_and_a_value_may_hold_anything_else() {
+fn gateway_headers_are_one_a_line_with_any_value() {
     let headers = "Authorization: Basic a;b=c\n\n X-Api-Key:k \n";
     let args = ["--sms-url", "https://a.dz", "--sms-body", SMS_BODY, "--sms-headers", headers];
     assert!(validate(&args).unwrap().sms.is_some());
@@ -268,7 +268,7 @@ fn debug_shows_no_secret() {
     }
 }
 
-/// Rows of the table of settings on a page: name and default.
+/// Reads name and default of each setting from the table of a documentation page.
 fn documented(page: &str) -> Vec<(String, String)> {
     let table = page.split("<!-- settings -->").nth(1).unwrap().split("<!-- /settings -->").next().unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| `"));

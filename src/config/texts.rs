@@ -1,4 +1,4 @@
-//! What customers read, whatever channel carries it.
+//! The section of customer texts: templates, and whether customers are notified of a delay.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use topup_jobs::Locale;
 use super::{SettingsError, unusable};
 use crate::notify::Templates;
 
-/// What customers read.
+/// Settings of the texts that customers read.
 #[derive(Debug, Clone, Args)]
 pub struct TextSettings {
     /// Folder with templates that replace the built-in ones of the same names
     #[arg(long, env = "TEMPLATES_DIR")]
     pub templates_dir: Option<String>,
 
-    /// Tell customers too that an order takes longer than usual
+    /// Also notify customers when an order takes longer than usual
     #[arg(long, env = "CUSTOMER_DELAYED")]
     pub customer_delayed: bool,
 }
@@ -28,7 +28,6 @@ impl TextSettings {
     }
 }
 
-/// Reads a language as it stands in the settings.
 pub(super) fn locale_parser() -> impl TypedValueParser<Value = Locale> {
     PossibleValuesParser::new(["fr", "ar", "en"]).map(|word| match word.as_str() {
         "ar" => Locale::Ar,

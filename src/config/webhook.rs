@@ -1,4 +1,4 @@
-//! The webhook endpoints: the merchant's and the operator's.
+//! The section of webhooks: endpoints of the merchant and the operator, secrets and allowed networks.
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -7,13 +7,12 @@ use url::Url;
 use super::{SettingsError, set, unusable};
 use crate::notify::{Endpoint, SsrfGuard, WebhookSecret};
 
-const SECRET_ADVICE: &str =
-    "the receiver needs it to tell your events from forged ones; it begins with whsec_";
+const SECRET_ADVICE: &str = "the receiver verifies your events with it; it begins with whsec_";
 
-/// The webhook endpoints.
+/// Settings of the webhook endpoints.
 #[derive(Debug, Clone, Args)]
 pub struct WebhookSettings {
-    /// The merchant's endpoint for every outcome; where it is not set, outcomes are logged, masked
+    /// The merchant's endpoint for every outcome; if it is not set, outcomes are logged with masked data
     #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
     pub webhook_url: Option<SecretString>,
 
@@ -25,7 +24,7 @@ pub struct WebhookSettings {
     #[arg(long, env = "OPERATOR_WEBHOOK_URL", hide_env_values = true)]
     pub operator_webhook_url: Option<SecretString>,
 
-    /// Signing secret of the operator's endpoint; that of the merchant's where it is not set
+    /// Signing secret of the operator's endpoint; WEBHOOK_SECRET by default
     #[arg(long, env = "OPERATOR_WEBHOOK_SECRET", hide_env_values = true)]
     pub operator_webhook_secret: Option<SecretString>,
 
@@ -52,14 +51,14 @@ impl WebhookSettings {
         self.endpoint(["OPERATOR_WEBHOOK_URL", "OPERATOR_WEBHOOK_SECRET"], url, secret).map(Some)
     }
 
-    /// Where webhooks may go.
+    /// The guard that checks where webhooks may go.
     pub(super) fn guard(&self) -> Result<SsrfGuard, SettingsError> {
         let networks = self.webhook_allowed_networks.as_deref().unwrap_or_default();
         SsrfGuard::new(self.allow_insecure_webhooks, networks)
             .map_err(|error| unusable("WEBHOOK_ALLOWED_NETWORKS", error.to_string()))
     }
 
-    /// The merchant's secret, or several; each can sign.
+    /// The checked value of `WEBHOOK_SECRET`, which may hold several secrets.
     pub(super) fn secret(&self) -> Result<&SecretString, SettingsError> {
         let secret = set(self.webhook_secret.as_ref());
         read_secret("WEBHOOK_SECRET", secret)?;
@@ -72,8 +71,8 @@ impl WebhookSettings {
         url: &SecretString,
         secret: Option<&SecretString>,
     ) -> Result<Endpoint, SettingsError> {
-        let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is no address"))?;
-        // Networks that cannot be read are reported where they are read.
+        let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is not a URL"))?;
+        // `RunSettings::validate` reports an invalid `WEBHOOK_ALLOWED_NETWORKS`; the address is not checked then.
         if let Ok(guard) = self.guard() {
             guard.check_url(&url).map_err(|refused| unusable(url_name, refused.to_string()))?;
         }

@@ -1,4 +1,4 @@
-//! The scripts of the deployment.
+//! The Lua scripts of the deployment.
 
 use crate::redis::scripts::scripts;
 

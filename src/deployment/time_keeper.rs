@@ -1,18 +1,15 @@
-//! Keeps the time of the deployment: what Redis shows, measured again and again.
+//! Keeps the time of the deployment by repeated measurements of the clock of Redis.
 //!
-//! All workers of a deployment must agree on the time, or one takes an order that another has just begun to follow for
-//! one that is delayed. The wall clocks of hosts do not agree; Redis is the one place that every worker knows.
+//! All workers must agree on the time. Otherwise an order that one worker has just begun to track might look delayed to
+//! another. The wall clocks of hosts differ, so the workers use the clock of Redis, which each of them can read.
 //!
-//! - A measurement is right to half of its round trip. Small differences are made up for gently.
-//! - While Redis is away, time goes on by the clock of this process that never steps.
-//! - Redis's clock may be set, or be another one after a fail-over. Then the workers notice that it and their own
-//!   clocks no longer agree, and the first of them stores the difference beside the queues: the time of the deployment
-//!   goes on evenly, for workers that start later too. The difference shrinks by a hundredth of the time that passes.
-//! - A host that stood still, such as a virtual machine, finds that its time differs while that of other workers does
-//!   not. It takes the time of the deployment at once.
+//! - A measurement is exact to half of its round-trip time. Small differences are corrected gradually.
+//! - While Redis is unreachable, the time advances by the monotonic clock of this process.
+//! - The clock of Redis may jump, also by a fail-over to another server. The first worker that notices stores the
+//!   difference in Redis, so that the time of the deployment does not jump. The difference shrinks by 10 ms a second.
+//! - If only one worker's time differs, for example after a freeze of its host, that worker corrects its time at once.
 //!
-//! The wall clock of the host is compared, and that it differs is logged and measured. It dates webhook signatures and
-//! verifies certificates; it decides nothing about an order.
+//! The host's wall clock is used only for webhook signatures and certificates. A difference of over 5 s is logged.
 
 use std::time::Duration;
 
@@ -29,27 +26,24 @@ use crate::telemetry::Metrics;
 
 /// Pause between two measurements.
 const INTERVAL: Duration = Duration::from_secs(6);
-/// A measurement whose round trip took longer says too little.
+/// A measurement with a longer round trip than this is ignored, because it is too inexact.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
-/// The wall clock of the host may differ by so much before that is logged, and before it counts as right again.
+/// If the host's wall clock differs from the deployment's time by more than this, the worker logs a warning.
 const HOST_MAY_DIFFER: TimeDelta = TimeDelta::seconds(5);
+/// Once the difference is smaller than this, the host's wall clock counts as right again.
 const HOST_IS_RIGHT: TimeDelta = TimeDelta::seconds(2);
 
-/// Measures the time of the deployment.
 pub(crate) struct TimeKeeper {
     connection: Connection,
     names: Names,
-    /// Whether it was logged that the wall clock of the host differs.
+    /// Whether a difference of the host's wall clock was logged and still exists.
     host_differs: bool,
 }
 
-/// What Redis said.
+/// One measurement: the middle of its round trip, and the times of Redis and of the deployment at that moment.
 struct Measured {
-    /// The moment in the middle of the round trip.
     at: Instant,
-    /// The clock of Redis then.
     redis: Timestamp,
-    /// The time of the deployment then.
     deployment: Timestamp,
     verdict: Verdict,
 }
@@ -66,7 +60,7 @@ impl TimeKeeper {
         Self { connection, names, host_differs: false }
     }
 
-    /// The time of the deployment, once Redis has been asked for it.
+    /// Makes the first measurement. Retries until Redis answers.
     pub(crate) async fn first(&self) -> SharedTime {
         let mut backoff = Backoff::new();
         loop {
@@ -80,7 +74,7 @@ impl TimeKeeper {
         }
     }
 
-    /// Measures until asked to stop.
+    /// Corrects `time` by a measurement every [`INTERVAL`], until a shutdown is requested.
     pub(crate) async fn keep(mut self, time: SharedTime, metrics: Metrics, shutdown: Shutdown) {
         loop {
             self.compare_host(&time, &metrics);
@@ -106,7 +100,7 @@ impl TimeKeeper {
             Verdict::OthersAgree => {
                 tracing::warn!(
                     differs_by_ms,
-                    "the time of this worker was not that of the others, as after its host stood still; it takes theirs"
+                    "this worker's time differed from the others', as after a freeze of its host, and was corrected"
                 );
                 time.take(measured.at, measured.deployment);
             }
@@ -115,8 +109,8 @@ impl TimeKeeper {
                 if taken.verdict == Verdict::Agrees {
                     tracing::warn!(
                         differs_by_ms,
-                        "the clock of Redis was set, or is that of another server; the time of the deployment goes on \
-                         evenly and finds back to it slowly"
+                        "the clock of Redis was set to another time, or another server took over; the time of the \
+                         deployment does not jump, but approaches that clock slowly"
                     );
                 }
             }
@@ -124,7 +118,8 @@ impl TimeKeeper {
         Ok(())
     }
 
-    /// Asks Redis; `before` has it take our time for that of the deployment, unless its clock was set since.
+    /// Makes a measurement. With an earlier one as `before`, the script makes this worker's time the deployment's,
+    /// unless others agree with the deployment's time or the clock of Redis has jumped since `before`.
     async fn ask(&self, time: Option<&SharedTime>, before: Option<&Measured>) -> RedisResult<Measured> {
         let mut call = scripts::CLOCK.key(self.names.clock());
         let asked = Instant::now();
@@ -147,7 +142,6 @@ impl TimeKeeper {
         })
     }
 
-    /// Compares the wall clock of the host.
     fn compare_host(&mut self, time: &SharedTime, metrics: &Metrics) {
         let ahead = real_now() - time.now();
         metrics.clock_ahead(ahead.as_seconds_f64());
@@ -156,13 +150,12 @@ impl TimeKeeper {
             self.host_differs = true;
             tracing::warn!(
                 ahead_ms,
-                "the clock of this host is not that of the deployment, which is Redis's; orders are tracked by that of \
-                 the deployment, but webhooks are dated by this host, and receivers refuse what is 5 minutes off: keep \
-                 this host and that of Redis by NTP"
+                "the clock of this host is not that of the deployment, which follows Redis: synchronize both hosts by \
+                 NTP, because receivers refuse the webhooks of a host whose clock is 5 minutes off"
             );
         } else if self.host_differs && ahead.abs() < HOST_IS_RIGHT {
             self.host_differs = false;
-            tracing::info!(ahead_ms, "the clock of this host is that of the deployment again");
+            tracing::info!(ahead_ms, "the clock of this host agrees with that of the deployment again");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The event of an outcome, as it is stored.
+//! Builds the event of an outcome, as the store keeps it.
 
 use topup_jobs::{
     Event, EventData, Incident, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Timestamp, TopupStatus,
@@ -9,16 +9,16 @@ use super::Environment;
 use crate::notify::{self, ChannelName};
 use crate::orders::{NewEvent, Order};
 
-/// Why an outcome reaches neither customer nor merchant.
+/// Reason of an `undelivered` event if no channel reaches the customer or the merchant.
 const NO_CHANNEL: &str =
     "no channel reaches the customer or the merchant of this order: it names no address that they can use";
-/// The reason of the event where the provider shows another card for a fulfilled order.
+/// Reason of an `unresolved` event if the provider shows another card for a fulfilled order.
 pub(super) const ANOTHER_CARD: &str = "the provider shows another card than the one that was delivered";
 
 impl Environment {
-    /// The event of an outcome for the channels that deliver it, and with it one for the operator where they reach
-    /// neither the customer nor the merchant. `seen` is what the provider answered, if that gave rise to it;
-    /// `given_up` is why the order is no longer tracked, in words, if it is not.
+    /// The event of an outcome, with the channels that deliver it. If no channel reaches the customer or the merchant,
+    /// the event also holds one for the operator. `seen` is the provider's answer that caused the outcome, if one did;
+    /// `given_up` is the reason, in words, if the order was given up.
     pub(super) fn announce(
         &self,
         outcome: Outcome,
@@ -56,8 +56,8 @@ impl Environment {
     }
 }
 
-/// What the provider says against a final status, or against the card of a fulfilled order; empty where the order was not final. A status that is unknown here
-/// is one of a kind, whatever its name.
+/// How the provider's answer contradicts the order's final status or card; empty if the order is not final. All unknown
+/// statuses give the same text, so that they belong to one incident.
 fn contradiction(order: &Order, seen: Option<&ProviderOrder>) -> String {
     let Some(seen) = seen.filter(|_| order.tracking.status.is_final()) else { return String::new() };
     let status = match &seen.status {
@@ -73,7 +73,7 @@ fn contradiction(order: &Order, seen: Option<&ProviderOrder>) -> String {
     format!("the provider says {status}")
 }
 
-/// The event as it is stored: everything but the card, which the sender reads when it tells.
+/// The event as it is stored, without the card: `notify-customer` adds the card when it sends.
 pub(super) fn event(
     outcome: Outcome,
     order: &Order,
@@ -86,21 +86,18 @@ pub(super) fn event(
         kind: outcome.event_type(),
         timestamp: now,
         data: EventData {
-            topup_id: order.topup_id.clone(),
             topup_ref: order.topup_ref.clone().or_else(|| seen?.topup_ref.clone()),
-            status: record.status,
             kind: order.kind.clone().or_else(|| seen?.kind.clone()),
             number: order.number.clone().or_else(|| seen?.number.clone()),
             topup_amount: order.topup_amount.or_else(|| seen?.topup_amount),
-            card_code: None,
-            num_trans: None,
-            date_traitement: None,
             next_check_at: record.next_check_at,
-            reason: None,
-            undelivered: None,
-            message: notify::message(outcome, locale).to_owned(),
             customer: order.customer.clone(),
             metadata: order.metadata.clone(),
+            ..EventData::new(
+                order.topup_id.clone(),
+                record.status,
+                notify::message(outcome, locale).to_owned(),
+            )
         },
     }
 }

@@ -1,52 +1,28 @@
-//! Looks at an order, one after another, with a budget and a provider that answer as written and a clock that stands.
+//! Single checks of an order, with a scripted budget and provider and a manual clock.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use tempfile::TempDir;
-use topup_jobs::{Instruction, InstructionKind, Jitter, PollStrategy};
+use topup_jobs::{
+    Instruction, InstructionKind, Jitter, PollStrategy, ProviderOrder, Timestamp, TopupId, TopupStatus,
+};
 
 use super::*;
-use crate::clock::Clock;
+use crate::clock::{Clock, ManualClock};
+use crate::handlers::{give_up, seen_in_list};
 use crate::notify::{Bulkhead, Channels};
 use crate::orders::{self, CardCipher};
-use crate::provider::{OrderList, TopupApi};
-use crate::rate_limit::{Budget, Permit};
+use crate::provider::{ApiError, OrderList, TopupApi};
+use crate::rate_limit::{Budget, Checked, Meaning, Permit, PermitDecision, PermitRequest};
 use crate::slots::Slots;
 use crate::telemetry::Metrics;
 
 const SECOND: Duration = Duration::from_secs(1);
 const ID: &str = "6901616fe9e88196b4eb64b2";
 
-struct StandingClock(Mutex<Timestamp>);
-
-impl StandingClock {
-    fn later(&self, seconds: i64) {
-        *self.0.lock().unwrap() += TimeDelta::seconds(seconds);
-    }
-}
-
-impl Clock for StandingClock {
-    fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap()
-    }
-
-    fn deployment_now(&self) -> Timestamp {
-        self.now()
-    }
-
-    fn real(&self, wait: Duration) -> Duration {
-        wait
-    }
-
-    fn domain(&self, real: Duration) -> Duration {
-        real
-    }
-}
-
-/// Permissions in turn; a permit of the key 1 finds that it is refused and another one takes over.
+/// A budget with scripted decisions. After a request with key 1, it reports that another key takes over.
 #[derive(Default)]
 struct Written {
     decisions: Mutex<VecDeque<PermitDecision>>,
@@ -87,13 +63,12 @@ impl Budget for Written {
     async fn completed(&self, _: Duration, _: Duration) {}
 }
 
-/// A provider for which every order is HANDLING.
 struct Handling;
 
 #[async_trait]
 impl TopupApi for Handling {
     async fn check_id(&self, _: &TopupId) -> Result<ProviderOrder, ApiError> {
-        Ok(ProviderOrder::handling())
+        Ok(ProviderOrder::new(TopupStatus::Handling))
     }
 
     async fn list(&self, _: u32, _: Timestamp, _: Timestamp) -> Result<OrderList, ApiError> {
@@ -105,10 +80,9 @@ impl TopupApi for Handling {
     }
 }
 
-/// An order that is tracked, look by look.
 struct Tracked {
     env: Environment,
-    clock: Arc<StandingClock>,
+    clock: Arc<ManualClock>,
     budget: Arc<Written>,
     payload: TrackTopup,
     _folder: TempDir,
@@ -119,7 +93,7 @@ impl Tracked {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("orders.db").display());
         let cipher = CardCipher::new(&CardCipher::generate_key()).unwrap();
-        let clock = Arc::new(StandingClock(Mutex::new(Timestamp::from_timestamp(1_750_000_000, 0).unwrap())));
+        let clock = Arc::new(ManualClock::at(Timestamp::from_timestamp(1_750_000_000, 0).unwrap()));
         let budget = Arc::new(Written::default());
         let env = Environment {
             store: Arc::new(orders::open(&url, cipher).await.unwrap()),
@@ -136,7 +110,7 @@ impl Tracked {
         Self { env, clock, budget, payload: TrackTopup::new(ID.parse().unwrap()), _folder: folder }
     }
 
-    /// A look for which the budget answers this, and how long its job waits then.
+    /// Runs `poll-topup` with this decision of the budget and returns the wait until its next run.
     async fn check_with(&mut self, decision: PermitDecision) -> Duration {
         self.budget.decisions.lock().unwrap().push_back(decision);
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload: self.payload.clone() };
@@ -154,7 +128,6 @@ impl Tracked {
         wait
     }
 
-    /// A look of `recheck-topup`, at once.
     async fn recheck(&self) {
         self.budget.decisions.lock().unwrap().push_back(ask(0));
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload: self.payload.clone() };
@@ -162,7 +135,7 @@ impl Tracked {
         assert_eq!(settlement.next[0].job, JobName::PollTopup, "HANDLING once more");
     }
 
-    /// How long it has been polled, as far as is stored.
+    /// Seconds of fast polling, as stored.
     async fn polled_for(&self) -> i64 {
         let order = self.env.store.order(&self.payload.topup_id).await.unwrap().unwrap();
         (self.clock.now() - order.tracking.polling_since).num_seconds()
@@ -174,56 +147,56 @@ fn ask(key: usize) -> PermitDecision {
 }
 
 #[tokio::test]
-async fn time_in_which_an_order_could_not_be_asked_for_is_no_time_of_polling() {
+async fn time_without_a_permit_does_not_count_as_polling() {
     let mut tracked = Tracked::new().await;
     assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
-    tracked.clock.later(3);
+    tracked.clock.advance(3);
     tracked.check_with(PermitDecision::Wait(30 * SECOND)).await;
-    // Late by more than it was told: the workers were away.
-    tracked.clock.later(100);
+    // The job runs after its scheduled time, because no worker was running.
+    tracked.clock.advance(100);
     tracked.check_with(PermitDecision::Blocked(30 * SECOND)).await;
-    tracked.clock.later(100);
+    tracked.clock.advance(100);
     assert_eq!(tracked.check_with(ask(1)).await, Duration::ZERO, "another key takes over");
-    tracked.clock.later(200);
+    tracked.clock.advance(200);
     assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
     assert_eq!(tracked.polled_for().await, 3, "of 403 s");
-    assert_eq!(tracked.payload.waited, Waited::default(), "it stands in the store");
+    assert_eq!(tracked.payload.waited, Waited::default(), "the store holds the wait");
 }
 
 #[tokio::test]
-async fn nor_is_it_where_the_list_shows_the_order_in_the_end() {
+async fn time_without_a_permit_does_not_count_where_the_list_then_shows_the_order() {
     let mut tracked = Tracked::new().await;
     for _ in 0..2 {
         tracked.check_with(PermitDecision::Wait(30 * SECOND)).await;
-        tracked.clock.later(200);
+        tracked.clock.advance(200);
         tracked.check_with(PermitDecision::SeenInList).await;
-        tracked.clock.later(5);
+        tracked.clock.advance(5);
     }
     tracked.check_with(ask(0)).await;
     assert_eq!(tracked.polled_for().await, 10, "of 410 s");
 }
 
 #[tokio::test]
-async fn the_list_does_not_have_the_last_word_before_fast_polling_ends() {
+async fn the_last_check_before_fast_polling_ends_is_not_left_to_the_list() {
     let mut tracked = Tracked::new().await;
     for (later, list_counts) in [(0, true), (289, true), (2, false)] {
-        tracked.clock.later(later);
+        tracked.clock.advance(later);
         tracked.check_with(PermitDecision::Wait(SECOND)).await;
-        // The wait is over at once: the clock stands.
         let request = tracked.budget.requests.lock().unwrap().pop().unwrap();
         assert_eq!(request.list_counts, list_counts, "{:?}", request.age);
+        // The test lets this wait count as fast polling.
         tracked.payload.waited = Waited::default();
     }
 }
 
 #[tokio::test]
-async fn a_row_that_shows_an_order_queued_once_more_changes_nothing() {
+async fn a_second_queued_row_of_the_list_changes_nothing() {
     let mut tracked = Tracked::new().await;
-    let queued = || ProviderOrder { status: TopupStatus::Queued, ..ProviderOrder::handling() };
+    let queued = || ProviderOrder::new(TopupStatus::Queued);
     tracked.check_with(PermitDecision::Wait(SECOND)).await;
     let id = tracked.payload.topup_id.clone();
-    assert!(seen_in_list(&tracked.env, &id, queued()).await.unwrap(), "its job has something to carry out");
-    tracked.clock.later(24 * 3_600);
+    assert!(seen_in_list(&tracked.env, &id, queued()).await.unwrap(), "its job should run now");
+    tracked.clock.advance(24 * 3_600);
     tracked.recheck().await;
     assert!(!seen_in_list(&tracked.env, &id, queued()).await.unwrap());
     let order = tracked.env.store.order(&id).await.unwrap().unwrap();
@@ -231,25 +204,25 @@ async fn a_row_that_shows_an_order_queued_once_more_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_that_runs_again_after_its_order_was_given_up_ends_as_a_dead_letter_and_asks_nothing() {
+async fn the_job_of_an_order_that_was_given_up_is_dead_lettered_without_a_request() {
     let mut tracked = Tracked::new().await;
     tracked.check_with(ask(0)).await;
     let (env, id) = (&tracked.env, &tracked.payload.topup_id);
     let reason = "poison: the process that ran it died 3 times";
     give_up(env, id, reason).await.unwrap();
-    // The budget has no answer for it.
+    // The scripted budget has no decision left: a request would panic.
     let job = Job { id: ID.to_owned(), attempts_made: 0, payload: tracked.payload.clone() };
     let settlement = check(env, JobName::PollTopup, &job).await;
     assert_eq!(settlement.disposition, Disposition::DeadLetter(reason.to_owned()));
     let payload: TrackTopup = serde_json::from_slice(&settlement.payload.unwrap()).unwrap();
     assert_eq!(payload, tracked.payload);
-    // What hands it over again has it tracked.
+    // A new hand-over tracks the order again.
     tracked.payload = TrackTopup::new(id.clone());
     assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
 }
 
 #[tokio::test]
-async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
+async fn the_job_of_a_cancelled_order_completes_without_a_request() {
     let mut tracked = Tracked::new().await;
     tracked.check_with(ask(0)).await;
     let cancel = Instruction::new(InstructionKind::Cancel);
@@ -261,7 +234,7 @@ async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
     let job = NextJob::instruct(request.clone(), "9-0");
     assert_eq!(other_id_of_order(job.id.as_bytes(), &job.payload), None, "it keeps its own id");
     let payload = encode(&tracked.payload);
-    assert!(names_first(ID.as_bytes(), &payload), "what workers write is not read for its id");
+    assert!(names_first(ID.as_bytes(), &payload), "payloads that workers write are not parsed");
     assert_eq!(other_id_of_order(ID.as_bytes(), &payload), None);
     let anywhere = format!(r#" {{"tracked_at":null, "topupId":"{ID}"}}"#);
     for payload in [payload.as_slice(), anywhere.as_bytes()] {
@@ -269,7 +242,7 @@ async fn the_job_of_a_cancelled_order_ends_and_asks_nothing() {
     }
     assert_eq!(other_id_of_order(b"pushed", b"no JSON"), None);
     tracked.env.store.instruct(&request, cancel, tracked.clock.now()).await.unwrap().unwrap();
-    // The budget has no answer for it, whether the provider is to be asked now or not.
+    // The scripted budget has no decision left: a request would panic, with or without `force`.
     for force in [false, true] {
         let payload = TrackTopup { force, ..tracked.payload.clone() };
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload };

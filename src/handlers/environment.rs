@@ -1,4 +1,4 @@
-//! What the handlers work with: traits at every edge, the real thing or a scripted one behind them.
+//! The dependencies of the handlers, as traits, so that tests can replace them with scripted implementations.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,32 +19,32 @@ use crate::telemetry::Metrics;
 /// Dependencies of the handlers.
 #[derive(Clone)]
 pub struct Environment {
-    /// Where orders are stored.
+    /// The store of orders.
     pub store: Arc<dyn OrderStore>,
-    /// The provider, asked with the primary key and with the secondary one if there is one.
+    /// Clients of the provider's API, one per API key: the primary, then the secondary if it is set.
     pub apis: Vec<Arc<dyn TopupApi>>,
-    /// What the provider allows.
+    /// Permits for requests to the provider.
     pub budget: Arc<dyn Budget>,
-    /// What is counted of all this.
+    /// Metrics of the handlers.
     pub metrics: Metrics,
     /// The channels of notifications.
     pub channels: Channels,
-    /// What keeps a receiver that does not answer from holding up the others.
+    /// Limits the deliveries per endpoint, so that a receiver that does not answer cannot hold up the others.
     pub bulkhead: Arc<Bulkhead>,
-    /// Domain time.
+    /// Clock of domain time.
     pub clock: Arc<dyn Clock>,
     /// Pace of fast polling.
     pub strategy: PollStrategy,
     /// Links to the page that shows a card once, if there is one.
     pub links: Option<Links>,
-    /// Draws the randomness of a wait.
+    /// Draws the random part of a wait.
     pub jitter: fn() -> Jitter,
 }
 
-/// A pause of real time after trouble of our own, which costs the job nothing.
+/// How long a job waits after a failure of the store, in real (not scaled) time. The job loses no attempt.
 pub(super) const TROUBLE_PAUSE: Duration = Duration::from_secs(10);
 
-/// A random jitter.
+/// Draws a jitter, uniform from −1 to 1.
 #[must_use]
 pub fn random_jitter() -> Jitter {
     use rand::RngExt;
@@ -52,16 +52,13 @@ pub fn random_jitter() -> Jitter {
 }
 
 impl Environment {
-    /// The provider, asked with the key of this permit.
-    ///
-    /// # Panics
-    /// Where there is no such key; a budget grants permits only for the keys it was made with.
+    /// The client for the permit's API key. A missing key panics, but a budget grants permits for its own keys only.
     pub(crate) fn api(&self, permit: &Permit) -> &Arc<dyn TopupApi> {
         &self.apis[permit.key]
     }
 
-    /// Jobs for every pending notification of this order. They are enqueued with every check of
-    /// the order, so that a crash after the store's commit loses none; one that is already there stays.
+    /// Jobs for the order's pending notifications. Every check enqueues them again, so that a crash after the store's
+    /// commit loses none; a job that is already in the queue stays as it is.
     pub(crate) async fn jobs_to_notify(&self, order: &Order) -> Result<Vec<NextJob>, StoreError> {
         let notifications = self.store.notifications(&order.topup_id).await?;
         let pending = notifications
@@ -71,19 +68,19 @@ impl Environment {
     }
 }
 
-/// That jobs wait for the store is said of one of them in this time, …
+/// Shortest time between two logged store failures, unless a failure concerns a single row.
 const STORE_FAILURE_LOGGED_EVERY: Duration = Duration::from_secs(30);
 
-/// … with how many it was not said of.
+/// Logs a store failure. `unlogged` is the number of failures that were not logged since the last logged one.
 pub(super) fn log_store_failure(error: &StoreError) {
     static LOGGED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
     let (at, unlogged) = *logged;
-    // What is wrong with one order alone has to be seen of each.
+    // A failure of a single row is always logged, because each may concern another order.
     if !error.is_of_one_row() && at.is_some_and(|at| at.elapsed() < STORE_FAILURE_LOGGED_EVERY) {
         logged.1 += 1;
         return;
     }
     *logged = (Some(Instant::now()), 0);
-    tracing::error!(error = chain(error), unlogged, "the store failed; the job waits");
+    tracing::error!(error = chain(error), unlogged, "the store failed; the job waits and loses no attempt");
 }

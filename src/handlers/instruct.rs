@@ -1,5 +1,4 @@
-//! What a message about an order that is known asks for. It changes what is stored; where the order is to be checked, a
-//! look at it follows as a job. Nothing is asked of the provider here.
+//! Applies a message about a known order: changes the store and may enqueue a check. It does not ask the provider.
 
 use std::time::Duration;
 
@@ -9,10 +8,9 @@ use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
 use crate::job::{Disposition, Job, NextJob, Settlement};
 use crate::orders::{Instructed, StoreError};
 
-/// Why such a job is a dead letter.
+/// Dead-letter reason of a message about an unknown order.
 const UNKNOWN: &str = "the store knows of no such order";
 
-/// Carries it out and says what becomes of the job.
 pub(super) async fn instruct(
     env: &Environment,
     job: &Job<TrackTopup>,
@@ -39,7 +37,7 @@ async fn carry_out(
         tracing::warn!(
             order.id = %topup_id,
             message = what,
-            "no such order is stored; the message is kept as a dead letter"
+            "a message names an order that is not stored; the message is kept as a dead letter"
         );
         return Ok(Settlement::new(Disposition::DeadLetter(UNKNOWN.to_owned())));
     };
@@ -49,17 +47,16 @@ async fn carry_out(
         message = what,
         order.status = %order.tracking.status,
         cancelled = order.cancelled_at.is_some(),
-        "a message about a known order was carried out"
+        "a message about an order was applied to the stored order"
     );
     let mut settlement = Settlement::new(Disposition::Complete);
     settlement.next.extend(next_check(&instructed, request, instruction));
-    // Pending notifications use the corrected address.
+    // Pending notifications go to the corrected address, because their jobs read it from the store when they run.
     settlement.next.extend(env.jobs_to_notify(order).await?);
     Ok(settlement)
 }
 
-/// The look at the order that follows, if one does. Where a queue held its job when the message was taken in, that job
-/// is due already.
+/// The job that checks the order next, if one must be added. If a queue held one already, the intake has made it due.
 fn next_check(instructed: &Instructed, request: &TrackTopup, instruction: Instruction) -> Option<NextJob> {
     let Instructed { order, tracked_again } = instructed;
     let (check, status) = (instruction.kind == InstructionKind::Check, order.tracking.status);

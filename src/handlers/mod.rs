@@ -1,19 +1,21 @@
-//! One file per job: load → ask → decide → apply. Knows neither apalis nor Redis nor HTTP.
+//! The handlers, one file per job: load → ask → decide → apply. They know neither apalis nor Redis nor HTTP.
 //!
-//! The store is committed before the job is settled. A crash between the two repeats the job, and repeating
-//! changes nothing: the store absorbs it, and pending notifications are found there.
+//! A handler commits to the store before its job is settled. After a crash between the two, the job runs again: the
+//! store ignores the repeated change, and the job enqueues the notifications that are still pending in the store.
 
 mod announce;
+mod apply;
 mod check;
 mod environment;
 mod instruct;
 mod notify_customer;
+mod observe;
 mod poll_topup;
 mod recheck_topup;
 mod stored_dead_letter;
 mod undelivered;
 
-pub(crate) use check::{give_up, is_by_a_check, seen_in_list};
+pub(crate) use apply::{give_up, is_by_a_check, seen_in_list};
 pub use environment::{Environment, random_jitter};
 pub use notify_customer::NotifyCustomerHandler;
 pub use poll_topup::PollTopupHandler;

@@ -1,18 +1,12 @@
-//! `notify-customer`: tell one channel about one outcome of one order.
+//! `notify-customer`: sends the event of one outcome over one channel.
 //!
-//! The event is read from the store, the card of a fulfilled order among it, so every attempt carries the
-//! same id and the same body. That it was sent is stored before the job ends; a crash between the two
-//! tells it again, under the same id.
+//! The event comes from the store, so every attempt has the same id and body. The store records the delivery before
+//! the job ends. After a crash between delivery and record, the event is sent again. If the store fails after an
+//! attempt, the job's payload keeps the result, and the next run stores the result without sending.
 //!
-//! A job that finds its receiver's breaker open, or its share of slots taken, waits in the queue: it holds
-//! no slot meanwhile and has made no attempt.
-//!
-//! A notification that is refused, or fails at its last attempt, ends as a dead letter. The store says so, and holds
-//! the event that tells the operator, before the job ends; a job that is repeated after that ends alike and adds
-//! nothing.
-//!
-//! An attempt that was made is not made again because the store cannot note it: how it went stands in the job until the
-//! store has it.
+//! While the receiver's breaker is open or its slots are taken, the job waits in the queue and loses no attempt. A
+//! notification that is refused, or fails at its last attempt, is dead-lettered. The store records that, with the
+//! operator's event, before the job ends; if the job runs again, it adds nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,23 +27,22 @@ use crate::orders::{DecryptionError, Notification, NotificationStatus, Order, St
 use crate::reveal;
 use crate::telemetry::UndeliveredReason;
 
-/// A job that waits for a breaker comes back no sooner than this in real time, however fast the clock runs.
+/// Shortest wait of a job for an open breaker, in real time, whatever the scale of the clock.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Handler of `notify-customer`.
 pub struct NotifyCustomerHandler(pub Environment);
 
-/// What the job carries.
+/// Payload of `notify-customer`, with an attempt that is not stored yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NotificationJob {
     #[serde(flatten)]
     notification: NotifyCustomer,
-    /// An attempt that was made and that the store could not note yet.
+    /// An attempt whose result could not be stored, because the store failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     made: Option<MadeAttempt>,
 }
 
-/// An attempt and how it went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MadeAttempt {
@@ -59,7 +52,7 @@ struct MadeAttempt {
     result: Made,
 }
 
-/// How an attempt went; in words without personal data.
+/// Result of an attempt. The texts hold no personal data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Made {
@@ -99,7 +92,7 @@ impl Handler for NotifyCustomerHandler {
             }
         };
         if job.payload.made.is_some() && settlement.payload.is_none() {
-            // It is noted: whatever becomes of the job, its next attempt is a new one.
+            // The store has the attempt now, so the payload drops it and the job's next run makes a new attempt.
             let payload = Some(encode(&job.payload.notification));
             return Settlement { payload, ..settlement };
         }
@@ -122,7 +115,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
         NotificationStatus::Sent | NotificationStatus::Discarded => {
             return Ok(Settlement::new(Disposition::Complete));
         }
-        // The process died, or lost its lease, after it had stored that this is given up.
+        // A worker stored that the notification is given up, but died or lost its lease before the job was settled.
         NotificationStatus::Failed | NotificationStatus::Refused => {
             return given_up(env, &order, &stored).await;
         }
@@ -148,7 +141,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     let wait = notify_wait(number, (env.jitter)());
     let next_attempt_at = Some(now + wait.unwrap_or_default());
     let attempt = Notification { attempts: number, next_attempt_at, ..stored };
-    // Stored before it is sent: a store that cannot be written must not have this sent again and again.
+    // The attempt is stored first: if the store refused writes after each delivery, the event would be sent endlessly.
     env.store.begin_attempt(notification, &attempt, now).await?;
     let event_id = notification.event_id();
     let delivery = Delivery {
@@ -171,20 +164,19 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     Ok(note(env, &order, notification, attempt, made).await)
 }
 
-/// The database is older than Redis, such as a backup that was brought back: it has lost the order of this notification.
-/// The order is tracked anew, and its outcome is sent under the same event id.
+/// Tracks the order again, because the database lacks it, perhaps since a restored backup. Its events keep their ids.
 fn follow_anew(notification: &NotifyCustomer) -> Settlement {
     tracing::error!(
         event.id = %notification.event_id(),
         channel = notification.channel,
-        "the order of a notification is not stored; it is tracked anew, without what its producer said of it"
+        "the order of a notification is not stored; the order is tracked again, without customer and metadata"
     );
     let order = TrackTopup::new(notification.topup_id.clone());
     let next = vec![NextJob::check(JobName::PollTopup, order, Duration::ZERO)];
     Settlement { next, ..Settlement::new(Disposition::Complete) }
 }
 
-/// The order is stored and this notification of it is not: nothing says what to send.
+/// Dead-letters a notification that the store lacks although it has the order. Without a stored event nothing is sent.
 fn not_stored(env: &Environment, notification: &NotifyCustomer) -> Settlement {
     env.metrics.undelivered(ChannelName::of(&notification.channel), UndeliveredReason::NotStored);
     tracing::error!(
@@ -195,7 +187,7 @@ fn not_stored(env: &Environment, notification: &NotifyCustomer) -> Settlement {
     Settlement::new(Disposition::DeadLetter("the notification is not stored".to_owned()))
 }
 
-/// Stores how an attempt went and says what becomes of the job. Where the store fails, the job waits and carries that.
+/// Stores the result of an attempt. If the store fails, the job waits with the result in its payload.
 async fn note(
     env: &Environment,
     order: &Order,
@@ -210,7 +202,7 @@ async fn note(
                 event.id = %notification.event_id(),
                 channel = notification.channel,
                 error = chain(&error),
-                "the store failed after an attempt to send a notification; the attempt is noted later and not repeated"
+                "the store failed after an attempt to notify; the job stores the result later and does not send again"
             );
             let payload = NotificationJob { notification: notification.clone(), made: Some(made) };
             Settlement {
@@ -221,7 +213,7 @@ async fn note(
     }
 }
 
-/// A slot at the receiver's endpoint, if it needs one, or how long to wait for it, in real time.
+/// Acquires a slot at the receiver's endpoint, if the channel has one. `Err` is the wait in real (not scaled) time.
 fn try_acquire(
     env: &Environment,
     channel: Option<&Arc<dyn Channel>>,
@@ -230,12 +222,12 @@ fn try_acquire(
     let Some(endpoint) = channel.and_then(|channel| channel.endpoint(order)) else { return Ok(None) };
     env.bulkhead.try_acquire(endpoint, Instant::now()).map(Some).map_err(|rejected| match rejected {
         Rejected::Busy(wait) => wait,
-        // Never before it closes, and not all at once.
+        // The wait exceeds that of the breaker by 20 % and varies, so that the waiting jobs do not all run at once.
         Rejected::Open(wait) => (env.jitter)().apply(wait.mul_f64(1.2)).max(SHORTEST_PAUSE),
     })
 }
 
-/// Sends it; what takes long is noticed while it does.
+/// Sends the event. A slow delivery moves to a spare slot of the endpoint, so that its first slot is free for others.
 async fn send(
     channel: &Arc<dyn Channel>,
     delivery: Delivery<'_>,
@@ -248,7 +240,7 @@ async fn send(
     }
 }
 
-/// Gives the slot back and reports to the breaker how the attempt ended.
+/// Releases the slot and reports to the breaker whether the receiver answered.
 fn leave(notification: &NotifyCustomer, slot: EndpointSlot, sent: &Result<(), SendError>) {
     let Some(answered) = answered(sent) else { return };
     match slot.ended(answered, Instant::now()) {
@@ -256,13 +248,13 @@ fn leave(notification: &NotifyCustomer, slot: EndpointSlot, sent: &Result<(), Se
             tracing::warn!(channel = notification.channel, "a receiver does not answer; its events wait");
         }
         Some(Transition::Closed) => {
-            tracing::info!(channel = notification.channel, "the receiver answers again");
+            tracing::info!(channel = notification.channel, "the receiver answers again; its events are sent");
         }
         None => {}
     }
 }
 
-/// Whether the receiver answered; nothing of a refusal, since some come about before anybody is reached.
+/// Whether the receiver answered; `None` for a refusal, because some refusals happen before a request is made.
 const fn answered(sent: &Result<(), SendError>) -> Option<bool> {
     match sent {
         Ok(()) | Err(SendError::Failed { .. }) => Some(true),
@@ -271,8 +263,7 @@ const fn answered(sent: &Result<(), SendError>) -> Option<bool> {
     }
 }
 
-/// Counts an attempt at which the card could not be decrypted. It may succeed later, with the key back in the settings;
-/// after the last attempt it is given up as any other notification, and the operator is notified.
+/// Records a failed attempt, because the card cannot be decrypted until its key is back in the settings.
 async fn no_card(
     env: &Environment,
     order: &Order,
@@ -298,7 +289,7 @@ async fn no_card(
     Ok(note(env, order, notification, attempt, MadeAttempt { number: attempts, at: now, result }).await)
 }
 
-/// The event as this channel gets it: with the card only where it carries the code.
+/// Reads the event, with the card if this channel carries the card code.
 async fn read_event(
     env: &Environment,
     notification: &NotifyCustomer,
@@ -316,8 +307,8 @@ async fn read_event(
     Ok(Some(event))
 }
 
-/// The link to the card, where this channel carries it and the page can ask its reader something. Without one the
-/// message says that the card is ready, and no more.
+/// The one-time link to the card, if this channel carries a link and the page can ask for something that only the
+/// customer knows. Without a link the message says only that the card is ready.
 async fn reveal_link(
     env: &Environment,
     notification: &NotifyCustomer,
@@ -333,7 +324,7 @@ async fn reveal_link(
     Ok(Some(links.to(&token)))
 }
 
-/// Stores how the attempt went and says what becomes of the job.
+/// Stores the result of an attempt and returns how the job is settled.
 async fn record(
     env: &Environment,
     order: &Order,
@@ -360,7 +351,7 @@ async fn record(
         let status = NotificationStatus::Failed;
         return give_up(env, order, notification, Notification { status, last_error, ..attempt }).await;
     };
-    // What the receiver asks for is real time, whatever the clock's scale.
+    // `Retry-After` is real time, whatever the scale of the clock.
     let real = env.clock.real(wait).max(retry_after.unwrap_or_default());
     let next_attempt_at = Some(now + env.clock.domain(real));
     let failed = Notification { next_attempt_at, last_error, ..attempt };
@@ -371,7 +362,7 @@ async fn record(
         channel = notification.channel,
         error = what,
         wait_ms,
-        "a notification was not delivered; it is tried again after the wait"
+        "a notification was not delivered; the next attempt follows after wait_ms"
     );
     Ok(Settlement::new(Disposition::Retry(real, what)))
 }
@@ -381,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_that_carries_an_attempt_is_read_as_one_that_carries_none() {
+    fn a_payload_with_an_attempt_still_parses_as_a_plain_notification() {
         let notification: NotifyCustomer = serde_json::from_value(serde_json::json!({
             "topupId": "6901616fe9e88196b4eb64b2", "outcome": "unresolved", "incident": 2, "channel": "webhook"
         }))

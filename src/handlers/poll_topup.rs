@@ -1,4 +1,4 @@
-//! `poll-topup`: the fast pace, at most five minutes. Its queue also carries what is done about orders that are known.
+//! `poll-topup`: fast polling, for at most five minutes. Its queue also carries messages about known orders.
 
 use async_trait::async_trait;
 use topup_jobs::{JobName, PollTopup};

@@ -1,4 +1,4 @@
-//! `recheck-topup`: the slow pace, for orders that are QUEUED or outlived fast polling.
+//! `recheck-topup`: slow rechecks, for orders that are QUEUED or were not final when fast polling ended.
 
 use async_trait::async_trait;
 use topup_jobs::{JobName, RecheckTopup};

@@ -1,4 +1,4 @@
-//! Dead letters as the store knows them: what is needed to show one, or to put it back where Redis has lost it.
+//! Dead letters built from the store, to list them or to restore those that Redis has lost.
 
 use std::time::Duration;
 
@@ -8,18 +8,16 @@ use super::undelivered::reason;
 use crate::job::NextJob;
 use crate::orders::{GivenUpNotification, GivenUpOrder};
 
-/// See the module.
+/// A dead letter, built from an order or a notification that is given up in the store.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredDeadLetter {
-    /// The job, as it runs once it is replayed.
+    /// The job that runs if the dead letter is replayed.
     pub(crate) job: NextJob,
-    /// Why it was given up.
     pub(crate) reason: String,
-    /// When, in domain time, if that is known.
+    /// When the job was given up, in domain time, if that is known.
     pub(crate) at: Option<Timestamp>,
-    /// Failed attempts before that.
+    /// Number of failed attempts before the one at which the job was given up.
     pub(crate) attempts: u32,
-    /// What went wrong at the last one.
     pub(crate) last_error: Option<String>,
 }
 
@@ -42,7 +40,7 @@ impl From<GivenUpNotification> for StoredDeadLetter {
             job: NextJob::notify(&notification.payload(&topup_id)),
             reason: reason(&notification),
             at,
-            // The attempt at which it was given up does not count as failed in the queue.
+            // The queue does not count the last attempt, at which a notification is given up.
             attempts: notification.attempts.saturating_sub(1),
             last_error: notification.last_error,
         }

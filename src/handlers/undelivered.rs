@@ -1,7 +1,7 @@
-//! Notifications that do not reach their receiver: kept as dead letters, counted, and the operator is notified.
+//! Notifications that do not reach their receiver become dead letters and are counted, and the operator is notified.
 //!
-//! The event that notifies the operator is stored in the transaction in which the notification is given up, so that a
-//! crash can neither lose it nor make a second one. It never causes another of its kind.
+//! The operator's event is stored in the transaction that gives the notification up, so that a crash can neither lose
+//! nor duplicate it. An operator's event that is not delivered causes no further event.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::orders::{NewEvent, Notification, NotificationStatus, Order, StoreErro
 use crate::telemetry::UndeliveredReason;
 
 impl Environment {
-    /// The event that notifies the operator of what was not delivered, and why. It goes by every channel that wants it
-    /// except the one that failed. Nothing where that was such an event itself.
+    /// The event that notifies the operator of an undelivered notification. It goes to every channel that wants it
+    /// except the one that failed. `None` if the notification was such an event itself.
     pub(crate) fn undelivered(
         &self,
         notification: &NotifyCustomer,
@@ -41,7 +41,7 @@ impl Environment {
         Some(NewEvent { outcome, about: notification.job_id(), body, channels, undelivered: None })
     }
 
-    /// Counts and logs an outcome that reaches neither customer nor merchant, once it is stored.
+    /// Counts and logs an outcome that no channel delivers to customer or merchant. Called after the event is stored.
     pub(super) fn report_unreachable(&self, order: &Order, event: &NewEvent) {
         if let Some(undelivered) = event.undelivered.as_deref() {
             self.metrics.undelivered(ChannelName::None, UndeliveredReason::NoChannel);
@@ -49,13 +49,13 @@ impl Environment {
                 order.id = %order.topup_id,
                 outcome = %event.outcome,
                 operator_notified_by = notified_by(&undelivered.channels),
-                "no channel reaches the customer or the merchant of this order"
+                "no channel reaches the customer or the merchant of this order, so the event is not delivered to them"
             );
         }
     }
 }
 
-/// Which of these channels notify the operator or the merchant of what was not delivered, as the log names them.
+/// The names, for the log, of those channels that notify the operator or the merchant.
 fn notified_by(channels: &[String]) -> String {
     let notifying = [ChannelName::OperatorWebhook, ChannelName::OperatorEmail, ChannelName::Webhook];
     let notifying = notifying.map(ChannelName::as_str);
@@ -64,7 +64,7 @@ fn notified_by(channels: &[String]) -> String {
     if there.is_empty() { "no channel".to_owned() } else { there.join(", ") }
 }
 
-/// Stores that a notification is refused or failed for good, and with it the event that notifies the operator.
+/// Stores that a notification is refused or failed for good, together with the operator's event.
 pub(super) async fn give_up(
     env: &Environment,
     order: &Order,
@@ -91,12 +91,12 @@ pub(super) async fn give_up(
         );
         return given_up(env, order, &ended).await;
     }
-    // Another worker has ended it meanwhile: the next look settles the job as the store says.
+    // Another worker has ended the notification since. The next run settles the job according to the stored status.
     Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)))
 }
 
-/// Stores that a notification is given up whose job the queue has dead-lettered by itself, in these words, and returns the
-/// jobs that notify the operator. One that has ended already is left as it is.
+/// Stores that a notification is given up, after the queue has dead-lettered its job. Returns the jobs that notify the
+/// operator; none if the notification had ended already.
 pub(crate) async fn give_up_notification(
     env: &Environment,
     notification: &NotifyCustomer,
@@ -114,14 +114,13 @@ pub(crate) async fn give_up_notification(
         channel = notification.channel,
         reason,
         operator_notified_by = notified_by(undelivered.as_ref().map_or(&[], |event| &event.channels)),
-        "a notification is given up: its job is a dead letter and can be replayed"
+        "the job of a notification is a dead letter; the notification is given up and can be replayed"
     );
     env.jobs_to_notify(&order).await
 }
 
-/// What becomes of the job of a notification that is given up. The job of the operator's event follows in the same
-/// step. Where the operator has replayed this notification meanwhile, its job is no follower of itself: it becomes a
-/// dead letter, and a worker has it run again, since the store holds it as pending.
+/// Dead-letters the job of a notification that is given up, and enqueues the operator's event in the same step. If the
+/// operator has just replayed the notification, it is pending again, so that a worker restores its job.
 pub(super) async fn given_up(
     env: &Environment,
     order: &Order,
@@ -133,13 +132,13 @@ pub(super) async fn given_up(
     Ok(Settlement { next, ..Settlement::new(Disposition::DeadLetter(reason(ended))) })
 }
 
-/// How the reason begins of a notification that its receiver refused …
+/// Beginning of the dead-letter reason if the receiver refused the notification.
 const REFUSED: &str = "refused";
-/// … and of one that failed at every attempt.
+/// Beginning of the dead-letter reason if every attempt failed.
 const EXHAUSTED: &str = "undelivered after";
 
-/// Why a notification was given up, as it stands in the dead letters. The last error has no personal data in it. A
-/// notification that failed before its last attempt was not given up by the handler: the last error is why.
+/// The dead-letter reason of a notification, without personal data. If attempts were left, the queue gave the
+/// notification up and not the handler; the reason is then the last error.
 pub(super) fn reason(ended: &Notification) -> String {
     if let (NotificationStatus::Failed, Some(why), Some(_)) =
         (ended.status, &ended.last_error, notify_wait(ended.attempts, Jitter::NONE))
@@ -157,8 +156,8 @@ pub(super) fn reason(ended: &Notification) -> String {
     }
 }
 
-/// Whether a dead letter has its reason from the handler, which has stored before that the notification is given up.
-/// Where the store holds it as pending nevertheless, the operator has had it replayed since.
+/// Whether the handler gave this dead-letter reason. If so, the handler has stored that the notification is given up. A
+/// notification that is still pending has then been replayed by the operator.
 pub(crate) fn is_by_the_handler(reason: &str) -> bool {
     [REFUSED, EXHAUSTED].iter().any(|beginning| reason.starts_with(beginning))
 }

@@ -1,6 +1,5 @@
-//! What every HTTP client of this service shares: its TLS stack, no proxy of the environment, and a cap on
-//! what is read; `Retry-After`; and the words for a connection that did not come about, of whatever protocol.
-//! [`serve`] is the listener of everything that this service answers itself.
+//! Shared HTTP code. For clients: the TLS stack, no proxies, capped bodies, `Retry-After`, and error texts for failed
+//! connections of any protocol, without addresses. For servers: [`serve`], the listener of all pages and endpoints.
 
 mod retry_after;
 mod server;
@@ -10,22 +9,20 @@ use reqwest::{ClientBuilder, Response};
 pub(crate) use self::retry_after::retry_after;
 pub(crate) use self::server::serve;
 
-/// A body could not be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// It is longer than the cap; the rest was not read.
+    /// The body is longer than the cap; the rest was not read.
     TooLong,
-    /// The connection failed.
     Http(reqwest::Error),
 }
 
-/// A client builder with this service's TLS stack.
+/// A client builder with this service's TLS stack and user agent, without proxies.
 pub(crate) fn client_builder() -> ClientBuilder {
     crate::tls::use_ring();
     reqwest::Client::builder().no_proxy().user_agent(concat!("topup-worker/", env!("CARGO_PKG_VERSION")))
 }
 
-/// Reads a body up to `most` bytes.
+/// Reads a body of at most `most` bytes; a longer one is [`ReadError::TooLong`].
 pub(crate) async fn read_capped(mut response: Response, most: usize) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(ReadError::Http)? {
@@ -37,7 +34,7 @@ pub(crate) async fn read_capped(mut response: Response, most: usize) -> Result<V
     Ok(body)
 }
 
-/// Why no answer came, in words of our own: those of the HTTP stack contain the address.
+/// Why a request got no answer. The error's own text is not returned, since it contains the address.
 pub(crate) fn no_answer(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "no answer in time"
@@ -48,14 +45,14 @@ pub(crate) fn no_answer(error: &reqwest::Error) -> &'static str {
     }
 }
 
-/// Why no connection came about, in words of our own: those of the HTTP stack contain the address.
+/// Why a connection failed. The error's own text is not returned, since it contains the address.
 pub(crate) fn no_connection(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref() {
             return no_tls(tls);
         }
-        // Read for its meaning and never shown.
+        // The text may contain the host, so it is only matched and never logged.
         let words = error.to_string();
         if words.starts_with("dns error") || words.starts_with("failed to lookup address") {
             return "its name cannot be resolved";
@@ -64,11 +61,11 @@ pub(crate) fn no_connection(error: &(dyn std::error::Error + 'static)) -> &'stat
         match io.map(std::io::Error::kind) {
             Some(std::io::ErrorKind::ConnectionRefused) => return "the connection was refused",
             Some(std::io::ErrorKind::NetworkUnreachable | std::io::ErrorKind::HostUnreachable) => {
-                return "no way leads there";
+                return "no route to the host";
             }
             _ => {}
         }
-        // An I/O error passes over what it wraps when asked for its source.
+        // `source()` of an I/O error skips the error that it wraps, so `get_ref` is used.
         next = match io.and_then(std::io::Error::get_ref) {
             Some(wrapped) => Some(wrapped),
             None => error.source(),

@@ -1,4 +1,4 @@
-//! `Retry-After`, as RFC 9110 has it: seconds, or a date in one of its three forms.
+//! `Retry-After` of RFC 9110: seconds, or a date in one of three formats.
 
 use std::time::Duration;
 
@@ -7,18 +7,17 @@ use topup_jobs::Timestamp;
 
 use crate::clock::real_now;
 
-/// What is longer is cut to this: as long as the longest wait between two attempts of a notification.
+/// Upper limit of the result: the longest wait between two attempts of a notification.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// How long the other side asks to be left alone, in real time. Nothing where it does not ask, or for a
-/// time that has passed.
+/// The wait that the server asks for, not scaled. `None` if the header is missing, invalid or a date in the past.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Digits that are no u64 are a number beyond any day.
+        // A number that overflows u64 is longer than the limit.
         value.parse().map_or(LONGEST, Duration::from_secs)
     } else {
-        // By the clock of the other side, where it shows it: that is the clock the time was read from.
+        // The server computed the date with its own clock, so the wait starts at the `Date` header of the same answer.
         let now = headers.get(DATE).and_then(|date| http_date(date.to_str().ok()?)).unwrap_or_else(real_now);
         (http_date(value)? - now).to_std().ok()?
     };
@@ -38,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_honoured_and_more_than_a_day_is_cut_to_a_day() {
+    fn seconds_are_honoured_up_to_a_day() {
         assert_eq!(read("120"), Some(Duration::from_mins(2)));
         assert_eq!(read(" 86400 "), Some(LONGEST));
         assert_eq!(read("86401"), Some(Duration::from_hours(24)));
@@ -50,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_of_a_date_is_understood() {
+    fn every_date_format_is_parsed() {
         let then = real_now() + Duration::from_hours(1);
         for form in ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"] {
             let wait = read(&then.format(form).to_string()).unwrap();
@@ -59,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_read_by_the_clock_of_the_other_side() {
+    fn a_date_is_relative_to_the_clock_of_the_server() {
         let form = "%a, %d %b %Y %H:%M:%S GMT";
         let theirs = real_now() - Duration::from_hours(3);
         let headers = [(DATE, theirs), (RETRY_AFTER, theirs + Duration::from_mins(2))]
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_to_come_asks_for_nothing() {
+    fn invalid_values_and_past_dates_are_ignored() {
         for value in ["soon", "-5", "1.5", "", "Sun, 06 Nov 1994 08:49:37 GMT"] {
             assert_eq!(read(value), None, "{value}");
         }

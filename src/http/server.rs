@@ -1,12 +1,9 @@
-//! The HTTP listener of this service, for the operator's endpoints and for the page of a link.
+//! The HTTP/1 listener for the operator's endpoints and the card page. A reverse proxy adds HTTP/2 and TLS.
 //!
-//! A listener has a fixed number of connections. Where all are taken, a new connection closes the one that has waited
-//! longest for a request, so that clients who open connections and send nothing keep out no client who sends a request.
-//! A connection on which a request is being answered is never closed for another one: a card that is shown once must
-//! arrive. A head of a request that does not arrive in time, a body that is too long or too slow, and a connection
-//! without requests end the connection. Requests are read whole before they are answered.
-//!
-//! It does not speak HTTP/2 or TLS: a reverse proxy does.
+//! The number of connections is limited. At the limit a new connection closes the one that has waited longest for a
+//! request, so that silent clients cannot lock out others. A connection on which a request is being answered is never
+//! closed for a new one, because the answer may be a card, which is shown only once. A connection ends if a request
+//! arrives too slowly, is too long or does not come. A request is read whole before it is answered.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -30,21 +27,19 @@ use tower::ServiceExt;
 const MAX_HEAD: usize = 16 * 1024;
 /// Longest body of a request, in bytes.
 const MAX_BODY: usize = 4 * 1024;
-/// How long a connection may take to end, once its time is over.
+/// Grace period for the answer on a connection that has reached its time limit.
 const TO_END: Duration = Duration::from_secs(10);
-/// The pause after the system gives no connection, most often for want of file descriptors.
+/// Pause after a failed `accept`. The usual cause is a lack of file descriptors, so an immediate retry would fail too.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
-/// A listener says no more often that it is full or gets no connections.
+/// Shortest time between two warnings of the same kind.
 const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
-/// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// For the head of a request, and to begin the next one.
+    /// Time limit for the head of a request, including the wait for the request.
     head: Duration,
-    /// For the body of a request.
     body: Duration,
-    /// For all requests of a connection. It bounds how long an answer may remain unread, too.
+    /// Time limit of a whole connection; it also ends a connection whose client does not read the answer.
     connection: Duration,
 }
 
@@ -54,8 +49,8 @@ const LIMITS: Limits = Limits {
     connection: Duration::from_mins(10),
 };
 
-/// Serves this router for as long as the process lives, with at most `most` connections at once. `setting` is the
-/// name of the setting with the address, for the log.
+/// Serves a router until the process ends, with at most `most` connections at once. `setting`, the name of the setting
+/// that holds the address, identifies the listener in the log.
 pub(crate) async fn serve(setting: &'static str, listener: TcpListener, most: usize, router: Router) {
     serve_within(LIMITS, setting, listener, most, router).await;
 }
@@ -74,7 +69,7 @@ async fn serve_within(
             Ok((stream, _)) => stream,
             Err(error) => {
                 if failed.is_due() {
-                    tracing::warn!(setting, %error, "the listener of this setting gets no connections; trying again");
+                    tracing::warn!(setting, %error, "the listener cannot accept connections; retrying");
                 }
                 sleep(AFTER_ERROR).await;
                 continue;
@@ -85,7 +80,7 @@ async fn serve_within(
             tracing::warn!(
                 setting,
                 most,
-                "the listener of this setting has all its connections; each new one closes the one that has waited \
+                "the listener is at its limit of connections; each new connection closes the one that has waited \
                  longest for a request"
             );
         }
@@ -107,9 +102,9 @@ async fn keep(limits: Limits, stream: TcpStream, open: Place, router: Router) {
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    // A connection that breaks off, or brings what is no HTTP, is the client's affair.
+    // Broken connections and invalid HTTP are the client's fault and are not logged.
     tokio::select! {
-        // First the connection: what has been answered is written before it may be closed.
+        // Biased, so that a finished answer is written before the connection is closed for a new one.
         biased;
         _ = connection.as_mut() => return,
         () = open.open.close.cancelled() => return,
@@ -118,7 +113,6 @@ async fn keep(limits: Limits, stream: TcpStream, open: Place, router: Router) {
     drop(timeout(TO_END, connection).await);
 }
 
-/// Reads the request whole and answers it.
 async fn answer(limits: Limits, request: Request<Incoming>, open: &Open, router: Router) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = match timeout(limits.body, to_bytes(Body::new(body), MAX_BODY)).await {
@@ -131,7 +125,7 @@ async fn answer(limits: Limits, request: Request<Incoming>, open: &Open, router:
     router.oneshot(Request::from_parts(head, Body::from(body))).await.unwrap_or_else(|never| match never {})
 }
 
-/// An answer to a request that was not read to its end.
+/// An error answer that closes the connection, since the rest of the request was not read.
 fn refused(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
@@ -139,35 +133,31 @@ fn refused(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// The connections of one listener.
 #[derive(Debug)]
 struct Connections {
     most: usize,
     open: Mutex<Vec<Arc<Open>>>,
 }
 
-/// An open connection.
 #[derive(Debug)]
 struct Open {
-    /// Whether a request is being answered.
     answering: AtomicBool,
-    /// Since when it has waited for a request.
+    /// Start of the current wait for a request.
     waiting_since: Mutex<Instant>,
     close: CancellationToken,
 }
 
-/// What became of a new connection.
 #[derive(Debug)]
 enum Entered {
-    /// There was room for it.
+    /// The listener was below its limit.
     Free(Place),
-    /// Another one is closed for it.
+    /// The listener was at its limit, so an idle connection was closed.
     InPlaceOf(Place),
-    /// A request is being answered on each of the others.
+    /// The listener was at its limit and every connection was answering a request, so the new one is closed.
     Refused,
 }
 
-/// A connection's place among the others, until it is dropped.
+/// Registers a connection with its listener; dropping it removes the connection.
 #[derive(Debug)]
 struct Place {
     connections: Arc<Connections>,
@@ -196,7 +186,7 @@ impl Connections {
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Open>>> {
-        // A poisoned lock holds a whole list all the same: nothing in between can panic.
+        // A poisoned lock leaves the list consistent, because no update can panic halfway.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -213,7 +203,7 @@ impl Drop for Place {
     }
 }
 
-/// A request is being answered, until this is dropped.
+/// Marks a connection as answering a request; dropping it marks the connection as waiting.
 struct Answering<'a>(&'a Open);
 
 impl<'a> Answering<'a> {
@@ -230,7 +220,7 @@ impl Drop for Answering<'_> {
     }
 }
 
-/// When something was last logged.
+/// Time of the last warning of one kind; the next one is logged [`LOGGED_EVERY`] later at the earliest.
 #[derive(Default)]
 struct Log(Option<Instant>);
 

@@ -7,14 +7,14 @@ use tokio::sync::Notify;
 use super::*;
 
 const SHORT: Duration = Duration::from_millis(150);
-/// How long anything may take on a machine that is busy with other tests.
+/// Generous, since the machine may be busy with other tests.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Listening {
     address: std::net::SocketAddr,
-    /// Says that `/slow` is being answered.
+    /// Notified when `/slow` is being answered.
     reached: Arc<Notify>,
-    /// Has `/slow` answer.
+    /// Lets `/slow` answer.
     go_on: Arc<Notify>,
 }
 
@@ -41,16 +41,15 @@ impl Listening {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// What is answered to these bytes until the connection ends.
+    /// Sends these bytes and reads until the connection ends.
     async fn ask(&self, request: &str) -> String {
         let mut stream = self.connect().await;
-        // What is refused may be refused before it is sent to its end.
+        // The server may refuse a request before it is fully sent.
         drop(stream.write_all(request.as_bytes()).await);
         rest(&mut stream).await
     }
 }
 
-/// What still comes until the connection ends.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
@@ -62,7 +61,7 @@ const QUICK: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 const SLOW: &str = "GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn connections_that_send_nothing_keep_out_no_request() {
+async fn silent_connections_do_not_lock_out_requests() {
     let listening = Listening::start(LIMITS, 4).await;
     let mut silent = Vec::new();
     for n in 0..40 {
@@ -75,7 +74,7 @@ async fn connections_that_send_nothing_keep_out_no_request() {
             assert!(listening.ask(QUICK).await.ends_with("quick"), "after {n}");
         }
     }
-    // All but the last four were closed for others, long before their time was over.
+    // The first 36 were closed for newer connections, long before their time limit.
     for stream in &mut silent[..36] {
         assert_eq!(rest(stream).await, "");
     }
@@ -97,7 +96,7 @@ async fn a_connection_on_which_a_request_is_answered_is_not_closed_for_others() 
 }
 
 #[tokio::test]
-async fn where_all_are_at_work_a_new_connection_is_closed() {
+async fn a_new_connection_is_closed_while_all_others_are_answering() {
     let listening = Listening::start(LIMITS, 1).await;
     let mut answered = listening.connect().await;
     answered.write_all(SLOW.as_bytes()).await.unwrap();
@@ -109,7 +108,7 @@ async fn where_all_are_at_work_a_new_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn what_is_too_slow_or_too_long_ends_the_connection() {
+async fn slow_or_long_requests_end_the_connection() {
     let limits = Limits { head: SHORT, body: SHORT, ..LIMITS };
     let listening = Listening::start(limits, 4).await;
     assert_eq!(listening.ask("GET / HTTP/1.1\r\nhost:").await, "", "a head that does not arrive");
@@ -129,7 +128,7 @@ async fn what_is_too_slow_or_too_long_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_trickles_in_ends_at_the_time_of_its_first_byte() {
+async fn the_time_limit_of_a_head_starts_at_its_first_byte() {
     let limits = Limits { head: SHORT, ..LIMITS };
     let listening = Listening::start(limits, 4).await;
     let mut stream = listening.connect().await;

@@ -7,8 +7,7 @@ use crate::clock::Clock;
 use crate::job::NextJob;
 use crate::redis::{Names, millis};
 
-/// Adds the words for a message that is accepted, as `intake.lua` takes them. `first_id` is the id with which it came, of
-/// one that was rejected and put back.
+/// Adds the arguments for an accepted message. `first_id` is the message's original id, if it was once rejected.
 pub(super) fn add(
     call: &mut ScriptInvocation<'_>,
     names: &Names,
@@ -19,7 +18,7 @@ pub(super) fn add(
 ) {
     let Accepted { job, order, delay, .. } = accepted;
     let position = match first_id {
-        // It came when its producer sent it, whenever it was put back.
+        // A message that was put back keeps the position at which its producer first sent it.
         Some(first_id) => format!("{first_id}@{}", first_id.split('-').next().unwrap_or_default()),
         None => format!("{message_id}@{}", clock.deployment_now().timestamp_millis()),
     };
@@ -39,8 +38,7 @@ pub(super) fn add(
     call.arg(where_followed.payload);
 }
 
-/// What the message is, in the words of the script. A producer that sends a message twice says nothing new the second
-/// time; whether the details it names are new only the store knows.
+/// The word of `intake.lua` for this kind of message. Only the store knows if the details in an `update` are new.
 fn what(order: &TrackTopup) -> &'static str {
     match order.instruction.map(|instruction| instruction.kind) {
         Some(InstructionKind::Correct) => "correct",
@@ -52,20 +50,20 @@ fn what(order: &TrackTopup) -> &'static str {
     }
 }
 
-/// Whether it is to be looked up in the log what became of a message: all but the plain ones.
+/// Logs what `intake.lua` did with a message. For an ordinary new order the level is debug.
 pub(super) fn log(topup_id: &str, message_id: &str, result: &str) {
     match result {
         "duplicate" => tracing::info!(
             order.id = topup_id,
             message.id = message_id,
-            "the order is tracked already, and the message says nothing new; it is dropped"
+            "dropped a message, because its order is already tracked and the message contains nothing new"
         ),
         "passed-on" => tracing::info!(
             order.id = topup_id,
             message.id = message_id,
-            "the order is tracked already; a job carries out what the message says"
+            "enqueued a message as a separate job, because its order is already tracked"
         ),
-        _ => tracing::debug!(order.id = topup_id, message.id = message_id, result, "a message was taken in"),
+        _ => tracing::debug!(order.id = topup_id, message.id = message_id, result, "accepted a message"),
     }
 }
 
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_passed_on_for_what_it_says() {
+    fn the_kind_of_a_message_follows_from_its_name_and_fields() {
         assert_eq!(what_of("poll-topup", "", "{}"), "repeat");
         assert_eq!(what_of("recheck-topup", "", r#"{"delay":5,"attempts":2}"#), "repeat");
         for news in [r#","topupRef":"r""#, r#","customer":{}"#, r#","metadata":{}"#] {

@@ -1,11 +1,12 @@
 //! List polling: one answer of the provider shows a hundred orders.
 //!
-//! When more new orders wait than can be asked for one by one, one worker at a time reads `GET /internet/list`, page by
-//! page, from the newest order that waits back to the oldest. What a row shows is stored as an answer to `check-id` would be, and the
-//! order's job, which sleeps meanwhile, carries it out. A row that shows FULFILLED and not all of the card has its order
-//! asked for soon; one that shows HANDLING spares its order from asking for a while; an order that is in no page
-//! is asked for as ever. Redis gets ids and the word for a status, never a row: the card may be in it.
+//! When more new orders wait than can be checked one by one, one worker at a time reads `GET /internet/list`, page by
+//! page, from the newest waiting order back to the oldest. A row is stored like an answer to `check-id`, and the
+//! order's sleeping job is woken to act on it. An order whose row shows FULFILLED without the whole card is checked
+//! soon. An order whose row shows HANDLING is not checked for a while. An order that no page shows is checked as usual.
+//! Redis gets ids and a word for each status, never a row, because a row may contain the card.
 
+mod error;
 mod pass;
 mod rows;
 pub(crate) mod scripts;
@@ -17,117 +18,78 @@ use clap::ValueEnum;
 use tokio::time::Instant;
 use topup_jobs::Timestamp;
 
+use self::error::ListingError;
 use self::pass::{Line, Pass, Step, Wanted, Window};
 use self::unreadable::Unreadable;
-
 use crate::handlers::Environment;
-use crate::orders::StoreError;
-use crate::provider::{ApiError, Concern, KeyFingerprint, OrderList, RequestKind};
+use crate::provider::{KeyFingerprint, OrderList, RequestKind};
 use crate::rate_limit::{RateLimit, SEEN_IN_LIST_FOR};
 use crate::redis::{Connection, Names, millis};
 use crate::shutdown::Shutdown;
 
-/// Fewer orders than this are asked for one by one.
+/// The list is read only if at least this number of new orders wait. Fewer are checked one by one.
 const FEWEST: usize = 4;
-/// The list is read again this long after the last reading began, in domain time; an order is known to be final
-/// so much later at most, once it is read regularly.
+/// Domain time from the beginning of a reading to that of the next. A final status is found with at most this delay.
 const INTERVAL: Duration = Duration::from_secs(8);
-/// A pass is interrupted after this domain time, so that the newest orders are read again. A pass over all orders that
-/// wait while a thousand come in a minute takes less: interrupting that one would only read its first pages twice.
+/// A pass is interrupted after this domain time, so that the newest orders are read again. The limit is longer than a
+/// whole pass at a thousand new orders a minute: interrupting such a pass would only read its first pages twice.
 const MAX_STRETCH: Duration = Duration::from_secs(24);
-/// How often to look whether it is time.
+/// Domain time between two checks whether a reading of the list is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Another worker may begin a reading this long after the last page, in real time: the worker that reads may have died.
-/// Longer than the longest wait for a page and its request together.
+/// If a reading worker dies, another may begin this long after the last page. The lease is longer than the longest wait
+/// for a page plus the time limit of its request. It is real time, because requests are not scaled.
 const LEASE: Duration = Duration::from_secs(30);
-/// A reading is given up where its next page would have to wait this long, in real time.
+/// A reading is given up if the next page would have to wait this long for its permit (real time, not domain time).
 const MAX_WAIT_FOR_PAGE: Duration = Duration::from_secs(10);
-/// What a pass left is worth reading for this long. Later the orders in it have become others.
+/// An interrupted pass that is not continued within this domain time is dropped, because other orders wait by then.
 const REST_KEPT: Duration = Duration::from_mins(1);
-/// Readings in a row of which nothing came before it is left for a while.
+/// List polling is disabled after this number of readings in a row that failed or were useless (`is_useless`).
 const MAX_USELESS: u32 = 3;
-/// For how long then.
+/// Domain time for which list polling is disabled after [`MAX_USELESS`] such readings.
 const DISABLED_FOR: Duration = Duration::from_mins(10);
-/// The same where the provider refuses the list: its account has to be changed there.
-const REFUSED: Duration = Duration::from_hours(24);
-
-/// What goes first where a row of the list shows a part of a card and no request is free soon.
+/// How a card is handled of which the list shows only a part, while more such cards wait than can be checked soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CardDetails {
-    /// The card is delivered with all three fields, once its order could be asked for.
+    /// Checks the order first and delivers all three fields of the card
     Complete,
-    /// The card is delivered at once, as far as the list shows it.
+    /// Delivers the card at once with the fields that the list shows
     Fast,
 }
 
-/// Reads the list of orders, see the module.
 pub(crate) struct ListPoller {
     pub(crate) environment: Environment,
     pub(crate) rate_limit: RateLimit,
-    /// Of the keys that this worker asks with.
     pub(crate) keys: Vec<KeyFingerprint>,
     pub(crate) card_details: CardDetails,
     pub(crate) connection: Connection,
     pub(crate) names: Names,
 }
 
-/// What came of one reading.
+/// What a reading has found. A reading is a pass over the newest orders, plus the rest of an interrupted pass.
 struct Reading {
-    /// From when on everything was seen that is in the list.
+    /// The reading has seen every listed order created since this time.
     seen_from: Timestamp,
-    /// Orders that wait and that the list showed.
+    /// Number of waiting orders that the list showed.
     found: usize,
-    /// Whether the list did not show an order where it would stand, or is not worth the pages back to those that wait.
+    /// Whether the list lacked a waiting order at its creation time, or too many pages in a row had no waiting order.
     is_useless: bool,
-    /// Rows for each second of the provider's time.
+    /// Average number of listed orders that were created in one second.
     density: f64,
 }
 
-/// A pass that was interrupted, so that the newest orders are looked at again.
+/// An interrupted pass, which continues after the newest orders are read again.
 struct Rest {
     pass: Pass,
     since: Instant,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum ListingError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("Redis did not answer")]
-    Redis(#[from] redis::RedisError),
-    #[error(transparent)]
-    Provider(#[from] ApiError),
-    #[error("the reading is given up, since no order may be checked or the worker stops")]
-    GivenUp,
-}
-
-impl ListingError {
-    /// Whether the provider refuses the list alone, as far as can be known: so it is not asked for the list again
-    /// when it lets this service ask. A key that is refused, or too many requests, is no fault of the list.
-    fn refuses_the_list(&self) -> bool {
-        matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
-    }
-
-    /// Whether it says nothing of the list: the reading was given up, or the key or the address of this worker, its
-    /// database or Redis is at fault.
-    fn is_no_fault_of_the_list(&self) -> bool {
-        match self {
-            Self::Provider(error) => matches!(
-                error.concern(),
-                Concern::KeyRefused(_) | Concern::KeyLimited(_) | Concern::Address(_)
-            ),
-            Self::GivenUp | Self::Store(_) | Self::Redis(_) => true,
-        }
-    }
-}
-
 impl ListPoller {
-    /// Reads the list whenever that saves requests, until asked to stop.
+    /// Reads the list whenever that saves requests, until a shutdown is requested.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         let look = self.rate_limit.real(LOOK_INTERVAL).max(Duration::from_millis(20));
-        // Rows for each second of the provider's time, as far as is known.
+        // A density of 0 means that the density is unknown.
         let (mut density, mut useless, mut rest) = (0.0, 0, None);
-        // Whether enough orders may wait. While no order waits Redis is not asked either.
+        // Whether enough orders may wait for a reading. If not, Redis is not queried until an order is denied a permit.
         let mut waiting = true;
         loop {
             let pause = async {
@@ -141,7 +103,7 @@ impl ListPoller {
                 () = pause => {}
             }
             if self.environment.budget.is_refused() {
-                // Another worker can read it.
+                // The provider refuses this worker's keys or address. A worker with other ones can still read the list.
                 continue;
             }
             let line = match self.begin().await {
@@ -170,14 +132,16 @@ impl ListPoller {
                 Err(_) => useless + 1,
             };
             if let Err(error) = &reading {
-                tracing::debug!(%error, "the list of orders could not be read to its end");
+                tracing::debug!(%error, "could not read the provider's list of orders to the end");
             }
-            let off = (useless >= MAX_USELESS).then(|| DISABLED_FOR + left_longer(&reading));
+            let off = (useless >= MAX_USELESS).then(|| {
+                DISABLED_FOR + reading.as_ref().err().map_or(Duration::ZERO, ListingError::disables_longer)
+            });
             if off.is_some() {
                 useless = 0;
                 rest = None;
                 tracing::warn!(
-                    "the list of orders does not show those that wait; each is asked for by itself"
+                    "the provider's list fails or does not show the waiting orders; each is checked alone for a while"
                 );
             }
             let seen_from = reading.ok().map(|reading| reading.seen_from);
@@ -187,7 +151,8 @@ impl ListPoller {
         }
     }
 
-    /// Whether enough orders wait that the list may be read soon, and which, if it is time and no other worker reads it.
+    /// Begins a reading if one is due and no other worker reads. Returns whether enough orders wait for a reading to
+    /// begin soon, and the waiting orders, or none of them if no reading begins now.
     async fn begin(&self) -> redis::RedisResult<(bool, Line)> {
         let allowed = &self.rate_limit;
         let mut call = scripts::LIST_BEGIN.prepare_invoke();
@@ -204,8 +169,8 @@ impl ListPoller {
         Ok((enough, line))
     }
 
-    /// Reads the newest orders first, and then what an earlier reading left. A reading that takes long is interrupted, so
-    /// that the newest are never long out of sight.
+    /// Reads the newest orders first, then continues the pass that an earlier reading interrupted. A long pass is
+    /// interrupted, so that the newest orders are read often.
     async fn read(
         &self,
         line: &Line,
@@ -236,7 +201,7 @@ impl ListPoller {
         Ok(Reading { seen_from, found, is_useless, density })
     }
 
-    /// Reads page after page until the pass ends, or is interrupted at this time. One page is always read.
+    /// Reads pages until the pass ends or the time `until` has come. At least one page is read.
     async fn go_on(
         &self,
         pass: &mut Pass,
@@ -256,7 +221,7 @@ impl ListPoller {
         }
     }
 
-    /// One page, once there is a request for it.
+    /// Reads one page as soon as the budget grants a permit for it.
     async fn page(
         &self,
         page: u32,
@@ -272,7 +237,7 @@ impl ListPoller {
                     self.environment.budget.report(&permit, None, error).await;
                     return Ok(list?);
                 }
-                // What was read so far would be old by then, and another worker may have begun anew.
+                // During so long a wait the pages read so far become outdated, and another worker may begin a reading.
                 Err(wait) if wait >= MAX_WAIT_FOR_PAGE => return Err(ListingError::GivenUp),
                 Err(wait) => tokio::select! {
                     () = shutdown.requested() => return Err(ListingError::GivenUp),
@@ -282,7 +247,8 @@ impl ListPoller {
         }
     }
 
-    /// The reading is over: from this time on everybody was seen who is in the list, or it failed.
+    /// Ends the reading in Redis. `from` is the reading's `seen_from`, or `None` if the reading failed. `off` is the
+    /// time for which list polling is disabled, if it is.
     async fn end(&self, from: Option<Timestamp>, off: Option<Duration>) -> redis::RedisResult<()> {
         let real_ms = |wait| self.rate_limit.real_ms(wait);
         let mut call = scripts::LIST_END.prepare_invoke();
@@ -302,15 +268,6 @@ impl ListPoller {
     }
 }
 
-/// For how much longer than usual the list is not read: as long as no order may be checked, or the list is refused.
-fn left_longer(reading: &Result<Reading, ListingError>) -> Duration {
-    match reading {
-        Err(ListingError::Provider(ApiError::ListForbidden(_))) => REFUSED,
-        Err(ListingError::Provider(error)) => error.closes_for().unwrap_or_default(),
-        _ => Duration::ZERO,
-    }
-}
-
 #[expect(clippy::cast_precision_loss, reason = "rows of a list, far below 2^52")]
 fn per_second(rows: usize, span: chrono::TimeDelta) -> f64 {
     rows as f64 / span.to_std().unwrap_or_default().as_secs_f64().max(1.0)
@@ -321,36 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_that_is_refused_is_left_for_a_day() {
-        let refused = |error| {
-            let error = ListingError::Provider(error);
-            (error.refuses_the_list(), left_longer(&Err(error)))
-        };
-        let answer = crate::provider::Answer::default;
-        assert_eq!(refused(ApiError::ListForbidden(answer())), (true, Duration::from_hours(24)));
-        let limited = ApiError::RateLimited { answer: answer(), retry_after: None };
-        assert_eq!(refused(limited), (false, Duration::from_secs(10)));
-    }
-
-    #[test]
-    fn a_refused_key_or_address_is_no_fault_of_the_list() {
-        let answer =
-            |code: &str| crate::provider::Answer { code: Some(code.to_owned()), ..Default::default() };
-        for (error, innocent) in [
-            (ApiError::Unauthorized(answer("ERR_AUTH")), true),
-            (ApiError::Forbidden(answer("IP_BLOCKED")), true),
-            (ApiError::Forbidden(answer("API_DISABLED")), true),
-            (ApiError::ListForbidden(answer("ERR_SCOPE")), false),
-            (ApiError::Failed(answer("INTERNAL_ERROR")), false),
-        ] {
-            let error = ListingError::Provider(error);
-            assert_eq!(error.is_no_fault_of_the_list(), innocent, "{error}");
-        }
-        assert!(ListingError::GivenUp.is_no_fault_of_the_list());
-    }
-
-    #[test]
-    fn rows_are_counted_for_each_second() {
+    fn the_density_is_rows_per_second() {
         assert_eq!(per_second(300, chrono::TimeDelta::minutes(1)).to_bits(), 5.0_f64.to_bits());
         assert_eq!(per_second(300, chrono::TimeDelta::zero()).to_bits(), 300.0_f64.to_bits());
     }

@@ -1,5 +1,4 @@
-//! What a worker does beside its jobs, each a loop of its own: reads the list of orders, puts back what was lost, deletes
-//! what is old, and watches Redis and the database.
+//! The background loops of a worker: list polling, restoring lost jobs, retention, watching Redis and the database.
 
 pub(crate) mod list_poller;
 pub(crate) mod redis_watch;

@@ -1,7 +1,7 @@
-//! Looks every few minutes whether Redis is set up so that it keeps the orders, and says where it is not.
+//! Checks every few minutes whether Redis is set up to keep every order, and logs what is wrong.
 //!
-//! Nothing is refused for it: the order that waits is better tracked than not. The judgement is that of
-//! `topup-worker doctor`, which says more.
+//! The worker continues in any case, because tracking an order at a risk is better than letting it wait. The command
+//! `topup-worker doctor` makes these checks and more.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,14 +12,13 @@ use crate::redis::server::{self, Info};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
-/// How often to look. Real time.
+/// Pause between two rounds of checks, in real time.
 const INTERVAL: Duration = Duration::from_mins(5);
 
-/// Watches how Redis is set up, see the module.
 pub(crate) struct RedisWatch {
     connection: Connection,
     metrics: Metrics,
-    /// What was found when it was last looked at.
+    /// The last result of each check, by its name.
     found: HashMap<&'static str, Verdict>,
 }
 
@@ -28,7 +27,6 @@ impl RedisWatch {
         Self { connection, metrics, found: HashMap::new() }
     }
 
-    /// Looks until asked to stop.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         loop {
             for check in self.look().await {
@@ -41,7 +39,7 @@ impl RedisWatch {
         }
     }
 
-    /// What Redis lets be known of its set-up; nothing where its user may not ask.
+    /// Makes the checks for which Redis gives the data. If the Redis user may not run `INFO`, there are no checks.
     async fn look(&self) -> Vec<Check> {
         let mut connection = self.connection.get();
         let Ok(info) = redis::cmd("INFO").query_async::<String>(&mut connection).await else {
@@ -51,7 +49,7 @@ impl RedisWatch {
         server::known(&Info::parse(&info), appendfsync.as_deref())
     }
 
-    /// Says what has changed.
+    /// Sets the metric of a check, and logs the result if it has changed.
     fn note(&mut self, check: &Check) {
         let is_ok = check.verdict == Verdict::Ok;
         self.metrics.redis_check(check.name, is_ok);
@@ -64,10 +62,10 @@ impl RedisWatch {
                 check = check.name,
                 found = check.found,
                 advice = check.advice,
-                "Redis is not set up so that it keeps every order"
+                "Redis failed a check of its set-up and may lose orders"
             ),
             (true, Some(_)) => {
-                tracing::info!(check = check.name, found = check.found, "Redis is set up right again");
+                tracing::info!(check = check.name, found = check.found, "Redis passes this check again");
             }
             (true, None) => {}
         }

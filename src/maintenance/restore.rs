@@ -1,21 +1,13 @@
-//! Puts back what the store knows of and Redis has lost, and gives up what the queue has dead-lettered.
+//! Restores jobs that Redis has lost, and records the dead letters of the queue in the store.
 //!
-//! Redis may lose what it has promised: it is flushed, comes back from an older file, or fails over to a
-//! replica that lags. The store has every order that is not final, with the time of its next look, everything that is
-//! still to be sent, and everything that was given up. What is long past its time and in no queue is put back, with its
-//! failed attempts; what is in a queue or in flight is left alone, so any number of workers may do this.
+//! Redis loses data when it is flushed, restored from an older file, or replaced by a replica that lags. The store has
+//! the next check of every order that is not final, and all pending or dead-lettered notifications. A job that is
+//! overdue and in no queue is put back with its number of failed attempts. Any number of workers may do this, because
+//! jobs in a queue or in flight are not touched. Each round searches a limited number of jobs, the oldest first.
 //!
-//! No more is put back than the provider answers for in minutes: the rest is safe in the store, and in a queue it would
-//! only ask for requests that are not there. Orders that are polled are put back apart from those that are rechecked: a
-//! customer waits for them, and they are few.
-//!
-//! Each search goes on from where it was, oldest first, and a round of it has a bounded length: however much Redis has
-//! lost, neither of the two databases is held up.
-//!
-//! A job that the store says is late, and that a queue has scheduled for much later, is made due: a clock of Redis
-//! that was ahead did that.
-//!
-//! Dead letters are the subject of [`dead_lettered`], [`given_up`] and [`stale`].
+//! The number of restored checks is limited to what the provider answers in a few minutes, because more would only fill
+//! the wait queue. Polled orders are few and their customers are waiting, so they have a separate limit. If a job is
+//! overdue in the store but scheduled for much later in Redis, the clock of Redis was ahead. Such a job is made due.
 
 mod dead_lettered;
 mod given_up;
@@ -36,35 +28,34 @@ use crate::rate_limit::RateLimit;
 use crate::redis::{Connection, Names};
 use crate::shutdown::Shutdown;
 
-/// How often to look. Real time.
+/// Pause between two rounds. It is real time: `TIME_SCALE` does not shorten it.
 const INTERVAL: Duration = Duration::from_secs(20);
-/// How long past its time a job must be. Real time; a job that waits for a free slot is in a queue anyway.
+/// A job is restored only if it has been overdue for this long in real time.
 const GRACE: Duration = Duration::from_secs(10);
-/// Most orders and most notifications that are read at a time.
+/// Maximum number of orders, or of notifications, that are read at a time.
 const MOST: u32 = 500;
-/// Most orders, and most notifications, that are read in one round. In the next one the search goes on from there.
+/// Maximum number of orders, or of notifications, that are read in one round. The next round continues after them.
 const MAX_READ: u32 = 20 * MOST;
-/// Minutes of the provider's time in which those are answered for that wait, once orders to be rechecked are put back.
+/// Rechecks are restored until as many wait as the provider answers in this number of minutes.
 const RECHECK_MINUTES: u32 = 2;
-/// The same for orders that are polled, of which many may wait while many come.
+/// Polls are restored until as many wait as the provider answers in this number of minutes. In a rush many polls wait.
 const POLL_MINUTES: u32 = 10;
 
-/// See the module.
 pub(crate) struct Restore {
     environment: Environment,
     rate_limit: RateLimit,
     connection: Connection,
     names: Names,
     letters: DeadLetters,
-    /// Where the search for orders goes on, for each job that follows them.
+    /// Where the search for orders continues, for each tracking job.
     behind: [Option<Behind>; JobName::TRACKING.len()],
-    /// Where the search for notifications goes on.
+    /// Where the search for notifications continues.
     behind_notification: Option<BehindNotification>,
     given_up: GivenUp,
     stale: Stale,
 }
 
-/// A job that waits for a request, or for the provider, is due again within this domain time.
+/// A job that waits for a permit or for the provider is scheduled to run again within this domain time.
 const AGAIN_WITHIN: Duration = Duration::from_mins(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +66,7 @@ enum RestoreError {
     Redis(#[from] redis::RedisError),
 }
 
-/// A job to be put back, and its failed attempts.
+/// A job to be put back, with the number of its failed attempts.
 type Lost = (NextJob, u32);
 
 impl Restore {
@@ -99,7 +90,6 @@ impl Restore {
         }
     }
 
-    /// Looks until asked to stop.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         loop {
             tokio::select! {
@@ -111,7 +101,7 @@ impl Restore {
                 Ok(restored) => tracing::warn!(restored, "put back jobs that no queue held any more"),
                 Err(RestoreError::Redis(error)) => self.connection.failed(&error),
                 Err(RestoreError::Store(error)) => {
-                    tracing::error!(error = chain(&error), "the store could not be looked through");
+                    tracing::error!(error = chain(&error), "the search for lost jobs failed; retry in 20 s");
                 }
             }
         }
@@ -130,7 +120,7 @@ impl Restore {
         Ok(restored)
     }
 
-    /// Puts back the orders of this job, the oldest first, until there is no room for more.
+    /// Puts back overdue checks of this kind, the oldest first, up to the limit of waiting checks.
     async fn restore_orders(
         &mut self,
         n: usize,
@@ -151,7 +141,7 @@ impl Restore {
             let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
             restored += put_back;
             read += MOST;
-            // Those that have been put back are few, so the next round may begin with the oldest order again.
+            // At the limit of waiting jobs some of these stay lost. Then the next round begins with the oldest again.
             self.behind[n] = page.behind.filter(|_| !no_room);
             if self.behind[n].is_none() {
                 break;
@@ -160,8 +150,7 @@ impl Restore {
         Ok(restored)
     }
 
-    /// Has jobs run at once that are late by the store and wait for long in one of these queues: the clock of Redis was
-    /// set back.
+    /// Makes overdue jobs due that Redis holds for much later, because they were scheduled while its clock was ahead.
     async fn hasten(
         &self,
         queues: &[JobName],
@@ -183,13 +172,12 @@ impl Restore {
         if hastened > 0 {
             tracing::warn!(
                 hastened,
-                "jobs that are late by the store, and that a queue held for much later, run now"
+                "made overdue jobs due that Redis had scheduled for much later, as after its clock is moved back"
             );
         }
         Ok(())
     }
 
-    /// Puts back notifications that are still to be sent, the oldest first.
     async fn restore_notifications(&mut self, before: Timestamp) -> Result<u64, RestoreError> {
         let (mut restored, mut read) = (0, 0);
         while read < MAX_READ {
@@ -212,8 +200,8 @@ impl Restore {
         Ok(restored)
     }
 
-    /// Puts jobs back of which none of these queues holds one of the same id. Returns how many, and whether there was
-    /// no room for more.
+    /// Puts back those jobs whose id is in none of these queues. Returns how many, and whether the limit was reached.
+    /// The limit on waiting jobs is what the provider answers in `minutes`; `None` means no limit.
     async fn put_back(
         &self,
         queues: &[JobName],
@@ -236,8 +224,7 @@ impl Restore {
     }
 }
 
-/// The job that checks an order. Nothing was learned of the order since it should have been checked, which is no time
-/// of its fast polling.
+/// The job that checks an order. Time since the missed check does not count towards the five minutes of fast polling.
 fn check_job(order: UncheckedOrder) -> Lost {
     let job = JobName::tracking(order.status);
     let waited = match job {

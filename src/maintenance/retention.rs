@@ -1,8 +1,8 @@
-//! Deletes orders that ended longer ago than the merchant wants to keep them.
+//! Deletes orders that ended longer ago than `RETENTION_DAYS`. Without that setting this loop does not run.
 //!
-//! Off unless `RETENTION_DAYS` is set. Only what is final, delivered, acknowledged and no longer shown by a link
-//! goes; the store sees to that, in batches small enough that no other call waits, and any number of workers may do
-//! this. A batch goes on from where the one before ended, so that orders that are kept hold up none behind them.
+//! The store deletes only orders that are final, delivered, acknowledged and no longer shown by a link. Batches are so
+//! small that other calls hardly wait. Any number of workers may do this. Each batch continues where the last one
+//! ended, so that orders that must be kept do not block the orders after them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,13 @@ use crate::error_chain::chain;
 use crate::orders::{Behind, OrderStore, StoreError};
 use crate::shutdown::Shutdown;
 
-/// How often to look. Real time.
+/// Pause between two passes over the orders. It is real time: `TIME_SCALE` does not shorten it.
 const INTERVAL: Duration = Duration::from_mins(1);
-/// Between two batches, so that other writes come in between. Real time.
+/// Pause between two batches, in which other writes to the database can run. It is real time, too.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Orders that a batch looks at, at most.
+/// Orders examined in one batch.
 const MOST: u32 = 100;
 
-/// See the module.
 pub(crate) struct Retention {
     pub(crate) store: Arc<dyn OrderStore>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -28,7 +27,6 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Looks until asked to stop.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         let mut behind = None;
         loop {
@@ -38,7 +36,7 @@ impl Retention {
                     if behind.is_some() { PAUSE } else { INTERVAL }
                 }
                 Err(error) => {
-                    tracing::error!(error = chain(&error), "old orders could not be deleted");
+                    tracing::error!(error = chain(&error), "old orders could not be deleted; retry in 60 s");
                     INTERVAL
                 }
             };
@@ -49,7 +47,7 @@ impl Retention {
         }
     }
 
-    /// Deletes what may go of the next orders. Returns where the search goes on, if there are more.
+    /// Runs one batch. Returns the position at which the next one continues, or `None` at the end.
     async fn delete(&self, behind: Option<&Behind>) -> Result<Option<Behind>, StoreError> {
         let now = self.clock.now();
         let deleted = self.store.delete_ended(now - self.keep, now, behind, MOST).await?;

@@ -1,9 +1,7 @@
-//! Looks every few seconds whether the database answers and can be written, and whether it is still the one this worker
-//! started with.
+//! Checks every few seconds whether the database answers, can be written, and is still the one of this worker's start.
 //!
-//! Two small questions, whatever the load: a worker whose database is away is not ready before the first order shows it,
-//! and one without work costs the database nothing else. While a look fails, the worker claims no jobs: another worker
-//! may have the database, or a connection to it.
+//! A check is two small queries. Thanks to it, `/readyz` reports an unreachable database before a job fails on it.
+//! After a failed check the worker claims no jobs, because another worker may still reach the database.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,54 +14,50 @@ use crate::deployment::Refusal;
 use crate::error_chain::chain;
 use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 
-/// How often to look. Real time.
+/// Pause between two checks. `TIME_SCALE` changes no duration of this file.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// When to look again after it could not be used. Real time.
+/// Pause after a failed check.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long an answer may take. Real time.
+/// Time limit of a check.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long one look that fails keeps the worker from claiming jobs: until after the next one.
+/// How long a failed check keeps the worker from claiming jobs. The next check has its result before this time is over.
 const CLAIMS_PAUSE: Duration = Duration::from_secs(10);
-/// How long the worker is not ready after a call of a job has failed. Longer than the ten seconds after which the job tries
-/// again and shows whether the database works. Real time.
+/// How long a job's failed database call makes the worker unready: until after the job's next run, in ten seconds.
 const CALLS_FAIL_FOR: Duration = Duration::from_secs(15);
-/// A database that has not answered a worker that starts for so long is reported. Real time.
+/// A database call of a starting worker that takes longer than this is logged.
 const ANSWERS_AT_START_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whether the database can be used, as it was last seen.
+/// Whether the database is usable, according to the last check or call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoreHealth {
-    /// Why not, in words.
+    /// Why the database is unusable, in words.
     fault: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl StoreHealth {
-    /// Whether it could be used when it was last asked.
-    ///
-    /// # Errors
-    /// Why not, in words.
+    /// Whether the last check or call found the database usable. The error is the reason, in words for `/readyz`.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         self.fault().map_or(Ok(()), Err)
     }
 
-    /// It can be used.
+    /// Records that the database is usable.
     pub(crate) fn answered(&self) {
         if self.fault().take().is_some() {
             tracing::info!("the database answers again");
         }
     }
 
-    /// Waits for a call that a worker makes at its start, however long it takes; one that takes long is reported.
+    /// Waits without a time limit for a database call of a starting worker. A call that takes long is logged.
     pub(crate) async fn at_start<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         tokio::pin!(call);
         if let Ok(answer) = timeout(ANSWERS_AT_START_WITHIN, &mut call).await {
             return answer;
         }
-        self.failed(NO_ANSWER, "it has not answered yet, or its tables are being brought up to date");
+        self.failed(NO_ANSWER, "no answer yet, or a worker is migrating its tables");
         call.await.inspect(|_| self.answered())
     }
 
-    /// It cannot be used, for this reason, in words for `/readyz` and for the log.
+    /// Records that the database is unusable. `fault` is for `/readyz` and the log, `why` for the log alone.
     pub(crate) fn failed(&self, fault: &'static str, why: &str) {
         if self.fault().replace(fault) != Some(fault) {
             tracing::warn!(error = why, "{fault}; orders wait until it can be used again");
@@ -75,10 +69,9 @@ impl StoreHealth {
     }
 }
 
-/// See the module.
 pub(crate) struct StoreWatch {
     pub(crate) store: SqlStore,
-    /// Which store it was at the start.
+    /// The id of the database with which the worker started.
     store_id: String,
     health: StoreHealth,
     claims: ClaimPause,
@@ -89,12 +82,12 @@ impl StoreWatch {
         Self { store, store_id, health, claims: ClaimPause::default() }
     }
 
-    /// Keeps jobs from being claimed while the database cannot be used.
+    /// The pause of claims while the database is unusable.
     pub(crate) fn claim_pause(&self) -> ClaimPause {
         self.claims.clone()
     }
 
-    /// Looks until this worker must not go on with the database, and says why.
+    /// Checks the database until the worker must stop using it, and returns the reason.
     pub(crate) async fn run(self) -> anyhow::Error {
         let (mut pause, mut calls_failed_at) = (INTERVAL, None::<Instant>);
         loop {
@@ -105,7 +98,7 @@ impl StoreWatch {
                 pause = INTERVAL;
             } else {
                 self.claims.pause_for(CLAIMS_PAUSE);
-                // Calls of jobs that have failed till now say no more than that.
+                // Failed database calls of jobs have the same cause as this failed check, so they are not logged.
                 self.store.take_fault();
                 (pause, calls_failed_at) = (AGAIN, None);
             }
@@ -116,7 +109,7 @@ impl StoreWatch {
                     None => self.health.answered(),
                     Some(fault) => {
                         calls_failed_at = Some(Instant::now());
-                        self.health.failed(fault, "calls of jobs have failed");
+                        self.health.failed(fault, "database calls of jobs have failed");
                     }
                 },
                 Ok(Err(error @ StoreError::TooNew)) => return error.into(),

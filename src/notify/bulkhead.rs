@@ -1,23 +1,18 @@
-//! Bulkheads and circuit breakers: an endpoint that answers late, or not at all, holds up no other. The slots in which
-//! notifications are sent are shared out between endpoints. After several failures in a row the breaker of an endpoint
-//! opens.
+//! Bulkheads and circuit breakers divide the sending slots, so that a slow or dead endpoint does not hold up others.
 //!
 //! | rule | effect |
 //! |---|---|
-//! | An endpoint has at most half of the slots, and no more than it leaves free | one endpoint with many events takes half; two take a third each; others always find a slot |
-//! | Endpoints that are not *trusted* have half of the slots together, shared out by the same rule | any number of endpoints that hang leave half to those that answer |
-//! | An attempt that takes longer than [`SLOW`] is lent a spare slot | attempts that only wait for an answer fill no slots, as long as there are spare ones |
+//! | An endpoint takes at most half of the slots, and no more than it leaves free for others | one busy endpoint takes half, two take a third each |
+//! | *Untrusted* endpoints together take at most half of the slots, divided by the same rule | however many endpoints hang, half of the slots remain for those that answer |
+//! | An attempt that takes longer than [`SLOW`] moves to a spare slot | while there are spare slots, attempts that only wait for an answer occupy no regular slot |
 //!
-//! An endpoint is trusted after an attempt that was answered within [`SLOW`], until an attempt fails or takes longer. A
-//! new endpoint is not trusted.
+//! A new endpoint is untrusted. It becomes trusted when it answers an attempt within [`SLOW`], and untrusted again when
+//! an attempt fails or takes longer. A job that gets no slot is rescheduled. Such jobs return one after another, at the
+//! pace at which slots come free, so that a backlog does not keep the worker busy with rejections.
 //!
-//! Rejected jobs come back one after another, at the pace at which slots come free, so that a backlog does not keep the
-//! worker busy with rejecting it.
-//!
-//! While the breaker is open, the jobs of that endpoint wait in the queue and lose no attempt. Then one job is tried
-//! first: an answer closes the breaker. A slot that is dropped without a result, as after a refusal that may have come
-//! before the endpoint was reached, leaves the breaker as it is. Each process judges for itself. All times are real time
-//! of a clock that never steps.
+//! While a breaker is open, the endpoint's jobs wait in the queue and lose no attempt. After that time one job probes
+//! the endpoint, and an answer closes the breaker. `SendError::Refused` leaves the breaker unchanged, because a channel
+//! may refuse before it connects. Each process has its own state. Times are measured with the monotonic clock.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -28,29 +23,30 @@ use tokio::time::{Instant, sleep};
 
 use crate::slots::{LentSlot, Slots};
 
-/// An endpoint whose attempt takes longer is not trusted.
+/// An attempt that takes longer makes its endpoint untrusted, and moves to a spare slot if one is free.
 pub const SLOW: Duration = Duration::from_millis(500);
-/// Failures in a row that open the breaker.
+/// Number of consecutive failures that opens the breaker.
 const FAILURES: u32 = 5;
-/// How long the breaker stays open, in domain time. Short beside the waits between the attempts of one event, so that an
-/// event's own failures do not delay it.
+/// How long a breaker stays open, in domain time. If the five failures of one event opened the breaker, the next
+/// attempt of that event is hours away, so the breaker does not delay it.
 const OPEN: Duration = Duration::from_secs(30);
-/// Wait of the other jobs while the first one is tried, in domain time.
+/// How long the endpoint's other jobs wait while one job probes the endpoint, in domain time.
 const FIRST_TRIES: Duration = Duration::from_secs(3);
-/// In this time all slots of an endpoint that answers quickly come free once.
+/// Lower bound of the estimated time in which each slot of an endpoint comes free once; sets the pace of returning
+/// jobs.
 const SLOT_CYCLE: Duration = Duration::from_millis(50);
-/// The same for an endpoint that has had no free slot for long.
+/// Upper bound of the same estimate as [`SLOT_CYCLE`]; it applies to an endpoint that frees no slots.
 const MAX_SLOT_CYCLE: Duration = Duration::from_secs(15);
-/// A rejected job comes back after this long at the latest.
+/// Longest wait of a job that gets no slot.
 const MAX_WAIT: Duration = Duration::from_secs(15);
-/// Endpoints that are remembered while nothing is sent to them: callbacks may have any number of hosts.
+/// Idle endpoints are remembered as trusted up to this number. Callback URLs may have any number of hosts.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// The breakers of all endpoints, and the slots that they share.
+/// The breakers of all endpoints and the slots they share. One per process.
 #[derive(Debug)]
 pub struct Bulkhead {
     slots: Slots,
-    /// Of the slots, for one endpoint and for all endpoints that are not trusted.
+    /// Half of the slots: the limit of one endpoint, and of all untrusted endpoints together.
     half: usize,
     open: Duration,
     first_tries: Duration,
@@ -60,44 +56,44 @@ pub struct Bulkhead {
 #[derive(Debug, Default)]
 struct State {
     endpoints: HashMap<String, Endpoint>,
-    /// Attempts in flight without a lent slot.
+    /// Attempts in flight in regular slots.
     taken: usize,
-    /// Those of them to endpoints that are not trusted.
+    /// The part of `taken` that goes to untrusted endpoints.
     untrusted: usize,
-    /// Rejected jobs of different endpoints, where those that are not trusted take all their slots.
+    /// Return times of jobs that got no slot because other endpoints occupy the slots that theirs may use.
     shared_queue: ReturnQueue,
 }
 
 #[derive(Debug, Default)]
 struct Endpoint {
     in_flight: usize,
-    /// Those of them that have a lent slot.
+    /// The part of `in_flight` that has moved to spare slots.
     lent: usize,
     trusted: bool,
-    /// In a row.
+    /// Failures since the last answer.
     failures: u32,
     open_until: Option<Instant>,
     queue: ReturnQueue,
 }
 
-/// Rejected jobs that come back one after another.
+/// Spreads rejected jobs over time: each job returns a little later than the job rejected before it.
 #[derive(Debug, Default)]
 struct ReturnQueue {
     last_back: Option<Instant>,
-    /// When a slot last came free, or was first taken.
+    /// When a slot last came free. Until one has come free, this is the time at which the first slot was taken.
     moved: Option<Instant>,
 }
 
-/// Why a job gets no slot.
+/// Why a job gets no slot. The waits are measured by the machine's clock, not in the order's scaled time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// The slots of this endpoint are taken; this job's turn comes after this long.
+    /// The slots for this endpoint are taken; the job is due again after this wait.
     Busy(Duration),
-    /// The breaker stays open for this long.
+    /// The breaker is open, or another job is probing the endpoint; the job waits this long.
     Open(Duration),
 }
 
-/// What an attempt did to the breaker.
+/// A change of the breaker's state by an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
     /// The breaker opened.
@@ -107,7 +103,7 @@ pub enum Transition {
 }
 
 impl Bulkhead {
-    /// The bulkhead of a worker that sends in these slots; `real` makes real time of domain time.
+    /// Creates the bulkhead over a worker's sending slots; `real` converts domain time to real time.
     #[must_use]
     pub fn new(slots: Slots, real: impl Fn(Duration) -> Duration) -> Arc<Self> {
         let half = (slots.size() / 2).max(1);
@@ -115,16 +111,16 @@ impl Bulkhead {
         Arc::new(Self { slots, half, open, first_tries, state: Mutex::default() })
     }
 
-    /// The slots that are shared out.
+    /// The slots that the endpoints share.
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// Takes a slot for one attempt at this endpoint.
+    /// Acquires a slot for one attempt at this endpoint; `name` is the key of its breaker.
     ///
     /// # Errors
-    /// [`Rejected`] where there is none now.
+    /// [`Rejected`] if the breaker is open or no slot is free.
     pub fn try_acquire(self: &Arc<Self>, name: String, now: Instant) -> Result<EndpointSlot, Rejected> {
         let mut state = self.state();
         let State { endpoints, taken, untrusted, shared_queue } = &mut *state;
@@ -142,7 +138,7 @@ impl Bulkhead {
             let queue = if others_fill_it { shared_queue } else { &mut endpoint.queue };
             return Err(Rejected::Busy(queue.back(now, self.half)));
         }
-        // Where nothing was in flight, no slot could come free: the pace begins anew.
+        // Without attempts in flight no slot could come free, so the time before this attempt does not count as slow.
         if endpoint.in_flight == 0 {
             endpoint.queue.moved = Some(now);
         }
@@ -157,13 +153,13 @@ impl Bulkhead {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock holds whole numbers all the same: nothing in between can panic.
+        // A poisoned lock leaves the state consistent, because no update can panic halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Trusts an endpoint, or no longer.
+    /// Sets whether an endpoint is trusted, and adjusts the count `untrusted`.
     fn trust(&mut self, name: &str, trusted: bool) {
         let Some(endpoint) = self.endpoints.get_mut(name) else { return };
         if endpoint.trusted != trusted {
@@ -175,7 +171,7 @@ impl State {
 }
 
 impl ReturnQueue {
-    /// How long the next job waits until it comes back, where so many slots come free one after another.
+    /// Returns the wait of the next rejected job, estimated for `places` slots that come free one after another.
     fn back(&mut self, now: Instant, places: usize) -> Duration {
         let since = now.saturating_duration_since(*self.moved.get_or_insert(now));
         let turn = since.clamp(SLOT_CYCLE, MAX_SLOT_CYCLE) / u32::try_from(places).unwrap_or(u32::MAX);
@@ -186,18 +182,17 @@ impl ReturnQueue {
     }
 }
 
-/// A slot for an attempt at one endpoint, until it is dropped.
+/// A slot for one attempt at one endpoint; dropping it frees the slot.
 #[derive(Debug)]
 pub struct EndpointSlot {
     bulkhead: Arc<Bulkhead>,
     name: String,
     lent: Option<LentSlot>,
-    /// Whether the attempt took longer than [`SLOW`].
     slow: bool,
 }
 
 impl EndpointSlot {
-    /// Waits for the attempt, and lends it a spare slot when it takes long.
+    /// Runs the attempt and moves it to a spare slot if it takes longer than [`SLOW`].
     pub async fn watch<T>(&mut self, attempt: impl Future<Output = T>) -> T {
         let mut attempt = pin!(attempt);
         loop {
@@ -229,7 +224,7 @@ impl EndpointSlot {
         self.lent = Some(lent);
     }
 
-    /// Ends the attempt; `answered` says whether the endpoint was reached. Returns the transition of the breaker, if any.
+    /// Ends the attempt and returns the breaker's transition, if any; `answered` says whether the endpoint answered.
     #[must_use]
     pub fn ended(self, answered: bool, now: Instant) -> Option<Transition> {
         let mut state = self.bulkhead.state();

@@ -14,18 +14,18 @@ fn fail(bulkhead: &Arc<Bulkhead>, now: Instant) -> Option<Transition> {
     try_acquire(bulkhead, now).unwrap().ended(false, now)
 }
 
-/// Has this endpoint answer at once.
+/// Runs one attempt that the endpoint answers at once.
 fn answer(bulkhead: &Arc<Bulkhead>, name: &str, now: Instant) {
     assert_eq!(bulkhead.try_acquire(name.to_owned(), now).unwrap().ended(true, now), None);
 }
 
-/// Every slot that there is for this endpoint.
+/// Takes every slot that this endpoint can get.
 fn fill(bulkhead: &Arc<Bulkhead>, name: &str, now: Instant) -> Vec<EndpointSlot> {
     std::iter::from_fn(|| bulkhead.try_acquire(name.to_owned(), now).ok()).collect()
 }
 
 #[tokio::test]
-async fn endpoints_that_answer_share_all_slots_and_leave_one_to_the_next() {
+async fn trusted_endpoints_share_all_slots_and_leave_one_for_the_next() {
     let now = Instant::now();
     for (slots, shares) in [(1, vec![1]), (2, vec![1, 1]), (3, vec![1, 1, 1]), (64, vec![32, 16, 8, 4])] {
         let bulkhead = bulkhead(slots, 0);
@@ -39,24 +39,24 @@ async fn endpoints_that_answer_share_all_slots_and_leave_one_to_the_next() {
             matches!(bulkhead.try_acquire(names[0].clone(), now), Err(Rejected::Busy(_))),
             "{slots} slots"
         );
-        // A handler that panics gives its slot back all the same.
+        // Dropping the slots, as a panicking handler does, frees them.
         held[0].clear();
         assert!(bulkhead.try_acquire(names[0].clone(), now).is_ok());
     }
 }
 
 #[tokio::test]
-async fn endpoints_that_are_not_trusted_have_half_of_the_slots_together() {
+async fn untrusted_endpoints_take_at_most_half_of_the_slots_together() {
     let (bulkhead, now) = (bulkhead(64, 0), Instant::now());
     let well = "https://well.example";
     answer(&bulkhead, well, now);
-    // One with many events leaves room for others of its kind.
+    // One busy untrusted endpoint leaves slots for other untrusted ones.
     let many = fill(&bulkhead, "https://many.example", now);
     assert_eq!(many.len(), 16);
     let each: Vec<_> =
         (0..300).filter_map(|n| bulkhead.try_acquire(format!("https://{n}.example"), now).ok()).collect();
     assert_eq!(many.len() + each.len(), 32);
-    assert_eq!(fill(&bulkhead, well, now).len(), 16, "of the other half one leaves as much as it takes");
+    assert_eq!(fill(&bulkhead, well, now).len(), 16, "it takes no more than it leaves free");
 }
 
 #[tokio::test]
@@ -71,10 +71,10 @@ async fn an_endpoint_is_trusted_until_an_attempt_fails_or_takes_long() {
     answer(&bulkhead, SHOP, now);
     let (mut slow, other) = (try_acquire(&bulkhead, now).unwrap(), try_acquire(&bulkhead, now).unwrap());
     slow.takes_long();
-    assert!(!trusted(), "while it runs");
-    assert_eq!(bulkhead.state().untrusted, 2, "its other attempt is counted with it");
+    assert!(!trusted(), "a running attempt is slow");
+    assert_eq!(bulkhead.state().untrusted, 2, "both attempts of the endpoint count as untrusted");
     assert_eq!(slow.ended(true, now), None);
-    assert!(!trusted(), "an answer that came late");
+    assert!(!trusted(), "the answer came late");
     assert_eq!(other.ended(true, now), None);
     assert!(trusted());
     let state = bulkhead.state();
@@ -82,7 +82,7 @@ async fn an_endpoint_is_trusted_until_an_attempt_fails_or_takes_long() {
 }
 
 #[tokio::test]
-async fn attempts_that_take_long_are_lent_spare_slots_and_fill_no_others() {
+async fn slow_attempts_move_to_spare_slots_while_there_are_any() {
     let (bulkhead, now) = (bulkhead(4, 3), Instant::now());
     let attempt = async |n: u32| {
         let mut slot = bulkhead.try_acquire(format!("https://{n}.example"), Instant::now()).ok()?;
@@ -105,21 +105,21 @@ async fn attempts_that_take_long_are_lent_spare_slots_and_fill_no_others() {
             }
         } => {}
     }
-    // Of three spare slots there is one left.
+    // Both attempts moved to spare slots, so they no longer count as taken or untrusted. One spare slot is left.
     assert_eq!(counts(), (0, 0));
     let mut held = fill(&bulkhead, "https://3.example", now);
     held.extend(fill(&bulkhead, "https://4.example", now));
     assert_eq!(held.len(), 2, "half of the slots");
     held.iter_mut().for_each(EndpointSlot::takes_long);
-    assert_eq!(counts(), (1, 1), "for one there was no spare slot");
+    assert_eq!(counts(), (1, 1), "one attempt found no spare slot");
     drop(held);
     drop(hanging);
     assert_eq!(counts(), (0, 0));
-    assert!(bulkhead.state().endpoints.is_empty(), "nothing is remembered of what never answered");
+    assert!(bulkhead.state().endpoints.is_empty(), "endpoints that never answered are forgotten");
 }
 
 #[tokio::test]
-async fn an_endpoint_has_half_of_the_slots_the_lent_ones_included() {
+async fn lent_slots_count_towards_the_limit_of_an_endpoint() {
     let (bulkhead, now) = (bulkhead(8, 100), Instant::now());
     let mut held = Vec::new();
     while let Ok(mut slot) = try_acquire(&bulkhead, now) {
@@ -130,7 +130,7 @@ async fn an_endpoint_has_half_of_the_slots_the_lent_ones_included() {
 }
 
 #[tokio::test]
-async fn five_failures_in_a_row_open_it_and_one_goes_first_after_the_pause() {
+async fn five_failures_open_the_breaker_and_one_probe_goes_first_afterwards() {
     let (bulkhead, now) = (bulkhead(64, 0), Instant::now());
     for turned in [None, None, None, None, Some(Transition::Opened)] {
         assert_eq!(fail(&bulkhead, now), turned);
@@ -148,18 +148,18 @@ async fn five_failures_in_a_row_open_it_and_one_goes_first_after_the_pause() {
 }
 
 #[tokio::test]
-async fn those_that_find_no_place_come_back_one_after_another_at_the_pace_of_the_endpoint() {
+async fn rejected_jobs_are_spread_at_the_pace_of_the_endpoint() {
     let (bulkhead, now) = (bulkhead(20, 0), Instant::now());
     answer(&bulkhead, SHOP, now);
-    // An hour without events says nothing about its pace.
+    // An hour without attempts does not count as a slow pace.
     let now = now + Duration::from_hours(1);
     let _places: Vec<_> = fill(&bulkhead, SHOP, now);
     let back = |now| match try_acquire(&bulkhead, now) {
         Err(Rejected::Busy(wait)) => wait.as_millis(),
         other => panic!("{other:?}"),
     };
-    assert_eq!([back(now), back(now), back(now)], [10, 15, 20], "behind the first that found none");
-    assert_eq!(back(now + Duration::from_millis(10)), 15, "behind the four");
+    assert_eq!([back(now), back(now), back(now)], [10, 15, 20], "the fill already rejected one");
+    assert_eq!(back(now + Duration::from_millis(10)), 15, "after the four before");
     let second = now + Duration::from_secs(1);
     assert_eq!(back(second), 100, "no slot came free for a second");
     assert_eq!(back(second), 200, "one after another");
@@ -169,7 +169,7 @@ async fn those_that_find_no_place_come_back_one_after_another_at_the_pace_of_the
 }
 
 #[tokio::test]
-async fn an_answer_in_between_begins_the_count_anew() {
+async fn an_answer_resets_the_count_of_failures() {
     let (bulkhead, now) = (bulkhead(64, 0), Instant::now());
     for _ in 0..3 {
         for _ in 0..FAILURES - 1 {

@@ -1,7 +1,7 @@
-//! Orders whose events go to an address of their own, `callbackUrl`, instead of to the merchant's endpoint.
+//! Callback URLs: the events of an order with a `callbackUrl` go to that URL instead of the merchant's endpoint.
 //!
-//! A card must not go wherever a message says: only to hosts that the merchant has named. The address may
-//! hold a token and is never shown.
+//! Only hosts in `CALLBACK_ALLOWED_HOSTS` are accepted, because events contain cards and a message may name any URL.
+//! The URL may contain a token and is never logged.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use url::{Host, Url};
 use super::ssrf_guard::{Blocked, SsrfGuard};
 use crate::orders::Order;
 
-/// The hosts to which callbacks may go; none unless they are set.
+/// The hosts that callbacks may go to; none by default.
 #[derive(Debug, Clone, Default)]
 pub struct CallbackHosts {
     hosts: Arc<[Pattern]>,
@@ -20,50 +20,49 @@ pub struct CallbackHosts {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
-    /// This host.
     Exactly(Host),
-    /// Every host below this one: with the dot before it.
+    /// Every host below a domain, stored with a leading dot.
     Below(String),
 }
 
-/// A word names no host.
+/// An entry of `CALLBACK_ALLOWED_HOSTS` is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "each must be a host such as shop.example.dz, or *.example.dz for all below it, without https:// and port; several are separated by spaces or commas"
 )]
 pub struct InvalidHost;
 
-/// Why an order is not told at its own address, in words for its producer.
+/// Why a callback URL is refused, in words for the producer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallbackRefused {
-    /// No host is allowed.
+    /// `CALLBACK_ALLOWED_HOSTS` is not set.
     #[error("\"data.callbackUrl\" is not accepted here: CALLBACK_ALLOWED_HOSTS is not set")]
     NotAllowed,
-    /// It cannot be read.
-    #[error("\"data.callbackUrl\" is no address; send one that begins with https://")]
+    /// The value is not a URL with a host.
+    #[error("\"data.callbackUrl\" is not a URL with a host; send one that begins with https://")]
     NoAddress,
-    /// Its host is none of those that are allowed.
+    /// `CALLBACK_ALLOWED_HOSTS` does not name the host.
     #[error("\"data.callbackUrl\" has a host that CALLBACK_ALLOWED_HOSTS does not name")]
     Host,
-    /// The guard lets nothing go there.
+    /// The SSRF guard blocks the URL.
     #[error("\"data.callbackUrl\" cannot be used: {0}")]
     Blocked(#[from] Blocked),
 }
 
 impl CallbackHosts {
-    /// These hosts, separated by spaces or commas, as far as the guard lets webhooks go there.
+    /// Allows the hosts in `hosts`, separated by spaces or commas. A callback URL must also pass the guard.
     ///
     /// # Errors
-    /// [`InvalidHost`] where one of them is none.
+    /// [`InvalidHost`] if an entry is not a host.
     pub fn new(hosts: &str, guard: SsrfGuard) -> Result<Self, InvalidHost> {
         let words = hosts.split([' ', ',']).filter(|word| !word.is_empty());
         Ok(Self { hosts: words.map(pattern).collect::<Result<_, _>>()?, guard })
     }
 
-    /// The address, if events may go there.
+    /// Parses a callback URL and checks it against the allowed hosts and the guard.
     ///
     /// # Errors
-    /// [`CallbackRefused`] says why it may not.
+    /// [`CallbackRefused`] if events may not go to this URL.
     pub fn check(&self, address: &Secret) -> Result<Url, CallbackRefused> {
         let url: Url = address.reveal().parse().map_err(|_| CallbackRefused::NoAddress)?;
         let host = host_of(&url).ok_or(CallbackRefused::NoAddress)?;
@@ -77,13 +76,13 @@ impl CallbackHosts {
         Ok(url)
     }
 
-    /// Whether they name this host, exactly or as one below another.
+    /// Whether an entry allows this host: the host itself, or `*.` and a domain above it.
     #[must_use]
     pub fn name(&self, host: &Host) -> bool {
         self.hosts.iter().any(|pattern| pattern.names(host))
     }
 
-    /// The callback URL of this order, if it has one.
+    /// The callback URL of this order; `None` if it has none or events may not go to it.
     #[must_use]
     pub fn of(&self, order: &Order) -> Option<Url> {
         self.check(order.callback_url.as_ref()?).ok()
@@ -100,15 +99,15 @@ impl Pattern {
     }
 }
 
-/// The host of an address, in the form in which hosts are compared.
+/// The host of a URL, normalised as by [`parse_host`].
 pub(super) fn host_of(url: &Url) -> Option<Host> {
     url.host().map(|host| without_root(host.to_owned()))
 }
 
-/// A host by its name, in the form in which hosts are compared: lower case, in ASCII, without the dot of the root.
+/// Parses a host and normalises it for comparison: lower-case ASCII, without a trailing dot.
 ///
 /// # Errors
-/// [`InvalidHost`] where that is no host.
+/// [`InvalidHost`] if the word is not a host.
 pub fn parse_host(word: &str) -> Result<Host, InvalidHost> {
     match Host::parse(word).map(without_root) {
         Ok(Host::Domain(domain)) if domain.is_empty() || domain.contains('*') => Err(InvalidHost),
@@ -117,7 +116,7 @@ pub fn parse_host(word: &str) -> Result<Host, InvalidHost> {
     }
 }
 
-/// `shop.example.` is the host `shop.example`.
+/// Removes the trailing dot: `shop.example.` is the host `shop.example`.
 fn without_root(host: Host) -> Host {
     match host {
         Host::Domain(domain) => Host::Domain(domain.strip_suffix('.').map_or(domain.clone(), str::to_owned)),
@@ -128,7 +127,7 @@ fn without_root(host: Host) -> Host {
 fn pattern(word: &str) -> Result<Pattern, InvalidHost> {
     let below = word.strip_prefix("*.");
     match parse_host(below.unwrap_or(word)) {
-        // A whole top-level domain is no merchant's.
+        // An entry such as `*.dz` is refused, because no merchant owns a whole top-level domain.
         Ok(Host::Domain(domain)) if below.is_some() && domain.contains('.') => {
             Ok(Pattern::Below(format!(".{domain}")))
         }
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn only_named_hosts_are_told() {
+    fn only_named_hosts_are_allowed() {
         let hosts = "shop.example.dz, *.partners.example.dz 1.1.1.1 Café.example. *.other.example.";
         for url in [
             "https://shop.example.dz/orders?token=t",
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_host_does_not_open_what_the_guard_closes() {
+    fn the_guard_blocks_even_a_named_host() {
         let refused = |hosts, url| check(hosts, url).unwrap_err();
         let http = refused("shop.example.dz", "http://shop.example.dz/");
         assert_eq!(http, CallbackRefused::Blocked(Blocked::NoTls));
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_host_is_no_setting() {
+    fn an_invalid_host_is_rejected() {
         for bad in
             ["https://shop.example", "*", "*.dz", "shop.*", "*.*.dz", "shop.example:443", "*.10.0.0.1", "a/b"]
         {

@@ -1,10 +1,8 @@
-//! The secrets of callback hosts: each host that receives events has its own, so that one shop cannot sign an event
-//! that another would take for genuine.
+//! Signing secrets of callback hosts: each host has its own, so that one shop cannot forge events for another.
 //!
-//! A secret is derived from the merchant's, `whsec_` and the base64 of HMAC-SHA256 over a fixed line and the host, with
-//! the bytes of the merchant's secret as its key; from a derived secret nothing can be learned about the others. One
-//! may be set for a host instead. What makes the host is what `CALLBACK_ALLOWED_HOSTS` compares: the name in lower case
-//! and ASCII, without port and without the dot of the root.
+//! A secret is `whsec_` and the base64 of HMAC-SHA256 over a fixed line and the host, keyed with the bytes of the
+//! merchant's secret. A derived secret reveals nothing about the secrets of other hosts. A setting can replace a host's
+//! secret. Hosts are normalised as for `CALLBACK_ALLOWED_HOSTS`: lower-case ASCII, without port and trailing dot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,46 +18,45 @@ use url::Host;
 use super::callback::{CallbackHosts, parse_host};
 use super::signature::{InvalidSecret, WebhookSecret, words};
 
-/// Stands before the host, so that nothing else that is signed with the merchant's secret is ever a host's.
+/// Prefix of the HMAC input. With it, no signature made with the merchant's secret equals the secret of a host.
 const CONTEXT: &str = "topup-worker callback host\n";
 
-/// The secrets of all callback hosts.
+/// Signing secrets of all callback hosts.
 #[derive(Clone)]
 pub struct CallbackSecrets {
-    /// Keyed with the merchant's secrets, the newest first.
+    /// HMACs keyed with the merchant's secrets, the newest first.
     merchant: Arc<[Hmac<Sha256>]>,
-    /// Those that were set, by host, the newest first.
+    /// Secrets from the settings, by host. Several secrets of one host are separated by spaces, the newest first.
     set: Arc<BTreeMap<String, SecretString>>,
 }
 
-/// The secrets of callback hosts cannot be read.
+/// Why the setting for callback secrets is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCallbackSecret {
-    /// A word is not of the form.
+    /// An entry is not `host=secret`.
     #[error(
         "each must be a host and its secret, such as shop.example.dz=whsec_…; several are separated by spaces or commas"
     )]
     Form,
-    /// A host is none of those that may receive events.
+    /// `CALLBACK_ALLOWED_HOSTS` does not name the host.
     #[error("it names a host that CALLBACK_ALLOWED_HOSTS does not name")]
     Host,
-    /// A secret cannot sign.
+    /// A secret is not valid for signing.
     #[error(transparent)]
     Secret(#[from] InvalidSecret),
 }
 
 impl CallbackSecrets {
-    /// Secrets derived from the merchant's, except for the hosts that have one in `set`: `host=whsec_…`, separated by
-    /// spaces or commas; a host that stands there several times has several secrets.
+    /// Derives a secret for each host from the merchant's secret. An entry `host=whsec_…` in `set` replaces the derived
+    /// one. Spaces or commas separate the entries; a host with several entries has several secrets.
     ///
     /// # Errors
-    /// [`InvalidCallbackSecret`] where one of them cannot be used.
+    /// [`InvalidCallbackSecret`] for an entry of another form, a host that is not allowed or an invalid secret.
     pub fn new(
         merchant: &SecretString,
         set: Option<&SecretString>,
         hosts: &CallbackHosts,
     ) -> Result<Self, InvalidCallbackSecret> {
-        // Checks their form.
         WebhookSecret::parse(merchant)?;
         let merchant = words(merchant).map(keyed).collect::<Result<_, _>>()?;
         let mut all = BTreeMap::<String, String>::new();
@@ -94,7 +91,6 @@ impl CallbackSecrets {
         self.merchant.iter().map(derive).collect::<Vec<_>>().join(" ").into()
     }
 
-    /// What signs the events for a host.
     pub(super) fn signer(&self, host: &Host) -> Option<WebhookSecret> {
         WebhookSecret::parse(&self.of(host)).ok()
     }
@@ -130,15 +126,15 @@ mod tests {
         secrets.of(&parse_host(host).unwrap()).expose_secret().to_owned()
     }
 
-    /// Computed with Python's `hmac` module.
+    /// The expected secret was computed with Python's `hmac` module.
     #[test]
-    fn a_derived_secret_stays_what_it_is_from_version_to_version() {
+    fn a_derived_secret_is_the_same_in_every_version() {
         let secrets = secrets(MERCHANT, None).unwrap();
         assert_eq!(of(&secrets, "shop.example.dz"), "whsec_lDDIqnb7vZiDDcRU3g/rvhKFDBZq+z6hSdtHtFD+jBM=");
     }
 
     #[test]
-    fn every_host_has_a_secret_of_its_own_however_it_is_written() {
+    fn every_host_has_its_own_secret_and_spellings_of_one_host_share_it() {
         let secrets = secrets(MERCHANT, None).unwrap();
         let shop = of(&secrets, "shop.example.dz");
         for same in ["SHOP.example.dz", "shop.example.dz.", "shop%2Eexample.dz"] {
@@ -165,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_the_merchants_secrets_makes_one_while_it_is_exchanged() {
+    fn during_a_rotation_each_merchant_secret_derives_one() {
         let both = secrets(&format!("{OWN} {MERCHANT}"), None).unwrap();
         let (new, old) = (secrets(OWN, None).unwrap(), secrets(MERCHANT, None).unwrap());
         let host = "shop.example.dz";
@@ -173,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_set_for_a_host_takes_the_place_of_the_derived_one() {
+    fn a_secret_from_the_settings_replaces_the_derived_one() {
         let set = format!("Shop.example.dz.={OWN},a.partners.example={MERCHANT}\na.partners.example={OWN}");
         let secrets = secrets(MERCHANT, Some(&set)).unwrap();
         assert_eq!(of(&secrets, "shop.example.dz"), OWN);
@@ -182,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_no_setting() {
+    fn an_invalid_setting_is_rejected() {
         for (set, expected) in [
             (OWN.to_owned(), InvalidCallbackSecret::Form),
             (format!("https://shop.example.dz={OWN}"), InvalidCallbackSecret::Form),

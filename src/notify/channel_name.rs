@@ -1,17 +1,17 @@
-//! The names of the channels, where one becomes the label of a metric.
+//! Names of the channels as an enum, so that labels of metrics come from a fixed set.
 
-/// A channel by its name.
+/// The name of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelName {
-    /// The stream of events.
+    /// The Redis stream of events.
     Events,
-    /// The log.
+    /// The log of the worker.
     Log,
-    /// The merchant's endpoint.
+    /// Webhooks to the merchant's endpoint.
     Webhook,
-    /// The address that came with an order.
+    /// Webhooks to the callback URL of an order.
     Callback,
-    /// The operator's endpoint.
+    /// Webhooks to the operator's endpoint.
     OperatorWebhook,
     /// Mails to customers.
     Email,
@@ -19,14 +19,14 @@ pub enum ChannelName {
     OperatorEmail,
     /// SMS to customers.
     Sms,
-    /// One that this version does not know; another may have stored it.
+    /// A name that this version does not know; another version may have stored it.
     Other,
-    /// No channel at all.
+    /// No channel: none of the order's channels reaches customer or merchant.
     None,
 }
 
 impl ChannelName {
-    /// Every name.
+    /// All names.
     pub const ALL: [Self; 10] = [
         Self::Events,
         Self::Log,
@@ -40,7 +40,7 @@ impl ChannelName {
         Self::None,
     ];
 
-    /// The name as it stands in jobs, the store and metrics.
+    /// The name in jobs, the store and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl ChannelName {
         }
     }
 
-    /// The channel of this name.
+    /// Parses a name; an unknown one becomes [`ChannelName::Other`].
     #[must_use]
     pub fn of(name: &str) -> Self {
         Self::ALL.into_iter().find(|known| known.as_str() == name).unwrap_or(Self::Other)

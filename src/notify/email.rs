@@ -1,9 +1,8 @@
-//! The channels `email` and `operator-email`: one event, one mail, in text and HTML.
+//! The channels `email` and `operator-email`: one mail in text and HTML for each event.
 //!
-//! Every attempt sends the same bytes: the date is the event's, the Message-ID, by which mail programs know a
-//! repeat, and the boundary are made of its id. Nothing a customer chose stands in a header but his address,
-//! which must read as one. The customers' channel reads addresses from the stored order only, the operator's from the
-//! settings only.
+//! Every attempt sends the same bytes, so a mail program detects a repeat by its Message-ID: the date is the event's,
+//! and the boundary and the Message-ID derive from the event's id. The only customer input in a header is the parsed
+//! address. Customers' addresses come only from the stored order, the operator's only from the settings.
 
 use async_trait::async_trait;
 use lettre::address::{Address, Envelope};
@@ -17,22 +16,22 @@ use super::templates::{MailText, Templates};
 use super::{Audience, CardForm, Channel, ChannelName, CustomerSettings, Delivery, SendError};
 use crate::orders::Order;
 
-/// E-mail as it was set up.
+/// The e-mail settings.
 #[derive(Clone)]
 pub struct EmailConfig {
-    /// The server.
+    /// The mail server.
     pub server: MailServer,
-    /// The sender.
+    /// Address and name of the sender.
     pub from: Mailbox,
-    /// What customers get of a card.
+    /// How much of a card the mails to customers carry.
     pub card: CardForm,
-    /// The operator's addresses; none where he is not written to.
+    /// Addresses of the operator; empty if the operator gets no mails.
     pub operator: Vec<Address>,
-    /// The operator's language.
+    /// Language of the mails to the operator.
     pub operator_locale: Locale,
 }
 
-/// Tells by e-mail.
+/// Sends events as e-mails.
 pub struct Email {
     server: MailServer,
     from: Mailbox,
@@ -46,13 +45,13 @@ enum Reader {
 }
 
 impl Email {
-    /// To the customer of each order.
+    /// The channel to the customer of each order, in the customer's language.
     #[must_use]
     pub fn customers(email: &EmailConfig, templates: Templates, settings: CustomerSettings) -> Self {
         Self::new(email, templates, Reader::Customer(settings))
     }
 
-    /// To the operator, in his language, about orders that a human must look at.
+    /// The channel to the operator, for orders that a person must check.
     #[must_use]
     pub fn operator(email: &EmailConfig, templates: Templates) -> Self {
         let (addresses, locale) = (email.operator.clone(), email.operator_locale);
@@ -67,13 +66,11 @@ impl Email {
         let (audience, locale, to) = match &self.reader {
             Reader::Operator { addresses, locale } => (Audience::Operator, *locale, addresses.clone()),
             Reader::Customer(_) => {
-                // The address is the one stored now, which a later message may have corrected; the text stays the
-                // event's.
+                // The order has the current address: a message may have corrected it since the event was stored.
                 let address = delivery.order.customer.as_ref().and_then(|customer| customer.email.as_ref());
                 let address = address.map(Secret::reveal);
                 let address = address.and_then(|address| address.trim().parse().ok());
-                let no_address =
-                    || SendError::Refused("what the order names is no e-mail address".to_owned());
+                let no_address = || SendError::Refused("the customer has no valid e-mail address".to_owned());
                 let customer = delivery.event.data.customer.as_ref();
                 let locale = customer.map(|customer| customer.locale).unwrap_or_default();
                 (Audience::Customer, locale, vec![address.ok_or_else(no_address)?])
@@ -89,7 +86,7 @@ impl Email {
         let envelope = Envelope::new(Some(self.from.email.clone()), to);
         match (message, envelope) {
             (Ok(message), Ok(envelope)) => Ok((envelope, message.formatted())),
-            _ => Err(failed("the mail cannot be written")),
+            _ => Err(failed("the mail cannot be composed")),
         }
     }
 
@@ -113,7 +110,7 @@ impl Email {
             message = message.to(Mailbox::new(None, address.clone()));
         }
         let parts = MultiPart::alternative()
-            // Quoted-printable writes "=" as "=3D": no part can contain "=_".
+            // Quoted-printable encodes "=" as "=3D", so no part can contain the boundary, which begins with "=_".
             .boundary(format!("=_{id}"))
             .singlepart(part(ContentType::TEXT_PLAIN, text.text))
             .singlepart(part(ContentType::TEXT_HTML, text.html));
@@ -163,7 +160,7 @@ impl Channel for Email {
 }
 
 fn part(kind: ContentType, text: String) -> SinglePart {
-    // Invariant: quoted-printable can carry any text.
+    // Invariant: quoted-printable can encode any text.
     let body = Body::new_with_encoding(text, ContentTransferEncoding::QuotedPrintable).expect("a body");
     SinglePart::builder().header(kind).body(body)
 }

@@ -61,7 +61,7 @@ fn every_attempt_of_an_event_is_the_same_bytes() {
 }
 
 #[test]
-fn the_reader_of_a_mail_is_whom_the_channel_is_for() {
+fn customer_mails_go_to_the_customer_and_operator_mails_to_the_operator() {
     for outcome in Outcome::ALL {
         let sample = sample(outcome, ADDRESS);
         if Audience::Customer.concerns(outcome) {
@@ -98,7 +98,7 @@ fn a_channel_wants_only_what_concerns_its_reader() {
 }
 
 #[test]
-fn nothing_that_an_order_says_becomes_a_header() {
+fn values_of_an_order_cannot_inject_headers_or_recipients() {
     let mut hostile = sample(Outcome::Fulfilled, ADDRESS);
     let data = &mut hostile.event.data;
     data.customer.as_mut().unwrap().name = Some(Secret::new("Eve\r\nBcc: all@shop.example\r\n\r\nhello"));
@@ -114,14 +114,14 @@ fn nothing_that_an_order_says_becomes_a_header() {
         let refused = customers().mail(sample(Outcome::Fulfilled, bad).delivery()).unwrap_err();
         assert_eq!(
             refused,
-            SendError::Refused("what the order names is no e-mail address".to_owned()),
+            SendError::Refused("the customer has no valid e-mail address".to_owned()),
             "{bad}"
         );
     }
 }
 
 #[test]
-fn a_line_of_the_text_cannot_end_a_part() {
+fn text_cannot_contain_the_boundary_of_the_parts() {
     let mut sample = sample(Outcome::Fulfilled, ADDRESS);
     let id = "evt_6901616fe9e88196b4eb64b2_fulfilled";
     sample.event.data.topup_ref = Some(format!("--=_{id}--"));

@@ -1,7 +1,5 @@
-//! Amounts and times as a customer of each language writes them in Algeria.
-//!
-//! Arabic follows CLDR's `ar-DZ`: Western digits, a point between the thousands, and the names of the months
-//! that are used in Algeria.
+//! Formats amounts and times for customers in Algeria. Arabic follows CLDR's `ar-DZ`: Western digits, a point as
+//! thousands separator, and Algerian names of the months.
 
 use chrono::{Datelike, TimeDelta, Timelike};
 use topup_jobs::{Locale, Timestamp};
@@ -48,11 +46,12 @@ const MONTHS_EN: [&str; 12] = [
     "November",
     "December",
 ];
-/// Between the thousands in French, and between a number and what belongs to it: spaces that break no line.
+/// Narrow no-break space, which separates thousands in French.
 const NARROW_SPACE: char = '\u{202f}';
+/// No-break space, which separates a number from its currency.
 const SPACE: char = '\u{a0}';
 
-/// An amount in dinars: `1 000 DA`, `1.000 دج`, `DZD 1,000`.
+/// Formats an amount in dinars: `1 000 DA`, `1.000 دج`, `DZD 1,000`.
 pub(super) fn amount(dinars: i64, locale: Locale) -> String {
     match locale {
         Locale::Fr => format!("{}{SPACE}DA", grouped(dinars, NARROW_SPACE)),
@@ -61,7 +60,7 @@ pub(super) fn amount(dinars: i64, locale: Locale) -> String {
     }
 }
 
-/// A moment by the clocks of Algeria, which are one hour ahead of UTC all the year.
+/// Formats a time for the time zone of Algeria, which is UTC+1 all year.
 pub(super) fn moment(at: Timestamp, locale: Locale) -> String {
     let at = at.naive_utc() + TimeDelta::hours(1);
     let (day, month, year) = (at.day(), at.month0() as usize, at.year());
@@ -76,13 +75,12 @@ pub(super) fn moment(at: Timestamp, locale: Locale) -> String {
     }
 }
 
-/// The text on one line, in plain spaces: what a header or an SMS can carry, whatever the merchant wrote.
+/// Puts a text on one line, for a mail header or an SMS: whitespace and control characters become single spaces.
 pub(super) fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The digits in groups of three from the right.
 fn grouped(number: i64, separator: char) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::from(if number < 0 { "-" } else { "" });
@@ -116,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_told_by_the_clocks_of_algeria_in_summer_too() {
+    fn a_moment_is_in_algerias_time_in_summer_too() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let winter = at("2025-10-31T23:30:00Z");
         assert_eq!(moment(winter, Locale::Fr), "1er novembre 2025 à 00:30");

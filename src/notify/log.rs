@@ -1,4 +1,4 @@
-//! The channel of those who have set none: a line in the log, masked.
+//! The channel `log`: one log line for each outcome, in deployments without `WEBHOOK_URL`, e-mail and SMS.
 
 use async_trait::async_trait;
 use topup_jobs::Outcome;
@@ -6,7 +6,7 @@ use topup_jobs::Outcome;
 use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::orders::Order;
 
-/// Logs each outcome with its ids, without anything personal and without the card.
+/// Logs each outcome with event id and status, without personal data and without the card.
 #[derive(Debug, Clone, Copy)]
 pub struct LogChannel;
 
@@ -33,7 +33,7 @@ impl Channel for LogChannel {
             event.id = %delivery.event_id,
             outcome = %delivery.outcome,
             order.status = %delivery.event.data.status,
-            "the customer is to be notified; set WEBHOOK_URL to deliver the event"
+            "an event was recorded in the log only; set WEBHOOK_URL to deliver events"
         );
         Ok(())
     }

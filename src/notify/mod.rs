@@ -1,7 +1,7 @@
-//! Channels, and the texts they carry.
+//! Channels notify customers, merchants and the operator: webhooks, e-mails, SMS, the event stream and the log.
 //!
-//! A channel gets an event whole and says whether it took it. It does not wait, repeat or remember: that
-//! is the queue's and the store's business. The content of an event must not reach a log, an error or a metric.
+//! A channel makes one attempt to send an event and returns the result. The queue repeats a failed attempt, and the
+//! store records each attempt. The content of an event must not reach a log, an error or a metric.
 
 mod bulkhead;
 mod callback;
@@ -50,64 +50,60 @@ pub use templates::{TemplateError, Templates};
 pub use texts::message;
 pub use webhook::{Endpoint, Webhook};
 
-/// One event on its way to one channel.
+/// One event to send over one channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
-    /// Its id; the same for every attempt.
+    /// Id of the event; the same for every attempt.
     pub event_id: &'a EventId,
-    /// What happened.
+    /// The outcome that the event reports.
     pub outcome: Outcome,
-    /// The event, with the card of a fulfilled order where the channel carries the code.
+    /// The content of the event. It holds the card code only if the channel's card form is [`CardForm::Code`].
     pub event: &'a Event,
-    /// The order, for the address. The content stands in the event.
+    /// The stored order. A channel takes the receiver's address from it, and the content from `event`.
     pub order: &'a Order,
-    /// Where the customer can see the code, for a channel that carries the link to it.
+    /// URL of the page that shows the card code, for [`CardForm::Link`].
     pub reveal_link: Option<&'a str>,
 }
 
-/// The channel did not take it. In words without anything of the event.
+/// Why an attempt to send failed. The error text contains nothing of the event, so it may be logged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// It may be tried again, after this long if the receiver named a time (real time).
+    /// The attempt failed and may be retried.
     #[error("{what}")]
     Failed {
-        /// What went wrong.
+        /// The cause, for the log and the store.
         what: String,
-        /// `Retry-After` of the receiver.
+        /// The wait that the receiver's `Retry-After` asks for, by the machine's clock, not in the order's scaled time.
         retry_after: Option<Duration>,
     },
-    /// The endpoint was not reached: no connection, or no answer in time. It may be tried again; several in a row open
-    /// the endpoint's breaker.
+    /// No connection, or no answer in time. A retry may follow. Five such errors in a row open the endpoint's breaker.
     #[error("{0}")]
     Unavailable(String),
-    /// The receiver refuses this event: a further attempt by itself would end alike.
+    /// The receiver refuses the event for good, or the order has no usable address. No retry follows.
     #[error("{0}")]
     Refused(String),
 }
 
-/// What a channel carries of the card of a fulfilled order.
+/// What the messages of a channel contain of a fulfilled order's card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CardForm {
-    /// Nothing of it.
+    /// Neither the card code nor a link to it.
     #[value(name = "none")]
     Nothing,
-    /// The link to a page that shows it.
+    /// The link to the page that shows the card code.
     Link,
-    /// The code itself.
+    /// The card code.
     Code,
 }
 
-/// Whose eyes a text is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
-    /// Who ordered the top-up.
     Customer,
-    /// Who runs this service.
     Operator,
 }
 
 impl Audience {
-    /// Whether there is anything to tell them about this outcome.
+    /// Whether this audience is notified of the outcome.
     pub(crate) const fn concerns(self, outcome: Outcome) -> bool {
         match self {
             Self::Customer => matches!(
@@ -122,9 +118,9 @@ impl Audience {
 /// How customers are notified on one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CustomerSettings {
-    /// What they get of the card.
+    /// How much of the card the message carries.
     pub card: CardForm,
-    /// Whether they are notified of a delay.
+    /// Whether customers are notified of [`Outcome::Delayed`].
     pub delayed: bool,
 }
 
@@ -138,27 +134,27 @@ impl CustomerSettings {
 /// A way to notify a receiver.
 #[async_trait]
 pub trait Channel: Send + Sync + 'static {
-    /// Name in jobs, the store and metrics.
+    /// Name of the channel in jobs, the store and metrics.
     fn name(&self) -> &'static str;
 
-    /// Whether this channel carries this outcome of this order.
+    /// Whether this channel delivers this outcome of this order.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
-    /// Whether customers or merchants learn of outcomes here. False for what keeps a record, and for the operator's.
+    /// Whether the receivers are customers or merchants; false for the log, the event stream and the operator.
     fn reaches_receivers(&self) -> bool {
         true
     }
 
-    /// What it carries of a card. What a channel does not carry it is not given.
+    /// How much of a card this channel carries. A [`Delivery`] to this channel contains no more.
     fn card_form(&self) -> CardForm;
 
-    /// What it depends on to carry an event of this order, if that may keep it waiting: the name of a breaker, shared by
-    /// all channels that give the same, and never shown.
+    /// Key of the breaker for the endpoint that receives this order's events; `None` if no breaker applies. Channels
+    /// with the same key share a breaker. The key is never logged.
     fn endpoint(&self, _order: &Order) -> Option<String> {
         None
     }
 
-    /// Tells it. `Ok` only when the receiver has it.
+    /// Makes one attempt. `Ok` only once the receiver has accepted the event.
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError>;
 }
 
@@ -167,13 +163,13 @@ pub trait Channel: Send + Sync + 'static {
 pub struct Channels(Vec<Arc<dyn Channel>>);
 
 impl Channels {
-    /// These channels.
+    /// Collects the channels that the settings enable.
     #[must_use]
     pub fn new(channels: Vec<Arc<dyn Channel>>) -> Self {
         Self(channels)
     }
 
-    /// Puts something around each channel.
+    /// Replaces each channel with the result of `with`, which wraps it.
     pub fn decorate(&mut self, with: impl Fn(Arc<dyn Channel>) -> Arc<dyn Channel>) {
         self.0 = self.0.iter().map(|channel| with(Arc::clone(channel))).collect();
     }
@@ -185,8 +181,8 @@ impl Channels {
         wanting.map(|channel| channel.name().to_owned()).collect()
     }
 
-    /// Whether this deployment has channels that reach customers or merchants, and none of them delivers this outcome
-    /// of this order, though one should.
+    /// Whether no channel delivers this outcome to customer or merchant, although it concerns both. Always false if the
+    /// deployment has no channels to customers and merchants.
     #[must_use]
     pub fn reach_no_receiver(&self, outcome: Outcome, order: &Order) -> bool {
         let due = matches!(outcome, Outcome::Fulfilled | Outcome::Scheduled | Outcome::Refunded);
@@ -194,7 +190,7 @@ impl Channels {
         due && reaching.peek().is_some() && !reaching.any(|channel| channel.wants(outcome, order))
     }
 
-    /// The channel of this name.
+    /// Finds a channel by its name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Channel>> {
         self.0.iter().find(|channel| channel.name() == name)

@@ -1,7 +1,7 @@
-//! A customer's phone number in the forms that SMS gateways ask for.
+//! A customer's phone number in the formats that SMS gateways require.
 //!
-//! Shops write it as it was typed: with spaces, dashes, `(0)`, Arabic digits, or marks of the direction of writing that
-//! were copied along. A number without the code of a country is one of the shop's own.
+//! Producers send the number as typed: with spaces, dashes, `(0)`, Arabic digits or copied directional marks. A number
+//! without country code belongs to the shop's country.
 
 use phonenumber::country::Id;
 use phonenumber::{Mode, PhoneNumber};
@@ -9,16 +9,15 @@ use serde::Serialize;
 
 use crate::digits::western_digit;
 
-/// A number in every form; as variables of a template it is `phone`, `phone_e164`, `phone_digits` and `phone_national`.
+/// A number in every format: the template variables `phone`, `phone_e164`, `phone_digits` and `phone_national`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Phone {
-    /// As the producer gave it.
+    /// The number as the producer sent it.
     phone: String,
     #[serde(flatten)]
     known: Option<Known>,
 }
 
-/// What is known of a number that can be read as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Known {
     /// `+213661223344`
@@ -33,18 +32,18 @@ struct Known {
 }
 
 impl Phone {
-    /// The number as it was given, in a shop of this country.
+    /// Parses a number; `country` applies to numbers without country code.
     pub(super) fn read(given: &str, country: Id) -> Self {
         let known = phonenumber::parse(Some(country), plain(given)).ok().filter(PhoneNumber::is_valid);
         Self { phone: given.to_owned(), known: known.as_ref().map(Known::of) }
     }
 
-    /// The same number, as if it had been given so.
+    /// Replaces `phone` and keeps the other formats.
     pub(super) fn given_as(self, given: &str) -> Self {
         Self { phone: given.to_owned(), ..self }
     }
 
-    /// Whether it can be read as a number.
+    /// Whether the number is valid.
     pub(super) const fn is_known(&self) -> bool {
         self.known.is_some()
     }
@@ -52,7 +51,7 @@ impl Phone {
 
 impl Known {
     fn of(number: &PhoneNumber) -> Self {
-        // An extension stands behind the number, with a word or a mark before it.
+        // The formatted number may end with an extension, which begins with a letter, `;` or `#` and is dropped.
         let digits = |text: String| -> String {
             let number = text.chars().take_while(|at| !at.is_alphabetic() && !";#".contains(*at));
             number.filter(char::is_ascii_digit).collect()
@@ -63,7 +62,7 @@ impl Known {
     }
 }
 
-/// The number in ASCII, without marks that are not seen, and without a `(0)` that is dialled at home only.
+/// Normalises a number to ASCII, without invisible marks, and without the `(0)` of an international number.
 fn plain(given: &str) -> String {
     let western: String = given
         .chars()
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_known_however_it_is_written() {
+    fn a_number_is_parsed_in_every_notation() {
         for given in [
             "0661223344",
             "+213661223344",
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_has_no_forms_and_stays_as_it_was_given() {
+    fn an_invalid_number_keeps_its_text_and_has_no_formats() {
         for given in ["", "none", "12", "06612233", "0661223344 or 0550112233", "amina@example.dz"] {
             let phone = Phone::read(given, Id::DZ);
             assert_eq!((phone.phone.as_str(), phone.is_known()), (given, false), "{given}");

@@ -1,6 +1,4 @@
-//! Sample orders of all kinds, to try the templates with before a customer's order does.
-//!
-//! The values are made up; they are shown to the author of a template.
+//! Sample orders of all kinds, with invented values. At start a merchant's templates are rendered with them.
 
 use topup_jobs::{
     Customer, Event, EventData, EventId, Incident, Locale, OrderStatus, Outcome, Secret, TopupId, TopupType,
@@ -10,10 +8,9 @@ use topup_jobs::{
 use super::{Delivery, message};
 use crate::orders::Order;
 
-/// The page that a sample's link leads to.
 const LINK: &str = "https://shop.example/card/sample-token";
 
-/// One sample: what a delivery borrows.
+/// The owned values that a sample [`Delivery`] borrows.
 pub(super) struct Sample {
     id: EventId,
     pub(super) order: Order,
@@ -34,18 +31,19 @@ impl Sample {
     }
 }
 
-/// How a sample shows the card.
+/// What a sample contains of the card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// The code, with or without the transaction.
-    Code { proof: bool },
-    /// The link to it.
+    /// The card code; with `proof` also the transaction number and time.
+    Code {
+        proof: bool,
+    },
+    /// The link to the card page.
     Link,
-    /// Nothing of it.
     Nothing,
 }
 
-/// Every outcome with every kind of top-up, full and bare; those with a card in every form of it.
+/// Samples for every outcome, kind of top-up and (if fulfilled) form of the card, with and without optional values.
 pub(super) fn all() -> Vec<Sample> {
     let kinds =
         [Some(TopupType::Adsl), Some(TopupType::FourG), Some(TopupType::Other("FTTH".to_owned())), None];
@@ -67,7 +65,7 @@ pub(super) fn all() -> Vec<Sample> {
     samples
 }
 
-/// An order of which everything is known.
+/// An order with all optional values.
 pub(super) fn full(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
     let mut sample = bare(outcome, kind, shown);
     let data = &mut sample.event.data;
@@ -82,9 +80,9 @@ pub(super) fn full(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> S
     sample
 }
 
-/// An order of which nothing is known but its id.
+/// An order without optional values.
 fn bare(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
-    // Invariant: 24 hexadecimal digits.
+    // Invariant: 24 hexadecimal digits are a valid id.
     let topup_id: TopupId = "6901616fe9e88196b4eb64b2".parse().expect("an id");
     let (code, proof) = match shown {
         Shown::Code { proof } => (Some(Secret::new("123456789012")), proof),
@@ -94,21 +92,16 @@ fn bare(outcome: Outcome, kind: Option<TopupType>, shown: Shown) -> Sample {
         kind: outcome.event_type(),
         timestamp: chrono::DateTime::from_timestamp_nanos(1_762_002_046_000_000_000),
         data: EventData {
-            topup_id: topup_id.clone(),
-            topup_ref: None,
-            status: status(outcome),
             kind,
-            number: None,
-            topup_amount: None,
             card_code: code,
             num_trans: proof.then(|| "AT-2025-12345".to_owned()),
             date_traitement: proof.then(|| "2025-11-01T12:00:45.000Z".to_owned()),
-            next_check_at: None,
-            reason: None,
             undelivered: (outcome == Outcome::Undelivered).then(|| undelivered(&topup_id)),
-            message: message(outcome, Locale::default()).to_owned(),
-            customer: None,
-            metadata: None,
+            ..EventData::new(
+                topup_id.clone(),
+                status(outcome),
+                message(outcome, Locale::default()).to_owned(),
+            )
         },
     };
     let link = (shown == Shown::Link).then_some(LINK);

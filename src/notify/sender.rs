@@ -1,12 +1,10 @@
-//! The one HTTP sender of all webhooks.
+//! The HTTP client of all webhooks, protected against server-side request forgery (SSRF).
 //!
-//! The guard stands inside the connector: what a name is resolved to is judged and connected to, in one
-//! step and from one answer, so that a name cannot lead to a public address when it is judged and to a
-//! private one when it is connected to. For a literal address the connector resolves nothing; it is judged
-//! before the request. Redirects are not followed and no proxy is asked: either would choose the address.
+//! The guard checks addresses inside the client's DNS resolver. The client connects only to checked addresses, so a
+//! second DNS answer cannot replace a public address with a private one. A literal address is not resolved, so it is
+//! checked before the request. Redirects and proxies are off, because both would connect to an unchecked address.
 //!
-//! Of an answer only its head counts. The status says whether the event arrived, and nothing of the body is
-//! read: a receiver cannot make the worker read without end, and a body that breaks off changes nothing.
+//! Only the status line and the headers are read. The body is ignored, so a receiver cannot keep the worker reading.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,20 +20,20 @@ use super::SendError;
 use super::ssrf_guard::{Blocked, SsrfGuard};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Standard Webhooks recommends 15 to 30 seconds.
+/// Time limit of a request. Standard Webhooks recommends 15 to 30 seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Resolves names.
+/// A DNS resolver.
 #[async_trait]
 pub trait Lookup: Send + Sync + 'static {
-    /// The addresses of this name.
+    /// Resolves a name to its addresses.
     ///
     /// # Errors
-    /// Where it has none, or no name server answers.
+    /// `io::Error` if the name has no address or no name server answers.
     async fn lookup(&self, name: &str) -> std::io::Result<Vec<IpAddr>>;
 }
 
-/// The resolver of the system.
+/// The DNS resolver of the operating system.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemLookup;
 
@@ -46,20 +44,20 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// Sends requests to wherever the guard lets them go.
+/// Sends requests to the addresses that its guard allows.
 #[derive(Clone)]
 pub struct Sender {
     http: reqwest::Client,
     guard: SsrfGuard,
 }
 
-/// No answer came.
+/// Why a request got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoAnswer {
-    /// The guard lets nothing go there.
+    /// The guard blocks the address.
     #[error(transparent)]
     Blocked(#[from] Blocked),
-    /// No answer came; in words without the address.
+    /// No connection, or no answer in time. The text does not contain the address.
     #[error("{0}")]
     Unavailable(&'static str),
 }
@@ -74,18 +72,18 @@ impl From<NoAnswer> for SendError {
 }
 
 impl Sender {
-    /// A sender that asks the system for addresses.
+    /// A sender that uses the system's resolver.
     ///
     /// # Errors
-    /// `reqwest::Error` where the HTTP stack cannot be set up.
+    /// `reqwest::Error` if the HTTP stack cannot be set up.
     pub fn new(guard: SsrfGuard) -> Result<Self, reqwest::Error> {
         Self::resolving(guard, Arc::new(SystemLookup))
     }
 
-    /// A sender that asks this lookup for addresses.
+    /// A sender that uses this resolver.
     ///
     /// # Errors
-    /// `reqwest::Error` where the HTTP stack cannot be set up.
+    /// `reqwest::Error` if the HTTP stack cannot be set up.
     pub fn resolving(guard: SsrfGuard, lookup: Arc<dyn Lookup>) -> Result<Self, reqwest::Error> {
         let http = crate::http::client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -96,10 +94,10 @@ impl Sender {
         Ok(Self { http, guard })
     }
 
-    /// Sends a body and returns the head of the answer.
+    /// Sends a body and returns the status and the headers of the answer.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`] if the guard blocks the address or no answer came.
     pub async fn post(
         &self,
         url: &Url,
@@ -109,11 +107,10 @@ impl Sender {
         self.send(url, self.http.post(url.clone()).headers(headers).body(body)).await
     }
 
-    /// Greets the receiver with a `HEAD` request and returns the status it answers with. That carries no
-    /// event and no signature; a receiver answers as it likes to a method it has no use for.
+    /// Sends `HEAD`, without event or signature, and returns the status; any status proves that the receiver answers.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`] if the guard blocks the address or no answer came.
     pub async fn greet(&self, url: &Url) -> Result<u16, NoAnswer> {
         let (status, _) = self.send(url, self.http.head(url.clone())).await?;
         Ok(status.as_u16())
@@ -126,7 +123,7 @@ impl Sender {
     }
 }
 
-/// Why there was no answer, in words of our own: those of the HTTP stack contain the address.
+/// Classifies an error of the HTTP stack. The error's own text is not used, since it contains the address.
 fn classify(error: &reqwest::Error) -> NoAnswer {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
@@ -138,7 +135,6 @@ fn classify(error: &reqwest::Error) -> NoAnswer {
     NoAnswer::Unavailable(crate::http::no_answer(error))
 }
 
-/// Hands the connector only addresses that the guard lets through.
 struct GuardedResolver {
     lookup: Arc<dyn Lookup>,
     guard: SsrfGuard,
@@ -152,7 +148,7 @@ impl Resolve for GuardedResolver {
             let (mut open, mut refused) = (Vec::new(), None);
             for address in found {
                 match guard.check_address(address) {
-                    // The connector puts the port of the address in the place of 0.
+                    // The connector replaces port 0 with the port of the URL.
                     Ok(()) => open.push(SocketAddr::new(address, 0)),
                     Err(why) => refused = Some(why),
                 }

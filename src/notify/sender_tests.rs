@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A resolver that answers each question with the next of these, and the last for ever.
+/// A resolver that returns the scripted answers one after another and repeats the last one.
 struct Scripted {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     asked: AtomicUsize,
@@ -31,8 +31,7 @@ impl Lookup for Scripted {
     }
 }
 
-/// A server on every IPv4 address of this machine that answers 204 and closes. Returns its port and how many
-/// have connected.
+/// Starts a server that answers 204 on every IPv4 address of this machine. Returns its port and a count of connections.
 async fn server() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let (port, connected) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
@@ -59,7 +58,7 @@ async fn post(sender: &Sender, url: &str) -> Result<u16, NoAnswer> {
     answer.map(|(status, _)| status.as_u16())
 }
 
-/// Addresses of every special network, and the spellings under which they hide.
+/// Addresses of every special network, with unusual spellings of them.
 const HOSTILE: [&str; 67] = [
     "https://127.0.0.1/",
     "https://127.1/",
@@ -131,7 +130,7 @@ const HOSTILE: [&str; 67] = [
 ];
 
 #[tokio::test]
-async fn no_hostile_address_is_connected_to_and_each_refusal_says_why() {
+async fn no_hostile_address_is_connected_to_and_each_refusal_has_a_reason() {
     let sender = sender(false, "", Arc::new(SystemLookup));
     for url in HOSTILE {
         let refused = post(&sender, url).await.unwrap_err();
@@ -154,9 +153,9 @@ async fn no_hostile_address_is_connected_to_and_each_refusal_says_why() {
 }
 
 #[tokio::test]
-async fn a_server_beside_the_worker_gets_nothing_by_whatever_name() {
+async fn no_host_name_reaches_a_server_on_a_private_network() {
     let (port, connected) = server().await;
-    // The same way leads there where it is allowed, so that the refusals below are worth something.
+    // If private networks are allowed, these URLs reach the server. So the guard causes the refusals below.
     let open = sender(true, "", Scripted::new(&[&["127.0.0.1"]]));
     for host in ["127.0.0.1", "2130706433", "0x7f.1", "localhost", "shop.example"] {
         assert_eq!(post(&open, &format!("http://{host}:{port}/")).await, Ok(204), "{host}");
@@ -190,26 +189,26 @@ async fn a_server_beside_the_worker_gets_nothing_by_whatever_name() {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_elsewhere_the_next_time_is_judged_by_what_is_connected_to() {
+async fn a_name_is_resolved_once_and_the_checked_address_is_connected_to() {
     let (port, connected) = server().await;
     let url = format!("http://rebinding.example:{port}/");
-    // Where tests are allowed, this machine stands for the public host; metadata is closed there too.
+    // `insecure` allows this machine, which stands for a public host; the metadata address stays blocked.
     let guard = || SsrfGuard::new(true, "").unwrap();
     let lookup = Scripted::new(&[&["127.0.0.1"], &["169.254.169.254"]]);
     let sender = Sender::resolving(guard(), Arc::clone(&lookup) as Arc<dyn Lookup>).unwrap();
     assert_eq!(post(&sender, &url).await, Ok(204));
-    assert_eq!(lookup.asked.load(Ordering::SeqCst), 1, "what is judged is what is connected to");
+    assert_eq!(lookup.asked.load(Ordering::SeqCst), 1, "the name was resolved once");
     assert!(matches!(post(&sender, &url).await, Err(NoAnswer::Blocked(Blocked::Never(_)))));
     assert_eq!((lookup.asked.load(Ordering::SeqCst), connected.load(Ordering::SeqCst)), (2, 1));
 
-    // Where one answer holds both, only the public one is tried.
+    // If one DNS answer contains a blocked and an allowed address, only the allowed one is tried.
     let both = Scripted::new(&[&["169.254.169.254", "127.0.0.1"]]);
     let sender = Sender::resolving(guard(), both).unwrap();
     assert_eq!(post(&sender, &url).await, Ok(204));
 }
 
 #[tokio::test]
-async fn a_public_first_answer_buys_a_private_second_nothing() {
+async fn private_addresses_are_dropped_from_every_dns_answer() {
     let (port, connected) = server().await;
     let url = format!("https://rebinding.example:{port}/");
     for answers in [&[&["1.1.1.1"][..], &["127.0.0.1"]][..], &[&["127.0.0.1"], &["1.1.1.1"]]] {
@@ -232,11 +231,11 @@ async fn a_public_first_answer_buys_a_private_second_nothing() {
 }
 
 #[tokio::test]
-async fn an_endpoint_inside_is_told_once_its_network_is_named() {
+async fn an_endpoint_in_a_named_private_network_is_connected_to() {
     let (port, connected) = server().await;
     let url = format!("https://inside.example:{port}/");
     let named = sender(false, "127.0.0.0/8", Scripted::new(&[&["127.0.0.1"]]));
-    // It is connected to, and then has no TLS.
+    // The connection succeeds; the TLS handshake fails.
     let error = post(&named, &url).await.unwrap_err();
     assert!(matches!(error, NoAnswer::Unavailable(_)), "{error}");
     assert_eq!(connected.load(Ordering::SeqCst), 1);

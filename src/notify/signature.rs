@@ -1,4 +1,4 @@
-//! Signatures of Standard Webhooks 1.0: pure, held to the published vector.
+//! Signs webhooks as Standard Webhooks 1.0 requires. A test compares with the published test vector.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 #[derive(Clone)]
 pub struct WebhookSecret(Arc<[standardwebhooks::Webhook]>);
 
-/// The secret cannot sign.
+/// A webhook secret is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the webhook secret must be \"whsec_\" and 24 to 64 bytes in base64; several are separated by spaces or commas"
@@ -16,13 +16,13 @@ pub struct WebhookSecret(Arc<[standardwebhooks::Webhook]>);
 pub struct InvalidSecret;
 
 impl WebhookSecret {
-    /// Reads one or more `whsec_…`, separated by spaces or commas.
+    /// Parses one or more `whsec_…`, separated by spaces or commas.
     ///
     /// # Errors
-    /// [`InvalidSecret`] where one of them is not of that form, or none is there.
+    /// [`InvalidSecret`] if a secret is malformed or the text contains none.
     pub fn parse(text: &SecretString) -> Result<Self, InvalidSecret> {
         let signers = words(text).map(|word| {
-            // Standard Webhooks asks for 24 to 64 bytes: 32 to 88 characters of base64.
+            // Standard Webhooks requires 24 to 64 bytes: 32 to 88 characters of base64.
             let encoded = word.strip_prefix("whsec_").ok_or(InvalidSecret)?;
             let fits = (32..=88).contains(&encoded.len());
             standardwebhooks::Webhook::new(word).ok().filter(|_| fits).ok_or(InvalidSecret)
@@ -31,7 +31,7 @@ impl WebhookSecret {
         if signers.is_empty() { Err(InvalidSecret) } else { Ok(Self(signers.into())) }
     }
 
-    /// `webhook-signature` for these bytes, or nothing where the id cannot be signed.
+    /// Returns the header `webhook-signature`, one signature for each secret; `None` if the id cannot be signed.
     pub(super) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
         let signatures: Option<Vec<_>> =
             self.0.iter().map(|signer| signer.sign(id, timestamp, body).ok()).collect();
@@ -39,7 +39,7 @@ impl WebhookSecret {
     }
 }
 
-/// What stands in a setting of secrets, separated by spaces, line ends or commas.
+/// Splits a setting with secrets at whitespace and commas.
 pub(super) fn words(text: &SecretString) -> impl Iterator<Item = &str> {
     let words = text.expose_secret().split(|c: char| c == ',' || c.is_whitespace());
     words.filter(|word| !word.is_empty())
@@ -57,9 +57,9 @@ mod tests {
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-    /// The published vector of the Standard Webhooks libraries.
+    /// Secret, id, time and body are the test vector that the Standard Webhooks libraries publish.
     #[test]
-    fn the_published_vector_is_met() {
+    fn a_signature_equals_the_published_vector() {
         let secret = WebhookSecret::parse(&SECRET.into()).unwrap();
         let signature =
             secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn several_secrets_sign_side_by_side() {
+    fn each_of_several_secrets_signs() {
         let two = format!("{SECRET} whsec_{}", "B".repeat(32));
         let signature = WebhookSecret::parse(&two.into()).unwrap().sign("evt", 1, b"{}").unwrap();
         assert_eq!(signature.split(' ').filter(|one| one.starts_with("v1,")).count(), 2);

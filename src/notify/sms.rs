@@ -1,10 +1,9 @@
-//! The channel `sms`: one HTTP request to the merchant's gateway.
+//! The channel `sms`: one HTTP request to the merchant's gateway for each event.
 //!
-//! No two gateways are alike, so the request is the merchant's to describe. What he describes is tried with a
-//! sample before anything starts: a text that breaks out of its quotes must not wait for a customer to do so.
-//! 2xx is success. A 400 or a 422 refuses this message where the gateway's own words say so: it may as well mean that
-//! credit has run out. Every other answer is about the account or the gateway and is tried again. Redirects are not
-//! tracked.
+//! Gateways differ, so the merchant describes the request in a template. At start the template is rendered with a
+//! sample, so that an escaping error shows before it affects a customer. A 2xx is success. A 400 or 422 refuses the
+//! message for good only if the answer contains a configured text, because it may also mean that credit has run out.
+//! Every other answer concerns the account or the gateway and is retried. Redirects are not followed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,10 +29,10 @@ use crate::orders::Order;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const BODY: &str = "SMS_BODY";
-const NOT_JSON: &str = "what it makes is not JSON; write {{ phone | tojson }} and {{ text | tojson }} without \
+const NOT_JSON: &str = "the rendered body is not JSON; write {{ phone | tojson }} and {{ text | tojson }} without \
                         quotes around them";
 
-/// What a request to the gateway can say.
+/// The variables of the template `SMS_BODY`.
 #[derive(Serialize)]
 struct Variables<'a> {
     #[serde(flatten)]
@@ -46,14 +45,13 @@ struct Variables<'a> {
     locale: Locale,
 }
 
-/// A phone number and a text with everything in it that a careless template trips over: an order may name any
-/// text as its customer's phone.
+/// A phone that breaks a template without escaping, as [`ODD_TEXT`] does as text. A producer may send any phone.
 const ODD_PHONE: &str = r#"+213 "661" \ & < % 223344"#;
 const ODD_TEXT: &str = r#"Code : 1234 & "5678" \ 100 % é ع"#;
-/// A phone number as most are, and what is left of it in any form.
+/// A common phone number. All its formats contain the digits [`PLAIN_DIGITS`].
 const PLAIN_PHONE: &str = "+213 661 22 33 44";
 const PLAIN_DIGITS: &str = "661223344";
-/// What is read of a gateway's answer that may refuse a message.
+/// Longest answer that is searched for a refusal, in bytes. A longer one counts as a failure and is retried.
 const MAX_OF_ANSWER: usize = 16 * 1024;
 
 fn sample(phone: Phone, from: Option<&str>) -> Variables<'_> {
@@ -68,15 +66,15 @@ fn sample(phone: Phone, from: Option<&str>) -> Variables<'_> {
     }
 }
 
-/// The gateway's request cannot be made of these settings.
+/// Why the settings of the SMS gateway are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidGateway(String);
 
-/// A gateway and the request it wants.
+/// An SMS gateway, with the template of its request.
 #[derive(Clone)]
 pub struct SmsGateway {
-    /// Its address.
+    /// URL of the gateway.
     pub url: Url,
     method: Method,
     headers: HeaderMap,
@@ -88,11 +86,10 @@ pub struct SmsGateway {
 }
 
 impl SmsGateway {
-    /// A gateway that is asked so. `body` is a template; with GET it makes the query. A `Content-Type` among the
-    /// headers goes before `content_type`.
+    /// `body` is the template of the request body (GET: of the query). `headers` may override `content_type`.
     ///
     /// # Errors
-    /// [`InvalidGateway`] where the template cannot be rendered, or what it renders is not of the type named.
+    /// [`InvalidGateway`] if the template cannot be rendered, or alters the phone or the text of a sample.
     pub fn new(
         url: Url,
         method: Method,
@@ -105,12 +102,12 @@ impl SmsGateway {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        // Both would make an empty value of what is not there.
+        // The standard filters render an undefined value as an empty one, so a misspelt variable would go unnoticed.
         environment.add_filter("tojson", |value: &Value, indent: Option<Value>, options: Kwargs| {
             filters::tojson(there(value)?, indent, options)
         });
         environment.add_filter("urlencode", |value: &Value| filters::urlencode(there(value)?));
-        environment.set_debug(true); // for the words of an error, which names the variable then
+        environment.set_debug(true); // makes errors name the variable
         environment.add_template_owned(BODY, body).map_err(|error| invalid(&error))?;
         let (body, country, refusals) = (Arc::new(environment), Country::DZ, Vec::new());
         let gateway = Self { url, method, headers, content_type, from, body, country, refusals };
@@ -118,37 +115,37 @@ impl SmsGateway {
         Ok(gateway)
     }
 
-    /// The same in a shop of this country: of numbers that name none.
+    /// Sets the country of phone numbers without country code; Algeria by default.
     #[must_use]
     pub fn in_country(self, country: Country) -> Self {
         Self { country, ..self }
     }
 
-    /// The same, which can never send a message where its answer to a 400 or 422 contains one of these words.
+    /// Sets the texts that mark a 400 or 422 as a refusal of the message; case is ignored.
     #[must_use]
     pub fn refusing_with(self, refusals: Vec<String>) -> Self {
         Self { refusals, ..self }
     }
 
     fn try_sample(&self) -> Result<(), InvalidGateway> {
-        // A number that is none has no forms; those of another stand in for them.
+        // ODD_PHONE is not a valid number, so it has no formats; the sample gets the formats of PLAIN_PHONE.
         let odd = Phone::read(PLAIN_PHONE, self.country).given_as(ODD_PHONE);
         let Some((odd, filter)) = self.arriving(odd)? else { return Ok(()) };
         let plain = self.arriving(Phone::read(PLAIN_PHONE, self.country))?.unwrap_or_default().0;
         let has = |arriving: &[String], word: &str| arriving.iter().any(|value| value.contains(word));
-        // A template may leave marks of the number out, as long as none of them becomes a part of the request.
+        // The template may reformat the number, but the odd phone must not add a value to the request.
         let phone = has(&odd, ODD_PHONE) || (odd.len() == plain.len() && has(&plain, PLAIN_DIGITS));
         for (name, arrives) in [("phone", phone), ("text", has(&odd, ODD_TEXT))] {
             if !arrives {
                 let advice = format!("write {{{{ {name} | {filter} }}}}");
-                return Err(InvalidGateway(format!("{name} is missing or does not arrive whole; {advice}")));
+                return Err(InvalidGateway(format!("{name} is missing or arrives altered; {advice}")));
             }
         }
         Ok(())
     }
 
-    /// The texts that arrive of a sample with this number, and the filter that has any text arrive whole; nothing where
-    /// the type of the body is not known.
+    /// Renders a sample with this phone. Returns the values that a receiver parses from it, and the filter that escapes
+    /// values for this content type; `None` for an unknown content type.
     fn arriving(&self, phone: Phone) -> Result<Option<(Vec<String>, &'static str)>, InvalidGateway> {
         let body = self.render(&sample(phone, self.from.as_deref())).map_err(|error| invalid(&error))?;
         let kind = self.content_type.to_str().unwrap_or_default();
@@ -163,7 +160,7 @@ impl SmsGateway {
         Ok(None)
     }
 
-    /// Whether its words say that it can never send this message.
+    /// Whether the answer contains one of the configured refusal texts.
     async fn refuses(&self, answer: Response) -> bool {
         if self.refusals.is_empty() {
             return false;
@@ -180,7 +177,7 @@ impl SmsGateway {
     fn request(&self, variables: &Variables<'_>) -> Result<Request, SendError> {
         let body = self.render(variables).map_err(|error| {
             if error.kind() == ErrorKind::UndefinedError && !variables.phone.is_known() {
-                SendError::Refused("the customer's phone number cannot be read as one".to_owned())
+                SendError::Refused("the customer's phone number cannot be parsed".to_owned())
             } else {
                 failed("SMS_BODY cannot be rendered")
             }
@@ -208,7 +205,7 @@ impl fmt::Debug for SmsGateway {
     }
 }
 
-/// Tells customers by SMS.
+/// Sends events to customers by SMS.
 pub struct Sms {
     http: reqwest::Client,
     gateway: SmsGateway,
@@ -217,10 +214,10 @@ pub struct Sms {
 }
 
 impl Sms {
-    /// By this gateway.
+    /// Creates the channel over this gateway.
     ///
     /// # Errors
-    /// `reqwest::Error` where the HTTP stack cannot be set up.
+    /// `reqwest::Error` if the HTTP stack cannot be set up.
     pub fn new(
         gateway: SmsGateway,
         templates: Templates,
@@ -255,11 +252,11 @@ impl Channel for Sms {
     }
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
-        // The number is the one stored now, which a later message may have corrected; the text stays the event's.
+        // The order has the current number: a message may have corrected it since the event was stored.
         let phone = delivery.order.customer.as_ref().and_then(|customer| customer.phone.as_ref());
         let phone = phone.map(|phone| phone.reveal().trim()).filter(|phone| !phone.is_empty());
         let Some(phone) = phone else {
-            return Err(SendError::Refused("the order names no phone number".to_owned()));
+            return Err(SendError::Refused("the order has no phone number".to_owned()));
         };
         let customer = delivery.event.data.customer.as_ref();
         let locale = customer.map(|customer| customer.locale).unwrap_or_default();
@@ -290,12 +287,11 @@ impl Channel for Sms {
     }
 }
 
-/// A value of a template, unless it is not there.
+/// The value of a template variable, or an error if it is undefined.
 fn there(value: &Value) -> Result<&Value, minijinja::Error> {
     if value.is_undefined() { Err(ErrorKind::UndefinedError.into()) } else { Ok(value) }
 }
 
-/// Every text in a JSON value.
 fn strings(value: &serde_json::Value) -> Vec<String> {
     match value {
         serde_json::Value::String(text) => vec![text.clone()],

@@ -20,7 +20,7 @@ fn body(request: &Request) -> &[u8] {
 }
 
 #[test]
-fn a_json_body_carries_any_text_whole() {
+fn a_json_body_carries_every_text_unaltered() {
     let template = r#"{"to":{{ phone | tojson }},"text":{{ text | tojson }},"sender":{{ from | tojson }},"id":"{{ event_id }}"}"#;
     let request = request(&gateway(Method::POST, JSON, template).unwrap());
     let sent: serde_json::Value = serde_json::from_slice(body(&request)).unwrap();
@@ -33,7 +33,7 @@ fn a_json_body_carries_any_text_whole() {
 }
 
 #[test]
-fn with_get_the_body_is_the_query() {
+fn with_get_the_body_becomes_the_query() {
     let template = "to={{ phone | urlencode }}&text={{ text | urlencode }}";
     let request = request(&gateway(Method::GET, JSON, template).unwrap());
     let pairs: Vec<_> = request.url().query_pairs().into_owned().collect();
@@ -44,14 +44,14 @@ fn with_get_the_body_is_the_query() {
 }
 
 #[test]
-fn a_body_that_would_break_on_some_text_is_refused() {
+fn a_template_that_breaks_on_some_text_is_rejected() {
     for (method, kind, template, words) in [
         (Method::POST, JSON, r#"{"text":"{{ text }}"}"#, "not JSON"),
         (Method::POST, JSON, r#"{"to":"{{ phone }}","text":{{ text | tojson }}}"#, "not JSON"),
         (Method::POST, "application/vnd.x+json; charset=utf-8", "{{ text }}", "not JSON"),
-        (Method::POST, FORM, "to={{ phone }}&text={{ text | urlencode }}", "does not arrive whole; write {{"),
-        (Method::POST, FORM, "to={{ phone | urlencode }}&text={{ text }}", "does not arrive whole; write {{"),
-        (Method::GET, JSON, "to={{ phone | urlencode }}", "does not arrive whole; write {{"),
+        (Method::POST, FORM, "to={{ phone }}&text={{ text | urlencode }}", "arrives altered; write {{"),
+        (Method::POST, FORM, "to={{ phone | urlencode }}&text={{ text }}", "arrives altered; write {{"),
+        (Method::GET, JSON, "to={{ phone | urlencode }}", "arrives altered; write {{"),
         (
             Method::POST,
             JSON,
@@ -68,12 +68,12 @@ fn a_body_that_would_break_on_some_text_is_refused() {
     }
     assert!(
         gateway(Method::PUT, "text/plain", "{{ phone }} {{ text }}").is_ok(),
-        "what is in there is its own affair"
+        "an unknown content type is not checked"
     );
 }
 
 #[test]
-fn a_header_of_the_merchants_may_name_another_type() {
+fn a_content_type_header_overrides_the_setting() {
     let url = "https://sms.example/".parse().unwrap();
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/xml"))]);
     let kind = HeaderValue::from_static("text/plain");
@@ -85,11 +85,11 @@ fn a_header_of_the_merchants_may_name_another_type() {
     let body = "[{{ phone | tojson }},{{ text | tojson }}]".to_owned();
     let kind = HeaderValue::from_static(JSON);
     let refused = SmsGateway::new(url, Method::POST, headers, kind, None, body).unwrap_err();
-    assert!(refused.to_string().contains("urlencode"), "it is judged as a form: {refused}");
+    assert!(refused.to_string().contains("urlencode"), "the body is checked as a form: {refused}");
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_away_is_unavailable() {
+async fn a_refused_connection_is_unavailable() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
@@ -105,13 +105,13 @@ async fn a_gateway_that_is_away_is_unavailable() {
 }
 
 #[test]
-fn debug_shows_no_address_and_no_header() {
+fn debug_shows_neither_url_nor_headers() {
     let shown = format!("{:?}", gateway(Method::POST, "text/plain", "{{ text }}").unwrap());
     assert_eq!(shown, "SmsGateway { method: POST, .. }");
 }
 
 #[test]
-fn a_gateway_may_ask_for_the_number_in_any_form() {
+fn a_template_can_use_the_number_in_every_format() {
     let sent = |body: &str, phone: &str| {
         let gateway = gateway(Method::POST, FORM, body).unwrap();
         let request = gateway.request(&sample(Phone::read(phone, Country::DZ), None));
@@ -135,14 +135,14 @@ fn a_gateway_may_ask_for_the_number_in_any_form() {
         for phone in ["none", "0661223344 / 0550112233"] {
             assert!(
                 matches!(sent(&body, phone), Err(SendError::Refused(_))),
-                "{form}: it is never tried again"
+                "{form}: an invalid number is refused for good"
             );
         }
     }
     let body = "to={{ phone_e164 | default(phone) | urlencode }}&text={{ text | urlencode }}";
     assert_eq!(sent(body, "none").unwrap(), "none");
-    // What a producer names as a phone must not become a part of the request.
+    // A phone sent by a producer must not add parameters to the request.
     let careless =
         gateway(Method::POST, FORM, "to={{ phone | replace('+', '00') }}&text={{ text | urlencode }}");
-    assert!(careless.unwrap_err().contains("phone is missing or does not arrive whole"));
+    assert!(careless.unwrap_err().contains("phone is missing or arrives altered"));
 }

@@ -1,9 +1,8 @@
-//! The conversation with the mail server: one connection a mail, each step told apart.
+//! The SMTP client: one connection for each mail; errors name the step at which they occurred.
 //!
-//! Whether a mail can be tried again depends on whom a refusal is about. `5xx` for the recipient, or for the
-//! mail because of him, ends it; `5xx` for the login, the sender or the policy of the server is the operator's
-//! to correct, and is tried again. The server's words quote addresses: they are read for their code and never
-//! shown.
+//! A `5xx` about the recipient's address or mailbox ends the attempts. A `5xx` about the login, the sender or the
+//! server's policy is retried, since the operator can correct it. The server's text may quote addresses, so it is never
+//! logged; only its status codes are read.
 
 use std::error::Error as _;
 use std::fmt;
@@ -20,23 +19,23 @@ use tokio::time::timeout;
 use super::SendError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Servers greet late on purpose, and look at a mail before they take it.
+/// Time limit of connecting and of sending, each. It is long, because servers delay greetings and scan mails.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The mail is delivered or not by then; the farewell is a courtesy.
+/// Time limit for QUIT. It is short, because the mail has been accepted or refused by then.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// When the connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
-    /// From the first byte: `smtps://`.
+    /// TLS from the first byte: `smtps://`.
     Always,
-    /// By STARTTLS, and no word before: `smtp://`.
+    /// STARTTLS before login and mail: `smtp://`.
     StartTls,
-    /// By STARTTLS where the server offers it; for tests.
+    /// STARTTLS only if the server offers it; for tests.
     WhereOffered,
 }
 
-/// A mail server and how it is talked to.
+/// A mail server, with the settings of the connection to it.
 #[derive(Clone)]
 pub struct MailServer {
     host: String,
@@ -44,21 +43,19 @@ pub struct MailServer {
     security: Security,
     login: Option<Credentials>,
     tls: TlsParameters,
-    /// What this side calls itself.
     hello: ClientId,
 }
 
 impl MailServer {
-    /// Its name among the endpoints that may keep a channel waiting; never shown.
+    /// The server's key in the bulkhead; never logged.
     pub(super) fn name(&self) -> String {
         format!("smtp://{}:{}", self.host, self.port)
     }
 
-    /// The server at this address; nothing connects yet. `authorities` (PEM) are trusted instead of the
-    /// system's; `domain` is the sender's, and what this side calls itself.
+    /// Stores the settings; does not connect. `authorities` (PEM) replace the system's roots. EHLO sends `domain`.
     ///
     /// # Errors
-    /// The error of the TLS stack, if it takes no such authorities or no such host.
+    /// The TLS stack's `Error` for invalid authorities or an invalid host.
     pub fn new(
         (host, port): (&str, u16),
         security: Security,
@@ -83,10 +80,10 @@ impl MailServer {
         })
     }
 
-    /// Connects, encrypts and logs in, sends nothing, and tells whether the connection is encrypted.
+    /// Connects, encrypts and logs in, but sends no mail. Returns whether the connection is encrypted.
     ///
     /// # Errors
-    /// Why it did not come to that, in words without the address.
+    /// The failed step in words, without the address.
     pub async fn greet(&self) -> Result<bool, String> {
         let mut server = self.reach().await.map_err(|error| error.to_string())?;
         let encrypted = server.is_encrypted();
@@ -94,7 +91,7 @@ impl MailServer {
         Ok(encrypted)
     }
 
-    /// Hands a mail over. `Ok` only when the server has taken it.
+    /// Sends a mail. `Ok` only once the server has accepted it.
     pub(super) async fn send(&self, envelope: &Envelope, mail: &[u8]) -> Result<(), SendError> {
         let mut server = self.reach().await?;
         let sent = timeout(STAGE_TIMEOUT, deliver(&mut server, envelope, mail)).await;
@@ -140,7 +137,7 @@ impl fmt::Debug for MailServer {
     }
 }
 
-/// Sender, recipients, content. Of several recipients one that is taken is enough.
+/// Runs the SMTP commands for sender, recipients and content. Sends the mail if one of the recipients is accepted.
 async fn deliver(
     server: &mut AsyncSmtpConnection,
     envelope: &Envelope,
@@ -150,7 +147,7 @@ async fn deliver(
     let addresses = envelope.from().into_iter().chain(envelope.to());
     if addresses.map(AsRef::<str>::as_ref).any(|address| !address.is_ascii()) {
         if !server.server_info().supports_feature(Extension::SmtpUtfEight) {
-            return Err(SendError::Refused("the mail server takes ASCII addresses only".to_owned()));
+            return Err(SendError::Refused("the mail server accepts only ASCII addresses".to_owned()));
         }
         parameters.push(MailParameter::SmtpUtfEight);
     }
@@ -166,7 +163,7 @@ async fn deliver(
     }
     match refused {
         Some(error) if taken == 0 => return Err(error),
-        Some(error) => tracing::warn!(%error, "a mail goes to some of its recipients only"),
+        Some(error) => tracing::warn!(%error, "the mail server refused a recipient; sending to the others"),
         None => {}
     }
     server.command(Data).await.map_err(|error| judge(Step::Content, &error))?;
@@ -174,13 +171,11 @@ async fn deliver(
     Ok(())
 }
 
-/// Says goodbye, unless the connection is broken, and closes it.
+/// Sends QUIT, unless the connection is broken, and closes the connection. An error no longer affects the mail.
 async fn part(server: &mut AsyncSmtpConnection) {
-    // What comes of it changes nothing any more.
     let _ = timeout(FAREWELL_TIMEOUT, server.abort()).await;
 }
 
-/// Where in a conversation something went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Greeting,
@@ -204,11 +199,11 @@ impl Step {
     }
 }
 
-/// What an error means for the mail.
+/// Decides whether a mail is retried after this error.
 fn judge(step: Step, error: &Error) -> SendError {
     let Some(code) = error.status() else {
         return if step == Step::Login && error.is_client() {
-            failed("the mail server offers no login that is known here")
+            failed("the mail server offers no supported login mechanism")
         } else if error.is_timeout() {
             no_answer()
         } else {
@@ -218,17 +213,16 @@ fn judge(step: Step, error: &Error) -> SendError {
     let code = code.to_string();
     let what = format!("SMTP {code} to {}", step.words());
     let for_good = error.is_permanent() && matches!(step, Step::Recipient | Step::Content);
-    // The code of RFC 3463 at the beginning of the server's words, where it gives one.
+    // The server's text may begin with an enhanced status code (RFC 3463).
     let words = error.source().map(ToString::to_string).unwrap_or_default();
     if for_good && is_about_recipient(&code, &words) { SendError::Refused(what) } else { failed(&what) }
 }
 
-/// Whether a permanent refusal is about the recipient's address or mailbox, and not about this sender, his
-/// address, his login or the policy of the server.
+/// Whether a permanent refusal is about the recipient, not about the sender, the login or the server's policy.
 fn is_about_recipient(code: &str, words: &str) -> bool {
     let mut enhanced = words.split_whitespace().next().unwrap_or_default().split('.');
     match (enhanced.next(), enhanced.next(), enhanced.next()) {
-        // Of the codes about addresses these two are about the sender's.
+        // 5.1.7 and 5.1.8 are about the sender's address.
         (Some("5"), Some("1"), Some("7" | "8")) => false,
         (Some("5"), Some(subject), Some(_)) => matches!(subject, "1" | "2"),
         _ => matches!(code, "550" | "551" | "552" | "553"),
@@ -248,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_the_recipients_where_its_code_says_so() {
+    fn the_status_code_decides_whether_a_refusal_is_about_the_recipient() {
         for (code, words, expected) in [
             ("550", "5.1.1 <x@y.dz>: user unknown", true),
             ("550", "No such user here", true),
@@ -269,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_away_is_unavailable() {
+    async fn a_refused_connection_is_unavailable() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

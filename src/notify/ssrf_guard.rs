@@ -1,9 +1,8 @@
-//! Where a webhook may go: not into networks that only the worker can reach.
+//! The SSRF guard: keeps webhooks out of networks that only the worker can reach.
 //!
-//! An address given by a merchant, or by the owner of its name, must not make the worker speak to the
-//! database beside it or to the cloud's metadata. Every address is judged at the moment it is connected to;
-//! a judgement made earlier would be worth nothing, since a name may lead elsewhere a second later. Literal
-//! addresses are judged as `url` reads them, so odd spellings of an address are that address.
+//! Neither the author of a URL nor the DNS owner of its host may make the worker connect to its own database or to the
+//! cloud's metadata. Every address is checked right before the worker connects, because a DNS answer may change after
+//! an earlier check. Literal addresses are checked as `url` parses them, so an unusual spelling hides nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,38 +12,38 @@ use url::{Host, Url};
 
 use super::special_networks::{self, Opened};
 
-/// The networks webhooks may go to.
+/// The rules for addresses that webhooks may connect to.
 #[derive(Debug, Clone, Default)]
 pub struct SsrfGuard {
     insecure: bool,
     named: Arc<[IpNet]>,
 }
 
-/// Where no webhook goes, in words that repeat nothing of the address but its network.
+/// Why an address is blocked. The text names at most the network, never the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
-    /// Without TLS.
+    /// The URL does not use TLS.
     #[error(
         "card codes travel over TLS only; use https://, or ALLOW_INSECURE_WEBHOOKS=true for a demo or a test"
     )]
     NoTls,
-    /// No host is in it.
-    #[error("no host is in the address")]
+    /// The URL has no host.
+    #[error("the address has no host")]
     NoHost,
-    /// A user or a password is in it.
-    #[error("a user or a password is in the address; the signature says who sends")]
+    /// The URL contains a user or a password.
+    #[error("a user or a password is in the address; remove it, since the signature identifies the sender")]
     UserInfo,
-    /// It leads into a network that a setting must name before webhooks go there.
+    /// The network is blocked unless `WEBHOOK_ALLOWED_NETWORKS` names it.
     #[error(
-        "the address leads to {0}, where no webhook goes unless WEBHOOK_ALLOWED_NETWORKS names that network"
+        "the address leads to {0}; no webhook goes there unless WEBHOOK_ALLOWED_NETWORKS names that network"
     )]
     Special(String),
-    /// It leads into a network to which no webhook ever goes.
+    /// No setting allows webhooks into this network.
     #[error("the address leads to {0}, where no webhook ever goes")]
     Never(String),
 }
 
-/// A word is no network.
+/// An entry of `WEBHOOK_ALLOWED_NETWORKS` is not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "each must be a network such as 10.20.0.0/16 or fd12:3456::/48, or one address; several are separated by spaces or commas"
@@ -52,11 +51,11 @@ pub enum Blocked {
 pub struct InvalidNetwork;
 
 impl SsrfGuard {
-    /// A guard that lets webhooks into these networks, separated by spaces or commas. `insecure` also lets them
-    /// go without TLS, to this machine and to private networks.
+    /// A guard that allows public addresses and the `named` networks, separated by spaces or commas. `insecure` also
+    /// allows URLs without TLS, this machine and private networks.
     ///
     /// # Errors
-    /// [`InvalidNetwork`] where one of them is none.
+    /// [`InvalidNetwork`] if an entry is not a network.
     pub fn new(insecure: bool, named: &str) -> Result<Self, InvalidNetwork> {
         let words = named.split([' ', ',']).filter(|word| !word.is_empty());
         let networks = words.map(|word| {
@@ -66,10 +65,10 @@ impl SsrfGuard {
         Ok(Self { insecure, named: networks.collect::<Result<_, _>>()? })
     }
 
-    /// Judges what can be judged of an address before its name is resolved.
+    /// Checks the scheme, the user info and a literal address; host names are checked when they are resolved.
     ///
     /// # Errors
-    /// [`Blocked`] says why no webhook goes there.
+    /// [`Blocked`] if no webhook may go to this URL.
     pub fn check_url(&self, url: &Url) -> Result<(), Blocked> {
         match url.scheme() {
             "https" => {}
@@ -87,10 +86,10 @@ impl SsrfGuard {
         }
     }
 
-    /// Judges an address that is about to be connected to.
+    /// Checks an address right before the worker connects to it.
     ///
     /// # Errors
-    /// [`Blocked`] says why no webhook goes there.
+    /// [`Blocked`] if no webhook may go to this address.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Blocked> {
         let meant = special_networks::embedded(address);
         let Some(special) = special_networks::of(meant) else { return Ok(()) };
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn public_addresses_are_let_through_however_they_are_reached() {
+    fn public_addresses_are_allowed_in_every_notation() {
         for address in
             ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
         {
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_network_is_open_and_its_neighbours_are_not() {
+    fn a_named_network_is_allowed_and_its_neighbours_are_not() {
         let guard = SsrfGuard::new(false, "10.20.0.0/16, fd12:3456::/48 192.168.1.7").unwrap();
         for address in ["10.20.0.1", "::ffff:10.20.0.1", "64:ff9b::10.20.0.1", "fd12:3456::1", "192.168.1.7"]
         {
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_name_nor_a_test_opens_metadata_and_multicast() {
+    fn no_setting_allows_metadata_and_multicast() {
         let guard = SsrfGuard::new(true, "0.0.0.0/0 ::/0").unwrap();
         for address in [
             "169.254.169.254",
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_may_stay_at_home_and_go_nowhere_else() {
+    fn insecure_allows_loopback_and_private_networks_only() {
         let guard = SsrfGuard::new(true, "").unwrap();
         for address in ["127.0.0.1", "::1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "fd12::1"] {
             assert_eq!(check(&guard, address), Ok(()), "{address}");

@@ -1,8 +1,7 @@
-//! The stream `{topup}:events`, for producers who would rather read than receive.
+//! The channel `events`: the Redis stream `{topup}:events`, for producers that prefer reading to receiving webhooks.
 //!
-//! It carries ids, type, status and time, and of what was not delivered the id, the channel and the reason: no card, no
-//! customer, no metadata. It is capped, and like every
-//! channel it tells at least once, a repeat under the same `id`.
+//! An entry holds ids, type, status and time, for `undelivered` also the failed event's id, channel and reason, but
+//! never card, customer or metadata. Old entries are trimmed. An event may appear twice, with the same `id`.
 
 use async_trait::async_trait;
 use chrono::SecondsFormat;
@@ -12,17 +11,17 @@ use super::{CardForm, Channel, ChannelName, Delivery, SendError};
 use crate::orders::Order;
 use crate::redis::{Connection, Names};
 
-/// About this many events are kept.
+/// Number of events that the stream keeps. It is approximate, because Redis trims the oldest ones in blocks.
 const KEPT: usize = 10_000;
 
-/// Adds each outcome to the stream.
+/// Adds each event to the stream.
 pub struct EventStream {
     connection: Connection,
     key: String,
 }
 
 impl EventStream {
-    /// The stream under these names.
+    /// Creates the channel to the events stream under this prefix.
     #[must_use]
     pub fn new(connection: Connection, names: &Names) -> Self {
         Self { connection, key: names.events() }
@@ -66,7 +65,7 @@ impl Channel for EventStream {
         }
         add.query_async::<()>(&mut self.connection.get()).await.map_err(|error| {
             self.connection.failed(&error);
-            SendError::Failed { what: "Redis did not take it".to_owned(), retry_after: None }
+            SendError::Failed { what: "Redis did not accept the event".to_owned(), retry_after: None }
         })
     }
 }

@@ -1,8 +1,7 @@
-//! The values that a template can use: those of one delivery, in the form the reader's language writes them.
+//! The variables of the templates: the values of one delivery, formatted for the reader's language.
 //!
-//! The names of the fields are the names of the variables, listed for merchants in `templates/README.md`; a
-//! test holds the list to this struct. What does not apply is `none`. No customer's address is among them:
-//! a text needs none.
+//! The name of a field is the name of its variable. `templates/README.md` lists the variables for merchants, and a test
+//! compares that list with this struct. A value that does not apply is `none`. No text needs a customer's address.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,7 +11,6 @@ use super::formats::{self, one_line};
 use super::{CardForm, ChannelName, Delivery, message};
 use crate::digits::DIGITS;
 
-/// The variables of the templates.
 #[derive(Serialize)]
 pub(super) struct TemplateContext<'a> {
     event_id: &'a str,
@@ -39,7 +37,7 @@ pub(super) struct TemplateContext<'a> {
     metadata: Map<String, Value>,
 }
 
-/// What was not delivered.
+/// The notification that an `undelivered` event reports.
 #[derive(Serialize)]
 struct UndeliveredContext<'a> {
     event_id: &'a str,
@@ -47,7 +45,7 @@ struct UndeliveredContext<'a> {
     kind: &'a str,
     channel: &'a str,
     reason: String,
-    /// Whether there was a channel that can be tried again.
+    /// Whether a channel failed; false if the order had no channel to customer or merchant at all.
     by_channel: bool,
 }
 
@@ -64,7 +62,6 @@ impl<'a> UndeliveredContext<'a> {
 }
 
 impl<'a> TemplateContext<'a> {
-    /// The values of a delivery, for a reader of this language.
     pub(super) fn new(delivery: Delivery<'a>, locale: Locale) -> Self {
         let data = &delivery.event.data;
         let customer = data.customer.as_ref();
@@ -95,8 +92,8 @@ impl<'a> TemplateContext<'a> {
         }
     }
 
-    /// The same for a channel that carries this of a card. Where it is a link, the digits that the page of the link
-    /// asks for stand in none of the channel's messages: a reader of all messages must not have both.
+    /// Adapts the values to the card form of a channel. On channels with links the last digits of the number are masked
+    /// in every message, because the card page asks for them: a message must not contain both the link and the answer.
     pub(super) fn carrying(mut self, card: CardForm) -> Self {
         if card == CardForm::Link {
             self.number = self.number.map(|number| without_ending(&number));
@@ -104,20 +101,19 @@ impl<'a> TemplateContext<'a> {
         self
     }
 
-    /// What happened.
     pub(super) fn outcome(&self) -> Outcome {
         self.outcome
     }
 }
 
-/// A number without the digits that the page of a link asks for.
+/// Masks the last digits of a number, which the card page asks for.
 fn without_ending(number: &str) -> String {
     let mut last_digits = number.char_indices().filter(|(_, at)| at.is_numeric()).rev();
     let end = last_digits.nth(DIGITS - 1).map_or(0, |(at, _)| at);
     number[..end].chars().chain(std::iter::repeat_n('•', DIGITS)).collect()
 }
 
-/// What is topped up, as a word behind "top-up".
+/// The name of the topped-up service, in a form that fits into a sentence.
 fn service(kind: Option<&TopupType>, locale: Locale) -> String {
     match kind {
         Some(TopupType::Adsl) => "ADSL".to_owned(),
@@ -128,7 +124,7 @@ fn service(kind: Option<&TopupType>, locale: Locale) -> String {
     }
 }
 
-/// The provider's `date_traitement`; in its own words where it is no time.
+/// Formats the provider's `date_traitement`; a text that is not a timestamp stays unchanged.
 pub(crate) fn processed_at(text: &str, locale: Locale) -> String {
     text.parse::<Timestamp>().map_or_else(|_| text.to_owned(), |at| formats::moment(at, locale))
 }
@@ -155,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn beside_a_link_the_answer_to_its_question_is_not_told() {
+    fn a_channel_with_links_masks_the_last_digits_of_the_number() {
         let sample = samples::full(Outcome::Scheduled, Some(TopupType::Adsl), samples::Shown::Nothing);
         let number = |card| TemplateContext::new(sample.delivery(), Locale::Fr).carrying(card).number;
         assert_eq!(number(CardForm::Link).as_deref(), Some("03636••••"));

@@ -1,9 +1,9 @@
-//! The texts of e-mails and SMS: the built-in templates, and the merchant's own in their place.
+//! Templates of e-mails and SMS. A merchant can replace each of the built-in ones.
 //!
-//! A template is chosen by name, `<locale>/<outcome>.<form>`, and the form decides what is escaped: everything
-//! in `.html`, nothing in `.txt` and `.sms`. A merchant's templates are tried with sample orders of all kinds
-//! when they are loaded, so that a misspelt variable stops the start and not a customer's mail. A failure
-//! while rendering a real order is reported by template and line only: its words could hold what they render.
+//! A template's name is `<locale>/<outcome>.<form>`. Values are escaped in `.html`, and not in `.txt` and `.sms`. If
+//! the merchant has replaced a template, loading renders all templates with sample orders, so that a misspelt variable
+//! stops the start of the worker and not a customer's mail. An error on a real order names only template and line,
+//! because the engine's own text could quote the order.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,14 +19,12 @@ use super::formats::one_line;
 use super::template_context::TemplateContext;
 use super::{Audience, samples};
 
-/// A template that all languages share.
 macro_rules! shared {
     ($name:literal) => {
         ($name, include_str!(concat!("templates/", $name)))
     };
 }
 
-/// The templates of one language.
 macro_rules! texts {
     ($locale:literal) => {
         texts!($locale:
@@ -52,45 +50,45 @@ static BUILT_IN: [&[(&str, &str)]; 4] =
 
 const LOCALES: [Locale; 3] = [Locale::Fr, Locale::Ar, Locale::En];
 
-/// Every template of this deployment.
+/// All templates of this deployment.
 #[derive(Clone)]
 pub struct Templates {
     environment: Arc<Environment<'static>>,
     replaced: usize,
 }
 
-/// A template of the merchant's cannot be used. In words with file and line, for its author.
+/// Why a merchant's template cannot be used, with file and line, for its author.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// The folder or a file in it cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable {
-        /// Which.
+        /// The folder or file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// No template has this name, so the file would have no effect.
+    /// No built-in template has this name, so the file would have no effect.
     #[error(
-        "{file} has the name of no template; take it away, or name it as the built-in one it is to replace"
+        "{file} matches no template name; remove it, or give it the name of the built-in template it replaces"
     )]
     UnknownName {
-        /// The file, as seen from the folder.
+        /// Path of the file, relative to the folder.
         file: String,
     },
-    /// It cannot be parsed, or not be rendered with a sample order.
+    /// The template cannot be parsed, or cannot be rendered with a sample order.
     #[error("{file}, line {line}: {why}; correct it, or remove the file to use the built-in one")]
     Broken {
-        /// The template.
+        /// Name of the template.
         file: String,
-        /// Where.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong.
+        /// The cause, in the words of the template engine.
         why: String,
     },
 }
 
-/// A template failed on an order. In words without anything of the order.
+/// A template failed on an order. The text contains nothing of the order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}, line {line} cannot be rendered")]
 pub(super) struct RenderError {
@@ -98,17 +96,16 @@ pub(super) struct RenderError {
     line: usize,
 }
 
-/// An e-mail's texts.
+/// The rendered parts of an e-mail; the subject is one line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MailText {
-    /// One line.
     pub(super) subject: String,
     pub(super) text: String,
     pub(super) html: String,
 }
 
 impl Templates {
-    /// The built-in templates, and instead of some those of the merchant's folder.
+    /// Loads the built-in templates; a file in `folder` replaces the template of the same name.
     ///
     /// # Errors
     /// The first [`TemplateError`] found.
@@ -142,13 +139,12 @@ impl Templates {
         Ok(templates)
     }
 
-    /// How many are the merchant's own.
+    /// Number of templates that the merchant replaced.
     #[must_use]
     pub fn replaced(&self) -> usize {
         self.replaced
     }
 
-    /// The texts of an e-mail to this reader.
     pub(super) fn mail(
         &self,
         reader: Audience,
@@ -158,8 +154,7 @@ impl Templates {
         Ok(self.try_mail(reader, locale, context)?)
     }
 
-    /// The text of an SMS to a customer, on one line and in plain spaces: the narrow ones of an amount would
-    /// cost the whole message its short alphabet.
+    /// Renders an SMS on one line with plain spaces, because a narrow space is not in the 7-bit alphabet of SMS.
     pub(super) fn sms(&self, locale: Locale, context: &TemplateContext<'_>) -> Result<String, RenderError> {
         Ok(self.try_sms(locale, context)?)
     }
@@ -197,7 +192,7 @@ impl Templates {
         rendered.map_err(|error| Fault::of(&error, file))
     }
 
-    /// Renders every template with every sample order that it may meet.
+    /// Renders every template with every sample order it applies to.
     fn try_all(&self) -> Result<(), Fault> {
         for sample in samples::all() {
             for locale in LOCALES {
@@ -222,7 +217,7 @@ impl fmt::Debug for Templates {
     }
 }
 
-/// Where a template failed, and why; the why may quote what was rendered.
+/// Where and why a template failed. `why` may quote values of an order, so [`RenderError`] leaves it out.
 struct Fault {
     file: String,
     line: usize,
@@ -230,7 +225,7 @@ struct Fault {
 }
 
 impl Fault {
-    /// Of an error in this file, or in one that it includes.
+    /// Locates the error in this template, or in a template that it includes.
     fn of(error: &minijinja::Error, file: &str) -> Self {
         let mut at = error;
         while let Some(cause) = std::error::Error::source(at).and_then(|cause| cause.downcast_ref()) {
@@ -257,7 +252,6 @@ impl From<Fault> for RenderError {
     }
 }
 
-/// Name of the template for this reader.
 fn name(reader: Audience, locale: Locale, context: &TemplateContext<'_>, form: &str) -> String {
     let locale = match locale {
         Locale::Fr => "fr",
@@ -268,24 +262,22 @@ fn name(reader: Audience, locale: Locale, context: &TemplateContext<'_>, form: &
     format!("{locale}/{prefix}{}.{form}", context.outcome())
 }
 
-/// The template language as it is used here: unknown variables are errors, a tag on its own line leaves no
-/// line behind.
+/// Sets up the template engine: unknown variables are errors, and a tag on a line of its own leaves no empty line.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_debug(true); // for the words of an error, which names the variable then
+    environment.set_debug(true); // makes errors name the variable
     environment.set_auto_escape_callback(|name| match name.rsplit_once('.') {
         Some((_, "html")) => AutoEscape::Html,
         _ => AutoEscape::None,
     });
-    // Invariant: the delimiters are the language's own.
+    // Invariant: the builder fails only for invalid delimiters, and these are the default ones.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("a syntax");
     environment.set_syntax(syntax);
     environment
 }
 
-/// Reads a folder and those in it. What begins with a point is not a template: editors and mounted volumes
-/// keep their own files so.
+/// Reads a folder and its subfolders. Names with a leading dot are skipped: editors and mounted volumes create them.
 fn read(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) -> Result<(), TemplateError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();

@@ -11,7 +11,7 @@ fn built_in() -> Templates {
     Templates::load(None).unwrap()
 }
 
-/// Every reader, outcome and language that there is a text for.
+/// Every combination of reader, outcome and language that has a text.
 fn every_text() -> impl Iterator<Item = (Audience, Outcome, Locale)> {
     let readers = [Audience::Customer, Audience::Operator].into_iter();
     let told = readers.flat_map(|reader| {
@@ -20,7 +20,7 @@ fn every_text() -> impl Iterator<Item = (Audience, Outcome, Locale)> {
     told.flat_map(|(reader, outcome)| LOCALES.map(|locale| (reader, outcome, locale)))
 }
 
-/// The text of an HTML page as a person sees it, letters and digits only.
+/// The visible text of an HTML page, letters and digits only.
 fn seen(html: &str) -> String {
     let body = &html[html.find("<body").unwrap()..];
     let mut text = String::new();
@@ -40,7 +40,7 @@ fn letters(text: &str) -> String {
     text.chars().filter(|c| c.is_alphanumeric()).collect()
 }
 
-/// Segments of an SMS: 160 characters of GSM 03.38, or 70 of UCS-2; 153 or 67 each where there are several.
+/// Number of SMS segments. One segment holds 160 characters of GSM 03.38 or 70 of UCS-2; each of several, 153 or 67.
 fn segments(text: &str) -> usize {
     const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
     let (length, alone, each) = if text.chars().all(|c| BASIC.contains(c)) {
@@ -97,7 +97,7 @@ fn the_html_of_a_card_in_every_language() {
 }
 
 #[test]
-fn text_and_html_of_a_mail_say_the_same() {
+fn text_and_html_of_a_mail_have_the_same_content() {
     let templates = built_in();
     for (reader, outcome, locale) in every_text() {
         for kind in [Some(TopupType::Adsl), Some(TopupType::FourG), None] {
@@ -116,7 +116,7 @@ fn text_and_html_of_a_mail_say_the_same() {
 }
 
 #[test]
-fn the_html_needs_nothing_from_elsewhere_and_is_in_the_direction_of_its_language() {
+fn the_html_loads_nothing_and_has_the_direction_of_its_language() {
     let templates = built_in();
     for (reader, outcome, locale) in every_text() {
         let sample = full(outcome, Some(TopupType::FourG), Shown::Nothing);
@@ -130,13 +130,13 @@ fn the_html_needs_nothing_from_elsewhere_and_is_in_the_direction_of_its_language
             Locale::Ar => r#"lang="ar" dir="rtl""#,
             Locale::En => r#"lang="en" dir="ltr""#,
         };
-        // On the page, and on the table for programs that drop the page.
+        // Language and direction are set on <html>, and on the outer table for mail programs that drop <html>.
         assert_eq!(html.matches(expected).count(), 2, "{html}");
         assert!(html.contains(r#"<bdi dir="ltr">213472731602</bdi>"#), "{html}");
     }
 }
 
-/// A sample in which everything that a merchant or a customer writes tries to break out.
+/// A sample with an HTML and header injection in every value that a merchant or customer controls.
 fn hostile(outcome: Outcome) -> Sample {
     let mut sample = full(outcome, Some(TopupType::Other(INJECTION.to_owned())), Shown::Code { proof: true });
     let data = &mut sample.event.data;
@@ -149,7 +149,7 @@ fn hostile(outcome: Outcome) -> Sample {
 }
 
 #[test]
-fn nothing_that_an_order_says_is_taken_for_html() {
+fn values_of_an_order_are_escaped_in_html() {
     let templates = built_in();
     for (reader, outcome, locale) in every_text() {
         let sample = hostile(outcome);
@@ -181,14 +181,14 @@ fn an_sms_with_a_card_fits_into_one_segment_and_any_other_into_two() {
 }
 
 #[test]
-fn a_segment_is_counted_as_the_networks_do() {
+fn segments_are_counted_by_gsm_and_ucs2_lengths() {
     assert_eq!(segments(&"a".repeat(160)), 1);
     assert_eq!(segments(&"a".repeat(161)), 2);
     assert_eq!(segments(&"ê".repeat(70)), 1);
     assert_eq!(segments(&"ع".repeat(135)), 3);
 }
 
-/// What loading a folder with this one file ends in.
+/// Loads a folder that contains only this file.
 fn load(file: &str, text: &str) -> Result<Templates, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(file);
@@ -198,7 +198,7 @@ fn load(file: &str, text: &str) -> Result<Templates, String> {
 }
 
 #[test]
-fn a_template_of_the_merchants_takes_the_place_of_the_built_in_one() {
+fn a_merchants_template_replaces_the_built_in_one() {
     let text = "Carte {{ reference or topup_id }}\n\nVoici : {{ card_code or '' }} {{ metadata.cart | default('') }}\n";
     let templates = load("fr/fulfilled.txt", text).unwrap();
     assert_eq!(templates.replaced(), 1);
@@ -210,7 +210,7 @@ fn a_template_of_the_merchants_takes_the_place_of_the_built_in_one() {
 }
 
 #[test]
-fn a_template_that_cannot_be_used_is_told_with_file_line_and_what_to_do() {
+fn an_unusable_template_is_reported_with_file_line_and_advice() {
     for (file, text, words) in [
         ("fr/fulfilled.txt", "Sujet\n\n{{ card_cod }}\n", "fr/fulfilled.txt, line 3: undefined value"),
         ("ar/scheduled.html", "<p>\n{% if %}", "ar/scheduled.html, line 2: syntax error"),
@@ -229,16 +229,16 @@ fn a_template_that_cannot_be_used_is_told_with_file_line_and_what_to_do() {
         assert!(error.starts_with(words), "{error}");
         assert!(error.contains("remove the file"), "{error}");
     }
-    // A variable that only some orders know is found too.
+    // Loading also detects a variable that only some sample orders have.
     let error = load("en/refunded.txt", "Refund\n\n{{ metadata.cart }}\n").unwrap_err();
     assert!(error.starts_with("en/refunded.txt, line 3: undefined value"), "{error}");
 }
 
 #[test]
-fn a_name_that_no_template_has_is_told() {
+fn an_unknown_template_name_is_reported() {
     for file in ["fr/fulfiled.txt", "fulfilled.txt", "de/fulfilled.txt", "fr/operator-overdue.sms"] {
         let error = load(file, "x").unwrap_err();
-        assert!(error.starts_with(&format!("{file} has the name of no template")), "{error}");
+        assert!(error.starts_with(&format!("{file} matches no template name")), "{error}");
     }
     assert_eq!(load(".fulfilled.txt.swp", "x").unwrap().replaced(), 0);
     let error = Templates::load(Some(Path::new("/nowhere"))).unwrap_err().to_string();
@@ -246,8 +246,8 @@ fn a_name_that_no_template_has_is_told() {
 }
 
 #[test]
-fn a_template_that_fails_on_an_order_says_nothing_of_the_order() {
-    // With the sample orders it works: their reference begins with a letter.
+fn an_error_on_an_order_quotes_nothing_of_the_order() {
+    // This template fails only on an order whose reference is `secret`, so loading accepts it.
     let text = "{{ reference.nothing.more if reference == 'secret' else 'S' }}\n\nText\n";
     let templates = load("fr/refunded.txt", text).unwrap();
     let mut sample = full(Outcome::Refunded, None, Shown::Nothing);

@@ -1,11 +1,9 @@
-//! What a customer reads, one sentence an outcome and language.
-//!
-//! The English ones are the provider's own (guide "Suivi de statut"). No amount, number or code is in
-//! them: those are fields of the event.
+//! The `message` of events: one sentence for each outcome and language. The English sentences are the provider's (guide
+//! "Suivi de statut"). No sentence contains an amount, number or code: the event has fields for those.
 
 use topup_jobs::{Locale, Outcome};
 
-/// The outcome in the customer's language.
+/// The sentence for this outcome in this language.
 #[must_use]
 pub const fn message(outcome: Outcome, locale: Locale) -> &'static str {
     match (outcome, locale) {

@@ -1,9 +1,9 @@
 //! The webhook channels: Standard Webhooks 1.0.
 //!
-//! `webhook-id` is the event's id and the same for every attempt, `webhook-timestamp` the real time of the
-//! attempt, `webhook-signature` one `v1,…` for each secret. 2xx is success, whatever becomes of the body
-//! behind it; everything else is a failure, a redirect among it; 410 ends the attempts and makes the
-//! event a dead letter; `Retry-After` is honoured, up to a day. A callback host is signed for with its own secret.
+//! `webhook-id` is the event's id, the same for every attempt. `webhook-timestamp` is the time of the attempt by the
+//! machine's clock, not in scaled time. `webhook-signature` has one `v1,…` for each secret; callback hosts have secrets
+//! of their own. 2xx is success and the body is ignored. 410 dead-letters the event. Every other status, redirects
+//! included, is a failure that is retried; `Retry-After` is honoured up to a day.
 
 use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -19,16 +19,16 @@ use crate::clock::real_now;
 use crate::http::retry_after;
 use crate::orders::Order;
 
-/// An endpoint and the secret its events are signed with.
+/// An endpoint and its signing secret.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Its address.
+    /// URL of the endpoint.
     pub url: Url,
-    /// The secret.
+    /// One or more secrets; each signs every event.
     pub secret: WebhookSecret,
 }
 
-/// Standard Webhooks asks senders to stay below 20 kB, since receivers refuse large bodies.
+/// Longest body that is sent whole. Standard Webhooks asks for less than 20 kB, because receivers refuse large bodies.
 const MAX_BYTES: usize = 20_000;
 
 /// Sends events as signed HTTP requests.
@@ -37,38 +37,31 @@ pub struct Webhook {
     receiver: Receiver,
 }
 
-/// Whom a channel tells.
 enum Receiver {
-    /// The merchant's endpoint: every event, except those of orders with a callback URL. `undelivered` events of these
-    /// go here all the same.
     Merchant { endpoint: Endpoint, callbacks: CallbackHosts },
-    /// The operator's endpoint: what a human must look at.
     Operator { endpoint: Endpoint },
-    /// The address that came with the order.
     Callback { callbacks: CallbackHosts, secrets: CallbackSecrets },
 }
 
 impl Webhook {
-    /// The merchant's endpoint: it gets every event, except those of orders with a callback URL.
+    /// The merchant's endpoint. It gets the events of orders without a callback URL, and every `undelivered` event.
     #[must_use]
     pub fn merchant(sender: Sender, endpoint: Endpoint, callbacks: CallbackHosts) -> Self {
         Self { sender, receiver: Receiver::Merchant { endpoint, callbacks } }
     }
 
-    /// The operator's endpoint: it gets the events that a person must look at.
+    /// The operator's endpoint. It gets the events that a person must check.
     #[must_use]
     pub fn operator(sender: Sender, endpoint: Endpoint) -> Self {
         Self { sender, receiver: Receiver::Operator { endpoint } }
     }
 
-    /// The callback URLs of orders on these hosts: they get every event of their order except `undelivered`, which is
-    /// for those who run the service.
+    /// The callback URLs of orders. They get all events except `undelivered`, which is for merchant and operator.
     #[must_use]
     pub fn callback(sender: Sender, callbacks: CallbackHosts, secrets: CallbackSecrets) -> Self {
         Self { sender, receiver: Receiver::Callback { callbacks, secrets } }
     }
 
-    /// Where the events of this order go.
     fn address(&self, order: &Order) -> Option<Url> {
         match &self.receiver {
             Receiver::Merchant { endpoint, .. } | Receiver::Operator { endpoint } => {
@@ -78,7 +71,6 @@ impl Webhook {
         }
     }
 
-    /// What signs events that go to this address.
     fn secret(&self, url: &Url) -> Option<WebhookSecret> {
         match &self.receiver {
             Receiver::Merchant { endpoint, .. } | Receiver::Operator { endpoint } => {
@@ -125,9 +117,9 @@ impl Channel for Webhook {
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
         let Some(url) = self.address(delivery.order) else {
-            return Err(failed("the order's callbackUrl is not allowed by CALLBACK_ALLOWED_HOSTS any more"));
+            return Err(failed("the order's callbackUrl is no longer allowed by CALLBACK_ALLOWED_HOSTS"));
         };
-        let body = body(delivery.event).ok_or_else(|| failed("the event cannot be written"))?;
+        let body = body(delivery.event).ok_or_else(|| failed("the event cannot be serialised"))?;
         let headers = self.secret(&url).and_then(|secret| headers(&secret, delivery.event_id, &body));
         let headers = headers.ok_or_else(|| failed("the event cannot be signed"))?;
         let (status, headers) = self.sender.post(&url, headers, body).await?;
@@ -155,10 +147,9 @@ fn headers(secret: &WebhookSecret, event_id: &EventId, body: &[u8]) -> Option<He
     Some(headers)
 }
 
-/// The bytes of an event, the same at every attempt: they are made of what is stored and of nothing else.
-///
-/// A body above [`MAX_BYTES`] loses first the metadata and then the customer, which the merchant has
-/// already; what is still too long then is sent as it is, since the card in it is worth more than the limit.
+/// Serialises an event. The bytes depend only on the stored event, so every attempt sends the same bytes. A body longer
+/// than [`MAX_BYTES`] loses first the metadata and then the customer, because the merchant has both. A body that is
+/// still too long is sent nevertheless, because the card in it matters more than the limit.
 fn body(event: &Event) -> Option<Vec<u8>> {
     let whole = serde_json::to_vec(event).ok()?;
     if whole.len() <= MAX_BYTES {
@@ -190,21 +181,15 @@ mod tests {
             kind: Outcome::Fulfilled.event_type(),
             timestamp: topup_jobs::Timestamp::UNIX_EPOCH,
             data: EventData {
-                topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
                 topup_ref: Some("r".repeat(reference)),
-                status: OrderStatus::Fulfilled,
-                kind: None,
-                number: None,
-                topup_amount: None,
                 card_code: Some(Secret::new("123456789012")),
-                num_trans: None,
-                date_traitement: None,
-                next_check_at: None,
-                reason: None,
-                undelivered: None,
-                message: String::new(),
                 customer: Some(customer),
                 metadata: Some(metadata),
+                ..EventData::new(
+                    "6901616fe9e88196b4eb64b2".parse().unwrap(),
+                    OrderStatus::Fulfilled,
+                    String::new(),
+                )
             },
         }
     }
@@ -226,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_last_length_that_is_sent_whole() {
+    fn a_body_of_exactly_the_limit_is_sent_whole() {
         let spare = MAX_BYTES - body(&event(4_000, 250, 0)).unwrap().len();
         assert_eq!(body(&event(4_000, 250, spare)).unwrap().len(), MAX_BYTES);
         assert!(body(&event(4_000, 250, spare + 1)).unwrap().len() < MAX_BYTES - 4_000);

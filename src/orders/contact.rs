@@ -1,13 +1,12 @@
-//! A customer's address and number in the one form in which they are searched for, however they were written.
+//! Normal forms of e-mail addresses and phone numbers, so that a search finds every way of writing them.
 
 use topup_jobs::{Customer, Secret};
 
-/// An e-mail address in lower case.
 pub(super) fn email(address: &str) -> String {
     address.trim().to_lowercase()
 }
 
-/// The digits of a phone number, an Algerian one as it is dialled inside the country.
+/// The digits of a phone number; an Algerian number in its national form with a leading 0.
 pub(super) fn phone(number: &str) -> String {
     let digits: String = number.chars().filter(char::is_ascii_digit).collect();
     let international = if number.trim_start().starts_with('+') { digits.as_str() } else { "" };
@@ -15,8 +14,7 @@ pub(super) fn phone(number: &str) -> String {
     national.map_or(digits.clone(), |national| format!("0{}", national.trim_start_matches('0')))
 }
 
-/// The forms in which the provider may write the number that was searched for: as it was typed, `0…` for a landline and
-/// `213…` for 4G.
+/// The forms in which an order may hold this number: as typed, or as the provider writes it (`0…` landline, `213…` 4G).
 pub(super) fn numbers(typed: &str) -> [String; 3] {
     let national = phone(typed);
     let bare = national.strip_prefix("213").filter(|bare| bare.len() == 9).unwrap_or(&national);
@@ -24,7 +22,7 @@ pub(super) fn numbers(typed: &str) -> [String; 3] {
     [typed.trim().to_owned(), format!("0{bare}"), format!("213{bare}")]
 }
 
-/// E-mail address and phone number of a customer, as they are searched for.
+/// Normal forms of a customer's e-mail address and phone number, in this order.
 pub(super) fn of(customer: Option<&Customer>) -> (Option<String>, Option<String>) {
     let text = |field: Option<&Secret>, form: fn(&str) -> String| {
         field.map(|text| form(text.reveal())).filter(|text| !text.is_empty())
@@ -41,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_a_number_is_written_it_is_found() {
+    fn different_spellings_of_a_number_have_one_normal_form() {
         for written in
             ["0661 22 33 44", "0661-22.33.44", "+213 661 223 344", "00213661223344", "+213 (0)661223344"]
         {
@@ -52,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_an_order_is_looked_for_as_the_provider_writes_it() {
+    fn a_search_includes_the_providers_spelling_of_a_number() {
         assert!(numbers("036 36 26 08").contains(&"036362608".to_owned()));
         for written in ["213661223344", "+213661223344", "0661223344", "661223344"] {
             assert!(numbers(written).contains(&"213661223344".to_owned()), "{written}");

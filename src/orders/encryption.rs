@@ -1,11 +1,9 @@
-//! Card codes at rest, in the form the provider's guide documents.
+//! Encryption of stored card codes, in the form that the provider's guide documents ("Security best practices").
 //!
-//! AES-256-GCM with a random 16-byte IV, stored as JSON of hex strings
-//! `{"iv":…,"encryptedData":…,"authTag":…}` (guide "Security best practices"): a merchant's existing
-//! Node, Python or PHP code reads what this service stores. The key is `ENCRYPTION_KEY`, 64 hex digits.
-//!
-//! While a key is being changed there are several: what is written is written with the current one, what is
-//! read may have been written with any. `topup-worker rekey` ends that state.
+//! The form is AES-256-GCM with a random 16-byte IV, stored as JSON of hex strings
+//! `{"iv":…,"encryptedData":…,"authTag":…}`, so that a merchant's existing Node, Python or PHP code can read it. The
+//! key is `ENCRYPTION_KEY`, 64 hex digits. During a change of keys the current key encrypts, and the current
+//! and previous keys decrypt; `topup-worker rekey` completes the change.
 
 use std::collections::BTreeSet;
 
@@ -21,25 +19,25 @@ use topup_jobs::{NotifyCustomer, Secret};
 
 type Cipher = AesGcm<Aes256, U16>;
 const TAG_BYTES: usize = 16;
-/// Fewer different bytes than this are in less than one of 2^60 random keys, and in every short pattern that is repeated.
+/// Fewest distinct bytes in a key. A short pattern has fewer; of all random keys, fewer than 1 in 2^60 have.
 const FEWEST_BYTES: usize = 14;
-/// What the fingerprint of a key is made with, so that it is no other value that is made of it.
+/// Label for deriving a fingerprint, which makes it differ from every other value derived from the key.
 const FINGERPRINT: &[u8] = b"topup-worker: fingerprint of a key of the cards, 1";
-/// Enough that no two keys of a deployment share one.
+/// Bytes of a fingerprint, enough to tell the keys of a deployment apart.
 const FINGERPRINT_BYTES: usize = 8;
-/// What the key of the links is derived with, so that it is not the key of the cards.
+/// Label for deriving the key of the links, which makes it differ from the key that encrypts the cards.
 const LINKS: &[u8] = b"topup-worker: links to a card, 1";
-/// Bytes of a link's token: 128 bits cannot be guessed, and a link must be short enough for an SMS.
+/// Bytes of a link's token: 128 bits cannot be guessed, and the link still fits into an SMS.
 const TOKEN_BYTES: usize = 16;
 
-/// Encrypts and decrypts card codes, and makes the tokens of the links to them.
+/// Encrypts and decrypts card codes, and computes the tokens of the links to them.
 #[derive(Clone)]
 pub struct CardCipher {
     current: Key,
     previous: Vec<Key>,
 }
 
-/// What is made of one `ENCRYPTION_KEY`.
+/// The values derived from one `ENCRYPTION_KEY`.
 #[derive(Clone)]
 struct Key {
     cards: Cipher,
@@ -47,15 +45,15 @@ struct Key {
     fingerprint: String,
 }
 
-/// The key is unusable.
+/// An unusable encryption key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    /// It is not 64 hexadecimal digits.
+    /// The key is not 64 hexadecimal digits.
     #[error("ENCRYPTION_KEY must be 64 hexadecimal digits; `topup-worker keygen` prints a new one")]
     Form,
-    /// It is one byte, a short pattern or a row of numbers: others can guess it.
+    /// The key is one repeated byte, a short pattern or a number sequence, so others can guess it.
     #[error(
-        "ENCRYPTION_KEY is easily guessed: it repeats a short pattern. `topup-worker keygen` prints a random one; where \
+        "ENCRYPTION_KEY is easily guessed: it repeats a short pattern. `topup-worker keygen` prints a random one; if \
          cards are stored already, keep this one in ENCRYPTION_KEYS_PREVIOUS and run `topup-worker rekey`"
     )]
     Guessable,
@@ -64,10 +62,10 @@ pub enum InvalidKey {
 /// A stored card code cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecryptionError {
-    /// The stored text is not the documented form.
+    /// The stored text is not in the documented form.
     #[error("a stored card code is not in the documented form")]
     Form,
-    /// It was encrypted with another key, or has been changed.
+    /// No key decrypts the code: another key encrypted it, or it was modified.
     #[error("a stored card code cannot be decrypted with ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS")]
     Key,
 }
@@ -92,12 +90,12 @@ impl Key {
         Ok(Self { cards, links: hmac(&derived(LINKS)), fingerprint })
     }
 
-    /// The same, of a key that cards are to be encrypted with.
+    /// As [`Key::new`], but refuses an easily guessed key, which must not encrypt.
     fn hard_to_guess(key: &SecretString) -> Result<Self, InvalidKey> {
         let made = Self::new(key)?;
         let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey::Form)?;
         let different = bytes.iter().collect::<BTreeSet<_>>().len();
-        // 00 01 02 …, or with any other step.
+        // `steps` is 1 for an arithmetic sequence of bytes, such as 00 01 02 …
         let steps = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect::<BTreeSet<_>>().len();
         if different < FEWEST_BYTES || steps == 1 { Err(InvalidKey::Guessable) } else { Ok(made) }
     }
@@ -111,7 +109,7 @@ impl Key {
     }
 
     fn link_token(&self, notification: &NotifyCustomer) -> String {
-        // No event id has a line break in it, so that no two events and channels run into one text.
+        // Event ids contain no line break, so different pairs of event and channel give different texts.
         let event = format!("{}\n{}", notification.event_id(), notification.channel);
         let code = self.links.clone().chain_update(event).finalize().into_bytes();
         hex::encode(&code[..TOKEN_BYTES])
@@ -119,36 +117,36 @@ impl Key {
 }
 
 fn hmac(key: &[u8]) -> Hmac<Sha256> {
-    // Invariant: HMAC takes keys of any length.
+    // Invariant: HMAC accepts keys of any length.
     Hmac::new_from_slice(key).expect("HMAC takes any key")
 }
 
 impl CardCipher {
-    /// A cipher with this key.
+    /// Creates a cipher that encrypts and decrypts with this key.
     ///
     /// # Errors
-    /// [`InvalidKey`] unless it is 64 hexadecimal digits and no pattern that others can guess.
+    /// [`InvalidKey`] if the key is not 64 hexadecimal digits or is easily guessed.
     pub fn new(key: &SecretString) -> Result<Self, InvalidKey> {
         Ok(Self { current: Key::hard_to_guess(key)?, previous: Vec::new() })
     }
 
-    /// The same, with one more key that is tried where the others do not decrypt. It may be one that is easily guessed:
-    /// cards that were encrypted with it must be read to be encrypted with a better one.
+    /// Adds a previous key, which only decrypts. An easily guessed one is accepted, so that the cards encrypted with it
+    /// can be decrypted and encrypted with a better key.
     ///
     /// # Errors
-    /// [`InvalidKey::Form`] unless it is 64 hexadecimal digits.
+    /// [`InvalidKey::Form`] if the key is not 64 hexadecimal digits.
     pub fn with_previous(mut self, key: &SecretString) -> Result<Self, InvalidKey> {
         self.previous.push(Key::new(key)?);
         Ok(self)
     }
 
-    /// A new random key, as 64 hexadecimal digits.
+    /// Generates a random key, as 64 hexadecimal digits.
     #[must_use]
     pub fn generate_key() -> SecretString {
         hex::encode(rand::rng().random::<[u8; 32]>()).into()
     }
 
-    /// The card code in the form to be stored.
+    /// Encrypts a card code with the current key, into the stored form.
     ///
     /// # Panics
     /// Never: AES-GCM fails only beyond 64 GiB.
@@ -156,7 +154,7 @@ impl CardCipher {
     pub fn encrypt(&self, card_code: &Secret) -> String {
         let iv: [u8; 16] = rand::rng().random();
         let sealed = self.current.cards.encrypt(&iv.into(), card_code.reveal().as_bytes());
-        // Invariant: a card code is far below the 64 GiB that AES-GCM takes.
+        // Invariant: a card code is far below AES-GCM's limit of 64 GiB.
         let mut encrypted_data = sealed.expect("a card code is short");
         let tag = encrypted_data.split_off(encrypted_data.len() - TAG_BYTES);
         let mut auth_tag = [0; TAG_BYTES];
@@ -165,10 +163,10 @@ impl CardCipher {
         serde_json::to_string(&Sealed { iv, encrypted_data, auth_tag }).expect("hex strings serialize")
     }
 
-    /// The card code of a stored form.
+    /// Decrypts a stored card code with the current key or a previous one.
     ///
     /// # Errors
-    /// [`DecryptionError`] where the form is not the documented one or no key fits.
+    /// [`DecryptionError`] if the form is not the documented one or no key decrypts the code.
     pub fn decrypt(&self, stored: &str) -> Result<Secret, DecryptionError> {
         let sealed = Sealed::read(stored)?;
         match self.current.decrypt(&sealed) {
@@ -177,7 +175,7 @@ impl CardCipher {
         }
     }
 
-    /// The stored form under the current key; nothing where it is under it already.
+    /// Encrypts a stored card code with the current key; `None` if that key encrypted it already.
     ///
     /// # Errors
     /// As [`CardCipher::decrypt`].
@@ -191,15 +189,15 @@ impl CardCipher {
         }
     }
 
-    /// Fingerprints of the keys, sixteen hexadecimal digits each, the current key's first. A fingerprint is part of a
-    /// keyed hash: it tells keys apart, and no key can be computed from it.
+    /// Fingerprints of the keys, 16 hexadecimal digits each, the current key's first. A fingerprint is part of a keyed
+    /// hash: it tells keys apart, and no key can be computed from it.
     #[must_use]
     pub fn fingerprints(&self) -> Vec<&str> {
         let keys = std::iter::once(&self.current).chain(&self.previous);
         keys.map(|key| key.fingerprint.as_str()).collect()
     }
 
-    /// The fingerprint of the key that cards are encrypted with.
+    /// Fingerprint of the key that encrypts.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.current.fingerprint
@@ -210,10 +208,8 @@ impl CardCipher {
         tried.find(|tried| *tried != Err(DecryptionError::Key)).unwrap_or(Err(DecryptionError::Key))
     }
 
-    /// The tokens that each key makes for the link of this event on this channel, the current key's first.
-    ///
-    /// A token is no stored randomness but a keyed hash of the event and its receiver, so that every attempt sends
-    /// the same link although only the token's own hash is stored.
+    /// The token that each key gives for the link of this event on this channel, the current key's first. A token is a
+    /// keyed hash and not random, so every attempt sends the same link although only the token's hash is stored.
     pub(super) fn link_tokens(&self, notification: &NotifyCustomer) -> impl Iterator<Item = SecretString> {
         let keys = std::iter::once(&self.current).chain(&self.previous);
         keys.map(|key| key.link_token(notification).into())
@@ -239,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stored_reads_back_and_shows_nothing() {
+    fn an_encrypted_code_decrypts_and_does_not_contain_the_code() {
         let cipher = CardCipher::new(&CardCipher::generate_key()).unwrap();
         let code = Secret::new("123456789012");
         let (one, two) = (cipher.encrypt(&code), cipher.encrypt(&code));
@@ -252,9 +248,9 @@ mod tests {
         assert_eq!(form["authTag"].as_str().unwrap().len(), 32);
     }
 
-    /// Made with Node's `crypto.createCipheriv('aes-256-gcm', key, iv)` as in the provider's guide.
+    /// The text was encrypted with Node's `crypto.createCipheriv('aes-256-gcm', key, iv)`, as in the provider's guide.
     #[test]
-    fn what_the_guides_node_code_stored_is_read() {
+    fn a_code_encrypted_by_the_guides_node_example_is_decrypted() {
         let cipher =
             CardCipher::new(&"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff".into())
                 .unwrap();
@@ -263,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_or_form_is_told() {
+    fn a_wrong_key_and_a_wrong_form_are_different_errors() {
         let (one, two) = (CardCipher::generate_key(), CardCipher::generate_key());
         let sealed = CardCipher::new(&one).unwrap().encrypt(&Secret::new("1"));
         let other = CardCipher::new(&two).unwrap();
@@ -275,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_can_guess_encrypts_nothing_and_still_decrypts() {
+    fn a_guessable_key_is_refused_for_encryption_and_accepted_as_a_previous_key() {
         let counted = hex::encode((0..32).collect::<Vec<u8>>());
         let text = hex::encode("change-me!".repeat(4).split_at(32).0);
         let base64 = hex::encode("QUFBQUFBQUFBQUFB".repeat(2));
         for bad in [&*"0".repeat(64), &"ab".repeat(32), &"deadbeef".repeat(8), &counted, &text, &base64] {
             assert_eq!(CardCipher::new(&bad.into()).err(), Some(InvalidKey::Guessable), "{bad}");
             let good = CardCipher::new(&CardCipher::generate_key()).unwrap();
-            assert!(good.with_previous(&bad.into()).is_ok(), "cards under it can be encrypted anew");
+            assert!(good.with_previous(&bad.into()).is_ok(), "it may still decrypt");
         }
     }
 
@@ -291,10 +287,10 @@ mod tests {
         let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
         let (one, other) = (CardCipher::new(&key.into()).unwrap(), CardCipher::generate_key());
         let both = CardCipher::new(&other).unwrap().with_previous(&key.to_uppercase().into()).unwrap();
-        assert_eq!(both.fingerprints()[1], one.fingerprint(), "however it is written");
+        assert_eq!(both.fingerprints()[1], one.fingerprint(), "in lower and upper case");
         assert_ne!(both.fingerprint(), one.fingerprint());
         assert!(!key.contains(one.fingerprint()));
-        // Computed with Python's `hmac` module.
+        // This fingerprint was computed with Python's `hmac` module.
         assert_eq!(one.fingerprint(), "59aabaed636ff542");
     }
 
@@ -308,14 +304,14 @@ mod tests {
         assert_eq!(alone.encrypt_again(&stored), Err(DecryptionError::Key));
         let both = alone.clone().with_previous(&older).unwrap().with_previous(&old).unwrap();
         assert_eq!(both.decrypt(&stored), Ok(card.clone()));
-        let again = both.encrypt_again(&stored).unwrap().expect("it was under another key");
+        let again = both.encrypt_again(&stored).unwrap().expect("another key encrypted it");
         assert_eq!(alone.decrypt(&again), Ok(card), "the previous keys are not needed any more");
         assert_eq!(both.encrypt_again(&again), Ok(None));
         assert_eq!(both.encrypt_again("{}"), Err(DecryptionError::Form));
     }
 
     #[test]
-    fn a_token_is_the_same_at_every_attempt_and_another_for_all_else() {
+    fn a_token_depends_on_event_channel_and_key_and_not_on_the_attempt() {
         let notification = |outcome, channel: &str| NotifyCustomer {
             topup_id: "6901616fe9e88196b4eb64b2".parse().unwrap(),
             outcome,
@@ -332,7 +328,7 @@ mod tests {
         let first = tokens(&before, &sms);
         assert_eq!(first, tokens(&before, &sms));
         assert!(first[0].len() == 32 && first[0].bytes().all(|byte| byte.is_ascii_hexdigit()));
-        assert_eq!(tokens(&after, &sms)[1..], first, "a previous key still makes the link it has made");
+        assert_eq!(tokens(&after, &sms)[1..], first, "a previous key still gives the same token");
         let others = [
             tokens(&after, &sms).swap_remove(0),
             tokens(&before, &notification(Outcome::Fulfilled, "email")).remove(0),
@@ -341,9 +337,9 @@ mod tests {
         assert!(!others.contains(&first[0]));
     }
 
-    /// Computed with Python's `hmac` module.
+    /// The expected token was computed with Python's `hmac` module.
     #[test]
-    fn tokens_stay_what_they_are_from_version_to_version() {
+    fn tokens_do_not_change_between_versions() {
         let cipher =
             CardCipher::new(&"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff".into())
                 .unwrap();

@@ -1,55 +1,56 @@
-//! Why the store did not do it, in words that say what to do. No value of an order is in them.
+//! Errors of the store. Their messages say what to do, and contain no value of an order.
 
 use std::borrow::Cow;
 
 use super::DecryptionError;
 
-/// What is said where no call is answered.
+/// The fault that `/readyz` and the log report while the database does not answer.
 pub(crate) const NO_ANSWER: &str = "the database does not answer";
 
-/// The keys of a worker do not fit the store: it must not encrypt cards with them.
+/// The keys of a worker do not match the store, so it must not encrypt cards with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysRefused {
-    /// None of the cards that were tried can be decrypted.
+    /// The keys decrypt none of the stored cards that were tried; contains the number of these cards.
     #[error(
-        "none of the {0} stored cards that were tried can be decrypted: set the key of this database or, if you are \
-         changing it, add that key to ENCRYPTION_KEYS_PREVIOUS. Where it is lost for good, `topup-worker rekey \
+        "none of the {0} stored cards that were tried can be decrypted: set the key of this database or, during a \
+         change of keys, add that key to ENCRYPTION_KEYS_PREVIOUS. If it is lost for good, `topup-worker rekey \
          --forget-lost-keys` lets workers start without it"
     )]
     ReadsNone(usize),
-    /// Workers encrypt, or have encrypted, cards with a key that is not among them.
+    /// The store records a key that this worker does not have; contains the fingerprint of that key.
     #[error(
-        "cards of this database may be encrypted with another key (fingerprint {0}): set that one or, if you are \
-         changing it, add it to ENCRYPTION_KEYS_PREVIOUS. Where no card needs it, `topup-worker rekey` finds that out; \
-         where it is lost for good, `topup-worker rekey --forget-lost-keys` lets workers start without it"
+        "cards of this database may be encrypted with another key (fingerprint {0}): set that key or, during a change \
+         of keys, add it to ENCRYPTION_KEYS_PREVIOUS. If no card needs it any more, `topup-worker rekey` forgets it; \
+         if it is lost for good, `topup-worker rekey --forget-lost-keys` lets workers start without it"
     )]
     Unknown(String),
 }
 
-/// The store failed. The words of the database stand in `source`; no value of an order is in them.
+/// A call of the store failed. The error of the database is the `source` and contains no value of an order.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The address means no database.
+    /// The address names no supported database.
     #[error("the address is neither sqlite:// nor postgres://, or cannot be read")]
     Address,
-    /// The database did not do it.
-    #[error("the database failed")]
+    /// The database, or the connection to it, returned an error.
+    #[error("the database call failed")]
     Database(#[from] sqlx::Error),
     /// The tables could not be brought up to date.
     #[error("the tables of the database could not be brought up to date")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// The database took longer than one call may take. What it was asked for may be done nevertheless.
+    /// The call exceeded its time limit; the database may have carried it out nevertheless.
     #[error("the database did not answer within {} s", .0.as_secs_f64())]
     TooSlow(std::time::Duration),
-    /// There is no database here, and it was not to be made.
+    /// There is no database at this path, and the command must not create one.
     #[error(
-        "there is no database {0}: set DATABASE_URL as the workers have it (a relative path counts from the folder in \
-         which the command runs), or make a new database with `topup-worker migrate`"
+        "there is no database {0}: set DATABASE_URL to the value that the workers use (a relative path starts at the \
+         working directory), or create a new database with `topup-worker migrate`"
     )]
     Missing(String),
-    /// There is no file, and none can be made.
+    /// There is no database file, and none can be created.
     #[error(
-        "the file {0} cannot be made: make its folder and let the user of this program write to it, or correct DATABASE_URL"
+        "the file {0} cannot be made: make its folder, let the user of this program write to it and check the free space \
+         and inodes of its disk, or correct DATABASE_URL"
     )]
     NotMade(String),
     /// The file of the database is not at its path any more.
@@ -57,121 +58,141 @@ pub enum StoreError {
         "the file of the database was removed or moved while it was open; nothing is stored until it is back at its path"
     )]
     Removed,
-    /// Another file has taken its place.
+    /// Another file is at the path of the database.
     #[error(
-        "the file of the database was replaced by another one while it was open; nothing is stored until it is back. To go \
-         on with the other one, stop every worker, remove the files with -wal and -shm behind its name, and start them again"
+        "the file of the database was replaced by another one while it was open; nothing is stored until it is back. \
+         To use the other one, stop every worker, remove the -wal and -shm files of the database, and start them again"
     )]
     Replaced,
-    /// The write-ahead log or its index is not beside the file any more.
+    /// The write-ahead log or its index was removed or replaced.
     #[error(
-        "the write-ahead log of the database (-wal or -shm) was removed while it was open; nothing is stored until every worker has been \
-         stopped, each of which then writes what it holds into the file, and all are started again"
+        "the write-ahead log of the database (-wal or -shm) was removed while it was open; nothing is stored until \
+         every worker is stopped, which writes its data into the file, and all are started again"
     )]
     LogRemoved,
-    /// The write-ahead log at this path is that of a former file.
+    /// The write-ahead log at this path belongs to a file that was replaced. It would damage the new file.
     #[error(
         "the write-ahead log {0} belongs to a file that was at this path before, and would damage this one: stop every \
-         worker, move it and the file with -shm behind the name away, and start again"
+         worker, move this log and the -shm file of the database away, and start the workers again"
     )]
     LogOfAnother(String),
-    /// The tables are not there, or are older than this program, and were not to be changed.
+    /// Another process has the database file open, but with a write-ahead log that was removed from its path.
+    #[error(
+        "another process has the database {0} open, but not with the files beside it: its files -wal, -shm and -opened \
+         were removed; nothing is stored until every process that has it open is stopped, which writes its data into \
+         the file"
+    )]
+    OpenElsewhere(String),
+    /// The file has a second name (a hard link). A process that used it would keep a second write-ahead log there.
+    #[error(
+        "the database {0} has a second name (a hard link), and processes that use different names would destroy it: \
+         remove the other name, which `find -samefile {0}` shows"
+    )]
+    SecondName(String),
+    /// The file `-opened` beside the database, which records the log in use, cannot be read or written.
+    #[error(
+        "the file {0}, which the workers keep beside their database, cannot be used: stop every worker, remove it, and \
+         let the user of the workers write to its folder"
+    )]
+    Note(String),
+    /// The tables are missing or older than this program, and the command must not migrate them.
     #[error(
         "the tables of the database are missing or older than this program: run `topup-worker migrate` first, or set \
-         DATABASE_URL as the workers have it"
+         DATABASE_URL to the value that the workers use"
     )]
     NotMigrated,
-    /// The database, or the role, is not one in which the orders can be kept.
-    #[error("the database is not fit for the orders: {0}")]
+    /// The database, the role or the connection does not meet the requirements.
+    #[error("the database cannot be used for the orders: {0}")]
     Unfit(String),
-    /// A newer program has changed the tables.
+    /// A newer program has changed the tables so that this one must not use them.
     #[error(
         "a newer topup-worker has changed the tables of the database, and this version must not use them any more: run \
          the newer version"
     )]
     TooNew,
-    /// The tables are of another program.
+    /// The tables belong to another program, or a migration was interrupted.
     #[error(
-        "the tables of the database are not those of topup-worker, or were left half migrated: set DATABASE_URL to a \
-         database of its own, or bring the last backup back"
+        "the tables of the database are not those of topup-worker, or a migration was interrupted: set DATABASE_URL to \
+         a database of its own, or restore the last backup"
     )]
     Foreign,
-    /// A card is to be read or stored without a key.
+    /// The call needs a card key and the store was opened without one.
     #[error("ENCRYPTION_KEY is not set, and a card cannot be read or stored without it")]
     NoKey,
-    /// The keys do not fit the stored cards.
+    /// The worker's keys do not match the stored cards.
     #[error(transparent)]
     Keys(#[from] KeysRefused),
     /// A stored card cannot be read.
     #[error(transparent)]
     Decryption(#[from] DecryptionError),
-    /// A stored row is not what this service writes.
+    /// A stored value is not in the form that this service writes; contains the name of the value.
     #[error("a stored {0} cannot be read")]
     Row(&'static str),
 }
 
 impl StoreError {
-    /// Whether the database says that it is damaged.
+    /// Whether the database reports damaged data.
     fn is_of_damage(&self) -> bool {
         // SQLITE_CORRUPT with its extended codes, SQLITE_NOTADB, and PostgreSQL's data_corrupted and index_corrupted.
         self.has_code(&["11", "267", "523", "779", "26", "XX001", "XX002"])
     }
 
-    /// Whether the disk is full.
     fn is_of_full_disk(&self) -> bool {
         // SQLITE_FULL, and PostgreSQL's disk_full.
         self.has_code(&["13", "53100"])
     }
 
-    /// Whether the file of the database, or one beside it, cannot be opened.
+    /// Whether SQLite cannot open the database file, its log or its index.
     pub(super) fn is_of_unopened_file(&self) -> bool {
         // SQLITE_CANTOPEN with its extended codes.
         self.has_code(&["14", "270", "526", "782", "1038", "1294", "1550"])
     }
 
-    /// Whether the disk fails: `SQLITE_IOERR` with its extended codes. A full one may end so, too.
+    /// Whether the disk fails: `SQLITE_IOERR` with its extended codes. A full disk may cause the same codes.
     fn is_of_failing_disk(&self) -> bool {
         let sqlite = |code: &str| code.parse::<u32>().is_ok_and(|code| code % 256 == 10);
-        // Codes of PostgreSQL have five characters.
+        // PostgreSQL's codes have five characters, so a shorter code is SQLite's.
         self.code().is_some_and(|code| code.len() < 5 && sqlite(&code))
     }
 
-    /// Whether the database takes no change.
     fn is_of_read_only(&self) -> bool {
         // SQLITE_READONLY with its extended codes, and PostgreSQL's read_only_sql_transaction.
         let sqlite = |code: &str| code.parse::<u32>().is_ok_and(|code| code % 256 == 8 && code < 8 * 256);
         self.code().is_some_and(|code| code == "25006" || sqlite(&code))
     }
 
-    /// Whether the database is away, or not there yet, so that waiting may help.
+    /// Whether the database cannot be reached now, so that waiting may help.
     fn is_of_absence(&self) -> bool {
         let away = |error: &sqlx::Error| {
-            // cannot_connect_now, too_many_connections, and the class of broken connections.
+            // PostgreSQL's shutdown codes, cannot_connect_now, too_many_connections, and the connection exceptions.
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
             let busy = code.is_some_and(|code| {
                 ["57P01", "57P02", "57P03", "53300"].contains(&&*code) || code.starts_with("08")
             });
-            // A proxy whose server is away closes the connection where the protocol expects an answer.
+            // A proxy whose server is down closes the connection instead of answering.
             let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
             busy || broken || matches!(error, sqlx::Error::PoolTimedOut)
         };
         matches!(self, Self::TooSlow(_)) || self.of_database().is_some_and(away)
     }
 
-    /// Whether the database cannot be used now, so that waiting may help.
+    /// Whether the fault may end by itself or by an operator's repair, so that waiting may help.
     pub(crate) fn may_pass(&self) -> bool {
         self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
             || self.is_of_failing_disk()
-            // Workers that have it open may be stopped.
-            || matches!(self, Self::LogRemoved | Self::Replaced)
+            // The operator ends each of the faults below by stopping workers or repairing the files.
+            || matches!(self, Self::LogRemoved | Self::Replaced | Self::OpenElsewhere(_) | Self::SecondName(_) | Self::Note(_))
     }
 
-    /// What is wrong with the database as a whole, in words; nothing where one call is at fault.
+    /// The fault of the database as a whole, for `/readyz` and the log; `None` if only this call is at fault.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         match self {
             Self::Removed | Self::Missing(_) => Some("the file of the database is not at its path any more"),
             Self::Replaced => Some("the file of the database was replaced by another one"),
             Self::LogRemoved => Some("the write-ahead log of the database was removed"),
+            Self::OpenElsewhere(_) => Some("another process has the database open with other files"),
+            Self::SecondName(_) => Some("the database has a second name (a hard link)"),
+            Self::Note(_) => Some("the file -opened beside the database cannot be used"),
             Self::NotMigrated => Some("the tables of the database are missing or older than this program"),
             Self::Foreign => Some("the tables of the database are not those of topup-worker"),
             Self::Keys(_) => Some("the encryption keys do not fit the database"),
@@ -183,15 +204,15 @@ impl StoreError {
             error if error.is_of_unopened_file() => {
                 Some("the file of the database cannot be opened or written")
             }
-            // undefined_table, undefined_column
+            // PostgreSQL's undefined_table and undefined_column.
             error if error.has_code(&["42P01", "42703"]) => {
                 Some("the tables of the database are missing or older than this program")
             }
-            // insufficient_privilege
+            // PostgreSQL's insufficient_privilege.
             error if error.has_code(&["42501"]) => {
                 Some("the database does not let this role read or change its tables")
             }
-            // duplicate_prepared_statement, invalid_sql_statement_name
+            // PostgreSQL's duplicate_prepared_statement and invalid_sql_statement_name.
             error if error.has_code(&["42P05", "26000"]) => {
                 Some("a pooler in transaction mode stands before the database; use its session mode")
             }
@@ -203,7 +224,7 @@ impl StoreError {
         self.code().is_some_and(|code| codes.contains(&&*code))
     }
 
-    /// The error of the database, in a call or while the tables were brought up to date.
+    /// The error that the database returned, in a call or in a migration.
     fn of_database(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => {
@@ -213,12 +234,11 @@ impl StoreError {
         }
     }
 
-    /// What the database calls the error.
     fn code(&self) -> Option<Cow<'_, str>> {
         self.of_database()?.as_database_error()?.code()
     }
 
-    /// Whether one row is at fault, so that others can still be read.
+    /// Whether a single row is at fault, so that the other rows can still be read.
     #[must_use]
     pub fn is_of_one_row(&self) -> bool {
         matches!(

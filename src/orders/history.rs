@@ -1,7 +1,7 @@
-//! What became of an order: each change of it, each attempt to notify a receiver, each try to see its card.
+//! The history of an order: its changes, the attempts to notify a receiver, and the tries to see its card.
 //!
-//! An entry is written in the transaction of what it tells, and never changed. Nothing personal and nothing of
-//! a card stands in one: it is made to be shown.
+//! An entry is written in the transaction of the change that it records, and is never changed. It contains no personal
+//! data and nothing of a card, because commands show it.
 
 use std::fmt;
 
@@ -9,82 +9,82 @@ use topup_jobs::{Incident, OrderStatus, Outcome, Timestamp};
 
 use super::NotificationStatus;
 
-/// Something that happened to an order.
+/// One entry of an order's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// When, in domain time.
+    /// Time of the occurrence, in domain time.
     pub at: Timestamp,
-    /// What.
+    /// What happened to the order.
     pub what: Occurrence,
 }
 
-/// What happened.
+/// What a history entry records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Occurrence {
-    /// The order changed. A poll after which all is as before is no change.
+    /// The order changed. Fast polls that only move the next check are not recorded.
     Changed {
-        /// The job, or `handed-over`.
+        /// The name of the job that made the change, or another cause such as `handed-over`.
         cause: String,
-        /// Its status before; none where it is new.
+        /// Status before the change; `None` for a new order.
         before: Option<OrderStatus>,
-        /// Its status from then on.
+        /// Status after the change.
         after: OrderStatus,
-        /// When it is looked at next.
+        /// Time of the next check.
         next_check_at: Option<Timestamp>,
         /// Polls so far.
         polls: u32,
-        /// Why it is no longer tracked, if that is so.
+        /// Why the order is no longer tracked, if the change ended its tracking.
         given_up: Option<String>,
-        /// What went wrong at the look.
+        /// Error of the check.
         error: Option<String>,
     },
     /// An attempt to notify a channel of an event.
-    Told {
-        /// Of what.
+    NotificationAttempt {
+        /// Outcome that the event reports.
         outcome: Outcome,
-        /// Which time it happened.
+        /// Number of the incident, counted from 1, because the outcome may occur several times.
         incident: Incident,
-        /// Which channel.
+        /// Name of the channel.
         channel: String,
-        /// At which attempt.
+        /// Number of the attempt.
         attempt: u32,
-        /// How it went.
+        /// Result of the attempt.
         result: Attempt,
-        /// What went wrong.
+        /// Error of the attempt.
         error: Option<String>,
     },
-    /// A visitor asked to see the card.
+    /// A visitor tried to see the card.
     Asked {
         /// The channel of the link.
         channel: String,
         /// Tries so far.
         tries: u32,
-        /// How it went, in the words of [`super::RevealOutcome`].
+        /// Result, as [`super::RevealOutcome::as_str`] writes it.
         result: String,
     },
 }
 
-/// Cause of a change: the producer handed the order over, or over again.
+/// Cause of a change: the producer handed the order over, for the first time or again.
 pub(super) const HANDED_OVER: &str = "handed-over";
-/// Cause of a change: a message ends its tracking.
+/// Cause of a change: a message cancelled the order.
 pub(super) const CANCELLED: &str = "cancelled";
-/// Cause of a change: a further message names other details, which stand behind it.
+/// Cause of a change: a message corrected details. The stored cause continues with their names.
 pub(super) const CORRECTED: &str = "corrected";
 
-/// How an attempt to tell a channel went.
+/// State of an attempt to notify a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
-    /// It has begun; a crash may leave it at that, and the receiver may have got it.
+    /// The attempt has begun. If the worker crashes, this stays the last entry, even if the receiver got the event.
     Begun,
-    /// The channel took it.
+    /// The channel accepted the event.
     Sent,
-    /// It failed and is made again.
+    /// The attempt failed and another one follows.
     Retry,
-    /// It failed, and it was the last.
+    /// The last attempt failed.
     Failed,
-    /// The receiver refused it.
+    /// The receiver refused the event.
     Refused,
-    /// The operator has discarded it.
+    /// The operator has discarded the notification.
     Discarded,
 }
 
@@ -92,7 +92,7 @@ impl Attempt {
     const ALL: [Self; 6] =
         [Self::Begun, Self::Sent, Self::Retry, Self::Failed, Self::Refused, Self::Discarded];
 
-    /// The word as it is stored.
+    /// The stored word of this state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -126,7 +126,7 @@ impl std::str::FromStr for Attempt {
     }
 }
 
-/// One line without its time.
+/// Writes the occurrence on one line, without its time.
 impl fmt::Display for Occurrence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -148,12 +148,12 @@ impl fmt::Display for Occurrence {
                 }
                 in_brackets(f, error.as_deref())
             }
-            Self::Told { outcome, incident, channel, attempt, result, error } => {
-                write!(f, "told {outcome}{incident} by {channel}, attempt {attempt}: {}", result.as_str())?;
+            Self::NotificationAttempt { outcome, incident, channel, attempt, result, error } => {
+                write!(f, "event {outcome}{incident} to {channel}, attempt {attempt}: {}", result.as_str())?;
                 in_brackets(f, error.as_deref())
             }
             Self::Asked { channel, tries, result } => {
-                write!(f, "card asked for by the link of {channel}, try {tries}: {result}")
+                write!(f, "card requested through the link of {channel}, try {tries}: {result}")
             }
         }
     }

@@ -1,10 +1,8 @@
-//! Where orders live: the merchant's database, told the truth at every change.
+//! The store of orders, events and notifications in the merchant's database.
 //!
-//! The store is committed before the job is settled. A change based on an outdated reading is refused, so
-//! two workers that hold the same order by mistake cannot overwrite each other, and nothing overwrites a
-//! final state. Card codes are encrypted before they get here and leave only through [`OrderStore::card`].
-//!
-//! The database is SQLite or PostgreSQL, as the address says; only `sql` knows which.
+//! A change of an order is committed before its job is settled. A change based on an outdated read is refused, so two
+//! workers that hold the same order by mistake cannot overwrite each other. Nothing overwrites a final status. Card
+//! codes are stored encrypted; only [`OrderStore::card`] reads them. Only the module `sql` knows the kind of database.
 
 mod contact;
 mod encryption;
@@ -32,41 +30,41 @@ pub(crate) use sql::inspect::{InspectError, Inspector, Sample, place};
 pub(crate) use sql::schema::Tables;
 pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
 
-/// An order as it is stored, but for its card.
+/// A stored order, without its card.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
-    /// The provider's id.
+    /// The id that the provider gave the order.
     pub topup_id: TopupId,
-    /// The merchant's reference.
+    /// The merchant's own reference of the order.
     pub topup_ref: Option<String>,
-    /// Kind of top-up, once the provider has told it.
+    /// Kind of top-up, once the provider has reported it.
     pub kind: Option<TopupType>,
-    /// The number, once the provider has told it.
+    /// The number that is topped up, once the provider has reported it.
     pub number: Option<Secret>,
-    /// Amount in dinars, once the provider has told it.
+    /// Amount in dinars, once the provider has reported it.
     pub topup_amount: Option<i64>,
-    /// The customer, as the producer told.
+    /// The customer that the producer's messages name.
     pub customer: Option<Customer>,
-    /// The producer's metadata.
+    /// The producer's JSON object, returned in every event.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Where events of this order go instead of to the merchant's endpoint. May hold a token.
+    /// The endpoint that gets the events of this order instead of the merchant's. May contain a token.
     pub callback_url: Option<Secret>,
-    /// Attempts and backoff of a failing recheck, where the producer set them.
+    /// Attempts and backoff of a failing recheck, if the producer set them.
     pub retry: Option<RetryPolicy>,
-    /// Status, times and counts.
+    /// Tracking state: status, times and counts.
     pub tracking: Tracking,
-    /// Why it is a dead letter, if it is one.
+    /// Why the order is dead-lettered, if it is.
     pub given_up: Option<String>,
-    /// Whether the operator has discarded its dead letter.
+    /// Whether the operator has discarded the dead letter.
     pub discarded: bool,
-    /// When a message cancelled it; nothing while it is tracked. It is not checked then, and no queue gets it back.
+    /// When a message cancelled the order. A cancelled order is not checked and not put back into a queue.
     pub cancelled_at: Option<Timestamp>,
-    /// Number of changes so far.
+    /// Number of changes so far; a change based on an older version is refused.
     pub version: i64,
 }
 
 impl Order {
-    /// An order of which nothing is known but its id.
+    /// A new order of which only the id is known.
     #[must_use]
     pub fn new(topup_id: TopupId, now: Timestamp) -> Self {
         Self {
@@ -87,59 +85,57 @@ impl Order {
         }
     }
 
-    /// The customer's language.
+    /// The customer's language; the default language if no customer is stored.
     #[must_use]
     pub fn locale(&self) -> Locale {
         self.customer.as_ref().map(|customer| customer.locale).unwrap_or_default()
     }
 }
 
-/// A change of an order, to be stored as a whole or not at all.
+/// A change of an order, stored as a whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Change<'a> {
-    /// The job that changes it.
+    /// The job that changes the order.
     pub job: JobName,
-    /// When, in domain time.
+    /// Time of the change, in domain time.
     pub at: Timestamp,
-    /// The order as it was read.
+    /// The order as it was read before the change.
     pub order: &'a Order,
-    /// Its new state.
+    /// The tracking state to store.
     pub record: &'a Tracking,
-    /// What the provider answered, if it did.
+    /// The provider's answer, if there was one.
     pub seen: Option<&'a ProviderOrder>,
-    /// Why it is no longer tracked, if that is so.
+    /// Why the order is no longer tracked, if the change ends its tracking.
     pub given_up: Option<&'a str>,
-    /// The event this gives rise to, and the channels that carry it.
+    /// The event that the change causes, with its channels.
     pub event: Option<NewEvent>,
 }
 
 impl Change<'_> {
-    /// The reason of the dead letter that this change makes of the order, if it does. An order that is given up without
-    /// an event is none: the operator has ended it, and needs no notice of that.
+    /// The reason, if this change dead-letters the order. A change by the operator has no event and is no dead letter.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&str> {
         self.given_up.filter(|_| self.event.is_some())
     }
 }
 
-/// One part of a search that goes on from where the part before ended. A row that cannot be read is left out, with a
-/// warning.
+/// One page of a search. A row that cannot be read is skipped with a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T, B = Behind> {
-    /// What was found, in the order of the search.
+    /// The results of the page, sorted as the search defines.
     pub found: Vec<T>,
-    /// Where the search goes on; none where there is no more.
+    /// Cursor for the next page; `None` after the last one.
     pub behind: Option<B>,
 }
 
-/// The last order of a part of a search.
+/// Cursor of a search for orders: the last order of a page, after which the next page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behind {
     pub(crate) at: Timestamp,
     pub(crate) topup_id: String,
 }
 
-/// The last notification of a part of a search.
+/// Cursor of a search for notifications: the last notification of a page, after which the next page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BehindNotification {
     pub(crate) at: Timestamp,
@@ -147,127 +143,127 @@ pub struct BehindNotification {
     pub(crate) channel: String,
 }
 
-/// An order that should have been checked.
+/// An order whose next check is overdue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UncheckedOrder {
-    /// The provider's id.
+    /// The id that the provider gave the order.
     pub topup_id: TopupId,
-    /// Its status; of which job it is follows from that.
+    /// Status of the order, which determines its job: poll or recheck.
     pub status: OrderStatus,
-    /// Since when it is tracked.
+    /// Start of the tracking.
     pub tracked_at: Timestamp,
-    /// When it should have been checked.
+    /// Time at which the check was due.
     pub next_check_at: Timestamp,
-    /// Failed attempts of its job in a row.
+    /// Consecutive failed attempts of the order's job.
     pub failed_attempts: u32,
 }
 
-/// An order that is a dead letter.
+/// A dead-lettered order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUpOrder {
-    /// The provider's id.
+    /// The id that the provider gave the order.
     pub topup_id: TopupId,
-    /// Its status; of which job it is follows from that.
+    /// Status of the order, which determines its job: poll or recheck.
     pub status: OrderStatus,
-    /// Why it was given up.
+    /// Why the order was given up.
     pub reason: String,
-    /// When, in domain time.
+    /// When the order was given up, in domain time.
     pub at: Timestamp,
-    /// Failed attempts of its job in a row before that.
+    /// Consecutive failed attempts of the order's job before the order was given up.
     pub failed_attempts: u32,
-    /// What went wrong at the last check.
+    /// Error of the last check.
     pub last_error: Option<String>,
 }
 
 /// A notification that is still to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingNotification {
-    /// Which one.
+    /// Payload of the job that sends it.
     pub notification: NotifyCustomer,
-    /// Attempts that have begun.
+    /// Attempts begun so far.
     pub attempts: u32,
 }
 
-/// A notification that was refused, or failed at every attempt, and that the operator has not discarded.
+/// A dead-lettered notification: refused, or failed at every attempt, and not discarded by the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUpNotification {
-    /// Its order.
+    /// The order that the event is about.
     pub topup_id: TopupId,
-    /// The notification.
+    /// The notification as it is stored.
     pub notification: Notification,
-    /// When it was given up, in domain time; unknown where an earlier version of this program did it.
+    /// When the notification was given up, in domain time; `None` if an earlier version of this program gave it up.
     pub at: Option<Timestamp>,
 }
 
-/// What one part of the deletion of old orders did.
+/// Result of deleting one page of old orders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deleted {
-    /// Orders that were deleted.
+    /// Number of deleted orders.
     pub orders: u32,
-    /// Where the search goes on; none where there is no more.
+    /// Cursor for the next page; `None` after the last one.
     pub behind: Option<Behind>,
 }
 
-/// An event to be stored. A repeat changes nothing: an outcome that does not recur is stored once, and one that does
-/// is stored unless the same outcome about the same thing is open.
+/// An event to be stored. An outcome that cannot recur is stored once per order. A recurring outcome is stored unless
+/// an incident with the same outcome and the same `about` is open.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// What happened.
+    /// What happened to the order.
     pub outcome: Outcome,
-    /// What an outcome that recurs is about, where several of its kind can be open side by side: the notification that
-    /// was not delivered, the answer that contradicts a final status. Empty for the others.
+    /// Subject of an outcome that can have several open incidents: the undelivered notification, or the answer that
+    /// contradicts a final status. Empty for all other outcomes.
     pub about: String,
-    /// Its body, without the card.
+    /// Body of the event, without the card.
     pub body: Event,
-    /// Names of the channels that carry it.
+    /// Names of the channels that deliver the event.
     pub channels: Vec<String>,
-    /// The event that notifies the operator that this one reaches neither customer nor merchant. Stored with it.
+    /// The event for the operator, stored too if the channels of this event reach neither customer nor merchant.
     pub undelivered: Option<Box<NewEvent>>,
 }
 
-/// What became of a change.
+/// Result of [`OrderStore::apply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// It is stored.
+    /// The change is stored.
     Stored,
-    /// It is stored, but for its event: that is the repeat of one that is stored.
+    /// The change is stored without its event, because the event repeats a stored one.
     Repeated,
-    /// The order was changed meanwhile by another worker or command; nothing is stored.
+    /// Another worker or command has changed the order meanwhile; nothing is stored.
     Conflict,
 }
 
-/// What came of a message about an order that is known.
+/// Result of a message about a known order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Instructed {
-    /// The order as it is stored now.
+    /// The order after the message.
     pub order: Order,
-    /// Whether it is tracked again: it had been cancelled, or given up.
+    /// Whether the message resumed the tracking of a cancelled or given-up order.
     pub tracked_again: bool,
 }
 
-/// How far telling a channel about an event has come.
+/// The delivery of one event by one channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
-    /// What happened.
+    /// Outcome that the event reports.
     pub outcome: Outcome,
-    /// Which time it happened.
+    /// Number of the incident, counted from 1, because the outcome may occur several times.
     pub incident: Incident,
-    /// Which channel.
+    /// Name of the channel.
     pub channel: String,
-    /// How far.
+    /// State of the delivery.
     pub status: NotificationStatus,
     /// Attempts so far.
     pub attempts: u32,
-    /// When it is tried next.
+    /// Time of the next attempt.
     pub next_attempt_at: Option<Timestamp>,
-    /// When it arrived.
+    /// When the channel accepted the event.
     pub sent_at: Option<Timestamp>,
-    /// What went wrong at the last attempt.
+    /// Error of the last attempt.
     pub last_error: Option<String>,
 }
 
 impl Notification {
-    /// The payload of its job.
+    /// The payload of the job that sends this notification.
     #[must_use]
     pub fn payload(&self, topup_id: &TopupId) -> NotifyCustomer {
         NotifyCustomer {
@@ -279,25 +275,25 @@ impl Notification {
     }
 }
 
-/// The status of a notification.
+/// State of a delivery, as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotificationStatus {
     /// Still to be sent.
     Pending,
-    /// The channel took it.
+    /// The channel accepted the event.
     Sent,
     /// Every attempt failed.
     Failed,
-    /// The receiver refused it.
+    /// The receiver refused the event.
     Refused,
-    /// It was given up, and the operator has discarded it.
+    /// The operator has discarded the notification.
     Discarded,
 }
 
 impl NotificationStatus {
     const ALL: [Self; 5] = [Self::Pending, Self::Sent, Self::Failed, Self::Refused, Self::Discarded];
 
-    /// The status as it is stored.
+    /// The stored word of this status.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -319,20 +315,18 @@ impl std::str::FromStr for NotificationStatus {
     }
 }
 
-/// Stores orders, events and notifications.
+/// Stores orders, events and notifications. Each method returns [`StoreError`] if the database fails.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// The order of this id, stored first if it is new. A message that is newer than the last one of this order
-    /// replaces the customer, the metadata and the callback URL where it names them; any other request adds only what
-    /// is missing. An order that had been given up (it is not final and has no next look) is tracked from the
-    /// beginning again; where a newer message hands it over, its incidents are closed. It stays given up where the
-    /// request is of the job that gave it up: it carries a message that is not newer, or the time since when the order
-    /// is tracked. One that was cancelled is tracked again only where a newer message hands it over.
+    /// Stores the order if it is new, and returns it. If the order is stored already, a message newer than the last one
+    /// replaces the customer, metadata and callback URL that it names; any other request only adds missing details. A
+    /// given-up order (not final, no next check) is tracked from the beginning again, unless the request comes from the
+    /// job that gave it up: the message is not newer, or order and request have the same `tracked_at`. A cancelled
+    /// order is resumed only by a newer message. A newer message that resumes an order also closes its incidents.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
-    /// Carries out what a message about a known order asks for, and returns what came of it; nothing where no order of
-    /// this id is stored. Messages may be carried out in any order: each detail stands as the newest message that names
-    /// it says.
+    /// Applies a message about a known order. Returns `None` if no order of this id is stored. The sequence of the
+    /// calls does not matter, because each detail keeps the value from the newest message that names it.
     async fn instruct(
         &self,
         request: &TrackTopup,
@@ -340,20 +334,19 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Instructed>, StoreError>;
 
-    /// The order of this id, if it is known.
+    /// Reads an order; `None` if it is unknown.
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError>;
 
-    /// Stores a change.
+    /// Stores a change with its event, unless the order has changed since it was read.
     async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError>;
 
-    /// The card of a fulfilled order, decrypted.
+    /// The decrypted card of a fulfilled order; `None` if no card is stored.
     async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError>;
 
-    /// The body of an event, without the card.
+    /// The body of a notification's event, without the card.
     async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError>;
 
-    /// Orders that this job should have looked at before this time, the oldest first, from behind the last one that
-    /// was found before.
+    /// Returns up to `most` orders after the cursor whose check by `job` was due before `before`, the earliest first.
     async fn unchecked_orders(
         &self,
         job: JobName,
@@ -362,14 +355,14 @@ pub trait OrderStore: Send + Sync + 'static {
         most: u32,
     ) -> Result<Page<UncheckedOrder>, StoreError>;
 
-    /// Orders that are dead letters, those given up first first.
+    /// Dead-lettered orders, sorted by the time at which they were given up.
     async fn given_up_orders(
         &self,
         behind: Option<&Behind>,
         most: u32,
     ) -> Result<Page<GivenUpOrder>, StoreError>;
 
-    /// Notifications that should have been sent before this time, the oldest first.
+    /// Pending notifications that were due before `before`, the earliest first.
     async fn pending_notifications(
         &self,
         before: Timestamp,
@@ -377,16 +370,14 @@ pub trait OrderStore: Send + Sync + 'static {
         most: u32,
     ) -> Result<Page<PendingNotification, BehindNotification>, StoreError>;
 
-    /// Notifications that are dead letters, in the order of their events' ids. Those begin with the time when the
-    /// provider created the order.
+    /// Dead-lettered notifications, sorted by event id and so by the time at which the provider created their orders.
     async fn given_up_notifications(
         &self,
         behind: Option<&BehindNotification>,
         most: u32,
     ) -> Result<Page<GivenUpNotification, BehindNotification>, StoreError>;
 
-    /// Has an order that is not final tracked from the beginning again, and closes its incidents, since the operator
-    /// has replayed its dead letter; returns whether it was changed.
+    /// Replays a dead letter: tracks the order from the start and closes its incidents. False if the order is final.
     async fn replay_order(
         &self,
         topup_id: &TopupId,
@@ -394,8 +385,7 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Stores that the operator has discarded the dead letter of an order that is not final: it is not tracked any
-    /// more; returns whether it was changed.
+    /// Discards the dead letter of a non-final order, and ends the order's tracking. Returns whether the order changed.
     async fn discard_order(
         &self,
         topup_id: &TopupId,
@@ -403,8 +393,7 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Stores the reason of the dead letter of an order that an earlier version of this program gave up without
-    /// storing it; returns whether it was missing.
+    /// Adds the reason of a given-up order if an earlier version did not store it. Returns whether it was missing.
     async fn note_given_up(
         &self,
         topup_id: &TopupId,
@@ -412,17 +401,16 @@ pub trait OrderStore: Send + Sync + 'static {
         at: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// The notifications of the order's events, and their status.
+    /// All notifications of an order, the oldest event first.
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError>;
 
-    /// The status of one notification, if there is one.
+    /// Reads one notification; `None` if it is not stored.
     async fn notification(&self, notification: &NotifyCustomer) -> Result<Option<Notification>, StoreError> {
         let mut of_order = self.notifications(&notification.topup_id).await?.into_iter();
         Ok(of_order.find(|stored| stored.payload(&notification.topup_id) == *notification))
     }
 
-    /// Stores that this is not told any more, for this reason, and with it the event that notifies the
-    /// operator; returns whether it was pending.
+    /// Gives up a notification and stores the event for the operator. Returns false if the notification is not pending.
     async fn give_up_notification(
         &self,
         notification: &NotifyCustomer,
@@ -439,8 +427,8 @@ pub trait OrderStore: Send + Sync + 'static {
         self.record_attempt(notification, &given_up, undelivered, now).await
     }
 
-    /// Stores that the operator has discarded a notification that was not delivered: it is not sent any more, and does
-    /// not keep its order from being deleted. One that was delivered is left as it is.
+    /// Discards a notification that was not delivered: the notification is not sent any more and no longer keeps its
+    /// order from being deleted. A delivered notification stays unchanged.
     async fn discard(
         &self,
         notification: &NotifyCustomer,
@@ -448,8 +436,8 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Makes this notification pending again with all its attempts, for this reason; returns whether it was changed.
-    /// One that was delivered is changed only with `sent_too`. A further failure is a new incident.
+    /// Makes a notification pending again, with no attempt used; a delivered one only if `sent_too` is set. A later
+    /// failure is a new incident. Returns whether the notification was changed.
     async fn notify_again(
         &self,
         notification: &NotifyCustomer,
@@ -458,7 +446,7 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Adds a notification of a stored event, due now, for a channel that has none of it; returns whether it was added.
+    /// Adds a notification of a stored event, due now, unless its channel has one. Returns whether one was added.
     async fn add_notification(
         &self,
         notification: &NotifyCustomer,
@@ -466,14 +454,14 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Makes a pending notification due now; returns whether it is pending.
+    /// Makes a pending notification due now. Returns whether the notification is pending.
     async fn hasten(&self, notification: &NotifyCustomer, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Closes the open incidents of an order that is tracked anew: what happens to it from now on is news. What a
-    /// provider said against a final status, and what was not delivered, stays open.
+    /// Closes the open incidents of an order that is tracked again, so that new ones are reported again. Incidents
+    /// about a contradicted final status or an undelivered notification stay open.
     async fn close_incidents(&self, topup_id: &TopupId) -> Result<(), StoreError>;
 
-    /// Stores that an attempt to tell a channel begins.
+    /// Stores that an attempt to notify begins.
     async fn begin_attempt(
         &self,
         notification: &NotifyCustomer,
@@ -481,9 +469,8 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Stores how an attempt to tell a channel went and, where that was the end of it, the event that notifies the
-    /// operator. Returns whether that is what stands now: a slower worker changes nothing that has ended, except that
-    /// what it delivered is delivered.
+    /// Stores the result of an attempt and, if the notification is given up, the event that notifies the operator.
+    /// Returns whether the result was accepted: a notification that is no longer pending changes only to `Sent`.
     async fn record_attempt(
         &self,
         notification: &NotifyCustomer,
@@ -492,11 +479,11 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// What became of an order, from its beginning on.
+    /// The history of an order, the oldest entry first.
     async fn history(&self, topup_id: &TopupId) -> Result<Vec<HistoryEntry>, StoreError>;
 
-    /// The token of the link by which this channel lets its receiver see the card once, up to `expires_at`.
-    /// Every attempt of one event gets the same token, and the time of the last stands.
+    /// The token of the link that shows the card once, until `expires_at`. Every attempt of a notification gets the
+    /// same token; a later attempt extends the expiry of a link that has not shown the card yet.
     async fn reveal_token(
         &self,
         notification: &NotifyCustomer,
@@ -504,11 +491,11 @@ pub trait OrderStore: Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> Result<SecretString, StoreError>;
 
-    /// The link of this token, if there is one.
+    /// Reads the link of a token; `None` if the token is unknown.
     async fn reveal(&self, token: &str) -> Result<Option<Reveal>, StoreError>;
 
-    /// Counts a try to see the card, `right` or wrong, and decides it: of any number of right tries at the
-    /// same time, one is [`RevealOutcome::Shown`]. It is returned once: the caller reads the card before.
+    /// Counts a try to see the card; `right` says whether the digits were correct. Of several concurrent right tries
+    /// exactly one is [`RevealOutcome::Shown`]. The caller must read the card before, as `Shown` is returned only once.
     async fn try_reveal(
         &self,
         token: &str,
@@ -517,10 +504,10 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<RevealOutcome, StoreError>;
 
-    /// Deletes final orders that became so before this time, with all that belongs to them: of so many, from behind
-    /// the last one of the call before, those that may go. An order stays while one of its notifications is pending,
-    /// refused or failed; while a link still shows its card; and while it has an incident that no receiver knows of.
-    /// The stream and the log get no card, so that a failure there keeps nothing.
+    /// Deletes orders that became final before `before`, with all their rows. Each call examines the next `most` of
+    /// these orders. An order is kept while one of its notifications is pending, refused or failed, while a link can
+    /// still show its card, and while it has an incident that no receiver has been notified of. Refused or failed
+    /// notifications of the stream and the log do not keep an order, because these channels carry no card.
     async fn delete_ended(
         &self,
         before: Timestamp,
@@ -529,9 +516,9 @@ pub trait OrderStore: Send + Sync + 'static {
         most: u32,
     ) -> Result<Deleted, StoreError>;
 
-    /// Encrypts stored cards with the current key, the next ones behind this id.
+    /// Encrypts the next `most` stored cards, from after the order id `behind`, with the current key.
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError>;
 
-    /// How many links that a previous key has made are still to be sent again.
+    /// Number of pending notifications whose link was made with a previous key.
     async fn links_of_previous_keys(&self) -> Result<u64, StoreError>;
 }

@@ -1,51 +1,50 @@
-//! Links under which a customer may see a card once, and how a try ends.
+//! Links that show a card once, and the results of the tries to open them.
 //!
-//! The token of a link is a keyed hash of the event and the channel, under a key derived from
-//! `ENCRYPTION_KEY`. Only its SHA-256 is stored, so that a reader of the database cannot open a link; and it
-//! can be made again, so that every attempt to tell an event sends the same link. After a change of the key,
-//! a link that a previous key has made is found by its hash and sent again as it is; a link that has been sent
-//! opens whatever the keys are, as only its hash is looked up.
+//! The token of a link is a hash of the event and the channel, keyed with a key derived from `ENCRYPTION_KEY`. Every
+//! attempt to notify computes the same token and so sends the same link. Only the token's SHA-256 is stored, so that a
+//! reader of the database cannot open a link. After a change of keys, an attempt finds a link of a previous key by its
+//! hash and sends it again. A link already sent can be opened whatever the keys, because only the hash is compared.
 
 use sha2::{Digest, Sha256};
 use topup_jobs::{Timestamp, TopupId};
 
-/// A link to a card.
+/// A stored link to a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reveal {
-    /// The order of the card.
+    /// The order whose card the link shows.
     pub topup_id: TopupId,
     /// The channel that carries the link.
     pub channel: String,
-    /// From when on it shows nothing.
+    /// When the link expires.
     pub expires_at: Timestamp,
-    /// Tries so far, right ones and wrong ones.
+    /// Number of right and wrong tries so far.
     pub tries: u32,
-    /// When the card was shown.
+    /// When the card was shown; `None` before that.
     pub revealed_at: Option<Timestamp>,
 }
 
-/// How a try to see a card ended.
+/// Result of a try to see a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevealOutcome {
-    /// It is to be shown, this once.
+    /// The try was right. The card is shown now and never again.
     Shown,
     /// The try was wrong.
     Wrong {
-        /// How many more there are.
+        /// Number of tries left.
         left: u32,
     },
-    /// Every try is used up.
+    /// All tries are used up.
     Spent,
-    /// It is too late.
+    /// The link has expired.
     Expired,
-    /// It has been shown before.
+    /// The card was shown before.
     AlreadyShown,
-    /// There is no such link.
+    /// No such link is stored.
     Unknown,
 }
 
 impl RevealOutcome {
-    /// The word as it stands in the history of the order.
+    /// The word stored in the history of the order.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -59,7 +58,7 @@ impl RevealOutcome {
     }
 }
 
-/// What is stored of a token.
+/// Hash of a token, as it is stored.
 pub(super) fn hash(token: &str) -> String {
     hex::encode(Sha256::digest(token))
 }

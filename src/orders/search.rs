@@ -1,13 +1,13 @@
-//! What orders are looked for by, and what is found. Reads only; never a card.
+//! Criteria and results of a search for orders. No result contains a card.
 
 use topup_jobs::{OrderStatus, Secret, Timestamp};
 
 use super::Order;
 
-/// What orders must have in common; without any of it all are meant.
+/// Criteria of a search. An order must meet all that are set; without criteria every order is found.
 #[derive(Debug, Clone, Default)]
 pub struct Search {
-    /// The merchant's reference.
+    /// The merchant's reference, exactly as sent.
     pub reference: Option<String>,
     /// The number that is topped up, however it is written.
     pub number: Option<Secret>,
@@ -15,27 +15,27 @@ pub struct Search {
     pub phone: Option<Secret>,
     /// The customer's e-mail address, in upper or lower case.
     pub email: Option<Secret>,
-    /// One of these statuses; any where there is none.
+    /// Accepted statuses; any status if empty.
     pub statuses: Vec<OrderStatus>,
-    /// It was given up, or a notification of it was, for a reason that begins with this.
+    /// The order or one of its notifications is dead-lettered, with a reason that starts with this text.
     pub dead_letter: Option<String>,
-    /// A notification of it was refused or failed at every attempt, or no channel could deliver an outcome.
+    /// A notification of the order was refused or failed at every attempt, or no channel could deliver an outcome.
     pub undelivered: bool,
-    /// A message ends its tracking.
+    /// A message cancelled the order.
     pub cancelled: bool,
-    /// Tracked at this time or later.
+    /// Tracking began at this time or later.
     pub since: Option<Timestamp>,
-    /// Tracked before this time.
+    /// Tracking began before this time.
     pub until: Option<Timestamp>,
 }
 
-/// An order that was found.
+/// An order found by a search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// The order.
+    /// The order as it is stored, without its card.
     pub order: Order,
-    /// Why it was given up, if it was.
+    /// Why the order is dead-lettered, if it is.
     pub given_up: Option<String>,
-    /// Notifications of it that were refused or failed at every attempt, and outcomes that no channel could deliver.
+    /// Number of notifications that were refused or failed at every attempt, and of outcomes without a channel.
     pub undelivered: u32,
 }

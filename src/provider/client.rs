@@ -17,11 +17,11 @@ use super::{Answer, ApiError, TopupApi};
 use crate::http::ReadError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the whole of one answer; the documented ones come within seconds.
+/// Time limit of a request, including its whole answer. The provider documents that it answers within seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// An order has less than a kilobyte.
+/// Size limit of an answer to `check-id`. An order takes less than a kilobyte.
 pub(super) const MAX_ORDER_BYTES: usize = 256 * 1024;
-/// A page has a hundred of them.
+/// Size limit of a page of the list, which has at most a hundred orders.
 pub(super) const MAX_LIST_BYTES: usize = 512 * 1024;
 
 /// A client of the provider's API with one key.
@@ -33,7 +33,7 @@ pub struct Client {
     answer_timeout: Duration,
 }
 
-/// The client cannot be made.
+/// A client cannot be built from the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The key has characters that a header cannot carry.
@@ -41,13 +41,13 @@ pub enum ClientError {
         "ONECLICKDZ_API_KEY has characters that cannot be sent; copy it again from the provider's dashboard"
     )]
     Key,
-    /// The secondary key has such characters.
+    /// The secondary key has characters that a header cannot carry.
     #[error(
         "ONECLICKDZ_API_KEY_SECONDARY has characters that cannot be sent; copy it again from the provider's \
          dashboard"
     )]
     SecondaryKey,
-    /// The address cannot have a path.
+    /// The API's address is of a kind without a path, such as `mailto:`.
     #[error("ONECLICKDZ_API_URL is not an address of the form https://api.oneclickdz.com")]
     Address,
     /// TLS or the HTTP stack cannot be set up.
@@ -56,15 +56,14 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// A client of the API at this address.
+    /// Builds a client of the API at `base` that authenticates with `key`.
     ///
     /// # Errors
-    /// [`ClientError`] where the key or the address is unusable.
+    /// [`ClientError`] if the key or the address is unusable, or the HTTP stack cannot be set up.
     pub fn new(base: &Url, key: &SecretString) -> Result<Self, ClientError> {
         Self::with_timeout(base, key, ANSWER_TIMEOUT)
     }
 
-    /// A client that waits this long for the whole of an answer.
     pub(super) fn with_timeout(
         base: &Url,
         key: &SecretString,
@@ -82,11 +81,10 @@ impl Client {
         Ok(Self { http, base: base.clone(), token, answer_timeout })
     }
 
-    /// A client like this one, on the same connections, that asks with the merchant's secondary key. Which of
-    /// the two asks is for the caller to decide.
+    /// Returns a client with the merchant's secondary key that shares this client's connections.
     ///
     /// # Errors
-    /// [`ClientError::SecondaryKey`] where the key is unusable.
+    /// [`ClientError::SecondaryKey`] if the key is unusable.
     pub fn with_secondary_key(&self, key: &SecretString) -> Result<Self, ClientError> {
         let token = header(key).ok_or(ClientError::SecondaryKey)?;
         Ok(Self { token, ..self.clone() })
@@ -112,14 +110,14 @@ impl Client {
         let read = limit.limit(crate::http::read_capped(response, max_bytes)).await;
         let body = match read {
             Some(Ok(body)) => body,
-            // A refusal is one by its status: if a 401 that breaks off counted as a broken connection, the key
-            // would be tried again at once, and again, until the provider locks the address out.
+            // Unless it is 200, only the status matters. If a 401 with a broken body counted as a broken connection,
+            // the workers would repeat the request with the refused key, until the provider locks the address out.
             _ if status != 200 => Vec::new(),
             None => return Err(ApiError::TimedOut),
             Some(Err(ReadError::TooLong)) => {
                 return Err(ApiError::Unreadable {
                     answer: Answer { status, ..Answer::default() },
-                    what: "it is longer than such an answer can be",
+                    what: "it exceeds the size limit",
                 });
             }
             Some(Err(ReadError::Http(error))) => return Err(classify(&error)),
@@ -128,14 +126,14 @@ impl Client {
     }
 }
 
-/// The key as the header that carries it; nothing where a header cannot.
+/// The value of the header `X-Access-Token`, or `None` if the key has characters that a header cannot carry.
 fn header(key: &SecretString) -> Option<HeaderValue> {
     let mut token = HeaderValue::from_str(key.expose_secret().trim()).ok()?;
     token.set_sensitive(true);
     Some(token)
 }
 
-/// The error in a few words of our own: those of the HTTP stack contain the address.
+/// Describes a failure of the HTTP stack in fixed words, because the errors of the stack contain the address.
 fn classify(error: &reqwest::Error) -> ApiError {
     if error.is_timeout() {
         ApiError::TimedOut

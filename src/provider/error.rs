@@ -1,16 +1,16 @@
-//! What can come instead of an order, and what it means for asking again.
+//! Errors of requests to the provider, and what each means for further requests.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What is known of an answer that was no order.
+/// The parts of an unusable answer that are safe to log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// `error.code`, if the body had one.
+    /// The field `error.code`, if the body has one that is safe to log.
     pub code: Option<String>,
-    /// `requestId`, for the provider's support.
+    /// The field `requestId`, which the provider's support asks for.
     pub request_id: Option<String>,
 }
 
@@ -27,62 +27,62 @@ impl fmt::Display for Answer {
     }
 }
 
-/// The provider did not answer with an order.
+/// Why a request to the provider brought no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// The provider does not know the order: 404 with the code `NOT_FOUND`. A 404 of a router is no such
-    /// answer: it says nothing about the order.
+    /// 404 or 200 with the code `NOT_FOUND`: the provider does not know the order. A 404 without that code comes from a
+    /// router and says nothing about the order.
     #[error("the provider does not know this order: {0}")]
     NotFound(Answer),
-    /// 401: the key is missing or wrong. Five of these lock the address out for 15 minutes.
+    /// 401: the key is missing or wrong. After five such answers the provider locks the address out for 15 minutes.
     #[error("the provider refuses the key: {0}")]
     Unauthorized(Answer),
     /// 403: the address is blocked or not allowed (`IP_BLOCKED`, `IP_NOT_ALLOWED`), or the API is disabled for the
     /// account of the key (`API_DISABLED`).
     #[error("the provider refuses this address or account: {0}")]
     Forbidden(Answer),
-    /// 403 to a page of the list that names neither the address nor the account: the key may not read the list.
+    /// 403 for a page of the list without a code about the address or the account: the key may not read the list.
     #[error("the provider refuses the list of orders: {0}")]
     ListForbidden(Answer),
     /// 429: too many requests.
     #[error("the provider's rate limit is reached: {answer}")]
     RateLimited {
-        /// The answer.
+        /// Status, code and request id.
         answer: Answer,
-        /// `Retry-After`, usually absent.
+        /// The header `Retry-After`, usually absent.
         retry_after: Option<Duration>,
     },
     /// 503 with `Retry-After`.
     #[error("the provider is unavailable for a while: {answer}")]
     Unavailable {
-        /// The answer.
+        /// Status, code and request id.
         answer: Answer,
-        /// `Retry-After`.
+        /// The header `Retry-After`.
         retry_after: Duration,
     },
     /// Any other status that is not 200.
     #[error("the provider failed: {0}")]
     Failed(Answer),
-    /// 200 with a body that is not what was asked for in the documented envelope.
+    /// 200 with a body that is not the documented envelope, or does not hold the requested order or list.
     #[error("the provider's answer cannot be read: {what} ({answer})")]
     Unreadable {
-        /// The answer.
+        /// Status, code and request id.
         answer: Answer,
-        /// What is wrong with it.
+        /// What is wrong with the body.
         what: &'static str,
     },
-    /// The connection failed or broke.
+    /// The connection could not be made, or broke.
     #[error("the connection to the provider failed: {0}")]
     Connection(&'static str),
-    /// No answer in time.
+    /// The answer was not complete within the time limit.
     #[error("the provider did not answer in time")]
     TimedOut,
 }
 
-/// What came of a request, in one word.
+/// The result of a request, as a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerKind {
-    /// What was asked for, or that there is no such order.
+    /// The requested order or page, or `NOT_FOUND`.
     Usable,
     /// 401.
     Unauthorized,
@@ -92,7 +92,7 @@ pub enum AnswerKind {
     RateLimited,
     /// 503 with `Retry-After`.
     Unavailable,
-    /// Anything else: no connection, no answer in time, or one that cannot be used.
+    /// No connection, no answer in time, or any other answer that cannot be used.
     Failed,
 }
 
@@ -107,7 +107,7 @@ impl AnswerKind {
         Self::Failed,
     ];
 
-    /// What came of a request that was answered, or ended in this error.
+    /// The kind of answer to a request that ended in this error, or without an error.
     #[must_use]
     pub const fn of(error: Option<&ApiError>) -> Self {
         match error {
@@ -125,7 +125,7 @@ impl AnswerKind {
         }
     }
 
-    /// The word.
+    /// The label's value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -140,25 +140,25 @@ impl AnswerKind {
 }
 
 impl ApiError {
-    /// Whether it is no answer of the documented kind: the API may be down, or something else answers for it.
+    /// Whether the error is not a documented answer of the API. The API may then be down, or a proxy may have answered.
     #[must_use]
     pub fn says_nothing(&self) -> bool {
         match self {
             Self::Connection(_) | Self::TimedOut | Self::Unreadable { .. } => true,
-            // The one status that is documented for something else than a failure.
+            // 400 is documented as an invalid request, so it is an answer of the API.
             Self::Failed(answer) => answer.status != 400,
             _ => false,
         }
     }
 
-    /// What the answer says something about, and for how long, in the provider's time. Source: the provider's list of
-    /// errors; a 403 without a code it documents is taken to be about the address, since a firewall answers so.
+    /// What the error is about, and for how long, in the provider's time (source: the provider's list of errors). A 403
+    /// without a code counts as an error about the address, because firewalls send such answers.
     #[must_use]
     pub fn concern(&self) -> Concern {
-        /// A lockout, and the time in which a clock that differs could make the next request fall into it.
+        /// The provider's lockout of 15 minutes, plus one minute because clocks differ.
         const LOCKED_OUT: Duration = Duration::from_mins(16);
         const REFUSED: Duration = Duration::from_mins(15);
-        // "Retry after 0" must not have every worker ask again and again without a pause.
+        // Shortest pause. With "Retry-After: 0" the workers would otherwise send requests without a pause.
         const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_hours(1);
         const SHORT: Duration = Duration::from_secs(10);
@@ -176,7 +176,7 @@ impl ApiError {
             {
                 Concern::Address(LOCKED_OUT)
             }
-            // Of an order alone, for all that is known; if it is of all, all fail.
+            // An undocumented 403 may be about one order. If it is about all orders, enough failures open the breaker.
             Self::Forbidden(_) => Concern::Outage,
             Self::RateLimited { retry_after, .. } => {
                 Concern::KeyLimited(retry_after.unwrap_or(SHORT).clamp(SHORTEST, LONGEST))
@@ -189,7 +189,7 @@ impl ApiError {
         }
     }
 
-    /// For how long no more requests are made because of this error, in the provider's time.
+    /// How long requests pause because of this error, in the provider's time. `None` if they do not pause.
     #[must_use]
     pub fn closes_for(&self) -> Option<Duration> {
         match self.concern() {
@@ -202,21 +202,21 @@ impl ApiError {
     }
 }
 
-/// What an error of the provider says something about.
+/// What an error of the provider is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concern {
-    /// The request alone.
+    /// Only this request.
     Order,
-    /// The order, which the provider does not know; or the key or the provider, where many orders are unknown.
+    /// An order that the provider does not know. Many unknown orders suggest a fault of the key or the provider.
     UnknownOrder,
-    /// Nothing: there was no usable answer, and the provider may be down.
+    /// There was no usable answer, so the provider may be down.
     Outage,
-    /// The provider, which takes no requests for this long.
+    /// The provider takes no requests for this long.
     Provider(Duration),
-    /// The key, which has used up its requests for this long.
+    /// The key has used up its requests and must not be used for this long.
     KeyLimited(Duration),
-    /// The key, which is refused and must not be tried again for this long.
+    /// The provider refuses the key, which must not be tried again for this long.
     KeyRefused(Duration),
-    /// The address that this host asks from, which must not ask for this long.
+    /// The provider blocks this host's IP address, which must not send requests for this long.
     Address(Duration),
 }

@@ -1,9 +1,9 @@
-//! The JSON of the provider's answers, read as it is found: a field that is needed is not lost for what surrounds it.
+//! Repairs and reads the JSON of the provider's answers, so that a defect in one field does not make others unreadable.
 //!
-//! The provider's own programs, and proxies before it, have been seen to send what no JSON reader accepts: a byte order
-//! mark, compression that was not asked for, a byte of another encoding, half a character, a number without end. All of
-//! that is put right here before the text is read, and [`Text::oddities`] tells what it was. A field is kept as the text that
-//! stands in the answer until it is asked for, so that no number loses digits.
+//! The provider's own programs, and proxies in front of them, have sent text that no JSON reader accepts: with a byte
+//! order mark, unrequested compression, a byte of another encoding, half a character, or an infinite number.
+//! [`Text::read`] repairs all of these and lists them as oddities. A field keeps its JSON text until it is read, so
+//! that no number loses digits.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use serde_json::value::RawValue;
 use topup_jobs::OddJson;
 
-/// The text of an answer, and what was odd about it.
+/// The repaired text of an answer, and the oddities that were repaired.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     pub(super) text: String,
@@ -21,7 +21,7 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// The text of this body. Compressed text is cut after so many bytes.
+    /// Decodes and repairs a body. Decompressed text is cut off after `max_bytes`.
     pub(super) fn read(body: &[u8], max_bytes: usize) -> Self {
         let mut oddities = Vec::new();
         let body = decompressed(body, max_bytes, &mut oddities);
@@ -30,7 +30,7 @@ impl Text {
         if serde_json::from_str::<&RawValue>(&text).is_err()
             && let Some(inner) = envelope_within(&text)
         {
-            oddities.push("something stands around the JSON");
+            oddities.push("there is other text around the JSON");
             text = inner.to_owned();
         }
         Self { text, oddities }
@@ -42,22 +42,22 @@ fn decompressed<'a>(body: &'a [u8], max_bytes: usize, oddities: &mut Vec<&'stati
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
     let read = match body {
         [0x1f, 0x8b, ..] => MultiGzDecoder::new(body).take(limit).read_to_end(&mut whole),
-        // No JSON begins with this letter.
+        // zlib data begins with the byte of an `x`, with which no JSON begins.
         [b'x', 0x01 | 0x5e | 0x9c | 0xda, ..] => ZlibDecoder::new(body).take(limit).read_to_end(&mut whole),
         _ => return Cow::Borrowed(body),
     };
     if read.is_err() {
         return Cow::Borrowed(body);
     }
-    oddities.push("it is compressed, which was not asked for");
+    oddities.push("it is compressed although the request did not accept that");
     Cow::Owned(whole)
 }
 
-/// Most beginnings of an object that are tried.
+/// Maximum number of opening braces that are tried as the beginning of the envelope.
 const MAX_BEGINNINGS: usize = 64;
 
-/// The one envelope within a text: a warning of the provider's program, or a proxy's, may stand around it, with braces of
-/// its own. Of two it is not known which counts.
+/// Finds the envelope in a text with other text around it, such as a PHP warning or a script with braces of its own.
+/// Returns `None` if there are two envelopes, because it is unknown which one is the answer.
 fn envelope_within(text: &str) -> Option<&str> {
     let (mut from, mut found) = (0, None);
     for _ in 0..MAX_BEGINNINGS {
@@ -79,39 +79,38 @@ fn envelope_within(text: &str) -> Option<&str> {
     found
 }
 
-/// The fields of an object, each as it stands in the answer. Of a field that is there twice the last one counts, as for
-/// every other reader of this API.
+/// The fields of an object, each with its JSON text. If a field is repeated, the last one counts, as usual in JSON.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Fields<'a> {
-    /// The fields of this JSON, if it is an object.
+    /// The fields of an object, or `None` if the JSON is not an object.
     pub(super) fn read(json: &'a str) -> Option<Self> {
         serde_json::from_str(json).ok().map(Self)
     }
 
-    /// A field that is there and not null.
+    /// The JSON of a field that is present and not null.
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         self.0.get(name).map(|value| value.get()).filter(|json| *json != "null")
     }
 
-    /// The fields of an object in this field.
+    /// The fields of the object in this field.
     pub(super) fn object(&self, name: &str) -> Option<Self> {
         Self::read(self.get(name)?)
     }
 
-    /// The values of an array in this field, each as it stands there.
+    /// The JSON of each element of the array in this field.
     pub(super) fn array(&self, name: &str) -> Option<Vec<&'a str>> {
         let values: Vec<&RawValue> = serde_json::from_str(self.get(name)?).ok()?;
         Some(values.into_iter().map(RawValue::get).collect())
     }
 
-    /// A text; nothing where it is anything else.
+    /// The field as a text, or `None` if it is not a text.
     pub(super) fn str(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.get(name)?).ok()
     }
 
-    /// A text that is not empty, or a whole number with all its digits; nothing where it is anything else.
+    /// The field as a text, if it is a non-empty text or a whole number.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         let json = self.get(name)?;
         let text =
@@ -119,7 +118,7 @@ impl<'a> Fields<'a> {
         Some(text).filter(|text| !text.trim().is_empty())
     }
 
-    /// True or false, also as a text or a number.
+    /// The field as a boolean. A boolean written as a text, and the numbers 0 and 1, are accepted, too.
     pub(super) fn bool(&self, name: &str) -> Option<bool> {
         match self.get(name)?.trim_matches('"') {
             "1" => Some(true),
@@ -128,13 +127,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number, also as a text.
+    /// The field as a whole number. A number written as a text is accepted, too.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.trim().parse().ok()
     }
 }
 
-/// The digits of a whole number in JSON. What stands behind its point must be zeros.
+/// The digits of a whole number in JSON. Only zeros may follow its decimal point.
 fn digits(json: &str) -> Option<&str> {
     let (whole, zeros) = json.split_once('.').unwrap_or((json, "0"));
     let are = |text: &str, digit: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(digit);

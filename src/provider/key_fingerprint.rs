@@ -1,18 +1,18 @@
-//! Keys of the provider's API, told apart.
+//! Fingerprints that tell API keys apart without revealing them.
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// Which key of the provider's API this is, and nothing of what it says.
+/// The first six bytes of an API key's SHA-256, in hexadecimal. The names of keys in Redis contain it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyFingerprint(String);
 
 impl KeyFingerprint {
-    /// Of this key.
+    /// The fingerprint of `key`. Spaces around the key are ignored.
     #[must_use]
     pub fn new(key: &SecretString) -> Self {
         let hash = Sha256::digest(key.expose_secret().trim());
-        // Few enough bytes that nothing can be made of them, and enough to differ.
+        // Six bytes are too few to recover the key, and enough to tell keys apart.
         Self(hex::encode(&hash[..6]))
     }
 

@@ -1,8 +1,8 @@
-//! A page of the list of orders.
+//! Reads a page of the provider's list of orders.
 //!
-//! The provider's reference page shows rows in `data.topups` and the pagination in `meta`; its mobile twin has them in
-//! `data.items` and `data.pagination`. A row shows a part of the card, all of it or nothing. So all of that is read if it
-//! is there. A row that cannot be read costs no other order its answer, and its own can still be asked for by its id.
+//! The provider's reference page shows rows in `data.topups` and the pagination in `meta`; the page about mobile
+//! top-ups shows `data.items` and `data.pagination`. A row shows all of the card, a part of it or nothing. All these
+//! forms are accepted. An unreadable row does not affect the others; its order can still be checked by id.
 
 use topup_jobs::{ProviderOrder, Timestamp, TopupId};
 
@@ -10,33 +10,32 @@ use super::ApiError;
 use super::json::Fields;
 use super::wire::{Content, RawAnswer, WireOrder, read_content};
 
-/// Rows asked for with each page: the most the provider gives.
+/// Rows requested with each page: the provider's maximum.
 pub(super) const PAGE_SIZE: u32 = 100;
 
 /// A page of the list of orders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderList {
-    /// Its rows that can be read, in the provider's order.
+    /// The readable rows, in the provider's order.
     pub orders: Vec<ListedOrder>,
-    /// The page after this one, if there is one, or may be.
+    /// The number of the next page, if one follows or may follow.
     pub next_page: Option<u32>,
-    /// Rows that cannot be read, or that do not say which order they are about: the id, where that can be read.
+    /// One entry for each unreadable row: the order's id, if that can be read.
     pub unreadable: Vec<Option<TopupId>>,
 }
 
 /// A row of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedOrder {
-    /// Which order it is about.
+    /// The order's id.
     pub topup_id: TopupId,
-    /// The order. A `FULFILLED` one without a card, or with a part of it, is no contradiction here: the row may just not
-    /// show it.
+    /// The order's state. Even if the order is `FULFILLED`, the row may lack a part of the card or the whole card.
     pub order: ProviderOrder,
-    /// When the provider created it: as the row says, or else as the id does.
+    /// When the provider created the order, from the row or else from the id.
     pub created_at: Option<Timestamp>,
 }
 
-/// Reads an answer to `list` for this page.
+/// Reads the provider's answer to the request for this page of the list.
 pub(super) fn read_list(raw: &RawAnswer<'_>, page: u32) -> Result<OrderList, ApiError> {
     let Content { answer, data, meta } = read_content(raw).map_err(about_the_list)?;
     let Some((rows, data)) = data.and_then(|data| Some((rows(&data)?, data))) else {
@@ -54,11 +53,11 @@ pub(super) fn read_list(raw: &RawAnswer<'_>, page: u32) -> Result<OrderList, Api
     Ok(list)
 }
 
-/// The error as one of a request for the list. A 403 that names its cause is about more than the list (source: the
-/// provider's list of errors).
+/// Adapts an error of a request for the list. Only a 403 without a documented code means that the list alone is refused
+/// (source: the provider's list of errors).
 pub(super) fn about_the_list(error: ApiError) -> ApiError {
     match error {
-        // No order was asked for, so nothing is said about any.
+        // A request for the list is not about a single order, so this counts as a failure of the provider.
         ApiError::NotFound(answer) => ApiError::Failed(answer),
         ApiError::Forbidden(answer)
             if !matches!(answer.code.as_deref(), Some("IP_BLOCKED" | "IP_NOT_ALLOWED" | "API_DISABLED")) =>
@@ -69,13 +68,13 @@ pub(super) fn about_the_list(error: ApiError) -> ApiError {
     }
 }
 
-/// The rows, under either name.
+/// The rows, in `topups` or `items`.
 fn rows<'a>(data: &Fields<'a>) -> Option<Vec<&'a str>> {
     ["topups", "items"].into_iter().find_map(|name| data.array(name))
 }
 
-/// A page without a row is the last one whatever else it says: there must be an end to asking. Where nothing
-/// is said, a full page may be followed by another.
+/// The number of the next page. A page without rows is always the last one, so that a pass ends whatever the pagination
+/// says. Without pagination, a full page may be followed by another.
 fn next_page(page: u32, rows: usize, pagination: Option<&Fields<'_>>) -> Option<u32> {
     let has_next_page = pagination.and_then(|pagination| pagination.bool("hasNextPage"));
     let total_pages = pagination.and_then(|pagination| pagination.number("totalPages"));
@@ -88,7 +87,7 @@ fn next_page(page: u32, rows: usize, pagination: Option<&Fields<'_>>) -> Option<
     if more { page.checked_add(1) } else { None }
 }
 
-/// The row, or its id where that alone can be read.
+/// Reads a row. The error is the order's id, if at least that can be read.
 fn listed(row: Fields<'_>) -> Result<ListedOrder, Option<TopupId>> {
     let topup_id: Option<TopupId> = row.str("_id").and_then(|id| id.try_into().ok());
     match (WireOrder::read(row), topup_id) {
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pagination_tells_the_next_page_and_a_full_page_where_it_tells_nothing() {
+    fn the_pagination_gives_the_next_page_and_without_it_a_full_page_is_followed_by_another() {
         for (page, count, pagination, next_page) in [
             (1, 100, json!({"page": 1, "pageSize": 100, "totalPages": 3, "totalResults": 250}), Some(2)),
             (3, 50, json!({"page": 3, "pageSize": 100, "totalPages": 3, "totalResults": 250}), None),
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_when_its_order_was_created_or_its_id_does() {
+    fn the_creation_time_comes_from_the_row_or_else_from_the_id() {
         let row = |created_at: Value| json!({"_id": "6901616fe9e88196b4eb64b2", "status": "HANDLING", "created_at": created_at});
         for (told, expected) in [
             (json!("2025-11-01T13:00:00.000+01:00"), "2025-11-01T12:00:00+00:00"),
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pagination_of_the_envelope_counts_where_none_stands_beside_the_rows() {
+    fn the_pagination_of_the_envelope_counts_where_data_has_none() {
         for (page, count, pagination, next_page) in [
             (1, 20, json!({"currentPage": 1, "totalPages": 2, "hasNextPage": true}), Some(2)),
             (2, 100, json!({"currentPage": 2, "totalPages": 2, "hasNextPage": false}), None),
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_cannot_be_read_costs_no_other() {
+    fn an_unreadable_row_does_not_affect_the_others() {
         let good = json!({"_id": id(1), "status": "HANDLING"});
         for bad in [
             json!(null),
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_a_typed_error() {
+    fn an_answer_that_is_no_list_is_a_typed_error() {
         for data in [json!({}), json!([]), json!("topups"), json!({"topups": {}}), json!({"topups": "none"})]
         {
             let error = read(1, &data).unwrap_err();
@@ -270,7 +269,7 @@ mod tests {
         }
         let body = br#"{"success":false,"error":{"code":"NOT_FOUND"}}"#;
         let error = read_bytes(404, body, 1).unwrap_err();
-        assert_eq!(error.to_string(), "the provider failed: HTTP 404 NOT_FOUND", "it tells of no order");
+        assert_eq!(error.to_string(), "the provider failed: HTTP 404 NOT_FOUND", "it is about no order");
         let error = read_bytes(403, b"", 1).unwrap_err();
         assert!(matches!(error, ApiError::ListForbidden(_)), "{error}");
         assert_eq!(error.closes_for(), None, "orders are checked as before");

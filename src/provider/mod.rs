@@ -1,7 +1,7 @@
-//! The only code that talks to the provider: client, wire types, errors.
+//! The client of the provider's API, the only code that sends it requests.
 //!
-//! An answer is read into [`ProviderOrder`] or a typed error that says what the provider said: HTTP
-//! status, code, request id. Neither a body nor a header value ever becomes part of an error.
+//! An answer becomes a [`ProviderOrder`] or a typed error with the HTTP status, the error code and the request id. An
+//! error never contains any other part of a body, or a header value: those may hold a card code or a phone number.
 
 mod client;
 mod error;
@@ -21,27 +21,26 @@ pub use error::{Answer, AnswerKind, ApiError, Concern};
 pub use key_fingerprint::KeyFingerprint;
 pub use list::{ListedOrder, OrderList};
 
-/// The provider's API, as far as this service asks it.
+/// The endpoints of the provider's API that this service uses.
 #[async_trait]
 pub trait TopupApi: Send + Sync + 'static {
-    /// `GET /v3/internet/check-id/{id}`.
+    /// `GET /v3/internet/check-id/{id}`: the state of one order.
     async fn check_id(&self, topup_id: &TopupId) -> Result<ProviderOrder, ApiError>;
 
-    /// `GET /v3/internet/list`: a page, from 1 up, of the orders created in this time, in the provider's
-    /// order.
+    /// `GET /v3/internet/list`: one page of the orders created between `from` and `to`. Pages count from 1.
     async fn list(&self, page: u32, from: Timestamp, to: Timestamp) -> Result<OrderList, ApiError>;
 
-    /// Asks for as little as can be asked, one row of the list of orders, to learn whether the provider answers and
-    /// accepts the key. One request; a key that is refused counts towards the provider's lockout.
+    /// Checks that the provider answers and accepts the key, with one request for one row of the list of orders.
+    /// A refused key counts towards the provider's lockout.
     async fn verify(&self) -> Result<(), ApiError>;
 }
 
 /// A kind of request of [`TopupApi`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestKind {
-    /// About one order.
+    /// A request about one order.
     CheckId,
-    /// For a page of the list, which tells of many.
+    /// A request for a page of the list of orders.
     List,
 }
 
@@ -49,7 +48,7 @@ impl RequestKind {
     /// Every kind.
     pub const ALL: [Self; 2] = [Self::CheckId, Self::List];
 
-    /// The kind in the provider's word.
+    /// The last part of the endpoint's path, as the provider spells it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

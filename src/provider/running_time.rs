@@ -1,17 +1,17 @@
-//! A limit in time that passes only while this process runs.
+//! A time limit that counts only the time in which this process runs.
 //!
-//! A worker that is frozen for some seconds, as busy virtual machines are, would otherwise find that the provider has
-//! not answered in time, although none was awaited; and enough of such failures keep all workers from asking.
+//! A busy virtual machine may freeze for seconds. With a plain time-out every request in flight would then count as
+//! unanswered, and enough such failures open the breaker for all workers.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// The most that counts of a freeze.
+/// A freeze of the process counts towards the limit for at most this time.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What is left of the limit. Several steps may share it.
+/// The remaining time of a limit. The steps of one request share it.
 pub(super) struct RunningTime(Duration);
 
 impl RunningTime {
@@ -19,7 +19,7 @@ impl RunningTime {
         Self(limit)
     }
 
-    /// What the work comes to within the limit, otherwise nothing.
+    /// Runs `work` and returns its result, or `None` if the limit runs out first.
     pub(super) async fn limit<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         while !self.0.is_zero() {
@@ -40,11 +40,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_freeze_counts_for_a_moment_and_what_takes_too_long_is_given_up() {
+    async fn a_freeze_hardly_counts_and_work_that_takes_too_long_times_out() {
         let start = Instant::now();
         let mut limit = RunningTime::new(3 * TICK);
         let freeze = async {
-            // The one thread of this runtime stands still, and all that waits in it.
+            // Blocks the runtime's only thread, so every task of the test stands still.
             std::thread::sleep(8 * TICK);
             sleep(Duration::ZERO).await;
         };

@@ -1,4 +1,4 @@
-//! The client over a real connection. What goes wrong on one is in `faults`.
+//! Tests of the client over a real connection. `faults` holds the tests of failures.
 
 use chrono::TimeDelta;
 use secrecy::SecretString;
@@ -21,7 +21,7 @@ fn id() -> TopupId {
     ID.parse().unwrap()
 }
 
-/// The documented answer to `check-id`, with one field of the order another way.
+/// The documented answer to `check-id`, with another value of one order field.
 fn order_with(field: &str, value: Value) -> Value {
     let mut answer = json!({"success": true, "data": {
         "_id": ID, "ref": "order-1", "status": "FULFILLED", "type": "ADSL", "number": NUMBER,
@@ -36,7 +36,7 @@ fn order() -> String {
     order_with("_id", json!(ID)).to_string()
 }
 
-/// An HTTP answer with these further header lines and the right `Content-Length`.
+/// An HTTP answer with these additional header lines and the correct `Content-Length`.
 fn answer(status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let headers: String = headers.iter().flat_map(|line| [line, "\r\n"]).collect();
@@ -53,7 +53,7 @@ fn client(server: &RawServer) -> Client {
 }
 
 #[tokio::test]
-async fn both_keys_ask_over_one_connection_and_neither_is_shown() {
+async fn both_keys_share_one_connection() {
     let server = RawServer::start(ok(order()), Then::NextRequest);
     let primary = client(&server);
     let secondary = primary.with_secondary_key(&SecretString::from(SECONDARY)).unwrap();
@@ -69,7 +69,7 @@ async fn both_keys_ask_over_one_connection_and_neither_is_shown() {
 }
 
 #[tokio::test]
-async fn the_list_is_asked_for_a_hundred_rows_of_a_time() {
+async fn a_page_of_the_list_is_requested_with_100_rows_and_times_in_utc() {
     let page = json!({"success": true, "data": {"topups": [{"_id": ID, "status": "QUEUED"}]}});
     let server = RawServer::start(ok(page.to_string()), Then::Close);
     let from: Timestamp = "2025-11-01T12:00:45.120+01:00".parse().unwrap();

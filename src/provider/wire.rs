@@ -1,5 +1,6 @@
-//! What the provider's answers say, read leniently: unknown fields are ignored, absent ones are absent, and an odd one
-//! costs nothing but itself.
+//! Reads the envelope and the order of the provider's answers.
+//!
+//! Reading is lenient: unknown fields are ignored, and an optional field that cannot be read is logged and ignored.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -13,27 +14,27 @@ use super::json::{Fields, Text};
 use super::{Answer, ApiError};
 use crate::http::retry_after;
 
-/// An order as it stands in any answer. Read it with [`WireOrder::read`].
+/// An order in an answer to `check-id` or in a row of the list. [`WireOrder::read`] makes it.
 pub(super) struct WireOrder<'a> {
     fields: Fields<'a>,
     status: TopupStatus,
 }
 
 impl<'a> WireOrder<'a> {
-    /// The order in these fields; nothing where they have no status that can be one.
+    /// The order in these fields, or `None` if the status is missing or not a plausible word.
     pub(super) fn read(fields: Fields<'a>) -> Option<Self> {
         let word = fields.str("status")?.trim().to_ascii_uppercase();
-        // A status that is not known is logged.
+        // An unknown status is logged, so the word must be safe to log.
         is_plain(&word).then(|| Self { fields, status: TopupStatus::from(word.as_str()) })
     }
 
-    /// Whether it may be the order of this id: it is, or the answer does not say which it is.
+    /// Whether the order has this id. An order without an id counts as the requested one.
     fn may_be(&self, topup_id: &str) -> bool {
         self.fields.get("_id").is_none()
             || self.fields.str("_id").is_some_and(|id| id.trim().eq_ignore_ascii_case(topup_id))
     }
 
-    /// When it was created, where that is a date.
+    /// The field `created_at`, if it is an RFC 3339 date.
     pub(super) fn created_at(&self) -> Option<Timestamp> {
         DateTime::parse_from_rfc3339(&self.fields.text("created_at")?).ok().map(|at| at.to_utc())
     }
@@ -48,12 +49,12 @@ impl From<WireOrder<'_>> for ProviderOrder {
             }
         }
         if fields.get("card_code").is_some_and(|json| json.starts_with(|at: char| at.is_ascii_digit())) {
-            say_once("its card_code is a number: zeros at the beginning of a code would be missing");
+            say_once("its card_code is a number, so leading zeros may be missing");
         }
         let amount = fields.text("topup_amount");
         let topup_amount = amount.as_deref().and_then(dinars);
         if amount.is_some() && topup_amount.is_none() {
-            say_once("its topup_amount is no whole number of dinars");
+            say_once("its topup_amount is not a whole number of dinars");
         }
         Self {
             status,
@@ -70,7 +71,7 @@ impl From<WireOrder<'_>> for ProviderOrder {
     }
 }
 
-/// What is said where a field is neither a text nor a whole number.
+/// For each field, the oddity that is logged if its value is neither a text nor a whole number.
 const ODD_FIELDS: [(&str, &str); 7] = [
     ("ref", "its ref cannot be read"),
     ("type", "its type cannot be read"),
@@ -81,16 +82,16 @@ const ODD_FIELDS: [(&str, &str); 7] = [
     ("date_traitement", "its date_traitement cannot be read"),
 ];
 
-/// Whether a field holds no more than spaces.
+/// Whether a field's JSON is an empty text or only spaces.
 fn is_empty(json: &str) -> bool {
     json.trim_matches('"').trim().is_empty()
 }
 
-/// An amount in dinars, however it is written: `1000`, `1000.00`, `1 000`, `1,000.00`, `1 000,00 DA`. Nothing where it
-/// is not a whole number of them.
+/// Reads an amount written in any usual way: `1000`, `1000.00`, `1 000`, `1,000.00`, `1 000,00 DA`. Returns `None`
+/// if it is not a whole number of dinars.
 fn dinars(amount: &str) -> Option<i64> {
     let amount = amount.trim().trim_end_matches(|at: char| at.is_ascii_alphabetic() || at == '.').trim_end();
-    // A point or comma before one or two last digits begins the fraction, and stands for thousands elsewhere.
+    // A point or comma before the last one or two digits begins the fraction. Elsewhere it separates thousands.
     let fraction = amount.rfind(['.', ',']).filter(|at| (2..=3).contains(&(amount.len() - at)));
     let (whole, zeros) = fraction.map_or((amount, ""), |at| (&amount[..at], &amount[at + 1..]));
     let mut groups = whole.split(|at: char| matches!(at, ',' | '.' | '\'') || at.is_whitespace());
@@ -106,24 +107,24 @@ fn dinars(amount: &str) -> Option<i64> {
     (are_digits && zeros.bytes().all(|digit| digit == b'0')).then(|| digits.parse().ok()).flatten()
 }
 
-/// An answer, before it is read.
+/// An HTTP answer with its body as text, not yet parsed.
 pub(super) struct RawAnswer<'a> {
     pub(super) status: u16,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Text,
 }
 
-/// What an answer that is no refusal holds.
+/// The parsed envelope of a successful answer.
 pub(super) struct Content<'a> {
-    /// What is known of the answer.
+    /// Status, code and request id, for an error that is found later in the content.
     pub(super) answer: Answer,
-    /// The fields of its data; nothing where that is no object.
+    /// The fields of `data`, or `None` if that is not an object.
     pub(super) data: Option<Fields<'a>>,
-    /// What the envelope says of the data.
+    /// The fields of `meta`, if that is an object.
     pub(super) meta: Option<Fields<'a>>,
 }
 
-/// Reads the envelope of any answer.
+/// Reads the envelope of an answer of any endpoint.
 pub(super) fn read_content<'a>(raw: &RawAnswer<'a>) -> Result<Content<'a>, ApiError> {
     let envelope = Fields::read(&raw.body.text);
     let answer = describe(raw.status, envelope.as_ref());
@@ -131,14 +132,14 @@ pub(super) fn read_content<'a>(raw: &RawAnswer<'a>) -> Result<Content<'a>, ApiEr
         return Err(refusal(answer, retry_after(raw.headers)));
     }
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
-    let envelope = envelope.ok_or_else(|| unreadable("it is not the JSON of an envelope"))?;
+    let envelope = envelope.ok_or_else(|| unreadable("it is not the documented JSON envelope"))?;
     let success = envelope.get("success").map(|_| envelope.bool("success"));
     match (success, error_code(&envelope)) {
-        // What is stored of an answer may be final, so one that says both is not believed but asked again.
-        (Some(Some(true)), Some(_)) => return Err(unreadable("it is a success and an error at once")),
+        // A final status that is stored cannot be undone, so an answer that contradicts itself is not used.
+        (Some(Some(true)), Some(_)) => return Err(unreadable("it reports both a success and an error")),
         (Some(Some(true)) | None, None) => {}
         (Some(Some(false)) | None, _) => return Err(refusal(answer, retry_after(raw.headers))),
-        (Some(None), _) => return Err(unreadable("its success is neither true nor false")),
+        (Some(None), _) => return Err(unreadable("its field success is neither true nor false")),
     }
     if envelope.get("data").is_none() {
         return Err(unreadable("it has no data"));
@@ -149,18 +150,17 @@ pub(super) fn read_content<'a>(raw: &RawAnswer<'a>) -> Result<Content<'a>, ApiEr
     Ok(Content { answer, data: envelope.object("data"), meta: envelope.object("meta") })
 }
 
-/// Logs what was odd about an answer of the provider, once as long as this process runs.
+/// Logs an oddity of the provider's answers. Each oddity is logged once in a process.
 fn say_once(oddity: &'static str) {
     static SAID: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(oddity) {
         tracing::warn!(
             oddity,
-            "an answer of the provider is odd, and was read all the same; not logged again"
+            "an answer of the provider was odd, but could be read; this oddity is not logged again by this process"
         );
     }
 }
 
-/// Reads an answer to `check-id` for the order of this id.
 pub(super) fn read_order(raw: &RawAnswer<'_>, topup_id: &str) -> Result<ProviderOrder, ApiError> {
     let Content { answer, data, .. } = read_content(raw)?;
     let unreadable = |what| ApiError::Unreadable { answer: answer.clone(), what };
@@ -182,8 +182,8 @@ fn error_code(envelope: &Fields<'_>) -> Option<String> {
     envelope.object("error")?.str("code")
 }
 
-/// Whether a word is safe to log: short, of letters, digits, `_` and `-` only, and not without a letter, as a
-/// phone number or a card code would be.
+/// Whether a word is safe to log: at most 64 letters, digits, `_` and `-`, with at least one letter. A word without a
+/// letter could be a phone number or a card code.
 fn is_plain(word: &str) -> bool {
     word.len() <= 64
         && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// As `card` and what surrounds it are found.
+    /// An answer with a FULFILLED order that has these additional fields.
     fn fulfilled(fields: &str) -> String {
         format!(
             r#"{{"success":true,"data":{{"_id":"{ID}","ref":"order-1","status":"FULFILLED","type":"ADSL","number":"036362608",
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_odd_all_around_yields_the_whole_order() {
+    fn an_odd_encoding_or_notation_does_not_cost_a_field_of_the_order() {
         let plain = fulfilled(r#""card_code":"123456789012","topup_amount":1000"#);
         let utf16 = |unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
             std::iter::once(0xfeff).chain(plain.encode_utf16()).flat_map(unit).collect()
@@ -334,7 +334,7 @@ mod tests {
             );
             assert_eq!(card.date_traitement.as_deref(), Some("2025-11-01T12:00:45.000Z"), "{what}");
         }
-        // What cannot be put right is no answer, and no order of somebody else's.
+        // An answer that is cut short, or about another order, is an error.
         let cut = &gzip(&plain)[..60];
         assert!(read_bytes(200, &HeaderMap::new(), cut).is_err());
         assert!(read(200, &plain[..plain.len() - 2]).is_err());
@@ -390,9 +390,9 @@ mod tests {
     }
 
     proptest! {
-        /// Any field beside those that are needed, and any bytes in its text, cost nothing.
+        /// An unknown field with any value, or a text with invalid bytes, does not make the order unreadable.
         #[test]
-        fn whatever_stands_beside_the_fields_the_order_is_read(
+        fn an_unknown_field_with_any_value_is_ignored(
             name in "[a-z]{1,8}_x",
             value in prop_oneof![
                 any::<f64>().prop_map(|number| serde_json::to_string(&number).unwrap()),
@@ -412,9 +412,8 @@ mod tests {
             prop_assert_eq!(order.topup_amount, Some(1000));
         }
 
-        /// No body makes the reader panic.
         #[test]
-        fn any_bytes_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..200), text in "[\\\\\"{}:,ud0-9a-fNI-]{0,60}") {
+        fn no_body_makes_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..200), text in "[\\\\\"{}:,ud0-9a-fNI-]{0,60}") {
             drop(read_bytes(200, &HeaderMap::new(), &body));
             drop(read(200, &text));
         }
@@ -432,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn every_envelope_ends_in_a_typed_error() {
+    fn every_unusable_answer_is_a_typed_error() {
         let error = |code| {
             format!(r#"{{"success":false,"error":{{"code":"{code}","message":"m"}},"requestId":"req_1"}}"#)
         };
@@ -468,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_error_repeats_is_safe_to_log() {
+    fn a_code_a_request_id_or_a_status_that_is_unsafe_to_log_is_left_out() {
         for (code, request_id) in [("call 0661223344", "a b"), ("0661223344", "213-661-223-344"), ("", "é")]
         {
             let body =
                 format!(r#"{{"success":false,"error":{{"code":"{code}"}},"requestId":"{request_id}"}}"#);
             assert_eq!(read(500, &body).unwrap_err().to_string(), "the provider failed: HTTP 500");
         }
-        // An unknown status is logged as well.
+        // An unknown status is logged, so it must be safe to log, too.
         for status in ["0661223344", "call 0661223344", ""] {
             let body = format!(r#"{{"success":true,"data":{{"status":"{status}"}}}}"#);
             assert!(matches!(read(200, &body), Err(ApiError::Unreadable { .. })), "{status}");
@@ -483,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_closes_the_gate() {
+    fn a_503_with_retry_after_pauses_requests() {
         let closed_for = |value: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
             let body = br#"{"success":false,"error":{"code":"AUTH_UNAVAILABLE"}}"#;

@@ -1,9 +1,7 @@
-//! The adapter to apalis: the only module that knows its types.
-//!
-//! [`QueueBackend`] feeds an apalis worker with claimed jobs; [`SettleLayer`] takes the lease off each job
-//! before the handler sees it and settles with what the handler says. A handler runs as a task of its own,
-//! so that handlers use all cores and a panic stays its own; a suspect runs in a process of its own, see
-//! `quarantine`.
+//! The adapter to apalis, and the only module that knows the types of apalis. [`QueueBackend`] feeds an apalis worker
+//! with claimed jobs. [`SettleLayer`] removes the lease from each job before the handler gets the job, and settles it
+//! with the handler's result. Each handler runs as its own task, so that all cores are used and a panic ends only that
+//! task. A suspect (a job that may have killed its worker) runs in an isolated process, see `quarantine`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,9 +27,9 @@ use super::shared::MAX_CRASHES;
 use super::suspect;
 use crate::job::{Disposition, Handler, Settlement};
 
-/// The pause before a suspect runs again whose process ended for a reason that was not its own.
+/// Wait before a suspect runs again if its process did not start or was stopped, which is not the job's fault.
 const UNPROVEN: Duration = Duration::from_secs(2);
-/// A handler that panics or takes too long is tried this often in a row.
+/// After this many panics or timeouts of its handler in a row, a job becomes a dead letter.
 const MAX_FAULTS: u32 = 3;
 
 /// The source of an apalis worker: jobs that the consumer has claimed.
@@ -39,7 +37,7 @@ const MAX_FAULTS: u32 = 3;
 pub(super) struct QueueBackend {
     jobs: Arc<Mutex<UnboundedReceiver<ClaimedJob>>>,
     layer: SettleLayer,
-    /// Gone when the worker that runs on this backend is.
+    /// Dropped with the apalis worker. [`register`] returns a weak reference, which shows whether that worker runs.
     _running: Option<Arc<()>>,
 }
 
@@ -67,7 +65,7 @@ impl Backend for QueueBackend {
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
-        // The consumer leaves the queue itself, after the last lease.
+        // There is nothing to close: the consumer removes the worker from the queue after the last lease.
         Poll::Ready(Ok(()))
     }
 }
@@ -88,7 +86,6 @@ impl apalis_core::backend::BackendConfig for QueueBackend {
     }
 }
 
-/// Settles each job with what its handler says.
 #[derive(Debug, Clone)]
 pub(super) struct SettleLayer {
     name: JobName,
@@ -103,7 +100,6 @@ impl<S> Layer<S> for SettleLayer {
     }
 }
 
-/// See [`SettleLayer`].
 #[derive(Debug, Clone)]
 pub(super) struct SettleService<S> {
     handler: S,
@@ -142,7 +138,7 @@ where
 }
 
 impl SettleLayer {
-    /// The job as it is sent to a process of its own, where it is a suspect.
+    /// For a suspect, returns the job in the form that an isolated process takes, and its crashes. Otherwise `None`.
     fn suspect(&self, job: &ClaimedJob) -> Option<(Quarantine, IsolatedJob, u32)> {
         let quarantine = self.quarantine.clone().filter(|_| job.suspect || job.crashes > 0)?;
         let id = String::from_utf8_lossy(&job.id).into_owned();
@@ -151,7 +147,7 @@ impl SettleLayer {
     }
 }
 
-/// Runs a handler as a task, which settles by itself what comes of it.
+/// Runs a handler as a task, which also settles the job.
 async fn run_as_task<F>(handling: F, faults: u32, lease: Option<Lease>)
 where
     F: Future<Output = Result<Settlement, BoxDynError>> + Send + 'static,
@@ -163,7 +159,7 @@ where
         };
         settle(lease, end);
     };
-    // Should the task itself fail, its lease goes with it, and the job is given back.
+    // If the task itself fails, its lease is dropped and the job goes back to its queue.
     drop(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())).await);
 }
 
@@ -173,7 +169,7 @@ fn settle(lease: Option<Lease>, end: SettlingEnd) {
     }
 }
 
-/// Runs a suspect in a process of its own. `None`: none is to be had, and the job has to run here.
+/// Runs a suspect in an isolated process. Returns `None` if no process can be started; the job then runs in the worker.
 async fn run_apart(
     quarantine: &Quarantine,
     job: IsolatedJob,
@@ -188,27 +184,26 @@ async fn run_apart(
         suspect::Verdict::Killed(how) => {
             let crashes = crashes + 1;
             let poison = crashes >= MAX_CRASHES;
-            tracing::error!(job.name = %name, job.id = id, crashes, poison, how, "a process died that ran this job alone");
+            tracing::error!(job.name = %name, job.id = id, crashes, poison, how, "the isolated process that ran only this job died; the job runs again, or is dead-lettered if `poison` is true");
             Some(SettlingEnd::Crashed)
         }
         suspect::Verdict::Inconclusive(why) => {
-            tracing::warn!(job.name = %name, job.id = id, why, "the process of a job ended, not by the job; it runs again");
+            tracing::warn!(job.name = %name, job.id = id, why, "the isolated process of this job did not start or was stopped; this is not the job's fault, and the job runs again");
             wait(UNPROVEN)
         }
-        // It must not take a slot from jobs that could run.
+        // A suspect without a place goes back to the queue, because it would take a slot from jobs that can run.
         suspect::Verdict::NoPlace(turn) => wait(turn),
         suspect::Verdict::NoProcess(why) => {
-            let what =
-                "no process can be started for a job that may have killed its worker; it runs in this one";
+            let what = "cannot isolate a job that may have killed its worker; the job runs in this worker";
             tracing::error!(job.name = %name, job.id = id, why, "{what}");
             None
         }
     }
 }
 
-/// What becomes of a job whose handler failed to say it.
+/// Returns the result of a job whose handler panicked or took too long: a retry, or a dead letter at [`MAX_FAULTS`].
 fn fault(what: &str, faults: u32) -> SettlingEnd {
-    tracing::error!(faults = faults + 1, "{what}");
+    tracing::error!(faults = faults + 1, "{what}; after {MAX_FAULTS} faults the job is dead-lettered");
     if faults + 1 >= MAX_FAULTS {
         SettlingEnd::Condemned(format!("{what}, {MAX_FAULTS} times"))
     } else {
@@ -216,8 +211,7 @@ fn fault(what: &str, faults: u32) -> SettlingEnd {
     }
 }
 
-/// Adds an apalis worker to the monitor that runs the handler on the jobs. What is returned is gone when
-/// that worker is.
+/// Adds an apalis worker that runs the handler to the monitor. The weak reference is dead once that worker has ended.
 pub(super) fn register<H: Handler>(
     monitor: Monitor,
     jobs: UnboundedReceiver<ClaimedJob>,

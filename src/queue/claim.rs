@@ -1,4 +1,4 @@
-//! Claiming: as many due jobs as there are free slots, and none in advance.
+//! Claims as many due jobs as the worker has free slots, and none in advance.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,31 +15,25 @@ use super::shared::Shared;
 use crate::claim_pause::ClaimPause;
 use crate::redis::Backoff;
 
-/// Longest sleep between two looks. A job that becomes due earlier than expected wakes the consumer: through the
-/// channel `:wake`, or at the next heartbeat.
+/// Longest sleep between two claims. A message on `:wake` or a heartbeat ends the sleep if a job is due.
 const MAX_SLEEP: Duration = Duration::from_mins(10);
 const MAX_CLAIMED: usize = 256;
 
-/// The claim task of a consumer.
 pub(super) struct Claim {
     pub(super) shared: Arc<Shared>,
-    /// One permit for each job that may run at once.
+    /// Limits the jobs that run at once.
     pub(super) slots: Arc<Semaphore>,
-    /// One permit for each job that may run or be on its way to be settled.
+    /// Limits the jobs that run or wait to be settled.
     pub(super) unsettled: Arc<Semaphore>,
-    /// Where claimed jobs go.
     pub(super) jobs: UnboundedSender<ClaimedJob>,
-    /// Where their leases are settled.
+    /// Receives the settlements of claimed jobs.
     pub(super) settle: UnboundedSender<Settling>,
-    /// While one of them lasts nothing is claimed.
     pub(super) pauses: Vec<ClaimPause>,
 }
 
-/// What `claim.lua` answers: milliseconds until the next scheduled job or -1, jobs still waiting, then of those claimed
-/// the ids, the payloads, and where any of them has a history three counts each and whether it is a suspect.
+/// The result of `claim.lua`: ms until the next scheduled job or -1, number of due jobs left, ids, payloads, counts.
 type Answer = (i64, u64, Vec<Vec<u8>>, Vec<Option<Vec<u8>>>, Vec<Value>);
 
-/// What a claim brought.
 struct Claimed {
     jobs: usize,
     waiting: u64,
@@ -47,7 +41,6 @@ struct Claimed {
 }
 
 impl Claim {
-    /// Claims until asked to stop.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new();
         while let Some(slots) = self.free_slots(&stop).await {
@@ -56,7 +49,7 @@ impl Claim {
                 Ok(Some(claimed)) => {
                     self.shared.connection.answered();
                     backoff = Backoff::new();
-                    // Even the shortest sleep takes a millisecond, in which a backlog could be worked off.
+                    // While due jobs are left, claims again at once: even the shortest sleep takes a millisecond.
                     let more = claimed.waiting > 0 || claimed.next_due == Some(Duration::ZERO);
                     if claimed.waiting == 0 && (claimed.jobs < asked || !more) {
                         self.sleep(claimed.next_due, &stop).await;
@@ -75,7 +68,7 @@ impl Claim {
         }
     }
 
-    /// Waits for a free slot and takes all there are, up to what one claim may ask for.
+    /// Waits for a free slot and takes all free slots, up to [`MAX_CLAIMED`]. Returns `None` on `stop`.
     async fn free_slots(&self, stop: &CancellationToken) -> Option<Vec<Slot>> {
         let permits = async {
             let unsettled = Arc::clone(&self.unsettled).acquire_owned().await.ok()?;
@@ -112,7 +105,7 @@ impl Claim {
         }
     }
 
-    /// Claims up to one job a slot. `None`: the worker was taken for dead.
+    /// Claims up to one job per slot. Returns `None` if the worker was presumed dead.
     async fn claim(&self, slots: Vec<Slot>, stop: &CancellationToken) -> RedisResult<Option<Claimed>> {
         let (worker, held) = self.shared.worker_and_held();
         let mut connection = self.shared.connection.get();
@@ -151,11 +144,10 @@ impl Claim {
                 slot: Some(slot),
             };
             if !current || stop.is_cancelled() {
-                // Taken for dead while the claim was under way: no lease on it is renewed. Or asked to stop:
-                // it would not run before the jobs that run have ended.
+                // The worker was presumed dead during the claim, or it stops. The dropped lease gives the job back.
                 continue;
             }
-            // Where the receiver is gone the lease is dropped, and with that the job given back.
+            // If the receiver is gone, the dropped lease gives the job back.
             drop(self.jobs.send(ClaimedJob {
                 id,
                 payload,
@@ -170,8 +162,7 @@ impl Claim {
         Ok(Some(claimed))
     }
 
-    /// Gives jobs that came under other ids than their payloads ask for those ids. Where Redis does not answer they are
-    /// given back, as all that is claimed and not held.
+    /// Renames jobs to the ids that their payloads require. If this fails, the jobs go back to their queue.
     async fn identify(&self, worker: &str, misnamed: Vec<(Vec<u8>, String)>) -> RedisResult<()> {
         if misnamed.is_empty() {
             return Ok(());
@@ -186,18 +177,13 @@ impl Claim {
             call.arg(id).arg(right);
         }
         let dropped: u64 = call.invoke_async(&mut shared.connection.get()).await?;
-        tracing::info!(
-            queue = shared.queue,
-            jobs,
-            dropped,
-            "gave jobs of another program the ids of their orders"
-        );
+        tracing::info!(queue = shared.queue, jobs, dropped, "renamed jobs of another program to order ids");
         Ok(())
     }
 }
 
-/// Gives back what stands as claimed by this worker and is not held by it. Only between two claims: the
-/// jobs of a claim that is under way are not held yet.
+/// Gives back the jobs that Redis counts as claimed by this worker but that have no lease here. Call it only between
+/// two claims, as jobs of a claim in progress have no lease yet.
 async fn give_back(shared: &Shared, worker: &str) -> RedisResult<()> {
     let mut connection = shared.connection.get();
     let inflight = format!("{}:inflight:{worker}", shared.queue);
@@ -208,6 +194,6 @@ async fn give_back(shared: &Shared, worker: &str) -> RedisResult<()> {
     }
     let mut call = scripts::GIVE_BACK.key(&shared.queue);
     let given: u64 = call.arg(worker).arg(claimed).invoke_async(&mut connection).await?;
-    tracing::info!(queue = shared.queue, given, "gave back jobs whose claim was not answered");
+    tracing::info!(queue = shared.queue, given, "gave back claimed jobs that this worker does not hold");
     Ok(())
 }

@@ -1,13 +1,9 @@
-//! One worker's side of one queue: claim, keep the lease, settle.
+//! A worker's consumer of one queue. Two tasks run concurrently, so that neither waits for the other or for a handler.
+//! *Claim* takes as many due jobs as there are free slots, and sleeps until the next one is due. *Settle* sends results
+//! to Redis in batches, and keeps them while Redis is unreachable. No error of Redis ends either task.
 //!
-//! Two tasks, so that neither waits for the other or for a handler: *claim* takes as many due jobs as there
-//! are free slots and sleeps until the next one is due; *settle* hands results to Redis in batches and holds
-//! them while Redis is away. The leases of all queues are kept by one task of the process. None of them ends
-//! because of Redis.
-//!
-//! An answer of Redis may be lost after its script has run. So a batch of settlements carries a number
-//! under which it is carried out once, and jobs that stand as claimed by this worker while it holds no
-//! lease on them are given back.
+//! If the answer of a script is lost, the worker cannot know whether the script has run. So each batch of settlements
+//! has a number, and Redis applies it only once. Jobs that Redis counts as claimed but the worker lacks go back.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -26,7 +22,6 @@ use crate::job::Handler;
 use crate::redis::{Connection, Names};
 use crate::slots::Slots;
 
-/// The tasks of one consumer.
 pub(super) struct Consumer {
     pub(super) shared: Arc<Shared>,
     stop: CancellationToken,
@@ -81,23 +76,22 @@ impl Consumer {
         (consumer, received)
     }
 
-    /// Claims nothing more; what is claimed goes on.
+    /// Stops claiming. Jobs that were claimed before still run.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Waits until everything claimed is settled or given back, then leaves the queue. The receiver and
-    /// all leases must be gone, or going.
+    /// Waits until the receiver and all leases are dropped, all jobs are settled, and the worker has left the queue.
     pub(super) async fn leave(self) {
         self.stop.cancel();
         for task in [self.claim, self.settle] {
             if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the queue died");
+                tracing::error!(%error, "a task that claims or settles jobs died; unfinished jobs run again");
             }
         }
     }
 
-    /// Whether all tasks run.
+    /// Whether the claim and settle tasks run. After [`Consumer::stop`] the claim task is allowed to end.
     pub(super) fn is_alive(&self) -> bool {
         let claims = self.stop.is_cancelled() || !self.claim.is_finished();
         claims && !self.settle.is_finished()

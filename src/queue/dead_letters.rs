@@ -1,7 +1,6 @@
-//! Dead letters: to look at, to have run again, to delete, and to put back where Redis has lost them.
-//!
-//! Every move is one script, so it may be done while workers run. Nothing here knows what a job means. A letter that is
-//! replayed is marked before the store is changed, and made due after that: a worker completes what ends in between.
+//! Lists, replays, discards and restores dead letters. Each move is one script, so it is safe while workers run. To
+//! replay a dead letter, a command marks it, changes the database and makes the job due. If the command dies after the
+//! mark, a worker completes the replay. This module must not know what a job means.
 
 use redis::{RedisResult, pipe};
 use topup_jobs::{JobName, Timestamp};
@@ -10,28 +9,26 @@ use super::scripts;
 use crate::handlers::StoredDeadLetter;
 use crate::redis::{Connection, Names};
 
-/// Histories asked for in one go.
+/// Dead letters per round trip.
 const MAX_ASKED: usize = 1000;
-/// Letters that one step of a scan is to look at.
+/// `COUNT` of an `SSCAN` step.
 const SCANNED: usize = 100;
 
-/// The dead letters of all queues.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
     connection: Connection,
     names: Names,
 }
 
-/// A dead letter.
 #[derive(Debug)]
 pub(crate) struct DeadLetter {
     pub(crate) job: JobName,
-    /// As it stands in Redis: a foreign program may have chosen any bytes.
+    /// Raw bytes, as another program may have chosen any id.
     pub(crate) id: Vec<u8>,
-    /// Empty where nothing is known of it.
+    /// Why the job became a dead letter; empty if unknown.
     pub(crate) reason: String,
     pub(crate) dead_at: Option<Timestamp>,
-    /// Failed attempts before that.
+    /// Failed attempts before the job became a dead letter.
     pub(crate) attempts_made: Option<u32>,
     pub(crate) last_error: Option<String>,
 }
@@ -49,18 +46,16 @@ impl From<&StoredDeadLetter> for DeadLetter {
     }
 }
 
-/// What became of a dead letter that was to run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replayed {
-    /// It is due.
     Due,
-    /// Another command was faster.
+    /// The job is not a dead letter any more, because another command was faster.
     Gone,
-    /// The order is tracked by another job.
+    /// The job is already in another queue.
     Tracked,
 }
 
-/// What Redis keeps of the history of a job.
+/// The history of a dead letter: reason, time in seconds since 1970, failed attempts, last error.
 type History = (Option<String>, Option<f64>, Option<u32>, Option<String>);
 
 impl DeadLetters {
@@ -68,7 +63,7 @@ impl DeadLetters {
         Self { connection, names }
     }
 
-    /// Those of one queue, the oldest first.
+    /// All dead letters of a queue, the oldest first.
     pub(crate) async fn list(&self, job: JobName) -> RedisResult<Vec<DeadLetter>> {
         let queue = self.names.queue(job);
         let mut members = redis::cmd("SMEMBERS");
@@ -79,7 +74,7 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Some of one queue, from this cursor of `SSCAN` on, and the next cursor; it is 0 at the beginning and at the end.
+    /// One step of `SSCAN`: the next cursor and some dead letters. The cursor is 0 at the beginning and at the end.
     pub(crate) async fn scan(&self, job: JobName, cursor: u64) -> RedisResult<(u64, Vec<DeadLetter>)> {
         let mut scan = redis::cmd("SSCAN");
         scan.arg(format!("{}:dead", self.names.queue(job))).arg(cursor).arg("COUNT").arg(SCANNED);
@@ -87,7 +82,6 @@ impl DeadLetters {
         Ok((next, self.read(job, &ids).await?))
     }
 
-    /// What is known of these.
     async fn read(&self, job: JobName, ids: &[Vec<u8>]) -> RedisResult<Vec<DeadLetter>> {
         let queue = self.names.queue(job);
         let mut letters = Vec::with_capacity(ids.len());
@@ -95,7 +89,7 @@ impl DeadLetters {
             let mut ask = pipe();
             for id in ids {
                 let meta = [format!("{queue}:meta:").as_bytes(), id].concat();
-                // Where a foreign program has put something else there, nothing is known.
+                // If another program stored a value of another type in this key, the history is unknown.
                 ask.cmd("HMGET").arg(meta).arg("reason").arg("dead_at").arg("attempts").arg("last_error");
             }
             ask.ignore_errors();
@@ -105,7 +99,6 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// What the job carries.
     pub(crate) async fn payload(&self, letter: &DeadLetter) -> RedisResult<Option<Vec<u8>>> {
         let mut read = redis::cmd("HMGET");
         read.arg(format!("{}:data", self.names.queue(letter.job))).arg(&letter.id);
@@ -113,7 +106,7 @@ impl DeadLetters {
         Ok(payload)
     }
 
-    /// Puts letters back that no queue holds; says for each whether that was so.
+    /// Restores dead letters whose job is in no queue. Returns for each whether it was restored.
     pub(crate) async fn put_back(&self, letters: &[StoredDeadLetter]) -> RedisResult<Vec<bool>> {
         let mut put_back = Vec::with_capacity(letters.len());
         for letters in letters.chunks(MAX_ASKED) {
@@ -134,8 +127,7 @@ impl DeadLetters {
         Ok(put_back)
     }
 
-    /// Marks it as one that is being replayed. Returns false where it is none any more, or another queue has the job at
-    /// work.
+    /// Marks a dead letter as being replayed. Returns false if the job is not a dead letter or another queue holds it.
     pub(crate) async fn mark(&self, letter: &DeadLetter) -> RedisResult<bool> {
         let mut call = scripts::DEAD_MARK.key(self.names.queue(letter.job));
         self.siblings(letter.job).for_each(|queue| {
@@ -145,7 +137,7 @@ impl DeadLetters {
         Ok(marked)
     }
 
-    /// The other queues in which the same job may be: an order is tracked by one of two.
+    /// Returns the other queue that may hold the job of an order, as an order has two; none for a notification.
     fn siblings(&self, job: JobName) -> impl Iterator<Item = String> {
         let following = JobName::TRACKING.into_iter();
         following
@@ -153,7 +145,7 @@ impl DeadLetters {
             .map(|job| self.names.queue(job))
     }
 
-    /// Has it run again at once, as a job to which nothing has happened yet; with this payload, if there is one.
+    /// Makes a dead letter due as a new job without history, with this payload if one is given.
     pub(crate) async fn replay(
         &self,
         job: JobName,
@@ -173,14 +165,14 @@ impl DeadLetters {
         })
     }
 
-    /// Deletes it; returns whether it was there.
+    /// Deletes a dead letter. Returns whether it existed.
     pub(crate) async fn discard(&self, job: JobName, id: &[u8]) -> RedisResult<bool> {
         let mut call = scripts::DEAD_DISCARD.key(self.names.queue(job));
         call.arg(id).invoke_async(&mut self.connection.get()).await
     }
 }
 
-/// As it stands in Redis: seconds since 1970 with fractions.
+/// The form of a time in Redis: seconds since 1970, with milliseconds.
 fn seconds(at: Timestamp) -> String {
     let ms = at.timestamp_millis();
     format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000))

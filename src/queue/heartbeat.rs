@@ -1,8 +1,6 @@
-//! Keeping the leases: the process reports for all its queues at once, whatever its handlers do, and takes
-//! over from those that do not report.
-//!
-//! The same question tells what there is to do, for a job that was scheduled without a word, and whether
-//! a lease has run out. So a worker without work asks Redis for nothing else.
+//! Heartbeats renew the leases of a worker. The process reports for all its queues at once, whatever its handlers do,
+//! and takes over the jobs of workers that stopped reporting. The answer shows whether a lease has expired, and when
+//! the next job is due (a message on `:wake` may be lost). So an idle worker sends no other command to Redis.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,33 +18,31 @@ use crate::redis::{Backoff, Connection, StableSince, millis};
 
 /// Pause between two reports of a worker that holds jobs.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
-/// The same of one that holds none: nothing is at stake, it only looks for what it was not told of.
+/// Pause between two reports of a worker without jobs, which has no lease to renew.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long the answer to a report may take. One that hangs must leave the time for another within the lease.
+/// Timeout of a report, short enough for a second try before the lease expires.
 const ANSWER: Duration = Duration::from_secs(2);
-/// The clock of Redis may gain or lose so much on ours between two reports before it counts as set.
+/// If the clock of Redis gains or loses more than this against ours between two reports, that clock counts as changed.
 const CLOCK_MAY_GAIN: Duration = Duration::from_secs(1);
 const MAX_REAPED: usize = 1_000;
 
-/// What Redis says of one queue: jobs in flight, ms until the next is due, whether a lease has run out.
+/// The answer for one queue: jobs in flight, ms until the next job is due, 1 if a lease has expired.
 type Report = (i64, i64, u64);
 
-/// A queue whose leases are kept.
 struct Kept {
     shared: Arc<Shared>,
-    /// Whether Redis counted more claims of this worker than the worker knows of at the last report.
+    /// Whether Redis counted more claims than the worker has leases, at the last report.
     unknown_claims: bool,
-    /// Jobs that became suspects when this worker was taken for dead, with its name then.
+    /// Jobs that became suspects because this worker was presumed dead, and the worker's name at that time.
     wronged: Vec<(Arc<str>, Vec<Vec<u8>>)>,
 }
 
-/// Registers the process in its queues, renews its leases, and gives the jobs of dead workers on. A queue that
-/// the process has left is left alone; the others have jobs that still run.
+/// Renews the leases of this process in all its queues and takes over jobs of dead workers, until it leaves the queues.
 pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection, report_now: Arc<Notify>) {
     let clock_was_set = Arc::new(Notify::new());
     let putting_right = put_right(queues.clone(), connection.clone(), Arc::clone(&clock_was_set));
     let _putting_right = AbortOnDropHandle::new(tokio::spawn(putting_right));
-    // It may have been set while no worker ran.
+    // The clock may have been changed while no worker ran.
     clock_was_set.notify_one();
     let kept = |shared| Kept { shared, unknown_claims: false, wronged: Vec::new() };
     let mut queues: Vec<_> = queues.into_iter().map(kept).collect();
@@ -66,8 +62,8 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 connection.answered();
                 backoff = Backoff::new();
                 clock.reads(Reading { asked, answered: Instant::now(), shows });
-                // Another server, for all we know: it has a clock of its own, and others have yet to find it. What
-                // was left while this report was on its way still counts with the next.
+                // A new connection may lead to another server, whose clock may differ and which other workers may not
+                // have found yet. If the connection changed during this report, this holds for the next report, too.
                 clock.was_set |= connection.times_left() != times_left;
                 times_left = left_so_far;
                 if clock.was_set {
@@ -85,7 +81,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
             Err(error) => {
                 connection.failed_to_work(&error);
                 stable.interrupted();
-                // Redis may come back with older data, and so with claims that were settled.
+                // Redis may have lost its latest writes and count settled jobs as claimed, so these are given back.
                 for kept in &queues {
                     kept.shared.orphaned_claims.store(true, Ordering::Relaxed);
                 }
@@ -101,7 +97,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
     }
 }
 
-/// The reports on all queues, and the time by the clock of Redis in ms.
+/// Reports for all queues. Returns the time by the clock of Redis in ms, and the answer for each queue.
 async fn heartbeat(
     queues: &[Kept],
     connection: &Connection,
@@ -116,15 +112,15 @@ async fn heartbeat(
     call.invoke_async(&mut connection.get()).await
 }
 
-/// The clock of Redis beside our own. It may be set, or be another one after a fail-over; then leases seem to have
-/// run out, or to run on for as long as the two differ.
+/// Notices if the clock of Redis is set, or if a failover leads to a server with another clock. Leases then seem to
+/// expire too early or too late, so this worker takes over no jobs for the time of a lease.
 struct ClockOfRedis {
     read: Option<Reading>,
-    /// Whether it was set between the last two readings, or may be another one. Unknown at the start.
+    /// Whether the clock was changed between the last two reports, or may be another server's. Initially true.
     was_set: bool,
 }
 
-/// What it showed, in ms, and when it was asked and had answered.
+/// The time that the clock of Redis showed, in ms, and the times of the request and of the answer by our clock.
 #[derive(Clone, Copy)]
 struct Reading {
     asked: Instant,
@@ -144,7 +140,7 @@ impl ClockOfRedis {
         self.was_set = self.read.is_some_and(|before| {
             let least = ms(now.asked.saturating_duration_since(before.answered));
             let most = ms(now.answered.duration_since(before.asked));
-            // Less than nothing where it was set back.
+            // Negative if the clock was moved back.
             let passed = now.shows - before.shows;
             passed > most + ms(CLOCK_MAY_GAIN) || passed + ms(CLOCK_MAY_GAIN) < least
         });
@@ -152,19 +148,19 @@ impl ClockOfRedis {
     }
 }
 
-/// Does what the report on a queue asks for.
+/// Acts on the answer for a queue. Jobs of dead workers are taken over only if `reap` is set.
 async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: bool) -> RedisResult<()> {
     let shared = &kept.shared;
     let Ok(claimed) = usize::try_from(claimed) else {
-        // Frozen or cut off beyond its lease. What it holds runs elsewhere by now.
-        tracing::warn!(queue = shared.queue, "this worker was taken for dead and starts under a new name");
+        // The worker was frozen or cut off for longer than its lease, and other workers may have taken over its jobs.
+        tracing::warn!(queue = shared.queue, "this worker was presumed dead; it continues under a new name");
         kept.wronged.push(shared.rename());
         shared.wake.notify_one();
         return acquit(kept).await;
     };
     acquit(kept).await?;
     let shared = &kept.shared;
-    // Once is nothing: a claim or a settlement may be under way.
+    // A claim or a settlement in progress may explain one answer with too many claims, but not two in a row.
     let unknown_claims = claimed > shared.worker_and_held().1;
     if unknown_claims && kept.unknown_claims {
         shared.orphaned_claims.store(true, Ordering::Relaxed);
@@ -178,7 +174,7 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
     if expired > 0 && reap { take_over(shared).await } else { Ok(()) }
 }
 
-/// Takes back the suspicion against the jobs of a worker that lives.
+/// Clears the jobs that became suspects because this worker was presumed dead: it is alive, so they did not kill it.
 async fn acquit(kept: &mut Kept) -> RedisResult<()> {
     let Kept { shared, wronged, .. } = kept;
     while let Some((worker, ids)) = wronged.last_mut() {
@@ -190,12 +186,12 @@ async fn acquit(kept: &mut Kept) -> RedisResult<()> {
         let mut call = scripts::ACQUIT.key(&shared.queue);
         call.arg(&**worker).arg(&some);
         let acquitted = call.invoke_async::<u64>(&mut shared.connection.get()).await;
-        // As long as it is not answered it is tried again.
+        // On an error the ids are kept for the next try.
         let acquitted = acquitted.inspect_err(|_| ids.extend(some))?;
         tracing::info!(
             queue = shared.queue,
             acquitted,
-            "jobs of this worker are suspects no longer: it has not died"
+            "this worker was presumed dead but is alive; the jobs it held are no longer suspects"
         );
     }
     Ok(())
@@ -206,7 +202,7 @@ async fn take_over(shared: &Shared) -> RedisResult<()> {
     call.arg(millis(LEASE)).arg(MAX_REAPED);
     let moved: u64 = call.invoke_async(&mut shared.connection.get()).await?;
     if moved > 0 {
-        tracing::warn!(queue = shared.queue, moved, "took over the jobs of a dead worker");
+        tracing::warn!(queue = shared.queue, moved, "took over the jobs of workers that stopped reporting");
     }
     Ok(())
 }
@@ -216,10 +212,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_set_is_noticed_and_a_slow_answer_is_none() {
+    fn a_set_clock_is_noticed_and_a_slow_answer_is_not_mistaken_for_one() {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        // Asked, answered, and what the clock showed, in seconds; then whether it was set since.
+        // Seconds of the request, of the answer, and shown by the clock of Redis; whether that clock counts as changed.
         let readings = [
             (0.0, 0.1, 100.0, false),
             (1.5, 1.6, 101.5, false),
@@ -230,7 +226,7 @@ mod tests {
             (9.5, 9.6, 50.0, true),
             (11.0, 11.1, 51.5, false),
             (14.0, 14.1, 52.0, true),
-            // Soon after one another, and set back by more than that.
+            // The clock is moved back between two reports that are close together.
             (14.2, 14.2, 40.0, true),
             (14.4, 14.4, 40.2, false),
         ];

@@ -1,4 +1,4 @@
-//! The worker's side of a process for suspects: starts it, sends it jobs, and says which it left behind when it ended.
+//! The worker's side of an isolated process: starts the process, sends it jobs, and returns the jobs it did not finish.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,28 +15,28 @@ use super::isolation::{Isolation, Word};
 use super::running::HANDLER_TIMEOUT;
 use super::suspect::{Suspect, Verdict};
 
-/// How long a process may take until it is set up.
+/// Timeout for a new process to report that it is set up.
 const SET_UP_WITHIN: Duration = Duration::from_secs(30);
-/// How long one without jobs is kept: suspects that wait for a moment come back to it.
+/// How long a process without jobs is kept, for suspects that return from the queue after a short wait.
 const KEPT_FOR: Duration = Duration::from_secs(3);
-/// The process gives a handler up by itself. If it does not, the job has brought the whole process to a stand.
+/// A process that runs a job for this long has hung: it should have stopped the handler after [`HANDLER_TIMEOUT`].
 const HUNG_AFTER: Duration = HANDLER_TIMEOUT.saturating_add(Duration::from_secs(15));
-/// How long the process may take to read a line.
+/// Timeout for sending a line to the process, which expires if the process does not read.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
-/// How long it may take to end once it has closed its output.
+/// Timeout for the process to end after it has closed its output.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Signals that ask a program to stop: SIGHUP, SIGINT, SIGTERM.
 const STOP_SIGNALS: [i32; 3] = [1, 2, 15];
 
-/// What a process left behind.
+/// The jobs that a process left behind when it ended.
 pub(super) enum Left {
-    /// No job; it was dismissed.
+    /// No job: the process was no longer needed.
     NoJobs,
-    /// It never ran a job.
+    /// The process could not be started, or ended while no job was running.
     NotStarted { why: String, jobs: Vec<Suspect> },
-    /// A signal asked it to stop.
+    /// A signal asked the process to stop.
     Stopped { why: String, jobs: Vec<Suspect> },
-    /// It died, or hung and was killed. Jobs that it ran, and those that it had not begun.
+    /// The process died, or hung and was killed, while it was `running` jobs. The `waiting` jobs had not begun.
     Died { why: String, running: Vec<Suspect>, waiting: Vec<Suspect>, hung: bool },
 }
 
@@ -48,14 +48,14 @@ struct Process {
     number: u64,
 }
 
-/// A job that the process has, and when it began to run.
+/// A job that was sent to the process at the time `since`, and whose handler began to run at the time `began`.
 struct Sent {
     suspect: Suspect,
     began: Option<Instant>,
     since: Instant,
 }
 
-/// Runs jobs in one process, side by side, until all have ended; more may join them meanwhile.
+/// Runs jobs concurrently in one process until all have ended. Jobs that arrive at `joining` are added.
 pub(super) async fn run_in_process(
     isolation: &Isolation,
     jobs: Vec<Suspect>,
@@ -67,7 +67,7 @@ pub(super) async fn run_in_process(
     };
     let mut hung = false;
     for job in jobs {
-        // A job that could not be sent is among those left behind.
+        // `send` records the job first, so a job that could not be sent is returned as unfinished.
         hung |= process.send(job).await.is_err();
     }
     let mut idle_since = Instant::now();
@@ -108,7 +108,7 @@ pub(super) async fn run_in_process(
 impl Process {
     async fn start(isolation: &Isolation) -> io::Result<Self> {
         let mut command = isolation.command();
-        // A group of its own: a Ctrl-C at the terminal is the worker's business.
+        // A process group of its own, so that a Ctrl-C at the terminal reaches the worker only.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -116,16 +116,16 @@ impl Process {
         };
         let mut said = BufReader::new(output).lines();
         let ready = async {
-            // It may say other things first: handlers and libraries are free to print.
+            // Skips other lines, because libraries may print before the process is ready.
             while let Some(line) = said.next_line().await? {
                 if matches!(serde_json::from_str(&line), Ok(Word::Ready)) {
                     return Ok(());
                 }
             }
             let status = child.wait().await?;
-            Err(io::Error::other(format!("it was not set up ({status})")))
+            Err(io::Error::other(format!("the process ended before it was ready ({status})")))
         };
-        let late = |_elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, "it was not set up in time"));
+        let late = |_elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, "the process started too slowly"));
         timeout(SET_UP_WITHIN, ready).await.unwrap_or_else(late)?;
         Ok(Self { child, input, said, sent: BTreeMap::new(), number: 0 })
     }
@@ -139,7 +139,7 @@ impl Process {
         line.push(b'\n');
         match timeout(WRITTEN_WITHIN, self.input.write_all(&line)).await {
             Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            // Of a process that has died its output says more.
+            // A broken pipe means that the process has died. Its output then ends, which the caller handles.
             Ok(_) => Ok(()),
             Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -158,26 +158,26 @@ impl Process {
             Ok(Word::Ready) | Err(_) => return,
         };
         if let Some(Sent { suspect, .. }) = self.sent.remove(&number) {
-            // A job that was given back meanwhile has no receiver for its end.
+            // The send fails if the job was given back meanwhile. Then the verdict is not needed.
             drop(suspect.end.send(end));
         }
     }
 
-    /// Since when the job has been with the process that has been there for the longest.
+    /// Returns when the oldest job began. A job that has not begun counts from the time at which it was sent.
     fn longest_began(&self) -> Option<Instant> {
         self.sent.values().map(|sent| sent.began.unwrap_or(sent.since)).min()
     }
 
-    /// Ends the process and says what it left.
+    /// Ends the process and returns its unfinished jobs.
     async fn left(mut self, hung: bool) -> Left {
         let ended = if hung { None } else { timeout(ENDS_WITHIN, self.child.wait()).await.ok() };
         let status = ended.and_then(Result::ok);
-        // Where it has ended by itself there is nothing to kill.
+        // Has no effect if the process has already ended.
         drop(self.child.start_kill());
         let why = match status {
             Some(status) => status.to_string(),
             None if hung => "the handler took too long".to_owned(),
-            None => "it closed its output and did not end".to_owned(),
+            None => "the process closed its output and did not end".to_owned(),
         };
         let (running, waiting): (Vec<_>, Vec<_>) =
             self.sent.into_values().partition(|sent| sent.began.is_some());

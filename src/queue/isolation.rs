@@ -1,9 +1,8 @@
-//! Processes in which a worker runs jobs apart from its own: the lines that the two speak, and the process's side.
+//! The protocol between a worker and an isolated process, which runs suspects, and the code of the process's side.
 //!
-//! The worker sends jobs, a line of JSON each. The process says [`Word::Ready`] once it is set up, [`Word::Began`]
-//! before a job's handler runs, and [`Word::Ended`] with what came of it. It ends when its standard input does, and
-//! so with its worker. Which jobs run there, and what the death of such a process says of them, is decided in
-//! `quarantine`.
+//! The worker sends each job as a line of JSON. The process writes [`Word::Ready`] once it is set up, [`Word::Began`]
+//! before it runs a handler, and [`Word::Ended`] with the settlement. The process ends when its input closes, at the
+//! latest when the worker ends. `quarantine` decides which jobs it runs, and what its death proves about these jobs.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -16,33 +15,33 @@ use topup_jobs::JobName;
 use super::running::{carry_out, run_payload};
 use crate::job::{Handler, Settlement};
 
-/// How to start a process that runs jobs for a worker.
+/// The command that starts an isolated process.
 #[derive(Clone)]
 pub struct Isolation(Arc<dyn Fn() -> Command + Send + Sync>);
 
-/// A job on its way to its process.
+/// A job as it is sent to an isolated process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IsolatedJob {
-    /// The job's one name.
+    /// The name of the job, which selects its handler.
     pub name: JobName,
     id: String,
     attempts_made: u32,
     payload: Vec<u8>,
-    /// By which the process names it to its worker.
+    /// Identifies the job in the lines that the process writes.
     pub(super) number: u64,
 }
 
-/// What the process says.
+/// A line that the process writes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "word", rename_all = "kebab-case")]
 pub(super) enum Word {
-    /// It is set up, and takes jobs.
+    /// The process is set up and takes jobs.
     Ready,
     /// The handler of this job is about to run.
     Began { number: u64 },
-    /// The handler of this job has come to its end.
+    /// The handler of this job returned a settlement.
     Ended { number: u64, settlement: Settlement },
-    /// It has not, for this reason: it panicked, or took too long.
+    /// The handler of this job panicked or took too long.
     Failed { number: u64, what: String },
 }
 
@@ -53,7 +52,7 @@ impl std::fmt::Debug for Isolation {
 }
 
 impl Isolation {
-    /// Processes made by this command, which must end up in [`run_isolated`].
+    /// Takes a function that builds the command. The program of the command must call [`run_isolated`].
     #[must_use]
     pub fn new(command: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         Self(Arc::new(command))
@@ -79,11 +78,10 @@ impl IsolatedJob {
     }
 }
 
-/// The process's side: runs the jobs that the worker sends, side by side, until the worker ends or dismisses it.
+/// Runs the jobs that the worker sends to this process concurrently, until the worker ends or closes the input.
 ///
 /// # Errors
-/// `io::Error` where what it is sent is no job. That the worker does not listen any more is no error: it is gone, and with
-/// it all reason to go on.
+/// `io::Error` if a line is not a job. If the worker has ended and no longer reads, that is not an error.
 pub async fn run_isolated<F>(run: impl Fn(IsolatedJob) -> F) -> std::io::Result<()>
 where
     F: Future<Output = Settlement> + Send + 'static,
@@ -105,7 +103,7 @@ where
                 Err(what) => Word::Failed { number, what: what.to_owned() },
             };
             if say(&said).is_err() {
-                // The worker is gone, and with it all reason to go on.
+                // The worker has ended, so nothing receives the results.
                 std::process::exit(0);
             }
         });
@@ -113,13 +111,13 @@ where
     Ok(())
 }
 
-/// The jobs that a worker sends to this process, which ends when the worker says nothing more.
+/// Receives jobs from the standard input. The process exits when the input closes.
 fn receive() -> UnboundedReceiver<std::io::Result<IsolatedJob>> {
     let (send, received) = unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             let job = serde_json::from_str(&line).map_err(|error| {
-                let what = "this command is run by a worker, which says what to run";
+                let what = "only a worker starts this command and sends it jobs; this line is not a job";
                 std::io::Error::other(format!("{what}: {error}"))
             });
             if send.send(job).is_err() {

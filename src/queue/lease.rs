@@ -1,7 +1,5 @@
-//! A claimed job and the lease on it.
-//!
-//! The lease is a value: its holder owns the job and one of the worker's slots. Settling consumes
-//! it; dropping it unsettled gives the job back, so that no path of the code can lose one.
+//! A claimed job and its [`Lease`]. The code that holds the lease owns the job and one of the worker's slots. Settling
+//! the job consumes the lease. If a lease is dropped unsettled, the job returns to its queue, so no job is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +10,24 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::job::{Disposition, Settlement};
 use crate::redis::millis;
 
-/// A job that this worker has claimed.
 #[derive(Debug)]
 pub(super) struct ClaimedJob {
-    /// Its id in the queue, as the bytes that stand there.
+    /// Raw bytes, as another program may have chosen any id.
     pub(super) id: Vec<u8>,
-    /// What it carries; nothing where a foreign program left an id without a payload.
+    /// `None` if another program enqueued an id without a payload.
     pub(super) payload: Option<Vec<u8>>,
     /// Failed attempts before this one.
     pub(super) attempts_made: u32,
-    /// How often its handler has failed to say what becomes of it.
+    /// Number of times that its handler panicked or took too long.
     pub(super) faults: u32,
-    /// How often a process has died that ran this job and no other.
+    /// Number of processes that died while they ran only this job.
     pub(super) crashes: u32,
-    /// Whether a worker was lost that held it: it may have killed that worker.
+    /// Whether a worker that held the job was presumed dead. The job may have killed that worker.
     pub(super) suspect: bool,
-    /// The right to settle it.
     pub(super) lease: Option<Lease>,
 }
 
-/// The right to settle a job, and the slot it takes.
+/// The right to settle a job, and the slot that the job takes.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) worker: Arc<str>,
@@ -40,12 +36,12 @@ pub(super) struct Lease {
     pub(super) slot: Option<Slot>,
 }
 
-/// The right to run a job, and to settle it.
+/// The permits to run a job and to settle it.
 #[derive(Debug)]
 pub(super) struct Slot {
     /// Free again once the job has run.
     pub(super) _running: OwnedSemaphorePermit,
-    /// Free again once Redis has settled it: while it refuses to, jobs are not claimed without end.
+    /// Free again once Redis has settled the job. This bounds the claims while Redis is unreachable.
     pub(super) unsettled: OwnedSemaphorePermit,
 }
 
@@ -61,30 +57,30 @@ pub(super) struct Settling {
 #[derive(Debug)]
 pub(super) enum SettlingEnd {
     Settled(Settlement),
-    /// The handler failed to say what becomes of the job; it runs again after this wait.
+    /// The handler panicked or took too long; the job runs again after this wait.
     Fault(Duration, String),
-    /// The process of its own in which it ran has died; it runs again, or it is poison.
+    /// The process that ran only this job died. The job runs again, or becomes a dead letter after `MAX_CRASHES`.
     Crashed,
-    /// The queue made it a dead letter, for this reason: its handler never said what becomes of it.
+    /// The handler panicked or took too long `MAX_FAULTS` times; `settle.lua` makes the job a dead letter.
     Condemned(String),
     /// The job goes back to the head of its queue.
     Released,
 }
 
 impl Lease {
-    /// Hands over what becomes of the job. It is kept until Redis has it.
+    /// Settles the job. The settlement is kept until Redis has confirmed it.
     pub(super) fn settle(mut self, end: SettlingEnd) {
         self.send(end);
     }
 
     fn send(&mut self, end: SettlingEnd) {
-        // The slot is free for the next job while this one's settlement is on its way.
+        // Drops `_running`, so that the next job can run while the settlement of this job is on its way.
         if let Some(Slot { unsettled, .. }) = self.slot.take() {
             let (worker, id) = (Arc::clone(&self.worker), std::mem::take(&mut self.id));
             let settling = Settling { worker, id, end, _unsettled: unsettled };
             if self.settle.send(settling).is_err() {
-                // The settling task ends only after every lease is gone, or with the process.
-                tracing::warn!("a job was left to its lease: the settling task has ended");
+                // The task that settles jobs ends only after the last lease, or with the process.
+                tracing::warn!("a result is lost, as the task that settles jobs ended; the job runs again");
             }
         }
     }
@@ -97,18 +93,18 @@ impl Drop for Lease {
 }
 
 impl Settling {
-    /// Whether the job is done and nothing follows from it.
+    /// Whether the job is complete and has no following job.
     pub(super) fn only_finishes(&self) -> bool {
         matches!(&self.end, SettlingEnd::Settled(Settlement { disposition: Disposition::Complete, next, .. }) if next.is_empty())
     }
 
-    /// The arguments of `settle.lua` for this job.
+    /// Adds the arguments of `settle.lua` for this job.
     pub(super) fn write_args(&self, names: &crate::redis::Names, call: &mut redis::ScriptInvocation<'_>) {
         let (action, delay, reason) = match &self.end {
             SettlingEnd::Released => ("release", Duration::ZERO, ""),
             SettlingEnd::Fault(wait, what) => ("fault", *wait, what.as_str()),
             SettlingEnd::Crashed => ("crash", Duration::ZERO, ""),
-            SettlingEnd::Condemned(reason) => ("poison", Duration::ZERO, reason.as_str()),
+            SettlingEnd::Condemned(reason) => ("condemned", Duration::ZERO, reason.as_str()),
             SettlingEnd::Settled(settlement) => match &settlement.disposition {
                 Disposition::Complete => ("complete", Duration::ZERO, ""),
                 Disposition::Snooze(wait) => ("snooze", *wait, ""),

@@ -1,29 +1,28 @@
-//! The job queues: apalis workers on apalis-redis's key layout, with a consumer of our own.
+//! The job queues: apalis runs the handlers, the key layout is that of apalis-redis, our own code claims and settles.
 //!
 //! Every queue `{topup}:<job>` consists of these structures:
 //!
 //! | key | type | content |
 //! |---|---|---|
 //! | `:active` | list | ids of jobs that are due, oldest first |
-//! | `:scheduled` | sorted set | ids of jobs that wait, scored by the second they are due, with milliseconds; the microseconds say how long each was meant to wait at most, see `lua/layout.lua` |
+//! | `:scheduled` | sorted set | ids of jobs that wait, scored by due time in seconds, with milliseconds; the microseconds encode the longest intended wait, see `lua/layout.lua` |
 //! | `:data` | hash | payload by id, from the job's arrival to its end |
-//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`; `lost_with`, the worker that was lost with it; of a dead letter also `reason`, `dead_at`, `replaying`; absent for a job to which nothing has happened |
+//! | `:meta:<id>` | hash | `attempts`, `faults`, `crashes`, `last_error`; `lost_with`, the worker that was presumed dead while it held the job; for a dead letter also `reason`, `dead_at`, `replaying`; absent for a job without history |
 //! | `:inflight:<worker>` | set | ids that this worker has claimed |
 //! | `:workers` | sorted set | workers, scored by their last heartbeat |
 //! | `:dead` | set | ids of dead letters; payload and reason stay in `:data` and `:meta:<id>` |
-//! | `:cancelled:<id>` | string | in `poll-topup`: a message ended the tracking of this order; for two days |
-//! | `:settled:<worker>` | string | number of the last batch of settlements that was carried out |
+//! | `:cancelled:<id>` | string | only in `poll-topup`: mark that a message cancelled this order; expires after two days |
+//! | `:settled:<worker>` | string | number of the last batch of settlements that was applied |
 //!
-//! The channel `:wake` carries word that something became due earlier than the workers know of.
-//! A job is at any moment in exactly one of `:active`, `:scheduled`, one `:inflight` set and `:dead`; every
-//! move is one script under `lua/`. Nothing of a finished job stays. Redis 6.2 or later.
+//! A message on the channel `:wake` ends the sleep of the queue's workers, if a job is due before they would wake.
+//! At any moment a job is in exactly one of `:active`, `:scheduled`, one `:inflight` set and `:dead`; every move is one
+//! script under `lua/`. A completed job leaves no key behind. Redis must be 6.2 or later.
 //!
-//! A job that was lost with its worker is a suspect, and runs apart from the others until it is known what it does to
-//! a process: see `quarantine`. The clock of Redis may be set; then due times are put right by what each job was
-//! meant to wait (`put_right`), and by what the store says of orders and notifications (`hasten.lua`, called where
-//! the store is known). Redis counts time for all: a clock that is set ahead only has jobs run early.
+//! A job whose worker was presumed dead is a suspect, because it may have killed that worker; it runs in an isolated
+//! process, see `quarantine`. All times are by the clock of Redis. If that clock is moved back, `put_right` shortens
+//! waits that have become too long, and `hasten.lua` makes overdue jobs due. If it is moved forward, jobs run early.
 //!
-//! What this module must not do: know what a job means, or sleep a domain wait in memory.
+//! This module must not know what a job means, and must not keep waits between attempts in memory.
 
 mod apalis;
 mod claim;
@@ -70,7 +69,7 @@ use crate::redis::{Connection, Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
 
-/// `host-pid-ulid`: unique for each start, so that a worker never meets its own past.
+/// Returns `host-pid-ulid`. The ULID differs from that of earlier processes with the same host name and process id.
 fn worker_name() -> Arc<str> {
     let host = gethostname::gethostname();
     format!("{}-{}-{}", host.to_string_lossy(), std::process::id(), ulid::Ulid::generate()).into()
@@ -86,20 +85,20 @@ pub struct Queues {
     consumers: Vec<Consumer>,
     workers: Vec<Weak<()>>,
     listeners: Vec<wake::Listener>,
-    /// Has the process report to Redis at once.
+    /// Makes the process send a heartbeat at once.
     report_now: Arc<Notify>,
     quarantine: Option<Quarantine>,
     pauses: Vec<ClaimPause>,
 }
 
-/// How the queues ended.
+/// Why [`Queues::run`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
-    /// Every running job came to its end.
+    /// Every running job finished.
     Drained,
-    /// Time was up, or a second signal came; running jobs were given back.
+    /// The deadline passed, a second signal came or Redis was unreachable. Unfinished jobs run again on other workers.
     TimedOut,
-    /// A task of the service died.
+    /// A background task died.
     Failed,
 }
 
@@ -123,28 +122,27 @@ impl Queues {
         }
     }
 
-    /// Has jobs that were lost with a worker run in processes of their own; for the handlers added after it. Must be
-    /// called on a tokio runtime.
+    /// Makes handlers added after this call run suspects in isolated processes. Must be called on a tokio runtime.
     #[must_use]
     pub fn isolating(self, isolation: Isolation) -> Self {
         Self { quarantine: Some(Quarantine::open(isolation, self.slots)), ..self }
     }
 
-    /// Has the queues of the handlers added after it claim nothing while this pause, or another one given before, lasts.
+    /// Handlers added after this call claim no jobs while this pause lasts. Earlier pauses stay in force.
     #[must_use]
     pub fn pausing(mut self, pause: ClaimPause) -> Self {
         self.pauses.push(pause);
         self
     }
 
-    /// Has this handler run the jobs of its name. Must be called on a tokio runtime.
+    /// Adds a handler, which runs the jobs of its name. Must be called on a tokio runtime.
     #[must_use]
     pub fn with<H: Handler>(self, handler: H) -> Self {
         let slots = Slots::new(self.slots, 0);
         self.with_slots(handler, &slots)
     }
 
-    /// The same, in these slots.
+    /// Adds a handler like [`Queues::with`]. All handlers added with the same `slots` share these slots.
     #[must_use]
     pub fn with_slots<H: Handler>(mut self, handler: H, slots: &Slots) -> Self {
         let queue = self.names.queue(H::NAME);
@@ -165,7 +163,7 @@ impl Queues {
         self
     }
 
-    /// Works until asked to stop, then lets running jobs finish for `deadline` and gives the rest back.
+    /// Runs jobs until a stop is requested, then gives running jobs `deadline` to end. The rest return to their queues.
     pub async fn run(self, shutdown: Shutdown, deadline: Duration) -> Stopped {
         let _watching = AbortOnDropHandle::new(tokio::spawn(self.address.clone().watch()));
         let _listening = AbortOnDropHandle::new(tokio::spawn(wake::listen(self.address, self.listeners)));
@@ -192,7 +190,7 @@ impl Queues {
         }
         drop(working);
         if let Some(quarantine) = &self.quarantine {
-            // What runs there still was given back.
+            // Jobs in isolated processes are back in their queues already, because the drop above ended their leases.
             quarantine.end().await;
         }
         let leave = async {
@@ -200,7 +198,7 @@ impl Queues {
                 consumer.leave().await;
             }
         };
-        // Redis may be away for good; then the leases run out and other workers take the jobs over.
+        // If Redis stays unreachable, the leases expire and other workers take over the jobs.
         if tokio::time::timeout(LEASE, leave).await.is_err() {
             stopped = Stopped::TimedOut;
         }
@@ -208,7 +206,7 @@ impl Queues {
     }
 }
 
-/// Waits until the service is asked to stop, its work ends or a task of it dies. Also says whether `working` has ended.
+/// Waits until a stop is requested, the work ends or a task dies. Also returns whether `working` has ended.
 async fn first_end(
     shutdown: &Shutdown,
     working: impl Future,
@@ -220,7 +218,7 @@ async fn first_end(
         _ = working => (true, true),
         () = died => (true, false),
     };
-    // The work and its tasks end by themselves once they are asked to, perhaps before this task sees that they were.
+    // A requested stop may end the work before this task sees the request. Such an end is not a failure.
     let stopped = if failed && !shutdown.is_requested() { Stopped::Failed } else { Stopped::Drained };
     (stopped, ended)
 }

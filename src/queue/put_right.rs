@@ -1,10 +1,7 @@
-//! Puts due times right once the clock of Redis was set, or may have been.
-//!
-//! A clock that was set back leaves jobs scheduled for an hour, or a year, further ahead than they were meant to
-//! wait. Each due time says how long that was, so each can be put right by itself: no job waits for longer than it
-//! was ever meant to. That may be done at any time, by any number of workers, and whether the clock was set or a
-//! worker was only frozen. A clock that was set ahead has jobs run early, and nothing is to be put right: what they
-//! schedule then is.
+//! Corrects due times after the clock of Redis was moved back, so that no scheduled job waits an hour or a year too
+//! long. Each due time also encodes the intended wait, so it can be checked by itself: at any time, by any number
+//! of workers, and without harm if the clock only seemed to have changed because a worker was frozen. If the clock was
+//! moved forward, jobs run early, which needs no correction.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,20 +14,20 @@ use super::scripts;
 use super::shared::Shared;
 use crate::redis::{Backoff, Connection};
 
-/// Jobs that are looked at in one go: about a millisecond of Redis.
+/// Jobs checked per call: about a millisecond of work for Redis.
 const MAX_LOOKED_AT: usize = 1_000;
-/// Redis has others to serve in between.
+/// Pause between two calls, in which Redis serves other clients.
 const BREATHER: Duration = Duration::from_millis(5);
 
-/// How often a part of what waits is looked through without having been asked for. Real time.
+/// Interval, by this host's clock, at which some scheduled jobs are checked even if no change of the clock was noticed.
 const UNASKED_EVERY: Duration = Duration::from_secs(20);
-/// How large that part is: so many goes.
+/// Number of calls in a check for which no change of the clock was noticed.
 const UNASKED_GOES: usize = 5;
 
-/// From its first job on.
+/// The cursor at the first job of a queue.
 const BEGINNING: &str = "-inf";
 
-/// Looks through all that waits in these queues each time it is asked to, and through a part of it from time to time.
+/// Checks all scheduled jobs of these queues when `asked` is notified, and some of them every [`UNASKED_EVERY`].
 pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, asked: Arc<Notify>) {
     let mut cursors = vec![BEGINNING.to_owned(); queues.len()];
     loop {
@@ -45,17 +42,13 @@ pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, 
             let moved = put_queue_right(&shared.queue, &connection, cursor, goes).await;
             if moved > 0 {
                 let queue = &shared.queue;
-                tracing::warn!(
-                    queue,
-                    moved,
-                    "the clock of Redis was set back: jobs run when they were meant to"
-                );
+                tracing::warn!(queue, moved, "the clock of Redis was moved back; due times were corrected");
             }
         }
     }
 }
 
-/// Looks through a queue from the cursor on, to its end or for so many goes, and leaves the cursor where to go on.
+/// Checks a queue from the cursor on with at most `goes` calls. Returns the number of jobs that were rescheduled.
 async fn put_queue_right(queue: &str, connection: &Connection, cursor: &mut String, goes: usize) -> u64 {
     let (mut moved, mut left, mut backoff) = (0, goes, Backoff::new());
     while left > 0 {

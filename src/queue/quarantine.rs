@@ -1,19 +1,15 @@
-//! Where suspects run: jobs that were lost with a worker, of which any may have killed it.
+//! Runs suspects. A suspect is a job whose worker was presumed dead; the job may have killed the worker.
 //!
-//! Guilt is proven, never counted up. A lost lease proves nothing: the worker may have been killed, frozen or cut
-//! off, with dozens of jobs. So its jobs become suspects, and suspects run in a process of their own, all in the same
-//! one and side by side: that costs one process, and innocent jobs are done as fast as elsewhere. A process that dies
-//! while it runs several jobs proves nothing of any of them, either. They are halved, and each half runs in a process
-//! of its own, and so on. What remains is a process that ran one job and died: that counts as a crash of this job.
-//! Such a job runs alone from then on, and at the third crash the queue makes it a dead letter. A worker that was
-//! taken for dead and lives takes the suspicion back (`acquit.lua`).
+//! An expired lease proves nothing: the worker may have been killed, frozen or cut off while it held dozens of jobs. So
+//! suspects run concurrently in one isolated process, where harmless jobs finish as fast as elsewhere. If the process
+//! dies while it runs several jobs, each half of them runs in a new process, and so on. The death of a process that ran
+//! only one job is a crash of that job. The job then runs alone, and its third crash makes it a dead letter. A death is
+//! not counted if the process was not set up yet (for lack of memory), got a signal to stop, or died while its worker
+//! stopped. A worker that was presumed dead but is alive clears its jobs of the suspicion (`acquit.lua`).
 //!
-//! Nor does the death of a process count that was not set up yet (there was no memory for it), that ended by a signal
-//! which asks programs to stop, or that died while its worker was stopping.
-//!
-//! Two processes at most, one for all suspects and one for the halves: each takes some 15 MiB and connections of its
-//! own, and a host that has just run out of memory must not be asked for many. Suspects have half of the worker's
-//! slots at most. The others wait in the queue, and come back one after another.
+//! A worker has at most two isolated processes, one for all suspects and one for the halves. Each takes some 15 MiB and
+//! connections of its own, and a host that has just run out of memory must not start many. Suspects take at most half
+//! of the worker's slots; further suspects go back to the queue and return one after another.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,29 +25,29 @@ use super::isolated_process::{Left, run_in_process};
 use super::isolation::{IsolatedJob, Isolation};
 use super::suspect::{Suspect, Verdict};
 
-/// Suspects that come together are claimed together; so long the first one waits for the others.
+/// How long the first suspect waits for others that were claimed with it, to run in the same process.
 const GATHERED_WITHIN: Duration = Duration::from_millis(20);
-/// A suspect without a place comes back after this time at the earliest, …
+/// If all places are taken, a suspect goes back to the queue for at least this long.
 const SHORTEST_TURN: Duration = Duration::from_millis(300);
-/// … and so long after the one before it.
+/// Interval between the returns of suspects that went back to the queue.
 const BETWEEN_TURNS: Duration = Duration::from_millis(10);
-/// Starting a process is retried for this long. After that suspects run in the worker, or they would never run.
+/// How long the start of a process is retried. After that, suspects run in the worker; otherwise they would never run.
 const START_TRIED_FOR: Duration = Duration::from_mins(1);
 
-/// See the module. Clones are the same quarantine.
+/// Runs suspects for one worker. Clones share the tasks and the processes.
 #[derive(Debug, Clone)]
 pub(super) struct Quarantine(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     places: Semaphore,
-    /// When the last suspect that found no place comes back.
+    /// The latest time at which a suspect that went back to the queue will return.
     last_turn: Mutex<Instant>,
-    /// Since when no process can be started, if that is so.
+    /// The time since which no process could be started; `None` if the last start succeeded.
     unavailable: Mutex<Option<Instant>>,
-    /// Suspects for the common process.
+    /// Sends suspects to the task that runs them in the common process.
     common: UnboundedSender<Suspect>,
-    /// Those of which one has killed its process, for a process of their own.
+    /// Sends groups of suspects whose process died to the task that runs each group in a new process.
     narrowed: UnboundedSender<Vec<Suspect>>,
     stopping: AtomicBool,
     ended: CancellationToken,
@@ -59,7 +55,7 @@ struct Shared {
 }
 
 impl Quarantine {
-    /// For a worker that runs this many jobs at once. Must be called on a tokio runtime.
+    /// Starts the tasks for a worker with this many slots. Must be called on a tokio runtime.
     pub(super) fn open(isolation: Isolation, slots: usize) -> Self {
         let (common, suspects) = unbounded_channel();
         let (narrowed, groups) = unbounded_channel();
@@ -81,12 +77,12 @@ impl Quarantine {
         Self(shared)
     }
 
-    /// Runs a suspect. One that is known to have killed a process runs alone.
+    /// Runs a suspect, either in the common process or `alone`, as it must after its first crash.
     pub(super) async fn run(&self, job: IsolatedJob, alone: bool) -> Verdict {
         let Ok(_place) = self.0.places.try_acquire() else { return Verdict::NoPlace(self.turn()) };
         let (end, ended) = oneshot::channel();
         let suspect = Suspect { job, end };
-        // The send fails once the quarantine has ended; the receiver below then sees the dropped end.
+        // If the quarantine has ended, the send fails and drops `end`, so `ended` returns an error below.
         if alone {
             drop(self.0.narrowed.send(vec![suspect]));
         } else {
@@ -95,19 +91,19 @@ impl Quarantine {
         ended.await.unwrap_or_else(|_| Verdict::Inconclusive("the worker stops".to_owned()))
     }
 
-    /// Those that find no place come back one after another.
+    /// Returns how long the next suspect without a place waits, so that such suspects return one after another.
     fn turn(&self) -> Duration {
         let (now, mut last) = (Instant::now(), lock(&self.0.last_turn));
         *last = (*last + BETWEEN_TURNS).max(now + SHORTEST_TURN);
         *last - now
     }
 
-    /// The worker stops: from here on the death of a process says nothing of its jobs.
+    /// Records that the worker stops. From now on the death of a process is not blamed on its jobs.
     pub(super) fn stopping(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the processes, and returns once each has been sent the signal.
+    /// Kills the processes. Returns once each has been sent the signal.
     pub(super) async fn end(&self) {
         self.stopping();
         self.0.ended.cancel();
@@ -129,7 +125,7 @@ async fn until_ended(ended: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-/// Runs suspects in the common process, for as long as there are any.
+/// Runs suspects in the common process while there are any.
 async fn run_common(shared: Arc<Shared>, isolation: Isolation, mut suspects: UnboundedReceiver<Suspect>) {
     while let Some(first) = suspects.recv().await {
         sleep(GATHERED_WITHIN).await;
@@ -146,7 +142,7 @@ async fn run_common(shared: Arc<Shared>, isolation: Isolation, mut suspects: Unb
     }
 }
 
-/// Runs groups in which one job has killed its process, and halves them until that job is alone.
+/// Runs groups of suspects whose process died. If a group kills its process again, it is halved.
 async fn run_narrowed(
     shared: Arc<Shared>,
     isolation: Isolation,
@@ -172,8 +168,7 @@ async fn run_narrowed(
 }
 
 impl Shared {
-    /// Tells those that a process left behind what that means for them. Returns those among which the cause is, where
-    /// they are several, and those that had not begun.
+    /// Sends verdicts on the unfinished jobs of a process. Returns the jobs to halve, and the jobs that had not begun.
     fn judge(&self, left: Left) -> (Vec<Suspect>, Vec<Suspect>) {
         match left {
             Left::NoJobs => {
@@ -199,11 +194,7 @@ impl Shared {
                 }
                 if running.len() > 1 {
                     let jobs = running.len();
-                    tracing::warn!(
-                        jobs,
-                        why,
-                        "a process died that ran jobs of a lost worker; their number is halved"
-                    );
+                    tracing::warn!(jobs, why, "an isolated process died; its jobs run again in two groups");
                     return (running, waiting);
                 }
                 release(running, &why, if hung { Verdict::Failed } else { Verdict::Killed });
@@ -215,7 +206,7 @@ impl Shared {
 
 fn release(suspects: Vec<Suspect>, why: &str, end: fn(String) -> Verdict) {
     for suspect in suspects {
-        // A job that was given back meanwhile has no receiver for its end.
+        // The send fails if the job was given back meanwhile. Then the verdict is not needed.
         drop(suspect.end.send(end(why.to_owned())));
     }
 }

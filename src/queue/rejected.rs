@@ -1,22 +1,20 @@
-//! Messages that could not be accepted, for an operator: to look at, to put back, to delete.
-//!
-//! They stand as their producers sent them, whatever personal is in them; only the ids and the reason, which
-//! are this service's own words, leave this module.
+//! Lists, replays and discards rejected messages for an operator. Redis keeps these messages as sent, with any personal
+//! data in them. So only the ids and the reason, which this service wrote, may leave this module.
 
 use redis::{RedisResult, Value};
 
 use super::scripts;
 use crate::redis::{Connection, Names};
 
-/// Messages read in one go; each has up to 64 KiB.
+/// Messages per read; each has up to 64 KiB.
 const MAX_READ: usize = 50;
 
-/// How much is kept of rejected messages; beyond, the oldest are dropped.
+/// Limits of the rejected messages that Redis keeps. If a limit is passed, the oldest messages are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RejectedCap {
-    /// Most messages.
+    /// Maximum number of messages.
     pub messages: u64,
-    /// Most bytes of Redis's memory.
+    /// Maximum bytes of memory that Redis uses for these messages.
     pub bytes: u64,
 }
 
@@ -27,7 +25,7 @@ impl Default for RejectedCap {
 }
 
 impl RejectedCap {
-    /// Drops the oldest rejected messages beyond the cap. Returns how many.
+    /// Drops the oldest rejected messages beyond the limits. Returns the number of dropped messages.
     pub(crate) async fn keep(self, connection: &Connection, names: &Names) -> RedisResult<u64> {
         let mut call = scripts::REJECTED_TRIM.key(names.rejected());
         call.key(names.rejected_dropped()).arg(self.messages).arg(self.bytes);
@@ -35,33 +33,29 @@ impl RejectedCap {
     }
 }
 
-/// The stream of rejected messages.
 pub(crate) struct RejectedMessages {
     connection: Connection,
     names: Names,
 }
 
-/// A message that was rejected.
 #[derive(Debug)]
 pub(crate) struct Rejected {
-    /// Its id among the rejected.
+    /// Id in the stream of rejected messages.
     pub(crate) id: String,
-    /// The id it had in the inbox.
+    /// Id of the message in the inbox.
     pub(crate) message_id: String,
-    /// Why.
     pub(crate) reason: String,
 }
 
-/// What became of a message that was to be put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Returned {
-    /// It is in the inbox under this id.
+    /// The message is in the inbox under this id.
     InInbox(String),
-    /// It is not there (any more).
+    /// There is no message of this id. It may have been replayed, discarded or dropped before.
     Gone,
-    /// It has so many fields that it can never be accepted.
+    /// The message has so many fields that it can never be accepted.
     Packed,
-    /// It was too large, and only its beginning was kept.
+    /// The message was too large, and only its beginning was kept.
     Cut,
 }
 
@@ -70,7 +64,7 @@ impl RejectedMessages {
         Self { connection, names }
     }
 
-    /// All of them, the oldest first.
+    /// All rejected messages, the oldest first.
     pub(crate) async fn list(&self) -> RedisResult<Vec<Rejected>> {
         let (mut all, mut from) = (Vec::new(), "-".to_owned());
         loop {
@@ -83,7 +77,7 @@ impl RejectedMessages {
         }
     }
 
-    /// How many were dropped so far, since there were too many.
+    /// Returns the number of messages that were dropped so far because of the limits.
     pub(crate) async fn dropped(&self) -> RedisResult<u64> {
         let mut read = redis::cmd("GET");
         let dropped: Option<u64> =
@@ -91,7 +85,7 @@ impl RejectedMessages {
         Ok(dropped.unwrap_or(0))
     }
 
-    /// Puts a message back into the inbox as it was sent; it is judged anew there.
+    /// Puts a message back into the inbox as its producer sent it. The intake then checks the message again.
     pub(crate) async fn replay(&self, id: &str) -> RedisResult<Returned> {
         let mut call = scripts::REJECTED_REPLAY.key(self.names.inbox());
         call.key(self.names.rejected()).arg(id);
@@ -104,7 +98,7 @@ impl RejectedMessages {
         })
     }
 
-    /// Deletes it; returns whether it was there.
+    /// Deletes a message. Returns whether it existed.
     pub(crate) async fn discard(&self, id: &str) -> RedisResult<bool> {
         let mut delete = redis::cmd("XDEL");
         delete.arg(self.names.rejected()).arg(id);
@@ -112,7 +106,7 @@ impl RejectedMessages {
     }
 }
 
-/// The first two fields are those that were added when it was rejected.
+/// Reads an entry. Its first two fields, id and reason, were added on rejection.
 fn rejected(id: String, fields: &[Value]) -> Rejected {
     let text = |n: usize| match fields.get(n) {
         Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes).into_owned(),

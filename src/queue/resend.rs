@@ -1,4 +1,4 @@
-//! Notifications that an operator wants sent now: one script, whatever has become of their jobs.
+//! Makes the jobs of notifications due at once for an operator, whatever the state of these jobs.
 
 use redis::RedisResult;
 use topup_jobs::{JobName, NotifyCustomer};
@@ -7,21 +7,21 @@ use super::scripts;
 use crate::job::NextJob;
 use crate::redis::{Connection, Names};
 
-/// What became of the job of a notification.
+/// What [`resend`] did with the job of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resent {
-    /// It was a dead letter and is due.
+    /// The job was a dead letter and is due now.
     Replayed,
-    /// It waited for its time and is due.
+    /// The job was scheduled and is due now.
     Hastened,
-    /// It was due already, or a worker has it.
+    /// The job was due or claimed already.
     UnderWay,
-    /// There was none; there is one now.
+    /// No queue held the job; it was added.
     Added,
 }
 
-/// Marks those of these notifications that are dead letters: they are about to be pending in the store, and a worker
-/// completes a replay that ends in between.
+/// Marks the jobs of these notifications that are dead letters. The command then makes the notifications pending in the
+/// database, and the jobs due. If the command dies before the end, a worker completes the replay.
 pub(crate) async fn mark_dead_letters(
     connection: &Connection,
     names: &Names,
@@ -34,7 +34,7 @@ pub(crate) async fn mark_dead_letters(
     call.invoke_async::<Vec<bool>>(&mut connection.get()).await.map(drop)
 }
 
-/// Makes these notifications due, each of which the store holds as pending.
+/// Makes the jobs of these notifications due. The notifications must be pending in the database.
 pub(crate) async fn resend(
     connection: &Connection,
     names: &Names,

@@ -1,4 +1,4 @@
-//! Runs the handler of one job, in a worker or in a process of its own.
+//! Runs the handler of one job, in a worker or in an isolated process.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,15 +10,15 @@ use tracing::Instrument;
 
 use crate::job::{Disposition, Handler, Job, Settlement};
 
-/// A handler that takes longer than this is given up; every wait of the domain is a job of its own.
+/// Timeout of a handler. For a longer wait, such as the one between two checks, the job is scheduled again.
 pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Runs a handler to its end, within the time it has. An error is what it did instead.
+/// Runs a handler for at most [`HANDLER_TIMEOUT`]. The error is that it panicked, took too long or was not called.
 pub(super) async fn carry_out<F, E>(handling: F) -> Result<Settlement, &'static str>
 where
     F: Future<Output = Result<Settlement, E>> + Send,
 {
-    // What is dropped when time is up may panic, too.
+    // The timeout is within `catch_unwind`, because the handler may also panic when the timeout drops it.
     let handled = async move { tokio::time::timeout(HANDLER_TIMEOUT, handling).await };
     match AssertUnwindSafe(handled).catch_unwind().await {
         Ok(Ok(Ok(settlement))) => Ok(settlement),
@@ -28,7 +28,7 @@ where
     }
 }
 
-/// Decodes and runs one job. Whatever bytes it carries, it ends in a settlement.
+/// Decodes and runs one job. A job whose payload cannot be read becomes a dead letter.
 pub(super) async fn run_payload<H: Handler>(
     handler: &H,
     id: String,
@@ -40,7 +40,7 @@ pub(super) async fn run_payload<H: Handler>(
     };
     let payload = match serde_json::from_slice(payload) {
         Ok(payload) => payload,
-        // Of the error only its kind and place: its own words may repeat a value.
+        // Reports only the kind and the position of the error, as its text may repeat a value of the payload.
         Err(error) => {
             let what = match error.classify() {
                 serde_json::error::Category::Data => "has a wrong or missing field",
@@ -55,6 +55,6 @@ pub(super) async fn run_payload<H: Handler>(
 }
 
 fn unreadable(job: JobName, why: &str) -> Settlement {
-    tracing::warn!(job.name = %job, why, "a job that cannot be read goes to the dead letters");
+    tracing::warn!(job.name = %job, why, "the payload of a job is unreadable; the job becomes a dead letter");
     Settlement::new(Disposition::DeadLetter(format!("unreadable: {why}")))
 }

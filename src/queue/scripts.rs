@@ -2,7 +2,7 @@
 
 use crate::redis::scripts::scripts;
 
-/// Stands before scripts that put jobs into queues.
+/// Prepended to every script that moves jobs.
 pub(crate) const LAYOUT: &str = include_str!("lua/layout.lua");
 
 scripts! {
@@ -32,15 +32,12 @@ scripts! {
 
 #[cfg(test)]
 mod tests {
-    use topup_jobs::JobName;
-
     use super::*;
-    use crate::redis::Names;
 
     #[test]
     fn the_scripts_use_the_key_names_of_apalis_redis() {
         let queue = "{topup}:poll-topup";
-        let config = "{topup}".parse::<Names>().unwrap().apalis_config(JobName::PollTopup);
+        let config = apalis_redis::Config::default().queue(queue);
         let scripts = [&[LAYOUT], SOURCES].concat().concat();
         for key in [
             config.active_jobs_list(),

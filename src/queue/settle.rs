@@ -1,4 +1,4 @@
-//! Settling: results go to Redis in batches and are held while it is away.
+//! Sends the results of jobs to Redis in batches, and keeps them while Redis is unreachable.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,15 +11,15 @@ use super::scripts;
 use super::shared::{MAX_CRASHES, Shared};
 use crate::redis::Backoff;
 
-/// Settlements that go to Redis at once.
+/// Maximum settlements of a batch.
 pub(super) const MAX_SETTLED: usize = 256;
 
-/// Hands settlements to Redis in batches until every lease is gone, then leaves the queue.
+/// Sends settlements to Redis in batches until no lease is left, then removes the worker from the queue.
 pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedReceiver<Settling>) {
     let mut received = Vec::with_capacity(MAX_SETTLED);
     let mut number = 0_u64;
     while settlings.recv_many(&mut received, MAX_SETTLED).await > 0 {
-        // What was claimed under one name is settled under that name.
+        // A job is settled under the worker name under which it was claimed.
         for batch in received.chunk_by(|one, other| one.worker == other.worker) {
             number += 1;
             settle_surely(&shared, number, batch).await;
@@ -37,7 +37,7 @@ pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedRece
     }
 }
 
-/// Settles a batch, however long Redis is away.
+/// Settles a batch, and tries again until Redis has answered.
 async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
     let mut backoff = Backoff::new();
     let lost = loop {
@@ -52,11 +52,11 @@ async fn settle_surely(shared: &Shared, number: u64, batch: &[Settling]) {
     shared.connection.answered();
     if lost > 0 {
         let queue = &shared.queue;
-        tracing::warn!(queue, lost, "jobs of this worker had been taken over; their results are dropped");
+        tracing::warn!(queue, lost, "other workers took over jobs of this worker; its results are dropped");
     }
 }
 
-/// Settles a batch, and returns how many of its settlements were not carried out.
+/// Settles a batch. Returns the number of settlements that Redis dropped.
 async fn settle(shared: &Shared, number: u64, batch: &[Settling]) -> RedisResult<u64> {
     let mut call = scripts::SETTLE.prepare_invoke();
     call.key(&shared.queue).key(&shared.last_batch).arg(number);

@@ -1,4 +1,4 @@
-//! What the tasks of one consumer share: under which name the worker claims, and what it holds.
+//! State shared by the tasks of one consumer, such as the name of the worker and the jobs that it holds.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -10,50 +10,46 @@ use tokio::sync::Notify;
 use crate::job::WORKER_IS_GONE_AFTER;
 use crate::redis::{Connection, Names};
 
-/// A worker that has not reported for this long is taken for dead. Real time, whatever the clock's scale.
+/// A worker that has not reported for this long by the clock of Redis (never by scaled time) is presumed dead.
 pub(super) const LEASE: Duration = WORKER_IS_GONE_AFTER;
-/// A job is poison once so many processes have died that ran it and no other.
+/// After this many crashes (deaths of processes that ran only this job) a job becomes a dead letter (reason `poison`).
 pub(super) const MAX_CRASHES: u32 = 3;
 
-/// The id that a job with this payload must have, if the payload asks for one.
+/// Takes the id and the payload of a job. Returns the id that the payload requires if the job has another one.
 pub(super) type OtherId = fn(&[u8], &[u8]) -> Option<String>;
 
-/// What the tasks of a consumer share.
 pub(super) struct Shared {
     pub(super) names: Names,
-    /// `{topup}:<job>`.
+    /// Name of the queue, `{topup}:<job>`.
     pub(super) queue: String,
     /// The other queues in which the same job may be.
     pub(super) siblings: Vec<String>,
-    /// The id that a payload asks for.
     pub(super) other_id: OtherId,
-    /// Holds the number of the last batch of settlements that Redis has carried out.
+    /// Key with the number of the last batch of settlements that Redis has applied.
     pub(super) last_batch: String,
     pub(super) connection: Connection,
-    /// Wakes the claim task: something may be due.
+    /// Wakes the claim task when a job may be due.
     pub(super) wake: Arc<Notify>,
-    /// Has the process report at once: the worker's registration was found gone.
+    /// Notified if the worker has lost its registration. The process then sends a heartbeat at once.
     pub(super) report_now: Arc<Notify>,
     pub(super) identity: Mutex<Identity>,
-    /// Set when Redis may count more jobs as claimed by this worker than it knows of.
+    /// Set if Redis may count jobs as claimed by this worker although the worker does not hold them.
     pub(super) orphaned_claims: AtomicBool,
     /// Whether jobs were scheduled or due when the worker last reported.
     pub(super) some_wait: AtomicBool,
-    /// Set before the worker leaves the queue: a report behind that would register it again.
+    /// Set before the worker is removed from the queue. Heartbeats then end, as they would register it again.
     pub(super) left: AtomicBool,
 }
 
-/// Under which name jobs are claimed now, and which. Each start has a name of its own, and a worker that was
-/// taken for dead takes a new one: whatever it still holds under the old name is no longer its own.
+/// The name of the worker, and the jobs claimed under it. Each start of a process has its own name. A worker that was
+/// presumed dead takes a new name, because other workers take over the jobs that it claimed under the old one.
 pub(super) struct Identity {
     worker: Arc<str>,
-    /// Ids of the jobs claimed under this name, once for each lease on it or settlement that
-    /// Redis has not confirmed.
+    /// By job id, the number of claims whose settlement Redis has not confirmed yet.
     held: HashMap<Vec<u8>, usize>,
 }
 
 impl Identity {
-    /// Under this name, with nothing held yet.
     pub(super) fn new(worker: Arc<str>) -> Self {
         Self { worker, held: HashMap::new() }
     }
@@ -61,29 +57,28 @@ impl Identity {
 
 impl Shared {
     fn identity(&self) -> MutexGuard<'_, Identity> {
-        // A poisoned lock holds a whole identity all the same: nothing in between can panic.
+        // A poisoned lock still holds a consistent identity, as no change of it can panic halfway.
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name under which jobs are claimed now.
     pub(super) fn worker(&self) -> Arc<str> {
         Arc::clone(&self.identity().worker)
     }
 
-    /// The same, and how many leases there are under it.
+    /// Returns the name of the worker, and the number of unsettled claims under this name.
     pub(super) fn worker_and_held(&self) -> (Arc<str>, usize) {
         let identity = self.identity();
         (Arc::clone(&identity.worker), identity.held.values().sum())
     }
 
-    /// Takes a new name, under which nothing is held yet. Returns the old one, and the jobs that were held under it.
+    /// Takes a new name. Returns the old name and the ids of the jobs that were claimed under it.
     pub(super) fn rename(&self) -> (Arc<str>, Vec<Vec<u8>>) {
         let new = Identity::new(super::worker_name());
         let old = std::mem::replace(&mut *self.identity(), new);
         (old.worker, old.held.into_keys().collect())
     }
 
-    /// A job was claimed under this name. Returns whether that is the name still.
+    /// Records that the worker claimed a job under this name. Returns false if the worker has a new name by now.
     pub(super) fn hold(&self, worker: &str, id: &[u8]) -> bool {
         let mut identity = self.identity();
         let current = &*identity.worker == worker;
@@ -93,12 +88,12 @@ impl Shared {
         current
     }
 
-    /// Whether there is a lease on this job.
+    /// Whether the worker holds this job, or Redis has yet to confirm its settlement.
     pub(super) fn holds(&self, id: &[u8]) -> bool {
         self.identity().held.contains_key(id)
     }
 
-    /// A lease under this name has ended, as far as Redis is concerned.
+    /// Removes a claim of a job under this name after Redis has confirmed its settlement.
     pub(super) fn forget(&self, worker: &str, id: &[u8]) {
         let mut identity = self.identity();
         if &*identity.worker == worker

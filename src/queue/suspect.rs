@@ -1,4 +1,4 @@
-//! A job that may have killed its process, and what comes of it.
+//! A job that may have killed its worker, and the verdict on it.
 
 use std::time::Duration;
 
@@ -7,25 +7,24 @@ use tokio::sync::oneshot;
 use super::isolation::IsolatedJob;
 use crate::job::Settlement;
 
-/// A job that waits for its end in a process.
+/// A job that runs in an isolated process or waits for one.
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) job: IsolatedJob,
     pub(super) end: oneshot::Sender<Verdict>,
 }
 
-/// What came of a suspect.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Settled(Settlement),
-    /// Its handler failed to say what becomes of it.
+    /// The handler panicked or took too long.
     Failed(String),
-    /// A process died that ran this job and no other; how.
+    /// The process that ran only this job died; the text says how.
     Killed(String),
-    /// The process ended for a reason that says nothing of the job; or it was no process, and why.
+    /// The process could not be started, or ended for a reason that proves nothing about the job.
     Inconclusive(String),
-    /// There is no process to be had, and has not been for a while.
+    /// No process could be started within `START_TRIED_FOR`. The job runs in the worker.
     NoProcess(String),
-    /// Suspects have all the places they may have. It is to come back after this time.
+    /// All places for suspects are taken. The job goes back to its queue, and is due again after this wait.
     NoPlace(Duration),
 }

@@ -1,7 +1,5 @@
-//! Listens for word that a job became due earlier than a worker knows of.
-//!
-//! One connection a process for all queues. A word that is lost costs a worker the time until its next
-//! heartbeat, nothing more.
+//! Listens on the channel `:wake` of each queue, on one connection. A message means that a job is due earlier than the
+//! claim task knows, and wakes this task. If a message is lost, the job waits until the next heartbeat.
 
 use std::sync::Arc;
 
@@ -10,10 +8,9 @@ use tokio::sync::Notify;
 
 use crate::redis::{Backoff, RedisAddress, Subscription};
 
-/// A queue and whom to wake for it.
+/// The name of a queue, and the notifier that wakes its claim task.
 pub(super) type Listener = (String, Arc<Notify>);
 
-/// Listens for ever; reconnects whenever the connection ends.
 pub(super) async fn listen(address: RedisAddress, listeners: Vec<Listener>) {
     let mut backoff = Backoff::new();
     loop {
@@ -28,7 +25,7 @@ async fn listen_once(address: &RedisAddress, listeners: &[Listener]) -> RedisRes
     let connecting = async { address.client().await?.get_async_pubsub().await };
     let channels: Vec<_> = listeners.iter().map(|(queue, _)| format!("{queue}:wake")).collect();
     let mut words = Subscription::start(connecting, &channels).await?;
-    // Whatever was said before now was not heard.
+    // Messages before this subscription may have been missed, so each claim task is woken once.
     for (_, wake) in listeners {
         wake.notify_one();
     }

@@ -1,34 +1,31 @@
-//! Where the job of an order is, for an operator who asks. Reads only; by the time it is shown it may be elsewhere.
+//! Finds the job of an order for an operator. Workers may move the job before the operator sees the result.
 
 use redis::{RedisResult, Value, pipe};
 use topup_jobs::{JobName, Timestamp, TopupId};
 
 use crate::redis::{Connection, Names};
 
-/// Orders asked for in one go.
+/// Orders per round trip.
 const MAX_ASKED: usize = 200;
-/// Messages read in one go.
 const MAX_READ: usize = 500;
-/// Messages of a stream that are looked through; behind that many the answer is not worth the wait.
+/// Maximum messages of a stream that are searched, as a search of more would take too long.
 const MAX_LOOKED_THROUGH: usize = 100_000;
 
-/// Where the job of an order is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Whereabouts {
-    /// It waits in this queue for its time.
+    /// The job is scheduled in this queue for this time.
     Waits(JobName, Timestamp),
-    /// It is due, or a worker has it.
+    /// The job is due or claimed in this queue.
     UnderWay(JobName),
-    /// It is a dead letter, for this reason.
+    /// The job is a dead letter for this reason.
     DeadLetter(String),
-    /// No queue holds it.
+    /// No queue holds the job.
     Nowhere,
 }
 
-/// What Redis knows of an order in one queue: has a payload, due at, is dead, reason.
+/// The state of an order in one queue: has a payload, due time in seconds, is a dead letter, reason.
 type Held = (bool, Option<f64>, bool, (Option<String>,));
 
-/// Where the jobs of these orders are.
 pub(crate) async fn whereabouts(
     connection: &Connection,
     names: &Names,
@@ -55,7 +52,7 @@ pub(crate) async fn whereabouts(
     Ok(all)
 }
 
-/// Of two queues the one that has the order at work counts.
+/// Combines the states of an order in its two queues. A job that will run takes precedence over a dead letter.
 fn judge(held: Vec<Held>) -> Whereabouts {
     let mut found = Whereabouts::Nowhere;
     for ((payload, due, dead, (reason,)), job) in held.into_iter().zip(JobName::TRACKING) {
@@ -73,19 +70,18 @@ fn judge(held: Vec<Held>) -> Whereabouts {
     found
 }
 
-/// A message that names an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Naming {
-    /// Its id in the stream.
+    /// Id of the message in the stream.
     pub(crate) id: String,
-    /// Why it was rejected, if it was.
+    /// Why the message was rejected; `None` for a message in the inbox.
     pub(crate) reason: Option<String>,
 }
 
-/// Names and values of a message.
+/// Names and values of the fields of a message.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The first message of the inbox, or of the rejected ones, that names this order.
+/// Returns the first message of a stream (inbox or rejected messages) that names this order.
 pub(crate) async fn naming(
     connection: &Connection,
     stream: &str,
@@ -107,7 +103,7 @@ pub(crate) async fn naming(
     Ok(None)
 }
 
-/// Whether the field `data` holds the id, in lower or upper case.
+/// Whether the text of the field `data` contains the id, in lower or upper case.
 fn names(fields: &[(Vec<u8>, Vec<u8>)], topup_id: &TopupId) -> bool {
     let id = topup_id.as_str().as_bytes();
     let mut data = fields.iter().filter(|(name, _)| name == b"data").map(|(_, value)| value);

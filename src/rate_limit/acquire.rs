@@ -1,4 +1,4 @@
-//! Requests a permit from Redis, and says what an order does while the provider refuses this worker.
+//! Requests permits from Redis, and decides how long an order waits while the provider refuses this worker.
 
 use std::time::Duration;
 
@@ -9,18 +9,17 @@ use super::{MAX_BACKLOG_WAIT, MAX_WAIT, REQUEST, RedisBudget, UNKNOWN, in_flight
 use crate::rate_limit::{Permit, PermitDecision};
 use crate::redis::millis;
 
-/// Wait of the other orders before they look whether a probe has ended.
+/// How often a waiting order's job checks whether the probe, the only request of a half-open breaker, has ended.
 const PROBE_LOOK: Duration = Duration::from_millis(200);
-/// How soon a job that this worker cannot check may run elsewhere.
+/// Wait of a job while only other workers can check orders. It is short, so that one of them soon claims the job.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
-/// What a request is for.
 pub(super) enum Purpose<'a> {
-    /// To check an order.
+    /// The check of an order.
     Order { id: &'a str, created_at_ms: i64, seen_for: Duration, patience: Duration, backlog: bool },
     /// A page of the list.
     Page,
-    /// To verify the key, or to learn whether the provider answers.
+    /// A request that verifies the key or shows whether the provider answers.
     Verification,
 }
 
@@ -29,12 +28,12 @@ impl RedisBudget {
         match self.request(purpose).await {
             PermitDecision::Granted(permit) => Ok(permit),
             PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => Err(wait),
-            // Never: only an order is seen in the list.
+            // Unreachable: the script returns this for orders only.
             PermitDecision::SeenInList => Err(UNKNOWN),
         }
     }
 
-    /// Requests a permit.
+    /// Requests a permit, unless the provider refuses this worker.
     pub(super) async fn request(&self, purpose: Purpose<'_>) -> PermitDecision {
         if self.standing.refused_for().is_some()
             && let Some(wait) = self.cannot_ask().await
@@ -88,13 +87,13 @@ impl RedisBudget {
         }
     }
 
-    /// Wait of an order while the provider refuses this worker; `None` while it does not.
+    /// How long an order waits because the provider refuses this worker; `None` if the provider accepts this worker.
     pub(super) async fn cannot_ask(&self) -> Option<Duration> {
         Some(self.leave_to_others(self.standing.refused_for()?).await)
     }
 
-    /// Wait of an order that this worker cannot check for this long. Where another worker can, the wait is short, and this
-    /// worker claims no jobs for a while.
+    /// How long a job waits while this worker can check no orders. If another worker can check orders, the wait is
+    /// short and this worker claims no jobs for a while.
     pub(super) async fn leave_to_others(&self, wait: Duration) -> Duration {
         if self.others_can_ask().await {
             self.standing.pause_claims();
@@ -103,7 +102,6 @@ impl RedisBudget {
         wait.min(self.rate_limit.real(MAX_WAIT).max(Duration::from_millis(1)))
     }
 
-    /// Whether another worker checks orders now.
     pub(super) async fn others_can_ask(&self) -> bool {
         let mut call = scripts::BUDGET_OTHERS.prepare_invoke();
         call.key(&self.key).arg(&self.worker);
@@ -111,12 +109,11 @@ impl RedisBudget {
     }
 }
 
-/// What the script returns.
 enum Said {
     Decision(PermitDecision),
-    /// The provider refuses all keys of this worker, for this long.
+    /// The provider refuses all keys of this worker for this long.
     Refused(Duration),
-    /// "Not found" is not believed from this key, for this long.
+    /// The answer "not found" to requests with this worker's key is not believed for this long.
     Mistrusted(Duration),
 }
 

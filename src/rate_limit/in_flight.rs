@@ -1,7 +1,5 @@
-//! The requests of this worker that are in flight.
-//!
-//! A request counts as in flight under a lease that this worker renews. When the process dies the lease ends within
-//! seconds, and other workers may make requests again; in the log of the last minute the request still counts.
+//! The requests of this worker in flight, each with a lease that the worker renews. If the process dies, the leases end
+//! within seconds, so that other workers may make requests again. The dead worker's requests stay in the window log.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,12 +14,12 @@ use crate::job::WORKER_IS_GONE_AFTER;
 use crate::provider::KeyFingerprint;
 use crate::redis::{Connection, millis};
 
-/// How long a request counts as in flight without a renewal: as long as a worker may be silent. Real time.
+/// How long a lease lasts without a renewal, in real (not scaled) time. A worker silent for longer counts as dead.
 pub(super) const LEASE: Duration = WORKER_IS_GONE_AFTER;
-/// Pause between two renewals. Most requests are answered before the first.
+/// Pause between two renewals. Most requests are answered before the first renewal.
 const RENEW_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// Requests by the number of their permit.
+/// Requests by permit number, and a signal that one was added.
 type Requests = Arc<(Mutex<HashMap<String, Request>>, Notify)>;
 
 struct Request {
@@ -29,21 +27,19 @@ struct Request {
     began_at: Instant,
 }
 
-/// The requests in flight, and the task that renews their leases.
 pub(super) struct InFlight {
     requests: Requests,
     _renewing: AbortOnDropHandle<()>,
 }
 
 impl InFlight {
-    /// None yet. Leases are renewed over this connection, for the budget of this name.
+    /// Starts the task that renews the leases. `budget` is the prefix of the budget's keys in Redis.
     pub(super) fn renewed_by(connection: Connection, budget: String) -> Self {
         let requests = Requests::default();
         let renewing = tokio::spawn(renew(Arc::clone(&requests), connection, budget));
         Self { requests, _renewing: AbortOnDropHandle::new(renewing) }
     }
 
-    /// A request is made with this key.
     pub(super) fn began(&self, permit: &str, key: &KeyFingerprint) {
         let (requests, changed) = &*self.requests;
         let request = Request { key: key.clone(), began_at: Instant::now() };
@@ -51,7 +47,6 @@ impl InFlight {
         changed.notify_one();
     }
 
-    /// The request was answered, or has failed.
     pub(super) fn ended(&self, permit: &str) {
         self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).remove(permit);
     }
@@ -65,7 +60,7 @@ async fn renew(requests: Requests, connection: Connection, budget: String) {
         call.key(&budget).arg(millis(LEASE));
         let none = {
             let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
-            // A request whose task has ended without an answer is renewed no longer than a request can take.
+            // A task may end without reporting its request, so no request is renewed for longer than `REQUEST`.
             requests.retain(|_, request| request.began_at.elapsed() < REQUEST);
             for (permit, request) in &*requests {
                 call.arg(request.key.as_str()).arg(permit);

@@ -1,4 +1,4 @@
-//! How long orders take until they are final, and how urgent that makes the next check of one.
+//! Learns how long orders take to become final, and derives how urgent the next check of an order is.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -9,12 +9,11 @@ use topup_jobs::Completions;
 use super::RedisBudget;
 use crate::rate_limit::PermitRequest;
 
-/// Longest time by which an order that is hardly final yet stands behind one that asks now.
+/// Longest delay in the wait queue, compared with a new order; for an order that is almost certainly not final yet.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// How often a worker reads what all workers have counted.
+/// How often a worker reads the counts of completed orders, which all workers share.
 const LEARN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The counts of completions, and when they were read.
 #[derive(Default)]
 pub(super) struct Learned {
     completions: Completions,
@@ -22,7 +21,7 @@ pub(super) struct Learned {
 }
 
 impl RedisBudget {
-    /// How far the order stands behind one that asks now: the less likely it is final, the further.
+    /// The order's delay in the wait queue, compared with a new order. It is longer if the order is less likely final.
     pub(super) fn patience(&self, request: &PermitRequest) -> Duration {
         if request.backlog {
             return Duration::ZERO;
@@ -32,7 +31,7 @@ impl RedisBudget {
         MAX_PATIENCE.mul_f64(1.0 - learned.completions.chance(last, request.age))
     }
 
-    /// Reads the counts, every few seconds.
+    /// Reads how many orders became final at which age, at most once per `LEARN_INTERVAL`.
     pub(super) async fn learn(&self) {
         let now = Instant::now();
         {

@@ -1,68 +1,65 @@
 //! The budget of requests to the provider: a rate limit and circuit breakers in Redis, shared by all workers.
 //!
-//! The provider counts the requests of an API key in a minute, and blocks an address after five failed authentications.
-//! Each key, known by its fingerprint, therefore has a log of the requests of the last minute. A request counts from the
-//! moment at which it may be sent until a minute after its answer: never for a shorter time than the provider counts it.
-//! Few requests are in flight at once, so that a revoked key is refused hardly more often than that.
+//! The provider counts the requests of each API key per minute and blocks an address after five failed authentications.
+//! The window log of a key counts a request from its permit until a minute after its answer, and never for less time
+//! than the provider does. Few requests are in flight at once, so a revoked key is refused only about five times.
 //!
-//! One circuit breaker stands before the provider and one before each key. It is open while no order may be checked, and
-//! half-open while one request at a time is made. A fault of a key stops the workers that use that key. A fault of the
-//! address of one worker stops that worker alone; that part is not in Redis, see `standing`.
+//! One breaker guards the provider, and one guards each key. An open breaker stops the requests that it guards; a
+//! half-open one lets one request at a time through. A refused key stops the workers that use it. A refused address
+//! stops only its own worker, so that state is not in Redis but in `standing`.
 //!
-//! An order that gets no permit waits in one of two queues: that of new orders, the most urgent first, and the backlog.
-//! While orders wait in both, the backlog gets every fifth request. What one queue leaves, the other takes. An order
-//! keeps the place at which it came, so that none starves.
-//!
-//! What this module does not do: make a request, or judge what an answer means for an order.
+//! An order without a permit joins one of two wait queues: new orders, the most urgent first, or the backlog (rechecks
+//! and old orders). While both hold orders, the backlog gets every fifth request. An order keeps its place in line,
+//! so none starves. This module makes no requests and does not judge what an answer means for an order.
 //!
 //! # Keys
 //!
-//! All begin with `{topup}:budget:`. Times are milliseconds of the clock of Redis; "a minute" is one of the provider,
-//! which is shorter where time is scaled.
+//! All keys begin with `{topup}:budget:`. Times are milliseconds by the clock of Redis. A minute is the
+//! provider's; it is shorter if time is scaled.
 //!
 //! | key | type | meaning | written by | expires |
 //! |---|---|---|---|---|
-//! | `breaker` | string | the breaker before the provider is open; the value is how long it was to stay so | `report` | when that is over |
-//! | `half-open` | string | one request at a time is made, until an answer is usable | `report` | never |
-//! | `probe` | string | number of the permit of that request, while it is in flight | `acquire`, `renew` | after 5 s without a renewal |
+//! | `breaker` | string | the breaker of the provider is open; the value is its duration | `report` | after that duration |
+//! | `half-open` | string | the breaker of the provider is half-open: one request at a time is made | `report` | never; a usable answer deletes it |
+//! | `probe` | string | permit number of the one request of a half-open breaker, while in flight | `acquire`, `renew` | after 5 s without a renewal |
 //! | `failures` | string | requests in a row without a usable answer | `report` | 10 minutes after the last |
-//! | `failed-orders` | sorted set | the orders of these requests, and `""` for the list, scored by when | `report` | 10 minutes after the last |
-//! | `failing-since` | string | when these requests began | `report` | after 2 hours |
-//! | `breaker-reported` | string | it has been logged that the breaker opened | `report` | never; an answer for an order deletes it |
-//! | `able-workers` | sorted set | workers that can check orders, scored by until when that counts | `acquire`, `report`, `able` | each after 90 s |
+//! | `failed-orders` | sorted set | orders whose requests had no usable answer (`""` for the list), scored by time | `report` | 10 minutes after the last |
+//! | `failing-since` | string | time of the first request in a row without a usable answer | `report` | after 2 hours |
+//! | `breaker-reported` | string | the opening of the breaker has been logged | `report` | never; an answer for an order deletes it |
+//! | `able-workers` | sorted set | workers that can check orders, scored by when that expires | `acquire`, `report`, `able` | each after 90 s |
 //! | `permit-number` | string | number of the last permit | `acquire` | never |
-//! | `waiting-new` | sorted set | the queue of new orders, scored by when each is urgent | `acquire`, `list_seen` | an order that does not come back leaves it 10 s later |
-//! | `waiting-backlog` | sorted set | the queue of the backlog, scored likewise | `acquire`, `list_seen` | likewise |
-//! | `new-since-backlog` | string | permits of new orders since the last one of the backlog, while orders wait there | `acquire` | never |
-//! | `eligible-at` | sorted set | waiting orders, scored by when each comes back | `acquire`, `list_seen` | with the order's place |
-//! | `waiting-since` | hash | since when each of them waits | `acquire` | with the order's place |
-//! | `created-at` | hash | when the provider created each waiting new order: so far back the list is read | `acquire` | with the order's place |
-//! | `details-missing` | set | waiting new orders that the list showed FULFILLED without the whole card | `list_seen` | with the order's place |
-//! | `details-requested:<id>` | string | this order has been put there, and is not put there again | `list_seen` | after a minute |
-//! | `seen-in-list` | sorted set | orders that the list showed HANDLING, scored by when | `list_seen` | each after a reading |
-//! | `list-state` | hash | of the reading under way `begin`; of the last whole one `began`, `from`, `until`, `took`; `next`, when the next may begin | `list_begin`, `list_end` | never |
-//! | `list-lock` | string | a worker reads the list | `list_begin`, `list_seen` | 30 s after its last page |
-//! | `list-reserved` | string | the next request is for a page of the list | `acquire` | when a request is free |
-//! | `list-served` | string | a page has had its request, and orders come first | `acquire` | after as many requests |
-//! | `list-disabled` | string | the list is not read, since it does not help | `list_end` | after 10 minutes or a day |
-//! | `completions` | hash | orders by the age at which they became final | `learn` | never |
+//! | `waiting-new` | sorted set | wait queue of new orders, scored by when each becomes urgent | `acquire`, `list_seen` | 10 s after an order should have requested again |
+//! | `waiting-backlog` | sorted set | wait queue of the backlog, scored likewise | `acquire`, `list_seen` | likewise |
+//! | `new-since-backlog` | string | permits of new orders since the last one of the backlog, while the backlog waits | `acquire` | never |
+//! | `eligible-at` | sorted set | waiting orders, scored by when each should request again | `acquire`, `list_seen` | when the order leaves the queue |
+//! | `waiting-since` | hash | start of each waiting order's wait | `acquire` | when the order leaves the queue |
+//! | `created-at` | hash | creation time of each waiting new order; the list is read back to the oldest | `acquire` | when the order leaves the queue |
+//! | `details-missing` | set | waiting new orders that the list showed FULFILLED without the whole card | `list_seen` | when the order leaves the queue |
+//! | `details-requested:<id>` | string | the order was added to `details-missing` and is not added again | `list_seen` | after a minute |
+//! | `seen-in-list` | sorted set | orders that the list showed HANDLING, scored by time | `list_seen` | each after a reading of the list |
+//! | `list-state` | hash | `begin` of the current reading of the list; `began`, `from`, `until`, `took` of the last complete reading; earliest start of the `next` reading | `list_begin`, `list_end` | never |
+//! | `list-lock` | string | a worker is reading the list | `list_begin`, `list_seen` | 30 s after its last page |
+//! | `list-reserved` | string | the next free request is reserved for a page of the list | `acquire` | when that request is free |
+//! | `list-served` | string | the last permit was for a page, so orders get the next | `acquire` | after the time of two or five requests |
+//! | `list-disabled` | string | the list is not read, since it does not show the waiting orders | `list_end` | after 10 minutes or a day |
+//! | `completions` | hash | number of orders that became final, by their age then | `learn` | never |
 //!
-//! Of each API key, with its fingerprint behind a further colon:
+//! Of each API key; its fingerprint follows the name, after a colon:
 //!
 //! | key | type | meaning | written by | expires |
 //! |---|---|---|---|---|
-//! | `verified` | string | the key is good | `report` | after 30 days; never where the provider refuses the list alone |
-//! | `refused` | string | the provider refuses the key; the value is how long it is not tried | `report` | when that is over |
-//! | `breaker` | string | the breaker before the key is open; the value is how long it was to stay so | `report` | when that is over |
-//! | `probe` | string | number of the permit of the request that verifies the key, while it is in flight | `acquire`, `renew` | after 5 s without a renewal |
-//! | `knows` | string | the provider has known an order with this key | `report` | after 30 days |
-//! | `unknown` | set | orders in a row that it has not known | `report` | 1 hour after the last |
-//! | `mistrusted` | string | "not found" is not believed; the value is how long | `report` | when that is over |
-//! | `mistrust-rounds` | string | how often that has been prolonged | `report` | 1 hour after the last |
-//! | `mistrust-reported` | string | it has been logged | `report` | after 1 hour |
-//! | `next-slot-at` | string | when the next request would keep an even pace (GCRA) | `acquire` | a minute after that |
-//! | `window-log` | sorted set | requests of the last minute, scored by until when each counts | `acquire`, `report` | two minutes after the last |
-//! | `in-flight` | sorted set | requests in flight, scored by when their lease ends | `acquire`, `renew`, `report` | after 5 s without a renewal |
+//! | `verified` | string | the provider has accepted the key | `report` | after 30 days; never if the provider refuses only the list |
+//! | `refused` | string | the provider refuses the key; the value is how long it is not tried | `report` | after that duration |
+//! | `breaker` | string | the breaker of the key is open; the value is its duration | `report` | after that duration |
+//! | `probe` | string | permit number of the request that verifies the key, while it is in flight | `acquire`, `renew` | after 5 s without a renewal |
+//! | `knows` | string | the provider has answered for an order with this key | `report` | after 30 days |
+//! | `unknown` | set | orders in a row that the provider did not know | `report` | 1 hour after the last |
+//! | `mistrusted` | string | the answer "not found" is not believed; the value is for how long | `report` | after that duration |
+//! | `mistrust-rounds` | string | number of times that the duration of `mistrusted` was prolonged | `report` | 1 hour after the last |
+//! | `mistrust-reported` | string | the mistrust has been logged | `report` | after 1 hour |
+//! | `next-slot-at` | string | earliest time at which the next request keeps an even pace (GCRA) | `acquire` | a minute after that |
+//! | `window-log` | sorted set | requests of the last minute, scored by when each stops counting | `acquire`, `report` | two minutes after the last |
+//! | `in-flight` | sorted set | requests in flight, scored by the end of their lease | `acquire`, `renew`, `report` | after 5 s without a renewal |
 
 mod acquire;
 mod in_flight;
@@ -95,44 +92,43 @@ use crate::redis::{Connection, Names, millis};
 
 /// Longest time a request may take; the client's own limits are below it.
 const REQUEST: Duration = Duration::from_secs(20);
-/// Longest wait before a job asks again: the queue may have become shorter meanwhile.
+/// Longest wait before a job requests a permit again, because the queue may have become shorter.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// Wait where Redis gives no answer.
+/// Wait before a job requests a permit again if Redis does not answer.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// The same for an order of the backlog: thousands of orders that asked more often would keep the workers busy.
+/// Like `MAX_WAIT`, for orders of the backlog. With a shorter wait, thousands of them would keep the workers busy.
 const MAX_BACKLOG_WAIT: Duration = Duration::from_mins(5);
-/// Orders after which what was learned counts half.
+/// Number of counted final orders at which all counts are halved, so that recent orders weigh more.
 const MAX_COUNTED: u32 = 4_000;
 
-/// The provider refused the key, and another key of the worker takes over at once.
+/// The provider refused the key, but another key of the worker takes over: the order is checked again at once.
 const OTHER_KEY: Meaning = Meaning::SaysNothing(Duration::ZERO);
 
-/// What the provider allows, as the settings say.
+/// The limits of requests to the provider, from the settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
-    /// Requests in a minute, for each key.
+    /// Requests per minute and API key.
     pub requests_per_minute: u32,
-    /// Requests in flight at once.
+    /// Requests in flight at once with one API key, of all workers together.
     pub max_in_flight: u32,
-    /// A minute of the provider, in real time.
+    /// Real length of a minute of the provider; shorter than a minute if time is scaled.
     pub minute: Duration,
-    /// Whether the list of orders may be read in place of one request for each.
+    /// Whether pages of the list may replace single requests.
     pub list_polling: bool,
 }
 
 impl RateLimit {
-    /// A wait of the provider in real time.
+    /// Converts the provider's time to real time.
     pub(crate) fn real(&self, wait: Duration) -> Duration {
         wait.mul_f64(self.minute.as_secs_f64() / 60.0)
     }
 
-    /// The same in whole milliseconds, at least one: a key of Redis needs a time to live.
+    /// Converts to real milliseconds, at least 1: a Redis key needs a positive time to live.
     pub(crate) fn real_ms(&self, wait: Duration) -> u64 {
         millis(self.real(wait)).max(1)
     }
 
-    /// Requests that may follow each other without a pause. Few enough that a burst leaves some for orders that come later
-    /// in the same minute.
+    /// Number of requests that may be made without a pause. It is small, to save requests for the rest of the minute.
     pub(crate) fn burst(&self) -> u32 {
         (self.requests_per_minute / 20).max(1)
     }
@@ -141,11 +137,11 @@ impl RateLimit {
 /// An order that the list showed HANDLING needs no request of its own for this long.
 pub(crate) const SEEN_IN_LIST_FOR: Duration = Duration::from_secs(12);
 
-/// The budget of a deployment, as one worker uses it.
+/// One worker's access to the budget that all workers share.
 pub struct RedisBudget {
     connection: Connection,
     key: String,
-    /// Name of this start of the worker.
+    /// Random id of this process; empty in a process that runs suspects (jobs that ran when their worker died).
     worker: String,
     rate_limit: RateLimit,
     keys: Vec<KeyFingerprint>,
@@ -156,8 +152,7 @@ pub struct RedisBudget {
 }
 
 impl RedisBudget {
-    /// The budget under these names, for a worker with these keys: the primary one, then the secondary one. Must be
-    /// called on a tokio runtime.
+    /// The budget of a worker with these API keys, the primary one first. Starts a task, so it needs a tokio runtime.
     #[must_use]
     pub fn new(
         connection: Connection,
@@ -179,18 +174,17 @@ impl RedisBudget {
         }
     }
 
-    /// The budget of a process that runs suspects for a worker: it does not count as a worker that can check orders.
+    /// The budget for a process that runs suspects. That process does not count as a worker that can check orders.
     #[must_use]
     pub(crate) fn for_suspects(self) -> Self {
         Self { worker: String::new(), ..self }
     }
 
-    /// What the provider's answers to this worker's own requests say of it.
     pub(crate) fn standing(&self) -> &Standing {
         &self.standing
     }
 
-    /// Pauses the claims of this worker while it cannot check orders and another worker can.
+    /// The pause of this worker's claims, for the time in which it cannot check orders and another worker can.
     pub(crate) fn claim_pause(&self) -> ClaimPause {
         self.standing.claim_pause()
     }
@@ -259,8 +253,7 @@ impl Budget for RedisBudget {
         let refused = matches!(concern, Some(Concern::KeyRefused(_)));
         let said: Option<(String, u64)> = loop {
             match self.heard(call.invoke_async(&mut self.connection.get()).await) {
-                // The next request would be refused as well, and five of these have the address blocked. While Redis is
-                // away no request is made.
+                // Retry until Redis has the refusal, because the provider blocks an address after five refusals.
                 None if refused => tokio::time::sleep(UNKNOWN).await,
                 said => break said,
             }
@@ -278,7 +271,7 @@ impl Budget for RedisBudget {
             self.standing.admitted(order.is_some());
         }
         if self.standing.reached(error) && self.others_can_ask().await {
-            // The network of this host is at fault: workers that reach the provider go first.
+            // The network of this host seems to be at fault, so other workers, which reach the provider, get the jobs.
             self.standing.pause_claims();
         }
         match became.as_str() {
@@ -287,7 +280,7 @@ impl Budget for RedisBudget {
             "refused" | "address" => Meaning::SaysNothing(self.cannot_ask().await.unwrap_or(UNKNOWN)),
             "mistrusted" | "mistrusted-first" => Meaning::SaysNothing(self.leave_to_others(wait).await),
             "open" | "opened" => Meaning::SaysNothing(wait.min(self.rate_limit.real(MAX_WAIT))),
-            // Redis is away; what the error itself says is known all the same.
+            // The word says nothing about the key or the provider, or Redis did not answer, so the error decides.
             _ => match error.and_then(ApiError::closes_for) {
                 Some(_) => Meaning::SaysNothing(UNKNOWN),
                 None => Meaning::AboutOrder,
@@ -314,7 +307,7 @@ mod tests {
         let (of_all, of_api_key) = include_str!("mod.rs").split_once("//! Of each API key").unwrap();
         let rows = |table: &str, suffix: &str| -> BTreeSet<String> {
             let rows = table.lines().filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "));
-            // A key of one order has no name that is known beforehand.
+            // Keys of single orders are not in the layout.
             let rows = rows.filter(|(key, _)| !key.contains('<'));
             rows.map(|(key, row)| {
                 let kind = row.split(" |").next().unwrap().replace("sorted set", "zset");
@@ -327,5 +320,8 @@ mod tests {
         let known = names.layout(&["0123"]).into_iter().map(|(key, kind)| format!("{key} {kind}"));
         let known: BTreeSet<String> = known.filter(|key| key.starts_with(&names.budget())).collect();
         assert_eq!(listed, known);
+        let read_by_name = [names.breakers("0123").as_slice(), &[names.details_missing()]].concat();
+        let layout: BTreeSet<String> = names.layout(&["0123"]).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(read_by_name.iter().find(|key| !layout.contains(*key)), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a job asks of the budget, and what the budget decides.
+//! Requests for permits, the decisions of the budget, and the trait of a budget. Real time is time that is not scaled.
 
 use std::time::Duration;
 
@@ -10,40 +10,39 @@ use crate::provider::ApiError;
 /// A request for a permit to check an order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PermitRequest {
-    /// The order.
+    /// Id of the order.
     pub topup_id: TopupId,
-    /// When the provider created it, as far as is known.
+    /// When the provider created the order; the start of tracking if that is unknown.
     pub created_at: Timestamp,
-    /// Its age at the last answer; `None` before the first one.
+    /// Age of the order at the provider's last answer; `None` before the first one.
     pub last: Option<Duration>,
-    /// Its age now.
+    /// Age of the order now.
     pub age: Duration,
-    /// Whether it belongs to the backlog: an order that is rechecked after hours, or is long past fast polling. New
-    /// orders have the larger share of the requests, however long the backlog is.
+    /// Whether the order is in the backlog: it is rechecked, or long past fast polling. New orders get more requests.
     pub backlog: bool,
-    /// Whether the list may answer in place of a request of its own.
+    /// Whether a row of the list may replace the request.
     pub list_counts: bool,
 }
 
-/// What the budget decides. Waits are real time.
+/// A decision of the budget. Its waits are real (not scaled) time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PermitDecision {
-    /// The order may be checked once; the answer is to be reported.
+    /// The order may be checked once, and the answer must be reported.
     Granted(Permit),
     /// The list of orders has just shown that the order is not final; no request is needed.
     SeenInList,
-    /// Other orders come first, or the budget is used up. The order waits in the queue and asks again after this time.
+    /// Other orders come first, or the budget is used up. The order waits in the queue; request again after this time.
     Wait(Duration),
-    /// No order may be checked now, by this worker or by any: ask again after this time.
+    /// This worker, or every worker, may check no order now; request again after this time.
     Blocked(Duration),
 }
 
-/// The order that was checked.
+/// The order that a request was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked<'a> {
     /// Id of the order.
     pub topup_id: &'a TopupId,
-    /// Whether the provider has answered for it before.
+    /// Whether the provider has answered for the order before.
     pub known: bool,
 }
 
@@ -52,10 +51,10 @@ pub struct Checked<'a> {
 pub enum Meaning {
     /// The answer, or the error, is about the order.
     AboutOrder,
-    /// There was no usable answer. The number counts the distinct orders, and the list, without one since the provider
-    /// last answered for an order; of all workers.
+    /// There was no usable answer. The number counts the orders (the list is one) that failed at any worker since the
+    /// provider last answered for an order.
     Failing(u32),
-    /// The answer says nothing of the order: check it again after this wait, in real time.
+    /// The answer says nothing about the order: check it again after this wait, in real (not scaled) time.
     SaysNothing(Duration),
 }
 
@@ -64,11 +63,11 @@ pub enum Meaning {
 pub struct Permit {
     /// Number of the permit, unique in the deployment.
     pub number: String,
-    /// Which API key to use: 0 is the primary one, 1 the secondary.
+    /// The API key to use: 0 for the primary key, 1 for the secondary.
     pub key: usize,
-    /// Whether the breaker is half-open, so that all other orders wait for this answer.
+    /// Whether the request is the probe of a half-open breaker, so that all other orders wait for its answer.
     pub probe: bool,
-    /// How long the order has waited for the permit, in real time.
+    /// How long the order has waited for the permit, in real (not scaled) time.
     pub waited: Duration,
 }
 
@@ -78,27 +77,27 @@ pub trait Budget: Send + Sync + 'static {
     /// Requests a permit. Without one the order joins the wait queue, and its job is rescheduled.
     async fn acquire(&self, request: &PermitRequest) -> PermitDecision;
 
-    /// Requests a permit for a page of the list, which comes before every order: a page shows many of them.
+    /// Requests a permit for a page of the list. A page comes before most orders, because it shows many of them.
     ///
     /// # Errors
-    /// The wait, in real time, where no permit is free now.
+    /// The wait, in real time, if no permit is free now.
     async fn acquire_for_page(&self) -> Result<Permit, Duration>;
 
-    /// Requests a permit for a request that verifies the key, or shows whether the provider answers.
+    /// Requests a permit for a request that verifies the key or shows whether the provider answers.
     ///
     /// # Errors
-    /// The wait, in real time, where no permit is free now.
+    /// The wait, in real time, if no permit is free now.
     async fn acquire_to_verify(&self) -> Result<Permit, Duration>;
 
     /// Whether the provider refuses every request of this worker now, because of its keys or its address.
     fn is_refused(&self) -> bool;
 
-    /// Waits until an order of this process gets no permit. Returns at once if one has got none since the last call.
+    /// Waits until an order of this process is denied a permit. Returns at once if that happened since the last call.
     async fn wait_for_contention(&self);
 
-    /// Reports how a request for this order, or for the list, ended: with this error, or with an answer.
+    /// Reports how a request ended. `order` is `None` for the list; `error` is `None` if there was a usable answer.
     async fn report(&self, permit: &Permit, order: Option<Checked<'_>>, error: Option<&ApiError>) -> Meaning;
 
-    /// Counts an order that became final between these two ages.
+    /// Counts an order that was not yet final at age `last` and was final at age `age`.
     async fn completed(&self, last: Duration, age: Duration);
 }

@@ -2,7 +2,7 @@
 
 use crate::redis::scripts::scripts;
 
-/// Stands before the scripts that use the state of the budget.
+/// Functions that precede every script of the budget and of the list.
 pub(crate) const SHARED: &str = include_str!("lua/budget.lua");
 
 scripts! {

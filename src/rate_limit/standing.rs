@@ -1,8 +1,8 @@
-//! Whether the provider lets this worker ask at all: what it said of the worker's keys and of its address.
+//! The standing of this worker: whether the provider accepts its keys and its address.
 //!
-//! A refused key concerns every worker that uses it, which Redis knows. A refused address concerns this worker alone, so
-//! it is known here alone. Either way this worker is not ready, says why, and leaves jobs to workers that can check
-//! orders; without such a worker the jobs wait here.
+//! A refused key concerns every worker that uses it, so Redis stores the refusal. A refused address concerns only this
+//! worker, so this process keeps it. In both cases the worker is not ready, reports why, and leaves jobs to workers
+//! that can check orders. Without such a worker the jobs wait.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +13,11 @@ use tokio::time::Instant;
 use crate::claim_pause::ClaimPause;
 use crate::provider::ApiError;
 
-/// How long one look at the other workers keeps this one from claiming jobs.
+/// How long this worker claims no jobs after it found that another worker can check orders.
 const PAUSE: Duration = Duration::from_secs(10);
-/// So many requests in a row that do not reach the provider are more than an accident.
+/// Number of requests in a row that did not reach the provider, at which this host's network counts as at fault.
 const UNREACHED: u32 = 3;
 
-/// See the module's head.
 #[derive(Default)]
 pub(crate) struct Standing {
     state: Mutex<State>,
@@ -28,23 +27,21 @@ pub(crate) struct Standing {
 
 #[derive(Default)]
 struct State {
-    /// Whether a request of this worker has come to an end, whatever the end.
+    /// Whether a request of this worker has ended, with an answer or an error.
     tried: bool,
     refusal: Option<Refusal>,
     /// Whether the provider knows none of several orders that were checked with the keys of this worker.
     mistrusted: bool,
-    /// Requests in a row that did not reach the provider.
     unreached: u32,
 }
 
 struct Refusal {
     of: Refused,
-    /// The provider's answer in words; none where only Redis told of it.
+    /// The provider's answer in words; `None` if the refusal is known from Redis only.
     answer: Option<String>,
     until: Instant,
 }
 
-/// What the provider refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
     Keys,
@@ -65,13 +62,13 @@ impl Standing {
         look(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How much longer the provider refuses this worker, if it does.
+    /// How much longer the provider refuses this worker; `None` if it does not.
     pub(super) fn refused_for(&self) -> Option<Duration> {
         self.with(|state| state.refusal.as_ref()?.until.checked_duration_since(Instant::now()))
             .filter(|left| !left.is_zero())
     }
 
-    /// Why this worker is not ready, in words; nothing where it is.
+    /// Why this worker is not ready, in words; `None` if it is.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.with(|state| match &state.refusal {
             Some(Refusal { of, answer: Some(answer), .. }) => Some(format!("{}: {answer}", of.in_words())),
@@ -84,12 +81,10 @@ impl Standing {
         })
     }
 
-    /// The provider refuses every key of this worker for this long.
     pub(super) fn keys_refused(&self, error: Option<&ApiError>, wait: Duration) {
         self.refused(Refused::Keys, error, wait);
     }
 
-    /// The provider refuses the address of this worker for this long.
     pub(super) fn address_refused(&self, error: Option<&ApiError>, wait: Duration) {
         self.refused(Refused::Address, error, wait);
     }
@@ -108,28 +103,26 @@ impl Standing {
             let advice = match of {
                 Refused::Keys => "set ONECLICKDZ_API_KEY as the provider's dashboard shows it",
                 Refused::Address => {
-                    "allow the public address of this host in the provider's dashboard, or wait where it is blocked \
-                     for a while"
+                    "allow the public address of this host in the provider's dashboard, or wait if it is blocked \
+                     for a while only"
                 }
             };
             tracing::error!(
                 error = error.map(tracing::field::display),
                 retry_in_ms = crate::redis::millis(wait),
                 advice,
-                "{}; this worker checks no orders, and other workers go on",
+                "{}; this worker checks no orders until the provider accepts it; other workers continue",
                 of.in_words()
             );
         }
         self.changed.notify_one();
     }
 
-    /// The provider knows none of several orders that were checked with the keys of this worker.
     pub(super) fn keys_mistrusted(&self) {
         self.with(|state| (state.tried, state.mistrusted) = (true, true));
     }
 
-    /// Counts the requests in a row that did not reach the provider, by how the last one ended. Returns whether they are
-    /// so many that the network of this host may be at fault.
+    /// Counts requests in a row that did not reach the provider. Returns whether this host's network is at fault.
     pub(super) fn reached(&self, error: Option<&ApiError>) -> bool {
         let unreached = matches!(error, Some(ApiError::Connection(_) | ApiError::TimedOut));
         self.with(|state| {
@@ -143,12 +136,12 @@ impl Standing {
         self.with(|state| state.refusal.is_none() && !state.mistrusted && state.unreached < UNREACHED)
     }
 
-    /// Whether the provider refuses this worker.
+    /// Whether the provider has refused this worker and accepted no request since.
     pub(super) fn is_refused(&self) -> bool {
         self.with(|state| state.refusal.is_some())
     }
 
-    /// The provider let this worker ask, for an order or for the list.
+    /// Records that the provider accepted a request of this worker, for an order or for the list.
     pub(super) fn admitted(&self, an_order: bool) {
         let refusal = self.with(|state| {
             state.tried = true;
@@ -158,11 +151,10 @@ impl Standing {
         if refusal.is_some() {
             self.claims.end();
             self.changed.notify_one();
-            tracing::info!("the provider lets this worker ask again; it checks orders");
+            tracing::info!("the provider accepts this worker again; the worker checks orders");
         }
     }
 
-    /// A request ended without an answer that says anything of this worker.
     pub(super) fn tried(&self) {
         self.with(|state| state.tried = true);
     }
@@ -172,7 +164,6 @@ impl Standing {
         self.changed.notified().await;
     }
 
-    /// Has the queues claim no jobs for a while.
     pub(super) fn pause_claims(&self) {
         self.claims.pause_for(PAUSE);
     }

@@ -1,58 +1,58 @@
-//! The state of the budget, for metrics and health checks. Reading it changes nothing.
+//! The state of the budget, for metrics and health checks.
 
 use std::time::Duration;
 
 use super::RedisBudget;
 use super::scripts;
 
-/// Time limit of the answer of Redis; a scrape gives up soon after.
+/// Time limit for the answer of Redis, shorter than that of a metrics scrape.
 const SAID_WITHIN: Duration = Duration::from_secs(1);
 
 /// The state of the budget of all workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BudgetState {
-    /// Whether orders are checked.
+    /// State of the circuit breakers.
     pub breaker: Breaker,
-    /// What is done with the list of orders.
+    /// Whether the list of orders is read.
     pub list: ListUse,
     /// New orders in the wait queue.
     pub new_waiting: u64,
     /// Orders of the backlog in the wait queue.
     pub backlog_waiting: u64,
-    /// The key that requests are made with.
+    /// The API key in use.
     pub key: ApiKey,
-    /// Requests that are left in the present minute, for each key there is.
+    /// Requests left in the current minute, per API key of this worker.
     pub tokens: Vec<(ApiKey, u32)>,
 }
 
-/// Whether orders are checked, with the keys of one worker.
+/// State of the circuit breakers of the provider and of one worker's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaker {
     /// Orders are checked, within the budget.
     Closed,
-    /// One request at a time is made: after the breaker was open, and until a key is verified.
+    /// One request at a time is made, until an answer is usable or a key is verified.
     HalfOpen,
-    /// No order is checked.
+    /// Orders wait: a breaker is open, all keys are refused, or the answer "not found" is not believed.
     Open,
 }
 
-/// What is done with the list of orders.
+/// Whether the list of orders is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListUse {
-    /// There is no need to read it.
+    /// The list is not needed.
     Unused,
-    /// It is read again and again.
+    /// The list is read regularly.
     Read,
-    /// It did not show the orders that wait, and is not read for a while.
+    /// The list is not read for a while, since it did not show the waiting orders.
     Disabled,
 }
 
 /// A key of the provider's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApiKey {
-    /// The one to begin with.
+    /// The key that is tried first.
     Primary,
-    /// The one that takes over.
+    /// The key that takes over when the primary one is refused.
     Secondary,
 }
 
@@ -60,7 +60,7 @@ impl Breaker {
     /// Every state.
     pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
 
-    /// The state in metrics and scripts.
+    /// The state's name in metrics and scripts.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl ListUse {
     /// Every use.
     pub const ALL: [Self; 3] = [Self::Unused, Self::Read, Self::Disabled];
 
-    /// The use in metrics and scripts.
+    /// The name in metrics and scripts.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -90,7 +90,7 @@ impl ApiKey {
     /// Every key, by the number it has in a [`Permit`](crate::rate_limit::Permit).
     pub const ALL: [Self; 2] = [Self::Primary, Self::Secondary];
 
-    /// Which key it is, in metrics; nothing of the key itself.
+    /// The name in metrics; it shows nothing of the key itself.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -100,18 +100,17 @@ impl ApiKey {
     }
 }
 
-/// What the script returns.
 type Said = (String, String, u64, u64, usize, Vec<u32>);
 
 impl RedisBudget {
-    /// The state of the budget; `None` where Redis does not answer in time.
+    /// The state of the budget; `None` if Redis does not answer in time.
     pub async fn state(&self) -> Option<BudgetState> {
         let mut call = scripts::BUDGET_STATE.prepare_invoke();
         call.key(&self.key).arg(self.rate_limit.requests_per_minute);
         self.write_keys(&mut call);
         let mut connection = self.connection.get();
         let said = tokio::time::timeout(SAID_WITHIN, call.invoke_async::<Said>(&mut connection));
-        // A slow answer here is no reason to reconnect.
+        // A time-out here is not reported to the connection, so it causes no reconnect.
         self.heard(said.await.ok()?).and_then(read)
     }
 }

@@ -1,4 +1,4 @@
-//! Turns an answer of the provider into a verdict for Redis, and logs what an operator should know.
+//! Turns an answer of the provider into arguments of `budget_report.lua`, and logs what the operator should know.
 
 use std::time::Duration;
 
@@ -9,20 +9,18 @@ use crate::provider::{ApiError, Concern, KeyFingerprint};
 use crate::rate_limit::Permit;
 use crate::redis::millis;
 
-/// Requests in a row without a usable answer that open the breaker.
+/// Number of requests in a row without a usable answer at which the breaker opens.
 const MAX_FAILURES: u32 = 8;
-/// Distinct orders in a row that the provider does not know: the key is of the other environment, or the provider has lost
-/// them.
+/// Number of unknown orders in a row at which "not found" is no longer believed: the key or the provider may be wrong.
 const MAX_UNKNOWN: u32 = 3;
-/// How long the breaker stays open then, doubling, up to …
+/// Pause after `MAX_FAILURES` failures or `MAX_UNKNOWN` unknown orders. Each further one doubles, up to `MAX_CLOSURE`.
 const FIRST_CLOSURE: Duration = Duration::from_secs(5);
-/// … this.
 const MAX_CLOSURE: Duration = Duration::from_mins(1);
-/// After this long without another one, failures are forgotten, …
+/// Failures are forgotten after this long without another one.
 const FAILURE_MEMORY: Duration = Duration::from_mins(10);
-/// … and so are unknown orders.
+/// Unknown orders are forgotten after this long without another one.
 const UNKNOWN_MEMORY: Duration = Duration::from_hours(1);
-/// For how long a usable answer verifies a key.
+/// How long a key counts as verified after a usable answer.
 const VERIFIED: Duration = Duration::from_hours(30 * 24);
 
 impl RedisBudget {
@@ -50,7 +48,7 @@ impl RedisBudget {
         };
     }
 
-    /// Logs once what an operator should know.
+    /// Logs a change of the breakers or keys once; repetitions are logged at debug level.
     pub(super) fn log_verdict(
         &self,
         permit: &Permit,
@@ -62,7 +60,7 @@ impl RedisBudget {
         let wait_ms = millis(wait);
         let error = error.map(tracing::field::display);
         match became {
-            "recovered" => tracing::info!(key, "the provider answers for an order again; orders are checked"),
+            "recovered" => tracing::info!(key, "the provider answers for an order again; checks resume"),
             "other-key" => tracing::warn!(
                 key,
                 error,
@@ -72,8 +70,8 @@ impl RedisBudget {
                 key,
                 error,
                 wait_ms,
-                "no order is checked for a while with this key, or with any: the provider takes no requests, or does not \
-                 answer; orders wait"
+                "no order is checked for a while: the provider limits this key, takes no requests at all or does not \
+                 answer; orders are checked again after wait_ms"
             ),
             "open" => {
                 tracing::debug!(key, error, wait_ms, "the provider still takes no requests; orders wait");
@@ -86,12 +84,7 @@ impl RedisBudget {
                  production), or the provider has a fault; these orders wait and none is given up"
             ),
             "mistrusted" => {
-                tracing::debug!(
-                    key,
-                    error,
-                    wait_ms,
-                    "the provider still knows none of the orders; they wait"
-                );
+                tracing::debug!(key, error, wait_ms, "the provider still knows no order; the orders wait");
             }
             _ => {}
         }

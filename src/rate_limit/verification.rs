@@ -1,8 +1,8 @@
 //! Verifies the API key at the start, and whenever a refusal or an outage may be over.
 //!
-//! One row of the list is enough for that, so that no order is spent on it. A worker with a mistyped key, or on an address
-//! that is not allowed, knows so before it claims a job. While the provider refuses it, it looks now and then whether other
-//! workers can check orders, and leaves the jobs to them.
+//! A verification reads one row of the list, so it needs no order. A worker with a mistyped key or a refused address
+//! learns that before it claims a job. While the worker is refused, it checks every few seconds whether other workers
+//! can check orders; if so, it claims no jobs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,18 @@ use crate::provider::{ApiError, TopupApi};
 use crate::rate_limit::{Budget, PermitDecision};
 use crate::shutdown::Shutdown;
 
-/// How often a refused worker looks whether others check orders.
+/// How often a refused worker checks whether other workers can check orders.
 const OTHERS_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often a worker notes in Redis that it can check orders, so that refused workers leave the jobs to it. The note
-/// counts for three times as long.
+/// How often a worker reports in Redis that it can check orders. A report is valid for three times as long.
 const NOTE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Shortest time between two verifications, doubling while they change nothing, up to …
+/// Shortest pause between two verifications. It doubles, up to `MAX_PAUSE`, while verifications change nothing.
 const PAUSE: Duration = Duration::from_secs(1);
-/// … this.
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 impl RedisBudget {
-    /// Verifies the key in use, and keeps the standing of this worker until shutdown. `apis` holds one client for each
+    /// Verifies the keys and keeps the standing of this worker up to date until shutdown. `apis` holds one client per
     /// key; `requested` is called after each request, with its error if there was one.
     pub(crate) async fn keep_standing(
         self: Arc<Self>,
@@ -39,7 +37,7 @@ impl RedisBudget {
             let mut pause = PAUSE;
             loop {
                 self.verify(&apis, &requested).await;
-                // A request that changed nothing is not repeated soon.
+                // A request that changed nothing must not be repeated at once.
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
                 while !self.standing.is_refused() && !self.may_be_verified().await {
@@ -61,8 +59,7 @@ impl RedisBudget {
         }
     }
 
-    /// Notes that this worker can check orders, if it can. Returns whether a verification may show that a key is good, or
-    /// that the provider is back.
+    /// Reports this worker as able to check orders, if it is. Returns whether a verification request is useful.
     async fn may_be_verified(&self) -> bool {
         let worker = if self.standing.is_able() { self.worker.as_str() } else { "" };
         let mut call = scripts::BUDGET_ABLE.prepare_invoke();
@@ -71,7 +68,7 @@ impl RedisBudget {
         self.heard(call.invoke_async(&mut self.connection.get()).await).unwrap_or(false)
     }
 
-    /// Makes one request as soon as one may be made.
+    /// Makes one verification request as soon as a permit is granted.
     async fn verify(&self, apis: &[Arc<dyn TopupApi>], requested: &(impl Fn(Option<&ApiError>) + Sync)) {
         loop {
             match self.request(Purpose::Verification).await {
@@ -88,7 +85,7 @@ impl RedisBudget {
                 }
                 PermitDecision::Wait(wait) => tokio::time::sleep(wait).await,
                 PermitDecision::Blocked(_) | PermitDecision::SeenInList => {
-                    // The first order that may be checked shows what is to be known.
+                    // The next check of an order verifies the key instead.
                     self.standing.tried();
                     return;
                 }

@@ -1,8 +1,6 @@
-//! Word that a stream has changed, and nothing of what arrived.
-//!
-//! A blocking `XREAD` would hand over the next message whatever its size, to every worker at once. So Redis is asked
-//! to tell of changes of the key alone (`CLIENT TRACKING` in broadcasting mode, over RESP3), and the messages are read
-//! by a script that bounds what it hands over. A word that is lost costs the time until the next look, nothing more.
+//! Notifications that a stream has changed. A blocking `XREAD` would return the next message to every worker at once,
+//! whatever its size. So Redis only reports changes of the key (`CLIENT TRACKING` in broadcasting mode, by RESP3), and
+//! a script with limits reads the messages. If a notification is lost, the message waits until the next read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,25 +16,24 @@ use super::address::RedisAddress;
 use super::backoff::Backoff;
 use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 
-/// Silence after which the connection is asked whether it still is one.
+/// After this long without a notification, a `PING` checks the connection.
 const MAX_SILENCE: Duration = Duration::from_mins(1);
 
-/// Changes of a key. Clones are the same.
+/// Wakes a task when a key changes. Clones share the state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Arrivals {
     changed: Arc<Notify>,
-    /// Whether Redis tells of changes now.
+    /// Whether Redis reports changes now.
     heard: Arc<AtomicBool>,
 }
 
 impl Arrivals {
-    /// Waits for a change, no longer than `heard` while Redis tells of changes, or than `unheard` otherwise.
+    /// Waits for a change: at most for `heard` while Redis reports changes, otherwise at most for `unheard`.
     pub(crate) async fn wait(&self, heard: Duration, unheard: Duration) {
         let longest = if self.heard.load(Ordering::Relaxed) { heard } else { unheard };
         drop(timeout(longest, self.changed.notified()).await);
     }
 
-    /// Listens for ever; reconnects whenever the connection ends.
     pub(crate) async fn listen(self, address: RedisAddress, key: String) {
         let (mut backoff, mut told) = (Backoff::new(), false);
         loop {
@@ -46,8 +43,7 @@ impl Arrivals {
                     told = true;
                     tracing::warn!(
                         error = super::describe(&error),
-                        "Redis does not tell of new messages (CLIENT TRACKING); the inbox is looked at ten times a \
-                         second instead"
+                        "Redis refuses to report new messages (CLIENT TRACKING); the inbox is read ten times a second"
                     );
                 }
                 Err(_) => {}
@@ -64,7 +60,7 @@ impl Arrivals {
         track.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(key);
         in_time(ANSWER_TIMEOUT, track.exec_async(&mut asking)).await?;
         self.heard.store(true, Ordering::Relaxed);
-        // Whatever changed before now was not heard.
+        // Changes before the tracking began may have been missed, so the task is woken once.
         self.changed.notify_one();
         loop {
             match timeout(MAX_SILENCE, words.recv()).await {
@@ -77,7 +73,7 @@ impl Arrivals {
     }
 }
 
-/// A connection that hands on what Redis says without having been asked.
+/// Opens a connection. Also returns the receiver of the messages that Redis pushes on it.
 async fn connect(client: &Client) -> RedisResult<(MultiplexedConnection, UnboundedReceiver<PushInfo>)> {
     let server = client.get_connection_info().clone();
     let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);

@@ -1,8 +1,7 @@
-//! The backoff between tries while Redis or the database is away.
+//! The backoff between tries while Redis or the database is unreachable.
 
 use std::time::Duration;
 
-/// Longest pause between two tries while Redis is away.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Waits that double from 50 ms to a second.
@@ -16,7 +15,6 @@ impl Backoff {
         Self { next: Duration::from_millis(50) }
     }
 
-    /// Waits, longer each time.
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next).await;
         self.next = (self.next * 2).min(MAX_PAUSE);

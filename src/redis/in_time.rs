@@ -1,4 +1,4 @@
-//! How long Redis may take to answer.
+//! Timeouts for the answers of Redis.
 
 use std::future::Future;
 use std::io;
@@ -8,10 +8,10 @@ use futures_util::FutureExt;
 use redis::RedisResult;
 
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long finding the master may take. Each question has a limit of its own; this is for what has none.
+/// Timeout for finding the server, including the steps that have no timeout of their own.
 pub(super) const FIND_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is asked, or an error where the answer takes longer than this.
+/// Waits for an answer. Returns an error if it takes longer than `limit`.
 pub(super) fn in_time<T>(
     limit: Duration,
     asked: impl Future<Output = RedisResult<T>>,

@@ -1,13 +1,11 @@
-//! Redis as every part of this service uses it: where it is, a connection that outlives faults, the names of the keys,
-//! and the scripts.
-//!
-//! It knows nothing of what stands behind a key: each module that keeps something in Redis documents its own keys, and
-//! brings its own scripts.
+//! Access to Redis for all modules: its address, a connection that replaces itself, the names of keys, and scripts.
+//! This module must not know the content of a key. Each module that uses Redis documents its own keys and scripts.
 
 mod address;
 mod arrivals;
 mod backoff;
 mod connection;
+mod health;
 mod in_time;
 mod names;
 mod refusal;
@@ -20,13 +18,14 @@ use std::time::Duration;
 pub use address::{InvalidAddress, RedisAddress};
 pub(crate) use arrivals::Arrivals;
 pub(crate) use backoff::Backoff;
-pub(crate) use connection::StableSince;
-pub use connection::{Connection, RedisHealth};
+pub use connection::Connection;
+pub use health::RedisHealth;
+pub(crate) use health::StableSince;
 pub use names::{InvalidPrefix, Names};
 pub(crate) use refusal::describe;
 pub(crate) use subscription::Subscription;
 
-/// Whole milliseconds, rounded up: nothing may happen before its time.
+/// Returns whole milliseconds, rounded up so that nothing happens too early.
 pub(crate) fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }

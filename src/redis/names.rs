@@ -1,8 +1,6 @@
-//! Names of the project's keys in Redis.
-//!
-//! A job's queue is the apalis queue `{topup}:<job>`, so that its keys are `{topup}:poll-topup:active`
-//! and so on, exactly as `apalis_redis::Config` names them (a test below holds the scripts to that).
-//! The prefix is one hash tag: all keys share a slot, and a script works in Redis Cluster.
+//! Names of the project's keys in Redis. The queue of a job is the apalis queue `{topup}:<job>`. Its keys are named as
+//! in `apalis_redis::Config`, such as `{topup}:poll-topup:active`; a test in `queue::scripts` checks that. The prefix
+//! is a hash tag, so that all keys share a slot and a script works in Redis Cluster.
 
 use topup_jobs::JobName;
 
@@ -12,11 +10,9 @@ pub struct Names {
     prefix: String,
 }
 
-/// The prefix cannot be used.
+/// The error for a prefix that is not one hash tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the prefix must be a name in braces, for example {{topup}}: that keeps all keys in one slot of Redis Cluster"
-)]
+#[error("the prefix must be a name in braces like {{topup}}: that keeps all keys in one Redis Cluster slot")]
 pub struct InvalidPrefix;
 
 impl std::str::FromStr for Names {
@@ -46,7 +42,7 @@ impl Names {
         format!("{}:{job}", self.prefix)
     }
 
-    /// The other queues in which the same job may be: an order is tracked in one of two.
+    /// Returns the other queue that may hold the job of an order, as an order has two; none for a notification.
     pub(crate) fn siblings(&self, job: JobName) -> Vec<String> {
         let following = JobName::TRACKING.contains(&job);
         let others = JobName::TRACKING.into_iter().filter(|other| following && *other != job);
@@ -65,25 +61,26 @@ impl Names {
         format!("{}:rejected", self.prefix)
     }
 
-    /// How many rejected messages were dropped, since there were too many.
+    /// Counter of the rejected messages that were dropped because their number or size passed a limit.
     #[must_use]
     pub fn rejected_dropped(&self) -> String {
         format!("{}:rejected-dropped", self.prefix)
     }
 
-    /// Stream of outcomes, for producers who would rather read than receive.
+    /// Stream of events, for producers that read events instead of receiving webhooks.
     #[must_use]
     pub fn events(&self) -> String {
         format!("{}:events", self.prefix)
     }
 
-    /// The budget of requests to the provider; all its keys begin with it.
+    /// Prefix of the keys of the budget of requests to the provider.
     #[must_use]
     pub fn budget(&self) -> String {
         format!("{}:budget", self.prefix)
     }
 
-    /// While one of these keys is there, no order is checked with the API key of this fingerprint.
+    /// Keys that pause requests with the API key of this fingerprint while they exist. The first three pause all
+    /// requests, the last one only list pages and checks of the orders in the set `unknown`.
     #[must_use]
     pub(crate) fn breakers(&self, key: &str) -> [String; 4] {
         let budget = self.budget();
@@ -95,13 +92,19 @@ impl Names {
         ]
     }
 
-    /// Number of the layout of all keys.
+    /// Set of waiting orders that the provider's list showed as FULFILLED but without the complete card.
+    #[must_use]
+    pub(crate) fn details_missing(&self) -> String {
+        format!("{}:details-missing", self.budget())
+    }
+
+    /// Version of the layout of all keys.
     #[must_use]
     pub(crate) fn layout_version(&self) -> String {
         format!("{}:layout", self.prefix)
     }
 
-    /// Id of the database that the jobs belong to.
+    /// Id of the database to which the jobs belong.
     #[must_use]
     pub(crate) fn store(&self) -> String {
         format!("{}:store", self.prefix)
@@ -113,14 +116,7 @@ impl Names {
         format!("{}:keyrings", self.prefix)
     }
 
-    /// The queue of a job as apalis-redis wants it, for a Rust producer's `RedisStorage`.
-    #[must_use]
-    pub fn apalis_config(&self, job: JobName) -> apalis_redis::Config {
-        apalis_redis::Config::default().queue(self.queue(job))
-    }
-
-    /// Every key of which the name is known beforehand, with the type that Redis must give it, for workers whose API keys
-    /// have these fingerprints.
+    /// Returns the keys with fixed names, and their types in Redis. The fingerprints are of the workers' API keys.
     #[must_use]
     pub(crate) fn layout(&self, fingerprints: &[&str]) -> Vec<(String, &'static str)> {
         const QUEUE: [(&str, &str); 5] = [
@@ -193,13 +189,13 @@ impl Names {
         keys
     }
 
-    /// The time of the deployment, beside the clock of Redis.
+    /// Offset of the deployment's time from the clock of Redis.
     #[must_use]
     pub fn clock(&self) -> String {
         format!("{}:clock", self.prefix)
     }
 
-    /// Where a scaled clock began, so that all processes of a demo agree on the time.
+    /// Start of a scaled clock, which all processes of a demo read so that they agree on the time.
     #[must_use]
     pub fn time_anchor(&self) -> String {
         format!("{}:time-anchor", self.prefix)

@@ -1,73 +1,66 @@
-//! What an error of Redis says, to a program and to people.
-//!
-//! The text that Redis sends may repeat an argument of the command, and with that a payload. So the words
-//! here are made from the kind of the error; only what can hold no argument is repeated.
+//! Classifies errors of Redis and describes them. The text of an error may repeat an argument of the command, which may
+//! be a payload. So a description repeats only those parts of the text that cannot hold an argument.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// How what access control says of a command within a script begins.
+/// The beginning of the error if the ACL of Redis refuses a command within a script.
 const OF_ACL: &str = "The user executing the script";
 
-/// What Redis says of the first command of a pipeline that failed: the client has no words for all of them.
+/// Returns the first error of a pipeline, because the client library has no text for several errors.
 fn of_one_command(error: &RedisError) -> RedisError {
     let errors = error.clone().into_server_errors();
     let first = errors.and_then(|errors| errors.first().map(|(_, error)| error.clone().into()));
     first.unwrap_or_else(|| error.clone())
 }
 
-/// Whether the connection on which a server says this is to be left for a new one, to wherever the master is
-/// by then. It is not for what the right server says of one command.
+/// Whether the connection must be replaced after this error. That is so if the server is no longer the right one. If
+/// the right server refuses one command, the connection is kept.
 pub(super) fn leaves_connection(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ExecAbort, NoPerm, NoScript, NotBusy, ResponseError, TryAgain};
     let error = of_one_command(error);
     match error.kind() {
         ErrorKind::Server(ResponseError) => is_read_only(&error),
         ErrorKind::Server(ExecAbort | NoPerm | NoScript | NotBusy | TryAgain | BusyLoading) => false,
-        // A master that became a replica ends the commands that block with this.
+        // A master that becomes a replica ends blocking commands with UNBLOCKED.
         ErrorKind::Extension => matches!(error.code(), Some("UNBLOCKED" | "NOAUTH")),
         _ => true,
     }
 }
 
-/// Whether no job can move while Redis refuses this.
+/// Whether no job can be claimed or settled while Redis answers with this error.
 pub(super) fn stops_work(error: &RedisError) -> bool {
     let error = of_one_command(error);
     lacks_permission(&error) || standstill(&error).is_some() || missing_command(&error).is_some()
 }
 
-/// The command that this Redis does not have, in words: a provider or an administrator has renamed or removed it.
+/// Describes the error for a command that this Redis lacks, because its host or an administrator renamed or removed it.
 fn missing_command(error: &RedisError) -> Option<String> {
     let said = detail(error);
     if said.contains("Unknown Redis command called from script") {
-        return Some(
-            "a script calls a command that this Redis does not have; `topup-worker doctor` names it"
-                .to_owned(),
-        );
+        return Some("a script calls a command that this Redis lacks; run `topup-worker doctor`".to_owned());
     }
     let behind =
         ["unknown command", "unknown subcommand"].iter().find_map(|words| said.strip_prefix(words))?;
-    // What follows the name are arguments.
+    // Repeats only the name of the command, because the arguments after the name may be a payload.
     let name = behind.trim_start().strip_prefix(['\'', '`', '"'])?;
     let name = &name[..name.find(['\'', '`', '"'])?];
     let is_name = name.len() <= 32 && name.bytes().all(|at| at.is_ascii_alphabetic() || b"_|-".contains(&at));
     let name = if is_name { name } else { "that was sent" };
-    Some(format!(
-        "this Redis has no command {name}: it was renamed or removed there, and must be allowed for this service"
-    ))
+    Some(format!("this Redis has no command {name}: it was renamed or removed, and this service needs it"))
 }
 
-/// Most characters that are repeated of what a server says.
+/// Maximum characters of an error's text that a description repeats.
 const MAX_REPEATED: usize = 120;
 
-/// What a server says, in its own words, as far as no argument can stand in them: up to the first quotation mark, colon
-/// or bracket, with `…` for what is not a plain word.
+/// Returns the part of an error's text that cannot hold an argument: up to the first quotation mark, colon or bracket,
+/// with `…` for anything that is not a plain word.
 fn said(error: &RedisError) -> Option<String> {
     if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) {
-        // Words of the client, which may show the answer.
+        // The text is from the client library and may repeat the answer of Redis, which may hold a payload.
         return None;
     }
     let detail = detail(error);
-    // Of an error within a script: Redis 6 says before it in which script, and later ones say so behind it.
+    // If a command in a script fails, Redis 6 puts the script's name before the text, and later versions put it after.
     let detail = detail
         .rsplit_once("@user_script")
         .and_then(|(_, said)| said.split_once(": "))
@@ -87,7 +80,7 @@ fn said(error: &RedisError) -> Option<String> {
     (!words.is_empty()).then(|| format!("Redis says: {words}"))
 }
 
-/// What keeps a server that is there from doing anything for us, in words that say what to do.
+/// Describes an error with which a reachable server refuses all work, and the remedy.
 fn standstill(error: &RedisError) -> Option<&'static str> {
     let is = |code: &str| match error.kind() {
         ErrorKind::Extension => error.code() == Some(code),
@@ -110,46 +103,39 @@ fn standstill(error: &RedisError) -> Option<&'static str> {
     .find_map(|(code, words)| is(code).then_some(words))
 }
 
-/// Whether a server says within a script that it is a replica.
+/// Whether a command within a script failed because the server is a replica.
 pub(super) fn is_read_only(error: &RedisError) -> bool {
     is_of_script(error, "-READONLY ")
 }
 
-/// Whether Redis 6 has wrapped these words of an error that happened within a script.
+/// Whether a command in a script caused the error (in the form of Redis 6), and the text contains these words.
 fn is_of_script(error: &RedisError, words: &str) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
         && detail(error).starts_with("Error running script")
         && detail(error).contains(words)
 }
 
-/// Whether the user of Redis lacks a permission.
 fn lacks_permission(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || is_of_acl(detail(error))
         || is_of_script(error, OF_ACL)
 }
 
-/// The error in words without any argument of the command, which may carry a payload.
+/// Describes an error without repeating an argument of the command, which may be a payload.
 pub(crate) fn describe(error: &RedisError) -> String {
     let error = &of_one_command(error);
     match error.kind() {
-        // From the operating system or from TLS; no command is known there.
+        // The text is from the operating system or from TLS, and holds no argument.
         ErrorKind::Io => error.to_string(),
-        ErrorKind::Parse => "what answers there speaks another protocol than Redis".to_owned(),
+        ErrorKind::Parse => "the server speaks another protocol than Redis".to_owned(),
         ErrorKind::AuthenticationFailed => "the user or the password in REDIS_URL is refused".to_owned(),
         ErrorKind::MasterNameNotFoundBySentinel => {
-            "no Sentinel knows a master of the name in REDIS_URL that is up".to_owned()
+            "no Sentinel knows a running master of the name in REDIS_URL".to_owned()
         }
-        ErrorKind::ClusterConnectionNotFound => "the cluster's nodes name no owner of our keys".to_owned(),
-        ErrorKind::Server(ServerErrorKind::Ask) => {
-            "the cluster moves our keys to another node (ASK)".to_owned()
-        }
-        ErrorKind::Server(ServerErrorKind::Moved) => {
-            "another node of the cluster has our keys (MOVED)".to_owned()
-        }
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => {
-            "the server has become a replica (READONLY)".to_owned()
-        }
+        ErrorKind::ClusterConnectionNotFound => "no cluster node knows the owner of our keys".to_owned(),
+        ErrorKind::Server(ServerErrorKind::Ask) => "the cluster is moving our keys (ASK)".to_owned(),
+        ErrorKind::Server(ServerErrorKind::Moved) => "another cluster node has our keys (MOVED)".to_owned(),
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => "the server is a replica now (READONLY)".to_owned(),
         _ if lacks_permission(error) => {
             format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
         }
@@ -160,7 +146,7 @@ pub(crate) fn describe(error: &RedisError) -> String {
     }
 }
 
-/// What access control says of a command within a script. It names commands, never their arguments.
+/// Whether this is an ACL error of a command within a script. Its text names commands, never their arguments.
 fn is_of_acl(detail: &str) -> bool {
     detail.starts_with(OF_ACL) || detail.starts_with("ACL failure in script")
 }
@@ -175,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// What the client makes of this line of Redis.
+    /// The error that the client library makes of this line of Redis.
     fn error(line: &str) -> RedisError {
         match redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap() {
             Value::ServerError(error) => ServerError::into(error),
@@ -184,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_that_is_not_the_one_any_more_leaves_it() {
+    fn an_error_of_a_server_that_lost_its_role_or_keys_replaces_the_connection() {
         for line in [
             "READONLY You can't write against a read only replica.",
             "ERR Error running script (call to f_1): @user_script:4: -READONLY You can't write against",
@@ -211,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_nothing_for_us_stops_work_and_the_words_say_what_to_do() {
+    fn an_error_that_refuses_all_work_stops_work_and_says_what_to_do() {
         for (line, words) in [
             ("OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
             (
@@ -247,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_hold_no_argument() {
+    fn a_description_holds_no_argument() {
         let unknown = describe(&error("ERR unknown command 'XADD', with args beginning with: '0661998877'"));
         assert!(unknown.contains("no command XADD: it was renamed"), "{unknown}");
         for line in [
@@ -264,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_that_is_not_known_here_is_repeated_without_arguments() {
+    fn an_unknown_error_is_repeated_without_arguments() {
         for (line, words) in [
             (
                 "ERR max daily request limit exceeded. Limit: 10000, Usage: 10001.",

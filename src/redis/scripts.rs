@@ -1,16 +1,16 @@
-//! How Lua scripts are made and loaded. What a script does and returns stands at the head of its file.
+//! Builds and loads Lua scripts. The comment at the head of a script says what it does, takes and returns.
 
 use redis::Script;
 
-/// Stands before every script.
+/// Prepended to every script.
 pub(crate) const PRELUDE: &str = include_str!("lua/prelude.lua");
 
-/// A script, behind what it shares with others.
+/// Builds a script from the prelude, shared sources and its own source.
 pub(crate) fn script(shared: &[&str], own: &str) -> Script {
     Script::new(&[PRELUDE, &shared.concat(), own].concat())
 }
 
-/// Declares the scripts of a module, each loaded once: what stands before them, their names, and their files.
+/// Declares the scripts of a module by name and file, each built once and preceded by the shared sources.
 macro_rules! scripts {
     (behind $shared:expr; $($name:ident = $file:literal;)*) => {
         $(pub(crate) static $name: std::sync::LazyLock<redis::Script> =

@@ -1,7 +1,5 @@
-//! How Redis is set up, judged by what `INFO` and `CONFIG GET` say.
-//!
-//! A managed Redis may keep either to itself. Then no fault can be reported, and the words say what
-//! to make sure of.
+//! Checks the configuration of Redis by `INFO` and `CONFIG GET`. A managed Redis may refuse either command.
+//! A check that lacks its value then warns, and says what the operator has to verify.
 
 use std::collections::HashMap;
 
@@ -15,13 +13,13 @@ const PERSISTENCE: &str = "redis-persistence";
 const WRITES: &str = "redis-writes";
 const EVICTION: &str = "redis-eviction";
 const MEMORY: &str = "redis-memory";
-/// Asked apart from the others, and judged here.
+/// Name of the check of the clock, which needs a measurement of its own and so is not in [`NAMES`].
 pub(crate) const CLOCK: &str = "redis-clock";
-/// The checks made of one reading, in their order.
+/// Names of the checks that need only `INFO` and `CONFIG GET`, in their order.
 pub(crate) const NAMES: [&str; 6] = [VERSION, ROLE, PERSISTENCE, WRITES, EVICTION, MEMORY];
 
 const OLDEST: (u32, u32) = (6, 2);
-/// Percent of `maxmemory` from which on it is time to do something.
+/// Percent of `maxmemory` in use from which the check warns.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
 /// The answer to `INFO`.
@@ -44,7 +42,7 @@ impl Info {
     }
 }
 
-/// `appendfsync` as it is set, unless this Redis does not let it be read.
+/// Reads `appendfsync`. Returns `None` if this Redis does not allow `CONFIG GET`.
 pub(crate) async fn appendfsync(connection: &mut impl ConnectionLike) -> Option<String> {
     let mut ask = redis::cmd("CONFIG");
     ask.arg("GET").arg("appendfsync");
@@ -52,7 +50,7 @@ pub(crate) async fn appendfsync(connection: &mut impl ConnectionLike) -> Option<
     answer.into_iter().nth(1)
 }
 
-/// Every check of this file.
+/// Returns all checks of [`NAMES`]. A check whose value cannot be read is a warning.
 pub(crate) fn checks(info: Option<&Info>, appendfsync: Option<&str>) -> Vec<Check> {
     let nothing = Info::default();
     let judged = judge(info.unwrap_or(&nothing), appendfsync);
@@ -68,7 +66,7 @@ pub(crate) fn checks(info: Option<&Info>, appendfsync: Option<&str>) -> Vec<Chec
     checks.map(|((check, name), (what, sure))| check.unwrap_or_else(|| unread(name, what, sure))).collect()
 }
 
-/// Those checks of which the result is known.
+/// Returns only the checks whose values could be read.
 pub(crate) fn known(info: &Info, appendfsync: Option<&str>) -> Vec<Check> {
     let mut checks: Vec<Check> = judge(info, appendfsync).into_iter().flatten().collect();
     if appendfsync.is_none() && info.get("aof_enabled") == Some("1") {
@@ -77,7 +75,7 @@ pub(crate) fn known(info: &Info, appendfsync: Option<&str>) -> Vec<Check> {
     checks
 }
 
-/// In the order of [`NAMES`].
+/// The checks in the order of [`NAMES`]; `None` if a value could not be read.
 fn judge(info: &Info, appendfsync: Option<&str>) -> [Option<Check>; NAMES.len()] {
     [version(info), role(info), persistence(info, appendfsync), writes(info), eviction(info), memory(info)]
 }
@@ -101,11 +99,7 @@ fn version(info: &Info) -> Option<Check> {
 fn role(info: &Info) -> Option<Check> {
     Some(match info.get("role")? {
         "master" => Check::ok(ROLE, "master"),
-        _ => Check::fail(
-            ROLE,
-            "a replica, which takes no writes",
-            "set REDIS_URL to the master; after a failover, to the new one",
-        ),
+        _ => Check::fail(ROLE, "a replica, which takes no writes", "set REDIS_URL to the current master"),
     })
 }
 
@@ -120,16 +114,8 @@ fn persistence(info: &Info, appendfsync: Option<&str>) -> Option<Check> {
     let set = "set `appendfsync always` in redis.conf (`redis-cli CONFIG SET appendfsync always` until then)";
     Some(match appendfsync {
         Some("always") => Check::ok(PERSISTENCE, "appendonly yes, appendfsync always"),
-        Some("everysec") => Check::warn(
-            PERSISTENCE,
-            "appendonly yes, appendfsync everysec: a crash can lose the last second",
-            set,
-        ),
-        Some(_) => Check::warn(
-            PERSISTENCE,
-            "appendonly yes, appendfsync no: a crash can lose the last half minute",
-            set,
-        ),
+        Some("everysec") => Check::warn(PERSISTENCE, "appendfsync everysec can lose the last second", set),
+        Some(_) => Check::warn(PERSISTENCE, "appendfsync no: a crash can lose the last half minute", set),
         None => Check::warn(
             PERSISTENCE,
             "appendonly yes; `appendfsync` cannot be read here",
@@ -139,21 +125,17 @@ fn persistence(info: &Info, appendfsync: Option<&str>) -> Option<Check> {
 }
 
 fn writes(info: &Info) -> Option<Check> {
-    let disk = "look at the free space and the permissions of Redis's data folder, and at its log";
+    let disk = "check the free space and the permissions of Redis's data folder, and its log";
     if info.get("aof_last_write_status").is_some_and(|status| status != "ok") {
         return Some(Check::fail(WRITES, "the last write to the append-only file failed", disk));
     }
     if info.get("aof_last_bgrewrite_status").is_some_and(|status| status != "ok") {
-        let found = "the last rewrite of the append-only file failed: the file grows on";
+        let found = "the last rewrite of the append-only file failed: the file keeps growing";
         return Some(Check::warn(WRITES, found, disk));
     }
     Some(match info.get("rdb_last_bgsave_status")? {
         "ok" => Check::ok(WRITES, "the last writes to disk went well"),
-        _ => Check::warn(
-            WRITES,
-            "the last snapshot failed: Redis may refuse every write until one succeeds",
-            disk,
-        ),
+        _ => Check::warn(WRITES, "the last snapshot failed: until one succeeds writes may be refused", disk),
     })
 }
 
@@ -164,7 +146,7 @@ fn eviction(info: &Info) -> Option<Check> {
     }
     let advice = "set `maxmemory-policy noeviction` in redis.conf \
                   (`redis-cli CONFIG SET maxmemory-policy noeviction` until then)";
-    // One of Redis's own words; anything else is not repeated.
+    // The name of a policy is repeated; any other text is not.
     let plain = policy.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     let policy = if plain { policy } else { "not noeviction" };
     Some(if info.number("maxmemory")? == 0 {
@@ -184,18 +166,17 @@ fn memory(info: &Info) -> Option<Check> {
     }
     let percent = used.saturating_mul(100) / most;
     let found = format!("{percent} % of {} MiB used", most.div_ceil(MIB));
+    let advice = "raise `maxmemory`, or find out what fills it with `redis-cli --bigkeys`";
     Some(if percent < NEARLY_FULL_PERCENT {
         Check::ok(MEMORY, found)
+    } else if percent < 100 {
+        Check::warn(MEMORY, format!("{found}: once it is full, Redis refuses every new order"), advice)
     } else {
-        Check::warn(
-            MEMORY,
-            format!("{found}: once it is full, Redis refuses every new order"),
-            "raise `maxmemory`, or find out what fills it with `redis-cli --bigkeys`",
-        )
+        Check::fail(MEMORY, format!("{found}: Redis refuses every new order"), advice)
     })
 }
 
-/// How far the clock of Redis is ahead of this host's. Never a failure: leases go by the clock of Redis alone.
+/// Compares the clock of Redis with this host's. A difference is only a warning, because leases depend on Redis alone.
 pub(crate) fn clock(ahead_us: i64) -> Check {
     const NOTICED_US: u64 = 2_000_000;
     let difference_us = ahead_us.unsigned_abs();
@@ -207,7 +188,7 @@ pub(crate) fn clock(ahead_us: i64) -> Check {
         CLOCK,
         format!("{} s {side} the clock of this host", difference_us / 1_000_000),
         "keep both hosts on time by NTP. Orders and leases go by Redis, but `webhook-timestamp` goes by this host: \
-         from 5 min on receivers refuse the webhooks",
+         at a difference of 5 min receivers refuse the webhooks",
     )
 }
 

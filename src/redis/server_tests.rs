@@ -5,7 +5,7 @@ const HEALTHY: &str = "# Server\r\nredis_version:7.0.15\r\nrole:master\r\naof_en
     aof_last_write_status:ok\r\naof_last_bgrewrite_status:ok\r\nrdb_last_bgsave_status:ok\r\n\
     maxmemory_policy:noeviction\r\nmaxmemory:0\r\nused_memory:1075568\r\n";
 
-/// Verdicts after these fields were changed.
+/// Returns the verdicts on a healthy Redis in which these fields were changed.
 fn verdicts(changes: &[(&str, &str)], appendfsync: Option<&str>) -> Vec<(&'static str, Verdict)> {
     let mut info = Info::parse(HEALTHY);
     for (name, value) in changes {
@@ -17,12 +17,12 @@ fn verdicts(changes: &[(&str, &str)], appendfsync: Option<&str>) -> Vec<(&'stati
 }
 
 #[test]
-fn a_healthy_redis_is_all_right() {
+fn a_healthy_redis_passes_every_check() {
     assert_eq!(verdicts(&[], Some("always")), NAMES.map(|name| (name, Ok)));
 }
 
 #[test]
-fn what_is_not_as_it_should_be_is_told_by_its_own_check_alone() {
+fn each_fault_is_reported_by_its_own_check_alone() {
     for (changes, appendfsync, name, verdict) in [
         (&[("redis_version", "6.0.16")][..], "always", VERSION, Fail),
         (&[("redis_version", "5.9")], "always", VERSION, Fail),
@@ -37,6 +37,7 @@ fn what_is_not_as_it_should_be_is_told_by_its_own_check_alone() {
         (&[("maxmemory_policy", "allkeys-lru")], "always", EVICTION, Warn),
         (&[("maxmemory_policy", "allkeys-lru"), ("maxmemory", "104857600")], "always", EVICTION, Fail),
         (&[("maxmemory", "1344460")], "always", MEMORY, Warn),
+        (&[("maxmemory", "1075568")], "always", MEMORY, Fail),
     ] {
         let told = verdicts(changes, Some(appendfsync));
         let expected = NAMES.map(|known| (known, if known == name { verdict } else { Ok }));
@@ -53,7 +54,7 @@ fn what_is_not_as_it_should_be_is_told_by_its_own_check_alone() {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_warning_and_says_what_to_make_sure_of() {
+fn a_value_that_cannot_be_read_is_a_warning_with_advice() {
     let told = checks(None, None);
     assert_eq!(told.iter().map(|check| check.name).collect::<Vec<_>>(), NAMES);
     assert!(told.iter().all(|check| check.verdict == Warn && check.found.contains("cannot be read here")));
@@ -61,14 +62,14 @@ fn what_cannot_be_read_is_a_warning_and_says_what_to_make_sure_of() {
 }
 
 #[test]
-fn two_seconds_are_noticed_and_none_is_a_failure() {
+fn a_clock_two_seconds_off_is_a_warning_and_never_a_failure() {
     assert_eq!(clock(1_999_999).verdict, Ok);
     assert_eq!(clock(-2_000_000).found, "2 s behind the clock of this host");
     assert_eq!(clock(i64::MAX).verdict, Warn);
 }
 
 #[test]
-fn a_worker_says_only_what_is_known() {
+fn a_worker_reports_only_checks_that_could_be_read() {
     let verdicts = |text: &str, appendfsync| {
         let checks = known(&Info::parse(text), appendfsync);
         checks.into_iter().map(|check| (check.name, check.verdict)).collect::<Vec<_>>()

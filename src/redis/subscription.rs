@@ -1,4 +1,4 @@
-//! A subscription on which silence is not taken for health: nothing was said, or nothing can be heard any more.
+//! A subscription that sends a ping if no message has arrived for a while, as the connection may be dead.
 
 use std::time::Duration;
 
@@ -9,17 +9,16 @@ use tokio::time::timeout;
 
 use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 
-/// Silence after which the connection is asked whether it still is one.
+/// After this long without a message, a ping checks the connection.
 const MAX_SILENCE: Duration = Duration::from_secs(20);
 
-/// See the module.
 pub(crate) struct Subscription {
     asking: PubSubSink,
     words: PubSubStream,
 }
 
 impl Subscription {
-    /// Subscribes to these channels, at the first server that answers in time.
+    /// Connects within a timeout and subscribes to these channels.
     pub(crate) async fn start(
         connecting: impl Future<Output = RedisResult<PubSub>>,
         channels: &[String],
@@ -32,10 +31,10 @@ impl Subscription {
         Ok(Self { asking, words })
     }
 
-    /// The next word. Nothing once the connection has ended.
+    /// Waits for the next message. Returns `None` if the connection has ended.
     ///
     /// # Errors
-    /// [`redis::RedisError`] where it is silent and does not answer.
+    /// [`redis::RedisError`] if a ping is not answered.
     pub(crate) async fn next(&mut self) -> RedisResult<Option<Msg>> {
         loop {
             match timeout(MAX_SILENCE, self.words.next()).await {

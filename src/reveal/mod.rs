@@ -1,13 +1,11 @@
-//! The page behind a one-time link: it shows a card once, to a visitor who knows the end of the order's number.
+//! The card page behind a one-time link: it shows a card once, to a visitor who knows the last digits of the number.
 //!
-//! A message that carries a link carries no money: it may be forwarded, archived and scanned. Opening the link
-//! shows a form and changes nothing, since mail servers and messengers open links by themselves. The card is shown
-//! to the first right answer, and what is shown is stored as shown before it leaves the store. Every answer counts,
-//! right or wrong, and stands in the history of the order.
+//! The link alone shows no card, so messages with it may be forwarded, archived and scanned. GET shows a form and
+//! changes nothing, since mail servers and messengers open links by themselves. The first right answer gets the card,
+//! which is recorded as shown before it is sent. Every answer counts as a try and is in the order's history.
 //!
-//! The page knows no session and sets no cookie. It is served without TLS, for a reverse proxy that has it; nothing
-//! here logs a path, since the token stands in it. Only the end of a path counts, `/r/<token>`: a proxy may hand on the
-//! path of `REVEAL_URL` whole, in part or not at all.
+//! There are no sessions and no cookies. A reverse proxy adds TLS. Paths are never logged, since they contain the
+//! token. Only the end of a path is read, `/r/<token>`, because a proxy may keep or remove the part before it.
 
 mod page;
 mod texts;
@@ -33,33 +31,32 @@ use crate::orders::{Order, OrderStore, Reveal, RevealOutcome, StoreError};
 
 use self::page::{Page, View};
 
-/// Answers that a link takes. Four digits leave a guess one chance in two thousand.
+/// Number of tries per link. Five guesses of four digits succeed with a chance of one in two thousand.
 pub const MAX_TRIES: u32 = 5;
-/// Longest form that is read, in bytes.
+/// Longest form, in bytes.
 const MAX_FORM: usize = 256;
-/// Most connections to the page at once.
 const MAX_CONNECTIONS: usize = 256;
-/// Visitors that are looked up at once: a visitor who tries often must not keep the workers from the store.
+/// Maximum number of requests that use the store at once, so that a flood of visitors does not block the workers.
 const MAX_AT_ONCE: usize = 16;
 
-/// Links to the page, as messages carry them.
+/// Builds the links that messages carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
-    /// Public address of the page; it ends in a slash.
+    /// Public URL of the page, with a trailing slash.
     pub url: Url,
-    /// How long a link can be used, in domain time.
+    /// How long a link is valid, in domain time.
     pub lifetime: Duration,
 }
 
 impl Links {
-    /// The link with this token.
+    /// The link for a token.
     #[must_use]
     pub fn to(&self, token: &SecretString) -> String {
         format!("{}r/{}", self.url, token.expose_secret())
     }
 }
 
-/// The page and what it works with.
+/// The card page and its dependencies. Clones share them.
 #[derive(Clone)]
 pub struct RevealPage {
     store: Arc<dyn OrderStore>,
@@ -68,17 +65,17 @@ pub struct RevealPage {
     places: Arc<Semaphore>,
 }
 
-/// What a visitor gets to see, in which language; nothing where there is no such link.
+/// The view for a visitor and its language; `None` for an unknown link.
 type Found = Result<Option<(Locale, View)>, StoreError>;
 
 impl RevealPage {
-    /// A page over this store.
+    /// Creates the page over a store.
     #[must_use]
     pub fn new(store: Arc<dyn OrderStore>, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock, page: Arc::new(Page::new()), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) }
     }
 
-    /// Serves for as long as the process lives.
+    /// Serves the page until the process ends; failures of the store are logged and answered with 503.
     pub async fn serve(self, listener: TcpListener) {
         crate::http::serve("REVEAL_ADDR", listener, MAX_CONNECTIONS, self.router()).await;
     }
@@ -92,14 +89,13 @@ impl RevealPage {
             Ok(Some((locale, view))) => (locale, view),
             Ok(None) => (Locale::default(), View::Unknown),
             Err(error) => {
-                tracing::error!(error = chain(&error), "the store failed; a card could not be shown");
+                tracing::error!(error = chain(&error), "the database failed; the card page answers with 503");
                 (Locale::default(), View::Trouble)
             }
         };
         self.page.respond(view.status(), locale, &view)
     }
 
-    /// The link's row and its order.
     async fn find(&self, token: &str) -> Result<Option<(Reveal, Order)>, StoreError> {
         let Some(reveal) = self.store.reveal(token).await? else { return Ok(None) };
         let order = self.store.order(&reveal.topup_id).await?;
@@ -124,7 +120,7 @@ impl RevealPage {
     async fn answered(&self, token: &str, digits: &str) -> Found {
         let _place = self.places.acquire().await;
         let Some((_, order)) = self.find(token).await? else { return Ok(None) };
-        // Read first: a card that cannot be read must not count as shown.
+        // The card is read before the try is stored, because an unreadable card must not count as shown.
         let Some(card) = self.store.card(&order.topup_id).await? else { return Ok(None) };
         let right = number(&order).is_some_and(|number| is_right(digits, &number));
         let outcome = self.store.try_reveal(token, right, MAX_TRIES, self.clock.now()).await?;
@@ -152,8 +148,8 @@ async fn visit(State(this): State<RevealPage>, method: Method, uri: Uri, form: B
     }
 }
 
-/// The token of a path that ends in `/r/<token>`, whatever stands before. Mail programs and messengers take what stands
-/// behind a link for a part of it: a full stop, a bracket, a quotation mark, a mark of the direction of writing.
+/// Extracts the token from a path that ends in `/r/<token>`. Punctuation after the token is ignored: mail programs and
+/// messengers append what follows a link, such as a full stop, a bracket, a quotation mark or a directional mark.
 fn token(path: &str) -> Option<&str> {
     let (_, rest) = path.rsplit_once("/r/")?;
     let end =
@@ -162,14 +158,13 @@ fn token(path: &str) -> Option<&str> {
     (!token.is_empty() && is_punctuation(behind)).then_some(token)
 }
 
-/// Whether nothing of a word stands in this part of a path.
+/// Whether a percent-encoded part of a path contains neither letters nor digits.
 fn is_punctuation(part: &str) -> bool {
     let bytes: Vec<u8> = percent_encoding::percent_decode_str(part).collect();
     String::from_utf8_lossy(&bytes).chars().all(|at| !at.is_alphanumeric())
 }
 
-/// Whether these digits are the end of the number, or the whole of it in another form: with the code of the country or
-/// without.
+/// Whether the digits are the end of the number, or the whole number with or without the country code.
 fn is_right(digits: &str, number: &str) -> bool {
     let national = |number: &str| -> String {
         let without_code = ["00213", "213"].iter().find_map(|code| number.strip_prefix(code));
@@ -179,14 +174,13 @@ fn is_right(digits: &str, number: &str) -> bool {
     digits.len() >= DIGITS && (number.ends_with(digits) || national(digits) == national(number))
 }
 
-/// The digits that the visitor has entered.
+/// The digits that the visitor entered, in ASCII; other characters are dropped.
 fn digits(form: &[u8]) -> String {
     let digits = url::form_urlencoded::parse(form).find(|(name, _)| name == "digits");
     digits.map(|(_, value)| value.chars().filter_map(western_digit).collect()).unwrap_or_default()
 }
 
-/// The digits of the order's number, the last of which have to be known to see its card; however the provider writes it.
-/// Without them the page cannot ask for the number.
+/// The digits of the order's number in ASCII; `None` if it has letters or too few digits to ask for the last ones.
 fn number(order: &Order) -> Option<String> {
     let number = order.number.as_ref().map(Secret::reveal)?;
     let digits: String = number.chars().filter_map(western_digit).collect();
@@ -194,7 +188,7 @@ fn number(order: &Order) -> Option<String> {
     (digits.len() >= DIGITS && !has_letters).then_some(digits)
 }
 
-/// Whether the page can ask a question about this order: without one, no link to its card could be opened.
+/// Whether the order has a number that the page can ask for. Without one a link could never be opened.
 #[must_use]
 pub fn can_ask(order: &Order) -> bool {
     number(order).is_some()

@@ -1,7 +1,5 @@
-//! The page itself: one template, and headers that keep the card where it is shown.
-//!
-//! It has no script and loads nothing. It is not stored by a browser or a proxy, not framed, not indexed, and its
-//! address goes nowhere as a referrer.
+//! Renders the card page from one template, without scripts or external resources. The response headers forbid caching,
+//! framing, indexing and referrers, so that neither the card nor the link leaves the page.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
@@ -13,22 +11,21 @@ use topup_jobs::{Card, Locale};
 use super::texts::texts;
 use crate::notify::processed_at;
 
-/// What is on the page.
 #[derive(Debug, PartialEq)]
 pub(super) enum View {
-    /// The question; after a wrong answer with the number of answers that are left.
-    Ask { left: Option<u32> },
-    /// The card.
+    /// The form that asks for the last digits. After a wrong answer it shows `left`, the number of remaining tries.
+    Ask {
+        left: Option<u32>,
+    },
+    /// The card. It is shown only once.
     Card(Card),
-    /// It has been shown before.
     AlreadyShown,
-    /// Too many answers.
+    /// All tries of the link are used up.
     Spent,
-    /// It is too late.
     Expired,
-    /// There is no such link.
+    /// The link does not exist.
     Unknown,
-    /// The store does not answer.
+    /// The store failed.
     Trouble,
 }
 
@@ -44,7 +41,6 @@ impl View {
     }
 }
 
-/// Makes the page.
 pub(super) struct Page(Environment<'static>);
 
 const NAME: &str = "page.html";
@@ -54,12 +50,11 @@ impl Page {
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(|_| AutoEscape::Html);
         let added = environment.add_template(NAME, include_str!("page.html"));
-        // Invariant: the template is part of this program, and every test of this module reads it.
+        // Invariant: the template is compiled in, and the tests of this module parse it.
         added.expect("the page can be read");
         Self(environment)
     }
 
-    /// The answer to a visitor.
     pub(super) fn respond(&self, status: StatusCode, locale: Locale, view: &View) -> Response<Body> {
         let nonce = hex::encode(rand::rng().random::<[u8; 16]>());
         let policy = format!(
@@ -74,7 +69,7 @@ impl Page {
             .header("referrer-policy", "no-referrer")
             .header("x-content-type-options", "nosniff")
             .header("x-robots-tag", "noindex, nofollow");
-        // Invariant: the names and values of the headers are those above.
+        // Invariant: all names and values above are valid in headers.
         response.body(Body::from(self.render(locale, view, &nonce))).expect("the headers are valid")
     }
 
@@ -100,7 +95,7 @@ impl Page {
                 .map(|at| processed_at(at, locale)),
         };
         let rendered = self.0.get_template(NAME).and_then(|page| page.render(values));
-        // Invariant: the template uses these values only, and a test renders every view in every language.
+        // Invariant: the template uses only these values; a test renders every view in every language.
         rendered.expect("the page can be rendered")
     }
 }

@@ -1,4 +1,3 @@
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -12,35 +11,15 @@ use topup_jobs::{
 use tower::ServiceExt;
 
 use super::*;
+use crate::clock::ManualClock;
 use crate::orders::{CardCipher, Change, Occurrence, open};
 
 const CODE: &str = "<987654321098>";
 const LIFETIME: i64 = 3_600;
 
-/// A clock that a test sets.
-struct SetClock(AtomicI64);
-
-impl Clock for SetClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_timestamp(self.0.load(Ordering::Relaxed), 0).unwrap()
-    }
-
-    fn deployment_now(&self) -> Timestamp {
-        self.now()
-    }
-
-    fn real(&self, wait: Duration) -> Duration {
-        wait
-    }
-
-    fn domain(&self, real: Duration) -> Duration {
-        real
-    }
-}
-
 struct Shop {
     page: RevealPage,
-    clock: Arc<SetClock>,
+    clock: Arc<ManualClock>,
     store: Arc<dyn OrderStore>,
     topup_id: TopupId,
     token: String,
@@ -53,7 +32,7 @@ async fn shop(locale: Locale) -> Shop {
     let cipher = CardCipher::new(&CardCipher::generate_key()).unwrap();
     let url = format!("sqlite://{}", folder.path().join("orders.db").display());
     let store: Arc<dyn OrderStore> = Arc::new(open(&url, cipher).await.unwrap());
-    let clock = Arc::new(SetClock(AtomicI64::new(1_800_000_000)));
+    let clock = Arc::new(ManualClock::at(Timestamp::from_timestamp(1_800_000_000, 0).unwrap()));
     let topup_id: TopupId = "6901616fe9e88196b4eb64b2".parse().unwrap();
     let now = clock.now();
     let mut request = TrackTopup::new(topup_id.clone());
@@ -65,12 +44,10 @@ async fn shop(locale: Locale) -> Shop {
         date_traitement: Some("2026-11-24 10:00".to_owned()),
     };
     let seen = ProviderOrder {
-        topup_ref: None,
-        status: TopupStatus::Fulfilled,
-        kind: None,
         number: Some(Secret::new("036901234")),
         topup_amount: Some(1000),
         card: Some(card),
+        ..ProviderOrder::new(TopupStatus::Fulfilled)
     };
     let record = Tracking {
         status: OrderStatus::Fulfilled,
@@ -138,7 +115,7 @@ fn shows_the_card(answered: &Answered) -> bool {
 }
 
 #[tokio::test]
-async fn opening_the_link_shows_a_form_and_the_right_digits_show_the_card_once() {
+async fn get_shows_a_form_and_the_right_digits_show_the_card_once() {
     let shop = shop(Locale::Fr).await;
     for _ in 0..10 {
         let opened = shop.open().await;
@@ -174,9 +151,9 @@ async fn five_wrong_answers_close_the_link_for_good() {
 #[tokio::test]
 async fn a_link_expires() {
     let shop = shop(Locale::En).await;
-    shop.clock.0.fetch_add(LIFETIME - 1, Ordering::Relaxed);
+    shop.clock.advance(LIFETIME - 1);
     assert_eq!(shop.open().await.status, 200);
-    shop.clock.0.fetch_add(1, Ordering::Relaxed);
+    shop.clock.advance(1);
     for expired in [shop.open().await, shop.answer("1234").await] {
         assert_eq!(expired.status, 410);
         assert!(expired.text.contains("expired") && !shows_the_card(&expired));
@@ -184,14 +161,14 @@ async fn a_link_expires() {
 }
 
 #[tokio::test]
-async fn of_many_right_answers_at_once_one_is_shown_the_card() {
+async fn only_one_of_several_concurrent_right_answers_gets_the_card() {
     let shop = shop(Locale::En).await;
     let answers = join_all((0..4).map(|_| shop.answer("1234"))).await;
     assert_eq!(answers.iter().filter(|answered| shows_the_card(answered)).count(), 1);
 }
 
 #[tokio::test]
-async fn what_is_no_link_opens_nothing() {
+async fn unknown_links_and_long_forms_open_nothing() {
     let shop = shop(Locale::En).await;
     let altered = format!("/r/{}x", shop.token);
     for path in [&altered, "/r/", "/r/..%2f", "/", "/favicon.ico"] {
@@ -201,11 +178,11 @@ async fn what_is_no_link_opens_nothing() {
     }
     let long = "9".repeat(MAX_FORM);
     assert_eq!(shop.answer(&long).await.status, 413);
-    assert!(shows_the_card(&shop.answer("1234").await), "none of it was a try");
+    assert!(shows_the_card(&shop.answer("1234").await), "none of these requests counted as a try");
 }
 
 #[tokio::test]
-async fn a_link_works_whatever_a_proxy_leaves_of_the_path_before_it() {
+async fn a_link_works_under_every_path_prefix_and_with_trailing_punctuation() {
     let shop = shop(Locale::En).await;
     let under = |before: &str, after: &str| format!("{before}/r/{}{after}", shop.token);
     for path in [
@@ -218,7 +195,7 @@ async fn a_link_works_whatever_a_proxy_leaves_of_the_path_before_it() {
         under("/caf%C3%A9", "?utm=mail"),
     ] {
         let opened = shop.ask(Method::GET, &path, "").await;
-        // The form has no address of its own: it goes to wherever the page was opened.
+        // The form has no action, so it is posted to the path under which the page was opened.
         assert!(
             opened.status == 200 && opened.text.contains("<form method=\"post\">"),
             "{path}: {}",
@@ -246,14 +223,14 @@ async fn a_link_works_whatever_a_proxy_leaves_of_the_path_before_it() {
 }
 
 #[tokio::test]
-async fn digits_may_be_typed_as_arabic_keyboards_write_them() {
+async fn digits_may_be_arabic() {
     let shop = shop(Locale::Ar).await;
     let shown = shop.answer("%D9%A1%D9%A2%D9%A3+%D9%A4").await;
     assert!(shows_the_card(&shown), "{}", shown.text);
 }
 
 #[tokio::test]
-async fn every_answer_stands_in_the_history_and_nothing_of_the_card_does() {
+async fn every_try_is_in_the_history_and_the_card_is_not() {
     let shop = shop(Locale::En).await;
     shop.answer("0000").await;
     shop.answer("1234").await;
@@ -269,7 +246,7 @@ async fn every_answer_stands_in_the_history_and_nothing_of_the_card_does() {
 }
 
 #[tokio::test]
-async fn the_page_stays_where_it_is_shown() {
+async fn headers_forbid_storing_framing_indexing_and_referrers() {
     let shop = shop(Locale::En).await;
     for answered in [shop.open().await, shop.answer("1234").await, shop.ask(Method::GET, "/", "").await] {
         let header = |name: &str| answered.headers[name].to_str().unwrap().to_owned();
@@ -313,7 +290,7 @@ fn every_view_can_be_rendered_in_every_language() {
 }
 
 #[test]
-fn without_a_number_nobody_is_sent_a_link() {
+fn an_order_without_a_usable_number_gets_no_link() {
     let order = |number: Option<&str>| {
         let topup_id = "6901616fe9e88196b4eb64b2".parse().unwrap();
         let number = number.map(Secret::new);
@@ -335,7 +312,7 @@ fn without_a_number_nobody_is_sent_a_link() {
 }
 
 #[test]
-fn the_end_of_a_number_is_right_and_so_is_the_whole_of_it_in_any_form() {
+fn the_last_digits_or_the_whole_number_in_any_notation_are_right() {
     for (typed, number) in [
         ("1234", "036901234"),
         ("901234", "036901234"),

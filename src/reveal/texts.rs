@@ -1,9 +1,8 @@
-//! What the page says, in the customer's language.
+//! Texts of the card page in each language.
 
 use serde::Serialize;
 use topup_jobs::Locale;
 
-/// The sentences of one language.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Texts {
     pub(super) lang: &'static str,
@@ -26,7 +25,6 @@ pub(super) struct Texts {
     pub(super) trouble: &'static str,
 }
 
-/// The sentences of this language.
 pub(super) const fn texts(locale: Locale) -> &'static Texts {
     match locale {
         Locale::Fr => &FRENCH,

@@ -1,10 +1,8 @@
-//! Who may ask, and how often: keys, the lockout after failed keys, and the rate limit.
+//! Access control of the simulated API: keys, the lockout after wrong keys, and the rate limit.
 //!
-//! The lockout counts per address, as the real provider's does: what one host does wrong concerns no other. A request
-//! without the header is refused but not counted, for it tried no
-//! key. The rate limit is the strictest reading of "60 requests a minute": no more than that in any sixty
-//! seconds. A key can be revoked while the simulator runs, as a merchant does who rotates keys. Nothing here may show a
-//! key, not even in an error.
+//! The lockout counts per address, as the real provider's does. A request without a key is refused but not counted. The
+//! rate limit is strict: "60 requests a minute" means at most 60 in any sixty seconds. A key can be
+//! revoked while the simulator runs, as a merchant does to replace a key. No error or log may contain a key.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -14,39 +12,35 @@ use super::envelope::ApiError;
 use super::settings::SimulatorSettings;
 use super::traffic::{RequestKind, Traffic, WINDOW};
 
-/// Wrong keys in a row that block the address.
+/// Consecutive wrong keys after which the address is blocked.
 const FAILURES_TO_LOCKOUT: u32 = 5;
-/// How long the block lasts, in domain time.
+/// How long an address is blocked after wrong keys, in domain time.
 const LOCKOUT: Duration = Duration::from_mins(15);
 
-/// Who makes a request.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
-    /// The key it shows, if any.
+    /// Value of `X-Access-Token`, if present.
     pub(super) token: Option<&'a [u8]>,
-    /// Where it comes from.
     pub(super) address: IpAddr,
 }
 
-/// What the provider remembers about one address.
 #[derive(Default)]
 struct Address {
     failures: u32,
     blocked_until: Option<Duration>,
 }
 
-/// What the provider remembers about its callers.
 #[derive(Default)]
 pub(super) struct Access {
     addresses: HashMap<IpAddr, Address>,
-    /// Times of the requests of the last minute, by the place of the key in the settings.
+    /// Times of the admitted requests of the last minute, by the key's index in the settings.
     recent: HashMap<usize, VecDeque<Duration>>,
     revoked: HashSet<String>,
     pub(super) traffic: Traffic,
 }
 
 impl Access {
-    /// Admits a request made at domain time `now`, or says how it is refused.
+    /// Admits a request made at domain time `now`, or returns the refusal.
     pub(super) fn admit(
         &mut self,
         settings: &SimulatorSettings,
@@ -91,12 +85,11 @@ impl Access {
         Ok(())
     }
 
-    /// From now on this key is refused like any wrong one.
     pub(super) fn revoke(&mut self, key: &str) {
         self.revoked.insert(key.to_owned());
     }
 
-    /// This key is accepted again, if the settings have it.
+    /// Accepts the key again if the settings list it.
     pub(super) fn restore(&mut self, key: &str) {
         self.revoked.remove(key);
     }
@@ -114,7 +107,7 @@ impl Access {
     }
 }
 
-/// A client that waits so long finds room, so a started second counts as a whole one.
+/// The seconds for `Retry-After`, rounded up, so that a client that waits as long is admitted.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
@@ -155,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lockout_concerns_one_address_and_so_does_an_address_that_is_denied() {
+    fn lockouts_and_denied_addresses_affect_one_address_only() {
         let denied_addresses = vec![from(3, GOOD).address];
         let settings = SimulatorSettings { denied_addresses, ..SimulatorSettings::default() };
         let mut access = Access::default();
@@ -171,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_key_or_none_does_not_lead_to_the_lockout() {
+    fn accepted_and_missing_keys_do_not_cause_a_lockout() {
         let (settings, mut access) = (SimulatorSettings::default(), Access::default());
         for _ in 0..3 {
             for _ in 0..4 {
@@ -204,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_limit_says_when_there_is_room_if_told_to() {
+    fn the_rate_limit_sends_retry_after_if_enabled() {
         let settings = SimulatorSettings { rate_limit: 1, retry_after: true, ..SimulatorSettings::default() };
         let mut access = Access::default();
         let mut refused = |millis| {
@@ -215,7 +208,7 @@ mod tests {
                 .map(|error| error.retry_after())
         };
         assert_eq!(refused(500), None);
-        assert_eq!(refused(1_000), Some(Some(60)), "a started second counts as a whole one");
+        assert_eq!(refused(1_000), Some(Some(60)), "a partial second rounds up");
         assert_eq!(refused(60_499), Some(Some(1)));
         assert_eq!(refused(60_500), None);
     }

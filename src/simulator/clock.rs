@@ -1,14 +1,14 @@
 //! The simulator's own clock: domain time, which is real time multiplied by the time scale.
 //!
-//! Lives of orders, the lockout and the rate limit are all told in domain time, so that a demo can let twelve
-//! hours pass in seconds. The simulator plays another machine, so it keeps a clock of its own and must not
-//! share the worker's: a worker that only works when both clocks agree to the millisecond would be wrong.
+//! The ages of orders, the lockout and the rate limit use domain time, so that a demo can let twelve hours pass in
+//! seconds. The simulator stands for another machine, so it does not share the worker's clock: a worker must work even
+//! if the two clocks differ by milliseconds.
 
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-/// Domain time since the simulator began, and the wall clock it began at.
+/// Domain time since the simulator's start, and the wall-clock time of the start.
 pub(super) struct SimClock {
     started: Instant,
     started_at: DateTime<Utc>,
@@ -16,7 +16,7 @@ pub(super) struct SimClock {
 }
 
 impl SimClock {
-    /// Starts the clock. A scale that is not a positive, finite number counts as 1: real time.
+    /// Starts the clock. A scale that is not positive and finite counts as 1, which is real time.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the simulator's own clock, and the one place in it that reads the time of day"
@@ -26,13 +26,12 @@ impl SimClock {
         Self { started: Instant::now(), started_at: Utc::now(), scale }
     }
 
-    /// Domain time since the start.
     pub(super) fn elapsed(&self) -> Duration {
         Duration::try_from_secs_f64(self.started.elapsed().as_secs_f64() * self.scale)
             .unwrap_or(Duration::MAX)
     }
 
-    /// The date and time that domain time `at` stands for.
+    /// Date and time at domain time `at`.
     pub(super) fn date(&self, at: Duration) -> DateTime<Utc> {
         TimeDelta::from_std(at)
             .ok()
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scale_that_makes_no_sense_is_real_time() {
+    fn an_invalid_scale_counts_as_real_time() {
         for scale in [0.0, -3.0, f64::NAN, f64::INFINITY] {
             let clock = SimClock::start(scale);
             assert!(clock.elapsed() < Duration::from_mins(1), "scale {scale}");
@@ -59,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_beyond_the_calendar_is_the_last_date_and_no_panic() {
+    fn a_time_beyond_the_calendar_becomes_the_last_date() {
         let clock = SimClock::start(f64::MAX);
         std::thread::yield_now();
         assert_eq!(clock.date(Duration::MAX), DateTime::<Utc>::MAX_UTC);

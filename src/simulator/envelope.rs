@@ -1,9 +1,8 @@
-//! The provider's envelopes: the documented success and error forms, and the form its router answers with.
+//! The provider's envelopes: the documented success and error forms, and the 404 of the router in front of the API.
 //!
-//! Success is `{success,data,meta{timestamp},requestId}`, an error
-//! `{success,error{code,message,details?},requestId}`. A path that does not exist never reaches the API
-//! behind the router and answers `{message,error,statusCode}`. These are structs and not `json!` so that the
-//! fields stay in the documented order.
+//! Success is `{success,data,meta{timestamp},requestId}`, an error `{success,error{code,message,details?},requestId}`.
+//! An unknown path does not reach the API; the router answers it with `{message,error,statusCode}`. The forms are
+//! structs and not `json!` so that the fields keep the documented order.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// The pagination as the reference page of the list shows it.
+/// The pagination in `meta` of a list, as the provider's reference documents it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MetaPagination {
@@ -21,11 +20,11 @@ pub(super) struct MetaPagination {
     pub(super) has_next_page: bool,
 }
 
-/// What every answer carries besides its content.
+/// Fields that every answer of the API carries.
 pub(super) struct Stamp {
-    /// When it was answered, in the simulator's domain time.
+    /// Time of the answer, in domain time.
     pub(super) timestamp: String,
-    /// `req_…`, different for each answer.
+    /// `req_…`, unique to each answer.
     pub(super) request_id: String,
 }
 
@@ -36,7 +35,6 @@ struct Meta {
     pagination: Option<MetaPagination>,
 }
 
-/// A successful answer.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Success<T> {
@@ -48,24 +46,22 @@ pub(super) struct Success<T> {
 }
 
 impl<T: Serialize> Success<T> {
-    /// Wraps `data`.
     pub(super) fn new(data: T, stamp: Stamp) -> Self {
         Self::paged(data, None, stamp)
     }
 
-    /// Wraps `data`, with the pagination in the envelope if there is one.
+    /// Wraps `data` and puts the pagination, if given, into `meta`.
     pub(super) fn paged(data: T, pagination: Option<MetaPagination>, stamp: Stamp) -> Self {
         let meta = Meta { timestamp: stamp.timestamp, pagination };
         Self { ok: true, data, meta, request_id: stamp.request_id }
     }
 
-    /// The body, for an answer that is not a plain one.
+    /// The body alone, for a fault that alters the response.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        // Invariant: it holds texts, numbers and lists, which can all be written.
+        // Invariant: an envelope holds only texts, numbers and lists, which always serialize.
         serde_json::to_vec(self).expect("an envelope is JSON")
     }
 
-    /// The answer `200` with this body.
     pub(super) fn into_response(self) -> Response {
         Json(self).into_response()
     }
@@ -88,7 +84,6 @@ struct ErrorBody {
     details: Option<Value>,
 }
 
-/// An error as the API reports it.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -142,13 +137,13 @@ impl ApiError {
         }
     }
 
-    /// A request that is wrong in `field`.
+    /// A request whose `field` is invalid.
     pub(super) fn validation(field: &str, message: &str) -> Self {
         let details = Some(json!({ "field": field }));
         Self { details, ..Self::new(StatusCode::BAD_REQUEST, "ERR_VALIDATION", message) }
     }
 
-    /// A number that does not fit its kind. The message does not repeat the number.
+    /// A phone number that does not fit its kind. The message must not repeat the number.
     pub(super) fn phone() -> Self {
         let details = Some(json!({ "field": "number" }));
         Self {
@@ -161,7 +156,7 @@ impl ApiError {
         }
     }
 
-    /// `by` is "reference" or "ID".
+    /// No order has this key. `by` names the kind of key: "reference" or "ID".
     pub(super) fn not_found(by: &str, key: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", format!("Top-up with {by} '{key}' not found"))
     }
@@ -192,18 +187,16 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "An unexpected error occurred")
     }
 
-    /// Seconds of the `Retry-After` header.
     #[cfg(test)]
     pub(super) fn retry_after(&self) -> Option<u64> {
         self.retry_after
     }
 
-    /// Status and code, as the record of calls shows them: `404 NOT_FOUND`.
+    /// Status and code, as the record of calls shows them, such as `404 NOT_FOUND`.
     pub(super) fn label(&self) -> String {
         format!("{} {}", self.status.as_u16(), self.code)
     }
 
-    /// The answer.
     pub(super) fn into_response(self, stamp: Stamp) -> Response {
         let body = Failure {
             ok: false,
@@ -218,7 +211,7 @@ impl ApiError {
     }
 }
 
-/// What the router in front of the API says of a path it does not know.
+/// The answer of the router in front of the API to an unknown path.
 pub(super) fn router_error(message: &str) -> Response {
     let body = json!({ "message": message, "error": "Not Found", "statusCode": 404 });
     (StatusCode::NOT_FOUND, Json(body)).into_response()

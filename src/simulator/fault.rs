@@ -1,13 +1,13 @@
-//! Answers of the provider that are of no use.
+//! The faults that the simulator can answer a check with.
 
-/// An answer to a check that is no order.
+/// An abnormal answer to a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// `500 INTERNAL_ERROR`.
     InternalError500,
     /// `503 SERVICE_UNAVAILABLE`.
     Unavailable503 {
-        /// Seconds of the `Retry-After` header, absent if none.
+        /// Seconds in the `Retry-After` header; `None` omits the header.
         retry_after: Option<u64>,
     },
     /// `503 AUTH_UNAVAILABLE` with `Retry-After: 5`.
@@ -16,35 +16,33 @@ pub enum Fault {
     NotFound404,
     /// `429 RATE_LIMIT_EXCEEDED`.
     RateLimited429 {
-        /// Seconds of the `Retry-After` header, absent if none.
+        /// Seconds in the `Retry-After` header; `None` omits the header.
         retry_after: Option<u64>,
     },
-    /// `401 INVALID_ACCESS_TOKEN`, though the key was right; it does not count towards the lockout.
+    /// `401 INVALID_ACCESS_TOKEN` for a valid key; it does not count towards the lockout.
     InvalidToken401,
     /// `403 IP_BLOCKED`.
     IpBlocked403,
-    /// A `404` of the router in front of the API: `{message,error,statusCode}`, without `success` and without
-    /// a code.
+    /// `404` of the router in front of the API: `{message,error,statusCode}`, without `success` or a code.
     RouterError,
     /// `200` with an HTML page.
     NotJson,
-    /// `200` with JSON that ends within the order, and a `Content-Length` that is right for what is there.
-    /// The cut comes after the card fields of a fulfilled order: a client that logs what it cannot read gives
-    /// the card away.
+    /// `200` with JSON that is cut inside the order; `Content-Length` matches the cut body. The cut follows the card
+    /// fields of a fulfilled order, so a client that logs unreadable bodies leaks the card.
     Truncated,
-    /// `200` with a `Content-Length`, and the connection closed half-way through the order.
+    /// `200` with the `Content-Length` of the whole body; the connection closes after half of it.
     BrokenOff,
-    /// `200` with the order, a byte a second; real time, as the client's time-out is.
+    /// `200` with the order at one byte a second, in real (not scaled) time, because the client's time-out is real too.
     SlowBody,
-    /// `200` with the order, said to be HTML.
+    /// `200` with the order and `Content-Type: text/html`.
     WrongContentType,
-    /// `200` with the order under the id of another.
+    /// `200` with the order under another order's id.
     OtherOrder,
     /// `200`, `success: true`, and data without a status.
     WrongShape,
     /// `200` with a body of 64 MiB.
     HugeBody,
-    /// No answer at all until the server stops.
+    /// No answer until the server stops.
     Hang,
     /// The connection is closed before any answer.
     DropConnection,

@@ -1,8 +1,7 @@
-//! Faults: everything other than an order that a check may be answered with.
+//! Draws faults and builds their answers.
 //!
-//! Each is something the provider documents, or that other clients of it have seen. They are answered for one
-//! order by its script, or for any check by the error rate. A fault must not change an order, nor the lockout
-//! or the rate limit: a scripted `401` is an answer, not a failed key.
+//! Each fault is documented by the provider or was seen by its other clients. A script causes a fault for one order;
+//! the error rate causes faults for any check. A fault must not change an order, the lockout or the rate limit.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,18 +20,18 @@ use super::envelope::{ApiError, Stamp, Success, router_error};
 use super::fault::Fault;
 use super::orders::OrderView;
 
-/// Chunks of the huge body: 64 KiB each, 64 MiB together.
+/// A chunk of the huge body, which has `HUGE_CHUNKS` chunks of 64 KiB, 64 MiB together.
 const HUGE_CHUNK: &[u8] = &[b'a'; 64 * 1024];
 const HUGE_CHUNKS: usize = 1024;
-/// Wait before each byte of the slow body.
+/// Pause before each byte of the slow body, in real (not scaled) time.
 const SLOW_BYTE: Duration = Duration::from_secs(1);
 
-/// Becomes true when the server is asked to stop, so that a hanging answer does not keep it from stopping.
+/// A signal that turns true when the server is asked to stop, so that hanging answers end.
 #[derive(Clone)]
 pub(super) struct Stopping(pub(super) watch::Receiver<bool>);
 
 impl Fault {
-    /// How the record of calls shows it: the status and code where there are such, or else words.
+    /// The fault's name in the record of calls: status and code, or a description if it has no code.
     #[must_use]
     pub fn label(&self) -> String {
         match self {
@@ -64,7 +63,7 @@ impl Fault {
         })
     }
 
-    /// Draws whether a check is a fault at this error rate, and which.
+    /// Draws a fault with probability `rate`; `None` means a normal answer.
     pub(super) fn draw(rate: f64, rng: &mut StdRng) -> Option<Self> {
         if rate <= 0.0 || rng.random::<f64>() >= rate {
             return None;
@@ -78,7 +77,7 @@ impl Fault {
         })
     }
 
-    /// The answer, given the order as it truly is. `Hang` does not return before the server stops.
+    /// The fault's answer, built from the order's true state. `Hang` returns only when the server stops.
     pub(super) async fn respond(
         self,
         mut order: OrderView,
@@ -127,7 +126,7 @@ fn truncated(order: OrderView, stamp: Stamp) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The error comes in a second turn, once the head and the first half are on their way.
+/// Half of the answer, then an error. The stream yields once before the error, so that the head and the half are sent.
 fn broken_off(order: OrderView, stamp: Stamp) -> Response {
     let whole = Success::new(order, stamp).to_bytes();
     let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
@@ -160,10 +159,9 @@ fn slow(order: OrderView, stamp: Stamp, stopping: Option<Stopping>) -> Response 
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(bytes)).into_response()
 }
 
-/// Returns when the server stops.
 async fn stopped(stopping: Option<&Stopping>) {
     match stopping {
-        // An error means that the server is gone, which is as good as stopping.
+        // An error means that the server has already stopped.
         Some(Stopping(stopping)) => drop(stopping.clone().wait_for(|stop| *stop).await),
         None => std::future::pending().await,
     }
@@ -177,7 +175,7 @@ fn huge() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A body that fails at its first frame: hyper has not flushed the head by then, and closes the connection.
+/// A response whose body fails at its first frame. Hyper has not sent the head by then; it closes the connection.
 fn dropped() -> Response {
     let failing = stream::iter([Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionAborted))]);
     (StatusCode::INTERNAL_SERVER_ERROR, Body::from_stream(failing)).into_response()

@@ -1,7 +1,6 @@
-//! The kinds of internet subscription, and which numbers each has.
+//! The kinds of internet subscription and the form of their phone numbers.
 //!
-//! Rules of the provider's documentation, written down here a second time on purpose: the simulator must not
-//! borrow them from the worker it is there to test.
+//! The provider's rules are repeated here on purpose: the simulator must not take them from the worker it tests.
 
 use serde::Serialize;
 
@@ -17,7 +16,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Reads the provider's word.
+    /// Parses the `type` of a send request.
     pub(super) fn parse(word: &str) -> Option<Self> {
         match word {
             "ADSL" => Some(Self::Adsl),
@@ -26,7 +25,7 @@ impl Kind {
         }
     }
 
-    /// Whether `number` is one of this kind.
+    /// Whether `number` has the form of this kind.
     pub(super) fn accepts(self, number: &str) -> bool {
         let (prefix, digits) = match self {
             Self::Adsl => ("0", 8),
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_must_fit_their_kind() {
+    fn numbers_must_have_the_form_of_their_kind() {
         assert!(Kind::Adsl.accepts("036362608") && Kind::FourG.accepts("213555123456"));
         for bad in ["36362608", "0363626081", "03636260a", "213555123456", "٠36362608"] {
             assert!(!Kind::Adsl.accepts(bad), "{bad}");

@@ -1,9 +1,8 @@
-//! `GET /v3/internet/list`: reading its query, and cutting the page out of the orders.
+//! `GET /v3/internet/list`: reads the query and selects a page of the orders.
 //!
-//! Pages start at 1 and hold at most 100 rows; `from` and `to` go together and both count as inside. The
-//! newest order comes first. The form is the one of the provider's reference page unless another is set: the page of
-//! the mobile top-ups differs from it, so a client must be ready for both. A row tells the true state of its order:
-//! scripted faults belong to checks and must not show here.
+//! Pages start at 1 and hold at most 100 rows, newest order first. `from` and `to` must be given together and are
+//! inclusive. The default form is that in the provider's reference. The reference of mobile top-ups differs, so a
+//! client must handle both. Rows show the true state: scripted faults apply to checks and must not show here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +17,6 @@ use super::settings::{ListCard, ListForm, SimulatorSettings};
 
 const LARGEST_PAGE: usize = 100;
 
-/// What a list request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListQuery {
     page: usize,
@@ -26,13 +24,12 @@ pub(super) struct ListQuery {
     range: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
-/// A list answer: its data, and the pagination where that belongs to the envelope.
+/// A list answer. `pagination` is set only if the form has the pagination in the envelope and not beside the rows.
 pub(super) struct ListAnswer {
     pub(super) data: ListData,
     pub(super) pagination: Option<MetaPagination>,
 }
 
-/// The data of a list answer.
 #[derive(Serialize)]
 pub(super) struct ListData {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +79,7 @@ impl ListQuery {
         })
     }
 
-    /// The page of the orders at domain time `now`.
+    /// The requested page of the orders at domain time `now`.
     pub(super) fn page(
         &self,
         orders: &Orders,
@@ -133,7 +130,7 @@ impl ListQuery {
     }
 }
 
-/// A full timestamp, or a day, which stands for its first or its last millisecond.
+/// Reads a full timestamp, or a day as its first or last millisecond.
 fn parse_date(text: &str, end_of_day: bool) -> Option<DateTime<Utc>> {
     if let Ok(date) = DateTime::parse_from_rfc3339(text) {
         return Some(date.to_utc());
@@ -157,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_bounds_or_half_a_range_is_refused() {
+    fn values_out_of_bounds_and_half_a_range_are_refused() {
         for query in [
             &[("page", "0")][..],
             &[("page", "x")],
@@ -171,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_as_the_end_means_all_of_it() {
+    fn a_day_given_as_the_end_includes_the_whole_day() {
         let query = parse(&[("from", "2025-11-01"), ("to", "2025-11-01")]).expect("a range");
         let (from, to) = query.range.expect("a range");
         assert_eq!((to - from).num_milliseconds(), 86_399_999);

@@ -1,8 +1,7 @@
-//! The mix: how often an order sent without a hint lives which life, and what those lives are.
+//! The mix: the lives (sequences of statuses) that an order can have, and how often each is drawn.
 //!
-//! The times are the documented ones (3–45 s typical, 12–48 h for a queued order, 330 s and more for the slow
-//! one of the provider's sample). Everything random comes from the generator handed in: the same seed must
-//! give the same lives.
+//! The times are the documented ones: typically 3–45 s, 12–48 h for a queued order, at least 330 s for a slow order (as
+//! in the provider's sample). All randomness comes from the given generator: the same seed must give the same lives.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,20 +12,19 @@ use rand::rngs::StdRng;
 
 use super::script::{Answer, Script};
 
-/// One in so many queued orders ends refunded instead of fulfilled.
+/// One in six queued orders is refunded instead of fulfilled.
 const QUEUED_REFUNDED_ONE_IN: u32 = 6;
 
-/// Weights of the four lives. Written `fulfilled=70,refunded=10,queued=15,slow=5`; a life left out has weight
-/// 0.
+/// Weights of the four lives (sequences of statuses), written `fulfilled=70,refunded=10,queued=15,slow=5`; 0 if absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mix {
     /// `FULFILLED` within 45 seconds.
     pub fulfilled: u32,
     /// `REFUNDED` within 40 seconds.
     pub refunded: u32,
-    /// `QUEUED` within 30 seconds, final a day or so later.
+    /// `QUEUED` within 30 seconds, final about a day after that.
     pub queued: u32,
-    /// `HANDLING` for longer than the five minutes of the polling limit, then `FULFILLED`.
+    /// `HANDLING` for more than the five minutes of fast polling, then `FULFILLED`.
     pub slow: u32,
 }
 
@@ -49,15 +47,15 @@ pub enum MixError {
     /// A part is not `name=weight`.
     #[error("\"{0}\" is not name=weight; write for example fulfilled=70,refunded=10,queued=15,slow=5")]
     NotAPair(String),
-    /// A name is none of the four lives.
+    /// A name is not one of the four lives.
     #[error("\"{0}\" is not a life of an order; the lives are fulfilled, refunded, queued and slow")]
     UnknownLife(String),
     /// A weight is not a whole number.
     #[error("the weight of {life} must be a whole number from 0 up, not \"{weight}\"")]
     BadWeight {
-        /// The life whose weight it is.
+        /// Name of the life.
         life: String,
-        /// What was written.
+        /// The weight as written.
         weight: String,
     },
     /// A life is named twice.
@@ -101,7 +99,7 @@ impl Mix {
         [self.fulfilled, self.refunded, self.queued, self.slow].into_iter().map(u64::from).sum()
     }
 
-    /// Draws a life. A mix built by hand with no weight at all gives fulfilled orders.
+    /// Draws a life; `Fulfilled` if all weights are 0, which only a mix built in code can have.
     fn draw(self, rng: &mut StdRng) -> Life {
         let mut point = rng.random_range(0..self.total().max(1));
         for (life, weight) in [
@@ -130,7 +128,7 @@ enum Life {
 }
 
 impl Life {
-    /// The life a producer asked for in its reference, such as `order-7-sim-queued`.
+    /// The life requested by a hint in the reference, such as `order-7-sim-queued`.
     fn hinted(reference: &str) -> Option<Self> {
         [
             ("sim-fulfilled", Self::Fulfilled),
@@ -145,7 +143,7 @@ impl Life {
 
     fn script(self, rng: &mut StdRng) -> Script {
         match self {
-            // The square skews towards the short side: half of the orders are done within 14 seconds.
+            // The square favours short times: half of the orders finish within 14 seconds.
             Self::Fulfilled => {
                 Script::fulfilled_after(Duration::from_secs_f64(3.0 + 42.0 * rng.random::<f64>().powi(2)))
             }
@@ -169,7 +167,7 @@ fn between(rng: &mut StdRng, from_ms: u64, to_ms: u64) -> Duration {
     Duration::from_millis(rng.random_range(from_ms..=to_ms))
 }
 
-/// The script of an order that was sent with `reference`: the hint in it, or else a draw by the mix.
+/// The script for an order with `reference`: by its hint, or else drawn from the mix.
 pub(super) fn script_for(mix: Mix, reference: &str, rng: &mut StdRng) -> Script {
     let drawn = mix.draw(rng);
     Life::hinted(reference).unwrap_or(drawn).script(rng)
@@ -186,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mix_reads_what_it_writes_and_the_default_is_the_documented_one() {
+    fn a_mix_parses_its_own_display_and_the_default_is_the_documented_one() {
         assert_eq!(Mix::default().to_string(), "fulfilled=70,refunded=10,queued=15,slow=5");
         assert_eq!(only(&Mix::default().to_string()), Mix::default());
         assert_eq!(only(" queued = 2 , slow=1 "), Mix { fulfilled: 0, refunded: 0, queued: 2, slow: 1 });
     }
 
     #[test]
-    fn a_mix_that_makes_no_sense_is_refused_in_words() {
+    fn an_invalid_mix_is_refused_in_words() {
         for (text, words) in [
             ("fulfilled", "not name=weight"),
             ("lost=1", "not a life of an order"),

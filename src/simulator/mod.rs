@@ -1,18 +1,12 @@
-//! A simulator of the provider's HTTP API (`OneClickDz` v3, internet top-ups), for `simulate-api`, the demo
-//! and the tests.
+//! A simulator of the provider's HTTP API (`OneClickDz` v3, internet top-ups), for `simulate-api`, the demo and tests.
 //!
-//! The real API costs money, cannot be reached from a build machine and takes up to two days to finish an
-//! order. This one behaves as the documentation says it does, the contradictions included, at any speed; and
-//! it can be set to misbehave in every way that was documented or seen: see [`Fault`].
+//! The real API costs money, cannot be reached from a build machine and takes up to two days to finish an order. The
+//! simulator follows the provider's documentation at any speed, contradictions included, and can produce every
+//! documented or observed failure ([`Fault`]). An order follows a [`Script`], given by a test or drawn by the [`Mix`].
+//! All waits are domain time, which is real time multiplied by the time scale; only `latency_ms` is real time.
 //!
-//! - An order follows a [`Script`]: the test's own, or one drawn from the seed by the [`Mix`].
-//! - All waits are domain time, that is real time multiplied by the time scale; only `latency_ms` is real.
-//! - [`Simulator::calls`] tells what was asked about an order and when, so a test can hold the worker to its
-//!   schedule; [`Simulator::busiest_minute`] and its neighbours tell how the provider's limits were kept.
-//!
-//! It must not use the worker's own types or code: two sides that share a mistake agree with each other. It
-//! keeps all orders in memory and forgets them with the process. It must never log a card code, a phone
-//! number or a key.
+//! The simulator must not use the worker's types or code: two sides that share a mistake agree with each other. It
+//! keeps all orders in memory only, and must never log a card code, a phone number or a key.
 
 mod access;
 mod clock;
@@ -59,7 +53,7 @@ use self::faults::Stopping;
 use self::orders::{Draft, Orders, Plan};
 use self::routes::From;
 
-/// How long answers under way may take once the server was asked to stop; real time.
+/// How long open responses may take to finish after the server is asked to stop, in real (not scaled) time.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// The simulated provider. Clones share all state.
@@ -71,34 +65,34 @@ pub struct Simulator {
 struct Shared {
     settings: SimulatorSettings,
     clock: SimClock,
-    /// Locked before `access` and `fault_rng` where more than one is needed.
+    /// Locked before `access` and `fault_rng` wherever both are held, so that no deadlock arises.
     orders: Mutex<Orders>,
     access: Mutex<Access>,
-    /// Apart from the orders' randomness: how often a client asks must not change how an order lives.
+    /// Generator for faults. Orders have their own, so that the number of checks does not change an order's answers.
     fault_rng: Mutex<StdRng>,
     api_calls: AtomicU64,
-    /// What every check is answered with, see [`Simulator::fail`].
+    /// The fault that answers every check, see [`Simulator::fail`].
     failing: Mutex<Option<Fault>>,
 }
 
 /// An order for [`Simulator::create_with`].
 #[derive(Clone)]
 pub struct NewOrder {
-    /// The kind of subscription.
+    /// Kind of subscription, ADSL or 4G.
     pub kind: Kind,
-    /// Its number; not validated here, so that a test can use any.
+    /// Phone number of the subscription. It is not validated, so that a test can use any text.
     pub number: String,
     /// Amount in dinars.
     pub topup_amount: u64,
-    /// The producer's reference; `topup-<id>` if none. A hint in it has no effect here: the script speaks.
+    /// The producer's reference; `topup-<id>` if absent. A hint in it has no effect, because `script` is given.
     pub reference: Option<String>,
-    /// What becomes of the order.
+    /// The answers that the order gives as it ages.
     pub script: Script,
 }
 
 impl Simulator {
-    /// A provider without orders, whose clock starts now and runs `time_scale` times as fast as the real one.
-    /// A scale that is not a positive, finite number counts as 1.
+    /// Creates a provider without orders, whose clock runs `time_scale` times as fast as real time. A scale that is not
+    /// positive and finite counts as 1.
     #[must_use]
     pub fn new(settings: SimulatorSettings, time_scale: f64) -> Self {
         let shared = Shared {
@@ -113,34 +107,33 @@ impl Simulator {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The routes of the API. Under a server other than [`serve`], [`Fault::Hang`] hangs until the client gives up, and
-    /// all requests come from one address unless the server tells the address.
+    /// The routes of the API. Under a server other than [`serve`], [`Fault::Hang`] lasts until the client disconnects,
+    /// and all requests share one address unless the server provides `ConnectInfo`.
     pub fn router(&self) -> Router {
         routes::router(self.clone())
     }
 
-    /// Creates an order that follows `script` and returns its `topupId`, 24 hex digits. It is an ADSL order
-    /// of 1000 dinars for the number of the documentation's samples.
-    #[expect(clippy::must_use_candidate, reason = "the order is created whether or not anyone wants its id")]
+    /// Creates an ADSL order of 1000 dinars that follows `script`, with the phone number of the documentation's
+    /// samples. Returns its `topupId`, 24 hex digits.
+    #[expect(clippy::must_use_candidate, reason = "the order exists even if its id is not used")]
     pub fn create(&self, script: Script) -> String {
         self.create_sample(Plan::Script(script))
     }
 
-    /// As [`create`](Self::create), with a life drawn from the mix, as that of an order sent without a hint. The
-    /// provider counts no request for it.
-    #[expect(clippy::must_use_candidate, reason = "the order is created whether or not anyone wants its id")]
+    /// Like [`create`](Self::create), but with a script drawn from the mix. The creation is not counted as a request.
+    #[expect(clippy::must_use_candidate, reason = "the order exists even if its id is not used")]
     pub fn create_drawn(&self) -> String {
         self.create_sample(Plan::Drawn(self.settings().mix))
     }
 
     /// Creates this order and returns its `topupId`.
-    #[expect(clippy::must_use_candidate, reason = "the order is created whether or not anyone wants its id")]
+    #[expect(clippy::must_use_candidate, reason = "the order exists even if its id is not used")]
     pub fn create_with(&self, order: NewOrder) -> String {
         let NewOrder { kind, number, topup_amount, reference, script } = order;
         self.insert(Draft { kind, number, topup_amount, reference, plan: Plan::Script(script) }).0
     }
 
-    /// Has the order follow this script from now on. Its age goes on. Nothing happens for an unknown order.
+    /// Replaces the order's script; its age does not change. An unknown order is ignored.
     pub fn set_script(&self, topup_id: &str, script: Script) {
         self.with_orders(|orders, _, _| {
             if let Some(order) = orders.by_id_mut(topup_id) {
@@ -149,7 +142,7 @@ impl Simulator {
         });
     }
 
-    /// How long, in domain time, the order is `HANDLING` no longer; none as long as it is.
+    /// Domain time since the order left `HANDLING`; `None` while it is `HANDLING`, and for an unknown order.
     #[must_use]
     pub fn decided_for(&self, topup_id: &str) -> Option<Duration> {
         self.with_orders(|orders, now, _| {
@@ -158,9 +151,7 @@ impl Simulator {
         })
     }
 
-    /// Every check of this order by id or reference, oldest first: the age of the order then, and what was
-    /// answered. Checks that were refused for their key or the rate limit are included; none for an unknown
-    /// order.
+    /// Every check of this order by id or reference, oldest first, refused ones included; none for an unknown order.
     #[must_use]
     pub fn calls(&self, topup_id: &str) -> Vec<Call> {
         self.with_orders(|orders, _, _| {
@@ -168,25 +159,25 @@ impl Simulator {
         })
     }
 
-    /// Requests to any path under `/v3/` so far, the refused ones included.
+    /// Number of requests to paths under `/v3/`, refused ones included.
     #[must_use]
     pub fn total_calls(&self) -> u64 {
         self.shared.api_calls.load(Ordering::Relaxed)
     }
 
-    /// The true state of the order now; faults and the answers of [`Script::first`] do not show in it.
+    /// The order's true state now. Faults and the answers of [`Script::first`] do not affect it.
     #[must_use]
     pub fn status(&self, topup_id: &str) -> Option<SimStatus> {
         self.with_orders(|orders, now, _| orders.by_id(topup_id).map(|order| order.truth(order.age(now))))
     }
 
-    /// The card code the order has or will have, so that a test can look for it where it must not be.
+    /// The card code the order has or will have, so that a test can assert that it does not leak.
     #[must_use]
     pub fn card_code(&self, topup_id: &str) -> Option<String> {
         self.with_orders(|orders, _, _| orders.by_id(topup_id).map(|order| order.card_code.clone()))
     }
 
-    /// Shows another card of this order from now on. Nothing happens for an unknown order.
+    /// Replaces the order's card code. An unknown order is ignored.
     pub fn replace_card(&self, topup_id: &str, card_code: &str) {
         self.with_orders(|orders, _, _| {
             if let Some(order) = orders.by_id_mut(topup_id) {
@@ -200,8 +191,8 @@ impl Simulator {
         lock(&self.shared.access).revoke(key);
     }
 
-    /// Answers every check with this fault from now on, whatever the order; none ends that. The list is answered as
-    /// before where orders are only unknown, otherwise with `500 INTERNAL_ERROR`.
+    /// Answers every check with this fault until `fail(None)`. The list answers `500 INTERNAL_ERROR` meanwhile;
+    /// only [`Fault::NotFound404`] leaves the list unchanged.
     pub fn fail(&self, fault: Option<Fault>) {
         *lock(&self.shared.failing) = fault;
     }
@@ -232,7 +223,7 @@ impl Simulator {
         lock(&self.shared.orders).create(draft, &self.shared.clock)
     }
 
-    /// Runs `act` on the orders at one moment. Time is read under the lock, so ages never run backwards.
+    /// Runs `act` on the locked orders. The time is read under the lock, so ages never decrease.
     fn with_orders<T>(&self, act: impl FnOnce(&mut Orders, Duration, &SimClock) -> T) -> T {
         let mut orders = lock(&self.shared.orders);
         act(&mut orders, self.shared.clock.elapsed(), &self.shared.clock)
@@ -259,14 +250,14 @@ impl Simulator {
     }
 }
 
-/// By hand, because orders hold cards and numbers.
+/// Written by hand, because orders hold cards and phone numbers, which must never reach a log.
 impl fmt::Debug for Simulator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Simulator").field("settings", &self.shared.settings).finish_non_exhaustive()
     }
 }
 
-/// By hand, because a phone number must never reach a log.
+/// Written by hand, because a phone number must never reach a log.
 impl fmt::Debug for NewOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewOrder")
@@ -276,14 +267,12 @@ impl fmt::Debug for NewOrder {
     }
 }
 
-/// A panic elsewhere must not take the simulator down with it: its state is whole between any two statements
-/// that matter.
+/// Ignores poisoning: a panic in one request must not stop the simulator, and it leaves the state consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Serves the simulator until `shutdown` is done, then gives answers under way one second and lets go of the
-/// rest.
+/// Serves the simulator until `shutdown` completes, then drops responses that are still open after one second.
 ///
 /// # Errors
 /// If the listener fails.
@@ -300,7 +289,7 @@ pub async fn serve(
         stop.send_replace(true);
     });
     let too_late = async {
-        // An error means that the server is gone, and `served` says how.
+        // An error means that the server has stopped; `served` then yields the result.
         drop(stopped.wait_for(|stop| *stop).await);
         tokio::time::sleep(STOP_GRACE).await;
     };

@@ -1,9 +1,9 @@
-//! The orders the simulator holds, and what each answers at its age.
+//! The orders that the simulator holds, and their answers by age.
 //!
-//! Everything random about an order comes from the seed and the order's place in the sequence, so that the
-//! life and the card of the seventh order do not depend on what was asked meanwhile. Ids are built as the
-//! provider's are (seconds, five constant bytes, a counter): a restarted simulator does not hand out the ids
-//! of its former life. No type here that holds a number or a card may implement `Debug`.
+//! Everything random about an order derives from the seed and the order's sequence number, so that requests for
+//! other orders do not change its answers or card. Ids are built like the provider's (seconds, five constant bytes, a
+//! counter), so a restarted simulator does not repeat them. A type that holds a phone number or a card must not
+//! implement `Debug`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,19 +18,18 @@ use super::kind::Kind;
 use super::mix::{Mix, script_for};
 use super::script::{Answer, Script, SimStatus};
 
-/// One check that was answered.
+/// One check of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Age of the order then, in domain time.
+    /// Age of the order at the check, in domain time.
     pub at: Duration,
-    /// The status word that was answered, or the fault or refusal, such as `503 SERVICE_UNAVAILABLE`.
+    /// The answered status, fault or refusal, such as `HANDLING` or `503 SERVICE_UNAVAILABLE`.
     pub answer: String,
 }
 
-/// How the life of a new order is found.
 pub(super) enum Plan {
     Script(Script),
-    /// By the hint in the reference, or else drawn from this mix.
+    /// By the hint in the reference; without a hint, drawn from this mix.
     Drawn(Mix),
 }
 
@@ -43,7 +42,7 @@ pub(super) struct Draft {
     pub(super) plan: Plan,
 }
 
-/// An order as the API shows it, fields in the documented order.
+/// An order as the API shows it, with the fields in the documented order.
 #[derive(Serialize)]
 pub(super) struct OrderView {
     #[serde(rename = "_id")]
@@ -68,19 +67,17 @@ struct CardView {
 }
 
 impl OrderView {
-    /// The order without the date at which the operator processed it.
+    /// Removes `date_traitement`, the date at which the carrier processed the order.
     pub(super) fn without_date(self) -> Self {
         let card = self.card.map(|card| CardView { date_traitement: None, ..card });
         Self { card, ..self }
     }
 
-    /// The order without its card.
     pub(super) fn without_card(self) -> Self {
         Self { card: None, ..self }
     }
 }
 
-/// One order.
 pub(super) struct Order {
     pub(super) id: String,
     pub(super) reference: String,
@@ -95,17 +92,15 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The age of the order at domain time `now`.
     pub(super) fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(self.created)
     }
 
-    /// Its true state at this age.
     pub(super) fn truth(&self, age: Duration) -> SimStatus {
         self.script.truth(age).status().unwrap_or(SimStatus::Handling)
     }
 
-    /// The order as `answer` tells it, with the card fields only if the answer has them.
+    /// The order as `answer` shows it; only [`Answer::Fulfilled`] includes the card fields.
     pub(super) fn view(&self, answer: &Answer, age: Duration, clock: &SimClock) -> OrderView {
         let processed = self.created.saturating_add(self.script.fulfilled_at(age).unwrap_or(age));
         let card = (*answer == Answer::Fulfilled).then(|| CardView {
@@ -131,7 +126,7 @@ pub(super) struct Orders {
     seed: u64,
     all: Vec<Order>,
     by_id: HashMap<String, usize>,
-    /// The youngest order of each reference: whether the provider refuses a second one is not documented.
+    /// The newest order of each reference. The documentation does not say whether a repeated reference is refused.
     by_ref: HashMap<String, usize>,
 }
 
@@ -140,7 +135,7 @@ impl Orders {
         Self { seed, all: Vec::new(), by_id: HashMap::new(), by_ref: HashMap::new() }
     }
 
-    /// Creates an order and gives its id and reference.
+    /// Creates an order and returns its id and reference.
     pub(super) fn create(&mut self, draft: Draft, clock: &SimClock) -> (String, String) {
         let (place, created) = (self.all.len(), clock.elapsed());
         let sequence = u64::try_from(place).unwrap_or(u64::MAX);
@@ -189,7 +184,7 @@ impl Orders {
     }
 }
 
-/// 24 hex digits: seconds, five bytes of the seed, a counter.
+/// An id of 24 hex digits: seconds, five bytes derived from the seed, and a counter.
 fn object_id(seed: u64, sequence: u64, seconds: i64) -> String {
     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
     let machine = StdRng::seed_from_u64(!seed).random_range(0..1_u64 << 40);
@@ -235,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_used_twice_finds_the_younger_order() {
+    fn a_repeated_reference_finds_the_newer_order() {
         let (mut orders, clock) = (Orders::new(1), SimClock::start(1.0));
         orders.create(draft(Some("a")), &clock);
         let (second, _) = orders.create(draft(Some("a")), &clock);

@@ -1,9 +1,8 @@
-//! The routes: HTTP in, the simulator's state asked, HTTP out.
+//! The HTTP routes of the simulator.
 //!
-//! Every `/v3` request passes the key, the lockout and the rate limit before anything is looked up. The
-//! lookups hold a lock and must not wait; only the answer may be slow. One line is logged per request, at
-//! debug: method, path and status, where a reference in the path is left out, for merchants make references
-//! of phone numbers.
+//! Every `/v3` request passes the checks of key, lockout and rate limit before an order is looked up. Lookups hold a
+//! lock and must not wait; only the answer may be slow. Each request logs one debug line with method, path and status.
+//! The line must omit a reference in the path, because merchants build references from phone numbers.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -31,7 +30,7 @@ use super::script::Answer;
 use super::traffic::RequestKind;
 
 const CHECK_REF: &str = "/v3/internet/check-ref/";
-/// More than any card is worth.
+/// Largest accepted `value`; no card is worth as much.
 const LARGEST_VALUE: u64 = 1_000_000;
 
 pub(super) fn router(simulator: Simulator) -> Router {
@@ -58,7 +57,7 @@ async fn observe(State(simulator): State<Simulator>, request: Request, next: Nex
         tokio::time::sleep(Duration::from_millis(simulator.settings().latency_ms)).await;
     }
     let path = if path.starts_with(CHECK_REF) { "/v3/internet/check-ref/{ref}" } else { &path };
-    tracing::debug!(%method, path, status = response.status().as_u16(), "simulator answered");
+    tracing::debug!(%method, path, status = response.status().as_u16(), "the simulator answered a request");
     response
 }
 
@@ -78,7 +77,7 @@ async fn send(State(simulator): State<Simulator>, from: From, body: Bytes) -> Re
     }
 }
 
-/// Reads and validates the body of a send.
+/// Reads and validates the body of `POST /v3/internet/send`.
 fn draft(body: &[u8], simulator: &Simulator) -> Result<Draft, ApiError> {
     let body: Value =
         serde_json::from_slice(body).map_err(|_| ApiError::validation("body", "The body must be JSON"))?;
@@ -104,7 +103,7 @@ fn draft(body: &[u8], simulator: &Simulator) -> Result<Draft, ApiError> {
     Ok(Draft { kind, number: number.to_owned(), topup_amount, reference, plan })
 }
 
-/// What tells who makes a request.
+/// The headers and address that identify the sender of a request.
 pub(super) struct From {
     pub(super) headers: HeaderMap,
     pub(super) address: IpAddr,
@@ -209,7 +208,7 @@ async fn list(
     }
 }
 
-/// What the simulator knows of an order, for people and scripts: no key asked, and no card shown.
+/// Shows an order's status and checks to people and scripts. It needs no key and must not show the card.
 async fn inspect(State(simulator): State<Simulator>, Path(id): Path<String>) -> Response {
     let Some(status) = simulator.status(&id) else {
         return router_error("The simulator has no such order");

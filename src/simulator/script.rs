@@ -1,8 +1,8 @@
-//! Scripts: what the provider answers about one order, and from when on.
+//! Scripts: the provider's answers about one order, by its age.
 //!
-//! A script is a timeline over the order's age in domain time, so the same test reads the same at any time
-//! scale. A test that must not depend on time at all puts its answers in front of the timeline with
-//! [`Script::first`]. Scripts are data: they must not read a clock or draw a random number.
+//! A script is a timeline over the order's age in domain time, so a test is the same at any time scale. A test that
+//! must not depend on time puts its answers before the timeline with [`Script::first`]. Scripts are data: they must not
+//! read a clock or draw a random number.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::fault::Fault;
 
-/// What one check of an order is answered with.
+/// The answer to one check of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// `HANDLING`: being processed by the operator.
+    /// `HANDLING`: being processed by the carrier.
     Handling,
     /// `FULFILLED` with `card_code`, `num_trans` and `date_traitement`.
     Fulfilled,
@@ -25,12 +25,12 @@ pub enum Answer {
     Refunded,
     /// Any other status word, such as `PENDING`.
     Status(String),
-    /// Not an order at all.
+    /// An error or another abnormal answer.
     Fault(Fault),
 }
 
 impl Answer {
-    /// The state this answer tells of; none for a fault, which tells nothing about the order.
+    /// The order's state in this answer; `None` for a fault, which contains no state.
     pub(super) fn status(&self) -> Option<SimStatus> {
         Some(match self {
             Self::Handling => SimStatus::Handling,
@@ -48,7 +48,7 @@ impl Answer {
 pub enum SimStatus {
     /// Being processed.
     Handling,
-    /// The card is there.
+    /// Completed, with a card.
     Fulfilled,
     /// Scheduled for later.
     Queued,
@@ -70,13 +70,13 @@ impl fmt::Display for SimStatus {
     }
 }
 
-/// A timeline: from each `Duration` (domain time since the order was created) on, the answer is so.
-/// Before its first step the order is `HANDLING`.
+/// A timeline of answers. Each step applies from its age on, in domain time since the order's creation. Before the
+/// first step the order is `HANDLING`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Script {
-    /// Answers to the first calls, one each, whatever the time.
+    /// Answers to the first checks, one each, at any age.
     first: VecDeque<Answer>,
-    /// Sorted by time; of two steps at one time the later written counts.
+    /// Sorted by age. Of two steps with the same age, the one that was added last applies.
     steps: Vec<(Duration, Answer)>,
 }
 
@@ -99,25 +99,25 @@ impl Script {
         Self::default().then(queued, Answer::Queued).then(fulfilled, Answer::Fulfilled)
     }
 
-    /// `HANDLING`, and never anything else.
+    /// `HANDLING` for ever.
     #[must_use]
     pub fn handling_forever() -> Self {
         Self::default()
     }
 
-    /// `QUEUED`, and never anything else.
+    /// `QUEUED` for ever.
     #[must_use]
     pub fn queued_forever() -> Self {
         Self::always(Answer::Queued)
     }
 
-    /// The same answer from the first moment on.
+    /// The script that always gives this answer.
     #[must_use]
     pub fn always(answer: Answer) -> Self {
         Self::default().then(Duration::ZERO, answer)
     }
 
-    /// From the age `at` on, the answer is `answer`. Steps may be given in any order.
+    /// Adds a step: from age `at` on the answer is `answer`. Steps may be added in any order.
     #[must_use]
     pub fn then(mut self, at: Duration, answer: Answer) -> Self {
         let place = self.steps.partition_point(|(earlier, _)| *earlier <= at);
@@ -125,16 +125,14 @@ impl Script {
         self
     }
 
-    /// Puts answers in front of the timeline: the first checks get one each, whatever the time, and only then
-    /// does the timeline speak. They do not change the order's true state.
+    /// Puts answers before the timeline: the first checks get one each, at any age. The true state stays the same.
     #[must_use]
     pub fn first(mut self, answers: impl IntoIterator<Item = Answer>) -> Self {
         self.first.extend(answers);
         self
     }
 
-    /// The answer to a check made at this age. Takes one of the answers to the first calls while there are
-    /// any.
+    /// The answer to a check at this age. The answers of [`Script::first`] are used up before the timeline applies.
     pub(super) fn next_answer(&mut self, age: Duration) -> Answer {
         let timeline =
             || self.steps.iter().rev().find(|(at, _)| *at <= age).map(|(_, answer)| answer.clone());
@@ -144,8 +142,7 @@ impl Script {
         }
     }
 
-    /// The last step up to this age that says something about the order: faults hide the state, they do not
-    /// change it.
+    /// The order's true answer at this age: the last step that is not a fault, because a fault only hides the state.
     pub(super) fn truth(&self, age: Duration) -> Answer {
         self.steps
             .iter()
@@ -155,8 +152,7 @@ impl Script {
             .map_or(Answer::Handling, |(_, answer)| answer.clone())
     }
 
-    /// The age at which the order is `HANDLING` no longer, which is when a client that polls may stop; none if
-    /// it is so for ever.
+    /// The age at which the order leaves `HANDLING` and polling may stop; `None` if it never does.
     pub(super) fn decided_at(&self) -> Option<Duration> {
         let decides = |answer: &Answer| {
             matches!(answer.status(), Some(SimStatus::Fulfilled | SimStatus::Queued | SimStatus::Refunded))
@@ -164,7 +160,7 @@ impl Script {
         self.steps.iter().find(|(_, answer)| decides(answer)).map(|(at, _)| *at)
     }
 
-    /// The age at which the order became `FULFILLED`, if it has by now.
+    /// The age at which the order became `FULFILLED`; `None` if it has not yet.
     pub(super) fn fulfilled_at(&self, age: Duration) -> Option<Duration> {
         self.steps
             .iter()
@@ -183,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_hold_from_their_time_on_whatever_order_they_were_written_in() {
+    fn steps_hold_from_their_age_on_and_may_be_added_in_any_order() {
         let mut script = Script::default()
             .then(secs(20), Answer::Refunded)
             .then(secs(5), Answer::Queued)
@@ -196,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn of_two_steps_at_one_time_the_later_written_counts() {
+    fn the_step_added_later_wins_at_the_same_age() {
         let mut script = Script::always(Answer::Queued).then(Duration::ZERO, Answer::Fulfilled);
         assert_eq!(script.next_answer(Duration::ZERO), Answer::Fulfilled);
     }
 
     #[test]
-    fn first_answers_go_before_the_timeline_and_leave_the_truth_alone() {
+    fn first_answers_precede_the_timeline_without_changing_the_true_state() {
         let mut script = Script::fulfilled_after(Duration::ZERO).first([Answer::Handling, Answer::Queued]);
         assert_eq!(script.next_answer(secs(9)), Answer::Handling);
         assert_eq!(script.truth(secs(9)), Answer::Fulfilled);
@@ -211,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_fulfilment_is_the_first_one_and_only_once_reached() {
+    fn fulfilled_at_is_the_first_fulfilment_that_was_reached() {
         let script = Script::queued_after(secs(5), secs(60)).then(secs(90), Answer::Fulfilled);
         assert_eq!(script.fulfilled_at(secs(59)), None);
         assert_eq!(script.fulfilled_at(secs(100)), Some(secs(60)));
     }
 
     #[test]
-    fn an_order_is_decided_by_its_first_word_that_is_not_handling() {
+    fn an_order_is_decided_by_its_first_status_other_than_handling() {
         let down = Answer::Fault(Fault::InternalError500);
         let script = Script::queued_after(secs(20), secs(60)).then(secs(3), down);
         assert_eq!(script.decided_at(), Some(secs(20)));

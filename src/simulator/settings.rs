@@ -1,8 +1,7 @@
-//! Settings of the simulator: flags and environment variables of one name, checked in words as they are read.
+//! Settings of the simulator, as flags and environment variables; an error explains the mistake.
 //!
-//! Ids and flags carry the prefix `simulator-`, so that a command can flatten these beside the worker's own
-//! settings. The time scale is not among them: it belongs to the whole program and is handed to
-//! `Simulator::new`.
+//! Ids and flags have the prefix `simulator-`, so that they differ from the worker's settings in the same command. The
+//! time scale is not a setting here, because it applies to the whole program; `Simulator::new` takes it as an argument.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ use clap::builder::BoolishValueParser;
 
 use super::mix::Mix;
 
-/// How an answer to a list request is built.
+/// Form of the answer to a list request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ListForm {
     /// Rows in "data.topups" and the pagination in "meta", as on the provider's reference page
@@ -21,14 +20,14 @@ pub enum ListForm {
     Topups,
     /// Rows in "data.items" and the pagination beside them, as for mobile top-ups
     Items,
-    /// Rows in "topups", and no word of how many there are
+    /// Rows in "data.topups", without pagination
     Unpaged,
 }
 
-/// What a row of the list shows of the card of its order.
+/// Card fields that a row of the list shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ListCard {
-    /// Its code and "num_trans", but no "date_traitement", as on the provider's reference page
+    /// The code and "num_trans", but no "date_traitement", as on the provider's reference page
     #[default]
     Documented,
     /// All three fields
@@ -41,7 +40,7 @@ pub enum ListCard {
 #[derive(Clone, PartialEq, clap::Args)]
 #[command(next_help_heading = "Simulator")]
 pub struct SimulatorSettings {
-    /// Seed of everything random: the same seed gives the same lives and cards, order by order
+    /// Seed of all random choices: the same seed gives every order the same answers and card
     #[arg(
         id = "simulator-seed",
         long = "simulator-seed",
@@ -78,21 +77,21 @@ pub struct SimulatorSettings {
     )]
     pub rate_limit: u32,
 
-    /// Say in Retry-After when a key that reached its limit may ask again (the provider usually does not)
+    /// Send Retry-After with a 429 (the provider usually does not)
     #[arg(
         id = "simulator-retry-after", long = "simulator-retry-after", env = "SIMULATOR_RETRY_AFTER",
         value_parser = BoolishValueParser::new()
     )]
     pub retry_after: bool,
 
-    /// Weights of the lives of orders that are sent without a hint in their reference
+    /// Weights of the lives (sequences of statuses) drawn for orders without a hint in "ref"
     #[arg(
         id = "simulator-mix", long = "simulator-mix", env = "SIMULATOR_MIX", value_name = "WEIGHTS",
         default_value_t = Mix::default()
     )]
     pub mix: Mix,
 
-    /// What the rows of the list show of a card
+    /// Card fields in the rows of the list
     #[arg(
         id = "simulator-list-card",
         long = "simulator-list-card",
@@ -112,8 +111,8 @@ pub struct SimulatorSettings {
     )]
     pub list_form: ListForm,
 
-    /// Share of checks, from 0 to 1, that are answered with a fault: 500, 503, no JSON, cut JSON or a dropped
-    /// connection
+    /// Share of checks, from 0 to 1, that are answered with a fault: 500, 503, HTML instead of JSON, cut JSON or
+    /// a dropped connection
     #[arg(
         id = "simulator-error-rate", long = "simulator-error-rate", env = "SIMULATOR_ERROR_RATE",
         value_name = "SHARE", default_value_t = 0.0, value_parser = share
@@ -148,7 +147,7 @@ impl Default for SimulatorSettings {
     }
 }
 
-/// By hand, because a key must never reach a log: only their number is shown.
+/// Written by hand, because a key must never reach a log; only the number of keys is shown.
 impl fmt::Debug for SimulatorSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimulatorSettings")
@@ -171,7 +170,7 @@ fn key(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("a key must not be empty".to_owned());
     }
-    // Other characters could never arrive in a header, so the key could never be right.
+    // A header cannot carry other characters, so such a key could never match.
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("a key may hold only visible ASCII characters without spaces".to_owned());
     }

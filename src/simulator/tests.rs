@@ -1,4 +1,4 @@
-//! The simulator as a client sees it, through its router. Where the connection itself matters, see `connection`.
+//! The simulator as a client sees it, through its router; the tests in `connection` use a real connection.
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
@@ -79,8 +79,8 @@ async fn each_answer_is_the_documented_order() {
 }
 
 #[tokio::test]
-async fn an_order_lives_through_its_script_as_domain_time_passes() {
-    // A real nanosecond is a second of domain time, so every call finds the order in its last state.
+async fn an_order_follows_its_script_as_domain_time_passes() {
+    // A real nanosecond is a second of domain time, so every check finds the order in its last state.
     let fast = Simulator::new(SimulatorSettings::default(), 1e9);
     let day = Duration::from_hours(24);
     let id = fast.create(
@@ -143,7 +143,7 @@ async fn a_wrong_send_is_refused_with_the_documented_code() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_told_apart_by_its_form() {
+async fn an_unknown_order_and_an_unknown_path_have_different_error_forms() {
     let simulator = simulator();
     let (status, body) = get(&simulator, "/v3/internet/check-ref/lost").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
@@ -186,7 +186,7 @@ async fn keys_lockout_and_rate_limit_are_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn the_list_pages_from_the_newest_and_shows_of_cards_what_is_set() {
+async fn the_list_starts_with_the_newest_order_and_shows_the_configured_card_fields() {
     for (list_card, fields) in [
         (ListCard::Documented, [true, true, false]),
         (ListCard::Complete, [true, true, true]),
@@ -215,7 +215,7 @@ async fn the_list_pages_from_the_newest_and_shows_of_cards_what_is_set() {
 }
 
 #[tokio::test]
-async fn the_list_comes_in_each_form_that_a_client_must_be_ready_for() {
+async fn the_list_is_answered_in_each_configured_form() {
     for (list_form, fields) in [
         (ListForm::Documented, &["topups"][..]),
         (ListForm::Topups, &["pagination", "topups"]),

@@ -1,7 +1,7 @@
-//! What callers asked for so far, so that a test can hold them to the provider's limits.
+//! Request counts and high-water marks, so that a test can check that callers keep the provider's limits.
 //!
-//! Counts and high-water marks only, and not a list of requests: a simulator that runs for days must not grow
-//! with what it is asked. What was asked about one order is kept with the order, see [`Simulator::calls`].
+//! The module must not store requests, because a simulator that runs for days must not grow with its traffic. Checks
+//! of one order are kept with the order, see [`Simulator::calls`].
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{Simulator, lock};
 /// The window of the rate limit, in domain time.
 pub(super) const WINDOW: Duration = Duration::from_mins(1);
 
-/// Kinds of request the API knows.
+/// Kinds of request, one for each endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RequestKind {
     /// `POST /v3/internet/send`.
@@ -24,12 +24,11 @@ pub enum RequestKind {
     List,
 }
 
-/// Counts of the requests so far, the refused ones included.
+/// Counts of all requests, refused ones included.
 #[derive(Default)]
 pub(super) struct Traffic {
     requests: HashMap<RequestKind, u64>,
-    /// Times of the requests of the last minute, by the place of the key in the settings. Those with no key or
-    /// a wrong one are counted together.
+    /// Times of the requests of the last minute, by the key's index in the settings; `None` without a valid key.
     last_minute: HashMap<Option<usize>, VecDeque<Duration>>,
     busiest_minute: usize,
     failures_in_a_row: u32,
@@ -38,7 +37,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Counts a request made at domain time `now`, which must not be before that of the one before it.
+    /// Counts a request made at domain time `now`, which must not precede the previous request.
     pub(super) fn count(&mut self, kind: RequestKind, key: Option<usize>, now: Duration) {
         *self.requests.entry(kind).or_default() += 1;
         let last_minute = self.last_minute.entry(key).or_default();
@@ -49,13 +48,12 @@ impl Traffic {
         self.busiest_minute = self.busiest_minute.max(last_minute.len());
     }
 
-    /// Counts a key that was tried and refused.
     pub(super) fn key_refused(&mut self) {
         self.failures_in_a_row += 1;
         self.most_failures_in_a_row = self.most_failures_in_a_row.max(self.failures_in_a_row);
     }
 
-    /// Counts a request that was refused for the address it came from.
+    /// Counts a request that was refused because of its address.
     pub(super) fn address_refused(&mut self) {
         self.refused_addresses += 1;
     }
@@ -65,33 +63,32 @@ impl Traffic {
         self.refused_addresses
     }
 
-    /// A key was accepted, which ends a row of refused ones.
     pub(super) fn key_accepted(&mut self) {
         self.failures_in_a_row = 0;
     }
 }
 
 impl Simulator {
-    /// Requests of this kind so far, the refused ones included.
+    /// Number of requests of this kind, refused ones included.
     #[must_use]
     pub fn requests(&self, kind: RequestKind) -> u64 {
         lock(&self.shared.access).traffic.requests.get(&kind).copied().unwrap_or_default()
     }
 
-    /// The most requests that came with one key within any minute of domain time, the refused ones included.
+    /// Largest number of requests with one key in any minute of domain time, refused ones included.
     #[must_use]
     pub fn busiest_minute(&self) -> usize {
         lock(&self.shared.access).traffic.busiest_minute
     }
 
-    /// Requests that were refused for the address they came from, because it is blocked or not allowed.
+    /// Number of requests that were refused because their address is blocked or not allowed.
     #[must_use]
     pub fn refused_addresses(&self) -> u64 {
         lock(&self.shared.access).traffic.refused_addresses
     }
 
-    /// The most keys refused in a row, with no accepted one in between: at five the provider locks the address
-    /// out. What is refused during a lockout does not count, for no key is looked at.
+    /// Most refused keys in a row without an accepted one; at five the address is locked out. Requests during
+    /// a lockout do not count, because their key is not checked.
     #[must_use]
     pub fn most_refused_keys_in_a_row(&self) -> u32 {
         lock(&self.shared.access).traffic.most_failures_in_a_row
@@ -117,7 +114,7 @@ mod tests {
         assert_eq!(busiest(&[(one, 0), (one, 50), (one, 59), (one, 200)]), 3, "it stays the busiest");
         assert_eq!(busiest(&[(one, 0), (one, 60), (one, 120)]), 1, "a minute ends before the next begins");
         assert_eq!(busiest(&[(one, 50), (one, 70), (one, 100), (one, 115)]), 3, "a minute begins anywhere");
-        assert_eq!(busiest(&[(one, 0), (other, 1), (one, 2), (None, 3)]), 2, "each key has its own");
+        assert_eq!(busiest(&[(one, 0), (other, 1), (one, 2), (None, 3)]), 2, "keys are counted separately");
     }
 
     #[test]

@@ -1,7 +1,5 @@
-//! The log.
-//!
-//! The libraries below this service may log what they carry when asked to speak at length: a header with
-//! a key, a body with a card. So they are heard at `INFO` and above only, whatever `RUST_LOG` says.
+//! Sets up the log. At debug and trace level libraries may log the data they handle, such as a header with a key or a
+//! body with a card. So events of libraries appear only at `INFO` and above, whatever `RUST_LOG` contains.
 
 use std::io::Write;
 
@@ -13,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -24,20 +22,20 @@ pub enum LogFormat {
 
 fn may_be_heard(metadata: &Metadata<'_>) -> bool {
     let ours = metadata.target().starts_with("topup_");
-    // apalis announces each start and stop at INFO; this service says so itself.
+    // At INFO apalis logs its starts and stops. These lines are hidden, because this service logs its own.
     let quiet = metadata.target().starts_with("apalis") && *metadata.level() > Level::WARN;
     ours || (*metadata.level() <= Level::INFO && !quiet)
 }
 
-/// Sets the log up, on standard error. Mistakes in `RUST_LOG` are reported there.
+/// Sets up the log on standard error, and reports mistakes in `RUST_LOG` there.
 pub(crate) fn init(format: LogFormat, directives: &str) {
     for mistake in mistakes(directives) {
-        // Not by the log, which may show nothing for that mistake.
+        // The mistake is written directly to standard error, because it may silence the log.
         let _ = writeln!(std::io::stderr(), "RUST_LOG: {mistake}");
     }
     let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
-    // Asked at every event: sqlx asks whether it may log a statement and then logs nothing, and with a filter whose verdict
-    // is kept for each place in the code, the next event of that thread would be dropped for it.
+    // The filter must decide at every event. sqlx asks whether a statement would be logged, but then logs nothing. A
+    // filter that caches its decision per callsite would then drop the thread's next event.
     let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -49,8 +47,7 @@ pub(crate) fn init(format: LogFormat, directives: &str) {
     tracing_subscriber::registry().with(lines).init();
 }
 
-/// What is likely meant otherwise in these directives: a word that is no level is the name of a module, and shows nothing
-/// but what that module says.
+/// Likely mistakes in `RUST_LOG`. A word that is not a level is taken for a module, and all other modules are hidden.
 fn mistakes(directives: &str) -> Vec<String> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_ours = |target: &str| target.starts_with("topup_");
@@ -62,7 +59,7 @@ fn mistakes(directives: &str) -> Vec<String> {
         let (target, level) = directive.split_once('=').unwrap_or((directive, ""));
         if target.contains('-') && is_ours(&target.replace('-', "_")) {
             mistakes.push(format!(
-                "`{directive}` names no module; write it with _, as `{}`",
+                "`{directive}` is not the name of a module; write it with _, as `{}`",
                 directive.replace('-', "_")
             ));
         } else if level.is_empty() && !is_level(target) && !is_ours(target) && !target.contains("::") {
@@ -71,7 +68,7 @@ fn mistakes(directives: &str) -> Vec<String> {
             ));
         } else if !level.is_empty() && !is_level(level) {
             mistakes.push(format!(
-                "of `{directive}`, what follows = is none of off, error, warn, info, debug and trace"
+                "in `{directive}`, the word after = is none of off, error, warn, info, debug and trace"
             ));
         }
     }
@@ -83,7 +80,7 @@ mod tests {
     use super::mistakes;
 
     #[test]
-    fn a_filter_that_shows_nothing_by_mistake_is_told() {
+    fn mistakes_that_would_silence_the_log_are_reported() {
         for right in
             ["", "info", "WARN", "off", "topup_worker=debug,warn", "topup_worker::queue", "sqlx=info", "5"]
         {
@@ -93,7 +90,7 @@ mod tests {
             ("warning", "`warning` is none of off, error"),
             ("info,topup-worker=debug", "write it with _, as `topup_worker=debug`"),
             ("topup-worker", "write it with _, as `topup_worker`"),
-            ("topup_worker=verbose", "what follows = is none of off"),
+            ("topup_worker=verbose", "the word after = is none of off"),
             ("all", "taken for the name of a module"),
         ] {
             let told = mistakes(wrong);

@@ -1,13 +1,10 @@
-//! The metrics: what the API budget is spent on, how it stands, and which notifications were not delivered.
+//! The metrics: use and state of the API budget, changes of orders, rejected messages and undelivered notifications.
 //!
-//! Two kinds of them. What this worker did is counted from its start on, each label at zero: requests, waits, changes
-//! of orders, notifications that were given up. The state of the deployment's budget is read from Redis at each scrape, and
-//! at no other time; where Redis does not say, it is left out, since unknown is not zero.
+//! The counters of this worker start at zero for every label. The state of the deployment's budget is read from Redis
+//! at each scrape only. If Redis does not answer, that state is omitted, because 0 would be wrong. Jobs in isolated
+//! processes (`run-job`) are not counted, because such a process has no endpoint and ends with its job.
 //!
-//! A job that a worker runs in a process of its own (`run-job`) is not counted: that process has no endpoint and is
-//! gone with its job.
-//!
-//! A label is the word for a value of an enum. Nothing that came from outside this program becomes one, and no id.
+//! A label value must be a constant of this program, such as the name of an enum variant, and never an id or input.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -26,24 +23,23 @@ use crate::provider::{AnswerKind, ApiError, RequestKind};
 use crate::rate_limit::{ApiKey, Breaker, BudgetState, ListUse};
 use crate::redis::server;
 
-/// A label and the word of an enum.
 type Label = (&'static str, &'static str);
 
-/// Bounds of the time in line, in seconds: from "hardly waited" to twice as long as fast polling may take.
+/// Bounds, in seconds, of the histogram of waits for a request. The last is twice the limit of fast polling.
 const WAIT_BOUNDS: [f64; 10] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Bounds of the requests for an order; fast polling ends after 60.
+/// Bounds of the histogram of requests for one order. Fast polling ends after 60 requests, so 60 is the last bound.
 const REQUEST_BOUNDS: [f64; 10] = [0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0];
 
 /// Why a notification was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UndeliveredReason {
-    /// The receiver refused it.
+    /// The receiver refused the notification.
     Refused,
-    /// Every attempt failed.
+    /// Every attempt to deliver the notification failed.
     Exhausted,
-    /// The queue made its job a dead letter: its process died again and again, or its handler failed.
+    /// The queue dead-lettered the notification's job, because its process died repeatedly or its handler failed.
     DeadLettered,
-    /// No channel reaches the customer or the merchant of the order.
+    /// No channel reaches the order's customer or merchant.
     NoChannel,
     /// The database does not hold the notification.
     NotStored,
@@ -64,7 +60,7 @@ impl UndeliveredReason {
     }
 }
 
-/// What this worker did. Clones count together.
+/// The metrics of this worker. Clones share all counts.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     requests: Family<[Label; 2], Counter>,
@@ -80,7 +76,6 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
-    /// Everything at zero.
     fn default() -> Self {
         let requests = Family::default();
         for kind in RequestKind::ALL {
@@ -104,24 +99,23 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         registry.register(
             "topup_api_requests",
-            "Requests to the provider that this worker made, by what came of them",
+            "Requests of this worker to the provider, by kind and answer",
             Family::clone(&requests),
         );
         registry.register_with_unit(
             "topup_api_wait",
-            "Time that an order waited for its request, without the time in which no order is checked",
+            "Time that an order waited for its request, excluding pauses of all checks",
             Unit::Seconds,
             Family::clone(&waits),
         );
         registry.register(
             "topup_order_requests",
-            "Requests check-id for one order until it was HANDLING no more: those that told HANDLING since fast \
-             polling began, and the one that ended it, unless the list did",
+            "Answered check-id requests for one order, from the start of fast polling until it left HANDLING",
             order_requests.clone(),
         );
         registry.register(
             "topup_order_status_changes",
-            "Changes of the status of an order that this worker stored, by the new status",
+            "Status changes of orders that this worker stored, by new status",
             Family::clone(&status_changes),
         );
         registry.register(
@@ -130,14 +124,10 @@ impl Default for Metrics {
             Family::clone(&undelivered),
         );
         let (rejected, rejected_dropped) = (Counter::default(), Counter::default());
-        registry.register(
-            "topup_messages_rejected",
-            "Messages that this worker could not accept",
-            rejected.clone(),
-        );
+        registry.register("topup_messages_rejected", "Messages that this worker rejected", rejected.clone());
         registry.register(
             "topup_messages_rejected_dropped",
-            "Rejected messages that this worker dropped, the oldest first, since there were too many",
+            "Rejected messages that this worker dropped, oldest first, because too many were stored",
             rejected_dropped.clone(),
         );
         let clock_ahead = Gauge::default();
@@ -153,7 +143,7 @@ impl Default for Metrics {
         }
         registry.register(
             "topup_redis_check_failed",
-            "1 where Redis is not set up so that it keeps every order, by what was looked at; doctor says more",
+            "1 if this check of the Redis setup failed, so that orders may be lost; run doctor for details",
             Family::clone(&redis_checks),
         );
         Self {
@@ -172,17 +162,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered, or ended in this error.
+    /// Counts a request, by kind and by the error it ended in, if any.
     pub(crate) fn requested(&self, kind: RequestKind, error: Option<&ApiError>) {
         self.requests.get_or_create(&request_labels(kind, AnswerKind::of(error))).inc();
     }
 
-    /// The order of this job got its request after this wait of domain time.
+    /// Records how long an order waited for its request, in domain time.
     pub(crate) fn waited(&self, job: JobName, wait: Duration) {
         self.waits.get_or_create(&queue_label(job)).observe(wait.as_secs_f64());
     }
 
-    /// The status of an order became another one, and is stored. `requests` were made for it while it was HANDLING.
+    /// Counts a stored change of an order's status. `requests` were made for the order while it was HANDLING.
     pub(crate) fn status_changed(&self, from: OrderStatus, to: OrderStatus, requests: u32) {
         self.status_changes.get_or_create(&status_label(to)).inc();
         if from == OrderStatus::Handling {
@@ -190,33 +180,30 @@ impl Metrics {
         }
     }
 
-    /// A notification by this channel was given up, and that is stored.
+    /// Counts a notification that is stored as given up.
     pub(crate) fn undelivered(&self, channel: ChannelName, why: UndeliveredReason) {
         self.undelivered.get_or_create(&undelivered_labels(channel, why)).inc();
     }
 
-    /// So many messages were rejected.
     pub(crate) fn rejected(&self, messages: u64) {
         self.rejected.inc_by(messages);
     }
 
-    /// So many rejected messages were dropped.
     pub(crate) fn rejected_dropped(&self, messages: u64) {
         self.rejected_dropped.inc_by(messages);
     }
 
-    /// The clock of this host is so many seconds ahead of the time of the deployment, or behind it.
+    /// Sets how many seconds this host's clock is ahead of the deployment's time; negative if it is behind.
     pub(crate) fn clock_ahead(&self, seconds: f64) {
         self.clock_ahead.set(seconds);
     }
 
-    /// Whether Redis passed this check of its set-up.
+    /// Sets whether Redis passed this check of its setup.
     pub(crate) fn redis_check(&self, check: &'static str, is_ok: bool) {
         self.redis_checks.get_or_create(&[("check", check)]).set((!is_ok).into());
     }
 
-    /// All metrics in Prometheus' text format, of which every scraper can read this version; without those of the
-    /// budget where its state is not known.
+    /// All metrics in the Prometheus text format, which every scraper can read. `budget` adds the budget's metrics.
     #[must_use]
     pub(crate) fn encode(&self, budget: Option<&BudgetState>) -> String {
         let mut text = String::new();
@@ -225,13 +212,13 @@ impl Metrics {
             Some(state) => prometheus_text::encode(&mut text, &gauges(state)),
             None => Ok(()),
         });
-        // Invariant: writing to a String does not fail, and nothing registered here has an encoder that does.
+        // Invariant: writing to a String cannot fail, and no metric registered here has a fallible encoder.
         written.expect("metrics are encoded");
         text
     }
 }
 
-/// The budget of the whole deployment. Made anew at each scrape: a value that was known once must not be shown for ever.
+/// Metrics of the deployment's budget. They are built anew at each scrape, so that no outdated value is shown.
 fn gauges(state: &BudgetState) -> Registry {
     let of = |values: Vec<(Label, i64)>| {
         let family = Family::<[Label; 1], Gauge>::default();
@@ -252,25 +239,17 @@ fn gauges(state: &BudgetState) -> Registry {
     let mut registry = Registry::default();
     registry.register(
         "topup_api_tokens",
-        "Requests that all workers together may still make in the present minute, for each key there is",
+        "Requests that all workers together may still make in the current minute, by key",
         of(tokens.collect()),
     );
-    registry.register(
-        "topup_api_key_in_use",
-        "1 for the key that requests are made with",
-        of(in_use.collect()),
-    );
+    registry.register("topup_api_key_in_use", "1 for the key in use", of(in_use.collect()));
     registry.register(
         "topup_api_breaker",
-        "1 for the state of the circuit breaker before the provider",
+        "1 for the current state of the circuit breaker",
         of(breaker.into()),
     );
-    registry.register(
-        "topup_api_waiting_orders",
-        "Orders in the wait queue for a request",
-        of(waiting.into()),
-    );
-    registry.register("topup_api_list", "1 for what is done with the list of orders", of(list.into()));
+    registry.register("topup_api_waiting_orders", "Orders in the wait queue, by class", of(waiting.into()));
+    registry.register("topup_api_list", "1 for the current use of the list of orders", of(list.into()));
     registry
 }
 
@@ -278,12 +257,12 @@ fn request_labels(kind: RequestKind, answer: AnswerKind) -> [Label; 2] {
     [("kind", kind.as_str()), ("answer", answer.as_str())]
 }
 
-/// Not `job`: Prometheus gives every series a label of that name.
+/// The label is named `queue`, because Prometheus adds a label `job` to every series.
 fn queue_label(job: JobName) -> [Label; 1] {
     [("queue", job.as_str())]
 }
 
-/// Every channel with every reason for which it may not deliver.
+/// Every channel with each reason that can apply to it.
 fn undelivered_kinds() -> impl Iterator<Item = (ChannelName, UndeliveredReason)> {
     ChannelName::ALL.into_iter().flat_map(|channel| {
         let whys = UndeliveredReason::ALL.into_iter();

@@ -5,7 +5,7 @@ use super::*;
 const PAGES: [&str; 2] =
     [include_str!("../../docs/operations.md"), include_str!("../../docs/operations.fr.md")];
 
-/// A state in which every series is there.
+/// A state in which every series appears.
 fn state() -> BudgetState {
     BudgetState {
         breaker: Breaker::HalfOpen,
@@ -17,7 +17,7 @@ fn state() -> BudgetState {
     }
 }
 
-/// The text with the series of each metric in a fixed order; the buckets of a histogram stay in theirs.
+/// Sorts the series of each metric; the buckets of a histogram keep their order.
 fn ordered(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
     for block in lines.chunk_by_mut(|a, b| a.starts_with('#') == b.starts_with('#')) {
@@ -27,14 +27,13 @@ fn ordered(text: &str) -> String {
     lines.join("\n")
 }
 
-/// The labels of one series.
 fn labels(line: &str) -> Vec<(&str, &str)> {
     let inside = line.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     let pairs = inside.map(|(inside, _)| inside.split(',')).into_iter().flatten();
     pairs.filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key, value.trim_matches('"'))).collect()
 }
 
-/// Type and labels, with the values of each, of every metric in a text.
+/// For each metric in a text, its type and the values of each label.
 type Described = BTreeMap<String, (String, BTreeMap<String, BTreeSet<String>>)>;
 
 fn described(text: &str) -> Described {
@@ -55,12 +54,12 @@ fn described(text: &str) -> Described {
 }
 
 #[test]
-fn a_worker_that_starts_tells_zero_for_every_label() {
+fn a_new_worker_reports_zero_for_every_label() {
     insta::assert_snapshot!(ordered(&Metrics::default().encode(None)));
 }
 
 #[test]
-fn the_state_of_the_budget_is_told_where_it_is_known() {
+fn the_budget_is_reported_only_if_its_state_is_known() {
     let metrics = Metrics::default();
     let (with, without) = (metrics.encode(Some(&state())), metrics.encode(None));
     let gauges: String = with.split_inclusive('\n').skip(without.lines().count()).collect();
@@ -70,14 +69,14 @@ fn the_state_of_the_budget_is_told_where_it_is_known() {
 }
 
 #[test]
-fn what_happens_is_counted_under_its_labels() {
+fn events_are_counted_under_their_labels() {
     let metrics = Metrics::default();
     metrics.requested(RequestKind::CheckId, None);
     metrics.requested(RequestKind::CheckId, Some(&ApiError::NotFound(crate::provider::Answer::default())));
     metrics.clone().requested(RequestKind::List, Some(&ApiError::TimedOut));
     metrics.waited(JobName::PollTopup, Duration::from_millis(2_500));
     metrics.status_changed(OrderStatus::Handling, OrderStatus::Scheduled, 4);
-    // Rechecks after that are no part of fast polling.
+    // Requests of a recheck are not counted, because a recheck is not part of fast polling.
     metrics.status_changed(OrderStatus::Scheduled, OrderStatus::Fulfilled, 4);
     let text = metrics.encode(None);
     for line in [
@@ -95,7 +94,7 @@ fn what_happens_is_counted_under_its_labels() {
     }
 }
 
-/// What stands between two marks of a page.
+/// The text of a documentation page between the two marks with this name.
 fn part<'a>(page: &'a str, name: &str) -> &'a str {
     let rest = page.split(&format!("<!-- {name} -->")).nth(1).unwrap();
     rest.split(&format!("<!-- /{name} -->")).next().unwrap()
@@ -123,7 +122,7 @@ fn read_label((key, values): (&str, &str)) -> (String, BTreeSet<String>) {
 }
 
 #[test]
-fn the_alerts_of_the_docs_ask_for_series_that_there_are() {
+fn the_alerts_of_the_docs_use_existing_series() {
     let text = Metrics::default().encode(Some(&state()));
     for page in PAGES {
         let alerts = part(page, "alerts");

@@ -1,4 +1,4 @@
-//! What an operator sees of this service from outside: the log and the metrics.
+//! The log and the metrics, with which an operator observes the service.
 
 mod log;
 mod metrics;

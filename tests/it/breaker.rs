@@ -1,4 +1,4 @@
-//! The breakers of the budget, asked directly: races that must be played out step by step.
+//! The breakers of the budget, called directly: races between requests, step by step.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,17 @@ use topup_worker::redis::{Connection, Names, RedisAddress, RedisHealth};
 use crate::support::redis::TestRedis;
 use crate::support::{connect, until};
 
-/// With this, a refused key is left alone for six seconds instead of a quarter of an hour.
+/// With minutes this short, a refused key pauses for six seconds instead of a quarter of an hour.
 const SHORT_MINUTE: Duration = Duration::from_millis(400);
 const MINUTE: Duration = Duration::from_mins(1);
-/// Longer than any wait for the next request of a budget that is not spent, and shorter than what holds up a key.
+/// Longer than any wait for a permit while the budget is not used up, and shorter than the pause of a key.
 const LONG_PAUSE: Duration = Duration::from_secs(8);
 
 fn fingerprint(key: &str) -> KeyFingerprint {
     KeyFingerprint::new(&SecretString::from(key))
 }
 
-/// The budget of a worker with these keys, for which a minute passes in this time.
+/// The budget of a worker with these API keys and this length of a minute.
 fn budget(redis: &TestRedis, keys: &[&str], minute: Duration) -> RedisBudget {
     let names: Names = "{topup}".parse().unwrap();
     let address = RedisAddress::parse(&redis.url(), &names).unwrap();
@@ -36,7 +36,7 @@ fn id(order: u32) -> TopupId {
     format!("{order:024x}").parse().unwrap()
 }
 
-async fn ask(budget: &RedisBudget, order: u32) -> PermitDecision {
+async fn acquire(budget: &RedisBudget, order: u32) -> PermitDecision {
     let created_at = chrono::DateTime::UNIX_EPOCH;
     let request = PermitRequest {
         topup_id: id(order),
@@ -49,21 +49,21 @@ async fn ask(budget: &RedisBudget, order: u32) -> PermitDecision {
     budget.acquire(&request).await
 }
 
-/// A permit, as soon as there is one.
+/// Waits for a permit.
 async fn permit(budget: &RedisBudget, order: u32) -> Permit {
-    until("there is a permit", async || match ask(budget, order).await {
+    until("a permit is granted", async || match acquire(budget, order).await {
         PermitDecision::Granted(permit) => Some(permit),
         _ => None,
     })
     .await
 }
 
-async fn answered(budget: &RedisBudget, permit: &Permit, order: u32, error: Option<ApiError>) -> Meaning {
-    answered_for(budget, permit, (order, true), error).await
+async fn report(budget: &RedisBudget, permit: &Permit, order: u32, error: Option<ApiError>) -> Meaning {
+    report_for(budget, permit, (order, true), error).await
 }
 
-/// The same, where the order may be one for which the provider has never answered.
-async fn answered_for(
+/// As [`report`], for an order that the provider may never have known.
+async fn report_for(
     budget: &RedisBudget,
     permit: &Permit,
     (order, known): (u32, bool),
@@ -72,10 +72,10 @@ async fn answered_for(
     budget.report(permit, Some(Checked { topup_id: &id(order), known }), error.as_ref()).await
 }
 
-/// One request for this order, and its answer.
+/// Makes one request for this order and reports its answer.
 async fn check(budget: &RedisBudget, order: u32, error: Option<ApiError>) -> Meaning {
     let permit = permit(budget, order).await;
-    answered(budget, &permit, order, error).await
+    report(budget, &permit, order, error).await
 }
 
 fn answer(status: u16, code: &str) -> Answer {
@@ -100,48 +100,48 @@ async fn an_answer_to_a_request_sent_before_a_refusal_does_not_verify_the_key() 
     let budget = budget(&redis, &["key"], SHORT_MINUTE);
     let probe = permit(&budget, 1).await;
     assert!(probe.probe);
-    answered(&budget, &probe, 1, None).await;
+    report(&budget, &probe, 1, None).await;
     let (first, second) = (permit(&budget, 2).await, permit(&budget, 3).await);
-    answered(&budget, &first, 2, Some(refused())).await;
-    answered(&budget, &second, 3, None).await;
-    assert!(permit(&budget, 4).await.probe, "one request at a time is made");
+    report(&budget, &first, 2, Some(refused())).await;
+    report(&budget, &second, 3, None).await;
+    assert!(permit(&budget, 4).await.probe, "requests go one at a time");
 }
 
 #[tokio::test]
-async fn where_both_keys_are_refused_one_of_them_is_tried_each_time() {
+async fn while_both_keys_are_refused_each_probe_uses_the_other_key() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
     let primary = permit(&budget, 1).await;
-    let meaning = answered(&budget, &primary, 1, Some(refused())).await;
-    assert_eq!(meaning, Meaning::SaysNothing(Duration::ZERO), "the other key takes over");
+    let meaning = report(&budget, &primary, 1, Some(refused())).await;
+    assert_eq!(meaning, Meaning::SaysNothing(Duration::ZERO), "the worker switches to the secondary key");
     let mut last = permit(&budget, 1).await;
     assert_ne!(last.key, primary.key);
     for _ in 0..3 {
-        let meaning = answered(&budget, &last, 1, Some(refused())).await;
-        assert!(says_nothing(meaning) && meaning != Meaning::SaysNothing(Duration::ZERO), "no key is left");
-        assert!(matches!(ask(&budget, 1).await, PermitDecision::Blocked(_)));
+        let meaning = report(&budget, &last, 1, Some(refused())).await;
+        assert!(says_nothing(meaning) && meaning != Meaning::SaysNothing(Duration::ZERO), "both are refused");
+        assert!(matches!(acquire(&budget, 1).await, PermitDecision::Blocked(_)));
         let next = permit(&budget, 1).await;
-        assert!(next.probe && next.key != last.key, "each in its turn");
+        assert!(next.probe && next.key != last.key, "the keys take turns");
         last = next;
     }
-    assert_eq!(answered(&budget, &last, 1, None).await, Meaning::AboutOrder);
+    assert_eq!(report(&budget, &last, 1, None).await, Meaning::AboutOrder);
     let again = permit(&budget, 2).await;
-    assert!(!again.probe && again.key == last.key, "the key that is accepted again is used");
+    assert!(!again.probe && again.key == last.key, "the worker uses the key that is accepted again");
 }
 
 #[tokio::test]
-async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
+async fn a_request_counts_for_at_least_a_minute_from_its_answer() {
     let redis = TestRedis::start().await;
     let minute = Duration::from_secs(6);
     let budget = budget(&redis, &["key"], minute);
     let mut connection = connect(&redis.url()).await.unwrap();
-    let spent = format!("{{topup}}:budget:window-log:{}", fingerprint("key").as_str());
+    let window_log = format!("{{topup}}:budget:window-log:{}", fingerprint("key").as_str());
     for order in 0..40 {
         let permit = permit(&budget, order).await;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
-        answered(&budget, &permit, order, None).await;
+        report(&budget, &permit, order, None).await;
         let mut counted = redis::cmd("ZSCORE");
-        counted.arg(&spent).arg(&permit.number);
+        counted.arg(&window_log).arg(&permit.number);
         let until_ms: u64 = counted.query_async(&mut connection).await.unwrap();
         let answered_after = Duration::from_secs(seconds) + Duration::from_micros(micros);
         assert!(Duration::from_millis(until_ms) >= answered_after + minute, "order {order}");
@@ -149,18 +149,18 @@ async fn a_request_counts_for_no_less_than_a_minute_from_its_answer() {
 }
 
 #[tokio::test]
-async fn a_budget_whose_keys_redis_has_lost_begins_with_one_request() {
+async fn a_budget_whose_redis_keys_are_lost_begins_with_one_probe() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
     let mut connection = connect(&redis.url()).await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     assert!(permit(&budget, 2).await.probe);
-    assert!(matches!(ask(&budget, 3).await, PermitDecision::Wait(_)), "the others wait for its answer");
+    assert!(matches!(acquire(&budget, 3).await, PermitDecision::Wait(_)), "orders wait for the probe");
 }
 
 #[tokio::test]
-async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited() {
+async fn an_order_gets_a_permit_although_the_clock_was_set_back_while_it_waited() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE);
     let mut connection = connect(&redis.url()).await.unwrap();
@@ -172,53 +172,53 @@ async fn an_order_is_asked_for_although_the_clock_was_set_back_while_it_waited()
 }
 
 #[tokio::test]
-async fn a_refused_key_stops_the_workers_that_use_it_and_no_other() {
+async fn a_refused_key_pauses_only_the_workers_that_use_it() {
     let redis = TestRedis::start().await;
     let good = budget(&redis, &["good"], MINUTE);
     let [mistyped, twin] = [(); 2].map(|()| budget(&redis, &["mistyped"], MINUTE));
     check(&good, 1, None).await;
     assert!(says_nothing(check(&mistyped, 2, Some(refused())).await));
     for worker in [&mistyped, &twin] {
-        let PermitDecision::Blocked(wait) = ask(worker, 3).await else { panic!("the key is refused") };
-        assert!(wait <= Duration::from_secs(1), "the job is left to the worker that can check: {wait:?}");
+        let PermitDecision::Blocked(wait) = acquire(worker, 3).await else { panic!("the key is refused") };
+        assert!(wait <= Duration::from_secs(1), "the job soon goes to a worker that can check: {wait:?}");
         assert!(worker.acquire_for_page().await.is_err());
     }
     for order in 2..6 {
-        let PermitDecision::Granted(permit) = ask(&good, order).await else {
-            panic!("the good key is used at once")
+        let PermitDecision::Granted(permit) = acquire(&good, order).await else {
+            panic!("the good key is usable at once")
         };
         assert!(!permit.probe);
-        answered(&good, &permit, order, None).await;
+        report(&good, &permit, order, None).await;
     }
 }
 
 #[tokio::test]
-async fn a_new_key_is_verified_before_it_displaces_one_that_works() {
+async fn a_new_key_is_verified_before_it_replaces_a_verified_one() {
     let redis = TestRedis::start().await;
     let old = budget(&redis, &["old"], MINUTE);
     check(&old, 1, None).await;
     let new = budget(&redis, &["new", "old"], MINUTE);
     let permit = permit(&new, 2).await;
-    assert!(!permit.probe && permit.key == 1, "the old key is known to be good");
+    assert!(!permit.probe && permit.key == 1, "the old key is verified");
     let verification = new.acquire_to_verify().await.unwrap();
     assert!(verification.probe && verification.key == 0);
     new.report(&verification, None, None).await;
-    let PermitDecision::Granted(permit) = ask(&new, 3).await else { panic!("the new key is used at once") };
-    assert!(!permit.probe && permit.key == 0, "by a worker that has both");
+    let PermitDecision::Granted(permit) = acquire(&new, 3).await else { panic!("the new key is verified") };
+    assert!(!permit.probe && permit.key == 0, "the worker has both keys and uses the new one");
 }
 
 #[tokio::test]
-async fn an_address_that_is_refused_stops_its_worker_and_no_other() {
+async fn a_refused_ip_address_pauses_only_its_own_worker() {
     let redis = TestRedis::start().await;
     for code in [Some("IP_NOT_ALLOWED"), Some("IP_BLOCKED"), None] {
         let [here, there] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
         check(&there, 1, None).await;
         assert!(says_nothing(check(&here, 2, Some(forbidden(code))).await));
-        assert!(matches!(ask(&here, 2).await, PermitDecision::Blocked(_)), "{code:?}");
+        assert!(matches!(acquire(&here, 2).await, PermitDecision::Blocked(_)), "{code:?}");
         let began = Instant::now();
         let permit = permit(&there, 2).await;
         assert!(!permit.probe && began.elapsed() < LONG_PAUSE, "{code:?}");
-        answered(&there, &permit, 2, None).await;
+        report(&there, &permit, 2, None).await;
     }
 }
 
@@ -227,7 +227,7 @@ fn forbidden(code: Option<&str>) -> ApiError {
 }
 
 #[tokio::test]
-async fn a_403_to_one_order_stops_no_worker() {
+async fn a_403_to_one_order_pauses_no_worker() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
@@ -237,20 +237,20 @@ async fn a_403_to_one_order_stops_no_worker() {
 }
 
 #[tokio::test]
-async fn junk_ids_are_junk_while_the_key_knows_other_orders() {
+async fn a_404_is_believed_while_the_key_knows_other_orders() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
     for order in 2..6 {
         let permit = permit(&budget, order).await;
         assert!(!permit.probe);
-        let meaning = answered_for(&budget, &permit, (order, false), Some(not_found())).await;
+        let meaning = report_for(&budget, &permit, (order, false), Some(not_found())).await;
         assert_eq!(meaning, Meaning::AboutOrder, "order {order}");
     }
 }
 
 #[tokio::test]
-async fn an_account_that_is_disabled_is_a_refused_key() {
+async fn a_disabled_account_counts_as_a_refused_key() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], MINUTE);
     let disabled = ApiError::Forbidden(answer(403, "API_DISABLED"));
@@ -259,7 +259,7 @@ async fn an_account_that_is_disabled_is_a_refused_key() {
 }
 
 #[tokio::test]
-async fn a_limit_of_the_primary_key_does_not_hand_over_to_the_secondary_for_good() {
+async fn a_429_for_the_primary_key_does_not_switch_to_the_secondary_for_good() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
     check(&budget, 1, None).await;
@@ -269,17 +269,17 @@ async fn a_limit_of_the_primary_key_does_not_hand_over_to_the_secondary_for_good
 }
 
 #[tokio::test]
-async fn a_primary_key_whose_refusal_is_over_is_tried_before_a_secondary_that_has_known_no_order() {
+async fn a_primary_key_after_its_pause_is_probed_before_a_secondary_that_has_known_no_order() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
     assert_eq!(check(&budget, 1, Some(refused())).await, Meaning::SaysNothing(Duration::ZERO));
-    let verification = until("there is a request", async || budget.acquire_to_verify().await.ok()).await;
+    let verification = until("a permit is granted", async || budget.acquire_to_verify().await.ok()).await;
     assert_eq!(verification.key, 1);
     budget.report(&verification, None, None).await;
-    let primary = until("the refusal is over", async || match ask(&budget, 1).await {
+    let primary = until("the pause of the primary key is over", async || match acquire(&budget, 1).await {
         PermitDecision::Granted(permit) if permit.key == 0 => Some(permit),
         PermitDecision::Granted(permit) => {
-            answered(&budget, &permit, 1, Some(not_found())).await;
+            report(&budget, &permit, 1, Some(not_found())).await;
             None
         }
         _ => None,
@@ -288,28 +288,28 @@ async fn a_primary_key_whose_refusal_is_over_is_tried_before_a_secondary_that_ha
 }
 
 #[tokio::test]
-async fn a_limit_of_one_key_holds_up_no_other_key() {
+async fn a_429_for_one_key_delays_no_other_key() {
     let redis = TestRedis::start().await;
     let [busy, other] = ["busy", "other"].map(|key| budget(&redis, &[key], MINUTE));
     check(&other, 1, None).await;
     let limited = ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None };
     assert!(says_nothing(check(&busy, 2, Some(limited)).await));
-    assert!(matches!(ask(&busy, 2).await, PermitDecision::Blocked(_)));
-    assert!(matches!(ask(&other, 2).await, PermitDecision::Granted(_)));
+    assert!(matches!(acquire(&busy, 2).await, PermitDecision::Blocked(_)));
+    assert!(matches!(acquire(&other, 2).await, PermitDecision::Granted(_)));
 }
 
 #[tokio::test]
-async fn a_worker_that_cannot_reach_the_provider_does_not_stop_the_others_at_its_start() {
+async fn a_worker_that_starts_cut_off_from_the_provider_pauses_no_other() {
     let redis = TestRedis::start().await;
     let [good, cut_off] = ["good", "other"].map(|key| budget(&redis, &[key], MINUTE));
     check(&good, 1, None).await;
     check(&cut_off, 2, Some(ApiError::Connection("the connection was refused"))).await;
-    assert!(matches!(ask(&cut_off, 2).await, PermitDecision::Blocked(_)));
-    assert!(matches!(ask(&good, 2).await, PermitDecision::Granted(_)));
+    assert!(matches!(acquire(&cut_off, 2).await, PermitDecision::Blocked(_)));
+    assert!(matches!(acquire(&good, 2).await, PermitDecision::Granted(_)));
 }
 
 #[tokio::test]
-async fn one_order_that_always_fails_does_not_open_the_breaker_and_several_do() {
+async fn one_failing_order_does_not_open_the_breaker_and_several_do() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], SHORT_MINUTE);
     check(&budget, 1, None).await;
@@ -322,45 +322,45 @@ async fn one_order_that_always_fails_does_not_open_the_breaker_and_several_do() 
         assert_eq!(check(&budget, order, failed()).await, Meaning::Failing(meaning));
     }
     assert!(says_nothing(check(&budget, 7, failed()).await), "eight in a row");
-    assert!(permit(&budget, 8).await.probe, "one request at a time is made");
+    assert!(permit(&budget, 8).await.probe, "requests go one at a time");
 }
 
 #[tokio::test]
-async fn many_unknown_orders_are_the_fault_of_the_key_or_the_provider() {
+async fn several_404s_are_not_believed_until_the_key_has_known_another_order() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE / 4);
     check(&budget, 1, None).await;
     for order in 1..3 {
-        assert_eq!(check(&budget, order, Some(not_found())).await, Meaning::AboutOrder, "one of few");
+        assert_eq!(check(&budget, order, Some(not_found())).await, Meaning::AboutOrder, "few are unknown");
         assert_eq!(check(&budget, order, Some(not_found())).await, Meaning::AboutOrder, "the same again");
     }
-    assert!(says_nothing(check(&budget, 3, Some(not_found())).await), "the third one");
-    assert!(matches!(ask(&budget, 1).await, PermitDecision::Blocked(_)), "it was unknown before");
-    // An order that was not asked for since may show that the key knows orders, one at a time.
+    assert!(says_nothing(check(&budget, 3, Some(not_found())).await), "a third order is unknown");
+    assert!(matches!(acquire(&budget, 1).await, PermitDecision::Blocked(_)), "order 1 was unknown");
+    // Other orders are checked one at a time, because one of them may show that the key is valid.
     let other = permit(&budget, 4).await;
     assert!(other.probe);
-    assert!(!matches!(ask(&budget, 5).await, PermitDecision::Granted(_)));
-    assert!(says_nothing(answered(&budget, &other, 4, Some(not_found())).await));
+    assert!(!matches!(acquire(&budget, 5).await, PermitDecision::Granted(_)));
+    assert!(says_nothing(report(&budget, &other, 4, Some(not_found())).await));
     check(&budget, 5, None).await;
     let permit = permit(&budget, 1).await;
     assert!(!permit.probe, "the key knows orders again");
-    assert_eq!(answered(&budget, &permit, 1, Some(not_found())).await, Meaning::AboutOrder);
+    assert_eq!(report(&budget, &permit, 1, Some(not_found())).await, Meaning::AboutOrder);
 }
 
 #[tokio::test]
-async fn a_list_that_is_answered_does_not_show_that_the_key_knows_the_orders() {
+async fn an_answered_list_does_not_show_that_the_key_knows_the_orders() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], SHORT_MINUTE);
     for order in 1..4 {
         check(&budget, order, Some(not_found())).await;
     }
-    let verification = until("the closure is over", async || budget.acquire_to_verify().await.ok()).await;
+    let verification = until("the pause is over", async || budget.acquire_to_verify().await.ok()).await;
     budget.report(&verification, None, None).await;
-    assert!(permit(&budget, 1).await.probe, "one request at a time is made as before");
+    assert!(permit(&budget, 1).await.probe, "requests still go one at a time");
 }
 
 #[tokio::test]
-async fn a_secondary_key_that_knows_no_order_is_not_believed() {
+async fn a_404_with_a_secondary_key_that_has_known_no_order_is_not_believed() {
     let redis = TestRedis::start().await;
     let budget = budget(&redis, &["primary", "secondary"], SHORT_MINUTE);
     check(&budget, 1, None).await;
@@ -368,10 +368,10 @@ async fn a_secondary_key_that_knows_no_order_is_not_believed() {
     for _ in 0..3 {
         let secondary = permit(&budget, 2).await;
         assert_eq!(secondary.key, 1);
-        assert!(says_nothing(answered(&budget, &secondary, 2, Some(not_found())).await), "not even once");
+        assert!(says_nothing(report(&budget, &secondary, 2, Some(not_found())).await), "not believed");
     }
     check(&budget, 1, None).await;
-    assert_eq!(check(&budget, 2, Some(not_found())).await, Meaning::AboutOrder, "now it knows one");
+    assert_eq!(check(&budget, 2, Some(not_found())).await, Meaning::AboutOrder, "the key has known an order");
 }
 
 #[tokio::test]
@@ -380,9 +380,9 @@ async fn requests_in_flight_end_with_the_lease_of_their_worker() {
     let [killed, other] = [(); 2].map(|()| budget(&redis, &["key"], MINUTE));
     check(&killed, 1, None).await;
     let (_first, _second) = (permit(&killed, 2).await, permit(&killed, 3).await);
-    // Alive, the worker keeps them for longer than a lease lasts.
+    // While the worker lives, it renews the leases of its requests.
     tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(matches!(ask(&other, 4).await, PermitDecision::Wait(_)), "two are in flight");
+    assert!(matches!(acquire(&other, 4).await, PermitDecision::Wait(_)), "two are in flight");
     drop(killed);
     let began = Instant::now();
     permit(&other, 4).await;
@@ -401,17 +401,19 @@ async fn a_probe_ends_with_the_lease_of_its_worker() {
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_a_redis_that_was_away() {
+async fn a_refusal_is_recorded_once_redis_is_back() {
     let mut redis = TestRedis::start().await;
     let budget = budget(&redis, &["key"], MINUTE);
     check(&budget, 1, None).await;
     let last = permit(&budget, 2).await;
     redis.kill().await;
-    let report = answered(&budget, &last, 2, Some(refused()));
+    let reporting = report(&budget, &last, 2, Some(refused()));
     let away = async {
-        assert!(matches!(ask(&budget, 4).await, PermitDecision::Blocked(_)));
+        assert!(matches!(acquire(&budget, 4).await, PermitDecision::Blocked(_)));
         redis.start_again().await;
     };
-    tokio::join!(report, away);
-    assert!(matches!(ask(&budget, 4).await, PermitDecision::Blocked(wait) if wait > Duration::from_secs(1)));
+    tokio::join!(reporting, away);
+    assert!(
+        matches!(acquire(&budget, 4).await, PermitDecision::Blocked(wait) if wait > Duration::from_secs(1))
+    );
 }

@@ -1,4 +1,4 @@
-//! Whatever crashes on the way: every order ends as the provider says, and no event has two bodies.
+//! After every kind of crash, each order ends as the provider reports it, and no event has two bodies.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::{Bed, Proxy, until};
 const ORDERS: u64 = 500;
 pub(crate) const SCALE: f64 = 30.0;
 
-/// Orders that live as the documentation says: 3–45 s of HANDLING, some refunded, some queued.
+/// Orders as in the documentation: HANDLING for 3–45 s, then fulfilled, refunded or queued.
 pub(crate) fn orders<R: Deployment>(bed: &Bed<R>) -> Vec<String> {
     let script = |n: u64| match n % 10 {
         0 => Script::refunded_after(Duration::from_secs(5 + n % 35)),
@@ -25,8 +25,8 @@ pub(crate) fn orders<R: Deployment>(bed: &Bed<R>) -> Vec<String> {
     (0..ORDERS).map(|n| bed.order(script(n))).collect()
 }
 
-/// What must be true of the orders when the dust has settled.
-pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
+/// Waits until the orders have settled, and checks the store, the deliveries and the queues.
+pub(crate) async fn assert_settled<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
     let store = bed.store().await;
     let mut expected = HashSet::new();
     for (n, id) in orders.iter().enumerate() {
@@ -40,12 +40,12 @@ pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
         until(&event, async || bed.sink.received().iter().any(|one| one.id() == event).then_some(())).await;
         expected.insert(event);
         let topup_id: TopupId = id.parse().unwrap();
-        until("the store says that it was told", async || {
-            let told = store.notifications(&topup_id).await.ok()?;
+        until("the store says that the notifications are sent", async || {
+            let rows = store.notifications(&topup_id).await.ok()?;
             assert!(
-                told.iter().all(|one| one.outcome.as_str() == outcome || one.outcome.as_str() == "delayed")
+                rows.iter().all(|one| one.outcome.as_str() == outcome || one.outcome.as_str() == "delayed")
             );
-            told.iter().all(|one| one.status.as_str() == "sent").then_some(())
+            rows.iter().all(|one| one.status.as_str() == "sent").then_some(())
         })
         .await;
         let card = store.card(&topup_id).await.unwrap().map(|card| card.card_code.reveal().to_owned());
@@ -59,15 +59,15 @@ pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
         let first = bodies.entry(id).or_insert_with(|| received.body.clone());
         assert_eq!(*first, received.body, "{} has two bodies", received.id());
     }
-    let told: HashSet<String> = bodies.into_keys().filter(|id| !id.ends_with("_delayed")).collect();
-    assert_eq!(told, expected, "each outcome is told, and no other");
+    let delivered: HashSet<String> = bodies.into_keys().filter(|id| !id.ends_with("_delayed")).collect();
+    assert_eq!(delivered, expected, "exactly the expected outcomes are delivered");
     // Exactly the scheduled orders are still tracked.
     let tracked: usize = bed.redis(&["ZCARD", "{topup}:recheck-topup:scheduled"]).await;
     assert_eq!(tracked, orders.len() / 10);
     for job in ["poll-topup", "notify-customer"] {
-        until("nothing is left over", async || {
-            let left: usize = bed.redis(&["HLEN", &format!("{{topup}}:{job}:data")]).await;
-            (left == 0).then_some(())
+        until("the queue is empty", async || {
+            let remaining: usize = bed.redis(&["HLEN", &format!("{{topup}}:{job}:data")]).await;
+            (remaining == 0).then_some(())
         })
         .await;
     }
@@ -76,30 +76,30 @@ pub(crate) async fn account<R: Deployment>(bed: &Bed<R>, orders: &[String]) {
 }
 
 #[tokio::test]
-async fn a_worker_killed_at_any_moment_loses_nothing() {
-    // Slow answers and few slots: the worker has its hands full at each of the moments.
+async fn a_worker_killed_at_any_moment_loses_no_order() {
+    // Slow answers and few slots keep the worker busy at each of these moments.
     let settings = SimulatorSettings { latency_ms: 300, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, SCALE, settings).await;
     bed.set("CONCURRENCY", "10");
     let orders = orders(&bed);
     let _steady = bed.worker().await;
     let mut victim = bed.worker().await;
-    // Moments spread over intake, polling and telling, from a fixed sequence.
+    // Fixed moments, spread over intake, polling and notification.
     let moments_ms = [150, 330, 70, 510, 240];
-    let mut taken_along = 0;
-    for (pause_ms, some) in moments_ms.into_iter().zip(orders.chunks(orders.len() / moments_ms.len())) {
-        bed.enqueue(some).await;
+    let mut interrupted = 0;
+    for (pause_ms, batch) in moments_ms.into_iter().zip(orders.chunks(orders.len() / moments_ms.len())) {
+        bed.enqueue(batch).await;
         sleep(Duration::from_millis(pause_ms)).await;
         until("the worker holds a job", async || (held(&bed, victim.pid()).await > 0).then_some(())).await;
         victim.kill();
-        taken_along += held(&bed, victim.pid()).await;
+        interrupted += held(&bed, victim.pid()).await;
         victim = bed.worker().await;
     }
-    assert!(taken_along > 0, "no kill has met a job in flight");
-    account(&bed, &orders).await;
+    assert!(interrupted > 0, "no kill interrupted a job in flight");
+    assert_settled(&bed, &orders).await;
 }
 
-/// How many orders the worker of this pid is polling.
+/// The number of orders that the worker of this pid is polling.
 async fn held(bed: &Bed, pid: u32) -> usize {
     let sets: Vec<String> = bed.redis(&["KEYS", &format!("{{topup}}:poll-topup:inflight:*-{pid}-*")]).await;
     let mut held = 0;
@@ -110,7 +110,7 @@ async fn held(bed: &Bed, pid: u32) -> usize {
 }
 
 #[tokio::test]
-async fn redis_restarted_in_the_middle_loses_nothing_and_ends_no_worker() {
+async fn a_restart_of_redis_under_load_loses_no_order_and_ends_no_worker() {
     let redis = match TestRedis::container().await {
         Some(redis) => redis,
         None => TestRedis::start().await,
@@ -125,7 +125,7 @@ async fn redis_restarted_in_the_middle_loses_nothing_and_ends_no_worker() {
         sleep(Duration::from_millis(700)).await;
         bed.redis.start_again().await;
     }
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     for worker in &mut workers {
         assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
@@ -133,7 +133,7 @@ async fn redis_restarted_in_the_middle_loses_nothing_and_ends_no_worker() {
 }
 
 #[tokio::test]
-async fn a_frozen_worker_settles_nothing_that_is_no_longer_its_own() {
+async fn a_frozen_worker_settles_no_job_that_another_worker_took_over() {
     let mut bed = Bed::on(
         TestRedis::start().await,
         SCALE,
@@ -146,7 +146,7 @@ async fn a_frozen_worker_settles_nothing_that_is_no_longer_its_own() {
     let frozen = bed.worker().await;
     bed.enqueue(&orders).await;
     until("jobs are in flight", async || (bed.simulator.total_calls() > 20).then_some(())).await;
-    // Frozen while it writes, it would hold SQLite's lock, and with that everybody up until it goes on.
+    // A worker frozen during a write would hold SQLite's lock and block every other worker.
     loop {
         frozen.freeze();
         if bed.database_is_free().await {
@@ -156,22 +156,22 @@ async fn a_frozen_worker_settles_nothing_that_is_no_longer_its_own() {
         sleep(Duration::from_millis(3)).await;
     }
     let _other = bed.worker().await;
-    until("the frozen worker is taken for dead", async || {
+    until("the frozen worker is presumed dead", async || {
         let workers: Vec<String> = bed.redis(&["ZRANGE", "{topup}:poll-topup:workers", "0", "-1"]).await;
-        let itself = format!("-{}-", frozen.pid());
-        (!workers.is_empty() && workers.iter().all(|name| !name.contains(&itself))).then_some(())
+        let frozen_name = format!("-{}-", frozen.pid());
+        (!workers.is_empty() && workers.iter().all(|name| !name.contains(&frozen_name))).then_some(())
     })
     .await;
     frozen.signal("CONT");
-    until("it knows that it was taken for dead", async || {
-        frozen.log().contains("starts under a new name").then_some(())
+    until("the worker notices that it was presumed dead", async || {
+        frozen.log().contains("continues under a new name").then_some(())
     })
     .await;
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
 }
 
 #[tokio::test]
-async fn answers_of_redis_that_are_lost_strand_no_job() {
+async fn lost_answers_of_redis_strand_no_job() {
     let mut bed = Bed::new(SCALE).await;
     let orders = orders(&bed);
     let proxy = Proxy::start(&bed.redis.url(), Duration::from_millis(20)).await;
@@ -182,13 +182,13 @@ async fn answers_of_redis_that_are_lost_strand_no_job() {
         sleep(Duration::from_millis(170)).await;
         proxy.cut();
     }
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     assert_eq!(worker.ended(), None);
-    assert!(!worker.log().contains("taken for dead"), "{}", worker.log());
+    assert!(!worker.log().contains("presumed dead"), "{}", worker.log());
 }
 
 #[tokio::test]
-async fn a_connection_that_goes_silent_is_replaced() {
+async fn a_silent_connection_to_redis_is_replaced() {
     let mut bed = Bed::new(SCALE).await;
     let orders = orders(&bed);
     let proxy = Proxy::start(&bed.redis.url(), Duration::ZERO).await;
@@ -198,23 +198,23 @@ async fn a_connection_that_goes_silent_is_replaced() {
     until("orders are polled", async || (bed.simulator.total_calls() > 100).then_some(())).await;
     proxy.silence();
     bed.enqueue(&orders[250..]).await;
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
 }
 
 #[tokio::test]
-async fn what_redis_forgets_is_put_back_from_the_store() {
+async fn an_order_that_redis_lost_is_restored_from_the_store() {
     let bed = Bed::new(SCALE).await;
     let order = bed.order(Script::handling_forever());
     let mut worker = bed.worker().await;
     bed.enqueue([&order]).await;
     bed.stored(std::slice::from_ref(&order), OrderStatus::Handling).await;
-    // Redis comes back with nothing but the clock that this deployment shares.
+    // Redis loses everything but the shared clock of this deployment.
     let anchor: String = bed.redis(&["GET", "{topup}:time-anchor"]).await;
     bed.redis::<()>(&["FLUSHALL"]).await;
     bed.redis::<()>(&["SET", "{topup}:time-anchor", &anchor]).await;
     bed.simulator.set_script(&order, Script::fulfilled_after(Duration::ZERO));
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     assert_eq!(worker.ended(), None);
     assert!(worker.log().contains("put back jobs that no queue held"), "{}", worker.log());
 }

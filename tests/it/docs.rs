@@ -1,4 +1,4 @@
-//! The documentation hangs together: every link leads to a page, and to a heading that is there.
+//! Every link of the documentation leads to an existing page and heading, and every page has a French twin.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All pages, relative to the root.
+/// Paths of all pages, relative to the root.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     for folder in ["", "docs", "jobs", "src/notify/templates", "src/orders/migrations"] {
@@ -21,7 +21,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The lines of a page that are no code.
+/// The lines of a page outside its code blocks.
 fn prose(page: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(root().join(page)).unwrap();
     let mut is_code = false;
@@ -32,7 +32,7 @@ fn prose(page: &Path) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// What a link to each heading of a page says behind `#`.
+/// The anchor of each heading of a page: the part of a link after `#`.
 fn anchors(page: &Path) -> BTreeSet<String> {
     let lines = prose(page);
     let headings = lines.iter().filter(|line| line.starts_with('#'));
@@ -51,8 +51,8 @@ fn links(page: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_link_of_the_docs_leads_somewhere() {
-    let mut followed = 0;
+fn every_link_of_the_docs_has_a_target() {
+    let mut checked = 0;
     for page in pages() {
         for link in links(&page) {
             if link.contains("://") {
@@ -65,10 +65,10 @@ fn every_link_of_the_docs_leads_somewhere() {
             if let Some(anchor) = anchor {
                 assert!(anchors(&target).contains(anchor), "{}: there is no heading {link}", page.display());
             }
-            followed += 1;
+            checked += 1;
         }
     }
-    assert!(followed > 100, "only {followed} links were found");
+    assert!(checked > 100, "only {checked} links were found");
 }
 
 #[test]
@@ -89,6 +89,6 @@ fn every_page_of_the_docs_has_a_french_twin_with_as_many_headings() {
 fn the_readmes_are_short() {
     for page in ["README.md", "README.fr.md"] {
         let lines = std::fs::read_to_string(root().join(page)).unwrap().lines().count();
-        assert!(lines <= 200, "{page} has {lines} lines; what it explains in detail belongs into docs/");
+        assert!(lines <= 200, "{page} has {lines} lines; what it explains in detail belongs in docs/");
     }
 }

@@ -1,4 +1,4 @@
-//! `topup-worker doctor` finds what is wrong, says so, changes nothing and gives nothing away.
+//! `topup-worker doctor` reports problems with advice, changes nothing and shows no secret.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ const REDIS_PASSWORD: &str = "redis-password-of-mine";
 const OTHER_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 const WEBHOOK_TOKEN: &str = "token-of-mine";
 
-/// What the doctor said, as a program reads it.
-struct Found {
+/// The exit code and the checks of a JSON report.
+struct Report {
     code: Option<i32>,
     checks: Vec<Value>,
 }
 
-impl Found {
-    /// Names and verdicts of the checks that are not all right.
+impl Report {
+    /// Names and verdicts of the checks that are not `ok`.
     fn not_ok(&self) -> Vec<(&str, &str)> {
         let verdicts = self.checks.iter().map(verdict);
         verdicts.filter(|(_, verdict)| *verdict != "ok").collect()
     }
 
-    /// What was found by this check, and what to do.
+    /// The finding and the advice of this check.
     fn words(&self, name: &str) -> String {
-        let check = self.checks.iter().find(|check| check["name"] == name).expect("it was looked at");
+        let check = self.checks.iter().find(|check| check["name"] == name).expect("the check is reported");
         format!("{} → {}", check["found"].as_str().unwrap(), check["advice"].as_str().unwrap_or_default())
     }
 }
@@ -40,7 +40,7 @@ fn verdict(check: &Value) -> (&str, &str) {
     (check["name"].as_str().unwrap(), check["verdict"].as_str().unwrap())
 }
 
-/// Whatever it prints, in whatever form, has no secret in it.
+/// Asserts that neither form of the report has a secret in it.
 fn assert_discreet(printed: &str) {
     for secret in
         [ENCRYPTION_KEY, OTHER_KEY, SECRET, "sandbox-key", "wrong-key", REDIS_PASSWORD, WEBHOOK_TOKEN]
@@ -50,14 +50,14 @@ fn assert_discreet(printed: &str) {
 }
 
 async fn print(bed: &Bed, args: &[&str]) -> (Option<i32>, String) {
-    let output = bed.program_beside(&[&["doctor"], args].concat()).await;
+    let output = bed.program_async(&[&["doctor"], args].concat()).await;
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_discreet(&printed);
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "everything is in the report");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "nothing is printed outside the report");
     (output.status.code(), printed)
 }
 
-async fn doctor(bed: &Bed) -> Found {
+async fn doctor(bed: &Bed) -> Report {
     let (code, printed) = print(bed, &["--json"]).await;
     let mut report: Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(report["ok"], code == Some(0), "{printed}");
@@ -67,17 +67,17 @@ async fn doctor(bed: &Bed) -> Found {
         let advised = check["advice"].as_str().is_some_and(|advice| !advice.is_empty());
         assert_eq!(advised, matches!(verdict, "warn" | "fail"), "{name}");
     }
-    Found { code, checks }
+    Report { code, checks }
 }
 
-/// A bed whose database has its tables, and nothing else.
+/// A bed whose database has its tables, all of them empty.
 async fn bed() -> Bed {
     let bed = Bed::new(1.0).await;
     drop(bed.store().await);
     bed
 }
 
-/// The address of the bed's Redis for a user with these rules.
+/// Has the doctor connect to Redis as a user with these ACL rules.
 async fn log_in(bed: &mut Bed, rules: &[&str]) {
     let password = format!(">{REDIS_PASSWORD}");
     let set = ["ACL", "SETUSER", "worker", "reset", "on", &password];
@@ -86,9 +86,9 @@ async fn log_in(bed: &mut Bed, rules: &[&str]) {
     bed.set("REDIS_URL", address);
 }
 
-/// The report without what differs from run to run.
+/// The report without the values that differ from run to run.
 fn steady(report: &str) -> String {
-    let (checks, settings) = report.split_once("settings as `run` uses them").expect("they are shown");
+    let (checks, settings) = report.split_once("settings as `run` uses them").expect("it has settings");
     let lines = checks.lines().chain(settings.lines().last()).map(|line| {
         if line.contains("redis-version") {
             return line.split(" 6.2").next().unwrap_or(line).rsplit_once(' ').unwrap().0.to_owned()
@@ -107,7 +107,7 @@ fn steady(report: &str) -> String {
 }
 
 #[tokio::test]
-async fn where_all_is_well_it_says_so_and_touches_nothing() {
+async fn a_healthy_set_up_passes_every_check_and_is_not_changed() {
     let bed = bed().await;
     let (code, printed) = print(&bed, &[]).await;
     assert_eq!(code, Some(0), "{printed}");
@@ -119,7 +119,7 @@ async fn where_all_is_well_it_says_so_and_touches_nothing() {
 }
 
 #[tokio::test]
-async fn the_settings_are_shown_as_they_are_used_and_without_secrets() {
+async fn settings_are_shown_with_their_source_and_without_secrets() {
     let mut bed = bed().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "RETENTION_DAYS='90'\nCONCURRENCY=7\n").unwrap();
@@ -150,7 +150,7 @@ async fn the_settings_are_shown_as_they_are_used_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn orders_behind_the_prefix_of_a_redis_client_are_found() {
+async fn an_inbox_under_the_key_prefix_of_a_redis_client_is_reported() {
     let bed = bed().await;
     let sent = ["name", "poll-topup", "data", "{}"];
     for inbox in ["{topup}:inbox", "{other}:inbox", "laravel_database_{topup}:inbox"] {
@@ -161,14 +161,14 @@ async fn orders_behind_the_prefix_of_a_redis_client_are_found() {
     assert_eq!(found.not_ok(), [("redis-inbox", "fail")]);
     let words = found.words("redis-inbox");
     assert!(
-        words.contains("a producer sends to laravel_database_{topup}:inbox, where no worker looks"),
+        words.contains("a producer sends to laravel_database_{topup}:inbox, which no worker reads"),
         "{words}"
     );
     assert!(words.contains("have it send to {topup}:inbox over a connection without one"), "{words}");
 }
 
 #[tokio::test]
-async fn both_forms_say_the_same() {
+async fn the_text_and_the_json_report_agree() {
     let bed = bed().await;
     let _: String = bed.redis(&["CONFIG", "SET", "appendonly", "no"]).await;
     let _: i64 = bed.redis(&["SADD", "{topup}:recheck-topup:dead", "6901616fe9e88196b4eb64b2"]).await;
@@ -187,7 +187,7 @@ async fn both_forms_say_the_same() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_away_hides_nothing_else() {
+async fn an_unreachable_redis_does_not_hide_other_problems() {
     let mut bed = bed().await;
     bed.redis.kill().await;
     bed.set("ONECLICKDZ_API_KEY", "wrong-key");
@@ -205,7 +205,7 @@ async fn a_redis_that_is_away_hides_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_keep_orders_is_told_of() {
+async fn a_redis_that_may_lose_orders_is_reported() {
     let bed = bed().await;
     for (set, back, name, verdict, words) in [
         (
@@ -236,16 +236,16 @@ async fn a_redis_that_does_not_keep_orders_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_replica_is_no_place_for_orders() {
+async fn a_redis_replica_is_reported() {
     let bed = bed().await;
     let _: String = bed.redis(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let found = doctor(&bed).await;
     assert_eq!((found.code, found.not_ok()), (Some(1), vec![("redis-role", "fail")]));
-    assert!(found.words("redis-role").contains("the master"));
+    assert!(found.words("redis-role").contains("the current master"));
 }
 
 #[tokio::test]
-async fn a_redis_that_lacks_replicas_refuses_to_write() {
+async fn a_redis_that_rejects_writes_for_lack_of_replicas_is_reported() {
     let bed = bed().await;
     let _: String = bed.redis(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     let found = doctor(&bed).await;
@@ -255,7 +255,7 @@ async fn a_redis_that_lacks_replicas_refuses_to_write() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_do_everything_is_told_what_is_lacking() {
+async fn missing_permissions_of_the_redis_user_are_reported() {
     let mut bed = bed().await;
     let everything = ["~{topup}:*", "&{topup}:*", "+@all"];
 
@@ -276,13 +276,13 @@ async fn a_user_who_may_not_do_everything_is_told_what_is_lacking() {
 }
 
 #[tokio::test]
-async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_own() {
+async fn permissions_that_cannot_be_read_are_tried_on_a_key_of_the_doctor() {
     let mut bed = bed().await;
     let managed = ["~{topup}:*", "&{topup}:*", "+@all", "-@admin", "-@dangerous"];
 
     log_in(&mut bed, &managed).await;
     let found = doctor(&bed).await;
-    // What cannot be read is no failure.
+    // A check that cannot be read is a warning, not a failure.
     let unread = ["version", "role", "persistence", "writes", "eviction", "memory"];
     let unread = unread.map(|name| (format!("redis-{name}"), "warn"));
     let expected: Vec<_> = unread.iter().map(|(name, verdict)| (name.as_str(), *verdict)).collect();
@@ -293,7 +293,7 @@ async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_ow
     let words = doctor(&bed).await.words("redis-permissions");
     assert!(words.contains("may not run hincrby, spop") && words.contains("'+hincrby' '+spop'"), "{words}");
 
-    // Whoever may not remove a key must not make one.
+    // The doctor writes no key that its user may not delete.
     log_in(&mut bed, &[&managed[..], &["-del"]].concat()).await;
     let words = doctor(&bed).await.words("redis-permissions");
     assert!(words.contains("may not run del "), "{words}");
@@ -310,13 +310,13 @@ async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_ow
     assert!(words.contains("may not use the keys {topup}:") && words.contains("'~{topup}:*'"), "{words}");
     assert_eq!(found.code, Some(1));
 
-    let to_read = ["%R~{topup}:*", "&*", "+@all", "-@admin", "-@dangerous"];
-    log_in(&mut bed, &to_read).await;
+    let read_only = ["%R~{topup}:*", "&*", "+@all", "-@admin", "-@dangerous"];
+    log_in(&mut bed, &read_only).await;
     let found = doctor(&bed).await;
     let words = found.words("redis-permissions");
     assert!(words.contains("may not use the keys {topup}:") && found.code == Some(1), "{words}");
 
-    // Where every key of the service is allowed by name, the doctor's own is the only one that is not.
+    // A user with access to the keys of the service only cannot use the doctor's own key, so nothing can be tried.
     log_in(&mut bed, &everywhere_but("~{topup}:[^d]*")).await;
     let found = doctor(&bed).await;
     let words = found.words("redis-permissions");
@@ -327,7 +327,7 @@ async fn where_redis_does_not_say_what_is_allowed_it_is_tried_on_a_key_of_its_ow
 }
 
 #[tokio::test]
-async fn a_wrong_password_of_redis_is_told_and_not_shown() {
+async fn a_wrong_redis_password_is_reported_and_not_shown() {
     let mut bed = bed().await;
     log_in(&mut bed, &["~*", "&*", "+@all"]).await;
     let _: String = bed.redis(&["ACL", "SETUSER", "worker", "resetpass", ">another"]).await;
@@ -337,11 +337,11 @@ async fn a_wrong_password_of_redis_is_told_and_not_shown() {
     bed.set("REDIS_URL", bed.redis.url());
     let _: String = bed.redis(&["CONFIG", "SET", "requirepass", REDIS_PASSWORD]).await;
     let words = doctor(&bed).await.words("redis");
-    assert!(words.contains("a password is asked for"), "{words}");
+    assert!(words.contains("Redis requires a password"), "{words}");
 }
 
 #[tokio::test]
-async fn a_wrong_key_of_the_provider_costs_one_refusal() {
+async fn a_wrong_api_key_costs_one_refused_request() {
     let mut bed = bed().await;
     bed.set("ONECLICKDZ_API_KEY", "wrong-key");
     let found = doctor(&bed).await;
@@ -352,7 +352,7 @@ async fn a_wrong_key_of_the_provider_costs_one_refusal() {
 }
 
 #[tokio::test]
-async fn while_the_breaker_is_open_the_provider_is_not_asked() {
+async fn no_request_to_the_provider_is_made_while_the_breaker_is_open() {
     let mut bed = bed().await;
     bed.set("ONECLICKDZ_API_KEY", "wrong-key");
     let _: String = bed.redis(&["SET", "{topup}:budget:breaker", "1", "PX", "600000"]).await;
@@ -363,7 +363,7 @@ async fn while_the_breaker_is_open_the_provider_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_provider_and_receivers_that_are_not_there_are_told_of() {
+async fn an_unreachable_provider_and_unreachable_receivers_are_reported() {
     let mut bed = bed().await;
     let nowhere = format!("127.0.0.1:{}", free_port());
     bed.set("ONECLICKDZ_API_URL", format!("http://{nowhere}"));
@@ -386,7 +386,7 @@ async fn a_provider_and_receivers_that_are_not_there_are_told_of() {
 }
 
 #[tokio::test]
-async fn the_key_of_another_database_is_found_out() {
+async fn an_encryption_key_that_does_not_fit_the_database_is_reported() {
     let mut bed = Bed::new(600.0).await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;
@@ -394,7 +394,7 @@ async fn the_key_of_another_database_is_found_out() {
     bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
 
     let found = doctor(&bed).await;
-    assert!(found.words("store-key").contains("opens the stored cards"), "{}", found.words("store-key"));
+    assert!(found.words("store-key").contains("decrypts the stored cards"), "{}", found.words("store-key"));
     assert!(found.words("redis-queues").starts_with("1 worker at work"), "{}", found.words("redis-queues"));
     assert_eq!(found.not_ok(), [("settings", "warn")], "the clock is scaled here");
 
@@ -407,7 +407,7 @@ async fn the_key_of_another_database_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_database_or_a_version_that_would_be_refused_is_told_of() {
+async fn another_database_and_a_newer_layout_are_reported() {
     let bed = bed().await;
     let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
     let _: String = bed.redis(&["SET", "{topup}:layout", "9"]).await;
@@ -417,12 +417,12 @@ async fn a_database_or_a_version_that_would_be_refused_is_told_of() {
         (Some(1), vec![("redis-layout", "fail"), ("redis-store", "fail")])
     );
     assert!(found.words("redis-store").contains("adopt-store"), "{}", found.words("redis-store"));
-    let left: String = bed.redis(&["GET", "{topup}:store"]).await;
-    assert_eq!(left, "0123456789abcdef0123456789abcdef");
+    let stored: String = bed.redis(&["GET", "{topup}:store"]).await;
+    assert_eq!(stored, "0123456789abcdef0123456789abcdef");
 }
 
 #[tokio::test]
-async fn what_another_program_wrote_under_the_prefix_is_named() {
+async fn a_key_of_a_wrong_type_under_the_prefix_is_reported() {
     let bed = bed().await;
     let _: String = bed.redis(&["SET", "{topup}:poll-topup:active", "x"]).await;
     let found = doctor(&bed).await;
@@ -440,7 +440,7 @@ async fn a_taken_address_is_a_warning() {
 }
 
 #[tokio::test]
-async fn every_setting_that_cannot_be_used_is_told_at_once() {
+async fn all_invalid_settings_are_reported_together() {
     let mut bed = bed().await;
     bed.set("ENCRYPTION_KEY", WEBHOOK_TOKEN);
     bed.set("WEBHOOK_SECRET", WEBHOOK_TOKEN);
@@ -455,7 +455,7 @@ async fn every_setting_that_cannot_be_used_is_told_at_once() {
     assert_eq!(bed.simulator.total_calls(), 0);
     for name in ["ONECLICKDZ_API_KEY", "ONECLICKDZ_API_KEY_SECONDARY"] {
         let mut bed = Bed::new(1.0).await;
-        // A key that no header can carry.
+        // An HTTP header cannot carry this key.
         bed.set(name, "wrong-key\u{7f}");
         let found = doctor(&bed).await;
         assert_eq!(found.code, Some(2));

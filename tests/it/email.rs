@@ -1,5 +1,5 @@
-//! Customers and the operator get their mails, each his own, over a line that nobody reads, from a server
-//! that may refuse, stall or be set up wrongly.
+//! Customers and the operator get separate mails over an encrypted connection. The mail server may refuse,
+//! stall or be set up wrongly.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,12 +17,12 @@ const CUSTOMER: &str = "zohra.bk@example.dz";
 const OPERATOR: &str = "ops@shop.example";
 const STRICT: Offer = Offer { smtps: false, starttls: true, auth: true };
 
-/// A bed whose customers are written to through this server, with its certificate trusted.
+/// A bed that sends mail through this server and trusts its certificate.
 async fn bed(sink: &MailSink, folder: &tempfile::TempDir) -> Bed {
     bed_at(600.0, sink, folder).await
 }
 
-/// As [`bed`], at another pace.
+/// As [`bed`], with another time scale.
 async fn bed_at(scale: f64, sink: &MailSink, folder: &tempfile::TempDir) -> Bed {
     let mut bed = Bed::new(scale).await;
     let ca_file = folder.path().join("mail.pem");
@@ -33,7 +33,7 @@ async fn bed_at(scale: f64, sink: &MailSink, folder: &tempfile::TempDir) -> Bed 
     bed
 }
 
-/// Waits until the server has so many mails.
+/// Waits until the server has this many mails.
 async fn mails(sink: &MailSink, count: usize) -> Vec<Mail> {
     until(&format!("{count} mails are there"), async || {
         let mails = sink.mails();
@@ -69,7 +69,7 @@ async fn customers_get_a_mail_for_each_outcome_in_their_language_and_without_the
     let scheduled = bed.order(Script::queued_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&fulfilled, &refunded, &scheduled]).await;
-    bed.told(&scheduled, "scheduled").await;
+    bed.delivered(&scheduled, "scheduled").await;
     bed.simulator.set_script(&scheduled, Script::fulfilled_after(Duration::ZERO));
     let mails = mails(&sink, 4).await;
     bed.idle().await;
@@ -90,7 +90,7 @@ async fn customers_get_a_mail_for_each_outcome_in_their_language_and_without_the
         let text = decoded(mail);
         assert!(text.contains(words) && text.contains(r#"dir="rtl""#), "{text}");
         if let Some(code) = bed.simulator.card_code(id) {
-            assert!(!text.contains(&code), "the code travels only where somebody asked for it");
+            assert!(!text.contains(&code), "the mail contains the code only with EMAIL_CARD=code");
         }
         assert!(bed.shown(id).contains(&format!("{outcome} by email: sent")), "{}", bed.shown(id));
     }
@@ -120,7 +120,7 @@ async fn a_mail_with_the_code_leaves_no_trace_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_mail_that_is_not_taken_yet_is_sent_again_with_the_same_bytes() {
+async fn a_mail_after_a_temporary_failure_is_sent_again_with_the_same_bytes() {
     let (sink, folder) = (MailSink::new(STRICT), tempfile::tempdir().unwrap());
     let bed = bed(&sink, &folder).await;
     sink.answer_first([("MAIL", "421 4.3.2 busy"), (".", "452 4.3.1 full"), (".", "554 5.7.1 policy")]);
@@ -129,14 +129,14 @@ async fn a_mail_that_is_not_taken_yet_is_sent_again_with_the_same_bytes() {
     bed.enqueue([&id]).await;
     let mails = mails(&sink, 3).await;
     bed.idle().await;
-    assert_eq!(sink.mails().len(), 3, "two were not taken, the third was");
+    assert_eq!(sink.mails().len(), 3, "the server rejected two mails and accepted the third");
     assert!(mails.iter().all(|mail| mail.bytes == mails[0].bytes));
     let shown = bed.shown(&id);
     assert!(shown.contains("refunded by email: sent") && shown.contains("4 attempts"), "{shown}");
 }
 
 #[tokio::test]
-async fn an_unknown_recipient_ends_the_event_and_a_wrong_password_does_not() {
+async fn an_unknown_recipient_ends_the_delivery_and_a_wrong_password_does_not() {
     let (sink, folder) = (MailSink::new(STRICT), tempfile::tempdir().unwrap());
     let bed = bed(&sink, &folder).await;
     sink.answer_first([("AUTH", "535 5.7.8 wrong password"), ("RCPT", "550 5.1.1 user unknown")]);
@@ -153,16 +153,16 @@ async fn an_unknown_recipient_ends_the_event_and_a_wrong_password_does_not() {
 }
 
 #[tokio::test]
-async fn a_server_without_starttls_is_told_nothing_unless_that_is_allowed() {
+async fn a_server_without_starttls_gets_no_mail_unless_that_is_allowed() {
     let (sink, folder) = (MailSink::new(Offer::default()), tempfile::tempdir().unwrap());
     let mut bed = bed(&sink, &folder).await;
     let id = bed.order(Script::refunded_after(Duration::ZERO));
     let mut worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    until("the server is tried", async || worker.log().contains("offers no STARTTLS").then_some(())).await;
+    until("the server is reached", async || worker.log().contains("offers no STARTTLS").then_some(())).await;
     assert!(worker.stop().await.success());
-    let heard = sink.commands();
-    assert!(heard.iter().all(|word| word == "EHLO" || word == "QUIT"), "{heard:?}");
+    let commands = sink.commands();
+    assert!(commands.iter().all(|word| word == "EHLO" || word == "QUIT"), "{commands:?}");
     let address = format!("smtp://localhost:{}", sink.listen().await);
     bed.set("SMTP_URL", address);
     bed.set("ALLOW_INSECURE_SMTP", "true");
@@ -185,20 +185,20 @@ async fn smtps_is_encrypted_from_the_first_byte() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_the_one_it_claims_to_be_is_told_nothing() {
+async fn a_server_with_an_untrusted_certificate_gets_no_mail() {
     let (sink, folder) = (MailSink::new(STRICT), tempfile::tempdir().unwrap());
     let bed = bed(&sink, &folder).await;
     std::fs::write(folder.path().join("mail.pem"), MailSink::new(STRICT).certificate).unwrap();
     let id = bed.order(Script::refunded_after(Duration::ZERO));
     let worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    until("the server is tried", async || worker.log().contains("its certificate").then_some(())).await;
-    let heard = sink.commands();
-    assert!(heard.iter().all(|word| word == "EHLO" || word == "STARTTLS"), "{heard:?}");
+    until("the server is reached", async || worker.log().contains("its certificate").then_some(())).await;
+    let commands = sink.commands();
+    assert!(commands.iter().all(|word| word == "EHLO" || word == "STARTTLS"), "{commands:?}");
 }
 
 #[tokio::test]
-async fn the_operator_and_the_customer_each_get_their_own() {
+async fn the_operator_and_the_customer_get_separate_mails() {
     let (sink, folder) = (MailSink::new(STRICT), tempfile::tempdir().unwrap());
     let mut bed = bed(&sink, &folder).await;
     bed.set("OPERATOR_EMAIL", format!("{OPERATOR}, Nuit <night@shop.example>"));
@@ -206,7 +206,7 @@ async fn the_operator_and_the_customer_each_get_their_own() {
     let slow = bed.order(Script::handling_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&unknown, &slow]).await;
-    bed.told(&slow, "delayed").await;
+    bed.delivered(&slow, "delayed").await;
     bed.simulator.set_script(&slow, Script::fulfilled_after(Duration::ZERO));
     let mails = mails(&sink, 3).await;
     bed.idle().await;
@@ -223,7 +223,7 @@ async fn the_operator_and_the_customer_each_get_their_own() {
             assert!(mail.header("Message-ID").contains(".operator-email@"));
         }
     }
-    assert!(!bed.shown(&slow).contains("delayed by email"), "customers are not told of a delay");
+    assert!(!bed.shown(&slow).contains("delayed by email"), "customers get no mail about a delay");
 }
 
 #[tokio::test]
@@ -231,14 +231,14 @@ async fn doctor_logs_in_at_the_mail_server_and_sends_nothing() {
     let (sink, folder) = (MailSink::new(STRICT), tempfile::tempdir().unwrap());
     let mut bed = bed(&sink, &folder).await;
     let email = async |bed: &Bed| {
-        let output = bed.program_beside(&["doctor"]).await;
+        let output = bed.program_async(&["doctor"]).await;
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(!printed.contains(PASSWORD), "{printed}");
         printed.lines().find(|line| line.contains(" email ")).unwrap_or(&printed).to_owned()
     };
     assert!(email(&bed).await.starts_with("ok"), "{}", email(&bed).await);
-    let heard = sink.commands();
-    assert!(heard.contains(&"AUTH".to_owned()) && !heard.contains(&"MAIL".to_owned()), "{heard:?}");
+    let commands = sink.commands();
+    assert!(commands.contains(&"AUTH".to_owned()) && !commands.contains(&"MAIL".to_owned()), "{commands:?}");
     sink.answer_first([("AUTH", "535 5.7.8 wrong password")]);
     let found = email(&bed).await;
     assert!(found.starts_with("fail") && found.contains("SMTP 535 to the login"), "{found}");
@@ -246,7 +246,7 @@ async fn doctor_logs_in_at_the_mail_server_and_sends_nothing() {
     std::fs::create_dir_all(&templates).unwrap();
     std::fs::write(templates.join("fulfilled.txt"), "Sujet\n\n{{ card_cod }}\n").unwrap();
     bed.set("TEMPLATES_DIR", folder.path().join("templates").display().to_string());
-    let output = bed.program_beside(&["doctor"]).await;
+    let output = bed.program_async(&["doctor"]).await;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(2), "{printed}");
     assert!(
@@ -255,7 +255,7 @@ async fn doctor_logs_in_at_the_mail_server_and_sends_nothing() {
     );
 }
 
-/// A server of another make: Python's aiosmtpd, which hands over what Python's mail parser reads.
+/// Another mail server, Python's aiosmtpd. It prints what Python's mail parser reads.
 const AIOSMTPD: &str = r#"
 import asyncio, email, email.policy, json
 from aiosmtpd.smtp import SMTP
@@ -277,7 +277,7 @@ async def main():
 asyncio.run(main())
 "#;
 
-/// Starts it, where it is installed; returns the process, its port and what it says.
+/// Starts aiosmtpd if it is installed. Returns the process, its port and its output.
 async fn aiosmtpd() -> Option<(Child, u16, Lines<BufReader<ChildStdout>>)> {
     let python = std::env::var_os("TOPUP_TEST_PYTHON")?;
     let mut command = Command::new(python);
@@ -289,7 +289,7 @@ async fn aiosmtpd() -> Option<(Child, u16, Lines<BufReader<ChildStdout>>)> {
 }
 
 #[tokio::test]
-async fn a_server_of_another_make_reads_the_mail_as_it_was_meant() {
+async fn another_mail_server_parses_the_mail_correctly() {
     let Some((_server, port, mut lines)) = aiosmtpd().await else {
         eprintln!("left out: no mail goes to aiosmtpd (TOPUP_TEST_PYTHON is not set, or has it not)");
         return;

@@ -1,4 +1,4 @@
-//! The words of the command line, held still: a change of them is seen in review.
+//! Snapshots of the help texts, so that a review shows every change.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ fn help(command: &[&str]) -> String {
 }
 
 #[test]
-fn each_command_explains_itself() {
+fn the_help_of_each_command_matches_its_snapshot() {
     insta::assert_snapshot!("topup-worker", help(&[]));
     for command in [
         "run",

@@ -1,4 +1,4 @@
-//! What happens to an order again is news, under an id of its own; a repeat of the same is not.
+//! A new incident of an order is reported under its own event id. A repeat of an incident is not reported.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use topup_worker::simulator::{Answer, Script};
 
 use crate::support::{Bed, until};
 
-/// Hands an order over again and has the provider asked, though it is final.
-async fn ask_again(bed: &Bed, order: &str) {
+/// Hands an order over again with `force`, so that it is checked although it is final.
+async fn check_again(bed: &Bed, order: &str) {
     let before = bed.simulator.calls(order).len();
     let data = format!(r#"{{"topupId":"{order}"}}"#);
     bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes()), (b"opts", br#"{"force":true}"#)])
         .await;
-    until("the provider is asked", async || (bed.simulator.calls(order).len() > before).then_some(())).await;
+    until("the order is checked", async || (bed.simulator.calls(order).len() > before).then_some(())).await;
     bed.idle().await;
 }
 
-/// The ids of the events of this outcome that the merchant was told, each once and in their order.
-fn told(bed: &Bed, outcome: &str) -> Vec<String> {
+/// The distinct ids of the delivered events with this outcome, in order of delivery.
+fn reported(bed: &Bed, outcome: &str) -> Vec<String> {
     let mut ids = Vec::new();
     for received in bed.sink.received() {
         if received.json()["type"] == format!("topup.{outcome}") && !ids.contains(&received.id().to_owned()) {
@@ -31,23 +31,23 @@ fn told(bed: &Bed, outcome: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_order_that_is_given_up_again_is_reported_under_another_id() {
+async fn an_order_that_is_dead_lettered_again_is_reported_under_a_new_id() {
     let bed = Bed::new(600.0).await;
     let id = "a".repeat(24);
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "unresolved").await;
+    bed.delivered(&id, "unresolved").await;
     bed.idle().await;
     let replayed = bed.program(&["dead-letters", "replay", &id]);
     assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
-    bed.told(&id, "unresolved_2").await;
+    bed.delivered(&id, "unresolved_2").await;
     bed.idle().await;
-    // A producer that hands it over again has it tracked anew, too.
+    // A producer that hands the order over again has it tracked again, too.
     bed.enqueue([&id]).await;
-    bed.told(&id, "unresolved_3").await;
+    bed.delivered(&id, "unresolved_3").await;
     bed.idle().await;
     let first = format!("evt_{id}_unresolved");
-    assert_eq!(told(&bed, "unresolved"), [first.clone(), format!("{first}_2"), format!("{first}_3")]);
+    assert_eq!(reported(&bed, "unresolved"), [first.clone(), format!("{first}_2"), format!("{first}_3")]);
     let stream: Vec<(String, HashMap<String, String>)> =
         bed.redis(&["XRANGE", "{topup}:events", "-", "+"]).await;
     assert_eq!(stream.len(), 3, "{stream:?}");
@@ -61,24 +61,24 @@ async fn each_contradiction_of_a_final_status_is_reported_once() {
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     bed.idle().await;
     bed.simulator.set_script(&id, Script::refunded_after(Duration::ZERO));
     for _ in 0..3 {
-        ask_again(&bed, &id).await;
+        check_again(&bed, &id).await;
     }
-    assert_eq!(told(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
-    let reason = bed.told(&id, "unresolved").await.json()["data"]["reason"].clone();
+    assert_eq!(reported(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
+    let reason = bed.delivered(&id, "unresolved").await.json()["data"]["reason"].clone();
     assert_eq!(reason, "the provider says REFUNDED, but the order is FULFILLED");
     bed.simulator.set_script(&id, Script::default().then(Duration::ZERO, Answer::Queued));
     for _ in 0..2 {
-        ask_again(&bed, &id).await;
+        check_again(&bed, &id).await;
     }
     bed.simulator.set_script(&id, Script::refunded_after(Duration::ZERO));
-    ask_again(&bed, &id).await;
+    check_again(&bed, &id).await;
     let expected = [format!("evt_{id}_unresolved"), format!("evt_{id}_unresolved_2")];
-    assert_eq!(told(&bed, "unresolved"), expected);
-    assert_eq!(told(&bed, "fulfilled"), [format!("evt_{id}_fulfilled")], "that stays once for ever");
+    assert_eq!(reported(&bed, "unresolved"), expected);
+    assert_eq!(reported(&bed, "fulfilled"), [format!("evt_{id}_fulfilled")], "reported once");
     bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
 }
 
@@ -89,16 +89,16 @@ async fn another_card_of_a_fulfilled_order_is_reported_once_and_does_not_replace
     let worker = bed.worker().await;
     bed.enqueue([&id]).await;
     let first = bed.simulator.card_code(&id).unwrap();
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     bed.idle().await;
-    ask_again(&bed, &id).await;
-    assert_eq!(told(&bed, "unresolved"), [""; 0], "the same card is no news");
+    check_again(&bed, &id).await;
+    assert_eq!(reported(&bed, "unresolved"), [""; 0], "the same card is not reported");
     bed.simulator.replace_card(&id, "998877665544");
     for _ in 0..2 {
-        ask_again(&bed, &id).await;
+        check_again(&bed, &id).await;
     }
-    assert_eq!(told(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
-    let event = bed.told(&id, "unresolved").await.json();
+    assert_eq!(reported(&bed, "unresolved"), [format!("evt_{id}_unresolved")]);
+    let event = bed.delivered(&id, "unresolved").await.json();
     assert_eq!(event["data"]["reason"], "the provider shows another card than the one that was delivered");
     assert!(!event.to_string().contains("998877665544"), "{event}");
     assert!(!worker.log().contains("998877665544"), "{}", worker.log());

@@ -1,4 +1,4 @@
-//! What producers send: good messages run, bad ones are rejected in words, and nothing stops the workers.
+//! Messages of producers: good ones run, bad ones are rejected with a reason, and none stops a worker.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use topup_worker::simulator::{Script, SimulatorSettings};
 use crate::support::redis::TestRedis;
 use crate::support::{Bed, until};
 
-/// Names and values of a message, as they stand in a stream.
+/// Names and values of the fields of a message in a stream.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-/// A word of the reason, and the message that is rejected for it.
+/// Part of the expected reason, and the fields of the rejected message.
 type Bad<'a> = (&'a str, Vec<(&'a [u8], &'a [u8])>);
 
 const ID: &str = r#"{"topupId":"6901616fe9e88196b4eb64b2"}"#;
 
-/// Fields of `data` beside `topupId`, the field `opts`, and what the log says of the message, if anything.
+/// Fields of `data` beside `topupId`, the field `opts`, and the expected log text or `""`.
 const ODD: [(&str, &str, &str); 11] = [
     (r#","metadata":[],"customer":[]"#, "[]", ""),
     (r#","topupRef":1042,"customer":{"phone":213661223344,"locale":"fr-FR"}"#, r#"{"jobId":42}"#, ""),
@@ -23,11 +23,11 @@ const ODD: [(&str, &str, &str); 11] = [
     (
         r#","customer":{"name":"Amina \ud83d"}"#,
         "",
-        "of the field \\\"data\\\": half a character stands in a text",
+        "the field \\\"data\\\": a text contains half a character",
     ),
     (r#","customer":{"locale":"kab"}"#, "", "\\\"data.customer.locale\\\" is none of"),
-    (r#","callbackUrl":"shop.example.dz/hook""#, "", "\\\"data.callbackUrl\\\" is no address"),
-    (r#","callbackUrl":"mailto:a@b.dz""#, "", "\\\"data.callbackUrl\\\" is no address"),
+    (r#","callbackUrl":"shop.example.dz/hook""#, "", "\\\"data.callbackUrl\\\" is not a URL"),
+    (r#","callbackUrl":"mailto:a@b.dz""#, "", "\\\"data.callbackUrl\\\" is not a URL"),
     (
         r#","callbackUrl":"https://amina:secret@shop.example.dz/hook""#,
         "",
@@ -39,7 +39,7 @@ const ODD: [(&str, &str, &str); 11] = [
 ];
 
 #[tokio::test]
-async fn an_order_is_followed_whatever_is_odd_beside_its_id_and_what_was_left_out_is_logged() {
+async fn an_order_is_tracked_despite_unusable_fields_and_what_is_ignored_is_logged() {
     let mut bed = Bed::new(600.0).await;
     bed.set("CALLBACK_ALLOWED_HOSTS", "shop.example.dz");
     let worker = bed.worker().await;
@@ -56,7 +56,7 @@ async fn an_order_is_followed_whatever_is_odd_beside_its_id_and_what_was_left_ou
     for (order, (_, _, remark)) in orders.iter().zip(ODD) {
         let lines: Vec<&str> = log
             .lines()
-            .filter(|line| line.contains("without a part of it") && line.contains(order))
+            .filter(|line| line.contains("ignored a part of it") && line.contains(order))
             .collect();
         assert_eq!(lines.len(), usize::from(!remark.is_empty()), "{lines:?}");
         assert!(lines.iter().all(|line| line.contains(remark)), "{lines:?} should say {remark}");
@@ -108,7 +108,7 @@ async fn bad_messages_are_rejected_with_a_reason_and_good_ones_beside_them_run()
     assert_eq!(rejected.len(), bad.len());
     for ((_, entry), (words, fields)) in rejected.iter().zip(&bad) {
         let value =
-            |wanted: &[u8]| entry.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_slice());
+            |field: &[u8]| entry.iter().find(|(name, _)| name == field).map(|(_, value)| value.as_slice());
         let reason = String::from_utf8_lossy(value(b"reason").unwrap());
         assert!(reason.contains(words), "{reason:?} should say {words:?}");
         assert!(value(b"id").is_some_and(|id| id.contains(&b'-')));
@@ -124,25 +124,25 @@ async fn bad_messages_are_rejected_with_a_reason_and_good_ones_beside_them_run()
     }
 }
 
-/// The most memory that a process has used, in MiB.
-fn most_memory(pid: u32) -> usize {
+/// The peak memory of a process, in MiB.
+fn peak_memory(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
 #[tokio::test]
-async fn messages_of_any_size_take_no_memory_of_the_worker_and_hold_up_no_other() {
+async fn huge_messages_cost_the_worker_no_memory_and_delay_no_other_order() {
     const LARGE: usize = 32 << 20;
     let bed = Bed::new(60.0).await;
     let worker = bed.worker().await;
-    let before = most_memory(worker.pid());
+    let before = peak_memory(worker.pid());
     let large = vec![b'x'; LARGE];
-    // One comes to a worker that waits for it, the others while there is no worker to take them.
+    // One message reaches a running worker, the others arrive while the worker is frozen.
     bed.message(&[(b"name", b"poll-topup"), (b"data", &large)]).await;
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&id]).await;
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     worker.freeze();
     for _ in 0..4 {
         bed.message(&[(b"name", b"poll-topup"), (b"data", &large)]).await;
@@ -150,20 +150,20 @@ async fn messages_of_any_size_take_no_memory_of_the_worker_and_hold_up_no_other(
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&id]).await;
     worker.signal("CONT");
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     bed.idle().await;
-    let grown = most_memory(worker.pid()) - before;
-    assert!(grown < (LARGE >> 20), "the worker took {grown} MiB more");
+    let growth = peak_memory(worker.pid()) - before;
+    assert!(growth < (LARGE >> 20), "the memory of the worker grew by {growth} MiB");
     let rejected = bed.program(&["rejected"]);
     let rejected = String::from_utf8_lossy(&rejected.stdout).into_owned();
     assert_eq!(rejected.matches("the message has 33554450 bytes; at most 16384").count(), 5, "{rejected}");
     let replayed = bed.program(&["rejected", "replay", "--all"]);
     let replayed = String::from_utf8_lossy(&replayed.stdout).into_owned();
-    assert_eq!(replayed.matches("left: it is too large ever to be accepted").count(), 5, "{replayed}");
+    assert_eq!(replayed.matches("not replayed: it is too large and was cut").count(), 5, "{replayed}");
 }
 
 #[tokio::test]
-async fn of_rejected_messages_the_newest_are_kept_and_the_others_are_counted() {
+async fn the_newest_rejected_messages_are_kept_and_the_dropped_ones_are_counted() {
     let mut bed = Bed::new(60.0).await;
     bed.set("REJECTED_MESSAGES", "40");
     bed.set("REJECTED_MEGABYTES", "1");
@@ -179,7 +179,7 @@ async fn of_rejected_messages_the_newest_are_kept_and_the_others_are_counted() {
     }
     until("the oldest are dropped", async || (kept().await + dropped().await == 100).then_some(())).await;
     assert_eq!(kept().await, 40);
-    // Each is kept whole, and forty of them would take twice the memory that they may.
+    // Each of these is kept in full, and forty of them would take twice the allowed memory.
     let large = vec![b'x'; 60_000];
     for _ in 0..40 {
         bed.message(&[(b"name", b"poll-topup"), (b"data", &large)]).await;
@@ -195,8 +195,7 @@ async fn of_rejected_messages_the_newest_are_kept_and_the_others_are_counted() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(
         shown.ends_with(&format!(
-            "{} older messages were dropped so far: REJECTED_MESSAGES and \
-        REJECTED_MEGABYTES say how many are kept\n",
+            "{} older rejected messages were deleted to keep to REJECTED_MESSAGES and REJECTED_MEGABYTES\n",
             dropped().await
         )),
         "{shown}"
@@ -204,7 +203,7 @@ async fn of_rejected_messages_the_newest_are_kept_and_the_others_are_counted() {
 }
 
 #[tokio::test]
-async fn foreign_bytes_in_a_queue_end_in_the_dead_letters_and_their_neighbours_run() {
+async fn foreign_bytes_in_a_queue_are_dead_lettered_and_the_other_jobs_run() {
     let bed = Bed::new(60.0).await;
     let good: Vec<String> = (0..5).map(|_| bed.order(Script::refunded_after(Duration::ZERO))).collect();
     let queue = "{topup}:poll-topup";
@@ -251,7 +250,7 @@ async fn twenty_thousand_due_jobs_waiting_for_the_first_worker_all_run() {
 
     const JOBS: usize = 20_000;
     let bed = Bed::new(1.0).await;
-    // Many jobs of few orders: the first of each asks, and every other finds the order final.
+    // Many jobs of few orders: the first job of each order checks it, and the others find it final.
     let orders: Vec<String> = (0..50).map(|_| bed.order(Script::refunded_after(Duration::ZERO))).collect();
     let config = Config::default().queue("{topup}:poll-topup");
     let mut storage = RedisStorage::<PollTopup, _>::new(bed.connection().await).with_config(config);
@@ -268,11 +267,11 @@ async fn twenty_thousand_due_jobs_waiting_for_the_first_worker_all_run() {
     let dead: usize = bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await;
     assert_eq!(dead, 0);
     let meta: Vec<String> = bed.redis(&["KEYS", "{topup}:*:meta:*"]).await;
-    assert_eq!(meta, Vec::<String>::new(), "nothing of a finished job stays");
+    assert_eq!(meta, Vec::<String>::new(), "finished jobs leave no keys");
 }
 
 #[tokio::test]
-async fn an_order_that_apalis_redis_pushes_again_and_again_is_followed_once() {
+async fn an_order_that_apalis_redis_pushes_repeatedly_is_tracked_once() {
     use apalis::prelude::TaskSink;
     use apalis_redis::{Config, RedisStorage};
     use topup_jobs::{PollTopup, RecheckTopup};
@@ -286,18 +285,18 @@ async fn an_order_that_apalis_redis_pushes_again_and_again_is_followed_once() {
         RedisStorage::<PollTopup, _>::new(connection.clone()).with_config(config("{topup}:poll-topup"));
     let mut rechecks =
         RedisStorage::<RecheckTopup, _>::new(connection).with_config(config("{topup}:recheck-topup"));
-    // Each under an id of its own.
+    // Each job has its own id.
     for _ in 0..3 {
         polls.push(PollTopup::new(order.parse().unwrap())).await.unwrap();
     }
     rechecks.push(RecheckTopup::new(order.parse().unwrap())).await.unwrap();
     let _worker = bed.worker().await;
     bed.enqueue([&order]).await;
-    until("the order is asked for", async || (!bed.simulator.calls(&order).is_empty()).then_some(())).await;
+    until("the order is checked", async || (!bed.simulator.calls(&order).is_empty()).then_some(())).await;
     let ids: Vec<String> = bed.redis(&["HKEYS", "{topup}:poll-topup:data"]).await;
     assert!(ids.iter().all(|id| *id == order), "{ids:?}");
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     bed.idle().await;
-    assert_eq!(bed.simulator.calls(&order).len(), 1, "one job tracked it");
+    assert_eq!(bed.simulator.calls(&order).len(), 1, "one job tracked the order");
     assert_eq!(bed.sink.received().len(), 1);
 }

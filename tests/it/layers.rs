@@ -1,4 +1,4 @@
-//! Modules use only what is below them: ARCHITECTURE.md lists the layers, and no `use` points upward.
+//! Modules use only modules of lower layers. ARCHITECTURE.md lists the layers.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The number of the layer of each module, from the top down.
+/// The layer of each module, numbered from the top.
 fn layers() -> HashMap<String, usize> {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let section = text.split("\n## Layers\n").nth(1).unwrap().split("\n## ").next().unwrap();
@@ -34,7 +34,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The modules that this code names behind `crate::`, without what only its tests name.
+/// The modules that this code names after `crate::`, except in its tests.
 fn named(code: &str) -> impl Iterator<Item = &str> {
     let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
     code.split("crate::").skip(1).filter_map(|rest| {
@@ -44,7 +44,7 @@ fn named(code: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn no_module_uses_one_of_its_own_layer_or_above() {
+fn no_module_uses_a_module_of_its_own_layer_or_above() {
     let layers = layers();
     let mut upward = Vec::new();
     for file in rust_files(&root().join("src")) {

@@ -1,4 +1,4 @@
-//! What the list of orders tells where something of it, or of what is stored, cannot be used.
+//! List polling beside a stored order that cannot be read.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::redis::TestRedis;
 use crate::support::{Bed, until};
 
 #[tokio::test]
-async fn a_stored_row_that_cannot_be_read_keeps_the_list_from_telling_of_no_other_order() {
+async fn a_stored_order_that_cannot_be_read_keeps_no_other_order_from_being_found_in_the_list() {
     let settings =
         SimulatorSettings { rate_limit: 120, list_card: ListCard::Complete, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 10.0, settings).await;
@@ -24,15 +24,14 @@ async fn a_stored_row_that_cannot_be_read_keeps_the_list_from_telling_of_no_othe
     for id in orders.iter().chain([&garbled]) {
         bed.simulator.set_script(id, Script::fulfilled_after(Duration::ZERO));
     }
-    let asked = bed.simulator.requests(RequestKind::CheckId);
+    let checks = bed.simulator.requests(RequestKind::CheckId);
     bed.stored(&orders, OrderStatus::Fulfilled).await;
-    let asked = bed.simulator.requests(RequestKind::CheckId) - asked;
-    assert!(asked < 100, "{asked} of 120 orders were asked for: the list told of few");
-    until("the row is told of", async || {
+    let checks = bed.simulator.requests(RequestKind::CheckId) - checks;
+    assert!(checks < 100, "{checks} of 120 orders were checked: the list showed few");
+    until("the unreadable order is logged", async || {
         let log = worker.log();
-        let told =
-            log.lines().any(|line| line.contains("a listed order is left out") && line.contains(&garbled));
-        told.then_some(())
+        let seen = log.lines().any(|line| line.contains("skipped a listed order") && line.contains(&garbled));
+        seen.then_some(())
     })
     .await;
 }

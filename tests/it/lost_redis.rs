@@ -1,5 +1,5 @@
-//! Redis has lost all it held, or a command ended halfway: what was kept aside is in every list, and nothing comes back
-//! that an operator has dealt with.
+//! After Redis lost its data, or after a command ended halfway, every dead letter is listed, and no dead
+//! letter returns that the operator has discarded or replayed.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use topup_jobs::{OrderStatus, PollTopup, Timestamp, TopupId, TrackTopup};
 use topup_worker::orders::OrderStore;
 use topup_worker::simulator::{Answer, Fault, Script};
 
-use crate::restore::lost;
+use crate::restore::track_lost_order;
 use crate::support::{Bed, until};
 
 const GONE: &str = "refused: HTTP 410: the receiver wants no more";
 
-/// Redis loses everything but the clock that this deployment shares.
+/// Deletes everything in Redis but the shared clock of this deployment.
 async fn lose_everything(bed: &Bed) {
     let anchor: String = bed.redis(&["GET", "{topup}:time-anchor"]).await;
     bed.redis::<()>(&["FLUSHALL"]).await;
@@ -26,7 +26,7 @@ fn dead_letters(bed: &Bed, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The dead letters that are listed: job, id and reason of each.
+/// The listed dead letters: job, id and reason of each.
 fn listed(bed: &Bed) -> Vec<String> {
     let mut lines: Vec<String> = dead_letters(bed, &[])
         .lines()
@@ -36,7 +36,7 @@ fn listed(bed: &Bed) -> Vec<String> {
     lines
 }
 
-/// The ids of the dead letters that Redis holds in this queue.
+/// The ids of the dead letters of this queue in Redis.
 async fn held(bed: &Bed, job: &str) -> Vec<String> {
     let mut ids: Vec<String> = bed.redis(&["SMEMBERS", &format!("{{topup}}:{job}:dead")]).await;
     ids.sort();
@@ -44,11 +44,11 @@ async fn held(bed: &Bed, job: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn dead_letters_that_redis_has_lost_are_listed_replayed_and_discarded_as_before() {
+async fn dead_letters_that_redis_lost_can_be_listed_replayed_and_discarded() {
     let bed = Bed::new(600.0).await;
     bed.sink.answer_first([410]);
     let refused = bed.order(Script::fulfilled_after(Duration::ZERO));
-    let [kept, gone, again] = ["a", "c", "d"].map(|digit| digit.repeat(24));
+    let [kept, gone, replayed] = ["a", "c", "d"].map(|digit| digit.repeat(24));
     let mut worker = bed.worker().await;
     bed.enqueue([&refused]).await;
     let letter = format!("{refused}:fulfilled:webhook");
@@ -56,62 +56,62 @@ async fn dead_letters_that_redis_has_lost_are_listed_replayed_and_discarded_as_b
         (held(&bed, "notify-customer").await == [letter.clone()]).then_some(())
     })
     .await;
-    bed.enqueue([&kept, &gone, &again]).await;
-    until("they are dead letters", async || (held(&bed, "poll-topup").await.len() == 3).then_some(())).await;
+    bed.enqueue([&kept, &gone, &replayed]).await;
+    until("all are dead letters", async || (held(&bed, "poll-topup").await.len() == 3).then_some(())).await;
     bed.idle().await;
     let before = listed(&bed);
     assert!(before.contains(&format!("poll-topup {kept} not-found")), "{before:?}");
     assert!(before.contains(&format!("notify-customer {letter} {GONE}")), "{before:?}");
     assert!(worker.stop().await.success());
 
-    // No worker runs: the store alone knows of them.
+    // No worker runs, so only the store has the dead letters.
     lose_everything(&bed).await;
     assert_eq!(listed(&bed), before);
     assert!(dead_letters(&bed, &["show", &gone]).contains("reason           not-found"));
     let shown = dead_letters(&bed, &["show", &letter]);
-    for line in ["to tell          fulfilled by webhook", "attempts made    0"] {
+    for line in ["notification     fulfilled by webhook", "attempts made    0"] {
         assert!(shown.contains(line), "{shown}");
     }
     assert_eq!(dead_letters(&bed, &["list", "--job", "recheck-topup"]), "");
     assert_eq!(dead_letters(&bed, &["discard", &gone]), format!("poll-topup  {gone}  deleted\n"));
-    assert_eq!(dead_letters(&bed, &["replay", &again]), format!("poll-topup  {again}  runs again\n"));
+    assert_eq!(dead_letters(&bed, &["replay", &replayed]), format!("poll-topup  {replayed}  runs again\n"));
     lose_everything(&bed).await;
 
-    // A worker puts them back, and has the one tracked anew that was replayed.
+    // A worker restores the dead letters and tracks the replayed order again.
     let worker = bed.worker().await;
-    until("they are put back", async || {
-        let there = held(&bed, "poll-topup").await.contains(&kept);
-        (there && held(&bed, "notify-customer").await == [letter.clone()]).then_some(())
+    until("the dead letters are restored", async || {
+        let restored = held(&bed, "poll-topup").await.contains(&kept);
+        (restored && held(&bed, "notify-customer").await == [letter.clone()]).then_some(())
     })
     .await;
     worker.logs("put back dead letters that Redis had lost").await;
-    bed.told(&again, "unresolved_2").await;
+    bed.delivered(&replayed, "unresolved_2").await;
     until("both are dead letters", async || {
-        (held(&bed, "poll-topup").await == [kept.clone(), again.clone()]).then_some(())
+        (held(&bed, "poll-topup").await == [kept.clone(), replayed.clone()]).then_some(())
     })
     .await;
     let listed = listed(&bed);
     assert_eq!(listed, before.into_iter().filter(|line| !line.contains(&gone)).collect::<Vec<_>>());
-    let left: Vec<String> = bed.redis(&["KEYS", &format!("*{gone}*")]).await;
-    assert_eq!(left, Vec::<String>::new(), "what was discarded does not come back");
+    let remaining: Vec<String> = bed.redis(&["KEYS", &format!("*{gone}*")]).await;
+    assert_eq!(remaining, Vec::<String>::new(), "a discarded dead letter is not restored");
     assert!(dead_letters(&bed, &["replay", &letter]).ends_with("runs again\n"));
-    bed.told(&refused, "fulfilled").await;
-    until("it is delivered", async || held(&bed, "notify-customer").await.is_empty().then_some(())).await;
+    bed.delivered(&refused, "fulfilled").await;
+    until("the event is sent", async || held(&bed, "notify-customer").await.is_empty().then_some(())).await;
     let ids: Vec<String> = bed.sink.received().iter().map(|one| one.id().to_owned()).collect();
     assert!(!ids.contains(&format!("evt_{kept}_unresolved_2")), "{ids:?}");
 }
 
 #[tokio::test]
-async fn an_older_file_of_redis_brings_nothing_back_that_was_dealt_with() {
+async fn an_older_redis_file_restores_no_discarded_or_outdated_dead_letter() {
     let bed = Bed::new(600.0).await;
     let [gone, earlier] = ["b", "e"].map(|digit| digit.repeat(24));
     let fulfilled = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&gone, &earlier, &fulfilled]).await;
-    until("they are dead letters", async || (held(&bed, "poll-topup").await.len() == 2).then_some(())).await;
+    until("all are dead letters", async || (held(&bed, "poll-topup").await.len() == 2).then_some(())).await;
     bed.idle().await;
     assert!(dead_letters(&bed, &["discard", &gone]).contains("deleted"));
-    // So it stands in a file from before: a dead letter that was discarded, and one of an order that has gone on.
+    // An older Redis file holds a discarded dead letter and the dead letter of a fulfilled order.
     let queue = "{topup}:poll-topup";
     let mut pipe = redis::pipe();
     for (id, reason) in [(&gone, "not-found"), (&fulfilled, "poison: the process that ran it died 3 times")] {
@@ -120,13 +120,13 @@ async fn an_older_file_of_redis_brings_nothing_back_that_was_dealt_with() {
         pipe.cmd("HSET").arg(format!("{queue}:meta:{id}")).arg("reason").arg(reason);
     }
     pipe.exec_async(&mut bed.connection().await).await.unwrap();
-    // And an order that an earlier version gave up: its reason stands in Redis alone.
+    // An earlier version stored the reason of a dead letter only in Redis.
     bed.database(
         "UPDATE internet_orders SET given_up = NULL, given_up_at = NULL WHERE topup_id = ?",
         &earlier,
     )
     .await;
-    until("they are dropped", async || (held(&bed, "poll-topup").await == [earlier.clone()]).then_some(()))
+    until("both are deleted", async || (held(&bed, "poll-topup").await == [earlier.clone()]).then_some(()))
         .await;
     let store = bed.store().await;
     let stored = store.order(&earlier.parse().unwrap()).await.unwrap().unwrap();
@@ -134,7 +134,7 @@ async fn an_older_file_of_redis_brings_nothing_back_that_was_dealt_with() {
     bed.stored(&[fulfilled], OrderStatus::Fulfilled).await;
 }
 
-/// Has a replay end between the store and Redis: the command may not run the last script.
+/// Runs a replay that ends between the store and Redis, because its Redis user may not run the last script.
 async fn replay_halfway(bed: &mut Bed, letter: &str) {
     let url = bed.redis.url();
     let user = ["ACL", "SETUSER", "halfway", "reset", "on", ">secret", "~*", "&*", "+@all", "-srem"];
@@ -146,7 +146,7 @@ async fn replay_halfway(bed: &mut Bed, letter: &str) {
 }
 
 #[tokio::test]
-async fn a_replay_that_ended_halfway_is_completed_and_the_letter_is_not_given_up_again() {
+async fn an_interrupted_replay_is_completed_and_not_dead_lettered_again() {
     const POISON: &str = "poison: the process that ran it died 3 times";
     let mut bed = Bed::new(600.0).await;
     bed.sink.answer_first([410]);
@@ -158,7 +158,7 @@ async fn a_replay_that_ended_halfway_is_completed_and_the_letter_is_not_given_up
         .await;
     bed.idle().await;
     assert!(worker.stop().await.success());
-    // So both stand when the queue has dead-lettered them: the store does not know of the order's yet.
+    // Both are dead-lettered by the queue, and the store does not hold the order's dead letter yet.
     bed.redis::<()>(&["HSET", &format!("{{topup}}:notify-customer:meta:{letter}"), "reason", POISON]).await;
     let poison = bed.order(Script::fulfilled_after(Duration::ZERO));
     let topup_id: TopupId = poison.parse().unwrap();
@@ -176,7 +176,7 @@ async fn a_replay_that_ended_halfway_is_completed_and_the_letter_is_not_given_up
     replay_halfway(&mut bed, &poison).await;
     assert_eq!(held(&bed, "poll-topup").await, [poison.as_str()]);
     let _worker = bed.worker().await;
-    bed.told(&poison, "fulfilled").await;
+    bed.delivered(&poison, "fulfilled").await;
     until("the notification is delivered", async || {
         held(&bed, "notify-customer").await.is_empty().then_some(())
     })
@@ -192,12 +192,12 @@ async fn a_replay_that_ended_halfway_is_completed_and_the_letter_is_not_given_up
     sorted.sort();
     let mut expected = expected.to_vec();
     expected.sort();
-    assert_eq!(sorted, expected, "nothing is unresolved or undelivered");
+    assert_eq!(sorted, expected, "no order is unresolved and no event undelivered");
     assert_eq!(listed(&bed), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn what_is_put_back_has_lost_neither_its_failed_attempts_nor_its_time_of_polling() {
+async fn restored_orders_keep_their_failed_attempts_and_their_polling_time() {
     let bed = Bed::new(600.0).await;
     let store = bed.store().await;
     let waiting =
@@ -216,20 +216,20 @@ async fn what_is_put_back_has_lost_neither_its_failed_attempts_nor_its_time_of_p
     })
     .await;
     assert!(worker.stop().await.success());
-    // This one is polled, and Redis loses it an hour before it is put back.
+    // Redis lost this polled order an hour before it is restored.
     let hour_ago = topup_worker::clock::real_now() - chrono::TimeDelta::hours(1);
-    lost(&store, &waiting, OrderStatus::Handling, hour_ago).await;
+    track_lost_order(&store, &waiting, OrderStatus::Handling, hour_ago).await;
     lose_everything(&bed).await;
 
     let _worker = bed.worker().await;
-    bed.told(&waiting, "fulfilled").await;
-    until("the recheck is given up", async || {
+    bed.delivered(&waiting, "fulfilled").await;
+    until("the recheck is dead-lettered", async || {
         held(&bed, "recheck-topup").await.contains(&failing).then_some(())
     })
     .await;
     assert!(listed(&bed).contains(&format!("recheck-topup {failing} recheck-exhausted")));
     let failed = bed.simulator.calls(&failing).len() - before;
     assert_eq!(failed, 2, "two attempts were allowed, and one was made before");
-    let told = store.notifications(&waiting.parse().unwrap()).await.unwrap();
-    assert!(told.iter().all(|one| one.outcome.as_str() == "fulfilled"), "it was not delayed: {told:?}");
+    let sent = store.notifications(&waiting.parse().unwrap()).await.unwrap();
+    assert!(sent.iter().all(|one| one.outcome.as_str() == "fulfilled"), "it was not delayed: {sent:?}");
 }

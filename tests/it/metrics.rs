@@ -1,4 +1,4 @@
-//! `/metrics` tells what the provider has been asked, how the budget stands, and nothing that is not known.
+//! `/metrics` shows the requests to the provider and the state of the budget, and leaves out unknown values.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::{Bed, ENCRYPTION_KEY, SECRET, until};
 const PRIMARY: &str = "primary-key";
 const SECONDARY: &str = "secondary-key";
 
-/// A bed in real time, with the limits that are the default, and where its worker tells.
+/// A bed in real time with the default limits, and the address of the HTTP endpoints of its worker.
 async fn bed(settings: SimulatorSettings) -> (Bed, String) {
     let mut bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
@@ -23,10 +23,10 @@ async fn bed(settings: SimulatorSettings) -> (Bed, String) {
     (bed, address)
 }
 
-/// The series of `/metrics` that have a whole number, and those numbers.
-struct Told(HashMap<String, u64>);
+/// The series of `/metrics` with a whole number as their value.
+struct Scrape(HashMap<String, u64>);
 
-impl Told {
+impl Scrape {
     async fn by(address: &str) -> Self {
         let answer = get_from(address, "/metrics").await;
         let series = answer.lines().filter(|line| line.starts_with("topup_"));
@@ -37,12 +37,12 @@ impl Told {
         Self(series.filter_map(read).collect())
     }
 
-    /// The value of one series, as it stands in the text; unknown if it is not there.
+    /// The value of one series. `None` if the text lacks it.
     fn of(&self, series: &str) -> Option<u64> {
         self.0.get(series).copied()
     }
 
-    /// The sum of the series of a metric that have this label, or of all.
+    /// The sum of the series of a metric with this label; with an empty label, of all series.
     fn sum(&self, metric: &str, label: &str) -> u64 {
         let all = self.0.iter();
         all.filter(|(name, _)| name.split('{').next() == Some(metric) && name.contains(label))
@@ -54,31 +54,34 @@ impl Told {
         self.sum("topup_api_requests_total", &format!("kind=\"{kind}\""))
     }
 
-    /// Whether this is the one state of the breaker.
+    /// Whether this is the only reported state of the breaker.
     fn breaker_is(&self, state: &str) -> bool {
         let of = |state: &str| self.of(&format!("topup_api_breaker{{state=\"{state}\"}}"));
         of(state) == Some(1) && ["closed", "half-open", "open"].map(of).iter().flatten().sum::<u64>() == 1
     }
 }
 
-/// Asks until this is told.
-async fn told<T>(address: &str, what: &str, is: impl Fn(&Told) -> Option<T>) -> T {
-    until(what, async || is(&Told::by(address).await)).await
+/// Scrapes until `is` returns a value.
+async fn scraped<T>(address: &str, what: &str, is: impl Fn(&Scrape) -> Option<T>) -> T {
+    until(what, async || is(&Scrape::by(address).await)).await
 }
 
 #[tokio::test]
-async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() {
+async fn requests_to_the_provider_are_counted_and_no_id_or_secret_is_shown() {
     let (bed, address) =
         bed(SimulatorSettings { list_card: ListCard::Complete, ..SimulatorSettings::default() }).await;
     let _worker = bed.worker().await;
-    told(&address, "one request, which verified the key", |told| {
-        let spent = told.of(r#"topup_api_tokens{key="primary"}"#)? == 119;
-        (spent && told.breaker_is("closed") && told.requests("list") == 1 && told.requests("check-id") == 0)
+    scraped(&address, "one request, which verified the key", |scrape| {
+        let spent = scrape.of(r#"topup_api_tokens{key="primary"}"#)? == 119;
+        (spent
+            && scrape.breaker_is("closed")
+            && scrape.requests("list") == 1
+            && scrape.requests("check-id") == 0)
             .then_some(())
     })
     .await;
 
-    // More than can be asked for at once: the list tells of most.
+    // More orders than can be checked at once, so the list shows most of them.
     let fulfilled: Vec<String> =
         (0..40).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
     let refunded = vec![bed.order(Script::refunded_after(Duration::ZERO))];
@@ -89,11 +92,11 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     bed.stored(&queued, OrderStatus::Scheduled).await;
 
     let seen = until("every request and every order is counted", async || {
-        let told = Told::by(&address).await;
-        let same = told.requests("check-id") == bed.simulator.requests(RequestKind::CheckId)
-            && told.requests("list") == bed.simulator.requests(RequestKind::List)
-            && told.of("topup_order_requests_count") == Some(42);
-        same.then_some(told)
+        let scrape = Scrape::by(&address).await;
+        let same = scrape.requests("check-id") == bed.simulator.requests(RequestKind::CheckId)
+            && scrape.requests("list") == bed.simulator.requests(RequestKind::List)
+            && scrape.of("topup_order_requests_count") == Some(42);
+        same.then_some(scrape)
     })
     .await;
     let (polls, pages) = (seen.requests("check-id"), seen.requests("list"));
@@ -102,16 +105,16 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     let status =
         |status: &str| seen.of(&format!("topup_order_status_changes_total{{status=\"{status}\"}}")).unwrap();
     assert_eq!(["FULFILLED", "REFUNDED", "SCHEDULED", "DELAYED"].map(status), [40, 1, 1, 0]);
-    assert_eq!(seen.sum("topup_api_wait_seconds_count", ""), polls, "each order has waited for its request");
+    assert_eq!(seen.sum("topup_api_wait_seconds_count", ""), polls, "each check waited for a permit");
     let spent = seen.of("topup_order_requests_sum").unwrap();
-    // An order may be asked for while the list tells of it; that request has decided nothing.
+    // A check does not count for an order that the list shows as final in the meantime.
     assert!(spent >= 1 && spent <= polls, "{spent} of {polls}");
     assert!(seen.breaker_is("closed"));
-    assert!(seen.of(r#"topup_api_tokens{key="primary"}"#).unwrap() < 120, "requests of this minute");
-    told(&address, "no order waits", |told| {
+    assert!(seen.of(r#"topup_api_tokens{key="primary"}"#).unwrap() < 120, "requests used some tokens");
+    scraped(&address, "no order waits", |scrape| {
         let waiting =
             ["new", "backlog"].map(|class| format!("topup_api_waiting_orders{{class=\"{class}\"}}"));
-        (told.of(&waiting[0])? + told.of(&waiting[1])? == 0).then_some(())
+        (scrape.of(&waiting[0])? + scrape.of(&waiting[1])? == 0).then_some(())
     })
     .await;
 
@@ -122,7 +125,7 @@ async fn what_the_provider_was_asked_is_told_and_nothing_of_whom_it_was_about() 
     let secrets =
         ["sandbox-key", "Zohra", "zohra.bk@example.dz", "0661998877", "036362608", ENCRYPTION_KEY, SECRET];
     for secret in ids.chain(cards).chain(secrets.map(str::to_owned)) {
-        assert!(!text.contains(&secret), "{secret} is told");
+        assert!(!text.contains(&secret), "{secret} is in the text");
     }
 }
 
@@ -135,13 +138,13 @@ async fn a_refused_key_and_an_open_breaker_are_shown() {
     let _worker = bed.worker().await;
     let order = || bed.order(Script::fulfilled_after(Duration::ZERO));
     let in_use =
-        |told: &Told, key: &str| told.of(&format!("topup_api_key_in_use{{key=\"{key}\"}}")) == Some(1);
+        |scrape: &Scrape, key: &str| scrape.of(&format!("topup_api_key_in_use{{key=\"{key}\"}}")) == Some(1);
 
     let first = vec![order()];
     bed.enqueue(&first).await;
     bed.stored(&first, OrderStatus::Fulfilled).await;
-    told(&address, "the first key", |told| {
-        (told.breaker_is("closed") && in_use(told, "primary")).then_some(())
+    scraped(&address, "the first key", |scrape| {
+        (scrape.breaker_is("closed") && in_use(scrape, "primary")).then_some(())
     })
     .await;
 
@@ -149,37 +152,37 @@ async fn a_refused_key_and_an_open_breaker_are_shown() {
     let second = vec![order()];
     bed.enqueue(&second).await;
     bed.stored(&second, OrderStatus::Fulfilled).await;
-    told(&address, "the other key", |told| {
-        (told.breaker_is("closed") && in_use(told, "secondary")).then_some(())
+    scraped(&address, "the other key", |scrape| {
+        (scrape.breaker_is("closed") && in_use(scrape, "secondary")).then_some(())
     })
     .await;
 
     bed.simulator.revoke_key(SECONDARY);
     bed.enqueue(&[order()]).await;
-    told(&address, "nobody may ask", |told| told.breaker_is("open").then_some(())).await;
-    told(&address, "each key was refused once", |told| {
-        let refused = told.of(r#"topup_api_requests_total{kind="check-id",answer="unauthorized"}"#)?;
+    scraped(&address, "the breaker is open", |scrape| scrape.breaker_is("open").then_some(())).await;
+    scraped(&address, "each key was refused once", |scrape| {
+        let refused = scrape.of(r#"topup_api_requests_total{kind="check-id",answer="unauthorized"}"#)?;
         (refused == 2).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn without_redis_what_was_counted_is_told_and_what_is_not_known_is_not() {
+async fn without_redis_counters_are_served_and_unknown_gauges_are_left_out() {
     let (mut bed, address) = bed(SimulatorSettings::default()).await;
     let _worker = bed.worker().await;
     let orders = vec![bed.order(Script::fulfilled_after(Duration::ZERO).first([Answer::Handling]))];
     bed.enqueue(&orders).await;
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     let fulfilled = r#"topup_order_status_changes_total{status="FULFILLED"}"#;
-    told(&address, "it is counted", |told| (told.of(fulfilled) == Some(1)).then_some(())).await;
-    told(&address, "one order, two requests", |told| {
-        (told.of("topup_order_requests_sum")? == 2 && told.of("topup_order_requests_count")? == 1)
+    scraped(&address, "the order is counted", |scrape| (scrape.of(fulfilled) == Some(1)).then_some(())).await;
+    scraped(&address, "one order, two requests", |scrape| {
+        (scrape.of("topup_order_requests_sum")? == 2 && scrape.of("topup_order_requests_count")? == 1)
             .then_some(())
     })
     .await;
 
-    let gauges = |told: &Told| {
+    let gauges = |scrape: &Scrape| {
         let names = [
             "topup_api_tokens",
             "topup_api_key_in_use",
@@ -187,36 +190,36 @@ async fn without_redis_what_was_counted_is_told_and_what_is_not_known_is_not() {
             "topup_api_waiting_orders",
             "topup_api_list",
         ];
-        names.map(|name| told.0.keys().any(|series| series.split('{').next() == Some(name)))
+        names.map(|name| scrape.0.keys().any(|series| series.split('{').next() == Some(name)))
     };
-    told(&address, "all is known", |told| (gauges(told) == [true; 5]).then_some(())).await;
-    // Once it is gone, and once it only says nothing.
+    scraped(&address, "all gauges are known", |scrape| (gauges(scrape) == [true; 5]).then_some(())).await;
+    // Redis is first killed and then unresponsive.
     bed.redis.kill().await;
-    let away = Told::by(&address).await;
+    let away = Scrape::by(&address).await;
     assert_eq!((gauges(&away), away.of(fulfilled)), ([false; 5], Some(1)));
     bed.redis.start_again().await;
-    told(&address, "all is known again", |told| (gauges(told) == [true; 5]).then_some(())).await;
+    scraped(&address, "each gauge is back", |scrape| (gauges(scrape) == [true; 5]).then_some(())).await;
     bed.redis.pause().await;
-    let silent = Told::by(&address).await;
+    let silent = Scrape::by(&address).await;
     assert_eq!((gauges(&silent), silent.of(fulfilled)), ([false; 5], Some(1)));
     bed.redis.resume().await;
-    told(&address, "all is known again", |told| (gauges(told) == [true; 5]).then_some(())).await;
+    scraped(&address, "each gauge is back", |scrape| (gauges(scrape) == [true; 5]).then_some(())).await;
 }
 
 #[tokio::test]
-async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them() {
+async fn wait_queue_list_and_tokens_are_read_from_the_keys_of_the_budget() {
     let (bed, address) = bed(SimulatorSettings::default()).await;
     let _worker = bed.worker().await;
     let list = async |state: &str| {
         let series = format!("topup_api_list{{state=\"{state}\"}}");
-        told(&address, state, |told| {
-            (told.of(&series)? == 1 && told.sum("topup_api_list", "") == 1).then_some(())
+        scraped(&address, state, |scrape| {
+            (scrape.of(&series)? == 1 && scrape.sum("topup_api_list", "") == 1).then_some(())
         })
         .await;
     };
     list("unused").await;
-    told(&address, "the key is verified", |told| told.breaker_is("closed").then_some(())).await;
-    let (later, spent) = ("9999999999999", bed.of_api_key("window-log"));
+    scraped(&address, "the key is verified", |scrape| scrape.breaker_is("closed").then_some(())).await;
+    let (later, spent) = ("9999999999999", bed.budget_key("window-log"));
     for command in [
         ["ZADD", "{topup}:budget:waiting-new", later, "one"],
         ["ZADD", "{topup}:budget:waiting-new", later, "another"],
@@ -228,10 +231,10 @@ async fn line_list_and_requests_of_the_minute_are_read_as_the_budget_keeps_them(
         bed.redis::<()>(&command).await;
     }
     list("read").await;
-    let told = Told::by(&address).await;
-    assert_eq!(told.of(r#"topup_api_waiting_orders{class="new"}"#), Some(2));
-    assert_eq!(told.of(r#"topup_api_waiting_orders{class="backlog"}"#), Some(1));
-    assert_eq!(told.of(r#"topup_api_tokens{key="primary"}"#), Some(118));
+    let scrape = Scrape::by(&address).await;
+    assert_eq!(scrape.of(r#"topup_api_waiting_orders{class="new"}"#), Some(2));
+    assert_eq!(scrape.of(r#"topup_api_waiting_orders{class="backlog"}"#), Some(1));
+    assert_eq!(scrape.of(r#"topup_api_tokens{key="primary"}"#), Some(118));
     bed.redis::<()>(&["SET", "{topup}:budget:list-disabled", "1"]).await;
     list("disabled").await;
 }

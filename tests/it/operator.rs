@@ -1,5 +1,5 @@
-//! What an operator does by hand: have orders checked now, correct them, stop following them, find them; and the
-//! messages by which a producer does the same.
+//! The operator's commands to check orders now, correct them, stop tracking them and find them, and the
+//! messages with which a producer does the same.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -21,27 +21,27 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Adds a message of this name with this data, and options.
+/// Adds a message with this name, data and options to the inbox.
 async fn send(bed: &Bed, name: &str, data: Value, opts: Value) {
     let (data, opts) = (data.to_string(), opts.to_string());
     let fields = [("name", name), ("data", &data), ("opts", &opts)];
     bed.message(&fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()))).await;
 }
 
-/// An order that is QUEUED, and rechecked in a day.
+/// A QUEUED order whose recheck is due in a day.
 async fn scheduled(bed: &Bed) -> String {
     let order = bed.order(Script::queued_forever());
     bed.enqueue([&order]).await;
-    bed.told(&order, "scheduled").await;
-    until("it waits to be rechecked", async || {
+    bed.delivered(&order, "scheduled").await;
+    until("the recheck is scheduled", async || {
         bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:recheck-topup:scheduled", &order]).await
     })
     .await;
     order
 }
 
-/// Waits until no queue of orders holds this order, nor a message about it.
-async fn let_go(bed: &Bed, order: &str) {
+/// Waits until neither the queues of orders nor the inbox hold this order.
+async fn released(bed: &Bed, order: &str) {
     until("no queue holds the order", async || {
         let mut ids: Vec<String> = bed.redis(&["HKEYS", "{topup}:poll-topup:data"]).await;
         ids.extend(bed.redis::<Vec<String>>(&["HKEYS", "{topup}:recheck-topup:data"]).await);
@@ -52,7 +52,7 @@ async fn let_go(bed: &Bed, order: &str) {
 }
 
 #[tokio::test]
-async fn an_order_that_waits_for_hours_is_checked_now() {
+async fn an_order_that_would_wait_for_hours_can_be_checked_now() {
     let bed = Bed::new(1.0).await;
     let _worker = bed.worker().await;
     let by_message = scheduled(&bed).await;
@@ -62,30 +62,30 @@ async fn an_order_that_waits_for_hours_is_checked_now() {
         bed.simulator.set_script(order, Script::fulfilled_after(Duration::ZERO));
     }
     send(&bed, "poll-topup", json!({"topupId": by_message}), json!({"force": true})).await;
-    bed.told(&by_message, "fulfilled").await;
-    let done = stdout(&bed.program(&["check", &by_command]));
-    assert!(done.contains("the order waited in recheck-topup, and is checked now"), "{done}");
-    bed.told(&by_command, "fulfilled").await;
+    bed.delivered(&by_message, "fulfilled").await;
+    let printed = stdout(&bed.program(&["check", &by_command]));
+    assert!(printed.contains("the order waited in recheck-topup, and is checked now"), "{printed}");
+    bed.delivered(&by_command, "fulfilled").await;
     let counted = stdout(&bed.program(&["check", "--status", "QUEUED"]));
-    assert_eq!(counted, "1 orders match; with --yes each of them is checked now\n");
-    assert_eq!(bed.simulator.calls(&by_filter).len(), 1, "counting asks nothing");
-    let done = stdout(&bed.program(&["check", "--status", "QUEUED", "--yes"]));
-    assert_eq!(done, "1 orders are checked now, at the pace that the provider allows\n");
-    bed.told(&by_filter, "fulfilled").await;
+    assert_eq!(counted, "1 orders match; repeat with --yes to check each of them now\n");
+    assert_eq!(bed.simulator.calls(&by_filter).len(), 1, "counting makes no request");
+    let printed = stdout(&bed.program(&["check", "--status", "QUEUED", "--yes"]));
+    assert_eq!(printed, "1 orders are checked now, at the pace that the provider allows\n");
+    bed.delivered(&by_filter, "fulfilled").await;
     for order in [&by_message, &by_command, &by_filter] {
-        assert_eq!(bed.simulator.calls(order).len(), 2, "each is asked for once more");
+        assert_eq!(bed.simulator.calls(order).len(), 2, "each order is checked once more");
     }
-    // A final one is asked for once more, and told no second time.
-    let done = stdout(&bed.program(&["check", &by_command]));
-    assert!(done.contains("the order is in no queue"), "{done}");
-    until("it is asked for", async || (bed.simulator.calls(&by_command).len() == 3).then_some(())).await;
+    // A final order is checked once more and not notified again.
+    let printed = stdout(&bed.program(&["check", &by_command]));
+    assert!(printed.contains("the order is in no queue"), "{printed}");
+    until("it is checked", async || (bed.simulator.calls(&by_command).len() == 3).then_some(())).await;
     bed.idle().await;
-    let told = bed.sink.received().into_iter().filter(|it| it.id() == format!("evt_{by_command}_fulfilled"));
-    assert_eq!(told.count(), 1);
+    let sent = bed.sink.received().into_iter().filter(|it| it.id() == format!("evt_{by_command}_fulfilled"));
+    assert_eq!(sent.count(), 1);
 }
 
 #[tokio::test]
-async fn a_later_message_corrects_what_is_not_sent_yet_and_a_repeat_costs_nothing() {
+async fn a_later_message_corrects_an_order_and_a_repeat_changes_nothing() {
     let bed = Bed::new(1.0).await;
     let order = scheduled_with_customer(&bed).await;
     let calls = bed.simulator.calls(&order).len();
@@ -101,14 +101,14 @@ async fn a_later_message_corrects_what_is_not_sent_yet_and_a_repeat_costs_nothin
     })
     .await;
     assert_eq!(stored.tracking.status, OrderStatus::Scheduled);
-    assert_eq!(bed.simulator.calls(&order).len(), calls, "the provider is not asked for that");
-    // A repeat without anything new leaves no job behind, whatever it is called.
+    assert_eq!(bed.simulator.calls(&order).len(), calls, "a correction makes no request");
+    // A repeat without changes leaves no job behind, under any message name.
     send(&bed, "recheck-topup", json!({"topupId": order}), json!({"attempts": 3})).await;
-    let_go_of_messages(&bed, &order).await;
+    messages_processed(&bed, &order).await;
 
     bed.simulator.set_script(&order, Script::fulfilled_after(Duration::ZERO));
     stdout(&bed.program(&["check", &order]));
-    let event = bed.told(&order, "fulfilled").await.json();
+    let event = bed.delivered(&order, "fulfilled").await.json();
     let customer =
         json!({"name": "Zohra", "email": "right@example.dz", "phone": "0661998877", "locale": "en"});
     assert_eq!(
@@ -119,21 +119,21 @@ async fn a_later_message_corrects_what_is_not_sent_yet_and_a_repeat_costs_nothin
     assert!(shown.contains("corrected: customer") && !shown.contains("right@"), "{shown}");
 }
 
-/// An order that is rechecked in a day, whose customer has a wrong address. Its worker is gone.
+/// An order that is rechecked in a day and whose customer has a wrong address. Its worker has stopped.
 async fn scheduled_with_customer(bed: &Bed) -> String {
     let order = bed.order(Script::queued_forever());
     let customer =
         json!({"name": "Zohra", "email": "wrong@example.dz", "phone": "0661998877", "locale": "ar"});
     send(bed, "poll-topup", json!({"topupId": order, "customer": customer}), json!({})).await;
     let mut worker = bed.worker().await;
-    bed.told(&order, "scheduled").await;
+    bed.delivered(&order, "scheduled").await;
     assert!(worker.stop().await.success());
     order
 }
 
-/// Waits until every message is carried out, while the order itself still waits.
-async fn let_go_of_messages(bed: &Bed, order: &str) {
-    until("no job of a message is left", async || {
+/// Waits until every message is processed, and checks that the order still waits.
+async fn messages_processed(bed: &Bed, order: &str) {
+    until("no queue holds the job of a message", async || {
         let ids: Vec<String> = bed.redis(&["HKEYS", "{topup}:poll-topup:data"]).await;
         let inbox: usize = bed.redis(&["XLEN", "{topup}:inbox"]).await;
         (inbox == 0 && ids.iter().all(|id| !id.contains('#'))).then_some(())
@@ -144,7 +144,7 @@ async fn let_go_of_messages(bed: &Bed, order: &str) {
 }
 
 #[tokio::test]
-async fn a_mail_that_was_not_delivered_yet_goes_to_the_corrected_address() {
+async fn an_undelivered_mail_goes_to_the_corrected_address() {
     let (sink, folder) =
         (MailSink::new(Offer { smtps: false, starttls: true, auth: true }), tempfile::tempdir().unwrap());
     let mut bed = Bed::new(1.0).await;
@@ -163,26 +163,26 @@ async fn a_mail_that_was_not_delivered_yet_goes_to_the_corrected_address() {
         .await;
     stdout(&bed.program(&["correct", &order, "--email", "right@example.dz"]));
     until("it is corrected", async || bed.shown(&order).contains("corrected: customer").then_some(())).await;
-    let done = stdout(&bed.program(&["resend", &order]));
+    let printed = stdout(&bed.program(&["resend", &order]));
     until("the third attempt has ended", async || {
         let shown = bed.shown(&order);
         (shown.contains("by email: sent") || shown.contains("attempt 3: retry")).then_some(())
     })
     .await;
     let mail =
-        sink.mails().pop().unwrap_or_else(|| panic!("{done}\n{}\n{}", bed.shown(&order), worker.log()));
+        sink.mails().pop().unwrap_or_else(|| panic!("{printed}\n{}\n{}", bed.shown(&order), worker.log()));
     assert_eq!(mail.to, ["right@example.dz"]);
 }
 
 #[tokio::test]
-async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked_again() {
-    // A look at the provider takes a second: one is under way when the order is stopped.
+async fn a_stopped_order_is_neither_tracked_nor_notified_until_it_is_checked_again() {
+    // A check takes a second, so one is in flight when the order is stopped.
     let settings = SimulatorSettings { latency_ms: 1_000, ..SimulatorSettings::default() };
     let bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
     let worker = bed.worker().await;
     let polled = bed.order(Script::fulfilled_after(NEVER));
     bed.enqueue([&polled]).await;
-    until("a look is under way", async || (!bed.simulator.calls(&polled).is_empty()).then_some(())).await;
+    until("a check is in flight", async || (!bed.simulator.calls(&polled).is_empty()).then_some(())).await;
     let rechecked = scheduled(&bed).await;
     let delayed = bed.order(Script::fulfilled_after(Duration::ZERO));
     send(
@@ -192,15 +192,15 @@ async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked
         json!({"delay": 86_400_000}),
     )
     .await;
-    until("it waits", async || {
+    until("the first check is scheduled", async || {
         bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:poll-topup:scheduled", &delayed]).await
     })
     .await;
     let orders = [&polled, &rechecked, &delayed];
-    let done = stdout(&bed.program(&["stop", &polled, &rechecked, &delayed]));
-    assert_eq!(done.matches("the order is no longer tracked").count(), 3, "{done}");
+    let printed = stdout(&bed.program(&["stop", &polled, &rechecked, &delayed]));
+    assert_eq!(printed.matches("the order is no longer tracked").count(), 3, "{printed}");
     for order in orders {
-        let_go(&bed, order).await;
+        released(&bed, order).await;
         let shown = bed.shown(order);
         let first = shown.lines().next().unwrap();
         assert!(
@@ -212,7 +212,7 @@ async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked
     let calls: usize = orders.iter().map(|order| bed.simulator.calls(order).len()).sum();
     let count = stdout(&bed.program(&["orders", "--cancelled"])).lines().count();
     assert_eq!(count, 3);
-    // Whatever was lost is put back within half a minute; these are not.
+    // Lost orders are restored within half a minute, but cancelled ones are not.
     drop(worker);
     bed.redis::<()>(&["FLUSHALL"]).await;
     let lost = bed.order(Script::fulfilled_after(Duration::ZERO));
@@ -222,40 +222,40 @@ async fn an_order_that_is_stopped_is_let_go_and_told_nothing_until_it_is_checked
         .await
         .unwrap();
     let _worker = bed.worker().await;
-    bed.told(&lost, "fulfilled").await;
+    bed.delivered(&lost, "fulfilled").await;
     assert_eq!(orders.iter().map(|order| bed.simulator.calls(order).len()).sum::<usize>(), calls);
     assert!(bed.sink.received().iter().all(|it| !it.id().ends_with("unresolved")));
     assert_eq!(stdout(&bed.program(&["dead-letters"])), "");
 
     stdout(&bed.program(&["check", &polled]));
-    bed.told(&polled, "fulfilled").await;
-    // A producer's further message has an order tracked again, too.
+    bed.delivered(&polled, "fulfilled").await;
+    // Another message of the producer also resumes tracking.
     bed.enqueue([&rechecked, &delayed]).await;
-    bed.told(&rechecked, "fulfilled").await;
-    bed.told(&delayed, "fulfilled").await;
+    bed.delivered(&rechecked, "fulfilled").await;
+    bed.delivered(&delayed, "fulfilled").await;
 }
 
 #[tokio::test]
-async fn a_plain_message_right_behind_a_cancellation_is_no_repeat() {
+async fn a_plain_message_after_a_cancellation_resumes_tracking() {
     let bed = Bed::new(1.0).await;
     let _worker = bed.worker().await;
     let order = scheduled(&bed).await;
     bed.simulator.set_script(&order, Script::fulfilled_after(Duration::ZERO));
     send(&bed, "cancel-topup", json!({"topupId": order}), json!({})).await;
     send(&bed, "poll-topup", json!({"topupId": order}), json!({})).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
 }
 
 #[tokio::test]
-async fn a_mistyped_id_is_kept_aside_and_never_followed() {
+async fn a_mistyped_id_is_dead_lettered_and_never_tracked() {
     let bed = Bed::new(600.0).await;
     let _worker = bed.worker().await;
     let unknown = "a".repeat(24);
     for command in
         [&["check", &unknown][..], &["stop", &unknown], &["correct", &unknown, "--phone", "0661998877"]]
     {
-        let said = stdout(&bed.program(command));
-        assert!(said.contains("in no queue. If it is stored") && said.contains("dead letter"), "{said}");
+        let text = stdout(&bed.program(command));
+        assert!(text.contains("in no queue. If it is stored") && text.contains("dead letter"), "{text}");
     }
     let listed = until("the three are dead letters", async || {
         let listed = stdout(&bed.program(&["dead-letters"]));
@@ -264,19 +264,19 @@ async fn a_mistyped_id_is_kept_aside_and_never_followed() {
     .await;
     assert_eq!(listed.matches("the store knows of no such order").count(), 3, "{listed}");
     assert!(!listed.contains("0661998877"));
-    assert!(bed.simulator.total_calls() <= 1, "more was asked for than whether the key is good");
-    // Once the order is known, the correction is carried out by a replay.
+    assert!(bed.simulator.total_calls() <= 1, "only the request that verifies the key is allowed");
+    // Once the order is stored, a replay of the dead letter corrects it.
     let id: TopupId = unknown.parse().unwrap();
     let store = bed.store().await;
     store.track(&topup_jobs::TrackTopup::new(id.clone()), topup_worker::clock::real_now()).await.unwrap();
     stdout(&bed.program(&["dead-letters", "replay", "--all"]));
-    until("the correction is carried out", async || store.order(&id).await.unwrap()?.customer).await;
+    until("the order is corrected", async || store.order(&id).await.unwrap()?.customer).await;
 }
 
 #[tokio::test]
-async fn hundreds_of_ids_come_on_standard_input_and_one_wrong_word_stops_them_all() {
+async fn ids_are_read_from_standard_input_and_one_bad_id_rejects_all() {
     let bed = Bed::new(1.0).await;
-    // As a worker leaves it.
+    // A worker that has run leaves this key.
     let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
     let run = |words: &str| {
         let mut command = Command::new(PROGRAM);
@@ -290,16 +290,16 @@ async fn hundreds_of_ids_come_on_standard_input_and_one_wrong_word_stops_them_al
     let wrong = run(&format!("{}\n0661998877\n", ids.join(",")));
     assert_eq!(wrong.status.code(), Some(2));
     let words = String::from_utf8_lossy(&wrong.stderr).into_owned();
-    assert!(words.contains("1 of 601 words are no ids, the first at 601"), "{words}");
+    assert!(words.contains("1 of 601 words are not ids, the first at 601"), "{words}");
     assert!(!words.contains("0661998877"), "{words}");
     assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 0);
-    let done = stdout(&run(&ids.join("\n")));
-    assert_eq!(done.lines().count(), 600);
+    let printed = stdout(&run(&ids.join("\n")));
+    assert_eq!(printed.lines().count(), 600);
     assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 600);
 }
 
 #[tokio::test]
-async fn orders_are_listed_for_people_and_programs_without_the_customer() {
+async fn orders_are_listed_as_text_json_and_csv_without_customer_data() {
     let mut bed = Bed::new(600.0).await;
     bed.set("RUST_LOG", "trace");
     let (fulfilled, unknown) = (bed.order(Script::fulfilled_after(Duration::ZERO)), "b".repeat(24));
@@ -307,9 +307,9 @@ async fn orders_are_listed_for_people_and_programs_without_the_customer() {
     let data = json!({"topupId": fulfilled, "topupRef": "a \"b\", c\nd", "customer": {"name": "Zohra",
         "email": "zohra.bk@example.dz", "phone": "0661998877"}});
     send(&bed, "poll-topup", data, json!({})).await;
-    bed.told(&fulfilled, "fulfilled").await;
+    bed.delivered(&fulfilled, "fulfilled").await;
     send(&bed, "poll-topup", json!({"topupId": unknown}), json!({})).await;
-    bed.told(&unknown, "unresolved").await;
+    bed.delivered(&unknown, "unresolved").await;
     bed.idle().await;
 
     let text = stdout(&bed.program(&["orders"]));
@@ -334,28 +334,28 @@ async fn orders_are_listed_for_people_and_programs_without_the_customer() {
 
     let first = bed.program(&["orders", "--limit", "1"]);
     let (_, after) =
-        std::str::from_utf8(&first.stderr).unwrap().split_once("there are more: --after ").unwrap();
+        std::str::from_utf8(&first.stderr).unwrap().split_once("more orders match: --after ").unwrap();
     let second = stdout(&bed.program(&["orders", "--limit", "1", "--after", after.trim()]));
     assert_eq!(stdout(&first) + &second, text);
     assert_eq!(bed.program(&["orders", "--status", "LOST"]).status.code(), Some(2));
 }
 
 #[tokio::test]
-async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
+async fn the_order_command_first_shows_what_is_wrong_and_what_to_do() {
     let bed = Bed::new(600.0).await;
     let id = "c".repeat(24);
     let first_line = || bed.shown(&id).lines().next().unwrap_or_default().to_owned();
     send(&bed, "poll-topup", json!({"topupId": id.to_uppercase()}), json!({"delay": 3_600_000})).await;
     assert!(first_line().contains(&format!("order {id} is in the inbox as message")), "{}", first_line());
     let worker = bed.worker().await;
-    until("it is taken in", async || first_line().contains("waits in poll-topup until").then_some(())).await;
+    until("it is enqueued", async || first_line().contains("waits in poll-topup until").then_some(())).await;
     stdout(&bed.program(&["check", &id]));
-    bed.told(&id, "unresolved").await;
+    bed.delivered(&id, "unresolved").await;
     bed.idle().await;
     let rejected = "d".repeat(24);
     let elsewhere = json!({"topupId": rejected, "callbackUrl": "https://not-allowed.example/told"});
     send(&bed, "poll-topup", elsewhere, json!({})).await;
-    until("it is rejected", async || {
+    until("the message is rejected", async || {
         bed.shown(&rejected).contains(&format!("order {rejected} was rejected: ")).then_some(())
     })
     .await;
@@ -363,10 +363,10 @@ async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("in no queue and no message"));
     let expected = format!(
-        "DEAD LETTER: it is not checked: not-found; `topup-worker dead-letters replay {id}` has it tracked again"
+        "DEAD LETTER: it is not checked: not-found; `topup-worker dead-letters replay {id}` resumes its tracking"
     );
     assert_eq!(first_line(), expected);
-    // Where Redis has lost its dead letters, the database tells; a worker would put them back.
+    // Redis has lost the dead letter, so the command reads the database. No worker restores it.
     drop(worker);
     bed.redis::<()>(&["FLUSHALL"]).await;
     assert_eq!(first_line(), expected);
@@ -376,7 +376,7 @@ async fn the_words_about_an_order_begin_with_what_is_wrong_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_message_that_no_worker_would_read_is_not_sent() {
+async fn a_command_sends_no_message_that_no_worker_would_read() {
     let mut bed = Bed::new(600.0).await;
     let order = "6901616fe9e88196b4eb64b2";
     let commands = [&["check", order][..], &["stop", order], &["correct", order, "--phone", "0661998877"]];
@@ -386,11 +386,11 @@ async fn a_message_that_no_worker_would_read_is_not_sent() {
         assert_eq!(refused.status.code(), Some(1), "{command:?}: {words}");
         assert!(words.contains("nothing was sent: no worker has run under {topup}"), "{command:?}: {words}");
     }
-    // A producer may be first.
+    // A producer may send messages before the first worker runs.
     let enqueued = bed.program(&["enqueue", order]);
     let words = String::from_utf8_lossy(&enqueued.stderr);
-    assert!(enqueued.status.success() && words.contains("waits there until one does"), "{words}");
-    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 1, "nothing else was sent");
+    assert!(enqueued.status.success() && words.contains("the message waits in the inbox for one"), "{words}");
+    assert_eq!(bed.redis::<usize>(&["XLEN", "{topup}:inbox"]).await, 1, "the other commands sent nothing");
 
     let mut worker = bed.worker().await;
     bed.idle().await;
@@ -402,7 +402,7 @@ async fn a_message_that_no_worker_would_read_is_not_sent() {
         assert_eq!(refused.status.code(), Some(1), "{command:?}: {words}");
         assert!(words.contains("Redis is full (OOM): raise its maxmemory"), "{command:?}: {words}");
     }
-    // Where the user of Redis may do nothing but send messages, they are sent.
+    // A Redis user that may only send messages suffices.
     let _: String = bed.redis(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let user = ["ACL", "SETUSER", "producer", "on", ">secret", "~{topup}:inbox", "+xadd", "+ping"];
     let _: String = bed.redis(&user).await;
@@ -413,13 +413,13 @@ async fn a_message_that_no_worker_would_read_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_mistyped_value_is_refused_and_a_mistyped_reason_shows_those_that_occur() {
+async fn a_mistyped_value_is_refused_and_a_mistyped_reason_lists_the_known_ones() {
     let bed = Bed::new(600.0).await;
     let order = "6901616fe9e88196b4eb64b2".to_owned();
     for (flag, value, why) in [
-        ("--email", "amina@", "--email cannot be used: it is no e-mail address"),
+        ("--email", "amina@", "--email cannot be used: it is not an e-mail address"),
         ("--phone", "none", "--phone cannot be used: it holds no digit"),
-        ("--callback-url", "shop.example", "--callback-url cannot be used: it is no https:// address"),
+        ("--callback-url", "shop.example", "--callback-url cannot be used: it is not an https:// address"),
     ] {
         let refused = bed.program(&["correct", &order, flag, value]);
         let words = String::from_utf8_lossy(&refused.stderr);
@@ -428,17 +428,17 @@ async fn a_mistyped_value_is_refused_and_a_mistyped_reason_shows_those_that_occu
     }
 
     assert!(bed.program(&["migrate"]).status.success());
-    let searched = |reason: &str| {
+    let search = |reason: &str| {
         let found = bed.program(&["orders", "--dead-letter", reason]);
         assert!(found.status.success() && found.stdout.is_empty(), "{found:?}");
         String::from_utf8_lossy(&found.stderr).into_owned()
     };
-    let words = searched("not-fuond");
-    assert!(words.contains("no order matches\nnothing was given up, for any reason"), "{words}");
-    // The provider has never heard of it.
+    let words = search("not-fuond");
+    assert!(words.contains("no order matches\nno order and no notification was given up"), "{words}");
+    // The provider does not know this order.
     let _worker = bed.worker().await;
     bed.enqueue([&order]).await;
-    until("it is given up", async || bed.shown(&order).contains("DEAD LETTER").then_some(())).await;
-    let words = searched("not-fuond");
-    assert!(words.contains("what was given up was so for these reasons:\n  not-found"), "{words}");
+    until("it is dead-lettered", async || bed.shown(&order).contains("DEAD LETTER").then_some(())).await;
+    let words = search("not-fuond");
+    assert!(words.contains("notifications were given up for these reasons:\n  not-found"), "{words}");
 }

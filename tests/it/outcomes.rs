@@ -1,4 +1,4 @@
-//! Orders put in with one plain command end as the provider says, in the store and at the receiver.
+//! Orders end as the provider reports them, in the store and at the receiver of the webhooks.
 
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn orders_end_fulfilled_refunded_and_scheduled_then_fulfilled() {
     let scheduled = bed.order(Script::default().then(5 * SECOND, Answer::Queued));
     let _worker = bed.worker().await;
     bed.enqueue([&fulfilled, &refunded, &scheduled]).await;
-    bed.told(&scheduled, "scheduled").await;
+    bed.delivered(&scheduled, "scheduled").await;
     bed.simulator.set_script(&scheduled, Script::fulfilled_after(Duration::ZERO));
 
     for (id, outcome) in [
@@ -27,7 +27,7 @@ async fn orders_end_fulfilled_refunded_and_scheduled_then_fulfilled() {
         (&scheduled, "scheduled"),
         (&scheduled, "fulfilled"),
     ] {
-        let received = bed.told(id, outcome).await;
+        let received = bed.delivered(id, outcome).await;
         verify(&received);
         let body = received.json();
         assert_eq!(body["type"], format!("topup.{outcome}"));
@@ -35,8 +35,8 @@ async fn orders_end_fulfilled_refunded_and_scheduled_then_fulfilled() {
         assert_eq!(body["data"]["metadata"]["cart"], "c-1");
         assert_eq!(body["data"]["customer"]["phone"], "0661998877");
         let card = bed.simulator.card_code(id);
-        let told = body["data"]["cardCode"].as_str().map(str::to_owned);
-        assert_eq!(told, card.filter(|_| outcome == "fulfilled"), "{outcome}");
+        let delivered = body["data"]["cardCode"].as_str().map(str::to_owned);
+        assert_eq!(delivered, card.filter(|_| outcome == "fulfilled"), "{outcome}");
     }
     bed.idle().await;
     for (id, status) in [(&fulfilled, "FULFILLED"), (&refunded, "REFUNDED"), (&scheduled, "FULFILLED")] {
@@ -47,7 +47,7 @@ async fn orders_end_fulfilled_refunded_and_scheduled_then_fulfilled() {
     assert_eq!(events, 4);
 }
 
-/// Checks a signature with another implementation than ours: the Python package of Standard Webhooks.
+/// Checks a signature with another implementation, the Python package of Standard Webhooks.
 fn verify(received: &Received) {
     let Some(python) = std::env::var_os("TOPUP_TEST_PYTHON") else {
         eprintln!("left out: the signature is not checked by Python (TOPUP_TEST_PYTHON is not set)");
@@ -69,7 +69,7 @@ fn verify(received: &Received) {
 }
 
 #[tokio::test]
-async fn a_receiver_that_fails_at_first_is_told_again_with_the_same_bytes() {
+async fn a_failed_delivery_is_repeated_with_the_same_bytes() {
     let bed = Bed::new(600.0).await;
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.sink.answer_first([500, 302, 429]);
@@ -78,32 +78,32 @@ async fn a_receiver_that_fails_at_first_is_told_again_with_the_same_bytes() {
     bed.stored(std::slice::from_ref(&id), OrderStatus::Fulfilled).await;
     bed.idle().await;
     let received = bed.sink.received();
-    assert_eq!(received.len(), 4, "5 s, 5 min and 30 min later, and then no more");
+    assert_eq!(received.len(), 4, "the first, and retries after 5 s, 5 min and 30 min");
     assert!(received.iter().all(|one| one.body == received[0].body && one.id() == received[0].id()));
     assert!(bed.shown(&id).contains("fulfilled by webhook: sent"), "{}", bed.shown(&id));
     assert!(bed.shown(&id).contains("4 attempts"), "{}", bed.shown(&id));
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_gone_is_left_alone() {
+async fn a_receiver_that_answers_410_gets_no_further_attempt() {
     let bed = Bed::new(600.0).await;
     let id = bed.order(Script::refunded_after(Duration::ZERO));
     bed.sink.answer_first([410]);
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "refunded").await;
+    bed.delivered(&id, "refunded").await;
     bed.idle().await;
     assert_eq!(bed.sink.received().len(), 1);
     assert!(bed.shown(&id).contains("refunded by webhook: refused"), "{}", bed.shown(&id));
 }
 
 #[tokio::test]
-async fn an_order_the_provider_does_not_know_ends_in_the_dead_letters_and_is_told() {
+async fn an_order_that_the_provider_does_not_know_is_dead_lettered_and_reported() {
     let bed = Bed::new(600.0).await;
     let id = "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned();
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    let received = bed.told(&id, "unresolved").await;
+    let received = bed.delivered(&id, "unresolved").await;
     assert_eq!(received.json()["type"], "topup.unresolved");
     bed.idle().await;
     let dead: Vec<String> = bed.redis(&["SMEMBERS", "{topup}:poll-topup:dead"]).await;
@@ -113,7 +113,7 @@ async fn an_order_the_provider_does_not_know_ends_in_the_dead_letters_and_is_tol
 }
 
 #[tokio::test]
-async fn an_open_breaker_makes_every_order_wait_and_loses_no_attempt() {
+async fn an_open_breaker_makes_every_order_wait_without_losing_attempts() {
     let bed = Bed::new(60.0).await;
     let limited = Answer::Fault(Fault::RateLimited429 { retry_after: Some(60) });
     let first = bed.order(Script::fulfilled_after(Duration::ZERO).first([limited]));
@@ -121,7 +121,7 @@ async fn an_open_breaker_makes_every_order_wait_and_loses_no_attempt() {
     let _worker = bed.worker().await;
     bed.enqueue([&first]).await;
     crate::support::until("the breaker opens", async || {
-        (bed.redis::<usize>(&["EXISTS", &bed.of_api_key("breaker")]).await == 1).then_some(())
+        (bed.redis::<usize>(&["EXISTS", &bed.budget_key("breaker")]).await == 1).then_some(())
     })
     .await;
     bed.enqueue([&second]).await;
@@ -133,23 +133,23 @@ async fn an_open_breaker_makes_every_order_wait_and_loses_no_attempt() {
 }
 
 #[tokio::test]
-async fn an_order_handed_over_twice_is_followed_once_and_a_final_one_not_at_all() {
+async fn an_order_handed_over_twice_is_tracked_once_and_a_final_one_not_at_all() {
     let bed = Bed::new(60.0).await;
     let id = bed.order(Script::fulfilled_after(20 * SECOND));
     let _worker = bed.worker().await;
     bed.enqueue([&id, &id, &id]).await;
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     bed.idle().await;
     let calls = bed.simulator.calls(&id).len();
     assert!(calls <= 9, "one sequence of polls: {calls}");
     bed.enqueue([&id]).await;
     bed.idle().await;
-    assert_eq!(bed.simulator.calls(&id).len(), calls, "a final order is not asked for");
+    assert_eq!(bed.simulator.calls(&id).len(), calls, "a final order is not checked");
     assert_eq!(bed.sink.received().len(), 1);
 }
 
 #[tokio::test]
-async fn a_rust_producer_may_push_with_apalis_redis() {
+async fn a_rust_producer_can_push_with_apalis_redis() {
     use apalis::prelude::TaskSink;
     use apalis_redis::{Config, RedisStorage};
     use topup_jobs::PollTopup;
@@ -160,30 +160,30 @@ async fn a_rust_producer_may_push_with_apalis_redis() {
     let config = Config::default().queue("{topup}:poll-topup");
     let mut storage = RedisStorage::<PollTopup, _>::new(bed.connection().await).with_config(config);
     storage.push(PollTopup::new(id.parse().unwrap())).await.unwrap();
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     bed.idle().await;
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_tried_by_one_order_at_a_time_and_never_locks_the_address_out() {
+async fn a_revoked_key_is_tried_by_one_order_after_each_pause() {
     let mut bed = Bed::new(600.0).await;
     bed.set("ONECLICKDZ_API_KEY", "revoked-key");
     let orders: Vec<String> = (0..50).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
     let mut worker = bed.worker().await;
     bed.enqueue(&orders).await;
-    // Two closures of 15 minutes: the second proves that not everybody asks when the first is over.
-    crate::support::until("the second try is refused", async || {
-        let closed: usize = bed.redis(&["EXISTS", &bed.of_api_key("refused")]).await;
+    // Two pauses of 15 minutes: after the first one, only one order is checked.
+    crate::support::until("the second request is refused", async || {
+        let closed: usize = bed.redis(&["EXISTS", &bed.budget_key("refused")]).await;
         (bed.simulator.total_calls() >= 2 && closed == 1).then_some(())
     })
     .await;
-    assert_eq!(bed.simulator.total_calls(), 2, "one request for each closure");
-    let told = worker.log().matches("refuses the API key of this worker").count();
-    assert_eq!(told, 1, "told once: {}", worker.log());
+    assert_eq!(bed.simulator.total_calls(), 2, "one request for each pause");
+    let logged = worker.log().matches("refuses the API key of this worker").count();
+    assert_eq!(logged, 1, "logged once: {}", worker.log());
     assert!(worker.stop().await.success());
     bed.set("ONECLICKDZ_API_KEY", "sandbox-key");
     let _worker = bed.worker().await;
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     let dead: usize = bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await;
-    assert_eq!(dead, 0, "every order has waited");
+    assert_eq!(dead, 0, "every order waited");
 }

@@ -1,7 +1,7 @@
-//! The provider is asked at the documented pace: never faster, never after the limit.
+//! Orders are checked at the documented pace, never faster and never after the limit.
 //!
-//! Gaps are measured by the simulator in domain time. Too early is a failure without any slack; too late is
-//! allowed for, since the machine may be busy.
+//! The simulator measures the gaps in domain time. No check may be early, but a few may be late, because the
+//! machine may be busy.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn since(earlier: &Call, later: &Call) -> Duration {
     later.at.saturating_sub(earlier.at)
 }
 
-/// For each call but the last: how long after the first it came, and how long before the next.
+/// For each call but the last, the time since the first call and the time until the next.
 fn gaps(calls: &[Call]) -> impl Iterator<Item = (Duration, Duration)> {
     calls.windows(2).map(|pair| (since(&calls[0], &pair[0]), since(&pair[0], &pair[1])))
 }
@@ -28,7 +28,7 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
     let id = bed.order(Script::handling_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    let received = bed.told(&id, "delayed").await;
+    let received = bed.delivered(&id, "delayed").await;
     assert_eq!(received.json()["data"]["status"], "DELAYED");
     let calls: Vec<Call> = bed.simulator.calls(&id);
     let (polling, later): (Vec<Call>, Vec<Call>) =
@@ -38,7 +38,7 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
     assert!(polling.len() > 25, "{} polls", polling.len());
     let mut prompt = 0;
     for (at, gap) in gaps(&polling) {
-        // The worker's count starts with the order's arrival, a little before the first call.
+        // The worker counts from the arrival of the order, a little before the first call.
         let least = if at > 61 * SECOND {
             10
         } else if at > 31 * SECOND {
@@ -47,7 +47,7 @@ async fn fast_polling_slows_down_and_ends_at_the_limit() {
             3
         };
         assert!(gap >= least * SECOND * 9 / 10, "{gap:?} at {at:?}: too fast");
-        assert!(at + least * SECOND * 9 / 10 <= 300 * SECOND, "planned at {at:?}: for later than the limit");
+        assert!(at + least * SECOND * 9 / 10 <= 300 * SECOND, "the poll after {at:?} is past the limit");
         prompt += usize::from(gap <= least * SECOND * 11 / 10 + 4 * SECOND);
     }
     assert!(prompt > polling.len() / 2, "most polls come when they are due: {prompt} of {}", polling.len());
@@ -60,7 +60,7 @@ async fn the_fixed_pace_is_five_seconds_and_sixty_polls() {
     let id = bed.order(Script::handling_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "delayed").await;
+    bed.delivered(&id, "delayed").await;
     let calls = bed.simulator.calls(&id);
     assert!(calls.len() <= 60, "{} polls", calls.len());
     assert!(gaps(&calls).all(|(_, gap)| gap >= SECOND * 45 / 10), "{calls:?}");
@@ -68,14 +68,14 @@ async fn the_fixed_pace_is_five_seconds_and_sixty_polls() {
 
 #[tokio::test]
 async fn a_queued_order_is_rechecked_after_24_hours_and_then_every_12() {
-    // Twelve hours are more than seven seconds: no recheck comes later than that, however busy the machine.
+    // Twelve hours take more than seven seconds, and even on a busy machine no recheck is as late as that.
     let bed = Bed::new(6_000.0).await;
     let id = bed.order(Script::queued_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "overdue").await;
+    bed.delivered(&id, "overdue").await;
     bed.simulator.set_script(&id, Script::always(Answer::Fulfilled));
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     let gaps: Vec<Duration> = gaps(&bed.simulator.calls(&id)).map(|(_, gap)| gap).collect();
     assert!(gaps.len() >= 5, "{gaps:?}");
     assert!(gaps[0] >= 24 * HOUR && gaps[0] < 36 * HOUR, "{gaps:?}");
@@ -83,15 +83,15 @@ async fn a_queued_order_is_rechecked_after_24_hours_and_then_every_12() {
 }
 
 #[tokio::test]
-async fn a_failing_recheck_is_tried_after_1_hour_then_3_then_given_up() {
-    // Two hours are more than three seconds, which no attempt is late by.
+async fn a_failing_recheck_is_retried_after_1_and_3_hours_and_then_dead_lettered() {
+    // Two hours take more than three seconds, and no attempt is as late as that.
     let bed = Bed::new(2_250.0).await;
     let id = bed.order(Script::queued_forever());
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "scheduled").await;
+    bed.delivered(&id, "scheduled").await;
     bed.simulator.set_script(&id, Script::always(Answer::Fault(Fault::InternalError500)));
-    let received = bed.told(&id, "unresolved").await;
+    let received = bed.delivered(&id, "unresolved").await;
     assert_eq!(received.json()["data"]["status"], "SCHEDULED");
     let gaps: Vec<Duration> = gaps(&bed.simulator.calls(&id)).map(|(_, gap)| gap).collect();
     assert_eq!(gaps.len(), 3, "{gaps:?}");
@@ -99,7 +99,7 @@ async fn a_failing_recheck_is_tried_after_1_hour_then_3_then_given_up() {
     assert!(gaps[1] >= HOUR && gaps[1] < 3 * HOUR, "{gaps:?}");
     assert!(gaps[2] >= 3 * HOUR && gaps[2] < 7 * HOUR, "{gaps:?}");
     let reason = format!("{{topup}}:recheck-topup:meta:{id}");
-    until("the dead letter says why", async || {
+    until("the dead letter has its reason", async || {
         let reason: Option<String> = bed.redis(&["HGET", &reason, "reason"]).await;
         (reason.as_deref() == Some("recheck-exhausted")).then_some(())
     })

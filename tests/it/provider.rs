@@ -1,5 +1,5 @@
-//! Everyday faults of keys, addresses and the provider: the trouble of one worker is not that of the others, and no order
-//! is given up for what the provider gets wrong.
+//! Faults of keys, addresses and the provider: a fault of one worker does not affect the others, and no order
+//! is dead-lettered for a fault of the provider.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{Bed, from_address, until};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Waits until this worker is not ready, for this reason.
+/// Waits until `/readyz` reports that the worker is not ready for this reason.
 async fn not_ready(address: &str, reason: &str) {
     until(reason, async || {
         let answer = get_from(address, "/readyz").await;
@@ -32,22 +32,22 @@ async fn dead_letters(bed: &Bed) -> usize {
     dead
 }
 
-/// Hands orders over in portions while both workers run, and waits until all are told.
-async fn all_are_told(bed: &Bed) {
+/// Hands orders over in batches while both workers run, and waits until all are delivered.
+async fn all_are_delivered(bed: &Bed) {
     for _ in 0..4 {
         let orders: Vec<String> =
             (0..6).map(|n| bed.order(Script::fulfilled_after(Duration::from_secs(n)))).collect();
         bed.enqueue(&orders).await;
         bed.stored(&orders, OrderStatus::Fulfilled).await;
         for order in &orders {
-            bed.told(order, "fulfilled").await;
+            bed.delivered(order, "fulfilled").await;
         }
     }
     assert_eq!(dead_letters(bed).await, 0);
 }
 
 #[tokio::test]
-async fn a_worker_with_a_mistyped_key_is_not_ready_and_holds_up_no_other() {
+async fn a_worker_with_a_mistyped_key_is_not_ready_and_delays_no_other() {
     let mut bed = Bed::new(1.0).await;
     let _good = bed.worker().await;
     bed.set("ONECLICKDZ_API_KEY", "mistyped-key");
@@ -55,12 +55,12 @@ async fn a_worker_with_a_mistyped_key_is_not_ready_and_holds_up_no_other() {
     let mistyped = bed.starting_worker();
     not_ready(&address, "the provider refuses the API key of this worker: ").await;
     assert!(mistyped.log().contains("ERROR"), "{}", mistyped.log());
-    all_are_told(&bed).await;
-    assert_eq!(bed.simulator.most_refused_keys_in_a_row(), 1, "it was tried once");
+    all_are_delivered(&bed).await;
+    assert_eq!(bed.simulator.most_refused_keys_in_a_row(), 1, "the key was tried once");
     assert!(!mistyped.log().contains("mistyped-key"), "{}", mistyped.log());
 }
 
-/// A good worker, and one that asks from an address of its own, which serves its readiness at the address returned.
+/// A good worker, a worker with an IP address of its own, and the address of that worker's HTTP endpoints.
 async fn worker_elsewhere(bed: &mut Bed) -> (Worker, Worker, String) {
     let good = bed.worker().await;
     let api = from_address([127, 0, 0, 2], &bed.api_url()).await;
@@ -70,18 +70,18 @@ async fn worker_elsewhere(bed: &mut Bed) -> (Worker, Worker, String) {
 }
 
 #[tokio::test]
-async fn a_worker_whose_address_is_not_allowed_is_not_ready_and_holds_up_no_other() {
+async fn a_worker_whose_ip_address_is_not_allowed_is_not_ready_and_delays_no_other() {
     let settings =
         SimulatorSettings { denied_addresses: vec![[127, 0, 0, 2].into()], ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
     let (_good, _denied, address) = worker_elsewhere(&mut bed).await;
     not_ready(&address, "the provider refuses the address of this host: ").await;
-    all_are_told(&bed).await;
-    assert_eq!(bed.simulator.refused_addresses(), 1, "it was tried once");
+    all_are_delivered(&bed).await;
+    assert_eq!(bed.simulator.refused_addresses(), 1, "the address was tried once");
 }
 
 #[tokio::test]
-async fn a_worker_whose_address_is_refused_leaves_the_list_to_the_others() {
+async fn the_list_is_still_read_beside_a_worker_whose_ip_address_is_refused() {
     let denied_addresses = vec![[127, 0, 0, 2].into()];
     let settings = SimulatorSettings { denied_addresses, rate_limit: 120, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 10.0, settings).await;
@@ -94,14 +94,14 @@ async fn a_worker_whose_address_is_refused_leaves_the_list_to_the_others() {
     bed.enqueue(&orders).await;
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     assert!(bed.simulator.requests(RequestKind::List) > 3, "the list was read");
-    assert_eq!(bed.simulator.refused_addresses(), 1, "it was tried once");
-    let left: usize = bed.redis(&["EXISTS", "{topup}:budget:list-disabled"]).await;
-    assert_eq!(left, 0, "the list is read on");
+    assert_eq!(bed.simulator.refused_addresses(), 1, "the address was tried once");
+    let disabled: usize = bed.redis(&["EXISTS", "{topup}:budget:list-disabled"]).await;
+    assert_eq!(disabled, 0, "the list is still read");
 }
 
 #[tokio::test]
-async fn an_address_that_is_blocked_is_left_alone_until_the_block_is_over() {
-    // A lockout lasts 3 s.
+async fn a_locked_out_ip_address_sends_no_request_that_prolongs_the_lockout() {
+    // A lockout of the address lasts 3 s.
     let mut bed = Bed::new(300.0).await;
     let elsewhere = from_address([127, 0, 0, 2], &bed.api_url()).await.parse().unwrap();
     let guess = Client::new(&elsewhere, &"guess".into()).unwrap();
@@ -118,13 +118,13 @@ async fn an_address_that_is_blocked_is_left_alone_until_the_block_is_over() {
 }
 
 #[tokio::test]
-async fn orders_that_were_known_survive_minutes_in_which_the_provider_knows_none() {
+async fn known_orders_survive_minutes_in_which_the_provider_answers_404() {
     let mut bed = Bed::new(20.0).await;
     bed.set("LIST_POLLING", "off");
     let orders: Vec<String> = (0..20).map(|_| bed.order(Script::fulfilled_after(3 * MINUTE))).collect();
     let worker = bed.worker().await;
     bed.enqueue(&orders).await;
-    until("the provider has answered for each", async || {
+    until("the provider has answered for each order", async || {
         orders.iter().all(|order| !bed.simulator.calls(order).is_empty()).then_some(())
     })
     .await;
@@ -138,7 +138,7 @@ async fn orders_that_were_known_survive_minutes_in_which_the_provider_knows_none
 }
 
 #[tokio::test]
-async fn an_outage_costs_a_recheck_none_of_its_attempts() {
+async fn an_outage_costs_a_recheck_no_attempt() {
     let mut bed = Bed::new(600.0).await;
     bed.set("LIST_POLLING", "off");
     let orders: Vec<String> = (0..3).map(|_| bed.order(Script::handling_forever())).collect();
@@ -147,7 +147,7 @@ async fn an_outage_costs_a_recheck_none_of_its_attempts() {
     bed.stored(&orders, OrderStatus::Delayed).await;
     bed.simulator.fail(Some(Fault::InternalError500));
     worker.logs("the recheck waits and loses no attempt").await;
-    // Each has been looked at and waits again, or waits for the provider.
+    // Each recheck has failed and waits again, or waits for the breaker.
     bed.stored(&orders, OrderStatus::Delayed).await;
     for order in &orders {
         until("the recheck waits", async || {

@@ -1,5 +1,5 @@
-//! `REDIS_URL` reaches every kind of Redis, and orders survive what is usual with each: a fail-over, a slot
-//! that moves, a certificate of a private authority, a user with just the permissions it needs.
+//! `REDIS_URL` reaches every kind of Redis, and no order is lost in a failover, while a slot moves, with a
+//! certificate of a private authority, or with a Redis user that has just the documented permissions.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::{Script, SimulatorSettings};
 
-use crate::crash::{SCALE, account, orders};
+use crate::crash::{SCALE, assert_settled, orders};
 use crate::shutdown::get;
-use crate::support::deployment::{Certificates, Cluster, Deployment, Pair, Watched, ask, sentinel};
+use crate::support::deployment::{Certificates, Cluster, Deployment, Pair, Sentinels, ask, sentinel};
 use crate::support::redis::{TestRedis, free_port};
 use crate::support::{Bed, Proxy, until};
 
@@ -20,7 +20,7 @@ async fn bed<R: Deployment>(redis: R) -> Bed<R> {
     Bed::on(redis, SCALE, SimulatorSettings::default()).await
 }
 
-/// The user of docs/redis.md, with this password; without some of its decisions.
+/// The command of docs/redis.md that creates the Redis user, with this password and without some words.
 fn documented_user(password: &str, without: &[&str]) -> Vec<String> {
     let line = PAGE.lines().find(|line| line.starts_with("ACL SETUSER topup ")).unwrap();
     let words = line.split(' ').filter(|word| !without.contains(word));
@@ -34,7 +34,7 @@ async fn add_user(server: &TestRedis, password: &str, without: &[&str], more: &[
 }
 
 #[tokio::test]
-async fn over_tls_with_a_private_authority() {
+async fn orders_end_over_tls_with_a_private_authority() {
     let certificates = Certificates::new();
     let port = free_port();
     let mut bed = bed(TestRedis::start_with(|_| certificates.arguments(port)).await).await;
@@ -43,7 +43,7 @@ async fn over_tls_with_a_private_authority() {
     let mut worker = bed.worker().await;
     let orders = orders(&bed);
     bed.enqueue(&orders).await;
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     assert!(worker.stop().await.success());
     assert!(!worker.log().contains("does not answer"), "{}", worker.log());
 }
@@ -59,18 +59,18 @@ async fn a_certificate_of_another_authority_is_refused() {
     for authority in [certificates.other_authority(), String::new()] {
         bed.set("REDIS_CA_FILE", authority);
         let mut worker = bed.starting_worker();
-        until("it says why", async || {
+        until("the reason is logged", async || {
             worker.log().contains("invalid peer certificate: UnknownIssuer").then_some(())
         })
         .await;
-        assert!(get(&address).await.contains("503"), "it is not ready");
+        assert!(get(&address).await.contains("503"), "the worker is not ready");
         assert_eq!(worker.ended(), None);
         assert!(worker.stop().await.success());
     }
 }
 
 #[tokio::test]
-async fn each_kind_works_over_tls() {
+async fn sentinels_and_cluster_work_over_tls() {
     let certificates = Certificates::new();
     let (port, ports) = (free_port(), [free_port(), free_port(), free_port()]);
     let server = TestRedis::start_with(|_| certificates.arguments(port)).await;
@@ -83,7 +83,7 @@ async fn each_kind_works_over_tls() {
         more
     })
     .await;
-    let node: Vec<String> = ask(cluster.stranger(), &["CONFIG", "GET", "tls-port"]).await;
+    let node: Vec<String> = ask(cluster.other_node(), &["CONFIG", "GET", "tls-port"]).await;
     let mut bed = bed(server).await;
     bed.set("REDIS_CA_FILE", certificates.authority());
     for url in [
@@ -95,7 +95,7 @@ async fn each_kind_works_over_tls() {
         let order = bed.order(Script::fulfilled_after(Duration::ZERO));
         let enqueued = bed.program(&["enqueue", &order]);
         assert!(enqueued.status.success(), "{}", String::from_utf8_lossy(&enqueued.stderr));
-        bed.told(&order, "fulfilled").await;
+        bed.delivered(&order, "fulfilled").await;
         assert!(worker.stop().await.success());
         assert!(!worker.log().contains("does not answer"), "{}", worker.log());
     }
@@ -106,7 +106,7 @@ async fn each_kind_works_over_tls() {
 }
 
 #[tokio::test]
-async fn a_fixed_address_that_leads_to_another_master_is_followed() {
+async fn a_worker_follows_a_fixed_address_to_the_new_master() {
     let pair = Pair::start().await;
     let proxy = Proxy::start(&pair.0[0].url(), Duration::ZERO).await;
     let mut bed = bed(pair).await;
@@ -115,26 +115,26 @@ async fn a_fixed_address_that_leads_to_another_master_is_followed() {
     let orders = orders(&bed);
     bed.enqueue(&orders).await;
     until("orders are polled", async || (bed.simulator.total_calls() > 100).then_some(())).await;
-    // The old master stays, answers, and keeps its connections.
-    proxy.lead_to(&bed.redis.0[1].url());
+    // The old master still answers and keeps its connections.
+    proxy.forward_to(&bed.redis.0[1].url());
     ask::<()>(&bed.redis.0[0], &["FAILOVER"]).await;
     bed.redis.leads(1).await;
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     assert_eq!(worker.ended(), None);
     assert!(worker.log().contains("(READONLY)"), "{}", worker.log());
     assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
 }
 
 #[tokio::test]
-async fn a_replica_that_lets_itself_be_read_makes_nobody_ready() {
+async fn a_worker_on_a_readable_replica_is_not_ready() {
     let mut bed = bed(Pair::start().await).await;
     let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
     let worker = bed.worker().await;
     ask::<()>(&bed.redis.0[0], &["FAILOVER"]).await;
     bed.redis.leads(1).await;
-    until("it is not ready", async || get(&address).await.contains("503").then_some(())).await;
-    // An inbox with nothing in it can be read.
+    until("the worker is not ready", async || get(&address).await.contains("503").then_some(())).await;
+    // A replica serves the reads of an empty inbox, so a read alone must not make the worker ready.
     for _ in 0..120 {
         assert!(get(&address).await.contains("503"), "{}", worker.log());
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -145,12 +145,12 @@ async fn a_replica_that_lets_itself_be_read_makes_nobody_ready() {
     bed.redis.leads(0).await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
-    until("it is ready", async || get(&address).await.contains("200").then_some(())).await;
+    bed.delivered(&order, "fulfilled").await;
+    until("the worker is ready", async || get(&address).await.contains("200").then_some(())).await;
 }
 
 #[tokio::test]
-async fn jobs_that_cannot_be_settled_are_not_claimed_without_end() {
+async fn a_worker_that_cannot_settle_jobs_stops_claiming_at_its_limit() {
     let mut bed = bed(TestRedis::start().await).await;
     bed.set("CONCURRENCY", "4");
     bed.set("REDIS_URL", format!("redis://topup:secret@127.0.0.1:{}", bed.redis.port()));
@@ -166,7 +166,7 @@ async fn jobs_that_cannot_be_settled_are_not_claimed_without_end() {
             None => 0,
         }
     };
-    until("it holds all it may", async || (claimed().await == 4 + 256).then_some(())).await;
+    until("260 jobs are claimed", async || (claimed().await == 4 + 256).then_some(())).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(claimed().await, 4 + 256, "{}", worker.log());
     add_user(&bed.redis, "secret", &[], &[]).await;
@@ -174,36 +174,36 @@ async fn jobs_that_cannot_be_settled_are_not_claimed_without_end() {
 }
 
 #[tokio::test]
-async fn sentinels_lead_to_the_new_master_and_back() {
-    let watched = Watched::start("topup:p%40ss%2Fword@").await;
-    for server in &watched.pair.0 {
+async fn workers_follow_the_sentinels_to_the_new_master_and_back() {
+    let sentinels = Sentinels::start("topup:p%40ss%2Fword@").await;
+    for server in &sentinels.pair.0 {
         add_user(server, "p@ss/word", &[], &["+role"]).await;
     }
-    watched.is_master(0).await;
-    watched.pair.follows(1).await;
-    let mut bed = bed(watched).await;
+    sentinels.is_master(0).await;
+    sentinels.pair.follows(1).await;
+    let mut bed = bed(sentinels).await;
     let mut workers = [bed.worker().await, bed.worker().await];
     let first = orders(&bed);
     bed.enqueue(&first).await;
-    until("all orders are taken in", async || {
-        let left: usize = bed.redis(&["XLEN", "{topup}:inbox"]).await;
-        (left == 0 && bed.simulator.total_calls() > 100).then_some(())
+    until("all orders are enqueued", async || {
+        let remaining: usize = bed.redis(&["XLEN", "{topup}:inbox"]).await;
+        (remaining == 0 && bed.simulator.total_calls() > 100).then_some(())
     })
     .await;
     bed.redis.pair.0[0].kill().await;
     bed.redis.is_master(1).await;
-    account(&bed, &first).await;
+    assert_settled(&bed, &first).await;
 
-    // It comes back, as a replica; then it takes the master's part again, while the other lives.
+    // The old master returns as a replica, and then becomes the master again while the other one lives.
     bed.redis.pair.0[0].start_again().await;
     add_user(&bed.redis.pair.0[0], "p@ss/word", &[], &["+role"]).await;
     bed.redis.pair.follows(0).await;
     bed.redis.fail_over().await;
     bed.redis.is_master(0).await;
-    // For seconds the old master does as if it were the one still, and whatever it is told is lost.
+    // For seconds the old master still accepts writes, and these are lost.
     let second = orders(&bed);
     bed.enqueue(&second).await;
-    account(&bed, &[first, second].concat()).await;
+    assert_settled(&bed, &[first, second].concat()).await;
     for worker in &mut workers {
         assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
@@ -212,10 +212,10 @@ async fn sentinels_lead_to_the_new_master_and_back() {
 }
 
 #[tokio::test]
-async fn sentinels_that_have_gone_silent_only_cost_the_time_to_ask_them() {
+async fn a_worker_passes_over_unresponsive_sentinels() {
     let server = TestRedis::start().await;
     let answering = sentinel(server.port(), 1, &[]).await;
-    // They take connections and say nothing. Asking them all takes longer than a report to Redis may.
+    // They accept connections but do not answer. Asking them all takes longer than a heartbeat may.
     let silent: Vec<_> = (0..12).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports = silent.iter().map(|silent| silent.local_addr().unwrap().port()).chain([answering.port()]);
     let hosts: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
@@ -224,50 +224,50 @@ async fn sentinels_that_have_gone_silent_only_cost_the_time_to_ask_them() {
     let mut worker = bed.worker().await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     assert!(worker.stop().await.success());
     assert!(!worker.log().contains("does not answer"), "{}", worker.log());
 }
 
 #[tokio::test]
-async fn a_master_that_goes_on_as_if_it_were_the_one_is_left_at_a_word_of_the_sentinels() {
-    let bed = bed(Watched::start_with_a_stubborn_master().await).await;
+async fn sentinels_move_a_worker_off_an_old_master_that_still_accepts_writes() {
+    let bed = bed(Sentinels::start_with_undemotable_master().await).await;
     let worker = bed.worker().await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     bed.redis.fail_over().await;
     bed.redis.is_master(1).await;
-    // It answers whoever stays, and takes every write.
+    // The old master still answers and accepts every write.
     let role: redis::Role = ask(&bed.redis.pair.0[0], &["ROLE"]).await;
     assert!(matches!(role, redis::Role::Primary { .. }), "{role:?}");
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let data = format!(r#"{{"topupId":"{order}"}}"#);
     let add = ["XADD", "{topup}:inbox", "*", "name", "poll-topup", "data", &data];
     ask::<()>(&bed.redis.pair.0[1], &add).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     assert!(!worker.log().contains("READONLY"), "{}", worker.log());
 }
 
 #[tokio::test]
-async fn a_slot_that_moves_is_followed() {
+async fn a_worker_follows_a_slot_that_moves() {
     let cluster = Cluster::start(Vec::new).await;
     let mut bed = bed(cluster).await;
     let mut workers = [bed.worker().await, bed.worker().await];
     let orders = orders(&bed);
     bed.enqueue(&orders).await;
     until("orders are polled", async || (bed.simulator.total_calls() > 100).then_some(())).await;
-    bed.redis.begin_to_move().await;
+    bed.redis.begin_slot_migration().await;
     for worker in &workers {
-        // Which of the two it is told first depends on which keys are where, and it says so once.
-        let told = async || {
+        // Which error comes first depends on which keys have moved. The worker logs only one of them.
+        let logged = async || {
             let log = worker.log();
             (log.contains("(ASK)") || log.contains("(TRYAGAIN)")).then_some(())
         };
-        until("it says what happens", told).await;
+        until("the redirection is logged", logged).await;
     }
-    bed.redis.finish_to_move().await;
-    account(&bed, &orders).await;
+    bed.redis.finish_slot_migration().await;
+    assert_settled(&bed, &orders).await;
     for worker in &mut workers {
         assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
@@ -282,7 +282,7 @@ async fn a_user_with_the_documented_permissions_suffices() {
     let mut worker = bed.worker().await;
     let orders = orders(&bed);
     bed.enqueue(&orders).await;
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     assert!(worker.stop().await.success());
     for word in ["NOPERM", "permission", "p@ss", "p%40ss"] {
         assert!(!worker.log().contains(word), "{}", worker.log());
@@ -290,32 +290,32 @@ async fn a_user_with_the_documented_permissions_suffices() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_named_and_can_be_given() {
+async fn a_missing_permission_is_logged_and_can_be_granted() {
     let mut bed = bed(TestRedis::start().await).await;
     let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
     bed.set("REDIS_URL", format!("redis://topup:secret@127.0.0.1:{}", bed.redis.port()));
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.starting_worker();
-    let says = async |words: &str| until(words, async || worker.log().contains(words).then_some(())).await;
-    says("the user or the password in REDIS_URL is refused").await;
+    let logs = async |words: &str| until(words, async || worker.log().contains(words).then_some(())).await;
+    logs("the user or the password in REDIS_URL is refused").await;
     add_user(&bed.redis, "secret", &["+client|tracking", "+lpop"], &[]).await;
     worker.ready().await;
-    says("NOPERM: the user in REDIS_URL lacks a permission: this user has no permissions to run the 'client")
+    logs("NOPERM: the user in REDIS_URL lacks a permission: this user has no permissions to run the 'client")
         .await;
-    says("NOPERM: the user in REDIS_URL lacks a permission: The user executing the script can't run this")
+    logs("NOPERM: the user in REDIS_URL lacks a permission: The user executing the script can't run this")
         .await;
-    until("it is not ready", async || get(&address).await.contains("503").then_some(())).await;
+    until("the worker is not ready", async || get(&address).await.contains("503").then_some(())).await;
     add_user(&bed.redis, "secret", &[], &[]).await;
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
-    until("it is ready", async || get(&address).await.contains("200").then_some(())).await;
+    bed.delivered(&order, "fulfilled").await;
+    until("the worker is ready", async || get(&address).await.contains("200").then_some(())).await;
     assert_eq!(worker.ended(), None);
     assert!(!worker.log().contains("secret"), "{}", worker.log());
 }
 
 #[test]
-fn an_address_of_no_known_form_ends_with_words() {
+fn an_invalid_redis_url_is_refused_without_showing_its_password() {
     for url in ["hunter2", "redis+sentinel://:hunter2@127.0.0.1", "redis+cluster://:hunter2@127.0.0.1/3"] {
         let mut enqueue = Command::new(crate::support::PROGRAM);
         let output =

@@ -1,4 +1,4 @@
-//! A change of `ENCRYPTION_KEY`: before and after it, the provider's own code reads what is stored.
+//! Before and after a change of `ENCRYPTION_KEY`, the code of the provider's guide decrypts the stored cards.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::support::{Bed, ENCRYPTION_KEY};
 const NEW_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 const MAY_BE_REMOVED: &str = "ENCRYPTION_KEYS_PREVIOUS may be removed";
 
-/// As in the provider's guide.
+/// Code of the provider's guide.
 const NODE: &str = r"
 const crypto = require('crypto');
 const { iv, encryptedData, authTag } = JSON.parse(require('fs').readFileSync(0, 'utf8'));
@@ -38,7 +38,7 @@ if ($cardCode === false) exit(1);
 echo $cardCode;
 ";
 
-/// A language with what the guide's code needs.
+/// An interpreter that can run the guide's code.
 struct Language {
     program: OsString,
     option: &'static str,
@@ -46,7 +46,7 @@ struct Language {
 }
 
 impl Language {
-    /// The first of these programs that can run this; nothing, with a printed line, where none can.
+    /// The first of these programs that can run `needs`. Prints a line and returns `None` if none can.
     fn find(programs: &[OsString], option: &'static str, needs: &str, code: &'static str) -> Option<Self> {
         let runs = |program: &&OsString| {
             let tried = Command::new(program).args([option, needs]).stderr(Stdio::null()).output();
@@ -59,7 +59,7 @@ impl Language {
         found.map(|program| Self { program, option, code })
     }
 
-    /// What it makes of the stored form with this key.
+    /// Decrypts a stored card with this key. Returns `None` if that fails.
     fn decrypt(&self, stored: &str, key: &str) -> Option<String> {
         let mut command = Command::new(&self.program);
         command.args([self.option, self.code]).env("ENCRYPTION_KEY", key);
@@ -72,12 +72,12 @@ impl Language {
 }
 
 #[tokio::test]
-async fn node_decrypts_a_card_before_and_after() {
+async fn node_decrypts_a_card_before_and_after_rekeying() {
     before_and_after(Language::find(&["node".into()], "-e", "require('crypto')", NODE)).await;
 }
 
 #[tokio::test]
-async fn python_decrypts_a_card_before_and_after() {
+async fn python_decrypts_a_card_before_and_after_rekeying() {
     let given = std::env::var_os("TOPUP_TEST_PYTHON");
     let programs: Vec<OsString> =
         given.into_iter().chain(["python3".into(), "/usr/bin/python3".into()]).collect();
@@ -86,7 +86,7 @@ async fn python_decrypts_a_card_before_and_after() {
 }
 
 #[tokio::test]
-async fn php_decrypts_a_card_before_and_after() {
+async fn php_decrypts_a_card_before_and_after_rekeying() {
     let needs = "exit(extension_loaded('openssl') ? 0 : 1);";
     before_and_after(Language::find(&["php".into()], "-r", needs, PHP)).await;
 }
@@ -97,7 +97,7 @@ async fn before_and_after(language: Option<Language>) {
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     let card = bed.simulator.card_code(&order);
     let stored = bed.sealed_card(&order).await;
     assert!(!stored.contains(card.as_deref().unwrap()));
@@ -105,8 +105,8 @@ async fn before_and_after(language: Option<Language>) {
 
     change_key(&mut bed);
     assert!(worker.stop().await.success());
-    let done = rekey(&bed);
-    assert!(done.status.success(), "{done:?}");
+    let output = rekey(&bed);
+    assert!(output.status.success(), "{output:?}");
     let stored = bed.sealed_card(&order).await;
     assert_eq!(language.decrypt(&stored, NEW_KEY), card);
     assert_eq!(language.decrypt(&stored, ENCRYPTION_KEY), None);
@@ -118,28 +118,28 @@ fn change_key(bed: &mut Bed) {
 }
 
 fn rekey(bed: &Bed) -> Output {
-    let done = bed.program(&["rekey"]);
-    for output in [&done.stdout, &done.stderr] {
-        let output = String::from_utf8_lossy(output);
-        assert!(!output.contains(NEW_KEY) && !output.contains(ENCRYPTION_KEY), "{output}");
+    let output = bed.program(&["rekey"]);
+    for stream in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(stream);
+        assert!(!text.contains(NEW_KEY) && !text.contains(ENCRYPTION_KEY), "{text}");
     }
-    done
+    output
 }
 
 #[tokio::test]
-async fn beside_running_workers_no_card_is_lost() {
+async fn rekeying_beside_running_workers_loses_no_card() {
     let mut bed = Bed::new(600.0).await;
     change_key(&mut bed);
-    let changed = bed.worker().await;
-    // A worker that has not been restarted yet.
+    let restarted = bed.worker().await;
+    // This worker has not been restarted yet.
     bed.set("ENCRYPTION_KEY", ENCRYPTION_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", NEW_KEY);
-    let mut late = bed.worker().await;
+    let mut old = bed.worker().await;
     let orders: Vec<String> =
         (0..150).map(|n| bed.order(Script::fulfilled_after(Duration::from_secs(n)))).collect();
     bed.enqueue(&orders).await;
     change_key(&mut bed);
-    bed.told(&orders[0], "fulfilled").await;
+    bed.delivered(&orders[0], "fulfilled").await;
     let early = rekey(&bed);
     let words = String::from_utf8_lossy(&early.stdout);
     assert!(
@@ -147,21 +147,21 @@ async fn beside_running_workers_no_card_is_lost() {
         "{words}"
     );
     for order in &orders {
-        bed.told(order, "fulfilled").await;
+        bed.delivered(order, "fulfilled").await;
     }
-    assert!(late.stop().await.success());
-    let done = rekey(&bed);
-    let words = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && words.contains(MAY_BE_REMOVED), "{words}");
+    assert!(old.stop().await.success());
+    let output = rekey(&bed);
+    let words = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && words.contains(MAY_BE_REMOVED), "{words}");
     bed.set("ENCRYPTION_KEYS_PREVIOUS", "");
     let alone = rekey(&bed);
     let words = String::from_utf8_lossy(&alone.stdout);
-    assert!(alone.status.success() && words.contains("     150  encrypted with it before"), "{words}");
-    assert!(!changed.log().contains("the store failed"), "{}", changed.log());
+    assert!(alone.status.success() && words.contains("     150  already encrypted"), "{words}");
+    assert!(!restarted.log().contains("the store failed"), "{}", restarted.log());
 }
 
 #[tokio::test]
-async fn a_card_that_no_key_decrypts_is_named() {
+async fn a_card_that_no_key_decrypts_is_listed() {
     let mut bed = Bed::new(600.0).await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;
@@ -170,9 +170,9 @@ async fn a_card_that_no_key_decrypts_is_named() {
     bed.idle().await;
     assert!(worker.stop().await.success());
     bed.set("ENCRYPTION_KEY", NEW_KEY);
-    let done = rekey(&bed);
-    let words = String::from_utf8_lossy(&done.stdout);
-    assert_eq!(done.status.code(), Some(1), "{words}");
+    let output = rekey(&bed);
+    let words = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{words}");
     assert!(words.contains(&order) && words.contains("       1  not decrypted by any key"), "{words}");
     assert!(!words.contains(MAY_BE_REMOVED), "{words}");
 }

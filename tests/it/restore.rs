@@ -1,4 +1,4 @@
-//! What is put back after Redis has lost its data: as much as the provider answers for in minutes, and new orders first.
+//! After Redis lost its data, no more orders are restored than can be checked in minutes, new ones first.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use topup_worker::simulator::{Script, SimulatorSettings};
 use crate::support::redis::TestRedis;
 use crate::support::{Bed, until};
 
-/// An order in the store that was to be looked at then, and that no queue holds.
-pub(crate) async fn lost(
+/// Stores an order whose next check was due at this time, and that no queue holds.
+pub(crate) async fn track_lost_order(
     store: &impl OrderStore,
     topup_id: &str,
     status: OrderStatus,
@@ -36,7 +36,7 @@ pub(crate) async fn lost(
 }
 
 #[tokio::test]
-async fn no_more_is_put_back_than_is_answered_for_in_minutes_and_the_oldest_first() {
+async fn no_more_orders_are_restored_than_can_be_checked_in_minutes_oldest_first() {
     const LOST: usize = 700;
     let mut bed = Bed::on(TestRedis::start().await, 1.0, SimulatorSettings::default()).await;
     bed.set("ONECLICKDZ_RATE_LIMIT", "120");
@@ -45,34 +45,34 @@ async fn no_more_is_put_back_than_is_answered_for_in_minutes_and_the_oldest_firs
     let hour_ago = real_now() - TimeDelta::hours(1);
     let rechecks: Vec<String> = (0..LOST).map(|_| bed.order(Script::queued_forever())).collect();
     for (n, id) in (0..).zip(&rechecks) {
-        lost(&store, id, OrderStatus::Scheduled, hour_ago + TimeDelta::seconds(n)).await;
+        track_lost_order(&store, id, OrderStatus::Scheduled, hour_ago + TimeDelta::seconds(n)).await;
     }
-    // A customer waits for this one: it is polled, and younger than all others.
+    // This order is still polled and newer than all others.
     let polled = bed.order(Script::fulfilled_after(std::time::Duration::ZERO));
-    lost(&store, &polled, OrderStatus::Handling, real_now() - TimeDelta::minutes(1)).await;
+    track_lost_order(&store, &polled, OrderStatus::Handling, real_now() - TimeDelta::minutes(1)).await;
     let _worker = bed.worker().await;
-    let held = until("orders are put back", async || {
-        let held: BTreeSet<String> = bed.redis(&["HKEYS", "{topup}:recheck-topup:data"]).await;
-        (!held.is_empty()).then_some(held)
+    let restored = until("orders are restored", async || {
+        let restored: BTreeSet<String> = bed.redis(&["HKEYS", "{topup}:recheck-topup:data"]).await;
+        (!restored.is_empty()).then_some(restored)
     })
     .await;
-    assert_eq!(held, rechecks[..240].iter().cloned().collect(), "those of two minutes, the oldest");
-    bed.told(&polled, "fulfilled").await;
-    let held: usize = bed.redis(&["HLEN", "{topup}:recheck-topup:data"]).await;
-    assert!(held < LOST, "{held} are in the queue");
+    assert_eq!(restored, rechecks[..240].iter().cloned().collect(), "two minutes' worth, the oldest");
+    bed.delivered(&polled, "fulfilled").await;
+    let restored: usize = bed.redis(&["HLEN", "{topup}:recheck-topup:data"]).await;
+    assert!(restored < LOST, "{restored} rechecks are in the queue");
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_keeps_no_other_order_from_being_put_back() {
+async fn an_unreadable_row_keeps_no_other_order_from_being_restored() {
     let bed = Bed::new(60.0).await;
     let store = bed.store().await;
     let hour_ago = real_now() - TimeDelta::hours(1);
     let [garbled, good] = [0, 1].map(|_| bed.order(Script::fulfilled_after(std::time::Duration::ZERO)));
-    lost(&store, &garbled, OrderStatus::Delayed, hour_ago).await;
-    lost(&store, &good, OrderStatus::Delayed, hour_ago).await;
+    track_lost_order(&store, &garbled, OrderStatus::Delayed, hour_ago).await;
+    track_lost_order(&store, &good, OrderStatus::Delayed, hour_ago).await;
     bed.database("UPDATE internet_orders SET status = 'HALF-DONE' WHERE topup_id = ?", &garbled).await;
     let worker = bed.worker().await;
-    bed.told(&good, "fulfilled").await;
+    bed.delivered(&good, "fulfilled").await;
     let warned = format!("order.id=\"{garbled}\"");
     assert!(worker.log().contains(&warned), "{}", worker.log());
 }

@@ -1,4 +1,4 @@
-//! A mail carries a link instead of the code, and the page behind it shows the card once.
+//! With `EMAIL_CARD=link`, a mail has a link instead of the code, and the linked page shows the card once.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::support::redis::free_port;
 use crate::support::smtp::{MailSink, Offer, PASSWORD, USER};
 use crate::support::{Bed, until};
 
-/// The number of every order of the simulator, and its end.
+/// The ADSL number of every order of the simulator, and its last digits.
 const NUMBER: &str = "036362608";
 const ENDING: &str = "2608";
 
 #[tokio::test]
-async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
+async fn the_link_of_a_mail_shows_the_card_once() {
     let (sink, folder) =
         (MailSink::new(Offer { smtps: false, starttls: true, auth: true }), tempfile::tempdir().unwrap());
     let mut bed = Bed::new(600.0).await;
@@ -28,9 +28,9 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     bed.set("RUST_LOG", "trace");
     let page = free_address();
     bed.set("REVEAL_ADDR", &page);
-    // The proxy of this address may hand its path on, or not.
+    // A proxy of this address may forward the path with or without the prefix.
     bed.set("REVEAL_URL", format!("http://{page}/shop/cards"));
-    // The first attempt fails, and the second carries the same link.
+    // The first attempt fails, and the second sends the same link.
     sink.answer_first([("DATA", "451 4.3.0 later")]);
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     let worker = bed.worker().await;
@@ -39,8 +39,8 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     bed.idle().await;
     let text = mail.bytes.replace("=\r\n", "").replace("=3D", "=");
     let code = bed.simulator.card_code(&id).unwrap();
-    assert!(!text.contains(&code) && !text.contains(NUMBER), "neither the card nor the answer: {text}");
-    assert!(text.contains(NUMBER.strip_suffix(ENDING).unwrap()), "the rest of the number: {text}");
+    assert!(!text.contains(&code) && !text.contains(NUMBER), "no code and no full number: {text}");
+    assert!(text.contains(NUMBER.strip_suffix(ENDING).unwrap()), "a part of the number: {text}");
     let begin = format!("http://{page}/shop/cards/r/");
     let token = text.split(&begin).nth(1).unwrap_or_else(|| panic!("no link in {text}"));
     let token: String = token.chars().take_while(char::is_ascii_hexdigit).collect();
@@ -50,7 +50,7 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     let path = format!("/r/{token}");
     let opened = http(&page, "GET", &path, "").await;
     assert!(opened.starts_with("HTTP/1.1 200") && opened.contains("<form"), "{opened}");
-    assert!(opened.contains(r#"dir="rtl""#), "in the customer's language: {opened}");
+    assert!(opened.contains(r#"dir="rtl""#), "the page is in the customer's language: {opened}");
     let wrong = http(&page, "POST", &path, "digits=0000").await;
     assert!(wrong.starts_with("HTTP/1.1 403"), "{wrong}");
     let shown = http(&page, "POST", &format!("/shop/cards/r/{token}"), &format!("digits={ENDING}")).await;
@@ -59,15 +59,16 @@ async fn a_customer_opens_the_link_of_the_mail_and_sees_the_card_once() {
     assert!(again.starts_with("HTTP/1.1 410") && !again.contains(&code), "{again}");
 
     let timeline = bed.shown(&id);
-    for line in ["try 1: wrong", "try 2: shown", "already-shown", "fulfilled by email, attempt 2: sent"] {
+    for line in ["try 1: wrong", "try 2: shown", "already-shown", "event fulfilled to email, attempt 2: sent"]
+    {
         assert!(timeline.contains(line), "{line} is not in {timeline}");
     }
     let log = worker.log() + &timeline;
-    assert!(!log.contains(&code) && !log.contains(&token), "neither the card nor the link is logged");
+    assert!(!log.contains(&code) && !log.contains(&token), "neither the code nor the link is logged");
 }
 
 #[tokio::test]
-async fn a_flood_of_connections_that_send_nothing_keeps_no_visitor_out_and_no_operator() {
+async fn a_flood_of_idle_connections_blocks_neither_customers_nor_the_operator() {
     let mut bed = Bed::new(600.0).await;
     let page = free_address();
     bed.set("REVEAL_ADDR", &page);
@@ -80,7 +81,7 @@ async fn a_flood_of_connections_that_send_nothing_keeps_no_visitor_out_and_no_op
         stream
             .write_all(b"GET /r/1234 HTTP/1.1\r\nHost:")
             .await
-            .expect("it takes the beginning of a request");
+            .expect("the page takes the beginning of a request");
         flood.push(stream);
         if n % 100 == 99 {
             let answer = http(&page, "GET", "/r/unknown", "").await;
@@ -93,11 +94,11 @@ async fn a_flood_of_connections_that_send_nothing_keeps_no_visitor_out_and_no_op
             assert!(crate::shutdown::get(&operator).await.starts_with("HTTP/1.1 "));
         }
     }
-    // The first were closed for others; a connection that is kept would not end for twenty seconds.
+    // The oldest connections were closed for newer ones. Otherwise they would stay open for twenty seconds.
     let mut nothing = Vec::new();
     assert!(flood[0].read_to_end(&mut nothing).await.is_err() || nothing.is_empty());
     for setting in ["REVEAL_ADDR", "HTTP_ADDR"] {
-        let words = "the listener of this setting has all its connections";
+        let words = "the listener is at its limit of connections";
         until(setting, async || {
             worker.log().lines().any(|line| line.contains(words) && line.contains(setting)).then_some(())
         })
@@ -106,7 +107,7 @@ async fn a_flood_of_connections_that_send_nothing_keeps_no_visitor_out_and_no_op
 }
 
 #[tokio::test]
-async fn without_its_public_address_there_is_no_page_and_no_link() {
+async fn without_reveal_url_there_is_no_page_and_no_link() {
     let mut bed = Bed::new(600.0).await;
     let page = free_address();
     bed.set("REVEAL_ADDR", &page);
@@ -132,8 +133,8 @@ async fn http(address: &str, method: &str, path: &str, form: &str) -> String {
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: cards\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{form}"
     );
-    stream.write_all(request.as_bytes()).await.expect("it takes the request");
+    stream.write_all(request.as_bytes()).await.expect("the page takes the request");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("it answers");
+    stream.read_to_string(&mut answer).await.expect("the page answers");
     answer
 }

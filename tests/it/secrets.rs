@@ -1,4 +1,4 @@
-//! Nothing secret or personal is where it must not be: logs at any level, Redis, the command line.
+//! No log at any level and no command shows secrets or personal data, and Redis keeps none of them.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,16 +9,16 @@ use topup_worker::simulator::{Answer, Fault, Script};
 
 use crate::support::{Bed, ENCRYPTION_KEY, SECRET};
 
-/// What the customer of every test order is called, writes from and is called at.
+/// Name, e-mail address and phone number of the customer of every test order.
 const PERSONAL: [&str; 3] = ["Zohra", "zohra.bk@example.dz", "0661998877"];
 
 #[tokio::test]
-async fn no_log_and_no_command_shows_anything_secret_or_personal() {
+async fn no_log_and_no_command_shows_secrets_or_personal_data() {
     let mut bed = Bed::new(600.0).await;
     bed.set("RUST_LOG", "trace");
     bed.sink.answer_first([500, 503]);
     let fulfilled = bed.order(Script::fulfilled_after(Duration::from_secs(4)));
-    // Its answer breaks off behind the card.
+    // The first answer is cut off after the card.
     let truncated = bed.order(Script::fulfilled_after(Duration::ZERO).first([
         Answer::Fault(Fault::Truncated),
         Answer::Fault(Fault::NotJson),
@@ -34,15 +34,15 @@ async fn no_log_and_no_command_shows_anything_secret_or_personal() {
     ])
     .await;
     bed.stored(&orders[..2], OrderStatus::Fulfilled).await;
-    bed.told(&orders[2], "scheduled").await;
-    bed.told(&orders[1], "fulfilled").await;
+    bed.delivered(&orders[2], "scheduled").await;
+    bed.delivered(&orders[1], "fulfilled").await;
     let mut log = worker.log();
     for order in &orders {
         log.push_str(&bed.shown(order));
     }
     assert!(worker.stop().await.success());
     log.push_str(&worker.log());
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log speaks at length");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log is detailed");
     let cards = orders.iter().filter_map(|order| bed.simulator.card_code(order));
     let secrets = [ENCRYPTION_KEY, SECRET, "sandbox-key", "036362608"].map(str::to_owned);
     for secret in cards.chain(secrets).chain(PERSONAL.map(str::to_owned)) {
@@ -52,9 +52,9 @@ async fn no_log_and_no_command_shows_anything_secret_or_personal() {
 }
 
 #[tokio::test]
-async fn redis_never_sees_a_card_and_forgets_the_customer() {
+async fn redis_never_receives_a_card_and_keeps_no_customer_data() {
     let bed = Bed::new(600.0).await;
-    let seen = watch(&bed).await;
+    let seen = record_commands(&bed).await;
     let orders: Vec<String> = (0..20)
         .map(|n| bed.order(Script::fulfilled_after(Duration::from_secs(n))))
         .chain([bed.order(Script::refunded_after(Duration::ZERO))])
@@ -62,13 +62,13 @@ async fn redis_never_sees_a_card_and_forgets_the_customer() {
     let _worker = bed.worker().await;
     bed.enqueue(&orders).await;
     for order in &orders[..20] {
-        bed.told(order, "fulfilled").await;
+        bed.delivered(order, "fulfilled").await;
     }
-    bed.told(&orders[20], "refunded").await;
+    bed.delivered(&orders[20], "refunded").await;
     bed.idle().await;
 
     let commands = seen.lock().unwrap().join("\n");
-    assert!(commands.contains("zohra.bk@example.dz"), "the producer's messages were watched");
+    assert!(commands.contains("zohra.bk@example.dz"), "the producer's messages were recorded");
     for order in &orders {
         let card = bed.simulator.card_code(order).unwrap();
         assert!(!commands.contains(&card), "the card of {order} went to Redis");
@@ -76,15 +76,15 @@ async fn redis_never_sees_a_card_and_forgets_the_customer() {
     let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
     for key in keys {
         let dump: Vec<u8> = bed.redis(&["DUMP", &key]).await;
-        let values = format!("{} {}", String::from_utf8_lossy(&dump), everything(&bed, &key).await);
+        let values = format!("{} {}", String::from_utf8_lossy(&dump), value_of(&bed, &key).await);
         for word in PERSONAL.iter().chain(&["036362608"]) {
             assert!(!values.contains(word), "{word} stays in {key}");
         }
     }
 }
 
-/// All that a key holds, as text.
-async fn everything(bed: &Bed, key: &str) -> String {
+/// The whole value of a key as text.
+async fn value_of(bed: &Bed, key: &str) -> String {
     let kind: String = bed.redis(&["TYPE", key]).await;
     let value: redis::Value = match kind.as_str() {
         "string" => bed.redis(&["GET", key]).await,
@@ -97,15 +97,15 @@ async fn everything(bed: &Bed, key: &str) -> String {
     format!("{value:?}")
 }
 
-/// Every command that Redis gets from now on.
-async fn watch(bed: &Bed) -> Arc<Mutex<Vec<String>>> {
+/// Records every command that Redis receives from now on.
+async fn record_commands(bed: &Bed) -> Arc<Mutex<Vec<String>>> {
     let client = redis::Client::open(bed.redis.url()).unwrap();
     let mut monitor = client.get_async_monitor().await.unwrap().into_on_message::<String>();
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let keep = Arc::clone(&seen);
+    let recorded = Arc::clone(&seen);
     tokio::spawn(async move {
         while let Some(command) = monitor.next().await {
-            keep.lock().unwrap().push(command);
+            recorded.lock().unwrap().push(command);
         }
     });
     seen

@@ -1,4 +1,4 @@
-//! Customers get an SMS through a gateway of the merchant's description.
+//! Customers get SMS through a gateway that the merchant describes in the settings.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{Bed, Received, Sink, until};
 
 const PHONE: &str = "0661998877";
 
-/// A bed whose customers get SMS through this gateway.
+/// A bed that sends SMS through this gateway.
 async fn bed(gateway: &Sink) -> Bed {
     let mut bed = Bed::new(600.0).await;
     bed.set("SMS_URL", gateway.listen().await + "?account=account-of-mine");
@@ -19,9 +19,9 @@ async fn bed(gateway: &Sink) -> Bed {
     bed
 }
 
-/// Waits until the gateway was asked so often.
-async fn asked(gateway: &Sink, count: usize) -> Vec<Received> {
-    until(&format!("the gateway was asked {count} times"), async || {
+/// Waits until the gateway has received this many requests.
+async fn requests(gateway: &Sink, count: usize) -> Vec<Received> {
+    until(&format!("the gateway has received {count} requests"), async || {
         let received = gateway.received();
         (received.len() >= count).then_some(received)
     })
@@ -38,7 +38,7 @@ async fn customers_get_an_sms_in_their_language_and_without_the_code() {
     ];
     let worker = bed.worker().await;
     bed.enqueue(&orders).await;
-    let received = asked(&gateway, 2).await;
+    let received = requests(&gateway, 2).await;
     bed.idle().await;
     assert_eq!(gateway.received().len(), 2);
     for (order, outcome, words) in [(&orders[0], "fulfilled", "جاهزة"), (&orders[1], "refunded", "تعذر")]
@@ -61,7 +61,7 @@ async fn customers_get_an_sms_in_their_language_and_without_the_code() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_fails_is_asked_again_with_the_same_body() {
+async fn a_failed_request_to_the_gateway_is_repeated_with_the_same_body() {
     let gateway = Sink::default();
     let mut bed = bed(&gateway).await;
     bed.set("SMS_CARD", "code");
@@ -69,7 +69,7 @@ async fn a_gateway_that_fails_is_asked_again_with_the_same_body() {
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    let received = asked(&gateway, 5).await;
+    let received = requests(&gateway, 5).await;
     bed.idle().await;
     assert_eq!(gateway.received().len(), 5);
     assert!(received.iter().all(|one| one.body == received[0].body));
@@ -79,7 +79,7 @@ async fn a_gateway_that_fails_is_asked_again_with_the_same_body() {
 }
 
 #[tokio::test]
-async fn a_message_that_the_gateway_refuses_in_its_own_words_is_given_up() {
+async fn a_refusal_that_matches_sms_refused_if_ends_the_delivery() {
     let gateway = Sink::default();
     let mut bed = bed(&gateway).await;
     bed.set("SMS_REFUSED_IF", "no such number, status 422");
@@ -87,7 +87,7 @@ async fn a_message_that_the_gateway_refuses_in_its_own_words_is_given_up() {
     let id = bed.order(Script::refunded_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    asked(&gateway, 1).await;
+    requests(&gateway, 1).await;
     bed.idle().await;
     assert_eq!(gateway.received().len(), 1);
     let shown = bed.shown(&id);
@@ -95,7 +95,7 @@ async fn a_message_that_the_gateway_refuses_in_its_own_words_is_given_up() {
 }
 
 #[tokio::test]
-async fn who_named_no_phone_gets_no_sms() {
+async fn a_customer_without_a_phone_number_gets_no_sms() {
     let gateway = Sink::default();
     let bed = bed(&gateway).await;
     let id = bed.order(Script::refunded_after(Duration::ZERO));
@@ -103,7 +103,7 @@ async fn who_named_no_phone_gets_no_sms() {
     let data = format!(r#"{{"topupId":"{id}","customer":{{"email":"zohra.bk@example.dz"}}}}"#);
     bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
     bed.stored(std::slice::from_ref(&id), OrderStatus::Refunded).await;
-    bed.told(&id, "refunded").await;
+    bed.delivered(&id, "refunded").await;
     bed.idle().await;
     assert_eq!(gateway.received().len(), 0);
     assert!(!bed.shown(&id).contains("by sms"), "{}", bed.shown(&id));

@@ -1,4 +1,4 @@
-//! A notification that is refused or given up is kept, the operator is notified, and it can be replayed.
+//! A refused or undelivered notification is dead-lettered, reported to the operator and can be replayed.
 
 use std::time::Duration;
 
@@ -38,29 +38,29 @@ async fn enqueue_for(bed: &Bed, topup_id: &str, customer: Value) {
     bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
 }
 
-/// Waits until this endpoint has this event.
-async fn told(sink: &Sink, id: &str) -> Received {
+/// Waits until this endpoint has received this event.
+async fn received_by(sink: &Sink, id: &str) -> Received {
     until(&format!("{id} is delivered"), async || {
         sink.received().into_iter().find(|received| received.id() == id)
     })
     .await
 }
 
-/// Waits until the operator is told that an event was not delivered by this channel, and for which reason.
-async fn operator_told(operator: &Sink, order: &str, channel: &str, reason: &str) -> Received {
-    let received = told(operator, &format!("evt_{order}_undelivered")).await;
+/// Waits until the operator is notified that this channel did not deliver an event, with this reason.
+async fn operator_notified(operator: &Sink, order: &str, channel: &str, reason: &str) -> Received {
+    let received = received_by(operator, &format!("evt_{order}_undelivered")).await;
     let body = received.json();
     assert_eq!(body["type"], "topup.undelivered");
     assert_eq!(body["data"]["topupId"], *order);
     assert_eq!(body["data"]["undelivered"]["channel"], *channel);
     assert_eq!(body["data"]["undelivered"]["reason"], *reason);
-    assert_eq!(body["data"]["cardCode"], Value::Null, "no card is in it");
+    assert_eq!(body["data"]["cardCode"], Value::Null, "the event has no card");
     received
 }
 
 async fn notification(bed: &Bed, order: &str, outcome: Outcome, channel: &str) -> Notification {
     let all = bed.store().await.notifications(&order.parse().unwrap()).await.unwrap();
-    all.into_iter().find(|one| one.outcome == outcome && one.channel == channel).expect("it is to be told")
+    all.into_iter().find(|one| one.outcome == outcome && one.channel == channel).expect("it is stored")
 }
 
 fn dead_letters(bed: &Bed, args: &[&str]) -> String {
@@ -76,7 +76,7 @@ fn resend(bed: &Bed, args: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn a_notification_that_the_database_does_not_hold_is_a_dead_letter_and_counted() {
+async fn a_notification_missing_in_the_database_is_dead_lettered_and_counted() {
     let mut bed = Bed::new(1.0).await;
     bed.set("WEBHOOK_URL", "http://127.0.0.1:1/");
     let address = bed.serve_http();
@@ -100,7 +100,7 @@ async fn a_notification_that_the_database_does_not_hold_is_a_dead_letter_and_cou
 }
 
 #[tokio::test]
-async fn a_webhook_that_is_gone_for_a_while_loses_no_card() {
+async fn a_webhook_that_answers_410_for_a_while_loses_no_card() {
     let (mut bed, operator) = bed().await;
     let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
@@ -110,7 +110,7 @@ async fn a_webhook_that_is_gone_for_a_while_loses_no_card() {
     let worker = bed.worker().await;
     bed.enqueue([&id]).await;
 
-    let body = operator_told(&operator, &id, "webhook", GONE).await.json();
+    let body = operator_notified(&operator, &id, "webhook", GONE).await.json();
     assert_eq!(body["data"]["undelivered"]["eventId"], *event);
     assert_eq!(body["data"]["undelivered"]["type"], "topup.fulfilled");
     bed.idle().await;
@@ -124,9 +124,9 @@ async fn a_webhook_that_is_gone_for_a_while_loses_no_card() {
     let undelivered = stream.iter().find(|(_, fields)| fields["type"] == "topup.undelivered").unwrap();
     assert_eq!((&*undelivered.1["eventId"], &*undelivered.1["channel"]), (&*event, "webhook"));
 
-    // It is still gone, which is news, and then it is well.
+    // The endpoint answers 410 once more, which is a new incident, and then accepts the event.
     assert!(dead_letters(&bed, &["replay", &job]).ends_with("runs again\n"));
-    told(&operator, &format!("evt_{id}_undelivered_2")).await;
+    received_by(&operator, &format!("evt_{id}_undelivered_2")).await;
     bed.idle().await;
     assert!(dead_letters(&bed, &["replay", &job]).ends_with("runs again\n"));
     bed.idle().await;
@@ -148,20 +148,20 @@ async fn the_operator_is_notified_when_all_attempts_failed() {
     let id = fulfilled(&bed);
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    operator_told(&operator, &id, "webhook", "undelivered after 10 attempts, last: HTTP 500").await;
+    operator_notified(&operator, &id, "webhook", "undelivered after 10 attempts, last: HTTP 500").await;
     bed.idle().await;
     assert_eq!(bed.sink.received().len(), 10);
 }
 
 #[tokio::test]
-async fn an_undelivered_event_that_is_refused_itself_causes_no_other() {
+async fn an_undelivered_event_that_is_refused_causes_no_further_event() {
     let (bed, operator) = bed().await;
     bed.sink.answer_first([410; 5]);
     operator.answer_first([410; 5]);
     let id = fulfilled(&bed);
     let worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    operator_told(&operator, &id, "webhook", GONE).await;
+    operator_notified(&operator, &id, "webhook", GONE).await;
     bed.idle().await;
     assert_eq!((bed.sink.received().len(), operator.received().len()), (1, 1));
     let letters = dead_letters(&bed, &[]);
@@ -172,7 +172,7 @@ async fn an_undelivered_event_that_is_refused_itself_causes_no_other() {
     let log = worker.log();
     let errors = log.lines().filter(|line| line.contains("ERROR") && line.contains("is given up")).count();
     assert_eq!(errors, 2, "{log}");
-    // It can be replayed as any other.
+    // This dead letter can be replayed as any other.
     assert!(
         dead_letters(&bed, &["replay", &format!("{id}:undelivered:operator-webhook")]).contains("runs again")
     );
@@ -188,10 +188,10 @@ async fn a_replay_that_stopped_between_the_database_and_redis_is_completed() {
     bed.idle().await;
     assert!(dead_letters(&bed, &[]).contains(GONE));
     let stored = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.payload(&id.parse().unwrap());
-    // What `replay` and `resend` store, some time ago; the process died before it asked Redis.
+    // `replay` and `resend` store this first. Here the process died before it reached Redis.
     let then = real_now() - chrono::TimeDelta::hours(1);
     assert!(bed.store().await.notify_again(&stored, "replayed by the operator", false, then).await.unwrap());
-    bed.told(&id, "fulfilled").await;
+    bed.delivered(&id, "fulfilled").await;
     until("it is stored as sent", async || {
         let status = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.status;
         (status == NotificationStatus::Sent).then_some(())
@@ -201,7 +201,7 @@ async fn a_replay_that_stopped_between_the_database_and_redis_is_completed() {
     assert_eq!(dead_letters(&bed, &[]), "");
 }
 
-/// A bed whose customers are written to through this server.
+/// A bed that sends mail through this server.
 async fn bed_with_mail(mails: &MailSink) -> (Bed, Sink) {
     let (mut bed, operator) = bed().await;
     bed.set("SMTP_URL", format!("smtp://127.0.0.1:{}", mails.listen().await));
@@ -211,14 +211,14 @@ async fn bed_with_mail(mails: &MailSink) -> (Bed, Sink) {
 }
 
 #[tokio::test]
-async fn a_mail_refused_at_data_is_kept_and_arrives_once_replayed() {
+async fn a_mail_refused_at_data_is_dead_lettered_and_sent_by_a_replay() {
     let mails = MailSink::new(Offer::default());
     let (bed, operator) = bed_with_mail(&mails).await;
     mails.answer_first([("DATA", "550 not now"), (".", "552 5.2.2 mailbox full")]);
     let id = fulfilled(&bed);
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    operator_told(&operator, &id, "email", "refused: SMTP 550 to the mail").await;
+    operator_notified(&operator, &id, "email", "refused: SMTP 550 to the mail").await;
     bed.idle().await;
     let job = format!("{id}:fulfilled:email");
     assert!(dead_letters(&bed, &["replay", &job]).contains("runs again"));
@@ -227,32 +227,32 @@ async fn a_mail_refused_at_data_is_kept_and_arrives_once_replayed() {
     assert!(dead_letters(&bed, &["replay", &job]).contains("runs again"));
     bed.idle().await;
     let sent = mails.mails();
-    assert_eq!(sent.len(), 2, "the one that was refused behind its text, and the one that was taken");
+    assert_eq!(sent.len(), 2, "one mail was refused after its text, and one was accepted");
     assert_eq!(sent[0].bytes, sent[1].bytes);
     assert_eq!(notification(&bed, &id, Outcome::Fulfilled, "email").await.status, NotificationStatus::Sent);
 }
 
 #[tokio::test]
-async fn a_typing_error_in_an_address_is_reported_to_merchant_and_operator() {
+async fn an_invalid_email_address_is_reported_to_merchant_and_operator() {
     let mails = MailSink::new(Offer::default());
     let (bed, operator) = bed_with_mail(&mails).await;
     let id = fulfilled(&bed);
     let worker = bed.worker().await;
     enqueue_for(&bed, &id, json!({"email": "zohra.bk@@example.dz"})).await;
-    let reason = "refused: what the order names is no e-mail address";
-    operator_told(&operator, &id, "email", reason).await;
-    bed.told(&id, "undelivered").await;
+    let reason = "refused: the customer has no valid e-mail address";
+    operator_notified(&operator, &id, "email", reason).await;
+    bed.delivered(&id, "undelivered").await;
     bed.idle().await;
     assert!(dead_letters(&bed, &[]).contains(reason));
 
-    // The order is final; handed over again with the right address, its event can be sent.
+    // The order is final. Handed over again with the right address, its event can be sent.
     enqueue_for(&bed, &id, json!({"email": "zohra.bk@example.dz"})).await;
     bed.idle().await;
     let event = format!("evt_{id}_fulfilled");
-    let said = resend(&bed, &[&id, "--event", &event, "--channel", "email"]);
+    let printed = resend(&bed, &[&id, "--event", &event, "--channel", "email"]);
     assert!(
-        said.ends_with("email             was a dead letter: is due now, with all its attempts\n"),
-        "{said}"
+        printed.ends_with("email             was a dead letter: is due now, with all its attempts\n"),
+        "{printed}"
     );
     bed.idle().await;
     let sent = mails.mails();
@@ -263,7 +263,7 @@ async fn a_typing_error_in_an_address_is_reported_to_merchant_and_operator() {
 }
 
 #[tokio::test]
-async fn an_order_with_an_address_of_its_own_is_reported_to_those_who_run_the_service_only() {
+async fn an_undelivered_event_is_not_reported_to_the_callback_of_its_order() {
     let (mails, shop) = (MailSink::new(Offer::default()), Sink::default());
     let (mut bed, operator) = bed_with_mail(&mails).await;
     bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
@@ -272,8 +272,8 @@ async fn an_order_with_an_address_of_its_own_is_reported_to_those_who_run_the_se
     let callback = shop.listen().await;
     let data = json!({"topupId": id, "customer": {"email": "zohra.bk"}, "callbackUrl": callback}).to_string();
     bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
-    told(&operator, &format!("evt_{id}_undelivered")).await;
-    bed.told(&id, "undelivered").await;
+    received_by(&operator, &format!("evt_{id}_undelivered")).await;
+    bed.delivered(&id, "undelivered").await;
     bed.idle().await;
     let ids: Vec<String> = shop.received().iter().map(|one| one.id().to_owned()).collect();
     assert_eq!(ids, [format!("evt_{id}_fulfilled")]);
@@ -291,13 +291,13 @@ async fn an_sms_that_a_gateway_refuses_is_reported_and_replayed() {
     let id = fulfilled(&bed);
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    operator_told(&operator, &id, "sms", "refused: HTTP 400: the gateway refuses the message").await;
+    operator_notified(&operator, &id, "sms", "refused: HTTP 400: the gateway refuses the message").await;
     bed.idle().await;
     assert!(dead_letters(&bed, &["replay", "--all", "--job", "notify-customer"]).contains("runs again"));
     bed.idle().await;
-    let asked = gateway.received();
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[0].body, asked[1].body);
+    let requests = gateway.received();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0].body, requests[1].body);
     assert_eq!(notification(&bed, &id, Outcome::Fulfilled, "sms").await.status, NotificationStatus::Sent);
 }
 
@@ -315,10 +315,10 @@ async fn an_order_that_no_channel_can_deliver_is_reported_to_the_operator() {
     enqueue_for(&bed, &slow, json!({"phone": "0661998877"})).await;
     bed.enqueue([&with]).await;
     let reason = "no channel reaches the customer or the merchant of this order: it names no address that they can use";
-    let body = operator_told(&operator, &without, "none", reason).await.json();
+    let body = operator_notified(&operator, &without, "none", reason).await.json();
     assert_eq!(body["data"]["undelivered"]["eventId"], format!("evt_{without}_fulfilled"));
-    told(&operator, &format!("evt_{slow}_delayed")).await;
-    until("the other customer has the mail", async || (!mails.mails().is_empty()).then_some(())).await;
+    received_by(&operator, &format!("evt_{slow}_delayed")).await;
+    until("the other customer has a mail", async || (!mails.mails().is_empty()).then_some(())).await;
     let ids: Vec<String> = operator.received().iter().map(|one| one.id().to_owned()).collect();
     assert_eq!(ids.iter().filter(|id| id.contains("undelivered")).count(), 1, "{ids:?}");
     let counted = r#"topup_notifications_undelivered_total{channel="none",why="no-channel"} 1"#;
@@ -327,7 +327,7 @@ async fn an_order_that_no_channel_can_deliver_is_reported_to_the_operator() {
     // Handed over again with an address, its event can be sent to the customer.
     let event = format!("evt_{without}_fulfilled");
     let refused = bed.program(&["resend", &without, "--event", &event, "--channel", "email"]);
-    assert_eq!(refused.status.code(), Some(1), "there is no address yet");
+    assert_eq!(refused.status.code(), Some(1), "no address is stored yet");
     enqueue_for(&bed, &without, json!({"email": "zohra.bk@example.dz"})).await;
     let store = bed.store().await;
     until("the address is stored", async || {
@@ -335,9 +335,9 @@ async fn an_order_that_no_channel_can_deliver_is_reported_to_the_operator() {
         order.customer.is_some_and(|customer| customer.email.is_some()).then_some(())
     })
     .await;
-    let said = resend(&bed, &[&without, "--event", &event]);
+    let printed = resend(&bed, &[&without, "--event", &event]);
     let added = format!("{event}  email             could not be sent by this channel before: is due now\n");
-    assert!(said.contains(&added), "{said}");
+    assert!(printed.contains(&added), "{printed}");
     let sent =
         until("the mail is delivered", async || Some(mails.mails()).filter(|sent| sent.len() == 2)).await;
     assert_eq!(sent[1].to, ["zohra.bk@example.dz"]);

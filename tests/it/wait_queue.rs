@@ -1,4 +1,4 @@
-//! The wait queue of the budget, step by step: its scripts as they are, on a clock of the test's own.
+//! The wait queue of the budget, step by step: the real scripts on a clock that the test sets.
 
 mod shares;
 
@@ -19,7 +19,7 @@ const BEGIN: &str = include_str!("../../src/maintenance/list_poller/lua/list_beg
 const END: &str = include_str!("../../src/maintenance/list_poller/lua/list_end.lua");
 const SEEN: &str = include_str!("../../src/maintenance/list_poller/lua/list_seen.lua");
 const STATE: &str = include_str!("../../src/rate_limit/lua/budget_state.lua");
-/// Where the scripts ask for the time, and all that is changed in them. What Redis lets expire goes by its own clock.
+/// How the scripts read the time. Only this call is replaced, so expiry still follows the clock of Redis.
 const TIME: &str = "redis.call('TIME')";
 const SET_TIME: &str = concat!(
     "(function(ms) return { math.floor(ms / 1000), ms % 1000 * 1000 } end)",
@@ -28,7 +28,7 @@ const SET_TIME: &str = concat!(
 
 const BUDGET: &str = "{topup}:budget";
 const QUEUE: &str = "{topup}:poll-topup";
-/// As with the limits that are the default: 120 requests in a minute, six at once, two in flight.
+/// The default limits: 120 requests in a minute, six at once, two in flight.
 const WINDOW_MS: u64 = 60_000;
 const PACE_MS: u64 = 500;
 const BURST: u64 = 6;
@@ -39,7 +39,7 @@ const LEASE_MS: u64 = 120_000;
 const EVERY_MS: u64 = 8_000;
 const START_MS: u64 = 1_750_000_000_000;
 
-/// What the script decides.
+/// The decision that the script returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Decision {
     Granted(String),
@@ -51,16 +51,16 @@ enum Decision {
 struct WaitQueue {
     connection: MultiplexedConnection,
     now: u64,
-    /// Held for its `Drop`.
+    /// Kept alive for the test.
     _server: TestRedis,
 }
 
 impl WaitQueue {
-    /// A budget without a queue, whose key is known to be good.
+    /// A budget with an empty wait queue and a verified key.
     async fn new() -> Self {
         let server = TestRedis::start().await;
         let connection = connect(&server.url()).await.unwrap();
-        assert!(PRELUDE.contains(TIME), "the scripts would go by another clock");
+        assert!(PRELUDE.contains(TIME), "the scripts would read another clock");
         let mut queue = Self { connection, now: START_MS, _server: server };
         queue.at(START_MS).await;
         queue.run::<()>(&["SET", &key("verified:key"), "1"]).await;
@@ -136,13 +136,13 @@ impl WaitQueue {
         }
     }
 
-    /// An order asks that is tracked since the start, and that is in no list.
-    async fn ask(&mut self, order: &str) -> Decision {
+    /// Requests a permit for an order tracked since the start that no list shows.
+    async fn acquire(&mut self, order: &str) -> Decision {
         self.request(order, START_MS, 0, 0).await
     }
 
-    /// One that may be in a list.
-    async fn ask_listed(&mut self, order: &str) -> Decision {
+    /// Requests a permit for such an order that the list may show.
+    async fn acquire_listed(&mut self, order: &str) -> Decision {
         self.request(order, START_MS, SEEN_FOR_MS, 0).await
     }
 
@@ -154,25 +154,25 @@ impl WaitQueue {
         self.answer(permit, &["usable", "86400000"]).await;
     }
 
-    /// What came of a request, in the words of the script.
+    /// Reports the result of a request, as a verdict of the script.
     async fn answer(&mut self, permit: &str, verdict: &[&str]) {
         let window = WINDOW_MS.to_string();
         let arguments = [&[permit, "0", &window, "worker", "order", "1", "1", "key"], verdict].concat();
         self.call::<(String, u64)>(REPORT, &arguments).await;
     }
 
-    /// Whether a reading of the list begins.
+    /// Begins a reading of the list if one is due, and returns whether it began.
     async fn begin(&mut self) -> bool {
-        !self.look_whether_to_begin().await.1.is_empty()
+        !self.try_begin().await.1.is_empty()
     }
 
-    /// Whether enough orders wait, and those of the reading that begins.
-    async fn look_whether_to_begin(&mut self) -> (bool, Vec<String>) {
+    /// Returns whether enough orders wait, and the waiting orders if a reading begins.
+    async fn try_begin(&mut self) -> (bool, Vec<String>) {
         let (window, burst, lease) = (WINDOW_MS.to_string(), BURST.to_string(), LEASE_MS.to_string());
         self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1", "key"]).await
     }
 
-    /// How many orders are in queue, as the metrics tell it.
+    /// The number of waiting orders, as the metrics show it.
     async fn length(&mut self) -> u64 {
         let (_, _, new, backlog, _, _): (String, String, u64, u64, u64, Vec<u64>) =
             self.call(STATE, &["120", "1", "key"]).await;
@@ -183,17 +183,17 @@ impl WaitQueue {
         self.call::<()>(SEEN, &[&LEASE_MS.to_string(), "60000", "30000", order, what]).await;
     }
 
-    /// The reading ends that went back to the start.
+    /// Ends a reading that went back to the start.
     async fn end(&mut self) {
         let every = EVERY_MS.to_string();
         self.call::<()>(END, &[&START_MS.to_string(), &every, "20000", &SEEN_FOR_MS.to_string()]).await;
     }
 
-    /// So many orders come to wait in line for a request, once as many as may are asked for.
+    /// Uses up the permits, and then adds this many orders to the wait queue.
     async fn fill(&mut self, waiting: usize) {
         let mut wait = 0;
         for n in 0.. {
-            match self.ask_listed(&format!("order {n}")).await {
+            match self.acquire_listed(&format!("order {n}")).await {
                 Decision::Granted(permit) => self.usable(&permit).await,
                 _ => wait += 1,
             }
@@ -208,19 +208,19 @@ fn key(of: &str) -> String {
     format!("{BUDGET}:{of}")
 }
 
-/// Orders that come back when they are decision to, as fast as the workers are: one every so many ms. Returns how many
-/// were asked for in this time. No list tells of them, and each is done once it is asked for.
-async fn asked_in(queue: &mut WaitQueue, orders: usize, each_ms: u64, time_ms: u64) -> usize {
+/// Returns how many orders get a permit within this time. Each requests one again after the returned wait,
+/// and the workers run one order every `each_ms`. No list shows the orders, and one permit ends an order.
+async fn granted_in(queue: &mut WaitQueue, orders: usize, each_ms: u64, time_ms: u64) -> usize {
     let mut due: BTreeSet<(u64, usize)> = (0..orders).map(|order| (queue.now, order)).collect();
     let end = queue.now + time_ms;
-    let mut asked = 0;
+    let mut granted = 0;
     while queue.now < end {
         if let Some(&(at, order)) = due.first().filter(|(at, _)| *at <= queue.now) {
             due.remove(&(at, order));
-            match queue.ask(&format!("order {order}")).await {
+            match queue.acquire(&format!("order {order}")).await {
                 Decision::Granted(permit) => {
                     queue.usable(&permit).await;
-                    asked += 1;
+                    granted += 1;
                 }
                 Decision::Wait(wait) => {
                     due.insert((queue.now + wait, order));
@@ -230,15 +230,15 @@ async fn asked_in(queue: &mut WaitQueue, orders: usize, each_ms: u64, time_ms: u
         }
         queue.later(each_ms).await;
     }
-    asked
+    granted
 }
 
 #[tokio::test]
-async fn the_line_moves_on_however_late_the_workers_are() {
+async fn the_wait_queue_advances_however_late_the_workers_are() {
     let mut queue = WaitQueue::new().await;
-    // Each comes back 20 s late and more: the workers look at twelve orders a second, and 600 wait.
-    let asked = asked_in(&mut queue, 600, 83, 150_000).await;
-    assert!(asked > 75, "{asked} requests of 300 that are allowed");
+    // Each order returns at least 20 s late, because 600 orders wait and the workers run twelve a second.
+    let granted = granted_in(&mut queue, 600, 83, 150_000).await;
+    assert!(granted > 75, "{granted} requests of 300 that are allowed");
 }
 
 #[tokio::test]
@@ -247,8 +247,8 @@ async fn pages_and_orders_that_no_list_shows_take_turns() {
     queue.fill(5).await;
     assert!(queue.begin().await);
     queue.end().await;
-    // Page follows page, as while a reading has no end; each order comes back when it is decision to.
-    let (mut page_at, mut orders_at, mut pages, mut asked) = (queue.now, queue.now, 0, 0);
+    // Pages follow each other as in an endless reading, and each order returns after its wait.
+    let (mut page_at, mut orders_at, mut pages, mut granted) = (queue.now, queue.now, 0, 0);
     while queue.now < START_MS + 20_000 {
         if queue.now >= page_at {
             match queue.acquire_for_page().await {
@@ -261,10 +261,10 @@ async fn pages_and_orders_that_no_list_shows_take_turns() {
             }
         }
         if queue.now >= orders_at {
-            match queue.request(&format!("unlisted {asked}"), START_MS - 1, SEEN_FOR_MS, 0).await {
+            match queue.request(&format!("unlisted {granted}"), START_MS - 1, SEEN_FOR_MS, 0).await {
                 Decision::Granted(permit) => {
                     queue.usable(&permit).await;
-                    asked += 1;
+                    granted += 1;
                 }
                 Decision::Wait(wait) => orders_at = queue.now + wait,
                 other => panic!("{other:?}"),
@@ -272,11 +272,11 @@ async fn pages_and_orders_that_no_list_shows_take_turns() {
         }
         queue.later(50).await;
     }
-    assert!(pages >= 10 && asked >= 10, "{pages} pages and {asked} orders, of 40 requests");
+    assert!(pages >= 10 && granted >= 10, "{pages} pages and {granted} orders, of 40 requests");
 }
 
 #[tokio::test]
-async fn what_the_list_showed_before_the_clock_was_set_back_counts_no_more() {
+async fn orders_seen_in_the_list_before_the_clock_was_set_back_do_not_count() {
     let mut queue = WaitQueue::new().await;
     queue.fill(20).await;
     queue.run::<()>(&["HSET", &format!("{QUEUE}:data"), "order 20", "{}"]).await;
@@ -284,52 +284,52 @@ async fn what_the_list_showed_before_the_clock_was_set_back_counts_no_more() {
     queue.later(1_000).await;
     queue.seen("order 20", "handling").await;
     queue.end().await;
-    assert_eq!(queue.ask_listed("order 20").await, Decision::SeenInList);
+    assert_eq!(queue.acquire_listed("order 20").await, Decision::SeenInList);
     queue.at(START_MS - 3_600_000).await;
     for order in ["order 20", "another"] {
-        let decision = queue.ask_listed(order).await;
+        let decision = queue.acquire_listed(order).await;
         assert!(matches!(decision, Decision::Granted(_)), "{order}: {decision:?}");
     }
 }
 
 #[tokio::test]
-async fn neither_a_closure_nor_a_probe_outlasts_its_time_where_the_clock_is_set_back() {
+async fn neither_an_open_breaker_nor_a_probe_lasts_longer_after_the_clock_is_set_back() {
     let mut queue = WaitQueue::new().await;
-    let Decision::Granted(permit) = queue.ask("one").await else { panic!("the budget is full") };
+    let Decision::Granted(permit) = queue.acquire("one").await else { panic!("the budget is full") };
     queue.answer(&permit, &["unavailable", "10000"]).await;
-    // So long it would last by a clock that was set back by an hour.
+    // A clock that is set back by an hour would keep the breaker open for this long.
     queue.run::<()>(&["PEXPIRE", &key("breaker"), "3610000"]).await;
-    let decision = queue.ask("two").await;
+    let decision = queue.acquire("two").await;
     assert!(matches!(decision, Decision::Blocked(wait) if wait <= 10_000), "{decision:?}");
-    let left: u64 = queue.run(&["PTTL", &key("breaker")]).await;
-    assert!(left <= 10_000, "it opens for all in {left} ms");
+    let left_ms: u64 = queue.run(&["PTTL", &key("breaker")]).await;
+    assert!(left_ms <= 10_000, "the breaker closes in {left_ms} ms");
 
     queue.run::<()>(&["DEL", &key("breaker")]).await;
-    assert!(matches!(queue.ask("three").await, Decision::Granted(_)), "the one that asks for all");
-    assert!(matches!(queue.ask("four").await, Decision::Wait(_)));
+    assert!(matches!(queue.acquire("three").await, Decision::Granted(_)), "the probe");
+    assert!(matches!(queue.acquire("four").await, Decision::Wait(_)));
     queue.run::<()>(&["PEXPIRE", &key("probe"), "3620000"]).await;
-    assert!(matches!(queue.ask("four").await, Decision::Granted(_)), "it would be waited for, for an hour");
+    assert!(matches!(queue.acquire("four").await, Decision::Granted(_)), "no order waits an hour");
 }
 
 #[tokio::test]
-async fn who_waits_for_a_long_reading_does_not_ask_again_each_second() {
+async fn an_order_waits_for_the_expected_end_of_a_long_reading() {
     let mut queue = WaitQueue::new().await;
     queue.fill(20).await;
     assert!(queue.begin().await);
     queue.later(20_000).await;
     queue.end().await;
-    // The next one begins after half as long as this one took.
+    // The next reading begins after half the duration of this one.
     queue.later(10_000).await;
     queue.fill(20).await;
     assert!(queue.begin().await);
     queue.later(5_000).await;
-    assert_eq!(queue.ask_listed("new").await, Decision::Wait(15_000), "when it has been read");
+    assert_eq!(queue.acquire_listed("new").await, Decision::Wait(15_000), "until the end of the reading");
     queue.later(15_000).await;
-    assert_eq!(queue.ask_listed("new").await, Decision::Wait(5_000), "it takes longer this time");
+    assert_eq!(queue.acquire_listed("new").await, Decision::Wait(5_000), "the reading is longer");
 }
 
 #[tokio::test]
-async fn a_reading_that_failed_is_tried_again_no_sooner_than_one_that_did_not() {
+async fn a_failed_reading_is_retried_after_the_usual_interval() {
     let mut queue = WaitQueue::new().await;
     queue.fill(20).await;
     assert!(queue.begin().await);
@@ -341,22 +341,22 @@ async fn a_reading_that_failed_is_tried_again_no_sooner_than_one_that_did_not() 
 }
 
 #[tokio::test]
-async fn a_reading_costs_no_place_in_line_where_the_order_is_asked_for_in_any_case() {
+async fn an_order_with_a_forced_check_stays_in_the_wait_queue_when_the_list_shows_it() {
     let mut queue = WaitQueue::new().await;
     queue.fill(20).await;
     let data = format!("{QUEUE}:data");
-    for (order, payload, left) in
+    for (order, payload, leaves) in
         [("order 20", r#"{"topupId":"…"}"#, true), ("order 21", r#"{"topupId":"…","force":true}"#, false)]
     {
         queue.run::<()>(&["HSET", &data, order, payload]).await;
         queue.seen(order, "decided").await;
         let rank: Option<u64> = queue.run(&["ZRANK", &key("waiting-new"), order]).await;
-        assert_eq!(rank.is_none(), left, "{order}");
+        assert_eq!(rank.is_none(), leaves, "{order}");
     }
 }
 
 #[tokio::test]
-async fn nothing_stays_of_what_a_list_showed_that_is_left_alone() {
+async fn disabling_list_polling_forgets_the_orders_seen_in_the_list() {
     let mut queue = WaitQueue::new().await;
     queue.run::<()>(&["HSET", &format!("{QUEUE}:data"), "order 1", "{}"]).await;
     queue.seen("order 1", "handling").await;
@@ -366,32 +366,32 @@ async fn nothing_stays_of_what_a_list_showed_that_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_gate_that_is_opened_before_its_time_is_found_open_soon() {
+async fn an_order_checks_an_open_breaker_again_soon_and_a_reading_ends() {
     let mut queue = WaitQueue::new().await;
     queue.run::<()>(&["SET", &key("breaker"), "900000", "PX", "900000"]).await;
-    assert_eq!(queue.ask("one").await, Decision::Blocked(MAX_MS));
+    assert_eq!(queue.acquire("one").await, Decision::Blocked(MAX_MS));
     let decision = queue.acquire_for_page().await;
     assert!(
         matches!(decision, Decision::Blocked(wait) if wait > 890_000),
-        "no reading is kept for so long: {decision:?}"
+        "a reading ends instead of waiting: {decision:?}"
     );
 }
 
 #[tokio::test]
-async fn who_comes_later_does_not_overtake_those_that_wait_for_a_request_to_come_back() {
+async fn a_later_order_does_not_overtake_orders_that_wait_for_a_request_in_flight() {
     let mut queue = WaitQueue::new().await;
-    let Decision::Granted(first) = queue.ask("first").await else { panic!("the budget is full") };
-    assert!(matches!(queue.ask("second").await, Decision::Granted(_)));
-    assert_eq!(queue.ask("third").await, Decision::Wait(PACE_MS / 2), "two are in flight");
+    let Decision::Granted(first) = queue.acquire("first").await else { panic!("the budget is full") };
+    assert!(matches!(queue.acquire("second").await, Decision::Granted(_)));
+    assert_eq!(queue.acquire("third").await, Decision::Wait(PACE_MS / 2), "two are in flight");
     queue.later(20).await;
     queue.usable(&first).await;
-    assert!(matches!(queue.ask("fourth").await, Decision::Wait(_)), "it is the third one's turn");
+    assert!(matches!(queue.acquire("fourth").await, Decision::Wait(_)), "it is the turn of the third order");
     queue.later(PACE_MS / 2).await;
-    assert!(matches!(queue.ask("third").await, Decision::Granted(_)));
+    assert!(matches!(queue.acquire("third").await, Decision::Granted(_)));
 }
 
 #[tokio::test]
-async fn what_a_long_reading_showed_at_its_beginning_counts_at_its_end() {
+async fn an_order_seen_at_the_beginning_of_a_long_reading_counts_at_its_end() {
     let mut queue = WaitQueue::new().await;
     queue.run::<()>(&["HSET", &format!("{QUEUE}:data"), "order 20", "{}"]).await;
     queue.fill(20).await;
@@ -399,25 +399,25 @@ async fn what_a_long_reading_showed_at_its_beginning_counts_at_its_end() {
     queue.seen("order 20", "handling").await;
     queue.later(SEEN_FOR_MS + 8_000).await;
     queue.end().await;
-    assert_eq!(queue.ask_listed("order 20").await, Decision::SeenInList);
+    assert_eq!(queue.acquire_listed("order 20").await, Decision::SeenInList);
     queue.later(SEEN_FOR_MS + 1_000).await;
     assert!(
-        matches!(queue.ask_listed("order 20").await, Decision::Granted(_)),
-        "the next one should have shown it"
+        matches!(queue.acquire_listed("order 20").await, Decision::Granted(_)),
+        "the next reading should have shown the order"
     );
 }
 
 #[tokio::test]
-async fn who_waits_while_the_clock_is_set_back_still_comes_before_those_that_come_later() {
+async fn waiting_orders_stay_ahead_of_later_ones_when_the_clock_is_set_back() {
     let mut queue = WaitQueue::new().await;
     queue.fill(1).await;
-    assert!(matches!(queue.ask("old").await, Decision::Wait(_)));
+    assert!(matches!(queue.acquire("old").await, Decision::Wait(_)));
     queue.at(START_MS - 3_600_000).await;
-    // Two are under way, so that nobody gets a request.
+    // Two requests are in flight, so no order gets a permit.
     let until = (queue.now + 20_000).to_string();
     queue.run::<()>(&["ZADD", &key("in-flight:key"), &until, "one", &until, "two"]).await;
     for order in ["old", "new"] {
-        assert!(matches!(queue.ask(order).await, Decision::Wait(_)));
+        assert!(matches!(queue.acquire(order).await, Decision::Wait(_)));
         queue.later(10).await;
     }
     let rank: [u64; 2] = [
@@ -428,31 +428,31 @@ async fn who_waits_while_the_clock_is_set_back_still_comes_before_those_that_com
 }
 
 #[tokio::test]
-async fn who_never_comes_back_is_not_in_line_for_ever() {
+async fn orders_that_never_return_leave_the_wait_queue() {
     let mut queue = WaitQueue::new().await;
     queue.fill(5).await;
     assert_eq!(queue.length().await, 5);
-    // They were decided while they were about to ask, and nobody asks any more.
+    // The list showed these orders as final before they returned, so they request no permit.
     queue.later(MAX_MS + 10_001).await;
     assert_eq!(queue.length().await, 0);
-    assert_eq!(queue.look_whether_to_begin().await, (false, Vec::new()));
+    assert_eq!(queue.try_begin().await, (false, Vec::new()));
     assert_eq!(queue.run::<usize>(&["HLEN", &key("created-at")]).await, 0);
 }
 
 #[tokio::test]
-async fn a_reading_from_before_the_clock_was_set_back_holds_up_no_other() {
+async fn a_reading_from_before_the_clock_was_set_back_delays_no_other() {
     let mut queue = WaitQueue::new().await;
     queue.fill(10).await;
     assert!(queue.begin().await);
     queue.end().await;
-    assert!(!queue.begin().await, "it was read just now");
+    assert!(!queue.begin().await, "the list was read just now");
     queue.at(queue.now - 3_600_000).await;
     queue.fill(10).await;
     assert!(queue.begin().await);
 }
 
 #[tokio::test]
-async fn a_dead_letter_goes_once_the_list_shows_that_its_order_has_gone_on() {
+async fn a_dead_letter_is_removed_once_the_list_shows_its_order_as_final() {
     let mut queue = WaitQueue::new().await;
     let (data, dead) = (format!("{QUEUE}:data"), format!("{QUEUE}:dead"));
     for order in ["still", "final"] {
@@ -462,7 +462,7 @@ async fn a_dead_letter_goes_once_the_list_shows_that_its_order_has_gone_on() {
     queue.seen("still", "handling").await;
     queue.seen("final", "decided").await;
     for (command, key) in [("SMEMBERS", &dead), ("HKEYS", &data)] {
-        let left: Vec<String> = queue.run(&[command, key]).await;
-        assert_eq!(left, ["still"], "{key}");
+        let remaining: Vec<String> = queue.run(&[command, key]).await;
+        assert_eq!(remaining, ["still"], "{key}");
     }
 }

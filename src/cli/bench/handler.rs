@@ -1,4 +1,4 @@
-//! The handler of the bench: reads its payload, notes how late it is, and is done.
+//! The handler of the bench: it reads the payload of each job and records how late the job started.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,30 +10,29 @@ use topup_jobs::{JobName, PollTopup};
 use crate::clock::real_now;
 use crate::job::{Disposition, Handler, Job, Settlement};
 
-/// Field of the metadata that holds the time a job is due, in ms since 1970.
+/// Metadata field with the time at which a job is due, in ms since 1970.
 pub(super) const DUE: &str = "due";
 
-/// See the module; clones share what they note.
+/// Counts jobs and records their lateness. Clones share the recorded figures.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BenchHandler {
     done: Arc<AtomicU64>,
-    /// Start less due time, in ms, of every job that has one.
+    /// Lateness in ms (start minus due time) of every job with a due time.
     lateness: Arc<Mutex<Vec<i64>>>,
     hold: Duration,
 }
 
 impl BenchHandler {
-    /// A handler that keeps every job for so long.
+    /// Creates a handler that keeps every job running for `hold`.
     pub(super) fn holding(hold: Duration) -> Self {
         Self { hold, ..Self::default() }
     }
 
-    /// Jobs that were run.
     pub(super) fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// How late jobs started, in ms, sorted.
+    /// The recorded lateness in ms, sorted.
     pub(super) fn lateness(&self) -> Vec<i64> {
         let mut lateness = self.lateness.lock().unwrap_or_else(PoisonError::into_inner).clone();
         lateness.sort_unstable();

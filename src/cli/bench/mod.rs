@@ -1,15 +1,14 @@
-//! `topup-worker bench`: the queue measured on this machine with jobs that do nothing, and the provider's budget
-//! with orders that are tracked to their end.
+//! `topup-worker bench`: measures the queue with jobs that do nothing, and the use of the provider's rate limit.
 //!
-//! What is measured of the queue is the whole way of a job through the real parts: a producer's XADD, the intake, the
-//! consumer with its leases and scripts, apalis, a handler that reads the payload, and the settling. Without
-//! `--redis-url` a private Redis is started, set up as production should be.
+//! A measurement of the queue covers the whole path of a job: XADD, the intake, the consumer with its leases and
+//! scripts, apalis, a handler that reads the payload, and the settlement. Without `--redis-url` the bench starts a
+//! private Redis, configured as for production.
 //!
-//! It must not touch a Redis that holds anything, and it judges nothing: figures depend on the machine.
-//! `bench/compare` puts those of other queues beside them.
+//! The bench must not touch a Redis that holds data. It prints figures without a pass or fail, because they depend on
+//! the machine. `bench/compare` prints the same figures for other queues.
 
+mod bench_redis;
 mod budget;
-mod ground;
 mod handler;
 mod report;
 mod sections;
@@ -18,39 +17,38 @@ mod worker;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
+use self::bench_redis::BenchRedis;
 use self::budget::BudgetSettings;
-use self::ground::Ground;
 use self::report::Report;
 pub(super) use self::worker::{BenchWorkerSettings, bench_job, bench_worker};
 
-/// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
-    /// Messages added by XADD, 500 a call, and taken into the queue.
+    /// Rate of adding messages with XADD, 500 per pipeline, and of moving them into the queue.
     Add,
-    /// Jobs that do nothing, all due, run by one worker.
+    /// Rate of one worker with due jobs that do nothing.
     Noop,
-    /// 10,000 jobs due over 10 s: how late they start.
+    /// Lateness of 10,000 jobs that become due over 10 s.
     Delayed,
-    /// 20,000 jobs due over 4 s: how late they start.
+    /// Lateness of 20,000 jobs that become due over 4 s.
     DelayedDense,
-    /// What a job that waits takes in Redis.
+    /// Memory of a delayed job in Redis.
     Memory,
-    /// A backlog of a million, all due at once: rate, memory of the worker, what other clients feel.
+    /// A backlog of a million jobs due at once: rate, memory of the worker, and latency for other clients.
     Drain,
-    /// How long the jobs of a killed worker wait until another has run them.
+    /// Time from the death of a worker until another worker has run its jobs.
     Recovery,
-    /// The rate of 1, 2 and 4 worker processes.
+    /// Rate of 1, 2 and 4 worker processes.
     Scaling,
-    /// What a worker without work asks of Redis.
+    /// Redis commands and memory of an idle worker.
     Idle,
-    /// Orders that a request of the provider's budget follows to their end, beside the loop of its guide.
+    /// Number of orders that end per request to the provider, compared with the loop of the provider's guide.
     Budget,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct BenchSettings {
-    /// Only these parts, separated by commas; all where it is not given
+    /// Parts to measure, separated by commas; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Section>,
 
@@ -66,7 +64,7 @@ pub(super) struct BenchSettings {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     slots: u32,
 
-    /// An empty Redis to use, emptied again at the end; a private one is started where it is not given
+    /// URL of an empty Redis, whose keys are deleted at the end; without it a private Redis is started
     #[arg(long)]
     redis_url: Option<SecretString>,
 
@@ -79,13 +77,13 @@ pub(super) struct BenchSettings {
 }
 
 pub(super) async fn bench(settings: BenchSettings) -> anyhow::Result<()> {
-    let mut ground = Ground::prepare(settings.redis_url.as_ref()).await?;
+    let mut bench = BenchRedis::prepare(settings.redis_url.as_ref()).await?;
     let mut report = Report::default();
     for section in Section::value_variants() {
         if settings.only.is_empty() || settings.only.contains(section) {
-            sections::measure(*section, &settings, &mut ground, &mut report).await?;
+            sections::measure(*section, &settings, &mut bench, &mut report).await?;
         }
     }
-    ground.clear().await?;
+    bench.clear().await?;
     super::say(if settings.json { report.json()? } else { report.table() })
 }

@@ -1,17 +1,17 @@
-//! Figures and how they are printed.
+//! The measured figures, and their output as a table or as JSON.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// One figure; its name says its unit.
+/// One figure; its name contains the unit.
 #[derive(Debug, Serialize)]
 struct Figure {
     name: String,
     value: f64,
 }
 
-/// All figures, in the order in which they were measured.
+/// All figures, in the order of measurement.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     figures: Vec<Figure>,
@@ -20,17 +20,16 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn add(&mut self, name: impl Into<String>, value: f64) {
         let figure = Figure { name: name.into(), value };
-        tracing::info!(figure.name, figure.value, "measured");
+        tracing::info!(figure.name, figure.value, "the bench measured a figure");
         self.figures.push(figure);
     }
 
-    /// `{"name": value, …}`
+    /// The figures as one JSON object: `{"name": value, …}`.
     pub(super) fn json(&self) -> anyhow::Result<String> {
         let figures = self.figures.iter().map(|figure| (figure.name.clone(), figure.value.into()));
         Ok(serde_json::to_string_pretty(&figures.collect::<serde_json::Map<_, _>>())?)
     }
 
-    /// A line for each figure.
     pub(super) fn table(&self) -> String {
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or_default();
         let mut table = String::new();
@@ -44,7 +43,7 @@ impl Report {
     }
 }
 
-/// The value below which this share of the sorted values lies.
+/// Returns the value below which `share` (0 to 1) of the sorted values lie; NaN for an empty slice.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_forms_hold_the_same_figures() {
+    fn json_and_table_contain_the_same_figures() {
         let mut report = Report::default();
         report.add("noop_jobs_per_second", 61_234.5);
         report.add("recovery_seconds", 7.25);

@@ -1,4 +1,4 @@
-//! The parts of the bench, one function each.
+//! The measurements of the bench, one function each.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ground::{Due, Ground};
+use super::bench_redis::{BenchRedis, Due};
 use super::handler::BenchHandler;
 use super::report::{Report, percentile};
 use super::worker::{Worker, end, spawn, spawn_whole};
@@ -15,100 +15,100 @@ use super::{BenchSettings, Section, budget};
 use crate::cli::private::Process;
 use crate::simulator::{Simulator, SimulatorSettings, serve};
 
-/// How long idleness is watched.
+/// Time for which the commands of an idle worker are counted.
 const IDLE_TIME: Duration = Duration::from_secs(30);
-/// A job that is not meant to end.
+/// Duration of a job in `recovery`, long enough that the worker is killed before the job ends.
 const FOR_EVER: Duration = Duration::from_mins(10);
-/// Slots for delayed jobs, as the peers have them.
+/// Delayed jobs that the worker runs at once, the same number as for the other queues in `bench/compare`.
 const DELAYED_SLOTS: u32 = 200;
 const DELAYED: u32 = 10_000;
 const DELAYED_DENSE: u32 = 20_000;
-/// What adding and taking in a job takes at most.
+/// Assumed maximum time to add one message and move it into the queue. `drain` delays its jobs by this time per job.
 const FILLING_TAKES: Duration = Duration::from_micros(60);
 
 pub(super) async fn measure(
     section: Section,
     settings: &BenchSettings,
-    ground: &mut Ground,
+    bench: &mut BenchRedis,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    ground.clear().await?;
+    bench.clear().await?;
     match section {
-        Section::Add => add(settings, ground, report).await,
-        Section::Noop => noop(settings, ground, report).await,
-        Section::Delayed => delayed(ground, report, "delayed_10s", DELAYED, Duration::from_secs(10)).await,
+        Section::Add => add(settings, bench, report).await,
+        Section::Noop => noop(settings, bench, report).await,
+        Section::Delayed => delayed(bench, report, "delayed_10s", DELAYED, Duration::from_secs(10)).await,
         Section::DelayedDense => {
-            delayed(ground, report, "delayed_4s", DELAYED_DENSE, Duration::from_secs(4)).await
+            delayed(bench, report, "delayed_4s", DELAYED_DENSE, Duration::from_secs(4)).await
         }
-        Section::Memory => memory(ground, report).await,
-        Section::Drain => drain(settings, ground, report).await,
-        Section::Recovery => recovery(settings, ground, report).await,
-        Section::Scaling => scaling(settings, ground, report).await,
-        Section::Idle => idle(ground, report).await,
-        Section::Budget => budget::budget(&settings.budget, ground, report).await,
+        Section::Memory => memory(bench, report).await,
+        Section::Drain => drain(settings, bench, report).await,
+        Section::Recovery => recovery(settings, bench, report).await,
+        Section::Scaling => scaling(settings, bench, report).await,
+        Section::Idle => idle(bench, report).await,
+        Section::Budget => budget::budget(&settings.budget, bench, report).await,
     }
 }
 
-async fn add(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    let took = ground.add(settings.jobs, Due::Now).await?;
+async fn add(settings: &BenchSettings, bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()> {
+    let took = bench.add(settings.jobs, Due::Now).await?;
     report.add("add_jobs_per_second", rate(settings.jobs, took));
-    let took = ground.take_in().await?;
+    let took = bench.take_in().await?;
     report.add("intake_jobs_per_second", rate(settings.jobs, took));
     Ok(())
 }
 
-async fn noop(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    ground.fill(settings.jobs, Due::Now).await?;
+async fn noop(settings: &BenchSettings, bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()> {
+    bench.fill(settings.jobs, Due::Now).await?;
     let (handler, began) = (BenchHandler::default(), Instant::now());
-    let worker = Worker::start(ground, settings.slots, handler.clone());
-    ground.until_empty().await?;
+    let worker = Worker::start(bench, settings.slots, handler.clone());
+    bench.until_empty().await?;
     report.add("noop_jobs_per_second", rate(settings.jobs, began.elapsed()));
-    anyhow::ensure!(handler.done() == u64::from(settings.jobs), "{} jobs were run", handler.done());
+    anyhow::ensure!(handler.done() == u64::from(settings.jobs), "unexpected job count: {}", handler.done());
     worker.stop().await
 }
 
 async fn delayed(
-    ground: &mut Ground,
+    bench: &mut BenchRedis,
     report: &mut Report,
     name: &str,
     jobs: u32,
     window: Duration,
 ) -> anyhow::Result<()> {
-    ground.fill(jobs, Due::Over { lead: Duration::from_secs(5), window }).await?;
+    bench.fill(jobs, Due::Over { lead: Duration::from_secs(5), window }).await?;
     let handler = BenchHandler::default();
-    let worker = Worker::start(ground, DELAYED_SLOTS, handler.clone());
-    ground.until_empty().await?;
+    let worker = Worker::start(bench, DELAYED_SLOTS, handler.clone());
+    bench.until_empty().await?;
     let lateness = handler.lateness();
-    anyhow::ensure!(lateness.len() == jobs as usize, "{} jobs were run", lateness.len());
+    anyhow::ensure!(lateness.len() == jobs as usize, "unexpected job count: {}", lateness.len());
     report.add(format!("{name}_lateness_p50_ms"), percentile(&lateness, 0.5));
     report.add(format!("{name}_lateness_p99_ms"), percentile(&lateness, 0.99));
     report.add(format!("{name}_lateness_max_ms"), percentile(&lateness, 1.0));
     worker.stop().await
 }
 
-async fn memory(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    let before = ground.info("used_memory").await?;
+async fn memory(bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()> {
+    let before = bench.info("used_memory").await?;
     let lead = Duration::from_hours(1);
-    ground.fill(DELAYED, Due::Over { lead, window: Duration::from_hours(1) }).await?;
-    let taken = ground.info("used_memory").await?.saturating_sub(before);
+    bench.fill(DELAYED, Due::Over { lead, window: Duration::from_hours(1) }).await?;
+    let taken = bench.info("used_memory").await?.saturating_sub(before);
     report.add("bytes_per_delayed_job", as_f64(taken) / f64::from(DELAYED));
     Ok(())
 }
 
-async fn drain(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    // All scheduled for one moment, which has come when the worker starts.
+async fn drain(settings: &BenchSettings, bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()> {
+    // All jobs become due at one moment. The worker starts after that moment, so that it meets the whole backlog.
     let lead = Duration::from_secs(5) + FILLING_TAKES * settings.backlog;
     let due = Instant::now() + lead;
-    ground.fill(settings.backlog, Due::Over { lead, window: Duration::ZERO }).await?;
-    let waiting = ground.number(&["ZCARD", &ground.key("scheduled")]).await?;
+    bench.fill(settings.backlog, Due::Over { lead, window: Duration::ZERO }).await?;
+    let waiting = bench.number(&["ZCARD", &bench.key("scheduled")]).await?;
     tokio::time::sleep_until((due + Duration::from_secs(1)).into()).await;
     let began = Instant::now();
-    let mut worker = spawn(ground, "draining worker", settings.slots, Duration::ZERO)?;
+    let mut worker = spawn(bench, "draining worker", settings.slots, Duration::ZERO)?;
     let (mut pings, mut most_rss_kib) = (Vec::new(), 0);
-    let (data, mut asked_rss) = (ground.key("data"), Instant::now());
-    while ground.number(&["HLEN", &data]).await? > 0 {
+    let (data, mut asked_rss) = (bench.key("data"), Instant::now());
+    while bench.number(&["HLEN", &data]).await? > 0 {
         let asked = Instant::now();
-        redis::cmd("PING").exec_async(&mut ground.redis.clone()).await?;
+        redis::cmd("PING").exec_async(&mut bench.redis.clone()).await?;
         pings.push(i64::try_from(asked.elapsed().as_micros())?);
         if asked_rss.elapsed() > Duration::from_millis(200) {
             worker.must_run()?;
@@ -125,33 +125,41 @@ async fn drain(settings: &BenchSettings, ground: &mut Ground, report: &mut Repor
     end(worker).await
 }
 
-async fn recovery(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+async fn recovery(
+    settings: &BenchSettings,
+    bench: &mut BenchRedis,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let jobs = settings.slots;
-    let mut victim = spawn(ground, "victim", settings.slots, FOR_EVER)?;
-    ground.add(jobs, Due::Now).await?;
-    ground.take_in().await?;
-    let active = ground.key("active");
-    ground.until("the jobs are claimed", async || Ok(ground.number(&["LLEN", &active]).await? == 0)).await?;
-    let heir = spawn(ground, "heir", settings.slots, Duration::ZERO)?;
-    let workers = ground.key("workers");
-    ground.until("both work", async || Ok(ground.number(&["ZCARD", &workers]).await? == 2)).await?;
-    // It must have seen the victim alive for as long as a lease before it may take it for dead.
+    let mut victim = spawn(bench, "victim", settings.slots, FOR_EVER)?;
+    bench.add(jobs, Due::Now).await?;
+    bench.take_in().await?;
+    let active = bench.key("active");
+    bench.until("the jobs are claimed", async || Ok(bench.number(&["LLEN", &active]).await? == 0)).await?;
+    let heir = spawn(bench, "heir", settings.slots, Duration::ZERO)?;
+    let workers = bench.key("workers");
+    bench.until("both workers run", async || Ok(bench.number(&["ZCARD", &workers]).await? == 2)).await?;
+    // The bench waits before it kills the victim, because the heir must first watch the victim for a whole lease.
     tokio::time::sleep(Duration::from_secs(8)).await;
     let killed = Instant::now();
     victim.kill().await?;
-    ground.until_empty().await?;
+    bench.until_empty().await?;
     report.add("recovery_seconds", killed.elapsed().as_secs_f64());
     end(heir).await
 }
 
-async fn scaling(settings: &BenchSettings, ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+async fn scaling(
+    settings: &BenchSettings,
+    bench: &mut BenchRedis,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     for workers in [1, 2, 4] {
-        ground.fill(settings.jobs, Due::Now).await?;
+        bench.fill(settings.jobs, Due::Now).await?;
         let began = Instant::now();
         let workers: Vec<Process> = (0..workers)
-            .map(|number| spawn(ground, &format!("worker {number}"), settings.slots, Duration::ZERO))
+            .map(|number| spawn(bench, &format!("worker {number}"), settings.slots, Duration::ZERO))
             .collect::<anyhow::Result<_>>()?;
-        ground.until_empty().await?;
+        bench.until_empty().await?;
         let name = format!("scaling_{}_workers_jobs_per_second", workers.len());
         report.add(name, rate(settings.jobs, began.elapsed()));
         for worker in workers {
@@ -161,27 +169,27 @@ async fn scaling(settings: &BenchSettings, ground: &mut Ground, report: &mut Rep
     Ok(())
 }
 
-async fn idle(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    // It verifies its key once; then there is nothing to ask the provider for.
+async fn idle(bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()> {
+    // An idle worker verifies its API key once at this simulated provider, and sends no further request.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let provider = format!("http://{}", listener.local_addr()?);
     let simulator = Simulator::new(SimulatorSettings::default(), 1.0);
     let _serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, simulator, std::future::pending())));
     let settings = [("ONECLICKDZ_API_URL", provider), ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned())];
-    let worker = spawn_whole(ground, "idle worker", "idle", &settings)?;
-    let workers = ground.key("workers");
-    ground.until("it works", async || Ok(ground.number(&["ZCARD", &workers]).await? == 1)).await?;
+    let worker = spawn_whole(bench, "idle worker", "idle", &settings)?;
+    let workers = bench.key("workers");
+    bench.until("the worker runs", async || Ok(bench.number(&["ZCARD", &workers]).await? == 1)).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = ground.info("total_commands_processed").await?;
+    let before = bench.info("total_commands_processed").await?;
     tokio::time::sleep(IDLE_TIME).await;
-    // The question itself counts as one.
-    let asked = ground.info("total_commands_processed").await? - before - 1;
+    // One command is subtracted, because INFO itself counts as one.
+    let asked = bench.info("total_commands_processed").await? - before - 1;
     report.add("idle_commands_per_second", as_f64(asked) / IDLE_TIME.as_secs_f64());
     report.add("idle_worker_rss_mib", as_f64(rss_kib(&worker).await?) / 1024.0);
     end(worker).await
 }
 
-/// Resident memory of a process; `ps` has this form on Linux and macOS alike.
+/// Resident memory of a process in KiB; this form of `ps` works on Linux and macOS.
 async fn rss_kib(process: &Process) -> anyhow::Result<u64> {
     let pid = process.pid().context("the worker has ended")?.to_string();
     let output = tokio::process::Command::new("ps").args(["-o", "rss=", "-p", &pid]).output().await?;

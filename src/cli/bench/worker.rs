@@ -1,4 +1,4 @@
-//! Workers of the bench: in this process, or as processes of their own.
+//! The workers of the bench, in this process or as separate processes.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use secrecy::ExposeSecret;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use super::ground::Ground;
+use super::bench_redis::BenchRedis;
 use super::handler::BenchHandler;
 use crate::cli::private::Process;
 use crate::queue::{IsolatedJob, Isolation, Queues, Stopped, run_isolated};
 use crate::redis::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
-/// How long a worker may take to end its running jobs.
+/// Time that a worker gets to finish its running jobs when it is asked to stop.
 const END_TIME: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -26,21 +26,21 @@ pub(in crate::cli) struct BenchWorkerSettings {
     prefix: Names,
     #[arg(long)]
     slots: usize,
-    /// How long each job is kept
+    /// Milliseconds for which each job is held
     #[arg(long, default_value_t = 0)]
     hold_ms: u64,
 }
 
-/// A worker in this process.
+/// A worker that runs inside the process of the bench.
 pub(super) struct Worker {
     stop: Shutdown,
     running: JoinHandle<Stopped>,
 }
 
 impl Worker {
-    pub(super) fn start(ground: &Ground, slots: u32, handler: BenchHandler) -> Self {
+    pub(super) fn start(bench: &BenchRedis, slots: u32, handler: BenchHandler) -> Self {
         let (stop, health) = (Shutdown::new(), RedisHealth::default());
-        let queues = Queues::new(ground.address.clone(), ground.names.clone(), slots as usize, &health);
+        let queues = Queues::new(bench.address.clone(), bench.names.clone(), slots as usize, &health);
         let running = tokio::spawn(queues.with(handler).run(stop.clone(), END_TIME));
         Self { stop, running }
     }
@@ -48,62 +48,60 @@ impl Worker {
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.stop.request();
         let stopped = self.running.await?;
-        anyhow::ensure!(stopped == Stopped::Drained, "the worker ended as {stopped:?}");
+        anyhow::ensure!(stopped == Stopped::Drained, "the worker did not drain: {stopped:?}");
         Ok(())
     }
 }
 
 fn this_program() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("this program cannot find itself")?))
+    Ok(Command::new(std::env::current_exe().context("the path of this program is unknown")?))
 }
 
-/// Starts a worker as a process of its own.
-pub(super) fn spawn(ground: &Ground, name: &str, slots: u32, hold: Duration) -> anyhow::Result<Process> {
+/// Starts `topup-worker bench-worker`, a worker in a separate process.
+pub(super) fn spawn(bench: &BenchRedis, name: &str, slots: u32, hold: Duration) -> anyhow::Result<Process> {
     let mut command = this_program()?;
-    command.arg("bench-worker").args(["--redis-url", &ground.redis_url]);
-    command.args(["--prefix", &ground.names.to_string(), "--slots", &slots.to_string()]);
+    command.arg("bench-worker").args(["--redis-url", &bench.redis_url]);
+    command.args(["--prefix", &bench.names.to_string(), "--slots", &slots.to_string()]);
     command.args(["--hold-ms", &hold.as_millis().to_string()]);
-    Process::start(name, command, &ground.folder)
+    Process::start(name, command, &bench.folder)
 }
 
-/// Starts a worker as `run` does: all queues and the inbox, on a database of this name.
+/// Starts `topup-worker run`, which serves all queues and the inbox. `database` is the name of its database file.
 pub(super) fn spawn_whole(
-    ground: &Ground,
+    bench: &BenchRedis,
     name: &str,
     database: &str,
     settings: &[(&str, String)],
 ) -> anyhow::Result<Process> {
     let mut command = this_program()?;
     command.arg("run").env_clear().envs([
-        ("REDIS_URL", ground.redis_url.clone()),
-        ("TOPUP_PREFIX", ground.names.to_string()),
-        ("DATABASE_URL", database_url(ground, database)),
-        ("ENCRYPTION_KEY", ground.encryption_key.expose_secret().to_owned()),
+        ("REDIS_URL", bench.redis_url.clone()),
+        ("TOPUP_PREFIX", bench.names.to_string()),
+        ("DATABASE_URL", database_url(bench, database)),
+        ("ENCRYPTION_KEY", bench.encryption_key.expose_secret().to_owned()),
         ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
     ]);
     command.envs(settings.iter().cloned());
-    Process::start(name, command, &ground.folder)
+    Process::start(name, command, &bench.folder)
 }
 
-/// The address of the database of this name.
-pub(super) fn database_url(ground: &Ground, database: &str) -> String {
-    format!("sqlite://{}", ground.folder.path().join(database).with_extension("db").display())
+pub(super) fn database_url(bench: &BenchRedis, database: &str) -> String {
+    format!("sqlite://{}", bench.folder.path().join(database).with_extension("db").display())
 }
 
-/// Asks a worker to stop and waits.
 pub(super) async fn end(worker: Process) -> anyhow::Result<()> {
     worker.ask_to_stop().await;
-    worker.stopped().await.context("a worker did not stop")?;
+    worker.stopped().await.context("a worker did not stop in time")?;
     Ok(())
 }
 
-/// The process that [`spawn`] starts: works until it is ended.
+/// Runs a worker until it is asked to stop, in the process that [`spawn`] starts.
 pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyhow::Result<()> {
     let address = RedisAddress::parse(&settings.redis_url, &settings.prefix)?;
     let stop = Shutdown::new();
     stop.on_signals()?;
     let handler = BenchHandler::holding(Duration::from_millis(settings.hold_ms));
-    let program = std::env::current_exe().context("this program cannot find itself")?;
+    let program = std::env::current_exe().context("the path of this program is unknown")?;
     let isolation = Isolation::new(move || {
         let mut command = Command::new(&program);
         command.arg("bench-job");
@@ -111,12 +109,12 @@ pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyho
     });
     let queues = Queues::new(address, settings.prefix, settings.slots, &RedisHealth::default());
     let queues = queues.isolating(isolation).with(handler);
-    // On the pool, as `run` does it.
+    // Spawned, so that the worker runs on the runtime's thread pool as in `run`.
     tokio::spawn(queues.run(stop, END_TIME)).await?;
     Ok(())
 }
 
-/// The process in which a worker of the bench runs jobs that were lost with another one.
+/// Runs the process in which a worker of the bench executes the jobs of a dead worker.
 pub(in crate::cli) async fn bench_job() -> anyhow::Result<()> {
     let run = |job: IsolatedJob| async { job.run(&BenchHandler::default()).await };
     Ok(run_isolated(run).await?)

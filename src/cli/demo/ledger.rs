@@ -1,7 +1,5 @@
-//! What the workers have stored, read beside them.
-//!
-//! A connection that can only read: the demo counts and compares, and must not be able to mend anything.
-//! Neither cards nor anything of a customer is read.
+//! Read-only access to the workers' store. The connection cannot write, because the demo must not repair what it
+//! compares. The queries must read neither cards nor customer data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -9,36 +7,32 @@ use std::str::FromStr;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{ConnectOptions, Row};
 
-/// The store, read only.
 pub(super) struct Ledger {
     pool: SqlitePool,
 }
 
-/// The store at one moment, in numbers.
+/// Counts read from the store at one moment: orders by status, events and notifications.
 #[derive(Default)]
 pub(super) struct Counts {
-    /// Orders by status.
     pub(super) orders: BTreeMap<String, u64>,
-    /// Events that were recorded.
     pub(super) events: u64,
-    /// Notifications that have not arrived yet.
+    /// Notifications that are not delivered yet.
     pub(super) pending: u64,
-    /// Orders that were scheduled once and are fulfilled now.
+    /// FULFILLED orders that were SCHEDULED before.
     pub(super) fulfilled_later: u64,
 }
 
-/// An order as it stands in the store at the end.
 pub(super) struct Entry {
     pub(super) status: String,
     pub(super) was_scheduled: bool,
     pub(super) was_delayed: bool,
 }
 
-/// All that is compared at the end.
+/// All orders and events in the store, which the verdict compares with the provider and the shop.
 pub(super) struct Books {
-    /// By `topupId`.
+    /// Keyed by `topupId`.
     pub(super) orders: BTreeMap<String, Entry>,
-    /// Ids of the events.
+    /// Event ids, which are also the `webhook-id`s.
     pub(super) events: BTreeSet<String>,
 }
 
@@ -47,14 +41,13 @@ impl Counts {
         self.orders.get(status).copied().unwrap_or(0)
     }
 
-    /// Orders that are over.
     pub(super) fn settled(&self) -> u64 {
         self.of("FULFILLED") + self.of("REFUNDED")
     }
 }
 
 impl Ledger {
-    /// Opens the store that a worker has made.
+    /// Opens the store that a worker has created.
     pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
         let options = SqliteConnectOptions::from_str(url)?.read_only(true).disable_statement_logging();
         Ok(Self { pool: SqlitePoolOptions::new().max_connections(1).connect_with(options).await? })

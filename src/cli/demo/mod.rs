@@ -1,12 +1,9 @@
-//! `topup-worker demo`: the main job in a minute, with nothing faked but the provider.
-//!
-//! A private Redis, the simulator of the provider's API, a shop that receives signed webhooks, and two real
-//! workers as processes of their own. Orders go in as any producer sends them; a worker is killed in the
-//! middle of its work; at the end both sides are compared, order by order and event by event.
-//!
-//! It must touch nothing of the person who runs it: every file lies in a folder of its own, every port is a
-//! free one of the loopback, no setting of the environment reaches the workers, and nothing is left running.
-//! It must print no card, phone number or e-mail address, and repair nothing that the service does wrong.
+//! `topup-worker demo`: shows the main job of the service in a minute; only the provider is simulated. The demo runs a
+//! private Redis, the simulator, a shop that receives signed webhooks, and two real worker processes. Orders are handed
+//! over as by any producer, and one worker is killed while it runs jobs. At the end every order and event is compared
+//! between provider, store and shop. The demo must not touch the user's machine: it uses a temporary folder and free
+//! loopback ports, gives the workers no setting of the user's environment, and ends all its processes. It must print no
+//! card, phone number or e-mail address, and must not repair mistakes of the service.
 
 mod ledger;
 mod narrator;
@@ -27,7 +24,7 @@ use self::stage::Stage;
 use self::verdict::Verdict;
 use super::private::{Folder, redis_server};
 
-/// An hour passes in a second.
+/// One hour of domain time (the time that orders and workers see) passes in one second of real time.
 const TIME_SCALE: f64 = 3600.0;
 
 #[derive(Debug, Args)]
@@ -36,7 +33,7 @@ pub(super) struct DemoSettings {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=500))]
     orders: u32,
 
-    /// Seed of the orders' lives: the same seed gives the same outcomes
+    /// Seed of the simulator: with the same seed each order takes the same time
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -45,7 +42,7 @@ pub(super) async fn demo(settings: DemoSettings) -> anyhow::Result<()> {
     let redis_server = redis_server::find()?;
     let stop = stop_signal()?;
     let mut folder = Folder::make()?;
-    // The processes live out here, so that they are ended in order however the story ends.
+    // `stage` is owned here and not in `story::play`, so that its processes are stopped in order even if `play` fails.
     let mut stage = Stage::new();
     let screen = Screen::new(settings.orders);
     let played = tokio::select! {
@@ -53,7 +50,7 @@ pub(super) async fn demo(settings: DemoSettings) -> anyhow::Result<()> {
         () = stop => {
             screen.close();
             stage.clear().await;
-            anyhow::bail!("stopped before the end; nothing is left running");
+            anyhow::bail!("the demo was stopped before its end; all its processes have ended");
         }
     };
     screen.close();
@@ -63,7 +60,7 @@ pub(super) async fn demo(settings: DemoSettings) -> anyhow::Result<()> {
         && !is_closed_output(error)
     {
         folder.keep_logs();
-        tracing::error!("the logs of the demo are in {}", folder.path().display());
+        tracing::error!("the demo failed; its logs are in {}", folder.path().display());
     }
     shown
 }
@@ -74,17 +71,17 @@ fn show(verdict: &Verdict) -> anyhow::Result<()> {
     }
     match verdict.problems().len() {
         0 => Ok(()),
-        problems => anyhow::bail!("the demo went wrong: {problems} things are not as they must be"),
+        problems => anyhow::bail!("the demo found {problems} problems"),
     }
 }
 
-/// Whether nobody reads any more: then nobody looks for logs either.
+/// Whether another program, such as `head`, has closed standard output. The demo has not failed then.
 fn is_closed_output(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<std::io::Error>();
     error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Waits for Ctrl-C, SIGTERM or the end of the terminal.
+/// Completes on SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal was closed).
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

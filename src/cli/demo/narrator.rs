@@ -1,7 +1,5 @@
-//! What is worth a line the first time it is seen, in the words of a merchant's developer.
-//!
-//! Each line is said of what has happened, never of what is going to. Orders are not named: sixty of them
-//! would bury the story.
+//! The lines that the demo prints about its events, each once, in the words of a merchant's developer. A line reports
+//! what has happened, not what will happen. No line names an order, because sixty ids would hide the rest.
 
 use std::time::Duration;
 
@@ -9,24 +7,23 @@ use super::TIME_SCALE;
 use super::ledger::Counts;
 use super::shop::Book;
 
-/// What can be seen at one moment.
+/// What the demo observes at one moment.
 pub(super) struct Scene<'a> {
     pub(super) counts: &'a Counts,
     pub(super) shop: &'a Book,
-    /// Messages that were rejected.
     pub(super) rejected: usize,
-    /// Whether the provider was asked for an order that has been QUEUED for a day.
+    /// Whether an order was still QUEUED when it was checked again after 24 hours of domain time.
     pub(super) looked_again: bool,
 }
 
-/// Remembers what has been said.
+/// Remembers the printed lines, so that each line is printed once.
 #[derive(Default)]
 pub(super) struct Narrator {
     said: Vec<&'static str>,
 }
 
 impl Narrator {
-    /// The lines that are due now and were not said before.
+    /// Returns a line for each event that has happened since the last call.
     pub(super) fn lines(&mut self, scene: &Scene<'_>) -> Vec<&'static str> {
         let mut lines = happened(scene);
         lines.retain(|line| !self.said.contains(line));
@@ -38,17 +35,14 @@ impl Narrator {
 fn happened(scene: &Scene<'_>) -> Vec<&'static str> {
     let shop = scene.shop;
     let lines = [
-        ("QUEUED: stored as SCHEDULED, the shop is told; next look in 24 hours", shop.heard_of("scheduled")),
-        (
-            "still HANDLING after 5 minutes: DELAYED, the shop is told; looked at again later",
-            shop.heard_of("delayed"),
-        ),
-        ("REFUNDED: stored, and the shop is told", shop.heard_of("refunded")),
+        ("QUEUED: stored as SCHEDULED, shop notified; next check in 24 hours", shop.heard_of("scheduled")),
+        ("HANDLING for 5 minutes: DELAYED, shop notified; checked again later", shop.heard_of("delayed")),
+        ("REFUNDED: stored, and the shop is notified", shop.heard_of("refunded")),
         ("FULFILLED: the card is stored encrypted and sent to the shop, signed", shop.heard_of("fulfilled")),
-        ("the shop answered 503; it was told again, with the same id and body", shop.taken_after_trouble()),
-        ("a message that is not JSON: put aside with the reason, nothing is dropped", scene.rejected > 0),
+        ("the shop answered 503; the event was sent again, same id and body", shop.taken_after_trouble()),
+        ("a message that is not JSON: stored as rejected, with the reason", scene.rejected > 0),
         (
-            "QUEUED orders were looked at a day later; where they still are, next look in 12 hours",
+            "QUEUED orders were checked a day later; those still QUEUED are checked again in 12 hours",
             scene.looked_again,
         ),
         (
@@ -59,12 +53,11 @@ fn happened(scene: &Scene<'_>) -> Vec<&'static str> {
     lines.into_iter().filter_map(|(line, happened)| happened.then_some(line)).collect()
 }
 
-/// A number of jobs in words.
 pub(super) fn jobs(count: usize) -> String {
     if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
 }
 
-/// Domain time since the first order: `day 2, 07:12`.
+/// Domain time since the first order, such as `day 2, 07:12`.
 pub(super) fn domain_clock(real: Duration) -> String {
     let minutes = real.mul_f64(TIME_SCALE).as_secs() / 60;
     format!("day {}, {:02}:{:02}", minutes / 1440 + 1, minutes / 60 % 24, minutes % 60)
@@ -81,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_said_once_and_only_of_what_happened() {
+    fn a_line_is_printed_once_and_only_after_its_event() {
         let (counts, shop) = (Counts::default(), Book::default());
         let scene = |rejected| Scene { counts: &counts, shop: &shop, rejected, looked_again: false };
         let mut narrator = Narrator::default();

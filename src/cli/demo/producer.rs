@@ -1,8 +1,6 @@
-//! The merchant's backend: sends top-ups to the provider and hands each over with one XADD.
-//!
-//! It uses what any producer uses, in any language: the provider's HTTP API and one Redis command. What it
-//! asks for is decided by the number of orders alone; how long each order lives, by the simulator's seed.
-//! Customers and numbers are made up, and none of them is ever printed.
+//! The merchant's backend in the demo: sends top-ups to the provider and hands each over with one XADD. Like any
+//! producer, it uses only the provider's HTTP API and that Redis command. The number of orders decides the outcome of
+//! each; the simulator's seed decides how long each takes. The invented customers and numbers must not be printed.
 
 use std::time::Duration;
 
@@ -12,24 +10,23 @@ use serde_json::{Value, json};
 
 use crate::redis::Names;
 
-/// The orders go out within this time, but for the last ones; real time.
+/// Real time (not scaled) over which the orders are sent, except the last ones; see [`kept_back`].
 const SPREAD: Duration = Duration::from_secs(6);
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// An order that was sent and handed over.
+/// An order that was sent to the provider and handed over to the workers.
 pub(super) struct Sent {
     pub(super) topup_id: String,
     pub(super) reference: String,
 }
 
-/// Sends the orders of the demo.
 pub(super) struct Producer {
     http: reqwest::Client,
     send_url: String,
     api_key: String,
     redis: MultiplexedConnection,
     inbox: String,
-    /// What the simulator is to do with each order, in the order of sending.
+    /// For each order, in the sequence of sending: the hint in its reference that decides its outcome in the simulator.
     lives: Vec<&'static str>,
     sent: Vec<Sent>,
 }
@@ -61,8 +58,7 @@ impl Producer {
         self.sent.len() == self.lives.len()
     }
 
-    /// Sends what is due `at` this time since the start. The last orders are never due: they are for
-    /// [`Producer::send_rest`].
+    /// Sends the orders that are due when `at` has passed since the start, except those of [`Producer::send_rest`].
     pub(super) async fn send_due(&mut self, at: Duration) -> anyhow::Result<()> {
         let one_by_one = self.lives.len() - kept_back(self.lives.len());
         #[expect(
@@ -75,12 +71,11 @@ impl Producer {
         self.send_up_to(due).await
     }
 
-    /// Sends all that is left, at once.
     pub(super) async fn send_rest(&mut self) -> anyhow::Result<()> {
         self.send_up_to(self.lives.len()).await
     }
 
-    /// Hands over something that is not JSON, as a producer with a mistake would.
+    /// Hands over a message that is not JSON, like a faulty producer.
     pub(super) async fn send_nonsense(&mut self) -> anyhow::Result<()> {
         self.hand_over("topupId=oops").await
     }
@@ -98,7 +93,7 @@ impl Producer {
         Ok(())
     }
 
-    /// `POST /v3/internet/send`
+    /// Creates an order with `POST /v3/internet/send`.
     async fn order(&self, place: usize) -> anyhow::Result<Sent> {
         let reference = format!("order-{}-{}", place + 1, self.lives[place]);
         let (kind, number) = match place % 3 {
@@ -115,17 +110,16 @@ impl Producer {
             .send()
             .await
             .and_then(reqwest::Response::error_for_status)
-            .context("the simulated provider does not take an order")?;
+            .context("the simulated provider did not accept an order")?;
         let answer: Value = serde_json::from_slice(&answer.bytes().await?)?;
         let topup_id = answer["data"]["topupId"].as_str().context("the provider's answer has no topupId")?;
         Ok(Sent { topup_id: topup_id.to_owned(), reference })
     }
 
-    /// The producer's one command.
     async fn hand_over(&mut self, data: &str) -> anyhow::Result<()> {
         let mut add = redis::cmd("XADD");
         add.arg(&self.inbox).arg("*").arg("name").arg("poll-topup").arg("data").arg(data);
-        add.exec_async(&mut self.redis).await.context("Redis does not take an order")
+        add.exec_async(&mut self.redis).await.context("Redis did not accept a message")
     }
 }
 
@@ -143,12 +137,12 @@ fn data(place: usize, order: &Sent) -> Value {
     })
 }
 
-/// One in six orders, and no fewer than three, is kept back for the moment in which a worker is killed.
+/// Number of last orders: a sixth of all, at least three. They are sent just before the kill, to keep the worker busy.
 fn kept_back(orders: usize) -> usize {
     (orders / 6).max(3)
 }
 
-/// Hints for the simulator. Those that take long go first, so that the demo is over in a minute.
+/// Hints for the simulator, one per order. Orders that take longest are sent first, so that the demo ends in a minute.
 fn lives(orders: u32) -> Vec<&'static str> {
     let (queued, slow, refunded) = (orders.div_ceil(6), orders / 10, orders / 10);
     let fulfilled = orders - queued - slow - refunded;

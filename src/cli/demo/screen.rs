@@ -1,5 +1,4 @@
-//! What the person sees while the demo runs: on a terminal bars that move, with the story above them;
-//! anywhere else the story and now and then a line of numbers.
+//! The output of the demo: one line per event, plus progress bars on a terminal, or else a line of numbers every 3 s.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::ledger::Counts;
 use crate::cli::say;
 
-/// Statuses in the order in which orders pass them, and the colours of their bars.
+/// Statuses, in the sequence in which an order passes them, each with the colour of its progress bar.
 const STATUSES: [(&str, &str); 5] = [
     ("HANDLING", "cyan"),
     ("SCHEDULED", "yellow"),
@@ -17,10 +16,9 @@ const STATUSES: [(&str, &str); 5] = [
     ("FULFILLED", "green"),
     ("REFUNDED", "blue"),
 ];
-/// Pace of the lines of numbers where there is no terminal.
+/// Interval between lines of numbers if standard output is not a terminal.
 const PACE: Duration = Duration::from_secs(3);
 
-/// The screen.
 pub(super) struct Screen {
     orders: u32,
     bars: Option<Bars>,
@@ -41,7 +39,6 @@ impl Screen {
         Self { orders, bars, last_numbers: Mutex::new(None) }
     }
 
-    /// A line of the story.
     pub(super) fn tell(&self, line: &str) -> anyhow::Result<()> {
         match &self.bars {
             Some(bars) => Ok(bars.all.println(line)?),
@@ -49,7 +46,6 @@ impl Screen {
         }
     }
 
-    /// The numbers at this moment.
     pub(super) fn show(&self, clock: &str, counts: &Counts, told: usize) -> anyhow::Result<()> {
         if let Some(bars) = &self.bars {
             bars.show(clock, counts, told);
@@ -65,13 +61,12 @@ impl Screen {
             .map(|(status, _)| format!("{} {}", status.to_lowercase(), counts.of(status)))
             .collect();
         let (numbers, orders) = (numbers.join(", "), self.orders);
-        say(format_args!("{clock}   {numbers} of {orders}; told {told} of {}", counts.events))
+        say(format_args!("{clock}   {numbers} of {orders}; notified {told} of {}", counts.events))
     }
 
-    /// Takes the bars away.
     pub(super) fn close(&self) {
         if let Some(bars) = &self.bars {
-            // Where the terminal is gone there is nothing to take away.
+            // An error is ignored, because clearing fails if the terminal is closed, and then no bar is visible.
             drop(bars.all.clear());
         }
     }
@@ -82,7 +77,7 @@ impl Bars {
         let bar = |name: &'static str, colour: &str, length: u64| {
             let style = format!("  {{prefix:<14}} {{bar:36.{colour}}} {{pos:>3}} of {{len}}");
             let bar = ProgressBar::new(length).with_prefix(name);
-            // The template is one of ours; if it were wrong, the plain bar would do.
+            // The template is a constant of this file, so the fallback is never used.
             let style = ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar());
             all.add(bar.with_style(style.progress_chars("━╸ ")))
         };

@@ -1,8 +1,6 @@
-//! The merchant's side: an endpoint that receives the notifications and trusts none of them.
-//!
-//! Every signature is checked with the public library of Standard Webhooks, as a shop does it, and every
-//! body is kept until the end, for a repeat must carry the same one. Now and then it is out of order and
-//! answers 503, as shops are. It must show nothing of a body to anyone.
+//! The merchant's shop in the demo: an endpoint that receives events and verifies each of them with the public Standard
+//! Webhooks library, as a real shop does. The shop keeps each body, because a repeated event must have the same body.
+//! Some first attempts are answered with 503, as by a failing shop. No part of a body may be printed or logged.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -17,33 +15,33 @@ use axum::routing::post;
 use standardwebhooks::Webhook;
 use tokio::net::TcpListener;
 
-/// How long the shop takes to answer; real time, as a shop far away would.
+/// Real time that the shop takes to answer, like a distant server.
 pub(super) const ANSWER_TIME: Duration = Duration::from_millis(40);
-/// The first attempt of one in so many events is answered with 503.
+/// Every twelfth new event is answered with 503 at its first attempt, so that the demo shows a retry.
 const OUT_OF_ORDER_ONE_IN: usize = 12;
 
-/// What the shop knows of one event.
-pub(super) struct Told {
+/// The shop's record of one event.
+pub(super) struct Delivery {
     /// The body of the first attempt.
     pub(super) body: Bytes,
-    /// Whether every further attempt carried the same.
+    /// Whether every further attempt carried the same body.
     pub(super) same_body: bool,
-    /// Attempts that were answered with 204.
+    /// Number of attempts answered with 204.
     pub(super) taken: u32,
-    /// Attempts that were answered with 503.
+    /// Number of attempts answered with 503.
     pub(super) turned_away: u32,
 }
 
-/// All that was received.
+/// Everything the shop has received.
 #[derive(Default)]
 pub(super) struct Book {
-    /// By `webhook-id`.
-    pub(super) events: BTreeMap<String, Told>,
-    /// Requests whose signature was not right.
+    /// Keyed by `webhook-id`.
+    pub(super) events: BTreeMap<String, Delivery>,
+    /// Number of requests with a wrong signature.
     pub(super) forged: u32,
 }
 
-/// The shop. Clones share the book.
+/// The merchant's shop. Clones share the record of received events.
 #[derive(Clone)]
 pub(super) struct Shop {
     book: Arc<Mutex<Book>>,
@@ -51,18 +49,17 @@ pub(super) struct Shop {
 }
 
 impl Shop {
-    /// A shop that shares this secret with the workers.
+    /// Creates a shop that verifies signatures with `secret`, with which the workers sign.
     pub(super) fn new(secret: &str) -> anyhow::Result<Self> {
         Ok(Self { book: Arc::default(), verifier: Arc::new(Webhook::new(secret)?) })
     }
 
-    /// A secret for one run: hexadecimal digits are base64 as well.
+    /// Creates a random secret. Webhook secrets are base64, and hexadecimal digits are valid base64.
     pub(super) fn secret() -> String {
         format!("whsec_{}", hex::encode(rand::random::<[u8; 24]>()))
     }
 
-    /// Opens it on a free port of the loopback and gives the address of its endpoint. It stays open until the
-    /// process ends.
+    /// Serves the shop on a free loopback port until the process ends. Returns the URL of its endpoint.
     pub(super) async fn open(&self) -> anyhow::Result<String> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}/topups", listener.local_addr()?);
@@ -77,39 +74,39 @@ impl Shop {
 }
 
 impl Book {
-    /// Events that were received and taken.
+    /// Number of accepted events.
     pub(super) fn taken(&self) -> usize {
-        self.events.values().filter(|told| told.taken > 0).count()
+        self.events.values().filter(|delivery| delivery.taken > 0).count()
     }
 
-    /// Whether an event of this outcome was taken, for any order.
+    /// Whether the shop has accepted an event with this outcome for at least one order.
     pub(super) fn heard_of(&self, outcome: &str) -> bool {
-        self.events.iter().any(|(id, told)| told.taken > 0 && id.ends_with(outcome))
+        self.events.iter().any(|(id, delivery)| delivery.taken > 0 && id.ends_with(outcome))
     }
 
-    /// Whether an event was turned away and taken later.
+    /// Whether an event was first answered with 503 and accepted at a later attempt.
     pub(super) fn taken_after_trouble(&self) -> bool {
-        self.events.values().any(|told| told.turned_away > 0 && told.taken > 0)
+        self.events.values().any(|delivery| delivery.turned_away > 0 && delivery.taken > 0)
     }
 
     fn enter(&mut self, id: &str, body: &Bytes) -> StatusCode {
         let place = self.events.len() + 1;
         let mut new = false;
-        let told = self.events.entry(id.to_owned()).or_insert_with(|| {
+        let delivery = self.events.entry(id.to_owned()).or_insert_with(|| {
             new = true;
-            Told { body: body.clone(), same_body: true, taken: 0, turned_away: 0 }
+            Delivery { body: body.clone(), same_body: true, taken: 0, turned_away: 0 }
         });
-        told.same_body &= told.body == *body;
+        delivery.same_body &= delivery.body == *body;
         if new && place.is_multiple_of(OUT_OF_ORDER_ONE_IN) {
-            told.turned_away += 1;
+            delivery.turned_away += 1;
             return StatusCode::SERVICE_UNAVAILABLE;
         }
-        told.taken += 1;
+        delivery.taken += 1;
         StatusCode::NO_CONTENT
     }
 }
 
-/// The event is in the book before it is answered, so that an answer nobody waits for any more is no loss.
+/// Records the event before the delayed answer, so that the event counts even if the worker dies before the answer.
 async fn receive(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let genuine = shop.verifier.verify(&body, &headers).is_ok();
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).filter(|_| genuine);
@@ -128,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repeat_with_another_body_is_noticed() {
+    fn a_repeat_with_another_body_is_detected() {
         let mut book = Book::default();
         for body in ["a", "a"] {
             assert_eq!(book.enter("evt_1_fulfilled", &Bytes::from(body)), StatusCode::NO_CONTENT);
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_twelve_is_turned_away_once() {
+    fn one_event_in_twelve_gets_a_503_once() {
         let mut book = Book::default();
         let answers: Vec<_> = (0..24).map(|n| book.enter(&format!("evt_{n}"), &Bytes::new())).collect();
         let away = answers.iter().filter(|answer| **answer == StatusCode::SERVICE_UNAVAILABLE).count();

@@ -1,7 +1,6 @@
-//! The processes of the demo: one Redis and the workers, each worker a real `topup-worker run`.
-//!
-//! The workers get their settings by the environment, as in production, and none of the person's own. What
-//! they do is read where anyone could read it, in the store and in Redis; the demo has no door into them.
+//! The processes of the demo: one Redis, and workers that are real `topup-worker run` processes. The workers get their
+//! settings from environment variables, as in production, but none of the user's except [`KEPT`]. The demo observes the
+//! workers only through the store and Redis, as any outsider could.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,20 +16,19 @@ use crate::cli::private::Folder;
 use crate::cli::private::Process;
 use crate::redis::Names;
 
-/// Longest wait until a new worker has signed on; real time.
+/// Maximum real time (not scaled) from the start of a worker to its registration in Redis.
 const START_TIME: Duration = Duration::from_secs(15);
 pub(super) const QUEUES: [JobName; 3] = [JobName::PollTopup, JobName::RecheckTopup, JobName::NotifyCustomer];
-/// What a worker may have of the person's environment: nothing in it is a setting of the service.
+/// Variables that a worker inherits from the user. Only `RUST_LOG`, the log level, is a setting of the service.
 const KEPT: [&str; 4] = ["PATH", "RUST_BACKTRACE", "RUST_LOG", "TMPDIR"];
 
-/// What runs beside the demo.
 pub(super) struct Stage {
     redis: Option<Process>,
     workers: Vec<Process>,
     started: usize,
 }
 
-/// How a worker is started.
+/// The workers' program and settings, and the demo's access to Redis.
 pub(super) struct Casting {
     pub(super) program: PathBuf,
     pub(super) settings: Vec<(&'static str, String)>,
@@ -47,7 +45,7 @@ impl Stage {
         self.redis = Some(redis);
     }
 
-    /// Starts this many workers at once and waits until each has signed on in Redis.
+    /// Starts `count` workers at once and waits until each has registered in Redis.
     pub(super) async fn start_workers(
         &mut self,
         count: usize,
@@ -74,23 +72,22 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(START_TIME, signing_on).await.context("the workers do not sign on in Redis")?
+        tokio::time::timeout(START_TIME, signing_on).await.context("the workers did not register in Redis")?
     }
 
-    /// Name of the first worker.
     pub(super) fn first_worker(&self) -> &str {
         self.workers.first().map_or("no worker", |worker| worker.name.as_str())
     }
 
-    /// Whether the first worker is telling the shop something at this moment.
+    /// Whether the first worker has claimed a notify-customer job and not finished it.
     pub(super) async fn first_is_telling(&self, casting: &mut Casting) -> anyhow::Result<bool> {
         let Some(worker) = self.workers.first() else { return Ok(false) };
         let keys = in_flight(worker, &[JobName::NotifyCustomer], casting).await?;
         Ok(count(&keys, casting).await? > 0)
     }
 
-    /// Ends the first worker as a crash does: no signal it could hear, no farewell. Tells how many jobs it
-    /// held, which are now nobody's until its lease has run out.
+    /// Kills the first worker with SIGKILL, like a crash. Returns how many jobs the worker held. No other worker runs
+    /// these jobs before the killed worker's lease has expired.
     pub(super) async fn kill_first(&mut self, casting: &mut Casting) -> anyhow::Result<usize> {
         anyhow::ensure!(!self.workers.is_empty(), "there is no worker to kill");
         let mut worker = self.workers.remove(0);
@@ -99,14 +96,14 @@ impl Stage {
         count(&keys, casting).await
     }
 
-    /// Fails if a process ended that nobody ended.
+    /// Fails if a process has ended unexpectedly.
     pub(super) fn must_run(&mut self) -> anyhow::Result<()> {
         self.redis.iter_mut().chain(&mut self.workers).try_for_each(Process::must_run)
     }
 
-    /// Asks the workers to stop and waits. Names those that did not stop in time, or not well.
+    /// Stops the workers. Returns a description of each that failed or did not stop in time.
     pub(super) async fn stop_workers(&mut self) -> Vec<String> {
-        // What ended by itself was told already.
+        // Workers that ended by themselves are skipped, because `must_run` has already reported them.
         self.workers.retain(|worker| worker.pid().is_some());
         for worker in &self.workers {
             worker.ask_to_stop().await;
@@ -117,16 +114,16 @@ impl Stage {
             match worker.stopped().await {
                 Some(status) if status.success() => {}
                 Some(status) => bad.push(format!("{name} was asked to stop and failed ({status})")),
-                None => bad.push(format!("{name} was asked to stop and did not")),
+                None => bad.push(format!("{name} was asked to stop and did not stop in time")),
             }
         }
         bad
     }
 
-    /// Ends everything.
+    /// Stops the workers, then Redis.
     pub(super) async fn clear(&mut self) {
         for worker in self.stop_workers().await {
-            tracing::warn!("{worker}");
+            tracing::warn!("the demo could not end a worker properly: {worker}");
         }
         if let Some(redis) = self.redis.take() {
             redis.ask_to_stop().await;
@@ -139,7 +136,7 @@ fn kept() -> impl Iterator<Item = (&'static str, OsString)> {
     KEPT.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
-/// The sets of the jobs that this process has claimed from these queues.
+/// Keys of the Redis sets with the jobs that this process has claimed from `queues`.
 async fn in_flight(
     worker: &Process,
     queues: &[JobName],
@@ -162,7 +159,7 @@ async fn count(keys: &[String], casting: &mut Casting) -> anyhow::Result<usize> 
     Ok(jobs)
 }
 
-/// The names under which this process works on a queue: `host-pid-ulid`, a new one after each interruption.
+/// The names (`host-pid-ulid`) of this process in a queue. There may be several, as a worker may register anew.
 async fn signed_on(worker: &Process, queue: JobName, casting: &mut Casting) -> anyhow::Result<Vec<String>> {
     let Some(pid) = worker.pid() else { return Ok(Vec::new()) };
     let key = format!("{}:workers", casting.names.queue(queue));

@@ -1,7 +1,5 @@
-//! The course of the demo: who enters when, and what the person is told of it.
-//!
-//! The times here are real time since the first order. What happens between them is up to the workers; the
-//! story only watches, and says what it has seen.
+//! The course of the demo: its actions, their times, and what is printed. The times are real (not scaled) time since
+//! the first order. Between its actions the demo only observes the workers and prints what they have done.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -31,15 +29,15 @@ const TICK: Duration = Duration::from_millis(100);
 const NONSENSE_AT: Duration = Duration::from_secs(3);
 const KILL_AT: Duration = Duration::from_secs(10);
 const REPLACE_AFTER: Duration = Duration::from_secs(4);
-/// Longest wait for the worker to be telling the shop something before it is killed: the shop may have heard
-/// it, and nobody knows.
+/// Maximum wait for the worker to hold a notification before it is killed. If the worker dies then, it may have sent
+/// the event to the shop without recording that, so another worker sends the event again.
 const BUSY_TIME: Duration = Duration::from_millis(500);
-/// Domain time.
+/// One day of domain time.
 const A_DAY: Duration = Duration::from_hours(24);
-/// The longest order lives 48 hours, that is 48 seconds; then something is wrong.
+/// Real time after which the demo fails. The longest order takes 48 hours, which pass in 48 seconds here.
 const DEADLINE: Duration = Duration::from_secs(75);
 
-/// Everything between the first order and the last word.
+/// State of the demo from the first order to the verdict.
 struct Story<'a> {
     screen: &'a Screen,
     folder: &'a Folder,
@@ -56,7 +54,7 @@ struct Story<'a> {
     narrator: Narrator,
 }
 
-/// Sets everything up, lets it run, and compares.
+/// Sets the demo up, runs it, and compares provider, store and shop.
 pub(super) async fn play(
     settings: &DemoSettings,
     redis_server: &Path,
@@ -67,7 +65,7 @@ pub(super) async fn play(
     let names: Names = "{topup}".parse()?;
     let (process, redis_url) = redis_server::start(redis_server, folder).await?;
     stage.redis_runs(process);
-    screen.tell("a private Redis runs, every change on its disk")?;
+    screen.tell("a private Redis is running; it writes every change to disk")?;
 
     let api_key = format!("demo-{}", ulid::Ulid::generate());
     let simulated =
@@ -80,12 +78,12 @@ pub(super) async fn play(
     let secret = Shop::secret();
     let shop = Shop::new(&secret)?;
     let shop_url = shop.open().await?;
-    screen.tell("a simulated provider runs, and a shop that checks every signature")?;
+    screen.tell("a simulated provider is running, and a shop that checks every signature")?;
 
     let database_url = format!("sqlite://{}", folder.path().join("orders.db").display());
     let redis = redis::Client::open(redis_url.as_str())?.get_multiplexed_async_connection().await?;
     let mut casting = Casting {
-        program: std::env::current_exe().context("this program cannot find itself")?,
+        program: std::env::current_exe().context("the path of this program is unknown")?,
         settings: vec![
             ("REDIS_URL", redis_url),
             ("DATABASE_URL", database_url.clone()),
@@ -128,7 +126,7 @@ pub(super) async fn play(
 }
 
 impl Story<'_> {
-    /// Runs until every order is over and every event has arrived, or time is up.
+    /// Runs until every order is final and every event has arrived, or until [`DEADLINE`].
     async fn run(&mut self) -> anyhow::Result<Vec<String>> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -151,14 +149,14 @@ impl Story<'_> {
             if at > DEADLINE {
                 let (over, pending) = (counts.settled(), counts.pending);
                 return Ok(vec![format!(
-                    "after {} seconds {over} of {sent} orders are over, and {pending} notifications have not arrived",
+                    "after {} seconds {over} of {sent} orders are final, and {pending} notifications have not arrived",
                     at.as_secs()
                 )]);
             }
         }
     }
 
-    /// The three things that happen at a set time.
+    /// Sends the invalid message, kills a worker and starts its replacement, each at its time.
     async fn act(&mut self, at: Duration) -> anyhow::Result<()> {
         if at >= NONSENSE_AT && !self.nonsense_sent {
             self.nonsense_sent = true;
@@ -176,26 +174,24 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Sends the orders that were kept back and kills a worker in the middle of them.
+    /// Sends the last orders, and kills a worker while that worker holds jobs.
     async fn kill(&mut self, at: Duration) -> anyhow::Result<()> {
         self.producer.send_rest().await?;
         let give_up = Instant::now() + BUSY_TIME;
         while !self.stage.first_is_telling(&mut self.casting).await? && Instant::now() < give_up {
             tokio::task::yield_now().await;
         }
-        // Half way: the shop has heard it and the worker has not been answered.
+        // Halfway through the shop's answer time, the shop has received the event and the worker has no response yet.
         tokio::time::sleep(ANSWER_TIME / 2).await;
         let name = self.stage.first_worker().to_owned();
         let held = self.stage.kill_first(&mut self.casting).await?;
         self.killed = Some((at, held));
         let held = jobs(held);
-        self.tell(&format!("more orders come in, and {name} is killed (kill -9) with {held} in hand"))?;
-        self.tell(
-            "the other worker goes on, and takes over what was in hand once the lease on it has run out",
-        )
+        self.tell(&format!("more orders come in, and {name} is killed (kill -9) while it holds {held}"))?;
+        self.tell("the other worker continues, and takes over these jobs once their lease has expired")
     }
 
-    /// Says what is seen for the first time.
+    /// Prints a line for each event that has happened since the last call.
     async fn narrate(&mut self, counts: &Counts) -> anyhow::Result<()> {
         let rejected: usize = self.casting.redis.xlen(self.casting.names.rejected()).await?;
         let looked_again = self.looked_again();

@@ -1,7 +1,6 @@
-//! The end of the demo: both sides compared, order by order and event by event.
-//!
-//! Pure: everything is read before. An order counts as lost unless the store says that it is over; nothing
-//! is rounded, excused or left out. A problem names an order by its id, never by anything of the customer.
+//! The verdict of the demo: a comparison of provider, store and shop, order by order and event by event. The module
+//! only compares; its caller collects the data. Every order that is not final in the store counts as lost. A problem
+//! names an order by its id and must not show customer data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,40 +10,39 @@ use serde_json::Value;
 use super::ledger::{Books, Entry};
 use super::narrator::jobs;
 use super::producer::Sent;
-use super::shop::{Book, Told};
+use super::shop::{Book, Delivery};
 
-/// More problems than this are counted, not told.
+/// Maximum number of problems that are printed; further problems are only counted.
 const MAX_TOLD: usize = 10;
 
-/// The provider's word on one order.
+/// The provider's state of one order.
 pub(super) struct ProvidersWord {
     pub(super) status: String,
     pub(super) card_code: Option<String>,
-    /// How often `check-id` was called for it.
+    /// Number of `check-id` calls for the order.
     pub(super) calls: usize,
 }
 
-/// Everything that was seen.
 pub(super) struct Evidence<'a> {
     pub(super) sent: &'a [Sent],
-    /// By `topupId`.
+    /// Keyed by `topupId`.
     pub(super) provider: &'a BTreeMap<String, ProvidersWord>,
     pub(super) books: &'a Books,
     pub(super) shop: &'a Book,
-    /// Why messages were rejected.
+    /// Reasons of the rejected messages.
     pub(super) rejected: &'a [String],
-    /// Jobs among the dead letters, and messages still in the inbox.
+    /// Number of dead letters, and of messages still in the inbox.
     pub(super) left_over: (usize, usize),
-    /// Jobs the killed worker held, if one was killed.
+    /// Number of jobs that the killed worker held; `None` if no worker was killed.
     pub(super) killed_with: Option<usize>,
-    /// Problems that were found before.
+    /// Problems found during the run.
     pub(super) problems: Vec<String>,
     pub(super) took: Duration,
-    /// The same in domain time.
+    /// `took` in domain time.
     pub(super) domain: Duration,
 }
 
-/// What is said at the end.
+/// The lines to print, and the problems found.
 pub(super) struct Verdict {
     lines: Vec<String>,
     problems: Vec<String>,
@@ -63,7 +61,7 @@ impl Verdict {
             lines.push(String::new());
             lines.extend(problems.iter().take(MAX_TOLD).map(|problem| format!("problem: {problem}")));
             let more = problems.len().saturating_sub(MAX_TOLD);
-            lines.extend((more > 0).then(|| format!("and {more} problems more")));
+            lines.extend((more > 0).then(|| format!("and {more} more problems")));
         }
         Self { lines, problems }
     }
@@ -89,7 +87,7 @@ impl Evidence<'_> {
         self.sent.iter().filter(|sent| self.outcome(&sent.topup_id).is_some()).count()
     }
 
-    /// The final status in the store, if the order is there and over.
+    /// The order's status in the store, if it is final.
     fn outcome(&self, topup_id: &str) -> Option<&str> {
         let status = self.books.orders.get(topup_id)?.status.as_str();
         matches!(status, "FULFILLED" | "REFUNDED").then_some(status)
@@ -101,14 +99,13 @@ impl Evidence<'_> {
             let provider = self.provider.get(id).map_or("unknown", |word| word.status.as_str());
             match self.books.orders.get(id) {
                 None => {
-                    problems.push(format!("order {id} is not in the store; the provider says {provider}"));
+                    problems.push(format!("order {id} is missing in the store, {provider} at the provider"));
                 }
                 Some(Entry { status, .. }) if status != provider => {
-                    problems
-                        .push(format!("order {id} is {status} in the store; the provider says {provider}"));
+                    problems.push(format!("order {id} is {status} in the store, {provider} at the provider"));
                 }
                 Some(_) if self.outcome(id).is_none() => {
-                    problems.push(format!("order {id} is not over: the provider, too, says {provider}"));
+                    problems.push(format!("order {id} is not final; the provider also reports {provider}"));
                 }
                 Some(_) => {}
             }
@@ -132,37 +129,37 @@ impl Evidence<'_> {
         for id in &due {
             match self.shop.events.get(id) {
                 None => problems.push(format!("event {id} never arrived")),
-                Some(told) if told.taken == 0 => {
-                    problems.push(format!("event {id} was turned away and did not come again"));
+                Some(delivery) if delivery.taken == 0 => {
+                    problems.push(format!("event {id} was answered with 503 and never accepted"));
                 }
                 Some(_) => {}
             }
         }
-        for (id, told) in &self.shop.events {
+        for (id, delivery) in &self.shop.events {
             if !due.contains(id) {
                 problems.push(format!("event {id} arrived and is not in the store"));
             }
-            if !told.same_body {
+            if !delivery.same_body {
                 problems.push(format!("event {id} arrived with different bodies"));
             }
-            problems.extend(self.content(id, told));
+            problems.extend(self.content(id, delivery));
         }
         if self.shop.forged > 0 {
-            problems.push(format!("{} signatures were not right", self.shop.forged));
+            problems.push(format!("{} requests had a wrong signature", self.shop.forged));
         }
         problems
     }
 
-    /// Whether the body speaks of the order its id names, with the provider's card where there is one.
-    fn content(&self, id: &str, told: &Told) -> Option<String> {
-        let body: Value = match serde_json::from_slice(&told.body) {
+    /// Describes how the body of an event contradicts the event's id or the provider's card; `None` if it does not.
+    fn content(&self, id: &str, delivery: &Delivery) -> Option<String> {
+        let body: Value = match serde_json::from_slice(&delivery.body) {
             Ok(body) => body,
             Err(_) => return Some(format!("the body of event {id} is not JSON")),
         };
         let topup_id = body["data"]["topupId"].as_str().unwrap_or_default();
         let outcome = body["type"].as_str().and_then(|kind| kind.strip_prefix("topup.")).unwrap_or_default();
         if id != format!("evt_{topup_id}_{outcome}") {
-            return Some(format!("the body of event {id} speaks of another"));
+            return Some(format!("the body of event {id} describes another event"));
         }
         let card = self.provider.get(topup_id).and_then(|word| word.card_code.as_deref());
         let expected = card.filter(|_| outcome == "fulfilled");
@@ -195,15 +192,18 @@ impl Evidence<'_> {
             let there = self.provider.values().filter(|word| word.status == status).count();
             format!("{here:>4} in the store, {there:>4} at the provider")
         };
-        let told = self.shop.events.values();
-        let deliveries: u32 = told.clone().map(|told| told.taken).sum();
+        let events = self.shop.events.values();
+        let deliveries: u32 = events.clone().map(|delivery| delivery.taken).sum();
         let distinct = self.shop.taken();
-        let same = told.clone().filter(|told| told.same_body).map(|told| told.taken.saturating_sub(1));
+        let same = events
+            .clone()
+            .filter(|delivery| delivery.same_body)
+            .map(|delivery| delivery.taken.saturating_sub(1));
         let repeats: u32 = same.sum();
-        let turned_away: u32 = told.map(|told| told.turned_away).sum();
+        let turned_away: u32 = events.map(|delivery| delivery.turned_away).sum();
         let calls: usize = self.provider.values().map(|word| word.calls).sum();
         let killed = self.killed_with.map_or("none killed".to_owned(), |held| {
-            format!("1 killed with {} in hand; 1 started in its place", jobs(held))
+            format!("1 killed while it held {}; 1 started in its place", jobs(held))
         });
         let rejected = self.rejected.first().map_or("nothing", String::as_str);
         let (seconds, hours) = (self.took.as_secs(), self.domain.as_secs() / 3600);
@@ -218,7 +218,7 @@ impl Evidence<'_> {
             format!(
                 "  notifications    {deliveries:>4} delivered, {distinct} of them different, {repeats} repeated with the same body"
             ),
-            format!("  told again       {turned_away:>4} that the shop first answered with 503"),
+            format!("  sent again       {turned_away:>4} that the shop first answered with 503"),
             format!("  bad signatures   {:>4}", self.shop.forged),
             format!("  rejected         {:>4} message: {rejected}", self.rejected.len()),
             format!("  check-id calls   {calls:>4}"),

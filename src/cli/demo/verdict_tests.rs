@@ -1,4 +1,4 @@
-//! The verdict must be able to be bad: each test breaks one thing of a good run.
+//! Tests that the verdict of the demo reports each failure. Each test starts from a good run and breaks one thing.
 
 use axum::body::Bytes;
 use serde_json::json;
@@ -16,7 +16,7 @@ struct Run {
 }
 
 impl Run {
-    /// One order that was scheduled and then fulfilled, and one that was refunded.
+    /// A run without problems: one order was scheduled and then fulfilled, another was refunded.
     fn good() -> Self {
         let mut run = Self {
             sent: Vec::new(),
@@ -48,12 +48,13 @@ impl Run {
     fn event(&mut self, id: &str, outcome: &str) {
         let card = (outcome == "fulfilled").then(|| format!("card-{id}"));
         let body = json!({ "type": format!("topup.{outcome}"), "data": { "topupId": id, "cardCode": card } });
-        let told = Told { body: Bytes::from(body.to_string()), same_body: true, taken: 1, turned_away: 0 };
+        let delivery =
+            Delivery { body: Bytes::from(body.to_string()), same_body: true, taken: 1, turned_away: 0 };
         self.books.events.insert(format!("evt_{id}_{outcome}"));
-        self.shop.events.insert(format!("evt_{id}_{outcome}"), told);
+        self.shop.events.insert(format!("evt_{id}_{outcome}"), delivery);
     }
 
-    fn told(&mut self, id: &str) -> &mut Told {
+    fn told(&mut self, id: &str) -> &mut Delivery {
         self.shop.events.get_mut(id).unwrap()
     }
 
@@ -93,10 +94,10 @@ fn a_missing_or_unfinished_order_is_lost() {
 }
 
 #[test]
-fn whatever_is_not_as_it_must_be_is_a_problem() {
+fn each_deviation_from_a_good_run_is_a_problem() {
     type Break = fn(&mut Run);
     let broken: [(&str, Break); 12] = [
-        ("the provider says REFUNDED", |run| {
+        ("REFUNDED at the provider", |run| {
             run.provider.get_mut("a").unwrap().status = "REFUNDED".to_owned();
         }),
         ("never sent", |run| drop(run.sent.pop())),
@@ -105,16 +106,16 @@ fn whatever_is_not_as_it_must_be_is_a_problem() {
             run.shop.events.remove("evt_a_scheduled");
             run.books.events.remove("evt_a_scheduled");
         }),
-        ("evt_b_refunded was turned away", |run| run.told("evt_b_refunded").taken = 0),
+        ("evt_b_refunded was answered with 503", |run| run.told("evt_b_refunded").taken = 0),
         ("with different bodies", |run| run.told("evt_b_refunded").same_body = false),
         ("is not the provider's", |run| {
             run.provider.get_mut("a").unwrap().card_code = Some("another".to_owned());
         }),
-        ("speaks of another", |run| {
+        ("describes another event", |run| {
             run.told("evt_b_refunded").body =
                 Bytes::from(r#"{"type":"topup.refunded","data":{"topupId":"a"}}"#);
         }),
-        ("1 signatures were not right", |run| run.shop.forged = 1),
+        ("1 requests had a wrong signature", |run| run.shop.forged = 1),
         ("instead of one", |run| run.rejected.clear()),
         ("dead letters", |run| run.dead_letters = 1),
         ("no worker was killed", |run| run.killed_with = None),

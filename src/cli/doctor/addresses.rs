@@ -1,4 +1,4 @@
-//! `HTTP_ADDR` and `REVEAL_ADDR`: whether they can be listened on. They are let go again at once.
+//! Checks that this program can listen on `HTTP_ADDR` and `REVEAL_ADDR`. The check listens only for a moment.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ pub(super) async fn http(addr: SocketAddr) -> Check {
     look(HTTP, "HTTP_ADDR", "/healthz, /readyz and /metrics", addr).await
 }
 
-/// The page's, if there is a page.
+/// Checks `REVEAL_ADDR`. `addr` is `None` if no `REVEAL_URL` is set.
 pub(super) async fn reveal(addr: Option<SocketAddr>) -> Check {
     let Some(addr) = addr else {
         return Check::ok(REVEAL, "REVEAL_URL is not set: there is no page behind links");
@@ -42,17 +42,17 @@ fn taken(name: &'static str, setting: &str, addr: SocketAddr, why: ErrorKind) ->
         ),
         ErrorKind::PermissionDenied => Check::fail(
             name,
-            format!("{addr} may not be listened on by this user"),
+            format!("this user may not listen on {addr}"),
             format!("choose a port above 1023 in {setting}"),
         ),
         ErrorKind::AddrNotAvailable => Check::fail(
             name,
-            format!("{addr} is no address of this machine"),
+            format!("{addr} is not an address of this machine"),
             format!(
                 "set {setting} to an address of this machine, or to 0.0.0.0 and the port for all of them"
             ),
         ),
-        _ => Check::fail(name, format!("{addr} cannot be listened on"), format!("choose another {setting}")),
+        _ => Check::fail(name, format!("cannot listen on {addr}"), format!("choose another {setting}")),
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
         assert!(page.advice.is_some_and(|advice| advice.contains("REVEAL_ADDR")));
         drop(listener);
         assert_eq!(http(addr).await.verdict, Verdict::Ok);
-        // An address for documentation, which no machine has.
+        // 192.0.2.1 is reserved for documentation, so no machine has this address.
         assert_eq!(http("192.0.2.1:9".parse().unwrap()).await.verdict, Verdict::Fail);
         assert_eq!(reveal(None).await.verdict, Verdict::Ok);
     }

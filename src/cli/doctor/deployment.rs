@@ -1,5 +1,5 @@
-//! What a worker would have to share with the others: the layout of the keys in Redis, the database, and keys with which
-//! each decrypts what another encrypts. Nothing is joined.
+//! Checks that a worker started here would fit the running workers. That worker must know the layout of the Redis keys,
+//! use the same database, and share encryption keys, so that each worker can decrypt every card.
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
@@ -12,10 +12,9 @@ use crate::redis::Names;
 const LAYOUT_CHECK: &str = "redis-layout";
 const STORE: &str = "redis-store";
 const KEYS: &str = "redis-encryption";
-/// The checks of this file, in their order.
 const NAMES: [&str; 3] = [LAYOUT_CHECK, STORE, KEYS];
 
-/// What stands in Redis, and the fingerprints of the keys of every worker that runs.
+/// The shared state in Redis, and the key fingerprints of every running worker.
 pub(super) type Seen = (Shared, Vec<Vec<String>>);
 
 pub(super) async fn read(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Seen> {
@@ -23,18 +22,17 @@ pub(super) async fn read(connection: &MultiplexedConnection, names: &Names) -> R
     Ok((Shared::read(&mut connection, names).await?, keyrings(&mut connection, names).await?))
 }
 
-/// Which database the one of `DATABASE_URL` is.
+/// The id of the database of `DATABASE_URL`, to compare with the id that Redis holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Own<'a> {
-    /// Of this id.
     Is(&'a str),
-    /// There is none yet, or it has older tables.
+    /// There is no database yet, or its tables are too old to hold an id.
     NotThere,
-    /// It cannot be looked at.
+    /// The database cannot be read.
     Unknown,
 }
 
-/// The checks. Nothing was seen where Redis cannot be reached.
+/// Compares this host's settings with `seen`, which is `None` if Redis cannot be reached.
 pub(super) fn look(
     seen: Option<&RedisResult<Seen>>,
     store: Own<'_>,
@@ -60,9 +58,7 @@ fn layout(found: u64) -> Check {
         0 => Check::ok(LAYOUT_CHECK, "no worker has run here yet"),
         found if found > LAYOUT => Check::fail(
             LAYOUT_CHECK,
-            format!(
-                "a newer topup-worker has laid out the keys (layout {found}; this version knows {LAYOUT})"
-            ),
+            format!("a newer topup-worker wrote the keys (layout {found}; this version knows {LAYOUT})"),
             "run that version; this one refuses to start beside it",
         ),
         found => Check::ok(LAYOUT_CHECK, format!("layout {found}, which this version knows")),
@@ -75,9 +71,7 @@ fn same_store(of_jobs: Option<&str>, own: Own<'_>, names: &Names) -> Check {
         (Some(of_jobs), Own::Is(own)) if of_jobs == own => {
             Check::ok(STORE, "the jobs belong to the database of DATABASE_URL")
         }
-        (Some(_), Own::Unknown) => {
-            Check::skip(STORE, "the database cannot be looked at; see what is said of the store")
-        }
+        (Some(_), Own::Unknown) => Check::skip(STORE, "the database cannot be read; see the check `store`"),
         _ => Check::fail(
             STORE,
             format!("the jobs under {names} belong to another database than that of DATABASE_URL"),
@@ -101,8 +95,8 @@ fn same_keys(others: &[Vec<String>], cipher: &CardCipher, names: &Names) -> Chec
     Check::fail(
         KEYS,
         format!("{} under {names} has other keys", counted(differing as u64, "worker")),
-        "give every worker the same ENCRYPTION_KEY (one that was killed counts for 25 minutes here); while it is being changed, the other key in \
-         ENCRYPTION_KEYS_PREVIOUS: docs/operations.md says in which order",
+        "give every worker the same ENCRYPTION_KEY and, during a change, the other key in ENCRYPTION_KEYS_PREVIOUS, in \
+         the order of docs/operations.md; a killed worker still counts here for 25 minutes",
     )
 }
 
@@ -112,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_would_be_refused_is_told_so() {
+    fn a_worker_that_would_be_refused_fails_a_check() {
         let names: Names = "{topup}".parse().unwrap();
         let (one, other) = (CardCipher::generate_key(), CardCipher::generate_key());
         let alone = CardCipher::new(&one).unwrap();
@@ -132,13 +126,13 @@ mod tests {
         assert_eq!(
             verdicts(seen(LAYOUT, "a", vec![]), Own::NotThere),
             [Good, Fail, Good],
-            "it has no tables yet"
+            "the database has no tables yet"
         );
         let differs = seen(LAYOUT, "a", vec![ring(&alone), ring(&both)]);
         assert_eq!(
             verdicts(differs, Own::Is("a")),
             [Good, Good, Fail],
-            "it encrypts with a key not known here"
+            "another worker encrypts with a key that is not known here"
         );
         assert_eq!(verdicts(None, Own::Unknown), [Skip; 3]);
         let error = redis::RedisError::from(std::io::Error::other("away"));

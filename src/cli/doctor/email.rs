@@ -1,5 +1,5 @@
-//! The mail server: whether it lets this program in. It is greeted, asked for STARTTLS and logged in to; no
-//! sender, no recipient and no mail is named.
+//! Checks that the mail server accepts this program's login. The check greets the server, asks for STARTTLS and logs
+//! in. It names no sender or recipient and sends no mail.
 
 use super::limited;
 use super::report::Check;
@@ -14,7 +14,7 @@ pub(super) async fn look(email: Option<EmailConfig>) -> Check {
     limited(NAME, async { judge(email.server.greet().await, email.operator.is_empty()) }).await
 }
 
-/// What the answer means; `Ok` tells whether the connection is encrypted.
+/// Turns the answer of the mail server into a finding. `Ok` holds whether the connection is encrypted.
 fn judge(answer: Result<bool, String>, only_customers: bool) -> Check {
     const NOT_TOLD: &str = "(no mail was sent)";
     match answer {
@@ -25,11 +25,11 @@ fn judge(answer: Result<bool, String>, only_customers: bool) -> Check {
         Ok(false) => Check::warn(
             NAME,
             format!("the mail server answers, but mails and the login would travel without TLS {NOT_TOLD}"),
-            "use a server with STARTTLS or an smtps:// address, and leave ALLOW_INSECURE_SMTP out",
+            "use a server with STARTTLS or an smtps:// address, and remove ALLOW_INSECURE_SMTP",
         ),
         Err(why) => Check::fail(
             NAME,
-            format!("the mail server does not let this program in: {why} {NOT_TOLD}"),
+            format!("the mail server cannot be used: {why} {NOT_TOLD}"),
             "check SMTP_URL (host, port, user and password), SMTP_CA_FILE if the server has an authority of its \
              own, and that this host may connect to it",
         ),

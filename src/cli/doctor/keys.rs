@@ -1,4 +1,4 @@
-//! What stands in Redis under the prefix: whether the keys are what they should be, and how much waits.
+//! Checks the types of the keys in Redis that begin with the prefix, and counts the waiting messages and jobs.
 
 use std::fmt::Write;
 
@@ -16,12 +16,11 @@ use crate::redis::Names;
 const TYPES: &str = "redis-keys";
 const QUEUES: &str = "redis-queues";
 const INBOX: &str = "redis-inbox";
-/// The checks of this file, in their order.
 pub(super) const NAMES: [&str; 3] = [TYPES, QUEUES, INBOX];
-/// Keys asked for at a time, and how often: a Redis of others may hold millions.
+/// Keys per SCAN. A check runs at most `MAX_SCANS` of them, because a shared Redis may hold millions of other keys.
 const SCANNED: usize = 1_000;
 const MAX_SCANS: usize = 1_000;
-/// Inboxes that are named.
+/// Maximum number of streams that a finding lists as wrong targets of producers.
 const MAX_NAMED: usize = 3;
 
 pub(super) async fn look(
@@ -57,12 +56,11 @@ fn judge(layout: &[(String, &'static str)], found: &[String]) -> Check {
         wrong.map(|((key, kind), _)| format!("{key} must be a {}", spelt_out(kind))).collect();
     let there = found.iter().filter(|found| *found != "none").count();
     match wrong.as_slice() {
-        [] => Check::ok(TYPES, format!("{there} of {} keys are there, each of its type", layout.len())),
+        [] => Check::ok(TYPES, format!("{there} of {} keys exist, each with the right type", layout.len())),
         _ => Check::fail(
             TYPES,
-            format!("another program has written here: {}", wrong.join(", ")),
-            "move what stands there away (`redis-cli RENAME <key> <other name>`), or give this service a \
-             TOPUP_PREFIX of its own",
+            format!("another program has written keys of the service: {}", wrong.join(", ")),
+            "rename those keys (`redis-cli RENAME <key> <other name>`), or set a TOPUP_PREFIX of this service's own",
         ),
     }
 }
@@ -71,14 +69,12 @@ fn spelt_out(kind: &str) -> &str {
     if kind == "zset" { "sorted set" } else { kind }
 }
 
-/// How much waits, and for what.
 #[derive(Debug, Default)]
 struct Waiting {
     workers: u64,
     inbox: u64,
-    /// Jobs that are due or wait for their time, of all queues.
+    /// Due and scheduled jobs of all queues.
     jobs: u64,
-    /// Dead letters of each job.
     dead: Vec<(JobName, u64)>,
     rejected: u64,
 }
@@ -87,12 +83,12 @@ async fn queues(connection: &MultiplexedConnection, names: &Names) -> Check {
     match count(connection, names).await {
         Ok(waiting) => tell(&waiting, names),
         Err(error) if error.to_string().contains("WRONGTYPE") => {
-            Check::skip(QUEUES, format!("nothing can be counted before {TYPES} is mended"))
+            Check::skip(QUEUES, format!("nothing can be counted until {TYPES} is corrected"))
         }
         Err(_) => Check::warn(
             QUEUES,
             "workers and dead letters cannot be counted here",
-            "look at them as a user that may read every key",
+            "run this as a Redis user that may read every key",
         ),
     }
 }
@@ -100,7 +96,7 @@ async fn queues(connection: &MultiplexedConnection, names: &Names) -> Check {
 async fn count(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Waiting> {
     let mut connection = connection.clone();
     let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
-    // Each worker reports to every queue, so one queue knows them all.
+    // Each worker registers in every queue, so the list of one queue contains all workers.
     let polls = names.queue(JobName::PollTopup);
     let mut ask = pipe();
     ask.cmd("ZCOUNT").arg(format!("{polls}:workers"));
@@ -139,18 +135,18 @@ fn tell(waiting: &Waiting, names: &Names) -> Check {
     if dead_letters == 0 && *rejected == 0 {
         return Check::ok(QUEUES, found);
     }
-    let mut advice = String::from("look at them:");
+    let mut advice = String::from("list them with");
     for (job, _) in dead {
         let _ = write!(advice, " `redis-cli SMEMBERS '{}:dead'`", names.queue(*job));
     }
     if *rejected > 0 {
         let _ = write!(advice, " `redis-cli XRANGE '{}' - +`", names.rejected());
     }
-    advice.push_str("; docs/operations.md says what each reason means and what to do");
+    advice.push_str("; docs/operations.md explains each reason and what to do");
     Check::warn(QUEUES, found, advice)
 }
 
-/// Looks for inboxes whose names only end like ours: many clients of Redis put a prefix of their own before every key.
+/// Searches for streams named `<prefix><inbox>`. A producer writes to such a stream if its Redis client adds a prefix.
 async fn inbox(connection: &MultiplexedConnection, names: &Names) -> Check {
     match other_inboxes(connection, names).await {
         Ok(others) => judge_inboxes(&others, names),
@@ -165,7 +161,6 @@ async fn inbox(connection: &MultiplexedConnection, names: &Names) -> Check {
     }
 }
 
-/// The streams whose names end with that of the inbox.
 async fn other_inboxes(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Vec<String>> {
     let (mut connection, inbox) = (connection.clone(), names.inbox());
     let (mut others, mut cursor) = (Vec::new(), 0_u64);
@@ -193,12 +188,12 @@ async fn other_inboxes(connection: &MultiplexedConnection, names: &Names) -> Red
 fn judge_inboxes(others: &[String], names: &Names) -> Check {
     let inbox = names.inbox();
     if others.is_empty() {
-        return Check::ok(INBOX, format!("producers send to {inbox}, and to no name that only ends so"));
+        return Check::ok(INBOX, format!("producers send to {inbox}; no other stream ends with this name"));
     }
     let some: Vec<String> = others.iter().take(MAX_NAMED).map(|key| one_line(key)).collect();
     Check::fail(
         INBOX,
-        format!("a producer sends to {}, where no worker looks", some.join(", ")),
+        format!("a producer sends to {}, which no worker reads", some.join(", ")),
         format!(
             "its Redis client puts a prefix before every key: have it send to {inbox} over a connection without one \
              (jobs/README.md), and send those orders again"
@@ -235,20 +230,19 @@ mod tests {
         let others = ["laravel_database_{topup}:inbox", "a\n{topup}:inbox", "c", "d"].map(str::to_owned);
         let check = judge_inboxes(&others, &names());
         assert_eq!(check.verdict, Verdict::Fail);
-        let named = "laravel_database_{topup}:inbox, a {topup}:inbox, c, where no worker looks";
+        let named = "laravel_database_{topup}:inbox, a {topup}:inbox, c, which no worker reads";
         assert!(check.found.ends_with(named), "{}", check.found);
     }
 
     #[test]
-    fn what_waits_for_a_person_is_a_warning_with_the_commands_to_look_at_it() {
+    fn dead_letters_and_rejected_messages_are_a_warning_with_commands_that_show_them() {
         let mut waiting = Waiting { workers: 2, inbox: 1, jobs: 3, ..Waiting::default() };
         let check = tell(&waiting, &names());
         assert_eq!(
             check,
             Check::ok(
                 QUEUES,
-                "2 workers at work, 1 message in the inbox, 3 jobs in the queues, 0 dead letters, \
-                 0 rejected messages"
+                "2 workers at work, 1 message in the inbox, 3 jobs in the queues, 0 dead letters, 0 rejected messages"
             )
         );
         waiting.dead = vec![(JobName::PollTopup, 0), (JobName::RecheckTopup, 1)];

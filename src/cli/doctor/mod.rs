@@ -1,11 +1,8 @@
-//! `topup-worker doctor`: checks everything `run` needs, and says what is wrong and how to correct it.
-//!
-//! It changes nothing of anybody's data and sends nothing to anybody: the database is written in a
-//! transaction that is rolled back, the provider is asked one harmless question, a webhook's receiver and a
-//! mail server are greeted and not told. Every check runs for itself under a time limit, and one that fails hides no
-//! other; only those that need a Redis which is not there are skipped.
-//!
-//! `report` holds the findings and prints them; every other file is one thing that is looked at.
+//! `topup-worker doctor`: checks everything `run` needs, and reports what is wrong and how to correct it. It changes no
+//! data and sends no event or mail: the database is written in a transaction that is rolled back, the provider gets one
+//! harmless request, webhook receivers get a `HEAD` request, and the mail server gets a login. Each check has its own
+//! time limit, and all checks run even if one fails; without Redis only the checks that need Redis are skipped.
+//! `report` holds and prints the findings; every other file is one group of checks.
 
 mod addresses;
 mod deployment;
@@ -36,7 +33,7 @@ use crate::provider::Client;
 use self::deployment::Own;
 use self::report::{Check, Report, Verdict};
 
-/// Longest time one check may take. Long enough for a name that resolves slowly and a TLS handshake.
+/// Time limit of one check, long enough for a slow name resolution and a TLS handshake.
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -56,7 +53,7 @@ pub(super) struct DoctorSettings {
 pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
     let (json, effective) = (settings.json, settings.effective);
     let (checks, usable) = match settings::read(settings.run) {
-        // Boxed: all checks run at once, and their states would weigh on every future around this one.
+        // The future of `look` is boxed, because it runs all checks at once and is large.
         Ok((config, client)) => (Box::pin(look(config, &client)).await, true),
         Err(wrong) => (wrong, false),
     };
@@ -73,11 +70,10 @@ pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
     })
 }
 
-/// Carries out every check.
 async fn look(config: Config, client: &Client) -> Vec<Check> {
     let names = &config.names;
     let api_keys = key_fingerprints(&config);
-    // The provider is asked only where Redis does not say that no order may be checked.
+    // Redis is reached first, because the provider must get no request while a breaker in Redis is open.
     let redis_then_provider = async {
         let (reached, connection) = redis::reach(&config.redis).await;
         let (redis, shared, provider) = match &connection {
@@ -118,18 +114,18 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     checks
 }
 
-/// Whether cards are delivered without the merchant's webhook: to customers, or to callback URLs.
+/// Whether cards are delivered without the merchant's webhook, that is, to customers or to callback URLs.
 fn is_told_otherwise(config: &Config) -> bool {
     let by_mail = config.email.as_ref().is_some_and(|email| email.card != CardForm::Nothing);
     let by_sms = config.sms.is_some() && config.sms_card != CardForm::Nothing;
     by_mail || by_sms || config.callbacks.is_some()
 }
 
-/// The finding of this check, or that it took too long.
+/// Runs a check for at most [`LIMIT`]. A check that does not end by then fails.
 async fn limited(name: &'static str, check: impl Future<Output = Check>) -> Check {
     tokio::time::timeout(LIMIT, check).await.unwrap_or_else(|_elapsed| {
         let found = format!("no answer within {} s", LIMIT.as_secs());
-        Check::fail(name, found, "something on the way holds it up; look at the load and the network between")
+        Check::fail(name, found, "check the load of both hosts and the network between them")
     })
 }
 
@@ -153,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_channel_that_carries_cards_stands_in_for_the_webhook() {
+    fn only_a_channel_that_carries_cards_replaces_the_webhook() {
         let email = ["--smtp-url", "smtps://m.example", "--email-from", "a@shop.example"];
         let body = "[{{ phone | tojson }},{{ text | tojson }}]";
         let sms = ["--sms-url", "https://sms.example", "--sms-body", body];
@@ -165,8 +161,8 @@ mod tests {
         ];
         let linked = ["--email-card", "link", "--reveal-url", "https://shop.example"];
         assert!(!told_otherwise(&[]));
-        assert!(!told_otherwise(&[&email[..], &sms[..]].concat()), "that a card is ready is no card");
-        assert!(!told_otherwise(&["--sms-card", "code"]), "no gateway carries it");
+        assert!(!told_otherwise(&[&email[..], &sms[..]].concat()), "a notice without the card");
+        assert!(!told_otherwise(&["--sms-card", "code"]), "no SMS gateway is set");
         assert!(told_otherwise(&[&email[..], &linked[..]].concat()));
         assert!(told_otherwise(&[&sms[..], &["--sms-card", "code"]].concat()));
         assert!(told_otherwise(&callbacks));

@@ -1,10 +1,8 @@
-//! Whether this user of Redis may run every command that the service runs, on the keys it runs it on.
-//!
-//! Redis 7 answers that itself (`ACL DRYRUN`) without carrying anything out. Where it does not, or where the
-//! user may not ask, a script tries each command on a key of its own, `{topup}:doctor:<ulid>`, which it
-//! removes before anybody can see it. The script cannot subscribe, nor tell which other keys are forbidden.
-//!
-//! The list of commands is the service's, written down a second time: a test below holds it to the scripts.
+//! Checks that this user of Redis may run every command of the service, on the keys that the service uses. Redis 7
+//! answers this with `ACL DRYRUN`, which executes nothing. On an older Redis, or if the user may not run `ACL`, a
+//! script tries each command on a separate key, `{topup}:doctor:<ulid>`, and deletes the key before it ends. The script
+//! can neither subscribe nor find out which other keys are forbidden. The lists below repeat the service's commands; a
+//! test checks that they contain every command of the scripts.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +19,7 @@ pub(super) const NAME: &str = "redis-permissions";
 
 const NO_REPLICAS: &str = "NOREPLICAS";
 
-/// What the service runs on each queue; `@` is the name of the queue.
+/// Commands on each queue; `@` stands for the name of the queue.
 const ON_QUEUE: &[&str] = &[
     "PUBLISH @:wake w",
     "RPUSH @:active i",
@@ -72,7 +70,7 @@ const ON_QUEUE: &[&str] = &[
     "EXISTS @:cancelled:i",
     "DEL @:cancelled:i",
 ];
-/// What it runs beside the queues; `@` is the prefix.
+/// Commands outside the queues; `@` stands for the prefix.
 const ON_PREFIX: &[&str] = &[
     "TIME",
     "GET @:layout",
@@ -227,9 +225,9 @@ const ON_PREFIX: &[&str] = &[
     "HGETALL @:budget:completions",
     "HSET @:budget:completions 0 1",
 ];
-/// What it runs only where the clock is scaled.
+/// Commands that run only with a scaled clock.
 const ON_ANCHOR: &[&str] = &["SETNX @:time-anchor 1", "GET @:time-anchor"];
-/// What a script cannot try: scripts themselves, and listening.
+/// Commands on each queue that only `ACL DRYRUN` checks, because a script cannot try them.
 const OUTSIDE: &[&str] = &[
     "EVALSHA 0 1 @:active",
     "SCRIPT LOAD s",
@@ -238,10 +236,11 @@ const OUTSIDE: &[&str] = &[
     "CLIENT TRACKING ON BCAST PREFIX @:inbox",
 ];
 
-/// Tries commands on one key, and removes it after each.
+/// Script that tries each command on one key and deletes the key afterwards.
 const PROBE: &str = "
--- KEYS[1] a key without other use   ARGV, for each command: number of its words, its words
--- Returns for each command that was refused: its name and the words of Redis.
+-- KEYS[1]  a key that nothing else uses
+-- ARGV     for each command: its number of words, then the words
+-- Returns, for each refused command, its name and the error of Redis.
 local refused, at = {}, 1
 local function try(...)
     local answer = redis.pcall(...)
@@ -252,7 +251,7 @@ local function try(...)
     end
     return not err
 end
--- A user who may not remove the key must not make it.
+-- A user that may not delete the key must not create it.
 if not try('DEL', KEYS[1]) then
     return refused
 end
@@ -265,13 +264,12 @@ end
 return refused
 ";
 
-/// What was refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Refused {
     commands: BTreeSet<String>,
     keys: BTreeSet<String>,
     channels: bool,
-    /// Redis takes no writes from anybody, under this code.
+    /// The error code, such as `OOM`, if Redis refuses a write for another reason than a missing permission.
     writes: Option<String>,
 }
 
@@ -307,7 +305,7 @@ pub(super) async fn look(connection: &MultiplexedConnection, names: &Names, time
     tell(tried, names, known)
 }
 
-/// Asks Redis what this user may do. Fails where Redis does not say.
+/// Asks Redis with `ACL DRYRUN` which commands this user may run. Fails if Redis lacks `DRYRUN` or forbids `ACL`.
 async fn ask(connection: &MultiplexedConnection, names: &Names, scaled: bool) -> RedisResult<Refused> {
     let mut connection = connection.clone();
     let user: String = redis::cmd("ACL").arg("WHOAMI").query_async(&mut connection).await?;
@@ -333,7 +331,6 @@ async fn ask(connection: &MultiplexedConnection, names: &Names, scaled: bool) ->
     Ok(refused)
 }
 
-/// Tries every command in a script that leaves nothing.
 async fn attempt(connection: &MultiplexedConnection, probe: &str, scaled: bool) -> RedisResult<Refused> {
     let script = Script::new(PROBE);
     let mut call = script.key(probe);
@@ -351,7 +348,7 @@ async fn attempt(connection: &MultiplexedConnection, probe: &str, scaled: bool) 
     Ok(refused)
 }
 
-/// Whether Redis refuses to write for lack of replicas: `INFO` does not say how many it asks for.
+/// Tries a write to see whether Redis has too few replicas. `INFO` does not show how many replicas Redis requires.
 async fn lacks_replicas(connection: &MultiplexedConnection, probe: &str) -> bool {
     let mut write = redis::cmd("SET");
     write.arg(probe).arg("").arg("PX").arg(1);
@@ -359,7 +356,7 @@ async fn lacks_replicas(connection: &MultiplexedConnection, probe: &str) -> bool
     answer.is_err_and(|error| error.code() == Some(NO_REPLICAS))
 }
 
-/// Those keys of the service that this user may not look for or not change. Removes a field that no hash has.
+/// Returns the keys that this user may not use. The check deletes a nonexistent field of each key and so changes none.
 async fn keys_out_of_reach(connection: &MultiplexedConnection, names: &Names) -> Refused {
     let prefix = names.to_string();
     let of_queues = JobName::ALL.into_iter().flat_map(|job| {
@@ -385,16 +382,16 @@ async fn keys_out_of_reach(connection: &MultiplexedConnection, names: &Names) ->
     refused
 }
 
-/// The words of a command, with the name in the place of `@`.
+/// Splits a command into words and replaces a leading `@` by the name.
 fn words(command: &str, name: &str) -> Vec<String> {
     command.split(' ').map(|word| word.replacen('@', name, usize::from(word.starts_with('@')))).collect()
 }
 
 impl Refused {
-    /// Adds one refusal. Redis has worded them differently over time; the name of the user is in some.
+    /// Adds one refusal. Its text `why` varies with the version of Redis and may name the user, so `why` is not shown.
     fn add(&mut self, command: &str, why: &str, place: Option<&str>) {
         if why.contains("permissions to run the") || why.contains("can't run this command") {
-            // `script|load` and the like stand in quotes; the older words name no command.
+            // Newer versions of Redis quote the command, such as `script|load`; older versions do not name it.
             let quoted = why.split('\'').nth(1).filter(|_| why.contains("to run the '"));
             let plain =
                 |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"|-".contains(&byte));
@@ -442,7 +439,7 @@ fn tell(refused: Refused, names: &Names, known: Check) -> Check {
         Some(code) => Check::fail(
             NAME,
             format!("Redis refuses to write ({code})"),
-            "do what the other checks of Redis advise; its own log says more",
+            "follow the advice of the other Redis checks, and read the log of Redis",
         ),
         None => known,
     }

@@ -1,7 +1,7 @@
 use super::super::report::Verdict;
 use super::*;
 
-/// Every script, and what they share.
+/// The sources of all scripts and of the preludes that they share.
 fn sources() -> Vec<&'static str> {
     let shared = [crate::redis::scripts::PRELUDE, crate::queue::LAYOUT, crate::rate_limit::SHARED];
     let own = [
@@ -13,13 +13,13 @@ fn sources() -> Vec<&'static str> {
     shared.into_iter().chain(own.concat()).collect()
 }
 
-/// What stands in quotes behind each of these beginnings.
+/// Returns the text between each `beginning` and the next quote.
 fn quoted<'a>(source: &'a str, beginning: &str) -> BTreeSet<&'a str> {
     source.split(beginning).skip(1).filter_map(|rest| rest.split('\'').next()).collect()
 }
 
 #[test]
-fn every_command_and_key_of_the_scripts_is_asked_for() {
+fn every_command_and_key_of_the_scripts_is_checked() {
     let asked: Vec<&str> = ON_QUEUE.iter().chain(ON_PREFIX).copied().collect();
     let sources = sources().concat();
     let mut commands = quoted(&sources, "redis.call('");
@@ -45,7 +45,7 @@ fn refused(words: &[(&str, &str, Option<&str>)]) -> Check {
 }
 
 #[test]
-fn the_words_of_every_version_of_redis_are_understood_and_not_repeated() {
+fn refusals_of_every_redis_version_are_understood_and_not_shown() {
     for (command, why) in [
         ("XDEL", "This user has no permissions to run the 'xdel' command"),
         ("XDEL", "NOPERM User bob has no permissions to run the 'xdel' command"),
@@ -70,14 +70,14 @@ fn the_words_of_every_version_of_redis_are_understood_and_not_repeated() {
 }
 
 #[test]
-fn a_redis_that_takes_no_writes_is_no_matter_of_permissions() {
+fn a_redis_that_refuses_all_writes_is_not_reported_as_a_missing_permission() {
     let full = refused(&[("SET", "OOM command not allowed when used memory > 'maxmemory'.", None)]);
     assert_eq!((full.verdict, full.found.as_str()), (Verdict::Fail, "Redis refuses to write (OOM)"));
     assert_eq!(refused(&[]).verdict, Verdict::Ok);
 }
 
 #[test]
-fn the_name_takes_the_place_of_the_sign_and_of_nothing_else() {
+fn only_the_leading_at_sign_of_a_word_is_replaced_by_the_name() {
     assert_eq!(words("XADD @:events MAXLEN ~ 9 * f v", "{topup}")[1..4], ["{topup}:events", "MAXLEN", "~"]);
 }
 
@@ -89,7 +89,7 @@ fn the_documented_permissions_are_those_that_the_scripts_need() {
         for script in sources() {
             for call in script.split("call('").skip(1).chain(script.split("call_with('").skip(1)) {
                 let command = call.split('\'').next().unwrap().to_lowercase();
-                // `+memory|usage` allows one subcommand, all that is needed.
+                // An entry such as `memory|usage` allows only the subcommand that the scripts use.
                 let is_allowed = allowed.iter().any(|word| word.split('|').next() == Some(&command));
                 assert!(is_allowed, "{command} is not in: {line}");
             }

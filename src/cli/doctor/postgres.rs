@@ -1,4 +1,4 @@
-//! What is looked at of a PostgreSQL server beyond what is looked at of every store.
+//! Checks of a PostgreSQL server, in addition to the checks of every database.
 
 use super::report::Check;
 use crate::clock::real_now;
@@ -8,56 +8,51 @@ pub(super) const STORE: &str = "store";
 pub(super) const VERSION: &str = "store-version";
 pub(super) const CLOCK: &str = "store-clock";
 
-/// The oldest release that the statements of the store are held to.
+/// The oldest major version of PostgreSQL that the statements of the store support.
 const OLDEST: i64 = 13;
 const NOTICED_MS: u64 = 2_000;
 
-/// The server's own number of an error (SQLSTATE), five letters or digits.
+/// The SQLSTATE of an error: five letters or digits.
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     let error = error.as_database_error()?;
     error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().map(|error| error.code().to_owned())
 }
 
-/// Why the server does not let this program in.
 pub(super) fn unreachable(place: &str, error: &sqlx::Error) -> Check {
     let (found, advice) = match (code(error).as_deref(), error) {
         (Some("28P01" | "28000"), _) => (
             "the user or the password was refused",
-            "correct them in DATABASE_URL (in a password write %40 for @), or look at pg_hba.conf",
+            "correct them in DATABASE_URL (in a password write %40 for @), or check pg_hba.conf",
         ),
         (Some("3D000"), _) => {
-            ("there is no such database", "make it with `createdb`, or correct DATABASE_URL")
+            ("there is no such database", "create it with `createdb`, or correct DATABASE_URL")
         }
         (Some("53300"), _) => (
             "it takes no more connections",
-            "raise max_connections, or the CONNECTION LIMIT of the role or the database; a worker uses up to ten",
+            "raise max_connections or the CONNECTION LIMIT of role or database; a worker opens DATABASE_CONNECTIONS",
         ),
-        (Some("57P03"), _) => ("it is starting or stopping", "wait, and look again"),
+        (Some("57P03"), _) => ("it is starting or stopping", "wait, and run this again"),
         (_, sqlx::Error::Tls(_)) => (
             "no TLS connection came about",
-            "look at sslmode and sslrootcert in DATABASE_URL and at the server's certificate",
+            "check sslmode and sslrootcert in DATABASE_URL and the server's certificate",
         ),
         (_, sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             ("nothing listens there", "start PostgreSQL, or correct DATABASE_URL")
         }
-        _ => (
-            "it cannot be reached",
-            "look at the host and the port of DATABASE_URL, and at the network between",
-        ),
+        _ => ("it cannot be reached", "check the host and the port of DATABASE_URL, and the network between"),
     };
     Check::fail(STORE, format!("{place}: {found}"), advice)
 }
 
-/// Why nothing can be written.
 pub(super) fn unwritable(place: &str, error: &sqlx::Error) -> Check {
     let (found, advice) = match code(error).as_deref() {
         Some("42501") => (
-            "this user may make no tables",
+            "this user may not create tables",
             "`GRANT CREATE ON SCHEMA public TO …`, or let the database belong to this user",
         ),
-        Some("25006") => ("it can only be read", "set DATABASE_URL to the primary server and not a standby"),
-        Some("53100") => ("the disk is full", "make room on that disk"),
-        _ => ("it cannot be written", "look at the log of PostgreSQL"),
+        Some("25006") => ("it is read-only", "set DATABASE_URL to the primary server and not a standby"),
+        Some("53100") => ("the disk is full", "free space on that disk"),
+        _ => ("it cannot be written", "check the log of PostgreSQL"),
     };
     Check::fail(STORE, format!("{place}: {found}"), advice)
 }
@@ -70,18 +65,18 @@ pub(super) async fn version(inspector: &mut Inspector) -> Check {
             format!("use PostgreSQL {OLDEST} or newer"),
         ),
         Ok(Some(number)) => Check::ok(VERSION, format!("PostgreSQL {}", number / 10_000)),
-        _ => Check::fail(VERSION, "the server does not tell it", "look at the log of PostgreSQL"),
+        _ => Check::fail(VERSION, "the server does not report its version", "check the log of PostgreSQL"),
     }
 }
 
-/// How far its clock is from this host's. Never a failure: the store keeps the times of the workers.
+/// Compares the server's clock with this host's. A difference only warns, because stored times come from the workers.
 pub(super) async fn clock(inspector: &mut Inspector) -> Check {
     let before = real_now();
     let server = inspector.server_time().await;
     let middle = before + (real_now() - before) / 2;
     match server {
         Ok(Some(server)) => judge((server - middle).num_milliseconds()),
-        _ => Check::fail(CLOCK, "the server does not tell its time", "look at the log of PostgreSQL"),
+        _ => Check::fail(CLOCK, "the server does not report its time", "check the log of PostgreSQL"),
     }
 }
 
@@ -93,8 +88,7 @@ fn judge(ahead_ms: i64) -> Check {
     Check::warn(
         CLOCK,
         format!("{} s {side} the clock of this host", ahead_ms.unsigned_abs() / 1_000),
-        "keep both hosts on time by NTP. Stored times go by this host: compare them with those of other \
-         programs in that database with care",
+        "keep the clocks of both hosts right with NTP; times that this service stores come from this host's clock",
     )
 }
 
@@ -104,14 +98,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_two_seconds_apart_are_told() {
+    fn clocks_two_seconds_apart_are_a_warning() {
         assert_eq!(judge(-1_999).verdict, Verdict::Ok);
         assert_eq!(judge(2_500).found, "2 s ahead of the clock of this host");
         assert_eq!(judge(-3_000).verdict, Verdict::Warn);
     }
 
     #[test]
-    fn a_server_that_cannot_be_reached_is_told_of() {
+    fn an_unreachable_server_is_reported() {
         let refused = sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into());
         assert_eq!(unreachable("db:5432/orders", &refused).found, "db:5432/orders: nothing listens there");
         let unknown = unreachable("db:5432/orders", &sqlx::Error::PoolClosed);

@@ -1,5 +1,5 @@
-//! The provider: whether it accepts the key. One request, whatever comes of it: five refusals block this
-//! address for 15 minutes, and the workers with it. While the breaker is open no worker asks, nor does the doctor.
+//! Checks that the provider accepts the API key. The check sends exactly one request, because five refusals block this
+//! address, and so the workers on it, for 15 minutes. While the workers' breaker is open, the doctor sends no request.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,7 @@ use crate::redis::Names;
 
 const NAME: &str = "provider";
 
-/// Asks, unless Redis says that no order may be checked with this key. Without a Redis to ask, no breaker is known to
-/// be open.
+/// Sends the request, unless a breaker in Redis is open for this API key. Without Redis the breaker counts as closed.
 pub(super) async fn look(
     client: &Client,
     key: &KeyFingerprint,
@@ -25,8 +24,9 @@ pub(super) async fn look(
         {
             return Check::warn(
                 NAME,
-                format!("not asked: the workers ask nothing with this key for another {}", in_words(left)),
-                "a 401, 403, 429 or 503 of the provider, or many failures, stopped all requests; the log of the workers                  says which. Wait, or remove the cause and wait",
+                format!("not contacted: the workers send no request with this key for another {}", in_words(left)),
+                "a 401, 403, 429 or 503 of the provider, or many failures, stopped all requests; the log of the \
+                 workers names the cause. Wait, or remove the cause and wait",
             );
         }
         let asked = Instant::now();
@@ -36,7 +36,7 @@ pub(super) async fn look(
     .await
 }
 
-/// How long the breaker stays open. It is only read here; a request of the budget would make this the probe.
+/// Returns how long the breaker stays open. Reading changes nothing; a permit request would use up the workers' probe.
 async fn closed_for(
     connection: &MultiplexedConnection,
     names: &Names,
@@ -55,7 +55,7 @@ fn judge(answer: Result<(), ApiError>, took: Duration) -> Check {
     let Err(error) = answer else {
         return Check::ok(NAME, format!("accepts the key, answers in {}", in_words(took)));
     };
-    // The words of an `ApiError` are this program's own: status, code and request id, never a body.
+    // An `ApiError` displays status, code and request id, never a body.
     let found = error.to_string();
     let code = match &error {
         ApiError::Forbidden(answer) | ApiError::Failed(answer) => answer.code.as_deref(),
@@ -73,34 +73,32 @@ fn judge(answer: Result<(), ApiError>, took: Duration) -> Check {
             "add the public address of this host to the allowed ones in the provider's dashboard"
         }
         (ApiError::Forbidden(_), Some("API_DISABLED")) => {
-            "have the API switched on for this account by the provider"
+            "ask the provider to enable the API for this account"
         }
         (ApiError::Forbidden(_) | ApiError::ListForbidden(_), _) => {
-            "look at the account in the provider's dashboard, or ask the provider"
+            "check the account in the provider's dashboard, or ask the provider"
         }
         (ApiError::RateLimited { .. }, _) => {
             return Check::warn(
                 NAME,
                 found,
-                "wait a minute; if it stays so, other programs use up the requests of this key",
+                "wait a minute; if this repeats, other programs use up the requests of this key",
             );
         }
         (ApiError::Unavailable { .. }, _) => {
-            return Check::warn(NAME, found, "wait; it is not the key, and the workers wait by themselves");
+            return Check::warn(NAME, found, "wait, as the workers do; the key is not the cause");
         }
         (ApiError::NotFound(_) | ApiError::Unreadable { .. }, _) => NOT_THE_API,
         (ApiError::Failed(answer), _) if answer.status < 500 => NOT_THE_API,
-        (ApiError::Failed(_), _) => "wait and ask again; the workers do so by themselves",
+        (ApiError::Failed(_), _) => "wait and retry; the workers do so by themselves",
         (ApiError::Connection(_) | ApiError::TimedOut, _) => {
-            "check ONECLICKDZ_API_URL, and that this host may open HTTPS connections to it; HTTP goes out \
-             directly, proxy variables are ignored"
+            "check ONECLICKDZ_API_URL and that this host may connect to it over HTTPS; proxy variables are ignored"
         }
     };
     Check::fail(NAME, found, advice)
 }
 
-const NOT_THE_API: &str = "what answers does not look like the provider's API: set ONECLICKDZ_API_URL to its \
-                           address without /v3";
+const NOT_THE_API: &str = "not the provider's API: set ONECLICKDZ_API_URL to its address without /v3";
 
 #[cfg(test)]
 mod tests {
@@ -116,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_has_its_words() {
+    fn every_answer_has_a_verdict_and_advice() {
         let answer = |status, code: &str| Answer { status, code: Some(code.to_owned()), request_id: None };
         assert_eq!(judge(Ok(()), Duration::ZERO).verdict, Fine);
         for (error, words, expected) in [
             (ApiError::Unauthorized(answer(401, "ERR_AUTH")), "ONECLICKDZ_API_KEY", Fail),
             (ApiError::Forbidden(answer(403, "IP_BLOCKED")), "wait 15 min", Fail),
             (ApiError::Forbidden(answer(403, "IP_NOT_ALLOWED")), "allowed ones", Fail),
-            (ApiError::Forbidden(answer(403, "API_DISABLED")), "switched on", Fail),
+            (ApiError::Forbidden(answer(403, "API_DISABLED")), "to enable the API", Fail),
             (ApiError::Forbidden(answer(403, "OTHER")), "dashboard", Fail),
             (
                 ApiError::RateLimited { answer: answer(429, "RATE_LIMIT_EXCEEDED"), retry_after: None },
@@ -135,10 +133,10 @@ mod tests {
                     answer: answer(503, "AUTH_UNAVAILABLE"),
                     retry_after: Duration::from_secs(5),
                 },
-                "not the key",
+                "the key is not the cause",
                 Warn,
             ),
-            (ApiError::Failed(answer(500, "INTERNAL_ERROR")), "ask again", Fail),
+            (ApiError::Failed(answer(500, "INTERNAL_ERROR")), "wait and retry", Fail),
             (ApiError::Failed(Answer { status: 404, ..Answer::default() }), "without /v3", Fail),
             (ApiError::Failed(Answer { status: 301, ..Answer::default() }), "without /v3", Fail),
             (ApiError::Unreadable { answer: Answer::default(), what: "it is HTML" }, "without /v3", Fail),

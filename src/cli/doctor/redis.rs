@@ -1,7 +1,5 @@
-//! Redis: whether it can be reached, and the checks of the one that answers.
-//!
-//! The only place of the doctor that uses a client. Everything after that is asked over one connection, and
-//! nothing is asked again: a doctor that waits for Redis to come back would not say that it is away.
+//! Checks that Redis can be reached, and then how it is set up. All checks of the doctor share one connection, opened
+//! here. No command is retried, because a doctor that waits for Redis to come back would not report Redis as away.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +14,10 @@ use crate::redis::server::{self, CLOCK, Info};
 use crate::redis::{Names, RedisAddress};
 
 const NAME: &str = "redis";
-/// Shorter than the limit of a check, so that the words say where it stuck.
+/// Time limit for the connection and for each answer. It is shorter than [`LIMIT`], the limit of a whole check.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects and measures the way there and back.
+/// Connects and measures the round trip of a PING.
 pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedConnection>) {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -30,8 +28,8 @@ pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedC
         let asked = Instant::now();
         let answer = redis::cmd("PING").query_async::<()>(&mut connection).await;
         match answer {
-            // The service itself does not need PING; `permissions` reports a user who may not even do that. A Redis that cannot
-            // write to its disk refuses even that, and says so; `server` tells why.
+            // A refusal of PING also shows that Redis answers. `permissions` reports a user that may not run PING, and
+            // `server` reports a Redis that cannot write to its disk (MISCONF).
             Err(error) if !is_forbidden(&error) && error.code() != Some("MISCONF") => Err(error),
             _ => Ok((connection, asked.elapsed())),
         }
@@ -45,7 +43,6 @@ pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedC
     }
 }
 
-/// The checks of a Redis that answers.
 pub(super) async fn look(
     connection: &MultiplexedConnection,
     names: &Names,
@@ -59,7 +56,7 @@ pub(super) async fn look(
     };
     let (mut checks, clock, permissions, keys) = tokio::join!(
         async {
-            // Nothing known is what the checks make of no answer, too.
+            // After a timeout, the checks report that INFO cannot be read.
             tokio::time::timeout(LIMIT, settings).await.unwrap_or_else(|_elapsed| server::checks(None, None))
         },
         limited(CLOCK, clock(connection)),
@@ -71,7 +68,6 @@ pub(super) async fn look(
     checks
 }
 
-/// The same checks where there is no Redis to look at.
 pub(super) fn skipped() -> Vec<Check> {
     let names = server::NAMES.iter().chain(&[CLOCK, permissions::NAME]).chain(&keys::NAMES);
     names.map(|name| Check::skip(name, "Redis cannot be reached")).collect()
@@ -94,7 +90,6 @@ async fn clock(connection: &MultiplexedConnection) -> Check {
     }
 }
 
-/// Whether this user may not do that.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
 }
@@ -103,23 +98,20 @@ fn silent() -> Check {
     Check::fail(
         NAME,
         format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-        "check the host and the port in REDIS_URL, and whether a firewall stands between; a Redis that is \
-         there may be frozen or busy with a long command",
+        "check host and port in REDIS_URL and the firewall; Redis may also be frozen or busy with a long command",
     )
 }
 
-/// The error in words of our own: those of the library may repeat the address.
+/// Describes the error without the library's text, which may repeat the address.
 fn unreachable(error: &RedisError) -> Check {
     if error.is_timeout() {
         return silent();
     }
-    // Read for its meaning and never shown.
     let text = error.to_string().to_ascii_lowercase();
     let (found, advice) = if error.is_connection_refusal() {
         (
             "the connection was refused: nothing listens there",
-            "start Redis, or correct the host and the port in REDIS_URL; in a container, 127.0.0.1 is the \
-             container itself",
+            "start Redis, or correct REDIS_URL; in a container, 127.0.0.1 is the container itself",
         )
     } else if error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS") {
         (
@@ -128,14 +120,16 @@ fn unreachable(error: &RedisError) -> Check {
              written as %XX, and the user `default` may be left out",
         )
     } else if error.code() == Some("NOAUTH") {
-        ("a password is asked for", "add it to REDIS_URL: redis://:password@host:port, or user:password")
+        ("Redis requires a password", "add it to REDIS_URL: redis://:password@host:port, or user:password")
     } else if is_forbidden(error) {
         (
             "this user may not use the database of REDIS_URL",
             "allow it SELECT, or leave the number of the database out of REDIS_URL",
         )
     } else if error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) {
-        ("it is loading its data", "wait until it has; `run` does so by itself")
+        ("it is loading its data", "wait; `run` does so by itself")
+    } else if error.kind() == ErrorKind::Server(ServerErrorKind::MasterDown) {
+        ("it is a replica, and its master is down", "set REDIS_URL to the current master")
     } else if text.contains("switch database") {
         ("it does not know the database of REDIS_URL", "correct the number at the end of REDIS_URL")
     } else if text.contains("certificate") || text.contains("tls") {
@@ -147,12 +141,12 @@ fn unreachable(error: &RedisError) -> Check {
     } else if text.contains("lookup") || text.contains("resolve") {
         ("its name cannot be resolved", "correct the host in REDIS_URL, or the DNS of this machine")
     } else if text.contains("unreachable") || text.contains("no route") {
-        ("no way leads to its host", "correct the host in REDIS_URL, or look at the network and the firewall")
+        ("there is no route to its host", "correct REDIS_URL, or check the network and the firewall")
     } else if error.is_connection_dropped() {
         (
             "the connection was closed before an answer came",
-            "check that the port is that of Redis; one for TLS closes a plain connection, and a Redis with \
-             `maxclients` reached closes every new one",
+            "check that the port is that of Redis; one for TLS closes a plain connection, a Redis in \
+             protected mode (no password set) closes those of other hosts, and one with `maxclients` reached closes all",
         )
     } else {
         ("no connection came about", "check REDIS_URL: host, port, user and password")
@@ -171,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_told_in_words() {
+    fn an_unreachable_redis_is_described_without_its_address() {
         let io = |kind, words: &str| RedisError::from(std::io::Error::new(kind, words.to_owned()));
         let refused = io(std::io::ErrorKind::ConnectionRefused, "secret-host refused");
         assert!(found(&refused).contains("nothing listens"));

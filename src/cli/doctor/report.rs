@@ -1,8 +1,5 @@
-//! What a check found, and its two printings: lines for people, JSON for machines.
-//!
-//! Both are made of the same findings, so they cannot disagree. A text in here is written by this program:
-//! no address, no error of a library and no value of a setting is ever passed through, since any of them may
-//! hold a password.
+//! The findings of all checks, printed as lines for people or as JSON for programs. A finding holds only texts of this
+//! program, because an address, a library's error or a setting's value could hold a password.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -12,13 +9,11 @@ use serde::Serialize;
 use super::super::effective::Setting;
 pub(super) use crate::check::{Check, Verdict};
 
-/// All checks, in the order in which they are printed.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// Whether no check failed.
     ok: bool,
     checks: Vec<Check>,
-    /// The settings as `run` would use them.
     settings: Vec<Setting>,
 }
 
@@ -27,7 +22,6 @@ impl Report {
         Self { ok: checks.iter().all(|check| check.verdict != Verdict::Fail), checks, settings }
     }
 
-    /// Whether no check failed.
     pub(super) fn is_ok(&self) -> bool {
         self.ok
     }
@@ -37,7 +31,7 @@ impl Report {
     }
 }
 
-/// The lines for people; no line end after the last.
+/// The lines for people, without a final line end.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
@@ -66,7 +60,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A time in words, as exact as a person wants it: `0.4 ms`, `12 s`, `14 min`.
+/// Formats a duration with a readable precision: `0.4 ms`, `12 s`, `14 min`.
 pub(super) fn in_words(time: Duration) -> String {
     let millis = time.as_secs_f64() * 1000.0;
     if millis < 10.0 {
@@ -80,7 +74,7 @@ pub(super) fn in_words(time: Duration) -> String {
     }
 }
 
-/// `1 worker`, `2 workers`.
+/// Formats a count with its noun: `1 worker`, `2 workers`.
 pub(super) fn counted(count: u64, one: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {one}{s}")
@@ -102,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_check_and_what_to_do_below_it() {
+    fn each_check_is_one_line_with_its_advice_below() {
         let lines = "ok    redis        answers\n\
                      warn  redis-clock  3 s ahead\n\
                      \x20                  → set the clock\n\
@@ -123,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_as_exact_as_a_person_wants_them() {
+    fn durations_have_a_readable_precision() {
         let words = [400, 12_000, 999_000, 12_000_000, 840_000_000].map(Duration::from_micros).map(in_words);
         assert_eq!(words, ["0.4 ms", "12 ms", "999 ms", "12 s", "14 min"]);
     }

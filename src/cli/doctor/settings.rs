@@ -1,4 +1,4 @@
-//! The settings: all that cannot be used are reported at once, and not only the first.
+//! Checks the settings, and reports every setting that cannot be used.
 
 use super::report::{Check, counted, in_words};
 use crate::config::{Config, RunSettings};
@@ -6,10 +6,9 @@ use crate::notify::Templates;
 use crate::provider::Client;
 
 const NAME: &str = "settings";
-/// Where every setting is explained.
 const ADVICE: &str = "`topup-worker run --help` explains every setting";
 
-/// The settings in the form `run` uses them, or all that is wrong with them.
+/// Validates the settings as `run` does, or returns all faults.
 pub(super) fn read(settings: RunSettings) -> Result<(Config, Client), Vec<Check>> {
     let wrong = settings.faults();
     if !wrong.is_empty() {
@@ -27,7 +26,7 @@ fn fail(fault: &impl std::fmt::Display) -> Check {
     Check::fail(NAME, fault.to_string(), ADVICE)
 }
 
-/// Every setting can be used.
+/// Returns the finding for settings that can be used: a warning if the clock is scaled, otherwise ok.
 pub(super) fn usable(time_scale: f64) -> Check {
     if (time_scale - 1.0).abs() < f64::EPSILON {
         return Check::ok(NAME, "every setting can be used");
@@ -36,11 +35,11 @@ pub(super) fn usable(time_scale: f64) -> Check {
     Check::warn(
         NAME,
         format!("TIME_SCALE is set: an hour passes in {}", in_words(hour)),
-        "leave it out for real orders; it is for demos and tests",
+        "unset it for real orders; it is for demos and tests",
     )
 }
 
-/// The templates; one that cannot be used is among the settings that cannot.
+/// Returns the finding for templates that can be used. [`read`] reports the others.
 pub(super) fn templates(templates: &Templates) -> Check {
     let found = match templates.replaced() {
         0 => "the built-in ones".to_owned(),
@@ -56,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scaled_clock_is_told() {
+    fn a_scaled_clock_is_a_warning() {
         assert_eq!(usable(1.0), Check::ok(NAME, "every setting can be used"));
         assert_eq!(usable(3600.0).found, "TIME_SCALE is set: an hour passes in 1 s");
     }

@@ -1,5 +1,4 @@
-//! The SMS gateway: whether a connection to it comes about. Nothing is asked on it, since any request to a
-//! gateway may be one to send.
+//! Checks that the SMS gateway accepts connections. It sends no request, because the gateway might send an SMS then.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use super::webhook::is_exposed;
 use crate::http::no_connection;
 
 const NAME: &str = "sms";
-/// Of the connection and of each answer in the handshake.
+/// Time limit for connecting and for each read of the TLS handshake.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn look(gateway: Option<Url>) -> Check {
@@ -25,7 +24,7 @@ pub(super) async fn look(gateway: Option<Url>) -> Check {
     };
     limited(NAME, async {
         let exposed = is_exposed(&url);
-        // A connection of the standard library: the one that shakes hands and sends nothing after it.
+        // `reach` uses a plain `TcpStream` and no HTTP client, so that it sends nothing after the TLS handshake.
         let reached = tokio::task::spawn_blocking(move || reach(&url)).await;
         judge(reached.unwrap_or(Err("the check itself failed")), exposed)
     })
@@ -36,7 +35,7 @@ fn reach(url: &Url) -> Result<(), &'static str> {
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
         return Err("the address names no host");
     };
-    // An IPv6 address is dialled and verified without its brackets.
+    // A URL has brackets around an IPv6 address. Connecting and TLS need the address without them.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut last = Err("its name cannot be resolved");
     for address in (host, port).to_socket_addrs().map_err(|error| no_connection(&error))? {
@@ -67,7 +66,7 @@ fn judge(reached: Result<(), &'static str>, exposed: bool) -> Check {
         Ok(()) if exposed => Check::warn(
             NAME,
             format!("the gateway can be reached, but texts would travel without TLS {NOT_TOLD}"),
-            "set SMS_URL to an https:// address and leave ALLOW_INSECURE_SMS out",
+            "set SMS_URL to an https:// address and remove ALLOW_INSECURE_SMS",
         ),
         Ok(()) => Check::ok(NAME, format!("the gateway can be reached {NOT_TOLD}")),
         Err(why) => Check::fail(
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_that_listens_is_reached_and_hears_nothing() {
+    async fn a_listening_gateway_is_reached_and_receives_nothing() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let check = verdict(&format!("http://{address}/send?token=t")).await;
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_that_does_not_is_told_without_its_address() {
+    async fn an_unreachable_gateway_is_reported_without_its_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

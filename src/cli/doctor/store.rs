@@ -1,5 +1,5 @@
-//! The store: whether the database opens, can be written, has the right tables, and whether the key opens
-//! what is stored. Nothing is made, migrated or committed, and no card leaves the function that opens it.
+//! Checks the store: the database opens, can be written and has the right tables, and the keys decrypt the stored
+//! cards. Nothing is created, migrated or committed, and no card leaves the function that decrypts it.
 
 use super::postgres::STORE;
 use super::report::Check;
@@ -9,7 +9,7 @@ use crate::orders::{CardCipher, DatabaseKind, InspectError, Inspector, Sample, S
 const TABLES: &str = "store-tables";
 const KEY: &str = "store-key";
 
-/// The checks, and which store it is, once it has the tables for that.
+/// Runs the checks of the store. Also returns the id of the store, if its tables hold an id.
 pub(super) async fn look(url: &str, cipher: &CardCipher) -> (Vec<Check>, Option<String>) {
     let place = place(url).unwrap_or_else(|| "the database of DATABASE_URL".to_owned());
     let server = DatabaseKind::of(url) == Some(DatabaseKind::Postgres);
@@ -18,7 +18,7 @@ pub(super) async fn look(url: &str, cipher: &CardCipher) -> (Vec<Check>, Option<
         Ok(Ok(Some(inspector))) => inspector,
         Ok(Ok(None)) => {
             let checks = vec![
-                Check::ok(STORE, format!("{place} is not there yet; `run` makes it")),
+                Check::ok(STORE, format!("{place} does not exist yet; `run` creates it")),
                 Check::skip(TABLES, "there is no database yet"),
                 Check::skip(KEY, "there is no database yet"),
             ];
@@ -41,7 +41,7 @@ pub(super) async fn look(url: &str, cipher: &CardCipher) -> (Vec<Check>, Option<
             return a_key_is_missing();
         }
         match inspector.try_keys(cipher).await {
-            // Tables that are not made yet hold no card.
+            // The tables do not exist yet, so there is no card to decrypt.
             Err(StoreError::Database(_)) if matches!(tables, Ok(Tables::ToMigrate)) => {
                 Check::skip(KEY, "there is no table of orders yet")
             }
@@ -65,49 +65,57 @@ fn unopened(check: Check, server: bool) -> Vec<Check> {
 
 fn silent(place: &str, server: bool) -> Check {
     let advice = if server {
-        "look at the host and the port of DATABASE_URL, and at the network between"
+        "check the host and the port of DATABASE_URL, and the network between"
     } else {
-        "look at the disk: it may be a network share that hangs"
+        "check the disk: it may be a network share that hangs"
     };
-    Check::fail(STORE, format!("{place} is not opened in time"), advice)
+    Check::fail(STORE, format!("{place} does not open in time"), advice)
 }
 
 fn unusable(file: &str, error: &InspectError) -> Check {
     let (found, advice) = match error {
         InspectError::Connect(error) => return postgres::unreachable(file, error),
         InspectError::Unfit(StoreError::Unfit(why)) => return unfit(file, why),
-        InspectError::Unfit(_) => {
-            (format!("{file} does not say whether it is fit for the orders"), "look at the log of PostgreSQL")
-        }
+        InspectError::Unfit(_) => (format!("{file} could not be inspected"), "check the log of PostgreSQL"),
         InspectError::Address => (
             "DATABASE_URL cannot be read".to_owned(),
             "write sqlite:// and the path of a file, or postgres://user:password@host:port/database",
         ),
-        InspectError::Missing(_) => (format!("{file} is not there"), "correct DATABASE_URL"),
+        InspectError::Missing(_) => (format!("{file} does not exist"), "correct DATABASE_URL"),
         InspectError::Folder(error) if error.kind() == std::io::ErrorKind::NotFound => (
-            format!("{file} cannot be made: its folder does not exist"),
-            "make the folder, or correct DATABASE_URL; sqlite:/// begins an absolute path",
+            format!("{file} cannot be created: its folder does not exist"),
+            "create the folder, or correct DATABASE_URL; sqlite:/// begins an absolute path",
         ),
         InspectError::Folder(_) => (
-            format!("{file} cannot be made in its folder"),
+            format!("{file} cannot be created in its folder"),
             "let the user of this program write to the folder, or correct DATABASE_URL",
         ),
         InspectError::Open(error) if code(error).as_deref() == Some("26") => {
-            (format!("{file} is no SQLite database"), "move that file away, or correct DATABASE_URL")
+            (format!("{file} is not an SQLite database"), "move that file away, or correct DATABASE_URL")
         }
         InspectError::Log(StoreError::LogRemoved) => (
             format!("the write-ahead log of {file} (-wal or -shm) was removed while workers have it open"),
-            "stop every worker, each of which then writes what it holds into the file, and start them again",
+            "stop every worker, so that each writes its changes into the file, and start them again",
         ),
         InspectError::Log(StoreError::Replaced) => (
-            format!("{file} was replaced by another one while workers have the former one open"),
-            "bring the former one back; or stop every worker, remove the files with -wal and -shm behind the name, and start \
-             them again",
+            format!("{file} was replaced by another file while workers have the former one open"),
+            "restore the former file; or stop every worker, remove the files with -wal and -shm behind the name, \
+             and start them again",
+        ),
+        InspectError::Log(StoreError::OpenElsewhere(_)) => (
+            format!("another process has {file} open, but not with the files beside it"),
+            "stop every process that has it open, which writes its data into the file",
+        ),
+        InspectError::Log(StoreError::SecondName(_)) => (
+            format!("{file} has a second name (a hard link)"),
+            "remove the other name: processes that use different names would destroy the database",
+        ),
+        InspectError::Log(StoreError::Note(note)) => (
+            format!("{note} cannot be used"),
+            "stop every worker, remove that file, and let the user of the workers write to its folder",
         ),
         InspectError::Log(_) => (
-            format!(
-                "beside {file} stands the write-ahead log of another file, which was at this path before"
-            ),
+            format!("the write-ahead log beside {file} belongs to another file that was at this path before"),
             "stop every worker, and move the files with -wal and -shm behind the name away",
         ),
         InspectError::Open(_) => (
@@ -118,9 +126,9 @@ fn unusable(file: &str, error: &InspectError) -> Check {
     Check::fail(STORE, found, advice)
 }
 
-/// The words say what to change, too.
+/// Splits the error text at the first `; ` into the finding and the advice.
 fn unfit(place: &str, why: &str) -> Check {
-    let (found, advice) = why.split_once("; ").unwrap_or((why, "look at the database"));
+    let (found, advice) = why.split_once("; ").unwrap_or((why, "check the database"));
     Check::fail(STORE, format!("{place}: {found}"), advice.to_owned())
 }
 
@@ -130,11 +138,11 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
         Ok(false) => Check::warn(
             STORE,
             format!("{file} is held by a process in the middle of a write"),
-            "look for a worker that is frozen, and let it go on or kill it",
+            "find the frozen worker, and resume or kill it",
         ),
         Err(StoreError::Unfit(why)) => unfit(file, &why),
         Err(StoreError::Database(error)) if code(&error).as_deref() == Some("13") => {
-            Check::fail(STORE, format!("{file} cannot grow: the disk is full"), "make room on that disk")
+            Check::fail(STORE, format!("{file} cannot grow: the disk is full"), "free space on that disk")
         }
         Err(StoreError::Database(error)) if postgres::code(&error).is_some() => {
             postgres::unwritable(file, &error)
@@ -142,18 +150,18 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
         Err(error) => Check::fail(
             STORE,
             format!("{file} cannot be written{}", in_its_words(&error)),
-            "let the user of this program write to the file and to its folder, and look at the disk",
+            "let the user of this program write to the file and to its folder, and check the disk",
         ),
     }
 }
 
-/// The database's own words, which hold neither a value nor a path.
+/// The database's error message, which holds neither a value nor a path.
 fn in_its_words(error: &StoreError) -> String {
     let StoreError::Database(error) = error else { return String::new() };
     error.as_database_error().map(|error| format!(": {}", error.message())).unwrap_or_default()
 }
 
-/// SQLite's own number of the error, without what it adds to it.
+/// SQLite's primary error code: the low byte of the extended code.
 fn code(error: &sqlx::Error) -> Option<String> {
     let code: i64 = error.as_database_error()?.code()?.parse().ok()?;
     Some((code & 0xff).to_string())
@@ -178,13 +186,11 @@ fn judge(tables: Option<Tables>) -> Check {
         Some(Tables::Foreign) => Check::fail(
             TABLES,
             "not those of this program, or half migrated",
-            "set DATABASE_URL to a database of this program's own, or bring the last backup back",
+            "set DATABASE_URL to a database of this program's own, or restore the last backup",
         ),
-        None => Check::fail(
-            TABLES,
-            "cannot be read",
-            "look at them with `sqlite3 <file> .schema` or psql's `\\d`",
-        ),
+        None => {
+            Check::fail(TABLES, "cannot be read", "check them with `sqlite3 <file> .schema` or psql's `\\d`")
+        }
     }
 }
 
@@ -193,7 +199,7 @@ fn a_key_is_missing() -> Check {
         KEY,
         "ENCRYPTION_KEY is not the one that the stored cards were encrypted with, or not the only one",
         "set the key that the workers of this database have or, if you are changing it, that key in \
-         ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` says when no card needs it any more",
+         ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` reports when no card needs it any more",
     )
 }
 
@@ -208,7 +214,7 @@ fn key(tried: &Result<Sample, StoreError>) -> Check {
         ),
         Ok(Sample { cards, unreadable, .. }) if *unreadable > 0 => Check::fail(
             KEY,
-            format!("{unreadable} of the {cards} cards looked at are opened by no key"),
+            format!("no key decrypts {unreadable} of the {cards} cards that were tried"),
             "`topup-worker rekey` names their orders; add their key to ENCRYPTION_KEYS_PREVIOUS",
         ),
         Ok(Sample { malformed, .. }) if *malformed > 0 => Check::fail(
@@ -216,16 +222,16 @@ fn key(tried: &Result<Sample, StoreError>) -> Check {
             "a stored card is not in the documented form",
             "another program has written internet_orders.card_code; bring it into the form of docs/operations.md",
         ),
-        Ok(Sample { previous: 0, .. }) => Check::ok(KEY, "ENCRYPTION_KEY opens the stored cards"),
+        Ok(Sample { previous: 0, .. }) => Check::ok(KEY, "ENCRYPTION_KEY decrypts the stored cards"),
         Ok(Sample { cards, previous, .. }) => Check::warn(
             KEY,
-            format!("{previous} of the {cards} cards looked at are opened by a previous key only"),
-            "run `topup-worker rekey`, and keep ENCRYPTION_KEYS_PREVIOUS until it says so",
+            format!("only a previous key decrypts {previous} of the {cards} cards that were tried"),
+            "run `topup-worker rekey`, and keep ENCRYPTION_KEYS_PREVIOUS until it reports so",
         ),
         Err(error) => Check::fail(
             KEY,
             format!("the stored cards cannot be read{}", in_its_words(error)),
-            "do what is advised for the tables first",
+            "follow the advice of the check `store-tables` first",
         ),
     }
 }
@@ -244,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_is_judged_and_left_as_it_is() {
+    async fn checks_leave_the_database_unchanged() {
         let key = CardCipher::generate_key();
         let folder = tempfile::tempdir().unwrap();
         let names =

@@ -1,6 +1,5 @@
-//! The receivers of the webhooks: whether they answer. They are greeted with a `HEAD` request over the same
-//! HTTP stack that tells them of events; no event and no signature is sent. The address is never shown, since
-//! some receivers know their senders by a word in it.
+//! Checks that the webhook receivers answer a `HEAD` request over the HTTP stack that sends events; no event and no
+//! signature is sent. The address is never shown, because some receivers identify the sender by a token in it.
 
 use url::{Host, Url};
 
@@ -11,7 +10,7 @@ use crate::notify::{Blocked, Endpoint, NoAnswer, Sender, SsrfGuard};
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-/// The merchant's; `told_otherwise` says whether another channel carries cards.
+/// Checks the merchant's receiver. `told_otherwise` means that cards are also delivered by another channel.
 pub(super) async fn merchant(endpoint: Option<Endpoint>, guard: &SsrfGuard, told_otherwise: bool) -> Check {
     let Some(endpoint) = endpoint else {
         if told_otherwise {
@@ -29,7 +28,7 @@ pub(super) async fn merchant(endpoint: Option<Endpoint>, guard: &SsrfGuard, told
     look(MERCHANT, "WEBHOOK_URL", &endpoint.url, guard).await
 }
 
-/// The operator's; `notified_otherwise` says whether `WEBHOOK_URL` or `OPERATOR_EMAIL` is set.
+/// Checks the operator's receiver; `notified_otherwise` means that `WEBHOOK_URL` or `OPERATOR_EMAIL` is set.
 pub(super) async fn operator(
     endpoint: Option<Endpoint>,
     guard: &SsrfGuard,
@@ -57,13 +56,13 @@ async fn look(name: &'static str, setting: &str, url: &Url, guard: &SsrfGuard) -
         return Check::fail(
             name,
             "the HTTP stack cannot be set up",
-            "look at the certificates of this machine",
+            "check the certificates of this machine",
         );
     };
     limited(name, async { judge(name, setting, is_exposed(url), sender.greet(url).await) }).await
 }
 
-/// Whether events would cross a network that others can read.
+/// Whether requests to this address would cross a network without TLS.
 pub(super) fn is_exposed(url: &Url) -> bool {
     let at_home = match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -81,13 +80,11 @@ fn judge(name: &'static str, setting: &str, exposed: bool, answer: Result<u16, N
             let advice = match why {
                 Blocked::Special(_) => format!(
                     "if {setting} is meant to lead there, name its network in WEBHOOK_ALLOWED_NETWORKS; if not, \
-                     look at what the name resolves to on this host"
+                     check what the name resolves to on this host"
                 ),
-                _ => format!(
-                    "set {setting} to a public https:// address, and look at what its name resolves to"
-                ),
+                _ => format!("set {setting} to a public https:// address, and check how its name resolves"),
             };
-            Check::fail(name, format!("is not told: {why} {NOT_TOLD}"), advice)
+            Check::fail(name, format!("is not contacted: {why} {NOT_TOLD}"), advice)
         }
         Err(NoAnswer::Unavailable(why)) => Check::fail(
             name,
@@ -99,19 +96,19 @@ fn judge(name: &'static str, setting: &str, exposed: bool, answer: Result<u16, N
         Ok(status @ 300..400) => Check::warn(
             name,
             format!("answers with a redirect, HTTP {status} {NOT_TOLD}"),
-            format!("redirects are not followed: set {setting} to the address it leads to"),
+            format!("redirects are not followed: set {setting} to the address in the redirect"),
         ),
         Ok(status @ 500..) if status != 501 => Check::warn(
             name,
             format!("answers with HTTP {status} {NOT_TOLD}"),
-            "something answers there and its application does not; look at its log",
+            "the server answers, its application does not; check the application's log",
         ),
         Ok(_) if exposed => Check::warn(
             name,
             format!("answers, but card codes would travel without TLS {NOT_TOLD}"),
-            format!("set {setting} to an https:// address and leave ALLOW_INSECURE_WEBHOOKS out"),
+            format!("set {setting} to an https:// address and remove ALLOW_INSECURE_WEBHOOKS"),
         ),
-        // 404 and 405 are what a receiver that knows POST only says to a greeting.
+        // Any other status is ok, because a receiver that accepts only POST answers HEAD with 404 or 405.
         Ok(status) => Check::ok(name, format!("answers a greeting with HTTP {status} {NOT_TOLD}")),
     }
 }
@@ -122,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_answer_will_do_but_a_redirect_or_a_failure() {
+    fn any_answer_except_a_redirect_or_a_server_error_is_fine() {
         let verdict = |answer| judge(MERCHANT, "WEBHOOK_URL", false, answer);
         for (status, expected) in
             [(200, Fine), (404, Fine), (405, Fine), (501, Fine), (301, Warn), (502, Warn)]
@@ -135,12 +132,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_refused_is_told_with_what_opens_it() {
+    async fn a_blocked_address_is_reported_with_the_setting_that_allows_it() {
         let guard = SsrfGuard::default();
         let look = async |url: &str| look(MERCHANT, "WEBHOOK_URL", &url.parse().unwrap(), &guard).await;
         let inside = look("https://localhost:1/token").await;
         assert_eq!(inside.verdict, Fail);
-        assert!(inside.found.starts_with("is not told: the address leads to this machine"), "{inside:?}");
+        assert!(inside.found.starts_with("is not contacted: the address leads to"), "{inside:?}");
         assert!(inside.advice.is_some_and(|advice| advice.contains("WEBHOOK_ALLOWED_NETWORKS")));
         let metadata = look("https://169.254.169.254/").await;
         assert!(metadata.found.contains("where no webhook ever goes"), "{metadata:?}");
@@ -159,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_receiver_nobody_gets_the_cards() {
+    async fn a_missing_receiver_is_a_warning_unless_another_channel_is_set() {
         let guard = SsrfGuard::default();
         assert_eq!(merchant(None, &guard, false).await.verdict, Warn);
         assert_eq!(merchant(None, &guard, true).await.verdict, Fine);

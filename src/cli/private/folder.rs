@@ -1,6 +1,5 @@
-//! The folder of a command: everything it writes lies in here, and the folder goes with the command.
-//!
-//! Only the logs stay, and only where something went wrong and a person must look at them.
+//! The temporary folder of `demo` and `bench`. It holds everything that the command writes and is removed when the
+//! command ends. After a failed demo the logs are kept, for a person to read.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -9,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// A folder for this user alone, removed when dropped.
+/// A folder that only this user can access, removed on drop.
 pub(in crate::cli) struct Folder {
     path: PathBuf,
     keep_logs: bool,
@@ -21,7 +20,7 @@ impl Folder {
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
-            .with_context(|| format!("the folder {} cannot be made", path.display()))?;
+            .with_context(|| format!("cannot create the folder {}", path.display()))?;
         Ok(Self { path, keep_logs: false })
     }
 
@@ -29,13 +28,12 @@ impl Folder {
         &self.path
     }
 
-    /// A new file for the log of a process, and where it is.
     pub(in crate::cli) fn log(&self, name: &str) -> io::Result<(File, PathBuf)> {
         let path = self.path.join(name.replace(' ', "-")).with_extension("log");
         Ok((File::create(&path)?, path))
     }
 
-    /// Leaves the logs, and nothing else, when the folder is dropped.
+    /// Lets the drop of the folder keep the logs and remove everything else.
     pub(in crate::cli) fn keep_logs(&mut self) {
         self.keep_logs = true;
     }
@@ -58,7 +56,7 @@ impl Drop for Folder {
         let removed =
             if self.keep_logs { self.remove_all_but_logs() } else { fs::remove_dir_all(&self.path) };
         if let Err(error) = removed {
-            tracing::warn!(%error, "the folder {} could not be removed", self.path.display());
+            tracing::warn!(%error, "the folder {} could not be removed; delete it by hand", self.path.display());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A place of one's own for `demo` and `bench`: a folder, child processes and a Redis that go when they are
-//! dropped. Nothing of the person who runs the command is touched.
+//! The private environment of `demo` and `bench`: a folder, child processes and a Redis, all removed on drop. The
+//! user's own data and Redis are not used.
 
 mod folder;
 mod process;

@@ -1,7 +1,6 @@
-//! One child process: started with its log in the command's folder, and surely ended.
-//!
-//! Each is a process group of its own, so that a Ctrl-C at the terminal reaches the command alone and that
-//! ends the others in order. Should the command itself fall over, `kill_on_drop` ends them.
+//! A child process that logs to the command's folder and does not outlive the command. Each child has its own process
+//! group, so that Ctrl-C reaches only the command, which then stops its children one after the other. If the command
+//! panics or fails, `kill_on_drop` kills the children.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -12,10 +11,9 @@ use tokio::process::{Child, Command};
 
 use super::Folder;
 
-/// How long a process that was asked to stop may take; real time.
+/// Maximum real time (not scaled) from SIGTERM to the end of a process.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
-/// A running child.
 pub(in crate::cli) struct Process {
     pub(in crate::cli) name: String,
     child: Child,
@@ -36,12 +34,11 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log: path })
     }
 
-    /// Its number, while it runs.
     pub(in crate::cli) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Fails if the process has ended, with the last line of its log.
+    /// Fails with the last line of the log if the process has ended.
     pub(in crate::cli) fn must_run(&mut self) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -49,15 +46,14 @@ impl Process {
         anyhow::bail!("{} ended by itself ({status}); the last line of its log: {last}", self.name)
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills the process with SIGKILL, so that it ends as in a crash.
     pub(in crate::cli) async fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
     }
 
-    /// Asks it to stop with SIGTERM.
     pub(in crate::cli) async fn ask_to_stop(&self) {
         let Some(pid) = self.pid() else { return };
-        // The shell's own `kill`: the program of that name is missing on slim systems.
+        // `sh` runs its built-in `kill`, because slim systems lack the program `kill`.
         let asked = Command::new("sh")
             .args(["-c", "kill -TERM \"$1\"", "sh"])
             .arg(pid.to_string())
@@ -65,17 +61,17 @@ impl Process {
             .status()
             .await;
         if let Err(error) = asked {
-            tracing::warn!(%error, "{} could not be asked to stop", self.name);
+            tracing::warn!(%error, "SIGTERM could not be sent to {}; it will be killed", self.name);
         }
     }
 
-    /// Waits until it has stopped; ends it where it takes too long, and then tells nothing.
+    /// Waits for the end of the process; kills it after [`STOP_TIME`] and then returns `None`.
     pub(in crate::cli) async fn stopped(mut self) -> Option<ExitStatus> {
         match tokio::time::timeout(STOP_TIME, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_elapsed) => {
                 if let Err(error) = self.kill().await {
-                    tracing::warn!("{error:#}");
+                    tracing::warn!("a process did not end after SIGTERM: {error:#}");
                 }
                 None
             }

@@ -1,7 +1,5 @@
-//! A Redis of the command's own: on a free port of the loopback, its data in the command's folder.
-//!
-//! It writes every change to its append-only file, as a real one must: Redis is where an order lives between
-//! two looks. The one of the person who runs it is never asked.
+//! A private Redis on a free loopback port, with its data in the command's folder; the user's own Redis is never used.
+//! The server writes every change to its append-only file, as in production, because Redis holds the scheduled jobs.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -16,33 +14,31 @@ use super::Folder;
 use super::Process;
 use crate::config::SettingsError;
 
-/// Names a redis-server to use instead of the one on PATH.
+/// Environment variable with the path of a redis-server to use instead of the one on PATH.
 const VARIABLE: &str = "REDIS_SERVER";
-/// Longest wait for its first answer.
+/// Maximum wait for the server's first answer.
 const START_TIME: Duration = Duration::from_secs(10);
-/// Another process may take a port between its choice and its use.
+/// Number of ports to try, because another process may take a free port before redis-server does.
 const MAX_PORTS: u32 = 3;
 
-/// Where redis-server is.
 pub(in crate::cli) fn find() -> Result<PathBuf, SettingsError> {
     let given = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
     let name = given.clone().unwrap_or_else(|| OsString::from("redis-server"));
     if let Some(found) = on_path(Path::new(&name)) {
         return Ok(found);
     }
-    let advice = "this command starts a Redis of its own and found no redis-server on the PATH; install Redis \
-                  7 or newer (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis), or \
-                  set it to the path of a redis-server";
+    let advice = "this command needs a redis-server and found none on PATH; install Redis 7 or newer (Debian, \
+                  Ubuntu: apt-get install redis-server; macOS: brew install redis), or set it to the path of one";
     Err(match given {
         Some(_) => SettingsError::Unusable {
             name: VARIABLE,
-            why: "there is no such program; set it to the path of a redis-server, or leave it out".to_owned(),
+            why: "there is no such program; set it to the path of a redis-server, or unset it".to_owned(),
         },
         None => SettingsError::Missing { name: VARIABLE, advice },
     })
 }
 
-/// A name without a folder is looked for on PATH, as a shell does.
+/// Finds a program as a shell does: searches PATH for a name without a folder, and uses any other path as it is.
 fn on_path(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return name.is_file().then(|| name.to_owned());
@@ -51,10 +47,10 @@ fn on_path(name: &Path) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Starts it and waits until it answers. Gives its address, too.
+/// Starts the server, waits for its first answer and returns it with its address.
 pub(in crate::cli) async fn start(program: &Path, folder: &Folder) -> anyhow::Result<(Process, String)> {
     let data = folder.path().join("redis");
-    std::fs::create_dir(&data).context("the folder of Redis cannot be made")?;
+    std::fs::create_dir(&data).context("cannot create the folder of Redis")?;
     let mut tries = 0;
     loop {
         tries += 1;

@@ -1,8 +1,10 @@
--- Has the jobs in Redis belong to another database, unless a worker runs.
--- KEYS id of the database that the jobs belong to, queues   ARGV: id of the database, ms after which a worker that has not reported is gone,
---   'adopt', or 'look' to change nothing
--- Returns how many workers run, and the id of the database that the jobs belonged to, or an empty text. Where workers run,
---   nothing is changed.
+-- Assigns the jobs in Redis to another database, unless a worker is running.
+-- KEYS[1]   id of the database that the jobs belong to
+-- KEYS[2..] queues
+-- ARGV[1]   id of the new database
+-- ARGV[2]   ms after which a worker that has not reported is gone
+-- ARGV[3]   'adopt', or 'look' to change nothing
+-- Returns {number of running workers, id of the previous database or an empty text}.
 local store, lease = take(), tonumber(take()) / 1000
 local adopts = take() == 'adopt'
 local before = redis.call('GET', KEYS[1]) or ''

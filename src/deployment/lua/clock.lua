@@ -1,19 +1,19 @@
--- The time of the deployment: the clock of Redis and an offset that keeps it going evenly where that clock is set.
--- KEYS[1] clock   ARGV: ms since 1970 as the worker reckons it, empty where it does not know yet; the clock of Redis in ms
---   as the worker expects it, to have its own time taken for that of the deployment, otherwise empty
--- Returns the clock of Redis in ms, the time of the deployment in ms, and
---   `agrees` where the worker's time is that of the deployment, `others-agree` where only other workers' was lately, or
---   `alone` where no worker's was; also of a worker that does not know the time yet
--- Fields of the clock: `offset` in ms; `at`, when it was set; `agreed`, when a worker last agreed; both by Redis.
+-- Reads the deployment's time, which is the clock of Redis plus an offset. If the clock of Redis is set to another
+-- time, a worker corrects the offset, so that the deployment's time does not jump.
+-- KEYS[1] clock: hash of `offset`, `at` (when `offset` was set) and `agreed` (when a worker last agreed), each in ms
+-- ARGV[1] the worker's own idea of the deployment's time, in ms since 1970, or empty
+-- ARGV[2] clock of Redis in ms that the worker expects, if it wants to set the deployment's time to its own; or empty
+-- Returns {clock of Redis in ms, time of the deployment in ms, verdict}. The verdict is 'agrees' if the worker's time
+--   is the deployment's, 'others-agree' if only other workers have agreed lately, 'alone' if none has.
 local TOLERATED_MS, LATELY_MS, EXPECTED_WITHIN_MS = 1000, 10000, 1000
--- In so much time the offset shrinks by a hundredth of it, so that the deployment finds back to the clock of Redis.
+-- The offset shrinks by 10 ms a second, until the deployment's time is the clock of Redis again.
 local SHRINKS_BY = 0.01
 local clock, mine, expected = KEYS[1], tonumber(take()), tonumber(take())
 local time = math.floor(now() * 1000 + 0.5)
 
 local stored = redis.call('HMGET', clock, 'offset', 'at', 'agreed')
-local offset, at, agreed = tonumber(stored[1] or 0), tonumber(stored[2] or time), tonumber(stored[3] or -1)
-local left = math.max(0, math.abs(offset) - SHRINKS_BY * math.max(0, time - at))
+local offset, set_at, agreed = tonumber(stored[1] or 0), tonumber(stored[2] or time), tonumber(stored[3] or -1)
+local left = math.max(0, math.abs(offset) - SHRINKS_BY * math.max(0, time - set_at))
 offset = math.floor(offset < 0 and -left or left)
 
 local verdict = 'alone'
@@ -23,7 +23,7 @@ if mine and math.abs(mine - time - offset) <= TOLERATED_MS then
 elseif time >= agreed and time - agreed < LATELY_MS then
     verdict = 'others-agree'
 elseif mine and expected and math.abs(time - expected) <= EXPECTED_WITHIN_MS then
-    -- A call that was held up on its way is not carried out: its time is of the past.
+    -- The condition on `expected` excludes a call that was delayed on its way, because its value of `mine` is outdated.
     verdict = 'agrees'
     offset = mine - time
     redis.call('HSET', clock, 'offset', offset, 'at', time, 'agreed', time)

@@ -1,14 +1,20 @@
--- Has a worker join its deployment, or stay in it, unless it differs in what all of its workers must share.
--- KEYS number of the layout of all keys, id of the database, set of the workers, then the queues   ARGV: layout that the
---   program knows, id of its database, ms after which a worker that has not joined anew is gone, ms after which one
---   that does not report to its queues is gone, name of the worker, what it does ('join'; 'claim', where it has waited
---   for others to report; 'stay', where it has joined before; or 'look' to change nothing), fingerprints of its
---   encryption keys (their number, then each of them), the current key's first
--- Returns {word, detail}: 'joined'; 'layout' with that of a newer program; 'store' with the id of the database that the
---   jobs belong to; or 'keys' with a worker whose keys differ, as it stands in the set. For one that is to join, all
---   such workers are removed: they add themselves again within seconds if they live. 'fits' for one that looks.
---   Where no database is noted, 'unclaimed' for one that joins: Redis may have lost its data beside running workers of
---   another database, which are called upon to report; and 'others' for one that claims while any do.
+-- Lets a worker join its deployment or stay in it, unless its layout, database or encryption keys differ.
+-- KEYS[1]   version of the key layout
+-- KEYS[2]   id of the database that the jobs belong to
+-- KEYS[3]   set of the workers with their encryption keys
+-- KEYS[4..] queues
+-- ARGV[1]   version of the key layout that the worker knows
+-- ARGV[2]   id of the worker's database
+-- ARGV[3]   ms after which a worker that has not joined again is gone
+-- ARGV[4]   ms after which a worker that has not reported to its queues is gone
+-- ARGV[5]   name of the worker
+-- ARGV[6]   'join'; 'claim' to join after waiting for others to report; 'stay' to join again; 'look' to change nothing
+-- ARGV[7]   number of the worker's encryption keys
+-- ARGV[8..] fingerprints of these keys, the current one first
+-- Returns {word, detail}: 'joined', or 'fits' for 'look'; 'layout' with a newer layout's version; 'store' with the id
+--   of the jobs' database; 'keys' with the entry of a worker whose keys differ. The entries of such workers are
+--   removed, except by 'look'; a living worker joins again. If Redis names no database: 'unclaimed' for 'join', after
+--   waking workers to report, because Redis may have lost its data; 'others' for 'claim' if a worker has reported.
 local layout_key, store_key, members = KEYS[1], KEYS[2], KEYS[3]
 local layout, store, lease = tonumber(take()), take(), tonumber(take()) / 1000
 local reported_within, name, what = tonumber(take()) / 1000, take(), take()
@@ -39,7 +45,7 @@ if not other_store and what == 'claim' then
     end
 end
 
--- Each must decrypt what the other encrypts with its current key. A member is the name and the fingerprints.
+-- Two workers fit if each has the other's current key. An entry consists of a worker's name and its keys' fingerprints.
 local member = name .. ' ' .. table.concat(keys, ' ')
 local mine = ' ' .. table.concat(keys, ' ') .. ' '
 local others = redis.call('ZRANGE', members, 0, -1, 'WITHSCORES')
@@ -48,7 +54,7 @@ for n = 1, #others, 2 do
     local other, seen = others[n], tonumber(others[n + 1])
     local of, theirs = string.match(other, '^(%S+) (.+)$')
     local current = theirs and string.match(theirs, '^%S+')
-    -- The clock of Redis may have been set.
+    -- If the clock of Redis was moved back, an entry may be from the future. Far from now, it counts as expired, too.
     if math.abs(now() - seen) > lease then
         if joins then
             redis.call('ZREM', members, other)
@@ -71,7 +77,7 @@ if not joins then
 end
 if found < layout then
     redis.call('SET', layout_key, layout)
-    -- Older workers look again, and find that they must stop.
+    -- Workers that know only the older layout notice that their entries were removed, join again and are refused.
     redis.call('DEL', members)
 end
 if not other_store then

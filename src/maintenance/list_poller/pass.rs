@@ -1,7 +1,7 @@
-//! One pass over the list: which pages are read, when it ends, and how far back it has seen everything.
+//! One pass over the list: which pages are read, when it ends, and since when it has seen every order.
 //!
-//! A pass goes through a window of time, page by page. It may be interrupted, so that the newest orders are looked at
-//! again, and go on later: while the window stays the same, an order that comes meanwhile moves no page.
+//! A pass covers a window of creation times, page by page. It may be interrupted to read the newest orders, and then be
+//! continued, because orders that arrive meanwhile are outside its window and do not shift its pages.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,25 +10,26 @@ use topup_jobs::{Timestamp, TopupId};
 
 use crate::provider::OrderList;
 
-/// Where an id does not tell when its order was created, that was a little before it was handed over.
+/// A window begins this long before the oldest order. If an order's id contains no time, the window uses the time at
+/// which a worker received the order, which is a little later than its creation.
 const BEFORE: Duration = Duration::from_secs(15);
-/// An id tells the second in which its order was created.
+/// Margin after a creation time that was read from an order's id. Such a time is exact only to a second.
 const AFTER: Duration = Duration::from_secs(5);
-/// Where an id does not tell, the clocks of the two sides need not agree.
+/// Margin after a creation time that is not from the order's id, because the provider's clock may be ahead of ours.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
-/// An order so much older than the next one is not worth the pages between them: rows for each order from there on.
+/// A gap between two waiting orders is read if it has at most 50 listed orders for each waiting order older than it.
 const WORTH_ROWS: f64 = 50.0;
-/// The same where it is not known yet how many rows there are.
+/// Longest gap that is read while the density of the list is unknown, for each waiting order older than the gap.
 const WORTH_TIME: Duration = Duration::from_mins(10);
-/// Pages in a row that show no order that waits before the rest is not read.
+/// A pass that has found a waiting order ends after this many pages in a row without another one.
 const MAX_USELESS_PAGES: u32 = 3;
-/// The same before the first such order: the list may begin with newer ones.
+/// A pass without any waiting order ends after this number of pages. The first pages may show only newer orders.
 const MAX_PAGES_AHEAD: u32 = 10;
 
-/// Orders that wait, the newest first.
+/// Waiting orders with their creation times, the newest first.
 pub(super) type Line = Vec<(TopupId, Timestamp)>;
 
-/// The time in which the listed orders were created.
+/// A range of creation times, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) from: Timestamp,
@@ -36,7 +37,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// From the newest order that waits to the oldest that is worth the pages.
+    /// The window from the oldest waiting order worth reading (see `reach`) to the newest. `None` if no order waits.
     pub(super) fn of(line: &Line, density: f64) -> Option<Self> {
         let latest = |(topup_id, created_at): &(TopupId, Timestamp)| {
             let is_told = topup_id.created_at().is_some_and(|told| told == *created_at);
@@ -51,7 +52,7 @@ impl Window {
     }
 }
 
-/// The orders that wait and that no page of this reading has shown yet.
+/// The waiting orders that no page has shown yet, with their creation times.
 pub(super) struct Wanted(HashMap<TopupId, Timestamp>);
 
 impl Wanted {
@@ -63,38 +64,37 @@ impl Wanted {
         self.0.len()
     }
 
-    /// Whether any was created in this time.
     fn any_in(&self, window: &Window) -> bool {
         self.0.values().any(|at| window.contains(*at))
     }
 
-    /// How many should have been shown by a pass that saw everything from this time on.
+    /// Number of waiting orders in the window that no page showed, although the pass saw all orders since `seen_from`.
     pub(super) fn missed_since(&self, seen_from: Timestamp, window: &Window) -> usize {
         self.0.values().filter(|at| window.contains(**at) && **at >= seen_from).count()
     }
 }
 
-/// What comes after a page.
+/// What a pass does after a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The next page.
+    /// Reads the next page.
     Next,
-    /// No order that waits can stand on a later page: each was shown, or missed, or the window is at its end.
+    /// Ends, because no waiting order can be on a later page: each was shown or missed, or the window has ended.
     Whole,
-    /// The rest is not worth its pages.
+    /// Ends, because too many pages in a row showed no waiting order.
     Left,
 }
 
-/// A pass that is under way, or was interrupted.
+/// A pass in progress, or an interrupted one.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) window: Window,
-    /// The page that is read next.
+    /// The next page to read.
     pub(super) page: u32,
     pub(super) rows: usize,
-    /// Creation of the oldest order that was shown, as far as rows tell it.
+    /// The oldest creation time of the rows that were read so far.
     oldest: Option<Timestamp>,
-    /// Whether an older row came before a newer one: then a page says nothing about how far back the pass is.
+    /// Whether a newer row followed an older one. If so, the rows do not show how far back the pass has read.
     unordered: bool,
     has_shown_one: bool,
     useless_pages: u32,
@@ -106,14 +106,14 @@ impl Pass {
         Self { window, page, rows, oldest, unordered: false, has_shown_one: false, useless_pages }
     }
 
-    /// Takes in a page, and says what comes next.
+    /// Evaluates a page, and returns what the pass does next.
     pub(super) fn take_in(&mut self, list: &OrderList, wanted: &mut Wanted) -> Step {
         let before = wanted.len();
         self.rows += list.orders.len();
         for row in &list.orders {
             wanted.0.remove(&row.topup_id);
             if let Some(at) = row.created_at {
-                // Rows of the same second may come in any order.
+                // Rows that are only seconds apart may be in any order.
                 self.unordered |= self.oldest.is_some_and(|oldest| at > oldest + AFTER);
                 self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
             }
@@ -132,7 +132,7 @@ impl Pass {
         if self.useless_pages >= most { Step::Left } else { Step::Next }
     }
 
-    /// The time in which the orders of the pages to come were created.
+    /// The range of creation times on the pages that are not read yet.
     fn unread(&self) -> Window {
         match self.oldest.filter(|_| !self.unordered) {
             Some(oldest) => Window { to: self.window.to.min(oldest + AFTER), ..self.window },
@@ -140,22 +140,22 @@ impl Pass {
         }
     }
 
-    /// From when on everything was seen, if the pass ends with this step.
+    /// The time since which the pass has seen every listed order, if it ends with this step.
     pub(super) fn seen_from(&self, last: Step) -> Timestamp {
         match last {
             Step::Whole => self.window.from,
-            // Orders of the same seconds may stand on the next page.
+            // Orders created within seconds of the oldest row may be on the next page, so they do not count as seen.
             Step::Next | Step::Left => self.unread().to.max(self.window.from),
         }
     }
 }
 
-/// How far back the list is read: to the oldest order of the line before a gap that is not worth its pages.
+/// Returns how far back the list is read: to the last waiting order before the first gap that is too long.
 fn reach(line: &Line, density: f64) -> Timestamp {
     let mut oldest = line.first().map(|(_, created_at)| *created_at).unwrap_or_default();
     for (n, (_, created_at)) in line.iter().enumerate() {
         let gap = (oldest - *created_at).to_std().unwrap_or_default();
-        // The pages of the gap are for everybody behind it.
+        // Reading a gap gives access to all older waiting orders. The more of them there are, the longer it may be.
         let behind = u32::try_from(line.len() - n).unwrap_or(u32::MAX);
         let worth_rows = WORTH_ROWS * f64::from(behind);
         if density * gap.as_secs_f64() > worth_rows

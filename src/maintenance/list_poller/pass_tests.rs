@@ -1,18 +1,18 @@
-//! Passes over lists of rows that are written down.
+//! Tests of passes over lists of made-up rows.
 
-use topup_jobs::ProviderOrder;
+use topup_jobs::{ProviderOrder, TopupStatus};
 
 use super::*;
 use crate::provider::ListedOrder;
 
-/// Seconds at which the orders of these tests are counted from.
+/// The second, since 1970, from which the tests count.
 const START: i64 = 1_750_000_000;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_timestamp(START + seconds, 0).unwrap()
 }
 
-/// The id of an order that was created then; it tells so.
+/// An id that contains this creation time.
 fn id(seconds: i64, number: usize) -> TopupId {
     format!("{:08x}{number:016x}", START + seconds).parse().unwrap()
 }
@@ -21,20 +21,20 @@ fn line(seconds: &[i64]) -> Line {
     seconds.iter().enumerate().map(|(n, seconds)| (id(*seconds, n), at(*seconds))).collect()
 }
 
-/// A line whose ids do not tell when the orders were created.
+/// Waiting orders whose ids contain no creation time.
 fn silent_line(seconds: &[i64]) -> Line {
     let id = |n: usize| format!("{n:024x}").parse().unwrap();
     seconds.iter().enumerate().map(|(n, seconds)| (id(n), at(*seconds))).collect()
 }
 
-/// Pages of a hundred rows of orders that nobody here waits for, one each second from this one back, with these among them.
+/// Pages of a hundred rows: one unrelated order a second from `newest` to `oldest`, with the `waiting` ones among them.
 fn pages(newest: i64, oldest: i64, waiting: &Line) -> Vec<OrderList> {
     let others = (oldest..=newest).map(|second| (id(second, 1_000_000), at(second)));
     let mut rows: Vec<_> = others.chain(waiting.iter().cloned()).collect();
     rows.sort_by_key(|(_, created_at)| std::cmp::Reverse(*created_at));
     let row = |(topup_id, created_at): &(TopupId, Timestamp)| ListedOrder {
         topup_id: topup_id.clone(),
-        order: ProviderOrder::handling(),
+        order: ProviderOrder::new(TopupStatus::Handling),
         created_at: Some(*created_at),
     };
     let chunks = rows.chunks(100);
@@ -47,7 +47,7 @@ fn pages(newest: i64, oldest: i64, waiting: &Line) -> Vec<OrderList> {
     chunks.zip(1..).map(page).collect()
 }
 
-/// Reads pages until the pass ends. Returns how many, and how it ended.
+/// Reads pages until the pass ends. Returns their number and the last step.
 fn read(pass: &mut Pass, pages: &[OrderList], wanted: &mut Wanted) -> (usize, Step) {
     for (n, page) in pages.iter().enumerate() {
         let step = pass.take_in(page, wanted);
@@ -59,16 +59,16 @@ fn read(pass: &mut Pass, pages: &[OrderList], wanted: &mut Wanted) -> (usize, St
 }
 
 #[test]
-fn a_reading_starts_at_the_newest_order_that_waits() {
+fn a_window_reaches_from_the_oldest_to_the_newest_waiting_order() {
     let window = Window::of(&line(&[-100, -130]), 1.0).unwrap();
     assert_eq!((window.from, window.to), (at(-145), at(-95)));
     let window = Window::of(&silent_line(&[-100, -130]), 1.0).unwrap();
-    assert_eq!(window.to, at(200), "the clock of the provider may be ahead where ids do not tell");
+    assert_eq!(window.to, at(200), "the provider's clock may be ahead where ids contain no time");
     assert_eq!(Window::of(&Vec::new(), 1.0), None);
 }
 
 #[test]
-fn a_pass_ends_once_all_that_wait_were_shown() {
+fn a_pass_ends_once_all_waiting_orders_were_shown() {
     let line = line(&[0, -50, -95, -130]);
     let (mut pass, mut wanted) = (Pass::new(Window::of(&line, 1.0).unwrap()), Wanted::new(&line));
     assert_eq!(read(&mut pass, &pages(0, -1_000, &line), &mut wanted), (2, Step::Whole));
@@ -80,7 +80,7 @@ fn a_pass_ends_once_all_that_wait_were_shown() {
 fn a_pass_that_stops_early_claims_only_what_it_has_seen() {
     let mut line = line(&[0, -1, -2]);
     let shown = line.clone();
-    // No list shows this one.
+    // The list does not show this order.
     line.push((id(-5_000, 7), at(-5_000)));
     let window = Window { from: at(-5_015), to: at(5) };
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));
@@ -89,9 +89,9 @@ fn a_pass_that_stops_early_claims_only_what_it_has_seen() {
     let seen_from = pass.seen_from(last);
     let oldest_row = at(-i64::try_from(read).unwrap() * 100);
     assert!(seen_from >= oldest_row && seen_from <= oldest_row + AFTER * 3, "{seen_from} of {oldest_row}");
-    assert_eq!(wanted.missed_since(seen_from, &window), 0, "it was not looked for where it would stand");
+    assert_eq!(wanted.missed_since(seen_from, &window), 0, "the pass did not reach its place");
 
-    // Nor where it was interrupted.
+    // An interrupted pass, too, claims only what it has seen.
     let mut pass = Pass::new(window);
     let step = pass.take_in(&pages(0, -10_000, &shown)[0], &mut Wanted::new(&line));
     assert_eq!(step, Step::Next);
@@ -99,14 +99,14 @@ fn a_pass_that_stops_early_claims_only_what_it_has_seen() {
 }
 
 #[test]
-fn rows_that_are_newer_than_all_that_wait_do_not_end_a_pass_and_say_nothing_of_the_list() {
+fn rows_newer_than_all_waiting_orders_do_not_end_a_pass_or_make_the_list_useless() {
     let line = silent_line(&[-450]);
     let window = Window { from: at(-465), to: at(0) };
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));
     assert_eq!(read(&mut pass, &pages(0, -2_000, &line), &mut wanted), (5, Step::Whole));
     assert_eq!(wanted.len(), 0);
 
-    // Behind ten such pages nothing more is read, and the order was not missed.
+    // After ten pages without a waiting order the pass ends, and the order does not count as missed.
     let line = silent_line(&[-5_000]);
     let window = Window { from: at(-5_015), to: at(0) };
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));
@@ -115,33 +115,33 @@ fn rows_that_are_newer_than_all_that_wait_do_not_end_a_pass_and_say_nothing_of_t
 }
 
 #[test]
-fn a_list_that_does_not_show_an_order_where_it_would_stand_has_missed_it() {
+fn an_order_that_the_list_lacks_at_its_place_counts_as_missed() {
     let line = line(&[0, -10]);
     let window = Window::of(&line, 1.0).unwrap();
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));
     let (read, last) = read(&mut pass, &pages(0, -2_000, &Vec::new()), &mut wanted);
-    assert_eq!((read, last), (1, Step::Whole), "they cannot stand on a later page");
+    assert_eq!((read, last), (1, Step::Whole), "they cannot be on a later page");
     assert_eq!(wanted.missed_since(pass.seen_from(last), &window), 2);
 }
 
 #[test]
-fn a_pass_that_was_interrupted_goes_on_with_the_next_page_of_its_window() {
+fn an_interrupted_pass_continues_with_the_next_page_of_its_window() {
     let mut all = line(&[0, -150, -250]);
     let window = Window::of(&all, 0.1).unwrap();
     let pages = pages(0, -1_000, &all);
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&all));
     assert_eq!(pass.take_in(&pages[0], &mut wanted), Step::Next);
     assert_eq!(pass.page, 2);
-    // Meanwhile another order has come: it belongs to no page of this window.
+    // An order that arrives during the interruption is newer than the window, so no page of the window shows it.
     all.insert(0, (id(20, 9), at(20)));
     let mut wanted = Wanted::new(&all);
     assert_eq!(pass.take_in(&pages[1], &mut wanted), Step::Next);
-    assert_eq!(pass.take_in(&pages[2], &mut wanted), Step::Whole, "the rest that waits is in other windows");
+    assert_eq!(pass.take_in(&pages[2], &mut wanted), Step::Whole, "the others are outside its window");
     assert_eq!(wanted.len(), 2, "those of the first page and of the other window");
 }
 
 #[test]
-fn a_list_in_another_order_claims_nothing_before_its_end() {
+fn a_pass_over_an_unordered_list_has_seen_nothing_for_certain_before_its_end() {
     let line = line(&[0, -150]);
     let window = Window { from: at(-1_000), to: at(5) };
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));

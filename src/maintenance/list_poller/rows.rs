@@ -1,9 +1,8 @@
-//! What the rows of a page show: it is stored as an answer to `check-id` would be, and the jobs are called.
+//! Stores the rows of a page like answers to `check-id`, and wakes the orders' jobs.
 //!
-//! A customer gets all three fields of a card, and the provider's list shows two. So such a row has its order asked for,
-//! before those that came later. Only where the merchant prefers a fast card to a complete one, and more cards wait than
-//! are asked for soon, the card is delivered as the row shows it. What is stored of a card never changes afterwards: an
-//! event has one body.
+//! A card has three fields, of which the provider's list shows two. So an order with an incomplete card is checked by
+//! id, ahead of newer orders. With `CARD_DETAILS=fast`, if more cards wait than can be checked soon, the card is
+//! delivered as the row shows it. Once stored, a card never changes, because every attempt sends the same event.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,23 +17,22 @@ use crate::maintenance::list_poller::CardDetails;
 use crate::provider::ListedOrder;
 use crate::redis::millis;
 
-/// A row without all of a card has its order asked for at once no more often than this.
+/// An order whose row lacks a part of the card is made due at most once within this time.
 const READY_ONCE: Duration = Duration::from_mins(1);
-/// So much waiting is such an order given over others. Not more: orders that no list shows must have their turn too.
+/// Head start in the wait queue of an order without its whole card. It is short, so that other orders get a turn, too.
 const READY_LEAD: Duration = Duration::from_secs(30);
-/// A request is free soon if it is within this time.
+/// An order can be checked soon if it gets a permit within this time.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Orders that are asked for to complete their cards.
+/// The orders that are checked by id, because the list shows only a part of their cards.
 struct Asked {
-    /// Those of which it is known.
+    /// Orders that already wait for a check by id.
     ready: HashSet<String>,
-    /// How many more are asked for soon; none where they wait however long it takes.
+    /// Number of further orders that can be checked soon. `None` if all are checked (`CARD_DETAILS=complete`).
     room: Option<usize>,
 }
 
 impl ListPoller {
-    /// Stores what the rows show and has the jobs know.
     pub(super) async fn seen(&self, rows: Vec<ListedOrder>) -> Result<(), ListingError> {
         let mut asked = self.asked().await?;
         let mut call = scripts::LIST_SEEN.prepare_invoke();
@@ -52,17 +50,17 @@ impl ListPoller {
                 Ok(None) => {}
                 Err(ListingError::Store(error)) if error.is_of_one_row() => {
                     let error = chain(&error);
-                    tracing::warn!(order.id = %topup_id, error, "a listed order is left out: its stored row cannot be read");
+                    tracing::warn!(order.id = %topup_id, error, "skipped a listed order: its stored row is unreadable");
                 }
                 Err(error) => return Err(error),
             }
         }
         let woken: u64 = call.invoke_async(&mut self.connection.get()).await?;
-        tracing::debug!(woken, "a page of the list of orders was read");
+        tracing::debug!(woken, "stored a page of the provider's list and woke its orders' jobs");
         Ok(())
     }
 
-    /// The word for what a row shows, if it is to be passed on.
+    /// The word for a row in the arguments of `list_seen.lua`, or `None` if there is nothing to do for the order.
     async fn seen_order(
         &self,
         topup_id: &TopupId,
@@ -77,7 +75,7 @@ impl ListPoller {
         })
     }
 
-    /// Whether the order is asked for, rather than its card delivered as the row shows it.
+    /// Whether a FULFILLED order is checked by id. If not, its card is delivered as the row shows it.
     async fn is_asked_for(
         &self,
         topup_id: &TopupId,
@@ -92,7 +90,7 @@ impl ListPoller {
         if asked.ready.contains(topup_id.as_str()) {
             return Ok(true);
         }
-        // Most rows are of orders that are final, or of other programs: they take no room.
+        // Most rows show final orders or orders of other programs, which need no check.
         let stored = self.environment.store.order(topup_id).await?;
         if stored.is_none_or(|order| order.tracking.status.is_final()) {
             return Ok(false);
@@ -107,7 +105,7 @@ impl ListPoller {
             return Ok(Asked { ready: HashSet::new(), room: None });
         }
         let mut members = redis::cmd("SMEMBERS");
-        members.arg(format!("{}:ready", self.names.budget()));
+        members.arg(self.names.details_missing());
         let ready: HashSet<String> = members.query_async(&mut self.connection.get()).await?;
         let soon = self
             .rate_limit

@@ -1,4 +1,4 @@
-//! The scripts of the list of orders.
+//! The Lua scripts of list polling.
 
 use crate::queue::LAYOUT;
 use crate::rate_limit::SHARED;

@@ -1,8 +1,9 @@
-//! Dead letters of which the store says that they are to be done.
+//! Handles dead letters whose order or notification is still pending in the store.
 //!
-//! A dead letter that the queue made by itself (poison, a handler that panics) is news to the store: no handler was
-//! there to say so. The operator is notified, and the store waits for it no longer. Where a handler made it, or where it
-//! is marked, an operator has replayed it and the command ended before it had changed Redis. That is completed here.
+//! The queue itself dead-letters poison (jobs whose process died repeatedly) and jobs whose handler panicked. Then this
+//! module marks the order or notification as given up and notifies the operator. A handler does so itself before it
+//! dead-letters a job. If the order or notification is pending nevertheless, or if the dead letter is marked as being
+//! replayed, a replay ended before it changed Redis. This module completes that replay.
 
 use topup_jobs::JobName;
 
@@ -13,11 +14,11 @@ use crate::job::NextJob;
 use crate::orders::{PendingNotification, UncheckedOrder};
 use crate::queue::{Replayed, resend, scripts};
 
-/// Why a job is a dead letter, and whether a command is replaying it; an empty text where it is none.
+/// Why a job is a dead letter (empty if it is not one), and whether the dead letter is marked as being replayed.
 type Reason = (String, bool);
 
 impl Restore {
-    /// Deals with the orders that are dead letters and returns the others.
+    /// Handles the orders whose jobs are dead letters, and returns the other orders.
     pub(super) async fn give_up_dead_orders(
         &self,
         orders: Vec<UncheckedOrder>,
@@ -34,7 +35,7 @@ impl Restore {
                 let notification = match give_up(&self.environment, &order.topup_id, &reason).await {
                     Err(error) if error.is_of_one_row() => {
                         let (id, error) = (&order.topup_id, chain(&error));
-                        tracing::error!(order.id = %id, error, "a dead-lettered order cannot be given up; others are");
+                        tracing::error!(order.id = %id, error, "a dead-lettered order could not be marked as given up");
                         continue;
                     }
                     notification => notification?,
@@ -51,14 +52,14 @@ impl Restore {
             if self.letters.replay(job, id.as_bytes(), Some(&payload)).await? == Replayed::Due {
                 tracing::warn!(
                     order.id = id,
-                    "the order's dead letter was replayed by the operator and is due now"
+                    "completed an interrupted replay of an order's dead letter; the order's check is due now"
                 );
             }
         }
         Ok(())
     }
 
-    /// Deals with the notifications that are dead letters and returns the others.
+    /// Handles the notifications whose jobs are dead letters, and returns the other notifications.
     pub(super) async fn give_up_dead_notifications(
         &self,
         pending: Vec<PendingNotification>,
@@ -80,7 +81,7 @@ impl Restore {
                         tracing::error!(
                             event.id = %id,
                             error,
-                            "a notification that is a dead letter cannot be given up; others are"
+                            "a dead-lettered notification could not be marked as given up; retry in 20 s"
                         );
                         continue;
                     }
@@ -90,21 +91,21 @@ impl Restore {
             }
         }
         if !replayed.is_empty() {
-            // The command that replayed them ended between the store and Redis.
+            // The replay command marked these notifications as pending in the store, but ended before it changed Redis.
             resend(&self.connection, &self.names, &replayed).await?;
-            tracing::warn!(replayed = replayed.len(), "dead letters that the operator replayed are due now");
+            tracing::warn!(replayed = replayed.len(), "completed an interrupted replay of notifications");
         }
         Ok(others)
     }
 
-    /// Has these notifications sent.
+    /// Enqueues these notifications.
     async fn tell(&self, jobs: &[NextJob]) -> Result<(), RestoreError> {
         let jobs: Vec<Lost> = jobs.iter().map(|job| (job.clone(), 0)).collect();
         self.put_back(&[JobName::NotifyCustomer], &jobs, None).await?;
         Ok(())
     }
 
-    /// Why each of these jobs is a dead letter in these queues.
+    /// Returns for each of these jobs why it is a dead letter in one of these queues.
     async fn dead_reasons(
         &self,
         queues: &[JobName],

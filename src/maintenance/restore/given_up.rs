@@ -1,7 +1,7 @@
-//! Dead letters that the store knows of and Redis has lost: they come back into every list.
+//! Restores dead letters that the store knows of and Redis has lost.
 //!
-//! Orders come in the order in which they were given up, notifications in that of their events' ids. A round looks at
-//! some of them, and at many more while Redis turns out to have lost what it looks at.
+//! A round examines a limited number of orders, sorted by the time at which they were given up, and of notifications,
+//! sorted by event id. The limit is higher while the round finds dead letters that Redis has lost.
 
 use std::collections::HashSet;
 use std::mem;
@@ -12,10 +12,10 @@ use super::{MAX_READ, MOST, Restore, RestoreError};
 use crate::handlers::StoredDeadLetter;
 use crate::orders::{Behind, BehindNotification, OrderStore, Page, StoreError};
 
-/// Dead letters of a kind that a round looks at where Redis has lost none of them.
+/// Number of dead letters of each kind that a round examines, if it finds none that Redis has lost.
 const LOOKED_AT: u32 = 4 * MOST;
 
-/// Where the two searches go on.
+/// Where the next round continues the two searches.
 #[derive(Debug, Default)]
 pub(super) struct GivenUp {
     order: Option<Behind>,
@@ -38,7 +38,7 @@ impl Restore {
         Ok(())
     }
 
-    /// Puts back what these pages hold. Returns how many, and where the search goes on in the next round.
+    /// Puts back lost dead letters of one kind, page by page. Returns how many, and where the next round continues.
     async fn restore_given_up<T: Into<StoredDeadLetter>, B>(
         &self,
         mut behind: Option<B>,
@@ -63,7 +63,7 @@ impl Restore {
         Ok((restored, behind))
     }
 
-    /// Puts back those of these dead letters that no queue holds, and returns them.
+    /// Puts back those dead letters that no queue holds, and returns them.
     async fn put_back_dead_letters(
         &self,
         mut letters: Vec<StoredDeadLetter>,
@@ -73,7 +73,7 @@ impl Restore {
         Ok(letters)
     }
 
-    /// Deletes those dead letters again that were replayed or discarded between the reading and Redis.
+    /// Deletes those restored dead letters that were replayed or discarded after the page was read.
     async fn take_back(
         &self,
         put_back: &[StoredDeadLetter],
@@ -87,7 +87,7 @@ impl Restore {
     }
 }
 
-/// Whether a round looks at more letters, after so many, of which it has just put so many back.
+/// Whether a round examines another page, after `looked_at` dead letters. Redis had lost `found` of the last page.
 const fn goes_on(looked_at: u32, found: usize) -> bool {
     looked_at < LOOKED_AT || (found > 0 && looked_at < MAX_READ)
 }

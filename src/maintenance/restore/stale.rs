@@ -1,8 +1,7 @@
-//! Dead letters that Redis holds and the store does not: the order is final or cancelled, or the letter was discarded or
-//! delivered since.
+//! Deletes dead letters whose order is final, cancelled or discarded, or whose notification was sent or discarded.
 //!
-//! Redis may come back from an older file, and an order may go on while its dead letter stands. Each round looks at
-//! some letters of every queue. It also stores the reasons of those that an earlier version of this program gave up.
+//! Redis holds them if it was restored from an older file, or if an order became final after its job was dead-lettered.
+//! A round scans a part of every queue. It also stores reasons that earlier versions of this program left in Redis.
 
 use topup_jobs::{JobName, NotifyCustomer, TopupId};
 
@@ -11,10 +10,10 @@ use crate::error_chain::chain;
 use crate::orders::{NotificationStatus, StoreError};
 use crate::queue::DeadLetter;
 
-/// How the reason begins of a job that another program has written: no order's state says anything about it.
+/// Beginning of the reason for dead-lettering an unreadable payload of another program. The store has no such job.
 const UNREADABLE: &str = "unreadable";
 
-/// Where the scan of each queue goes on.
+/// Where the scan of each queue continues.
 #[derive(Debug, Default)]
 pub(super) struct Stale {
     cursors: [u64; JobName::ALL.len()],
@@ -35,7 +34,7 @@ impl Restore {
                         tracing::warn!(
                             job.id = id,
                             error = chain(&error),
-                            "a dead letter cannot be compared with the database"
+                            "a dead letter is kept, because its row in the database cannot be read"
                         );
                         false
                     }
@@ -45,7 +44,7 @@ impl Restore {
                     tracing::info!(
                         job.name = %job,
                         job.id = letter.id.escape_ascii().to_string(),
-                        "dropped a dead letter: it was discarded, or its order was cancelled or has gone on since"
+                        "deleted a dead letter whose order is final or cancelled, or which was sent or discarded"
                     );
                 }
             }
@@ -54,7 +53,7 @@ impl Restore {
         Ok(())
     }
 
-    /// Whether the store says that this order is no dead letter and has no other job.
+    /// Whether the stored order is final, discarded or cancelled. Stores the dead-letter reason if only Redis has it.
     async fn is_stale_order(&self, letter: &DeadLetter) -> Result<bool, RestoreError> {
         let id = std::str::from_utf8(&letter.id).ok().and_then(|id| id.parse::<TopupId>().ok());
         let Some(topup_id) = id.filter(|_| !letter.reason.starts_with(UNREADABLE)) else { return Ok(false) };
@@ -70,7 +69,7 @@ impl Restore {
         Ok(false)
     }
 
-    /// Whether the store says that this notification was delivered or discarded.
+    /// Whether the stored notification was sent or discarded.
     async fn is_stale_notification(&self, letter: &DeadLetter) -> Result<bool, RestoreError> {
         let payload = self.letters.payload(letter).await?;
         let notification =

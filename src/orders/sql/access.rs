@@ -1,10 +1,10 @@
-//! What a store is opened for.
+//! Whether a store is opened to read only, or also to write.
 
-/// What a store is opened for.
+/// What a process may do with the store that it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// To read; the database itself refuses anything else.
+    /// Read only; the database refuses to write.
     Read,
-    /// To read and to write.
+    /// Read and write.
     Write,
 }

@@ -1,8 +1,8 @@
-//! The connections of a worker to PostgreSQL: as many as are set, and no more than the server grants.
+//! A worker's connections to PostgreSQL: up to the configured limit, and no more than the server allows.
 //!
-//! A role, a server or a pooler may allow fewer connections than a worker would use. The pool of sqlx then waits half a
-//! minute for another one while those that there are stand idle, and no pool of another library becomes smaller. Here
-//! calls share the connections that there are, and from time to time one more is tried.
+//! The role, the server or a pooler may allow fewer connections than the limit. sqlx's pool then lets a call wait 30 s
+//! for a new connection although open ones are idle, and no other library's pool shrinks. This pool lets the calls
+//! share the open connections, and tries from time to time to open one more.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,61 +12,59 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Connections at most, unless others are set. A look at an order holds one for milliseconds; nine workers fit into the
-/// hundred connections that a server takes as it is installed.
+/// Default limit of a worker's connections. A check of an order needs a connection for milliseconds only. Nine workers
+/// with this limit fit into the 100 connections of a server's default settings.
 pub(crate) const DEFAULT_CONNECTIONS: u16 = 10;
-/// Connections at most, whatever is set.
+/// Largest limit that the setting accepts.
 pub(crate) const MAX_CONNECTIONS: u16 = 200;
-/// How long a call waits for its turn.
+/// How long a call waits for a connection.
 const FREE_WITHIN: Duration = Duration::from_secs(30);
-/// How long a new connection may take, and the answer of one that was idle.
+/// Time limit for opening a connection, and for the answer of an idle connection to a ping.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// A connection that was used so recently is not asked whether it answers.
+/// A connection used within this time is lent without a ping.
 const SURELY_ANSWERS: Duration = Duration::from_secs(1);
-/// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
-/// When one more connection is tried after the server has refused one; doubled each time, …
+/// Pause before the next try after the server has refused a connection, doubled with each refusal up to `MAX_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
-/// … up to this.
 const MAX_PAUSE: Duration = Duration::from_hours(1);
-/// Refusals within so long of each other are one.
+/// Refused connections less than this time apart count as one refusal, so they double the pause only once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A pool of connections, see the module. Clones share it.
+/// The pool of connections. Clones share it.
 #[derive(Debug, Clone)]
 pub(in crate::orders) struct Connections(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     options: PgConnectOptions,
-    /// What is set on each connection.
+    /// Statements that configure each new connection.
     settings: Vec<&'static str>,
-    /// A permit for each connection that there may be. Calls get them in the order in which they ask.
+    /// One permit for each allowed connection. Calls get permits in order of arrival.
     places: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// With the time of their last use, the last used one last.
+    /// Idle connections with the time of their last use, the most recent one last.
     idle: Vec<(PgConnection, Instant)>,
-    /// Those that are idle or in use.
+    /// Number of connections, idle or in use.
     open: usize,
-    /// How many there may be, as far as is known.
+    /// Number of connections that the server seems to allow.
     granted: usize,
-    /// How many there may be, as it is set.
+    /// The configured limit.
     most: usize,
-    /// What `granted` was when it was last logged.
+    /// The last logged value of `granted`.
     logged: usize,
-    /// When a connection was last refused; none since one more was tried.
+    /// Time of the last refusal; `None` if the server has refused none since the pool last tried one more.
     refused_at: Option<Instant>,
     pause: Duration,
-    /// When one more is tried.
+    /// When the pool next tries to open one more connection.
     tries_at: Instant,
 }
 
 impl Connections {
-    /// Makes the first connection.
+    /// Creates the pool and its first connection.
     pub(super) async fn open(
         options: PgConnectOptions,
         settings: Vec<&'static str>,
@@ -88,7 +86,7 @@ impl Connections {
         Ok(connections)
     }
 
-    /// Has at most so many connections from now on; to be called before they are used.
+    /// Sets the limit; must be called before the connections are used.
     pub(super) fn limit(&self, most: usize) {
         let mut state = self.0.state();
         self.0.places.add_permits(most.saturating_sub(state.granted));
@@ -96,7 +94,7 @@ impl Connections {
         (state.most, state.granted, state.logged) = (most, most, most);
     }
 
-    /// Lends a connection to one call.
+    /// Lends a connection to a call.
     pub(super) async fn get(&self) -> Result<Connection, sqlx::Error> {
         loop {
             self.0.tend();
@@ -115,13 +113,13 @@ impl Connections {
                 }
                 Ok(Err(error)) if !is_of_too_many(&error) => return Err(error),
                 Ok(Err(error)) => error,
-                // A pooler lets a client wait whose turn has not come.
+                // A pooler at its limit keeps a new client waiting, so no answer in time counts as a refusal.
                 Err(_elapsed) => sqlx::Error::PoolTimedOut,
             };
             if !self.0.state().makes_do() {
                 return Err(error);
             }
-            // There is no connection for it.
+            // The server allows fewer connections than there are permits, so this permit is removed.
             place.forget();
         }
     }
@@ -130,7 +128,7 @@ impl Connections {
         Lent { connection: Some(connection), is_in_use: false, home: Arc::clone(&self.0) }
     }
 
-    /// Closes those that are idle.
+    /// Closes the idle connections.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut self.0.state().idle);
         for (connection, _) in idle {
@@ -152,12 +150,12 @@ impl Inner {
         Ok(connection)
     }
 
-    /// The idle connection that was used last, with the time of that.
+    /// The most recently used idle connection, with the time of that use.
     fn idle(&self) -> Option<(PgConnection, Instant)> {
         self.state().idle.pop()
     }
 
-    /// Closes connections that were idle for long, says what has changed, and lets one more be tried where it is time.
+    /// Closes connections idle for too long, logs changes of the limit, and allows one more connection if a try is due.
     fn tend(&self) {
         let mut state = self.state();
         let (now, before) = (Instant::now(), state.idle.len());
@@ -166,7 +164,7 @@ impl Inner {
         state.log();
         if state.granted < state.most && now >= state.tries_at {
             if state.refused_at.take().is_none() {
-                // The one that was tried before was not refused.
+                // The server did not refuse the last additional connection, so the pauses start again at `FIRST_PAUSE`.
                 state.pause = FIRST_PAUSE;
             }
             state.granted += 1;
@@ -177,7 +175,7 @@ impl Inner {
 }
 
 impl State {
-    /// Does without the connection that was refused, where there are others. Returns whether that is so.
+    /// Lowers the limit after a refused connection. Returns false if there is no other connection to share.
     fn makes_do(&mut self) -> bool {
         if self.open == 0 || self.granted == 1 {
             return false;
@@ -192,7 +190,7 @@ impl State {
         true
     }
 
-    /// Says how many there may be, where that has changed.
+    /// Logs the number of allowed connections if it has changed and no refusal came within [`AT_ONCE`].
     fn log(&mut self) {
         if self.refused_at.is_some_and(|at| at.elapsed() < AT_ONCE) {
             return;
@@ -203,52 +201,51 @@ impl State {
             tracing::warn!(
                 connections,
                 wanted,
-                "the database gives this worker fewer connections than it would use; it works with those"
+                "the database allows this worker fewer connections than configured; calls share them"
             );
         } else if self.open == wanted && self.logged < wanted {
             self.logged = connections;
-            tracing::info!(connections, "the database gives this worker all its connections again");
+            tracing::info!(connections, "the database allows this worker all configured connections again");
         }
     }
 }
 
-/// Whether the server, or a pooler, has no place for another connection.
+/// Whether the server or a pooler refused because of too many connections.
 fn is_of_too_many(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    // too_many_connections, and what PgBouncer calls its own limits.
+    // too_many_connections, and the code that PgBouncer uses for its own limits.
     code.is_some_and(|code| ["53300", "08P01"].contains(&&*code))
 }
 
-/// A connection and its place, until it is dropped.
+/// A lent connection with its permit.
 #[derive(Debug)]
 pub(in crate::orders) struct Connection {
-    // In this order: the connection is idle before its place is free.
+    // Drop order: the connection must be idle before its permit is free.
     lent: Lent,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// Carries out statements.
     pub(super) async fn execute(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
         self.in_use().execute(statements).await?;
         Ok(())
     }
 
-    /// What statements are carried out on, until [`Connection::done`] is called.
+    /// The connection, marked as in use until [`Connection::done`] is called.
     pub(super) fn in_use(&mut self) -> &mut PgConnection {
         self.lent.in_use()
     }
 
-    /// Nothing is under way any more.
+    /// Marks the connection as reusable. The caller must have ended its statement or transaction.
     pub(super) fn done(&mut self) {
         self.lent.is_in_use = false;
     }
 }
 
-/// A connection in use. It is closed instead of used again where a statement or a transaction on it has not ended.
+/// A connection that returns to the pool when dropped; it is closed if a statement or transaction on it has not ended.
 #[derive(Debug)]
 struct Lent {
-    /// None with its end.
+    /// `None` only once `drop` has taken the connection.
     connection: Option<PgConnection>,
     is_in_use: bool,
     home: Arc<Inner>,
@@ -257,11 +254,10 @@ struct Lent {
 impl Lent {
     fn in_use(&mut self) -> &mut PgConnection {
         self.is_in_use = true;
-        // Invariant: it is taken out when this ends.
+        // Invariant: only `drop` takes the connection.
         self.connection.as_mut().expect("it is there")
     }
 
-    /// Whether the server answers on it.
     async fn answers(&mut self) -> bool {
         let answers = timeout(ANSWERS_WITHIN, self.in_use().ping()).await.is_ok_and(|ping| ping.is_ok());
         self.is_in_use = !answers;

@@ -1,27 +1,28 @@
-//! An open database of either kind, and a transaction in it: the small surface the statements run on.
+//! An open SQLite or PostgreSQL database. Every statement runs on a [`Database`] or in a [`Transaction`].
 
 use sqlx::Sqlite;
 use sqlx::migrate::Migrator;
 
 use super::access::Access;
 use super::connections::{Connection, Connections};
-use super::file::{FileId, SqliteFile};
-use super::schema::{POSTGRES, SQLITE};
+use super::file::SqliteFile;
+use super::migrations::{POSTGRES, SQLITE};
+use super::note::FileId;
 use super::statement::{Row, Statement};
 use super::{place, postgres, sqlite};
 use crate::orders::StoreError;
 
-/// Which kind of database an address means.
+/// Kind of database that an address names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// One file, for workers on one machine.
+    /// A file, for workers on one machine.
     Sqlite,
     /// A server, for workers on any number of machines.
     Postgres,
 }
 
 impl DatabaseKind {
-    /// The kind of this address; nothing where it cannot be used.
+    /// The kind of an address; `None` if the address is unusable.
     #[must_use]
     pub fn of(url: &str) -> Option<Self> {
         match url.split_once("://") {
@@ -32,7 +33,6 @@ impl DatabaseKind {
     }
 }
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub(in crate::orders) enum Database {
     Sqlite(SqliteFile),
@@ -40,7 +40,7 @@ pub(in crate::orders) enum Database {
 }
 
 impl Database {
-    /// Opens it and brings its tables up to date.
+    /// Opens the database and migrates its tables.
     pub(in crate::orders) async fn open(url: &str) -> Result<Self, StoreError> {
         match DatabaseKind::of(url) {
             Some(DatabaseKind::Sqlite) => Ok(Self::Sqlite(sqlite::open(url).await?)),
@@ -49,7 +49,7 @@ impl Database {
         }
     }
 
-    /// Opens it as it is; makes and migrates nothing.
+    /// Opens the database as it is; creates and migrates nothing.
     pub(in crate::orders) async fn connect(url: &str, access: Access) -> Result<Self, StoreError> {
         match DatabaseKind::of(url) {
             Some(DatabaseKind::Sqlite) => Ok(Self::Sqlite(SqliteFile::open(url, access).await?)),
@@ -58,7 +58,6 @@ impl Database {
         }
     }
 
-    /// The migrations that this program knows for it.
     pub(in crate::orders) fn migrator(&self) -> &'static Migrator {
         match self {
             Self::Sqlite(_) => &SQLITE,
@@ -66,8 +65,8 @@ impl Database {
         }
     }
 
-    /// A transaction that writes. On SQLite it has the file to itself from its beginning on; on PostgreSQL
-    /// each change names the version or the state it is based on, and the server decides.
+    /// Begins a transaction that writes. On SQLite it excludes all other writers from the start. On PostgreSQL writers
+    /// may run at once: each statement names the version or state of its row, so a conflicting one changes nothing.
     pub(in crate::orders) async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(match self {
             Self::Sqlite(file) => {
@@ -83,8 +82,7 @@ impl Database {
         })
     }
 
-    /// Whether it can be written: refuses where another process holds it for itself, or where it is read-only. Changes
-    /// nothing.
+    /// Fails if the database is read-only or another process keeps it locked; changes nothing.
     pub(in crate::orders) async fn can_be_written(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         if let Transaction::Postgres(connection) = &mut transaction {
@@ -93,7 +91,13 @@ impl Database {
         transaction.rollback().await
     }
 
-    /// Closes it.
+    /// Copies SQLite's write-ahead log into the database file. Does nothing for PostgreSQL.
+    pub(in crate::orders) async fn checkpoint(&self) {
+        if let Self::Sqlite(file) = self {
+            file.checkpoint().await;
+        }
+    }
+
     pub(in crate::orders) async fn close(&self) {
         match self {
             Self::Sqlite(file) => file.close().await,
@@ -101,7 +105,6 @@ impl Database {
         }
     }
 
-    /// Reads.
     pub(in crate::orders) async fn fetch(&self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
             Self::Sqlite(file) => {
@@ -117,14 +120,13 @@ impl Database {
         })
     }
 
-    /// Uses so many connections at most from now on, where it is a PostgreSQL.
+    /// Limits the connections to PostgreSQL; no effect on SQLite.
     pub(in crate::orders) fn limit_connections(&self, most: usize) {
         if let Self::Postgres(connections) = self {
             connections.limit(most);
         }
     }
 
-    /// Reads one row at most.
     pub(in crate::orders) async fn fetch_optional(
         &self,
         statement: Statement,
@@ -133,17 +135,15 @@ impl Database {
     }
 }
 
-/// A transaction; rolled back when dropped.
+/// A transaction, rolled back when dropped.
 pub(in crate::orders) enum Transaction {
-    /// With the file in which it was begun.
+    /// Also holds the file in which the transaction began; the commit checks that this file is still at its path.
     Sqlite(sqlx::Transaction<'static, Sqlite>, SqliteFile, FileId),
-    /// It is under way on the connection from `BEGIN` to `COMMIT` or `ROLLBACK`; a connection on which it does not end is
-    /// closed, and the server rolls it back.
+    /// A connection dropped between `BEGIN` and `COMMIT` or `ROLLBACK` is closed, and the server rolls back.
     Postgres(Connection),
 }
 
 impl Transaction {
-    /// Writes; gives the number of rows.
     pub(in crate::orders) async fn execute(&mut self, statement: Statement) -> Result<u64, StoreError> {
         Ok(match self {
             Self::Sqlite(open, ..) => statement.sqlite().execute(&mut **open).await?.rows_affected(),
@@ -151,7 +151,7 @@ impl Transaction {
         })
     }
 
-    /// Reads, or writes and reads what was written.
+    /// Runs a statement and returns its rows; it may also write, with `RETURNING`.
     pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
             Self::Sqlite(open, ..) => sqlite_rows(statement.sqlite().fetch_all(&mut **open).await?),
@@ -159,7 +159,6 @@ impl Transaction {
         })
     }
 
-    /// As [`Transaction::fetch`], one row at most.
     pub(in crate::orders) async fn fetch_optional(
         &mut self,
         statement: Statement,
@@ -167,7 +166,6 @@ impl Transaction {
         Ok(self.fetch(statement).await?.pop())
     }
 
-    /// Undoes it.
     async fn rollback(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(open, ..) => open.rollback().await?,
@@ -179,7 +177,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Makes it count.
+    /// Commits, unless the SQLite file is no longer the one in which the transaction began.
     pub(in crate::orders) async fn commit(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(open, file, begun_in) => {

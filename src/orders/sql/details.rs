@@ -1,5 +1,5 @@
-//! What producers say of an order: customer, metadata, callback URL. Each detail stands as the newest message that
-//! names it says, in whatever order the messages are carried out.
+//! Details of an order from producers: customer, metadata, callback URL. Each detail has the value from the newest
+//! message that names it, in whatever sequence the messages are applied.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,6 @@ use super::statement::{Row, sql};
 use super::{json, read_json};
 use crate::orders::{StoreError, contact};
 
-/// What is stored of an order's details.
 #[derive(PartialEq, Clone)]
 struct Details {
     customer: Option<Customer>,
@@ -19,28 +18,27 @@ struct Details {
     callback_url: Option<Secret>,
 }
 
-/// By name of a detail: the message that last named it.
+/// Maps the name of a detail to the newest message that named it.
 type NamedBy = BTreeMap<String, String>;
 
-/// Whether to follow the order: named by every message but a correction.
+/// Detail without a value. Every message but a correction names it; the newest decides whether the order is tracked.
 const FOLLOW: &str = "follow";
 const CUSTOMER: [&str; 4] = ["name", "email", "phone", "locale"];
 const METADATA: &str = "metadata";
 const CALLBACK_URL: &str = "callbackUrl";
 
-/// What came of a request's details.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// Whether its message is the newest that says whether the order is to be tracked.
+    /// Whether the request's message is the newest of those that decide whether the order is tracked.
     pub(super) newest: bool,
-    /// The details that have changed, as the history names them.
+    /// The changed details, by their names in the history.
     pub(super) changed: Vec<&'static str>,
 }
 
-/// Stores what a request names of an order that is stored already. A request without a message, the job of a foreign
-/// producer, adds only what is missing. A look that is under way finds the order changed, and looks again.
+/// Merges a request's details into a stored order. A request without a message, such as a job pushed by a producer,
+/// only adds missing details. A change raises the order's version, so a check in progress conflicts and is repeated.
 pub(super) async fn merge(open: &mut Transaction, request: &TrackTopup) -> Result<Merged, StoreError> {
-    // Takes hold of the order: of two messages side by side the newer one must stand.
+    // Locks the order, so that of two concurrent messages the newer one wins.
     let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
     open.execute(hold.bind(request.topup_id.as_str())).await?;
     let select = sql("SELECT topup_ref, customer, metadata, callback_url, message_id, named_by, retry
@@ -85,7 +83,7 @@ pub(super) async fn merge(open: &mut Transaction, request: &TrackTopup) -> Resul
     Ok(merged)
 }
 
-/// Stores how the customer of a new order is searched for.
+/// Stores the customer's normalized e-mail address and phone number of a new order, for searches.
 pub(super) async fn note_contact(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -108,11 +106,10 @@ fn read(row: &Row) -> Result<Details, StoreError> {
     })
 }
 
-/// Within so long the ids of messages say which came first, whatever was noted of when they were taken in: workers prepare
-/// messages ahead of each other.
+/// If the intake times of two messages differ by less, their stream ids decide, because intake runs in parallel.
 const IDS_AGREE_MS: u64 = 10_000;
 
-/// Which message has the last word on each detail.
+/// Decides for each detail whether the request's message is the newest one.
 struct Naming<'a> {
     by: NamedBy,
     message: Option<&'a str>,
@@ -129,8 +126,7 @@ impl<'a> Naming<'a> {
         Ok(Self { by, message, stored_message })
     }
 
-    /// Whether the request decides this detail; from then on its message is the last that did. `missing`: nothing is
-    /// stored there.
+    /// Whether the request sets this detail; if so, records its message. Without one it sets only missing details.
     fn names(&mut self, detail: &str, missing: bool) -> bool {
         let Some(message) = self.message else { return missing };
         let decides = self.by.get(detail).is_none_or(|last| is_newer(message, last));
@@ -150,7 +146,7 @@ impl<'a> Naming<'a> {
             for ((stored, named), detail) in
                 fields.into_iter().zip([&named.name, &named.email, &named.phone]).zip(CUSTOMER)
             {
-                // A correction names single fields, any other message the customer as a whole.
+                // A correction may name single fields; any other message names the whole customer.
                 if (instruction.is_none() || named.is_some()) && self.names(detail, missing) {
                     *stored = named.clone().filter(|text| !text.reveal().is_empty());
                 }
@@ -184,7 +180,7 @@ impl<'a> Naming<'a> {
     }
 }
 
-/// All that is stored was named by this message, as far as is known.
+/// Attributes all stored details to one message, because an older version stored only the last message of the order.
 fn all_by(message: &str, stored: &Details) -> NamedBy {
     let mut details = vec![FOLLOW];
     details.extend(stored.customer.is_some().then_some(CUSTOMER).into_iter().flatten());
@@ -193,7 +189,7 @@ fn all_by(message: &str, stored: &Details) -> NamedBy {
     details.into_iter().map(|detail| (detail.to_owned(), message.to_owned())).collect()
 }
 
-/// Whether a message of the inbox came after the last one. Their positions are those of [`TrackTopup::message_id`].
+/// Whether the message at `position` is newer than the one at `last`; see [`TrackTopup::message_id`] for the form.
 fn is_newer(position: &str, last: &str) -> bool {
     let read = |position: &str| {
         let (id, taken) = position.split_once('@').unwrap_or((position, ""));
@@ -205,7 +201,7 @@ fn is_newer(position: &str, last: &str) -> bool {
         (Some((id, Some(taken))), Some((last, Some(last_taken))))
             if taken.abs_diff(last_taken) > IDS_AGREE_MS =>
         {
-            // Where the ids say the opposite, Redis has lost its stream or its clock was set back.
+            // The ids may contradict the intake times if Redis lost its stream, or the clock of Redis was moved back.
             if id == last { false } else { taken > last_taken }
         }
         (Some((id, _)), Some((last, _))) => id > last,
@@ -218,15 +214,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_later_message_decides_also_where_the_ids_of_the_stream_have_stepped_back() {
+    fn the_later_message_wins_even_if_the_ids_of_the_stream_went_back() {
         let (first, second) = ("1000-0@1000", "1000-1@1001");
         assert!(is_newer(second, first) && !is_newer(first, second) && !is_newer(first, first));
-        // Taken in by two workers whose clocks are not quite the same.
+        // Two workers with slightly different clocks took in the two messages.
         assert!(is_newer("1000-2@990", second));
-        // The clock of Redis was an hour ahead, and its data are gone since.
+        // The clock of Redis was an hour ahead; then it was corrected, and Redis lost its data.
         let (ahead, after) = ("3601000-0@2000", "90000-0@90000");
         assert!(is_newer(after, ahead) && !is_newer(ahead, after));
-        // Stored by an older version.
+        // Ids stored by an older version have no intake time.
         assert!(is_newer("2000-0@2000", "1000-0") && !is_newer("1000-0", "2000-0@2000"));
         assert!(!is_newer("1000-0@99000", "1000-0@1000"), "the same message, put back");
     }

@@ -1,4 +1,4 @@
-//! `events`: what happened to an order, each incident once.
+//! The table `events`: the events of each order, one for each incident.
 
 use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
 
@@ -7,10 +7,10 @@ use super::statement::sql;
 use super::{json, read_json};
 use crate::orders::{NewEvent, StoreError};
 
-/// The name that stands for a channel where none delivers an event.
+/// Stands for the channel's name if no channel delivers an event.
 const NO_CHANNEL: &str = "none";
 
-/// Stores an event and its notifications; returns whether it is new. One that is stored already stays as it is.
+/// Stores an event with its notifications; returns whether it is new. A stored event stays unchanged.
 pub(super) async fn insert(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -23,7 +23,6 @@ pub(super) async fn insert(
     Ok(new)
 }
 
-/// Whether the event was not stored yet.
 async fn insert_one(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -58,7 +57,7 @@ async fn insert_one(
     Ok(true)
 }
 
-/// The incident that this event is; nothing where it is the repeat of one that is open.
+/// The number of a new incident; `None` if the event repeats an open one or the order is unknown.
 async fn incident(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -67,7 +66,7 @@ async fn incident(
     if !event.outcome.recurs() {
         return Ok(Some(Incident::FIRST));
     }
-    // Takes hold of the order: two transactions side by side must not allot the same number.
+    // Locks the order, so that concurrent transactions do not use the same number.
     let hold = sql("UPDATE internet_orders SET topup_id = topup_id WHERE topup_id = $1");
     if open.execute(hold.bind(topup_id.as_str())).await? == 0 {
         return Ok(None);
@@ -84,13 +83,13 @@ async fn incident(
     Ok(Some(incident))
 }
 
-/// Closes what is open and about nothing in particular.
+/// Closes the order's incidents without a subject (empty `about`).
 pub(super) async fn close_incidents(open: &mut Transaction, topup_id: &TopupId) -> Result<(), StoreError> {
     let close = sql("UPDATE events SET closed = $1 WHERE topup_id = $2 AND about = ''");
     open.execute(close.bind(true).bind(topup_id.as_str())).await.map(drop)
 }
 
-/// Closes the incident that no channel could deliver this event to customer or merchant.
+/// Closes the incident of an event that no channel could deliver to customer or merchant.
 pub(super) async fn close_unreachable(
     open: &mut Transaction,
     notification: &NotifyCustomer,
@@ -99,7 +98,6 @@ pub(super) async fn close_unreachable(
     close_undelivered(open, &by_none).await
 }
 
-/// Closes the incident that this notification was not delivered.
 pub(super) async fn close_undelivered(
     open: &mut Transaction,
     notification: &NotifyCustomer,

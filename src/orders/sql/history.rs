@@ -1,4 +1,4 @@
-//! `order_events`: what became of an order. Rows are added, and go with their order.
+//! The table `order_events`: the history of the orders. Its rows are never changed, and are deleted with their order.
 
 use topup_jobs::{Timestamp, TopupId};
 
@@ -6,7 +6,7 @@ use super::database::{Database, Transaction};
 use super::statement::{Row, Statement, sql};
 use crate::orders::{HistoryEntry, Occurrence, StoreError};
 
-/// Adds what has happened, in the transaction in which it happens.
+/// Adds an entry, in the transaction of the change that it records.
 pub(super) async fn add(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -28,7 +28,7 @@ pub(super) async fn add(
         .bind(polls)
         .bind(given_up)
         .bind(error),
-        Occurrence::Told { outcome, incident, channel, attempt, result, error } => insert(
+        Occurrence::NotificationAttempt { outcome, incident, channel, attempt, result, error } => insert(
             "INSERT INTO order_events (topup_id, recorded_at, kind, outcome, incident, channel, attempt, result, error)
              VALUES ($1, $2, 'notification', $3, $4, $5, $6, $7, $8)",
             topup_id,
@@ -79,7 +79,7 @@ fn read(row: &Row) -> Result<HistoryEntry, StoreError> {
             given_up: row.get("result")?,
             error: row.get("error")?,
         },
-        "notification" => Occurrence::Told {
+        "notification" => Occurrence::NotificationAttempt {
             outcome: row.parse("outcome")?,
             incident: row.incident("incident")?,
             channel: row.get("channel")?,

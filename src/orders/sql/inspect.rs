@@ -1,7 +1,5 @@
-//! Inspects the database and leaves it as it is: whether a worker could use it.
-//!
-//! Nothing is made, migrated or committed here. SQLite may put its two helper files beside the database
-//! while it is open, as any reader of it does.
+//! Inspects whether a worker could use a database. Nothing is created, migrated or committed, except that SQLite may
+//! create its files `-wal` and `-shm` while the database is open.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,62 +11,59 @@ use topup_jobs::Timestamp;
 
 use super::access::Access;
 use super::database::DatabaseKind;
-use super::file::Note;
 use super::marks::some_cards;
+use super::note::Note;
 use super::schema::{Link, Marks, Tables};
 use super::statement::sql;
 use super::{place, postgres, sqlite};
 use crate::orders::{CardCipher, StoreError};
 
-/// Longer than any write of a worker that is well.
+/// Longest wait for a lock. A healthy worker's write is shorter, so a longer wait means that the file stays locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InspectError {
-    /// The address is unusable.
     #[error("the address cannot be read")]
     Address,
-    /// There is no such file.
     #[error("there is no such file")]
     Missing(PathBuf),
-    /// There is no file yet, and none can be made in this folder.
-    #[error("there is no such file and none can be made")]
+    /// The file does not exist and cannot be created in its folder.
+    #[error("there is no such file, and none can be created")]
     Folder(#[source] std::io::Error),
-    /// The file cannot be opened, or is no database.
+    /// The file cannot be opened, or is not a database.
     #[error("the file cannot be opened")]
     Open(#[source] sqlx::Error),
-    /// The file stands beside the write-ahead log of another one, or without the one that workers have open.
+    /// The file is beside another file's write-ahead log, or the log that workers have open is gone.
     #[error(transparent)]
     Log(StoreError),
-    /// The database, or the way to it, is not one in which the orders can be kept.
+    /// The database, the role or the connection does not meet the requirements.
     #[error(transparent)]
     Unfit(StoreError),
-    /// The server does not let this program in.
+    /// The server is unreachable or refuses the connection.
     #[error("the server cannot be reached")]
     Connect(#[source] sqlx::Error),
 }
 
-/// How stored cards can be read.
+/// Result of trying the keys on a sample of the stored cards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// How many were looked at.
+    /// Number of cards tried.
     pub(crate) cards: usize,
-    /// How many of them are under a previous key.
+    /// Cards encrypted with a previous key.
     pub(crate) previous: usize,
-    /// How many of them no key decrypts.
+    /// Cards that no key decrypts.
     pub(crate) unreadable: usize,
-    /// How many of them are not in the documented form.
+    /// Cards that are not in the documented form.
     pub(crate) malformed: usize,
 }
 
-/// An open database that is only looked at.
+/// A connection that only inspects the database.
 pub(crate) enum Inspector {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
-/// Where the database of this address is, without user and password.
+/// Location of the database, without user and password: the path, or `host:port/database`.
 pub(crate) fn place(url: &str) -> Option<String> {
     match DatabaseKind::of(url)? {
         DatabaseKind::Sqlite => SqliteConnectOptions::from_str(url)
@@ -86,10 +81,7 @@ pub(crate) fn place(url: &str) -> Option<String> {
 }
 
 impl Inspector {
-    /// Opens the database. Nothing where it is a file that is not there yet and could be made.
-    ///
-    /// # Errors
-    /// [`InspectError`] where that is impossible.
+    /// Opens the database; `None` if it is a file that does not exist and can be created.
     pub(crate) async fn open(url: &str) -> Result<Option<Self>, InspectError> {
         match Self::existing(url).await {
             Ok(inspector) => Ok(Some(inspector)),
@@ -100,10 +92,6 @@ impl Inspector {
         }
     }
 
-    /// Opens a database that is there.
-    ///
-    /// # Errors
-    /// [`InspectError`] where there is none, or it cannot be opened.
     pub(crate) async fn existing(url: &str) -> Result<Self, InspectError> {
         match DatabaseKind::of(url).ok_or(InspectError::Address)? {
             DatabaseKind::Sqlite => open_file(url).await.map(Self::Sqlite),
@@ -111,7 +99,7 @@ impl Inspector {
                 let options = postgres::options(url).map_err(|_| InspectError::Address)?;
                 let connected = PgConnection::connect_with(&options).await;
                 let mut connection = connected.map_err(InspectError::Connect)?;
-                // First: through a pooler in transaction mode nothing else can be relied on.
+                // The pooler is checked first, because no other check is reliable through a pooler in transaction mode.
                 place::must_fit(&mut connection, &options).await.map_err(InspectError::Unfit)?;
                 connection.execute(postgres::NEEDED).await.map_err(InspectError::Connect)?;
                 Ok(Self::Postgres(connection))
@@ -119,13 +107,10 @@ impl Inspector {
         }
     }
 
-    /// Writes in a transaction that is rolled back. False where another process is writing all the time.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database cannot be written.
+    /// Writes in a transaction that is rolled back; false if another process keeps the database locked.
     pub(crate) async fn try_write(&mut self) -> Result<bool, StoreError> {
         const WRITE: &str = "CREATE TABLE written_by_doctor_and_rolled_back (id INTEGER)";
-        // Where the tables are there, a role that may do no more than change them is enough.
+        // If the tables exist, the role only needs the right to change rows.
         let is_made = matches!(self.tables().await, Ok(Tables::UpToDate | Tables::Newer));
         if let Self::Postgres(connection) = self
             && is_made
@@ -154,26 +139,16 @@ impl Inspector {
         }
     }
 
-    /// Compares the tables with those this program knows.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database does not answer.
     pub(crate) async fn tables(&mut self) -> Result<Tables, StoreError> {
         self.link().tables().await
     }
 
-    /// What the database says of itself.
-    ///
-    /// # Errors
-    /// [`StoreError`] where it does not, since its tables are missing or older than that.
+    /// Reads the store id and the key fingerprints; fails if their tables are missing.
     pub(crate) async fn marks(&mut self) -> Result<Marks, StoreError> {
         self.link().marks().await
     }
 
-    /// Decrypts some of the oldest and of the newest cards that are stored, and forgets them.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database does not answer.
+    /// Tries to decrypt a sample of the oldest and newest stored cards.
     pub(crate) async fn try_keys(&mut self, cipher: &CardCipher) -> Result<Sample, StoreError> {
         let mut sample = Sample::default();
         for row in self.link().fetch(some_cards()).await? {
@@ -182,27 +157,21 @@ impl Inspector {
         Ok(sample)
     }
 
-    /// Number of a PostgreSQL server's version, for example 150013; nothing for a file.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the server does not answer.
+    /// Version number of the PostgreSQL server, for example 150013; `None` for SQLite.
     pub(crate) async fn server_version(&mut self) -> Result<Option<i64>, StoreError> {
         let Self::Postgres(_) = self else { return Ok(None) };
         let ask = sql("SELECT current_setting('server_version_num')::bigint AS version");
         self.link().fetch(ask).await?.first().map(|row| row.get("version")).transpose()
     }
 
-    /// The time of a PostgreSQL server; nothing for a file.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the server does not answer.
+    /// Current time of the PostgreSQL server; `None` for SQLite.
     pub(crate) async fn server_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let Self::Postgres(_) = self else { return Ok(None) };
         let ask = sql("SELECT clock_timestamp() AS now");
         self.link().fetch(ask).await?.first().map(|row| row.get("now")).transpose()
     }
 
-    /// Closes it. SQLite removes a file's helper files with the last connection.
+    /// Closes the connection. When the last connection to a file closes, SQLite removes its helper files.
     pub(crate) async fn close(self) {
         drop(match self {
             Self::Sqlite(connection) => connection.close().await,
@@ -226,7 +195,7 @@ async fn open_file(url: &str) -> Result<SqliteConnection, InspectError> {
     Note::open(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(InspectError::Open)?;
-    // SQLite reads a file only when it is asked something of it.
+    // SQLite reads the file only with the first statement, so this one shows whether it is a database.
     let asked = sqlx::query("SELECT count(*) FROM sqlite_master").execute(&mut connection).await;
     asked.map_err(InspectError::Open)?;
     Ok(connection)
@@ -247,7 +216,7 @@ impl From<InspectError> for StoreError {
     }
 }
 
-/// Whether a file could be made there: one of another name is made in its folder and removed at once.
+/// Fails if this file cannot be created, which it tries with a file of another name in the same folder.
 fn can_be_made(file: &Path) -> std::io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let probe = folder.join(format!(".topup-worker-doctor-{}", ulid::Ulid::generate()));

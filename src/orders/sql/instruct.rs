@@ -1,4 +1,4 @@
-//! What a message about an order that is known asks for: to correct it, to follow it no longer, to check it.
+//! Applies messages about known orders: update, check, correct and cancel.
 
 use topup_jobs::{Instruction, InstructionKind, OrderStatus, Timestamp, TrackTopup};
 
@@ -8,7 +8,7 @@ use super::{details, history, orders};
 use crate::orders::history::{CANCELLED, CORRECTED};
 use crate::orders::{Instructed, Occurrence, StoreError};
 
-/// Carries it out; nothing where no such order is stored.
+/// Applies an instruction; `None` if the order is not stored.
 pub(super) async fn instruct(
     database: &Database,
     request: &TrackTopup,
@@ -18,7 +18,7 @@ pub(super) async fn instruct(
     let topup_id = &request.topup_id;
     let mut transaction = database.begin().await?;
     if instruction.tracked {
-        // No worker has looked at it yet: its first look begins its fast polling.
+        // A queue held the order's job at intake. If that job has never run, the order is not stored yet.
         orders::insert(&mut transaction, &TrackTopup::new(topup_id.clone()), now).await?;
     }
     let merged = details::merge(&mut transaction, request).await?;
@@ -28,7 +28,7 @@ pub(super) async fn instruct(
     let mut tracked_again = false;
     match instruction.kind {
         InstructionKind::Cancel if merged.newest => cancel(&mut transaction, request, now).await?,
-        // A correction does not have an order tracked again.
+        // A correction does not resume the tracking.
         kind if kind.tracks() && merged.newest => {
             tracked_again = orders::take_up_again(&mut transaction, request, true, now).await?;
         }
@@ -39,7 +39,7 @@ pub(super) async fn instruct(
     Ok(order.map(|order| Instructed { order, tracked_again }))
 }
 
-/// One that is final or was given up is left as it is: it is not tracked anyway.
+/// Ends the tracking of an order; a final or given-up order is not tracked and stays unchanged.
 async fn cancel(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<(), StoreError> {
     let update =
         sql("UPDATE internet_orders SET next_check_at = NULL, cancelled_at = $1, version = version + 1
@@ -50,7 +50,7 @@ async fn cancel(open: &mut Transaction, request: &TrackTopup, now: Timestamp) ->
     Ok(())
 }
 
-/// Writes into the history of an order what a message has changed, without any value.
+/// Adds a message's effect to the history: the cancellation, or the names of the changed details without their values.
 async fn note(
     open: &mut Transaction,
     request: &TrackTopup,

@@ -1,14 +1,14 @@
-//! `topup_store` and `store_keys`: which store this is, and which keys its cards may be encrypted with.
+//! The tables `topup_store` (id of the store) and `store_keys` (fingerprints of the keys that may encrypt cards).
 //!
-//! Every worker notes the fingerprint of its key before it encrypts anything, and refuses to work where a key is noted
-//! that it does not have. A store of which no key is noted was made by an older program: its cards are tried.
+//! A worker records the fingerprint of its current key before that key encrypts a card. A worker that lacks a recorded
+//! key does not start. If its current key is not recorded, its keys must first decrypt one of a sample of the cards.
 
 use super::database::{Database, Transaction};
 use super::schema::{self, Marks};
 use super::statement::{Statement, sql};
 use crate::orders::{CardCipher, DecryptionError, KeysRefused, Sample, StoreError};
 
-/// Cards are tried from both ends: the provider's ids begin with the time.
+/// Selects the 20 oldest and the 20 newest cards. An order's id begins with its time, so the sort is by id.
 pub(in crate::orders) fn some_cards() -> Statement {
     sql("SELECT card_code FROM (SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL
              ORDER BY topup_id LIMIT 20) oldest
@@ -17,7 +17,7 @@ pub(in crate::orders) fn some_cards() -> Statement {
 }
 
 impl Sample {
-    /// Tries the keys on one more card.
+    /// Tries the keys on one more card and counts the result.
     pub(in crate::orders) fn add(&mut self, cipher: &CardCipher, stored: &str) {
         self.cards += 1;
         match cipher.encrypt_again(stored) {
@@ -28,7 +28,7 @@ impl Sample {
         }
     }
 
-    /// Whether cards were tried and no key fits any of them.
+    /// Whether no card could be decrypted, at least one of them because its key is missing.
     pub(crate) fn reads_none(&self) -> bool {
         self.unreadable > 0 && self.unreadable + self.malformed == self.cards
     }
@@ -39,17 +39,17 @@ pub(super) async fn marks(database: &Database) -> Result<Marks, StoreError> {
     schema::read_marks(&store, &database.fetch(schema::keys()).await?)
 }
 
-/// Refuses keys that do not fit the store.
+/// Refuses keys that do not match the store.
 pub(super) async fn try_keys(database: &Database, cipher: &CardCipher) -> Result<Sample, StoreError> {
-    // Rolled back when it is dropped, with nothing in it.
+    // The transaction only reads; dropping it rolls it back.
     let mut transaction = database.begin().await?;
     fit(&mut transaction, cipher).await
 }
 
-/// The same, and notes the current key before anything is encrypted with it.
+/// As [`try_keys`], and records the current key before a card is encrypted with it.
 pub(super) async fn admit_keys(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
-    // Takes hold of the store: of two workers with different keys that start at once, the second must see the first.
+    // Locks the store: of two workers that start at once with different keys, the second must see the first one's key.
     transaction.execute(sql("UPDATE topup_store SET store_id = store_id")).await?;
     fit(&mut transaction, cipher).await?;
     note(&mut transaction, cipher).await?;
@@ -75,14 +75,14 @@ async fn fit(open: &mut Transaction, cipher: &CardCipher) -> Result<Sample, Stor
     Ok(sample)
 }
 
-/// Notes the current key, if it is not noted: `rekey` removes what it found unused.
+/// Records the current key again, because `rekey` may have removed it as unused.
 pub(super) async fn note_key(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
     note(&mut transaction, cipher).await?;
     transaction.commit().await
 }
 
-/// Notes the current key, and no other.
+/// Leaves the current key as the only recorded one.
 pub(super) async fn forget_other_keys(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
     let forget = sql("DELETE FROM store_keys WHERE fingerprint <> $1").bind(cipher.fingerprint());

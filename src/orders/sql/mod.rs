@@ -1,9 +1,8 @@
-//! The store in a database: one set of statements, for SQLite and for PostgreSQL.
+//! The store in a database: one set of statements for SQLite and PostgreSQL.
 //!
-//! `database` is what the statements run on, `sqlite`, `file` and `postgres` open it, `schema` judges its tables, `statement`
-//! binds and reads.
-//! Every other file holds the statements of one concern. They keep to what both databases understand, and name
-//! every column they read: a newer worker may add one while this one is running.
+//! The statements run on `database`, which `sqlite`, `file` and `postgres` open; `schema` checks its tables, and
+//! `statement` binds values and reads rows. Every other file holds the statements of one concern. Statements use only
+//! SQL that both databases understand, and name every column, because a newer worker may add one at any time.
 
 mod access;
 pub(super) mod connections;
@@ -15,6 +14,8 @@ mod history;
 pub(super) mod inspect;
 mod instruct;
 mod marks;
+mod migrations;
+mod note;
 mod notifications;
 mod orders;
 mod place;
@@ -48,20 +49,19 @@ pub use self::access::Access;
 pub use self::database::DatabaseKind;
 pub use self::rekey::Rekeyed;
 
-/// How long one call may take that a job waits for. A job makes up to seven and then sends or asks the provider;
-/// together that stays below the time after which its handler is given up.
+/// Time limit of a database call of a job. A job makes up to seven such calls, and one request to a receiver or to the
+/// provider. Together they stay below the time limit of the job's handler.
 const MAX_CALL: Duration = Duration::from_secs(10);
 
-/// Opens the database of this address, makes it where it is a file that is missing, and brings its tables up
-/// to date. Any number of processes may do so at once.
+/// Opens a database and migrates its tables; creates a missing SQLite file. Any number of processes may do so at once.
 ///
 /// # Errors
-/// [`StoreError`] where the address is unusable or the database cannot be opened or migrated.
+/// [`StoreError`] if the address is unusable or the database cannot be opened or migrated.
 pub async fn open(url: &str, cipher: CardCipher) -> Result<SqlStore, StoreError> {
     Ok(SqlStore::new(Database::open(url).await?, Some(cipher)))
 }
 
-/// Brings the tables of this address up to date, as [`open`] does.
+/// Migrates the tables of a database, as [`open`] does.
 ///
 /// # Errors
 /// As [`open`].
@@ -70,12 +70,10 @@ pub async fn migrate(url: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Opens a database that is there and has its tables; makes and migrates nothing. Without a cipher no card can be
-/// read or stored.
+/// Opens an existing database; creates and migrates nothing. Without a cipher no card can be read or stored.
 ///
 /// # Errors
-/// [`StoreError`] says what to do where there is no such database, or where its tables are missing, older than this
-/// program, or made for a newer one.
+/// [`StoreError`] if there is no such database, or its tables are missing, older than this program, or too new for it.
 pub async fn open_existing(
     url: &str,
     cipher: Option<CardCipher>,
@@ -88,13 +86,13 @@ pub async fn open_existing(
     Ok(SqlStore::new(Database::connect(url, access).await?, cipher))
 }
 
-/// See the module.
+/// The orders of one SQLite or PostgreSQL database. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     database: Database,
     cipher: Option<CardCipher>,
     longest_call: Duration,
-    /// Why calls have failed since this was last read, where the database as a whole is at fault.
+    /// The last fault of the whole database, until [`SqlStore::take_fault`] returns it.
     fault: Arc<Mutex<Option<&'static str>>>,
 }
 
@@ -107,45 +105,45 @@ impl SqlStore {
         self.cipher.as_ref().ok_or(StoreError::NoKey)
     }
 
-    /// Whether the card of this order is stored. It is not decrypted.
+    /// Whether a card of this order is stored, without decrypting it.
     ///
     /// # Errors
-    /// [`StoreError`] where the database fails.
+    /// [`StoreError`] if the database fails.
     pub async fn has_card(&self, topup_id: &TopupId) -> Result<bool, StoreError> {
         orders::has_card(&self.database, topup_id).await
     }
 
-    /// Which store this is, whatever its address.
+    /// The id of the store, which does not depend on its address.
     ///
     /// # Errors
-    /// [`StoreError`] where the database fails.
+    /// [`StoreError`] if the database fails.
     pub async fn id(&self) -> Result<String, StoreError> {
         Ok(marks::marks(&self.database).await?.store_id)
     }
 
-    /// Refuses keys that do not fit the store. Where it does not know the current one yet, all are tried on some cards.
+    /// Refuses keys that do not match the store. If the current key is not recorded, decrypts a sample of the cards.
     ///
     /// # Errors
-    /// [`StoreError::Keys`] where the cards may need a key that the cipher does not have.
+    /// [`StoreError::Keys`] if the cards may need a key that the cipher does not have.
     pub(crate) async fn try_keys(&self) -> Result<Sample, StoreError> {
         marks::try_keys(&self.database, self.cipher()?).await
     }
 
-    /// The same, and notes the current key as one that cards may be encrypted with, before any is.
-    ///
-    /// # Errors
-    /// As [`SqlStore::try_keys`].
+    /// As [`SqlStore::try_keys`], and records the current key's fingerprint before a card is encrypted with it.
     pub(crate) async fn admit_keys(&self) -> Result<(), StoreError> {
         marks::admit_keys(&self.database, self.cipher()?).await
     }
 
-    /// Asks the database what it is and whether it can be written, and keeps the note of the current key.
+    /// Reads the [`Marks`], checks that the database can be written, and records the current key if it is missing.
     ///
     /// # Errors
-    /// [`StoreError`] where it does not answer or cannot be written, or where a newer program has changed it so that this
-    /// one must stop.
+    /// [`StoreError`] if the database does not answer or cannot be written, or a newer program has locked this one out.
     pub(crate) async fn look(&self) -> Result<Marks, StoreError> {
-        let marks = marks::marks(&self.database).await?;
+        let marks = marks::marks(&self.database).await;
+        if matches!(marks, Err(StoreError::LogRemoved)) {
+            self.database.checkpoint().await;
+        }
+        let marks = marks?;
         self.database.can_be_written().await?;
         if schema::is_too_new(self.database.migrator(), marks.least_migration) {
             return Err(StoreError::TooNew);
@@ -158,40 +156,37 @@ impl SqlStore {
         Ok(marks)
     }
 
-    /// Why calls have failed since this was last asked, where the database as a whole is at fault. A full disk may take
-    /// a small change and refuse the next one, so that only those who work with it notice.
+    /// Returns and clears the last fault of the whole database that a job met. A health check may miss such a fault: a
+    /// full disk may accept the small writes of the check and refuse those of the jobs.
     pub(crate) fn take_fault(&self) -> Option<&'static str> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Notes that cards need the current key and no other.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database fails.
+    /// Records that cards need only the current key.
     pub(crate) async fn forget_other_keys(&self) -> Result<(), StoreError> {
         marks::forget_other_keys(&self.database, self.cipher()?).await
     }
 
-    /// The same; on PostgreSQL it uses so many connections at most.
+    /// Limits the connections to PostgreSQL; no effect on SQLite.
     #[must_use]
     pub fn with_connections(self, most: usize) -> Self {
         self.database.limit_connections(most);
         self
     }
 
-    /// Closes it. Of a SQLite file the last process that does so leaves all of it in the file.
+    /// Closes the connections. The last process to close a SQLite file moves its write-ahead log into the file.
     pub(crate) async fn close(&self) {
         self.database.close().await;
     }
 
-    /// The same, with this limit to the calls that handlers and the page of the cards make. Real time.
+    /// Sets the time limit, not scaled, of the calls that handlers and the card page make.
     #[must_use]
     pub fn answering_within(self, longest_call: Duration) -> Self {
         Self { longest_call, ..self }
     }
 
-    /// Ends a call that takes too long: a job must not wait for the database so long that it counts as a fault of the
-    /// job. A transaction that is cut short is rolled back, unless its commit had reached the database.
+    /// Ends a call at the time limit, so that a slow database does not count as a fault of the job. The transaction of
+    /// an ended call is rolled back, unless its commit has already reached the database.
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let slow = |_elapsed| Err(StoreError::TooSlow(self.longest_call));
         let done = tokio::time::timeout(self.longest_call, call).await.unwrap_or_else(slow);
@@ -205,10 +200,10 @@ impl SqlStore {
 }
 
 impl SqlStore {
-    /// The next orders that have all this in common, behind this one, the newest first.
+    /// Finds up to `most` orders that meet all criteria, the newest first, from after the order `after`.
     ///
     /// # Errors
-    /// [`StoreError`] where the database fails, or a row cannot be read.
+    /// [`StoreError`] if the database fails or a row cannot be read.
     pub async fn search(
         &self,
         search: &Search,
@@ -218,18 +213,18 @@ impl SqlStore {
         search::search(&self.database, search, after, most).await
     }
 
-    /// How the database would carry out a search, in its own words, a line a step.
+    /// The database's plan for a search, one line per step, in the database's own format.
     ///
     /// # Errors
-    /// [`StoreError`] where the database fails.
+    /// [`StoreError`] if the database fails.
     pub async fn explain(&self, search: &Search, most: u32) -> Result<Vec<String>, StoreError> {
         search::explain(&self.database, search, most).await
     }
 
-    /// How many orders have all this in common.
+    /// Number of orders that meet all criteria.
     ///
     /// # Errors
-    /// [`StoreError`] where the database fails.
+    /// [`StoreError`] if the database fails.
     pub async fn count(&self, search: &Search) -> Result<u64, StoreError> {
         search::count(&self.database, search).await
     }
@@ -441,7 +436,7 @@ impl OrderStore for SqlStore {
 mod plans;
 
 fn json(value: &impl serde::Serialize) -> String {
-    // Invariant: customers, metadata and events have no map with keys other than text.
+    // Invariant: the keys of all maps in customers, metadata and events are texts.
     serde_json::to_string(value).expect("stored values serialize")
 }
 

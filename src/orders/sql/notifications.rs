@@ -1,4 +1,4 @@
-//! `notifications`: the channels that deliver an order's events, and the state of each delivery.
+//! The table `notifications`: the delivery of each event by each of its channels.
 
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
@@ -72,7 +72,6 @@ fn position(behind: Option<&BehindNotification>) -> (&str, &str) {
     behind.map_or(("", ""), |behind| (&behind.event_id, &behind.channel))
 }
 
-/// The oldest event first.
 pub(super) async fn of_order(
     database: &Database,
     topup_id: &TopupId,
@@ -108,7 +107,7 @@ pub(super) async fn begin_attempt(
 ) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
     update(&mut transaction, notification, attempt, now).await?;
-    // What went wrong before is no news of this attempt.
+    // The history entry gets no error, because `last_error` still belongs to the previous attempt.
     note(&mut transaction, notification, (attempt.attempts, Attempt::Begun), None, now).await?;
     transaction.commit().await
 }
@@ -122,7 +121,7 @@ pub(super) async fn record_attempt(
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
     let stands = update(&mut transaction, notification, attempt, now).await?;
-    // Even where it does not stand: this attempt was made, too.
+    // The history records every attempt, even if its result is not accepted.
     let made = (attempt.attempts, attempt.status.into());
     note(&mut transaction, notification, made, attempt.last_error.clone(), now).await?;
     if let Some(event) = undelivered.filter(|_| stands) {
@@ -132,7 +131,7 @@ pub(super) async fn record_attempt(
     Ok(stands)
 }
 
-/// Stores how far this has come, unless it has ended already. That it has arrived stands whatever ended it before.
+/// Updates a pending notification. `sent` also replaces a final state, because the event has been delivered.
 async fn update(
     open: &mut Transaction,
     notification: &NotifyCustomer,
@@ -164,7 +163,7 @@ pub(super) async fn notify_again(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
-    // Should Redis lose the job, the store has it put back once it is past this time.
+    // If Redis loses the job, the job is restored from the store after `next_attempt_at`, so that time is set.
     let update = sql("UPDATE notifications
          SET status = 'pending', attempts = 0, next_attempt_at = $1, sent_at = NULL, last_error = $2,
              given_up_at = NULL
@@ -241,7 +240,7 @@ pub(super) async fn hasten(
     Ok(pending)
 }
 
-/// Writes an attempt into the history of its order.
+/// Records an attempt in the history of its order.
 async fn note(
     open: &mut Transaction,
     notification: &NotifyCustomer,
@@ -251,6 +250,6 @@ async fn note(
 ) -> Result<(), StoreError> {
     let (outcome, incident, channel) =
         (notification.outcome, notification.incident, notification.channel.clone());
-    let what = Occurrence::Told { outcome, incident, channel, attempt, result, error };
+    let what = Occurrence::NotificationAttempt { outcome, incident, channel, attempt, result, error };
     history::add(open, &notification.topup_id, now, what).await
 }

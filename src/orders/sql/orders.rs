@@ -1,4 +1,4 @@
-//! `internet_orders`: the order, its card and its state.
+//! The table `internet_orders`: the orders with their tracking state and encrypted cards.
 
 use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking};
 
@@ -23,7 +23,7 @@ pub(super) async fn track(
         let known_given_up = order.given_up.is_some() || order.discarded;
         let repeated = order.cancelled_at.is_some()
             || (known_given_up && request.tracked_at == Some(order.tracking.tracked_at));
-        // Only the job of a message carries its id: those that follow from it are spared the transaction.
+        // Only the first job after a message carries the message's id. Later jobs add nothing and skip the transaction.
         if !told_more && (!given_up || repeated) && request.message_id.is_none() {
             return Ok(order);
         }
@@ -43,7 +43,7 @@ pub(super) async fn track(
     order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
 }
 
-/// Stores the order, unless it is stored already; returns whether it is new.
+/// Stores the order if it is new; returns whether it was new.
 pub(super) async fn insert(
     open: &mut Transaction,
     request: &TrackTopup,
@@ -75,7 +75,7 @@ pub(super) async fn insert(
     Ok(true)
 }
 
-/// The first look at an order begins its fast polling, also where a message about it was carried out before.
+/// Starts the tracking of a never checked order at `now`; another message may have stored the order long before.
 async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
     let update = sql("UPDATE internet_orders SET tracked_at = $1, polling_since = $1, next_check_at = $1
          WHERE topup_id = $2 AND next_check_at IS NOT NULL AND last_checked_at IS NULL AND last_error IS NULL
@@ -83,10 +83,10 @@ async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Re
     open.execute(update.bind(now).bind(topup_id.as_str())).await.map(drop)
 }
 
-/// Follows an order that had been given up or cancelled from the beginning again, unless the request is of the job that
-/// gave it up: that one ran again, since its end did not reach the queue. Jobs of an earlier version do not say so;
-/// what they find the second time is no news, and the order's incidents stay open. One that was cancelled is tracked
-/// again by a newer message only. Returns whether it is tracked again.
+/// Tracks a given-up or cancelled order from the beginning again; returns whether it does. A cancelled order needs a
+/// newer message. The job that gave the order up runs again if it could not be settled; its request changes nothing. If
+/// an earlier version gave the order up, that job is not recognised and the order is tracked again. The incidents then
+/// stay open, so that no outcome is reported twice; only a newer message closes them.
 pub(super) async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
@@ -116,7 +116,7 @@ pub(super) async fn take_up_again(
     Ok(true)
 }
 
-/// Has an order of this status that is not final tracked from the beginning. Returns whether it was changed.
+/// Resets the tracking of an order that still has this status; returns whether it did.
 async fn begin_again(
     open: &mut Transaction,
     topup_id: &TopupId,
@@ -181,7 +181,7 @@ pub(super) async fn discard(
     Ok(true)
 }
 
-/// Takes hold of an order and returns its status; nothing where it is final or unknown.
+/// Locks an order and returns its status; `None` if the order is final or unknown.
 async fn not_final(open: &mut Transaction, topup_id: &TopupId) -> Result<Option<OrderStatus>, StoreError> {
     let hold = sql("UPDATE internet_orders SET topup_id = topup_id
          WHERE topup_id = $1 AND status NOT IN ('FULFILLED', 'REFUNDED') RETURNING status");
@@ -239,7 +239,7 @@ pub(super) const COLUMNS: &str = "topup_id, topup_ref, type, number, topup_amoun
      retry, status, tracked_at, polling_since, polls, last_checked_at, next_check_at, scheduled_at, fulfilled_at, refunded_at,
      delays, not_found, overdue, failed_attempts, last_error, given_up, discarded, cancelled_at, version";
 
-/// An order of a row with these columns.
+/// Reads an order from a row with [`COLUMNS`].
 pub(super) fn read(row: &Row) -> Result<Order, StoreError> {
     let text = |column| row.get::<Option<String>>(column);
     Ok(Order {
@@ -306,7 +306,7 @@ pub(super) async fn apply(
     Ok(applied)
 }
 
-/// Whether the history tells of this change: not of every poll at the fast pace.
+/// Whether the history records this change. Fast polls that only move the next check are not recorded.
 fn is_told(before: &Tracking, record: &Tracking) -> bool {
     let rescheduled = before.next_check_at != record.next_check_at;
     let polled = record.status == OrderStatus::Handling && record.next_check_at.is_some();

@@ -1,4 +1,4 @@
-//! Whether a PostgreSQL database is a place for the orders, before anything is done in it. The words say what to change.
+//! Checks whether a PostgreSQL database can be used, before it is changed. Each error says what to do.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use sqlx::{Connection as _, Executor, PgConnection, Row};
 
 use crate::orders::StoreError;
 
-/// Our tables, with a column of each.
+/// All tables, each with one of its columns.
 const TABLES: [(&str, &str); 7] = [
     ("internet_orders", "topup_id"),
     ("order_events", "topup_id"),
@@ -18,8 +18,7 @@ const TABLES: [(&str, &str); 7] = [
     ("store_keys", "fingerprint"),
 ];
 
-/// Adds, changes and deletes no row of any table. The server refuses it all the same where a table is not there, where the
-/// role lacks a right, and where nothing may be written.
+/// Statements that change no row. They fail if a table is missing, the role lacks a right or the server is read-only.
 pub(super) static CHANGE_NOTHING: LazyLock<String> = LazyLock::new(|| {
     let of_table = |(table, column)| {
         format!(
@@ -30,7 +29,7 @@ pub(super) static CHANGE_NOTHING: LazyLock<String> = LazyLock::new(|| {
     TABLES.map(of_table).join("; ")
 });
 
-/// Refuses a database that could not hold what customers are called, one without a schema, and a pooler that hands a
+/// Refuses a database whose encoding cannot store every name, a database without a schema, and a pooler that gives a
 /// connection to another client after each transaction.
 pub(super) async fn must_fit(
     connection: &mut PgConnection,
@@ -40,11 +39,11 @@ pub(super) async fn must_fit(
         "SELECT current_setting('server_encoding') AS encoding, current_schema()::text AS schema";
     let row = connection.fetch_one(ASK).await?;
     let encoding: String = row.try_get("encoding")?;
-    // SQL_ASCII keeps any bytes as they are.
+    // SQL_ASCII stores any bytes unchanged, so it can store every name, too.
     if encoding != "UTF8" && encoding != "SQL_ASCII" {
         return unfit(format!(
-            "its encoding is {encoding}, which cannot hold every name and text; make a database with `createdb \
-             --encoding=UTF8 --template=template0`, and set DATABASE_URL to that"
+            "its encoding is {encoding}, which cannot store every name and text; create a database with `createdb \
+             --encoding=UTF8 --template=template0`, and set DATABASE_URL to it"
         ));
     }
     if row.try_get::<Option<String>, _>("schema")?.is_none() {
@@ -54,15 +53,15 @@ pub(super) async fn must_fit(
     }
     if hands_connections_on(connection, options).await? {
         return unfit(
-            "it is reached through a pooler in transaction mode (such as PgBouncer with pool_mode = transaction), in which \
-             statements of several connections get mixed up; use its session mode, or connect to the server itself",
+            "it is reached through a pooler in transaction mode (such as PgBouncer with pool_mode = transaction), \
+             which mixes the statements of several connections; use its session mode, or connect to the server itself",
         );
     }
     Ok(())
 }
 
-/// Whether what is set on this connection is seen on another one: a pooler has given both the same connection to the
-/// server. One that lets no second client in is none that does so.
+/// Whether a pooler gives two clients the same connection to the server. A setting made on this connection is then
+/// visible on a second one. A pooler that refuses the second connection does not do that.
 async fn hands_connections_on(
     connection: &mut PgConnection,
     options: &PgConnectOptions,
@@ -77,7 +76,7 @@ async fn hands_connections_on(
     Ok(seen == Some(mark))
 }
 
-/// Refuses a role that may not make the tables.
+/// Refuses a role that may not create the tables.
 pub(super) async fn may_create(connection: &mut PgConnection) -> Result<(), StoreError> {
     const ASK: &str = "SELECT current_schema()::text AS schema, current_user::text AS role,
         has_schema_privilege(current_schema(), 'CREATE') AS may";
@@ -87,8 +86,9 @@ pub(super) async fn may_create(connection: &mut PgConnection) -> Result<(), Stor
     }
     let (schema, role): (String, String) = (row.try_get("schema")?, row.try_get("role")?);
     unfit(format!(
-        "its tables are missing or older than this program, and the role {role} may not make any in the schema {schema}; \
-         run `topup-worker migrate` once with a role that may, and grant this one SELECT, INSERT, UPDATE and DELETE on them"
+        "its tables are missing or older than this program, and the role {role} may not create tables in the schema \
+         {schema}; run `topup-worker migrate` once with a role that may, then grant {role} SELECT, INSERT, UPDATE and \
+         DELETE on them"
     ))
 }
 
@@ -104,8 +104,8 @@ pub(super) async fn may_change(connection: &mut PgConnection) -> Result<(), Stor
     let Some(row) = refused else { return Ok(()) };
     let (table, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
     unfit(format!(
-        "the role {role} may not read and change its table {table}; `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN \
-         SCHEMA … TO {role}` lets it"
+        "the role {role} may not read and change its table {table}; run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES \
+         IN SCHEMA … TO {role}`"
     ))
 }
 

@@ -1,13 +1,13 @@
-//! The searches that run again and again go along an index: none sorts, and none reads a table from end to end.
+//! Tests that each repeated search uses an index, so that none sorts and none scans a whole table.
 
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::{notifications, retention, schema, unchecked};
+use super::{migrations, notifications, retention, unchecked};
 
 #[tokio::test]
-async fn every_search_goes_along_an_index_and_sorts_nothing() {
+async fn every_repeated_search_uses_an_index_and_sorts_nothing() {
     let mut connection = sqlx::SqliteConnection::connect("sqlite::memory:").await.unwrap();
-    schema::SQLITE.run(&mut connection).await.unwrap();
+    migrations::SQLITE.run(&mut connection).await.unwrap();
     for (statement, index) in [
         (unchecked::POLLED, "orders_to_poll"),
         (unchecked::RECHECKED, "orders_to_recheck"),

@@ -1,7 +1,7 @@
 //! Encrypts stored cards with the current key.
 //!
-//! A card is replaced only if it still is what was read, so workers may go on meanwhile; and one that is under
-//! the current key already is left, so it may be interrupted and begun again.
+//! A card is replaced only if it has not changed since it was read, so workers may run at the same time. A card that
+//! the current key encrypted is skipped, so an interrupted run can be repeated.
 
 use secrecy::ExposeSecret;
 use topup_jobs::{NotifyCustomer, TopupId};
@@ -11,18 +11,18 @@ use super::statement::sql;
 use crate::orders::reveal::hash;
 use crate::orders::{CardCipher, StoreError};
 
-/// What became of some stored cards when they were encrypted again.
+/// Result of encrypting one page of stored cards again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rekeyed {
-    /// Encrypted with the current key.
+    /// Cards that are now encrypted with the current key.
     pub encrypted: u64,
-    /// Were so already.
+    /// Cards that the current key had encrypted already.
     pub current: u64,
-    /// Changed by another command or worker meanwhile, and left.
+    /// Cards skipped because another command or worker changed them meanwhile.
     pub left: u64,
-    /// Cannot be decrypted with any key.
+    /// Orders whose card no key decrypts.
     pub unreadable: Vec<TopupId>,
-    /// The last order looked at; none where there was no more.
+    /// The last order examined; `None` if there were no more.
     pub last: Option<TopupId>,
 }
 
@@ -34,7 +34,7 @@ pub(super) async fn rekey(
 ) -> Result<Rekeyed, StoreError> {
     let select = sql("SELECT topup_id, card_code FROM internet_orders
          WHERE card_code IS NOT NULL AND topup_id > $1 ORDER BY topup_id LIMIT $2");
-    // Every id is behind the empty text.
+    // Without a cursor the search starts at the empty text, which sorts before every id.
     let rows = database.fetch(select.bind(behind.map_or("", TopupId::as_str)).bind(most)).await?;
     let mut done = Rekeyed::default();
     let mut transaction = database.begin().await?;
@@ -60,8 +60,8 @@ pub(super) async fn rekey(
     Ok(done)
 }
 
-/// Events with a pending notification that carries a link whose token the current key does not make: without the key that
-/// has made it, the next attempt would carry another link.
+/// Number of pending notifications whose stored link has a token of a previous key. Without that key the next attempt
+/// would send a different link.
 pub(super) async fn links_of_previous_keys(
     database: &Database,
     cipher: &CardCipher,

@@ -1,8 +1,8 @@
-//! Deletes orders that ended long ago, with all that belongs to them. What was not delivered, and what no receiver
-//! knows of, is kept until it is delivered or the operator discards it.
+//! Deletes orders that ended long ago, with all their rows. An order with an undelivered notification, or an incident
+//! that no receiver has been notified of, is kept until the notification is delivered or the operator discards it.
 //!
-//! The search goes along the index of the ends of orders and looks at so many orders a call, whether they may be
-//! deleted or not: orders that are kept neither hide those behind them nor are all looked at again and again.
+//! Each call examines the next orders along the index of their end times. Its cursor also passes kept orders, so that
+//! kept orders neither block later ones nor are examined again by the next call.
 
 use topup_jobs::Timestamp;
 
@@ -11,7 +11,7 @@ use super::statement::sql;
 use super::unchecked::{last, position};
 use crate::orders::{Behind, Deleted, StoreError};
 
-/// What holds a deletable order's rows, the ones that refer to others first.
+/// Statements that delete all rows of an order; rows that refer to others go first.
 const DELETE: [&str; 5] = [
     "DELETE FROM reveals WHERE topup_id = $1",
     "DELETE FROM notifications WHERE topup_id = $1",
@@ -20,10 +20,9 @@ const DELETE: [&str; 5] = [
     "DELETE FROM internet_orders WHERE topup_id = $1",
 ];
 
-/// Whether something of the order `ended` is still to be delivered or acknowledged. Notifications that were refused
-/// or failed are dead letters, except those of the stream and the log, which get no card. An incident that
-/// only the stream reported counts too: no person has seen it. So does an event that no channel could deliver: it has
-/// no notification that could.
+/// SQL condition: the order `ended` has an undelivered notification, or an incident that no receiver was notified of.
+/// Refused and failed notifications count, except on the stream and the log, which get no card. The stream notifies no
+/// person, so it does not count as a receiver. An event without a channel counts, because it has no notification.
 macro_rules! unacknowledged {
     () => {
         "(EXISTS (SELECT 1 FROM notifications notification
@@ -39,7 +38,7 @@ macro_rules! unacknowledged {
     };
 }
 
-/// The next ones of the longest ended orders, in no order, and whether they are kept.
+/// Selects the next orders by their end time, with `is_kept` for each. The rows are not sorted.
 pub(super) const SELECT: &str = concat!(
     "SELECT topup_id, ended_at, (",
     unacknowledged!(),
@@ -73,18 +72,18 @@ pub(super) async fn delete_ended(
         }
     }
     let behind = furthest.filter(|_| is_full).map(|(at, topup_id)| Behind { at, topup_id });
-    // Every worker finds the same ones; in the order of their ids none waits for another in a circle.
+    // Several workers may delete the same orders. Locking the orders in the sequence of their ids prevents deadlocks.
     ids.sort_unstable();
     let orders = if ids.is_empty() { 0 } else { delete(database, &ids).await? };
     Ok(Deleted { orders, behind })
 }
 
-/// Deletes these orders, unless they are gone, or one has a pending notification by now.
+/// Deletes these orders and returns how many. Skips orders deleted meanwhile or kept by a new notification.
 async fn delete(database: &Database, ids: &[String]) -> Result<u32, StoreError> {
     let mut transaction = database.begin().await?;
     let mut deleted = 0;
     for topup_id in ids {
-        // Takes hold of the order, and looks again.
+        // Locks the order, and checks again that no notification or incident keeps it.
         let claim = sql(concat!(
             "UPDATE internet_orders AS ended SET version = version + 1 WHERE ended.topup_id = $1 AND NOT ",
             unacknowledged!()

@@ -1,4 +1,4 @@
-//! `reveals`: the links under which a customer may see a card once.
+//! The table `reveals`: the links that show a card once.
 
 use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::{NotifyCustomer, Timestamp};
@@ -9,7 +9,7 @@ use super::statement::{Row, Statement, sql};
 use crate::orders::reveal::hash;
 use crate::orders::{CardCipher, Occurrence, Reveal, RevealOutcome, StoreError};
 
-/// Tries to see the card of one order that are kept in its history.
+/// Once an order's history holds this number of tries, further tries at a closed link are not recorded.
 const MAX_TRACES: i64 = 50;
 
 pub(super) async fn token(
@@ -28,7 +28,7 @@ pub(super) async fn token(
     for token in cipher.link_tokens(notification) {
         let hash = hash(token.expose_secret());
         if stored.contains(&hash) {
-            // A link that arrives late can be used as long as one that arrives at once.
+            // A late attempt extends the link, so that a link delivered late is valid as long as any other.
             let prolong = sql("UPDATE reveals SET expires_at = $1
                  WHERE token_hash = $2 AND revealed_at IS NULL AND expires_at < $1")
             .bind(expires_at)
@@ -40,7 +40,7 @@ pub(super) async fn token(
         }
         current.get_or_insert(token);
     }
-    // Invariant: a cipher has a current key.
+    // Invariant: `link_tokens` yields at least the token of the current key.
     let token = current.expect("there is a current key");
     let insert = sql("INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
          VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (token_hash) DO NOTHING")
@@ -83,7 +83,7 @@ pub(super) async fn try_reveal(
 ) -> Result<RevealOutcome, StoreError> {
     let mut transaction = database.begin().await?;
     let token_hash = hash(token);
-    // The one statement that decides: a second visitor finds the row as the first one left it.
+    // One statement checks and counts the try, so of two concurrent tries the second sees the result of the first.
     let count = sql("UPDATE reveals SET tries = tries + 1, revealed_at = CASE WHEN $1 THEN $2 END
          WHERE token_hash = $3 AND revealed_at IS NULL AND expires_at > $2 AND tries < $4
          RETURNING topup_id, channel, expires_at, tries, revealed_at")
@@ -105,7 +105,7 @@ pub(super) async fn try_reveal(
             None if link.expires_at <= now => RevealOutcome::Expired,
             None => RevealOutcome::Spent,
         };
-        // Tries at a closed link leave no more than so many traces.
+        // A closed link can be tried without limit, and such tries must not fill the history.
         let traces =
             sql("SELECT count(*) AS traces FROM order_events WHERE topup_id = $1 AND kind = 'reveal'");
         let traces = traces.bind(link.topup_id.as_str());

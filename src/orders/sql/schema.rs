@@ -1,57 +1,50 @@
-//! The tables as they stand in a database, beside those that this program knows.
+//! Compares the tables of a database with those that this program knows.
 //!
-//! A newer program may have added to them: its migrations only expand, and an older program works on. What an older
-//! program must not use is marked in the database itself (`least_migration`). The rules for migrations stand in
-//! `migrations/README.md`.
+//! A newer program may have expanded the tables, and an older program continues to use them. A change that older
+//! programs must not use is marked in the database itself (`least_migration`). `migrations/README.md` has the rules.
 
 use sqlx::migrate::{AppliedMigration, Migrate, Migrator};
 use sqlx::{PgConnection, SqliteConnection};
 
+use super::migrations::{POSTGRES, SQLITE};
 use super::statement::{Row, Statement, sql};
 use crate::orders::StoreError;
 
-/// The migrations of SQLite.
-pub(in crate::orders) static SQLITE: Migrator = sqlx::migrate!("src/orders/migrations/sqlite");
-/// Those of PostgreSQL.
-pub(in crate::orders) static POSTGRES: Migrator = sqlx::migrate!("src/orders/migrations/postgres");
-
-/// The migration that made `topup_store` and `store_keys`.
+/// The migration that created `topup_store` and `store_keys`.
 const MARKS: i64 = 11;
 
-/// The tables, compared with those this program knows.
+/// State of a database's tables, compared with those that this program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tables {
-    /// As they should be.
+    /// The tables are those that this program knows.
     UpToDate,
-    /// Changes are still to be made, or there are no tables at all.
+    /// Migrations are missing, or there are no tables.
     ToMigrate,
-    /// A newer program has added to them; this one can use them.
+    /// A newer program has expanded the tables; this one can use them.
     Newer,
-    /// A newer program has changed them so that this one must not use them.
+    /// A newer program has changed the tables so that this one must not use them.
     TooNew,
-    /// They were made by a program that is not this one, or a change of them was left half done.
+    /// The tables belong to another program, or a migration was interrupted.
     Foreign,
 }
 
-/// What the database says of itself.
+/// What `topup_store` and `store_keys` contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// Which store this is, whatever its address: 32 hexadecimal digits.
+    /// Id of the store, independent of its address: 32 hexadecimal digits.
     pub(crate) store_id: String,
-    /// The number of the migration that a program must know to use it.
+    /// Number of the newest migration that a program must know to use the store.
     pub(crate) least_migration: i64,
-    /// Fingerprints of the keys that cards may be encrypted with.
+    /// Fingerprints of the keys with which cards may be encrypted.
     pub(crate) keys: Vec<String>,
 }
 
-/// A connection to a database of either kind.
 pub(in crate::orders) enum Link<'a> {
     Sqlite(&'a mut SqliteConnection),
     Postgres(&'a mut PgConnection),
 }
 
 impl Link<'_> {
-    /// Reads.
     pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
         Ok(match self {
             Self::Sqlite(connection) => {
@@ -65,7 +58,7 @@ impl Link<'_> {
         })
     }
 
-    /// Compares the tables with those this program knows, and changes nothing.
+    /// Compares the tables with those that this program knows; changes nothing.
     pub(in crate::orders) async fn tables(&mut self) -> Result<Tables, StoreError> {
         let noted = match self {
             Self::Sqlite(_) => sql("SELECT name FROM sqlite_master WHERE name = '_sqlx_migrations'"),
@@ -75,8 +68,8 @@ impl Link<'_> {
             return Ok(Tables::ToMigrate);
         }
         let (known, applied) = match self {
-            Self::Sqlite(connection) => (&SQLITE, applied(&SQLITE, *connection).await?),
-            Self::Postgres(connection) => (&POSTGRES, applied(&POSTGRES, *connection).await?),
+            Self::Sqlite(connection) => (&*SQLITE, applied(&SQLITE, *connection).await?),
+            Self::Postgres(connection) => (&*POSTGRES, applied(&POSTGRES, *connection).await?),
         };
         let Some(applied) = applied else { return Ok(Tables::Foreign) };
         let marked = applied.iter().any(|applied| applied.version == MARKS);
@@ -84,19 +77,17 @@ impl Link<'_> {
         Ok(judge(known, &applied, least))
     }
 
-    /// What the database says of itself, once it has the tables for that.
+    /// Reads the store id and the key fingerprints; fails on tables older than migration 11.
     pub(in crate::orders) async fn marks(&mut self) -> Result<Marks, StoreError> {
         let store = self.fetch(store()).await?;
         read_marks(&store, &self.fetch(keys()).await?)
     }
 }
 
-/// A statement for the first part of the marks …
 pub(super) fn store() -> Statement {
     sql("SELECT store_id, least_migration FROM topup_store")
 }
 
-/// … and for the second.
 pub(super) fn keys() -> Statement {
     sql("SELECT fingerprint FROM store_keys ORDER BY fingerprint")
 }
@@ -110,7 +101,7 @@ pub(super) fn read_marks(store: &[Row], keys: &[Row]) -> Result<Marks, StoreErro
     })
 }
 
-/// Refuses a database that this program must not use.
+/// Refuses tables that this program must not use.
 pub(super) fn usable(tables: Tables) -> Result<(), StoreError> {
     match tables {
         Tables::TooNew => Err(StoreError::TooNew),
@@ -119,7 +110,7 @@ pub(super) fn usable(tables: Tables) -> Result<(), StoreError> {
     }
 }
 
-/// The same, and one that would have to be migrated first.
+/// As [`usable`], and refuses tables that need a migration.
 pub(super) fn usable_as_it_is(tables: Tables) -> Result<(), StoreError> {
     match tables {
         Tables::ToMigrate => Err(StoreError::NotMigrated),
@@ -127,12 +118,12 @@ pub(super) fn usable_as_it_is(tables: Tables) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a program that knows these migrations must leave a database alone that is marked so.
+/// Whether `least_migration` excludes a program that knows these migrations.
 pub(super) fn is_too_new(known: &Migrator, least_migration: i64) -> bool {
     least_migration > newest(known)
 }
 
-/// The same migrations, for a database that has newer ones as well.
+/// A copy of the migrations that also runs on a database with newer migrations.
 pub(super) fn lenient(known: &Migrator) -> Migrator {
     let mut migrator = Migrator::with_migrations(known.iter().cloned().collect());
     migrator.set_ignore_missing(true);
@@ -143,7 +134,7 @@ fn newest(known: &Migrator) -> i64 {
     known.iter().map(|known| known.version).max().unwrap_or_default()
 }
 
-/// The migrations that were carried out; nothing where one was left half done.
+/// The completed migrations; `None` if a migration was interrupted.
 async fn applied(
     known: &Migrator,
     connection: &mut impl Migrate,
@@ -179,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_newer_program_added_is_used_unless_the_database_says_otherwise() {
+    fn tables_expanded_by_a_newer_program_are_used_unless_marked_otherwise() {
         let known = &SQLITE;
         let known_ones = known
             .iter()
@@ -197,7 +188,7 @@ mod tests {
         assert_eq!(judge(known, &with(9_000), 0), Tables::Newer);
         assert_eq!(judge(known, &with(9_000), newest(known)), Tables::Newer);
         assert_eq!(judge(known, &with(9_000), 9_000), Tables::TooNew);
-        assert_eq!(judge(known, &with(9), 0), Tables::Foreign, "no release has had it");
-        assert_eq!(judge(known, &with(1), 0), Tables::Foreign, "it was changed");
+        assert_eq!(judge(known, &with(9), 0), Tables::Foreign, "no release contains it");
+        assert_eq!(judge(known, &with(1), 0), Tables::Foreign, "its checksum differs");
     }
 }

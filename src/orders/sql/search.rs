@@ -1,6 +1,6 @@
-//! The search for orders: the newest first, by the ids, which begin with the time and never change.
+//! The search for orders, the newest first: sorted by id, which begins with the time and never changes.
 //!
-//! Each part of a search has an index of its own, so the statement holds only the parts that are asked for.
+//! Each criterion has its own index, so a statement contains only the criteria that are set.
 
 use topup_jobs::{Secret, TopupId};
 
@@ -9,21 +9,20 @@ use super::orders::{COLUMNS, read};
 use super::statement::{Statement, Value, sql_built};
 use crate::orders::{Found, Search, StoreError, contact};
 
-/// An order that is neither final nor tracked.
+/// SQL condition: the order is neither final nor tracked.
 const LEFT: &str = "next_check_at IS NULL AND status NOT IN ('FULFILLED', 'REFUNDED')";
-/// Those of them that are dead letters.
+/// SQL condition that, together with [`LEFT`], selects the dead-lettered orders.
 const DEAD_LETTER: &str = "cancelled_at IS NULL AND NOT discarded";
-/// Why an order of `internet_orders` is a dead letter. Where an earlier version gave it up, its history says so.
+/// SQL expression: the reason of a dead-lettered order. An earlier version stored the reason only in the history.
 const REASON: &str =
     "coalesce(given_up, (SELECT result FROM order_events notification WHERE notification.topup_id = internet_orders.topup_id
      AND kind = 'order' AND result IS NOT NULL ORDER BY id DESC LIMIT 1))";
-/// Orders of which a notification was given up.
+/// Selects the ids of orders with a dead-lettered notification.
 const UNDELIVERED: &str = "SELECT topup_id FROM notifications WHERE status IN ('failed', 'refused')";
-/// Orders of which an outcome had no channel to go by.
+/// Selects the ids of orders with an outcome that no channel could deliver.
 const NO_CHANNEL: &str =
     "SELECT topup_id FROM events WHERE outcome = 'undelivered' AND NOT closed AND about LIKE '%:none'";
 
-/// The conditions of a search, and their values.
 #[derive(Default)]
 struct Conditions {
     all: Vec<String>,
@@ -52,7 +51,7 @@ impl Conditions {
         if !search.statuses.is_empty() {
             let places = vec!["?"; search.statuses.len()].join(", ");
             let statuses = search.statuses.iter().map(|status| status.as_str().to_lowercase().into());
-            // As its index has it.
+            // `lower(status)`, because the index is on this expression.
             conditions.add(&format!("lower(status) IN ({places})"), statuses);
         }
         if let Some(since) = search.since {
@@ -73,7 +72,7 @@ impl Conditions {
         conditions
     }
 
-    /// Adds a condition with its values, one for each `?` in it.
+    /// Adds a condition with a value for each `?` in it.
     fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
         let mut parts = condition.split('?');
         let mut numbered = parts.next().unwrap_or_default().to_owned();
@@ -84,7 +83,7 @@ impl Conditions {
         self.all.push(numbered);
     }
 
-    /// The order was given up, or a notification of it, for a reason that begins so; any where it is empty.
+    /// Requires a dead-lettered order or notification whose reason starts with `reason`, which may be empty.
     fn add_dead_letter(&mut self, reason: &str) {
         let given_up = format!("SELECT topup_id FROM internet_orders WHERE {LEFT} AND {DEAD_LETTER}");
         if reason.is_empty() {
@@ -99,7 +98,7 @@ impl Conditions {
         self.add(&condition, [(); 3].map(|()| format!("{escaped}%").into()));
     }
 
-    /// A statement with its conditions in the place of `WHERE`.
+    /// Replaces `{conditions}` and `{last}` in `text`, and binds the values.
     fn statement(mut self, text: &str, last: Option<Value>) -> Statement {
         let conditions = if self.all.is_empty() { "1 = 1".to_owned() } else { self.all.join(" AND ") };
         let mut text = text.replace("{conditions}", &conditions);
@@ -111,7 +110,7 @@ impl Conditions {
     }
 }
 
-/// The statement of a search. What each row needs beside the order is asked for the rows of the answer alone.
+/// The statement of a search. The subqueries for reason and counts run only for the rows of the result.
 pub(super) fn statement(search: &Search, after: Option<&TopupId>, most: u32) -> Statement {
     let text = format!(
         "SELECT {COLUMNS}, {REASON} AS reason,
@@ -126,7 +125,6 @@ pub(super) fn statement(search: &Search, after: Option<&TopupId>, most: u32) -> 
     Conditions::of(search, after).statement(&text, Some(most.into()))
 }
 
-/// The next orders of a search behind this one, the newest first.
 pub(super) async fn search(
     database: &Database,
     search: &Search,
@@ -145,7 +143,6 @@ pub(super) async fn search(
     Ok(all)
 }
 
-/// How many orders a search finds.
 pub(super) async fn count(database: &Database, search: &Search) -> Result<u64, StoreError> {
     let text = "SELECT count(*) AS orders FROM internet_orders WHERE {conditions}";
     let row = database.fetch_optional(Conditions::of(search, None).statement(text, None)).await?;
@@ -153,7 +150,6 @@ pub(super) async fn count(database: &Database, search: &Search) -> Result<u64, S
     Ok(orders.unsigned_abs())
 }
 
-/// How the database would carry out a search, in its own words, a line a step.
 pub(super) async fn explain(
     database: &Database,
     search: &Search,

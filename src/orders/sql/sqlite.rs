@@ -1,6 +1,4 @@
-//! SQLite: one file, WAL, every commit on the disk before it counts.
-//!
-//! Several processes on one machine may share the file. For several machines there is PostgreSQL.
+//! Opens a SQLite file in WAL mode and migrates its tables. Several processes on one machine may share the file.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,29 +8,32 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::access::Access;
-use super::file::{Note, SqliteFile, options};
+use super::file::{SqliteFile, options};
+use super::note::Note;
 use super::schema::{self, Link};
 use crate::orders::StoreError;
 
-/// How often opening is tried again, after a pause each.
+/// Number of further tries to open the file, each after [`OPEN_PAUSE`].
 const OPEN_TRIES: u32 = 10;
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
 
-/// Whether this address, which begins with `sqlite://`, names a file.
+/// Whether a `sqlite://` address names a file.
 pub(super) fn usable(url: &str) -> bool {
     let file = url.strip_prefix("sqlite://").unwrap_or_default();
     !file.is_empty() && !file.contains(":memory:") && SqliteConnectOptions::from_str(url).is_ok()
 }
 
-/// Opens the file (made if missing) and brings its tables up to date.
+/// Opens the file, created if missing, and migrates its tables.
 pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
-    // Switching a new file to WAL does not wait for another process that does the same.
+    // SQLite does not wait when two processes switch a new file to WAL at the same time, so opening is repeated.
     let mut tries = 0;
     loop {
         match open_once(url).await {
-            // The last process that had the file open may just be removing its log.
+            // Another process may be closing its last connection, which removes the log.
             Err(error)
-                if (is_busy(&error) || matches!(error, StoreError::LogRemoved)) && tries < OPEN_TRIES =>
+                if (is_busy(&error)
+                    || matches!(error, StoreError::LogRemoved | StoreError::OpenElsewhere(_)))
+                    && tries < OPEN_TRIES =>
             {
                 tries += 1;
             }
@@ -54,17 +55,17 @@ async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
         }
         error
     })?;
-    // One process at a time: sqlx takes no lock for migrations on SQLite.
+    // The transaction serves as the lock, because sqlx takes none for migrations on SQLite.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     schema::usable(Link::Sqlite(&mut transaction).tables().await?)?;
-    schema::lenient(&schema::SQLITE).run(&mut *transaction).await?;
+    schema::lenient(&super::migrations::SQLITE).run(&mut *transaction).await?;
     transaction.commit().await?;
     let opened = SqliteFile::open(url, Access::Write).await?;
     connection.close().await?;
     Ok(opened)
 }
 
-/// Whether another process holds the file right now (`SQLITE_BUSY` in its three forms).
+/// Whether another process has the file locked (`SQLITE_BUSY` and two of its extended codes).
 pub(in crate::orders) fn is_busy(error: &StoreError) -> bool {
     let (StoreError::Database(error) | StoreError::Migration(MigrateError::Execute(error))) = error else {
         return false;

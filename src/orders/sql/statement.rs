@@ -1,7 +1,6 @@
-//! One statement with its values, and one row of its answer, for either database.
+//! A statement with its values, and a row of its result, for SQLite and PostgreSQL.
 //!
-//! Both understand `$1`, so a statement is written once. The values have few kinds, and this is the only
-//! place that knows how each database takes them.
+//! Both databases understand `$1`, so each statement is written once. Only this module knows how values are bound.
 
 use std::borrow::Cow;
 
@@ -13,7 +12,7 @@ use topup_jobs::{Incident, Timestamp};
 
 use crate::orders::StoreError;
 
-/// A value to be bound. It has no `Debug`: customers and numbers are among them.
+/// A value to bind. It has no `Debug`, because it may contain data of a customer, which must not reach a log.
 pub(in crate::orders) enum Value {
     Text(Option<String>),
     Integer(Option<i64>),
@@ -21,18 +20,18 @@ pub(in crate::orders) enum Value {
     Time(Option<Timestamp>),
 }
 
-/// A statement and the values of its placeholders, in their order.
+/// A statement and the values of its placeholders, in order.
 pub(in crate::orders) struct Statement {
     text: Cow<'static, str>,
     values: Vec<Value>,
 }
 
-/// A statement without values yet.
+/// A statement without values.
 pub(in crate::orders) fn sql(text: &'static str) -> Statement {
     Statement { text: Cow::Borrowed(text), values: Vec::new() }
 }
 
-/// A statement that is put together of texts of this program. No value may stand in it: values are bound.
+/// A statement built at run time from texts of this program. It must not contain values; values are bound.
 pub(in crate::orders) fn sql_built(text: String) -> Statement {
     Statement { text: Cow::Owned(text), values: Vec::new() }
 }
@@ -45,18 +44,16 @@ fn query<DB: Database>(text: Cow<'static, str>) -> Query<'static, DB, <DB as Dat
 }
 
 impl Statement {
-    /// Binds the next placeholder.
     pub(in crate::orders) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
         self
     }
 
-    /// The statement that tells how the database would carry this one out.
+    /// The statement that returns the database's plan for `self`; `explain` is the database's keyword.
     pub(in crate::orders) fn explained(self, explain: &str) -> Self {
         Self { text: Cow::Owned(format!("{explain} {}", self.text)), ..self }
     }
 
-    /// For SQLite.
     pub(in crate::orders) fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
         self.values.into_iter().fold(query(self.text), |query, value| match value {
             Value::Text(text) => query.bind(text),
@@ -66,8 +63,8 @@ impl Statement {
         })
     }
 
-    /// For PostgreSQL, whose texts cannot hold U+0000: it becomes U+FFFD, so that a reference that a producer sent
-    /// with one in it cannot keep an order from being stored for ever.
+    /// Converts the statement for PostgreSQL. U+FFFD replaces U+0000, which PostgreSQL's texts cannot contain:
+    /// otherwise an order whose producer sent U+0000 could never be stored.
     pub(in crate::orders) fn postgres(self) -> Query<'static, Postgres, PgArguments> {
         self.values.into_iter().fold(query(self.text), |query, value| match value {
             Value::Text(text) => query.bind(text.map(|text| text.replace('\0', "\u{FFFD}"))),
@@ -144,14 +141,12 @@ impl From<Option<Timestamp>> for Value {
     }
 }
 
-/// A row of an answer.
 pub(in crate::orders) enum Row {
     Sqlite(SqliteRow),
     Postgres(PgRow),
 }
 
 impl Row {
-    /// The value in this column.
     pub(in crate::orders) fn get<T>(&self, column: &'static str) -> Result<T, StoreError>
     where
         T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>,
@@ -162,7 +157,7 @@ impl Row {
         })
     }
 
-    /// The text in this column as what it stands for.
+    /// Parses the text in this column.
     pub(in crate::orders) fn parse<T: std::str::FromStr>(
         &self,
         column: &'static str,
@@ -170,7 +165,7 @@ impl Row {
         self.get::<String>(column)?.parse().map_err(|_| StoreError::Row(column))
     }
 
-    /// As [`Row::parse`], where there may be none.
+    /// As [`Row::parse`]; `None` for NULL.
     pub(in crate::orders) fn parse_optional<T: std::str::FromStr>(
         &self,
         column: &'static str,
@@ -179,12 +174,10 @@ impl Row {
         text.map(|text| text.parse()).transpose().map_err(|_| StoreError::Row(column))
     }
 
-    /// The count in this column.
     pub(in crate::orders) fn count(&self, column: &'static str) -> Result<u32, StoreError> {
         u32::try_from(self.get::<i64>(column)?).map_err(|_| StoreError::Row(column))
     }
 
-    /// The number of an incident in this column.
     pub(in crate::orders) fn incident(&self, column: &'static str) -> Result<Incident, StoreError> {
         Incident::new(self.count(column)?).ok_or(StoreError::Row(column))
     }

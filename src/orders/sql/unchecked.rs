@@ -1,5 +1,5 @@
-//! The searches for what a queue should hold: orders that should have been checked, and orders that are dead letters.
-//! There may be tens of thousands, so each goes on from where it was, along an index.
+//! Searches for orders that a queue should hold: those with an overdue check, and dead letters. There may be tens of
+//! thousands, so each search uses an index and continues from a cursor.
 
 use topup_jobs::{JobName, Timestamp, TopupId};
 
@@ -7,7 +7,7 @@ use super::database::Database;
 use super::statement::{Row, sql};
 use crate::orders::{Behind, GivenUpOrder, Page, StoreError, UncheckedOrder};
 
-// Each has an index of its own, for which the status must stand in the statement.
+// Each statement has its own partial index, so it must contain the index's condition literally.
 pub(super) const POLLED: &str =
     "SELECT topup_id, status, tracked_at, next_check_at, failed_attempts FROM internet_orders
      WHERE next_check_at IS NOT NULL AND status = 'HANDLING' AND next_check_at < $1
@@ -74,17 +74,17 @@ fn unchecked(row: &Row) -> Result<UncheckedOrder, StoreError> {
     })
 }
 
-/// The values behind which a search goes on.
+/// The values of a cursor; without a cursor, values that sort before all rows.
 pub(super) fn position(behind: Option<&Behind>) -> (Timestamp, &str) {
     behind.map_or((Timestamp::UNIX_EPOCH, ""), |behind| (behind.at, behind.topup_id.as_str()))
 }
 
-/// Where a search goes on that has this time in this column of its last row.
+/// The cursor that continues after this row; `at` names the column with the row's time.
 pub(super) fn last(row: &Row, at: &'static str) -> Result<Behind, StoreError> {
     Ok(Behind { at: row.get(at)?, topup_id: row.get("topup_id")? })
 }
 
-/// The rows as what they stand for, and where the search goes on where there may be more.
+/// Reads the rows into a page. A page of `most` rows gets a cursor, because more rows may follow.
 pub(super) fn page<T, B>(
     rows: &[Row],
     most: u32,
@@ -97,9 +97,9 @@ pub(super) fn page<T, B>(
     Ok(Page { found, behind })
 }
 
-/// Logs that this row is left out. The id is logged only if it is a valid one.
+/// Logs a skipped row. The log line contains the order id only if it is valid.
 fn left_out(row: &Row, error: &StoreError) {
     let topup_id = row.parse::<TopupId>("topup_id").ok();
     let topup_id = topup_id.as_ref().map_or("unknown", TopupId::as_str);
-    tracing::warn!(order.id = topup_id, %error, "a row of the database is left out: what it holds cannot be read");
+    tracing::warn!(order.id = topup_id, %error, "a stored row of this order cannot be read and is skipped");
 }

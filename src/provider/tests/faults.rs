@@ -1,8 +1,7 @@
-//! Everything else that may come instead of an order: one row a fault, what it is and what becomes of it.
+//! Tables of faulty answers to `check-id` and their results, one fault a row.
 //!
-//! Every row is asked once, over a real connection. It ends in the order or in a typed error with the retry
-//! that the table of decisions asks for, in words without the key, the card, the number or the address; and
-//! it costs one request, for the client asks no second time by itself.
+//! Each row is one request over a real connection. Its result is the order or a typed error. The error's text never
+//! contains the key, the card, the phone number or the address. The client never repeats a request by itself.
 
 use std::error::Error;
 use std::time::Duration;
@@ -13,16 +12,15 @@ mod connection;
 mod content;
 mod refusals;
 
-/// What becomes of a fault.
+/// The expected result of a fault.
 #[derive(Debug, PartialEq)]
 enum Becomes {
-    /// No fault after all: the order, with this card code.
+    /// The order is read despite the fault, with this status and card code.
     Order(TopupStatus, Option<&'static str>),
-    /// The provider does not know the order.
     NotFound(String),
-    /// Nobody asks for so many seconds.
+    /// Requests pause for this number of seconds. The text is that of the error.
     Gate(u64, String),
-    /// The order is asked for again, with backoff.
+    /// The order is checked again, with backoff. The text is that of the error.
     Again(String),
 }
 
@@ -34,7 +32,7 @@ fn gate(secs: u64, words: &str) -> Becomes {
     Becomes::Gate(secs, words.to_owned())
 }
 
-/// The error of an answer that came whole with the status 200.
+/// The error of a complete answer with the status 200.
 fn unreadable(what: &str) -> Becomes {
     Becomes::Again(format!("the provider's answer cannot be read: {what} (HTTP 200)"))
 }

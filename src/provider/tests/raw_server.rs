@@ -1,5 +1,5 @@
-//! A server that answers each request with the bytes it was given, right or wrong, and counts what becomes of
-//! them. An HTTP library would refuse to send most of what the tests need.
+//! A server that answers every request with given bytes, valid HTTP or not, and counts the bytes it sends. An HTTP
+//! library would refuse to send most of the answers that the tests need.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,18 +10,18 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
 
-/// What becomes of the connection after the answer.
+/// What the server does with the connection after the answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Then {
-    /// It stays open for the next request.
+    /// Keeps the connection open for the next request.
     NextRequest,
-    /// It is closed in good order.
+    /// Closes the connection with a FIN.
     Close,
-    /// It is torn down.
+    /// Resets the connection with an RST.
     Reset,
-    /// Nothing more comes, and it stays open.
+    /// Keeps the connection open and sends nothing more.
     Silence,
-    /// These bytes follow again and again, with this pause.
+    /// Sends these bytes again and again, with this pause.
     Repeat(&'static [u8], Duration),
 }
 
@@ -33,9 +33,9 @@ pub(super) struct RawServer {
 
 #[derive(Default)]
 struct Seen {
-    /// Head of each request, and which connection it came on.
+    /// For each request, the number of its connection and its head.
     requests: Mutex<Vec<(usize, String)>>,
-    /// Bytes of answers that left this server.
+    /// Bytes of answers that were written to the sockets.
     sent: AtomicUsize,
 }
 
@@ -48,7 +48,7 @@ impl Drop for RawServer {
 impl RawServer {
     pub(super) fn start(answer: Vec<u8>, then: Then) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // A small buffer, so that bytes that were sent are bytes that the client took, give or take little.
+        // The send buffer is small, so that hardly more bytes are counted than the client has read.
         socket.set_send_buffer_size(64 * 1024).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(16).unwrap();
@@ -77,7 +77,6 @@ impl RawServer {
     }
 }
 
-/// Ends when the client or this server lets go of the connection.
 async fn converse(socket: &mut TcpStream, connection: usize, answer: &[u8], then: Then, seen: &Seen) {
     while let Some(head) = read_head(socket).await {
         seen.requests.lock().unwrap().push((connection, head));
@@ -89,7 +88,7 @@ async fn converse(socket: &mut TcpStream, connection: usize, answer: &[u8], then
             Then::Close => return,
             Then::Reset => return socket.set_zero_linger().unwrap(),
             Then::Silence => {
-                // Over when the client closes.
+                // The read ends when the client closes the connection.
                 let _gone = socket.read_u8().await;
                 return;
             }
@@ -103,7 +102,7 @@ async fn converse(socket: &mut TcpStream, connection: usize, answer: &[u8], then
     }
 }
 
-/// A request up to its empty line; the client's requests have no body.
+/// Reads a request up to the empty line. The client's requests have no body.
 async fn read_head(socket: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

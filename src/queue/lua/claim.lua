@@ -1,8 +1,11 @@
--- Claims at most as many jobs as the worker has free slots, and renews its lease with them.
--- KEYS[1] queue   ARGV: worker, limit, 1 if the worker holds jobs already
--- Returns nil for a worker that holds jobs and has lost its registration, otherwise
--- {milliseconds until the next scheduled job or -1, jobs still waiting, ids, payloads,
---   attempts, faults and crashes of each job and 1 for a suspect; nothing where none of them has a history}
+-- Claims as many due jobs as the worker has free slots, and renews the worker's lease.
+-- KEYS[1] queue
+-- ARGV[1] worker
+-- ARGV[2] number of free slots
+-- ARGV[3] 1 if the worker already holds jobs
+-- Returns nil if the worker holds jobs but is no longer registered, otherwise {ms until the next scheduled job or -1,
+--   number of due jobs not claimed, ids, payloads, counts}. The counts are four numbers for each job: attempts, faults,
+--   crashes, and 1 for a suspect or 0. The list of counts is empty if no job has a history.
 local queue = KEYS[1]
 local worker, limit = ARGV[1], tonumber(ARGV[2])
 local workers, active, scheduled = queue .. ':workers', queue .. ':active', queue .. ':scheduled'
@@ -11,15 +14,15 @@ if ARGV[3] == '1' and not redis.call('ZSCORE', workers, worker) then
     return nil
 end
 
--- The first write, and one that a server which is full refuses: nothing is claimed that could not be settled.
+-- If the memory of Redis is full, this first write fails, and no job is claimed. Settling a job would fail, too.
 redis.call('ZADD', workers, now(), worker)
 
--- Promotion is capped: whatever the backlog, one call does a bounded amount of work. It is done even
--- while the list is long, so that a stream of fresh jobs cannot hold back those that were scheduled.
+-- Moves due jobs to `active`, at most `limit` of them to bound the work of one call. Jobs are moved even if `active` is
+-- long, so that a stream of new jobs cannot hold back scheduled jobs.
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now(), 'LIMIT', 0, limit)
 if #due > 0 then
     redis.call('RPUSH', active, unpack(due))
-    -- They are the first ones: taking them away by rank spares a search for each.
+    -- These jobs have the lowest ranks, and removal by rank needs no search for each id.
     redis.call('ZREMRANGEBYRANK', scheduled, 0, #due - 1)
 end
 
@@ -27,7 +30,7 @@ local ids, payloads, counts = {}, {}, {}
 local popped = redis.call('LPOP', active, limit) or {}
 if #popped > 0 then
     local inflight = queue .. ':inflight:' .. worker
-    -- An id that a foreign program pushed twice is claimed once.
+    -- An id that another program pushed twice is claimed once.
     local metas, seen = {}, {}
     for n, held in ipairs(redis.call('SMISMEMBER', inflight, unpack(popped))) do
         local id = popped[n]
@@ -40,7 +43,7 @@ if #popped > 0 then
     if #ids > 0 then
         redis.call('SADD', inflight, unpack(ids))
         payloads = redis.call('HMGET', queue .. ':data', unpack(ids))
-        -- Most jobs have no history; one question tells so for all of them.
+        -- Most jobs have no history, so one EXISTS usually replaces the reads of all histories.
         if redis.call('EXISTS', unpack(metas)) > 0 then
             for n, meta in ipairs(metas) do
                 local history = redis.pcall('HMGET', meta, 'attempts', 'faults', 'crashes', 'lost_with')

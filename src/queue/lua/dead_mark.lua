@@ -1,7 +1,9 @@
--- Marks dead letters that a command is about to replay. The command changes the store next; should it end before it
--- makes the job due, a worker finds the mark and completes that. KEYS[1] queue   KEYS[2..] other queues in which the
--- same job may be   ARGV: ids Returns for each id 1, or 0 where it is no dead letter or another queue has the job at
--- work
+-- Marks dead letters that a command is about to replay. The command then changes the database and makes the jobs due.
+-- If the command dies after the mark, a worker finds the mark and completes the replay.
+-- KEYS[1]   queue
+-- KEYS[2..] other queues in which the same job may be
+-- ARGV[1..] ids
+-- Returns for each id 1, or 0 if the job is not a dead letter or another queue holds it.
 local queue = KEYS[1]
 
 local function mark(id)

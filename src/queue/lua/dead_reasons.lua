@@ -1,7 +1,8 @@
--- Why jobs are dead letters, of those that no worker will run any more.
--- KEYS: queues in which the same job may be   ARGV: ids
--- Returns for each id {the reason, or an empty text where it is no dead letter or waits in another of the queues;
---   1 if a command is replaying it}
+-- Reads why jobs are dead letters.
+-- KEYS[1..] queues in which the same job may be
+-- ARGV[1..] ids
+-- Returns for each id {reason, 1 if a command is replaying the dead letter or 0}. The reason is empty if the job is not
+--   a dead letter, or if one of the queues holds the job to run it.
 local function look(id)
     local found, replaying = '', 0
     for n = 1, #KEYS do

@@ -1,7 +1,9 @@
--- Has a dead letter run again, as a job to which nothing has happened yet.
--- KEYS[1] queue   KEYS[2..] other queues in which the same job may be
--- ARGV: id, payload that it carries from now on (empty: the one it has)
--- Returns `replayed`, `gone` where it is no dead letter, or `tracked` where another queue has the job at work
+-- Replays a dead letter as a new job, without its history.
+-- KEYS[1]   queue
+-- KEYS[2..] other queues in which the same job may be
+-- ARGV[1]   id
+-- ARGV[2]   new payload (empty: the old one stays)
+-- Returns `replayed`, `gone` if the job is not a dead letter, or `tracked` if another queue holds the job.
 local queue, id, payload = KEYS[1], take(), take()
 if redis.call('SMISMEMBER', queue .. ':dead', id)[1] == 0 then
     return 'gone'

@@ -1,7 +1,14 @@
--- Puts back dead letters that the store knows of and no queue holds.
--- KEYS: queues in which the same job may be   ARGV, for each: queue, id, payload, reason, seconds since 1970 when it
---   was given up (empty: unknown), failed attempts before that, last error (empty: none)
--- Returns for each 1 if it was put back, or 0
+-- Restores dead letters that are in the database but in no queue.
+-- KEYS[1..] queues in which the same job may be
+-- ARGV, for each dead letter:
+--   queue
+--   id
+--   payload
+--   reason
+--   time when the job became a dead letter, in seconds since 1970 (empty: unknown)
+--   failed attempts before that time
+--   last error (empty: none)
+-- Returns for each dead letter 1 if it was restored, or 0 if a queue holds its job.
 local function is_held(id)
     for n = 1, #KEYS do
         if redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1 then

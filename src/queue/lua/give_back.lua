@@ -1,12 +1,14 @@
--- Gives back jobs that stand as claimed by a worker which does not know of them: the answer to its claim
--- was lost, or Redis came back with older data.
--- KEYS[1] queue   ARGV: worker, ids
--- Returns the number of jobs given back.
+-- Returns orphaned claims to their queue: jobs that Redis counts as claimed by a worker although the worker does not
+-- hold them. A claim is orphaned if the answer of claim.lua was lost, or if Redis has lost its latest writes.
+-- KEYS[1]   queue
+-- ARGV[1]   worker
+-- ARGV[2..] ids
+-- Returns the number of jobs that went back.
 local queue, inflight = KEYS[1], KEYS[1] .. ':inflight:' .. ARGV[1]
 local given = 0
-for at = 2, #ARGV do
-    if redis.call('SREM', inflight, ARGV[at]) == 1 then
-        give_back(queue, ARGV[at])
+for n = 2, #ARGV do
+    if redis.call('SREM', inflight, ARGV[n]) == 1 then
+        give_back(queue, ARGV[n])
         given = given + 1
     end
 end

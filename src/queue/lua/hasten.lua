@@ -1,7 +1,9 @@
--- Has jobs run at once that are late by the store: their time has come there, and here they wait for longer than a
--- job does that waits for a request. The clock of Redis was set back after they were scheduled.
--- KEYS: queues in which the jobs may be   ARGV: ms within which a job that waits for a request runs again, ids
--- Returns the number of jobs that are due now
+-- Makes jobs due that are overdue according to the database. If Redis has scheduled such a job for a time far ahead,
+-- the clock of Redis was moved back. A job that only waits for a permit is due soon and is not moved.
+-- KEYS[1..] queues in which the jobs may be
+-- ARGV[1]   ms within which a job that waits for a permit runs again
+-- ARGV[2..] ids of overdue jobs
+-- Returns the number of jobs made due.
 local soon = now() + tonumber(take()) / 1000
 local hastened = 0
 while at < #ARGV do

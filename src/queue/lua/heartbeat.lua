@@ -1,15 +1,19 @@
--- Reports that a worker process lives, in all its queues, and looks what there is to do in them.
--- KEYS queues   ARGV: lease in ms, 1 if the clock of Redis may have been set, then for each queue: worker, 1 if it
---   holds jobs there
--- Returns {ms since 1970, {for each queue {jobs in flight, ms until the next job is due or -1, 1 if a lease has run
--- out}}}. Jobs in flight are -1 for a worker that holds jobs and was taken for dead meanwhile. A worker that holds
--- none is counted as 0 and registered again whatever happened: nothing of it can have been taken.
+-- Renews the registration of a worker process in all its queues, and reads which of these queues have work.
+-- KEYS[1..] queues
+-- ARGV[1]   lease in ms
+-- ARGV[2]   1 if the clock of Redis may have been changed
+-- ARGV, then for each queue:
+--   name of the worker in this queue
+--   1 if the worker holds jobs of this queue
+-- Returns {ms since 1970, {for each queue {jobs in flight, ms until the next job or -1, 1 if a lease has expired}}}.
+--   The number of jobs in flight is -1 if the worker holds jobs but was presumed dead. It is 0 for a worker without
+--   jobs, which is always registered again because it had no job to lose.
 local lease, clock_was_set = tonumber(take()) / 1000, take() == '1'
 local results, lists, sets = {}, {}, {}
 for n, queue in ipairs(KEYS) do
     lists[n], sets[n] = queue .. ':active', queue .. ':scheduled'
 end
--- Most often nothing is due anywhere, and often nothing waits; one question each tells so for all queues.
+-- Usually no job is due and often none is scheduled, so two EXISTS usually replace the reads of each queue.
 local some_due = redis.call('EXISTS', unpack(lists)) > 0
 local some_wait = redis.call('EXISTS', unpack(sets)) > 0
 for n, queue in ipairs(KEYS) do
@@ -23,7 +27,7 @@ for n, queue in ipairs(KEYS) do
         redis.call('ZADD', workers, now(), worker)
     end
     if clock_was_set then
-        -- A worker that reported by a clock that was ahead, and died, would be waited for until then.
+        -- A worker that died after a report dated in the future would seem alive, so such reports are dated now.
         for _, other in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now(), '+inf', 'LIMIT', 0, 1000)) do
             redis.call('ZADD', workers, now(), other)
         end

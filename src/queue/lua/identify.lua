@@ -1,9 +1,13 @@
--- Gives jobs that were just claimed the ids that their payloads ask for: a program on apalis-redis pushes them under
--- ids of its own, and an order must not be tracked twice. They are due again under those ids; one that is in a queue
--- already is dropped. A dead letter does not count and goes, as for a message of the inbox.
--- KEYS[1] queue   KEYS[2..] other queues in which the same job may be
--- ARGV: worker, then for each job: the id it has, the id it is to have
--- Returns the number of jobs that were dropped
+-- Gives newly claimed jobs the ids that their payloads require. A program that pushes jobs by apalis-redis chooses
+-- other ids, so the same order could be tracked twice. A renamed job is due again and replaces a dead letter of the
+-- required id. If a queue already holds a job of that id to run it, the claimed job is dropped instead.
+-- KEYS[1]   queue
+-- KEYS[2..] other queues in which the same job may be
+-- ARGV[1]   worker
+-- ARGV, then for each job:
+--   current id
+--   required id
+-- Returns the number of jobs dropped.
 local queue, inflight = KEYS[1], KEYS[1] .. ':inflight:' .. take()
 
 local function is_followed(id)
@@ -23,7 +27,7 @@ while at < #ARGV do
         if is_followed(id) then
             dropped = dropped + 1
         else
-            -- The first write, and one that a server which is full refuses.
+            -- If the memory of Redis is full, this first write fails before anything is removed.
             redis.call('HSET', queue .. ':data', id, payload)
             redis.call('SREM', queue .. ':dead', id)
             redis.call('DEL', queue .. ':meta:' .. id)

@@ -1,7 +1,11 @@
--- Reads messages of the inbox, the oldest first, few at a time and no more than fit into so many bytes. Of a message that is too
--- large to be accepted only the size is handed over.
--- KEYS[1] inbox   ARGV: id of the message behind which to begin, empty for the oldest; most messages, most bytes of all, most bytes of one
--- Returns for each message its id, its size in bytes, and its fields; no fields where it is larger than one may be
+-- Reads the oldest messages of the inbox, up to a number and a total size. For a message that is too large to be
+-- accepted, only the size is returned.
+-- KEYS[1] inbox
+-- ARGV[1] id of the message after which to begin (empty: at the oldest)
+-- ARGV[2] maximum number of messages
+-- ARGV[3] maximum bytes of all messages
+-- ARGV[4] maximum bytes of one message
+-- Returns for each message {id, size in bytes, fields}; the fields are empty if the message is too large.
 local CHUNK = 16
 local after = take()
 local most, most_bytes, most_of_one = tonumber(take()), tonumber(take()), tonumber(take())

@@ -1,25 +1,33 @@
--- Moves messages out of the inbox: into a queue, to the rejected ones, or away where the order is already
--- tracked and they say nothing new. Messages are deleted last, in the same step: no crash and no second worker can
--- lose or double one. They are moved only while the first of them is the oldest of the inbox: all workers move messages
--- from the oldest on, so then no other worker has moved one of them.
--- KEYS[1] inbox   KEYS[2] rejected   KEYS[3..] queues in which an order may already be tracked; in the first of them
---   runs what is done about an order that is tracked
--- ARGV, for each message, the oldest first and none left out: id, then `reject` and the reason,
---   or `accept` and what the message is: `repeat` where it says no more than that the order is to be tracked, `update`
---   where it says more, `check`, `correct` or `cancel`; id of the order's own job; where the order is not tracked:
---   queue, id, payload and delay in ms since the message was added; payload of the job that carries the message out
---   where the order is tracked
--- Returns for each message `rejected`, `duplicate`, `accepted`, `passed-on` where the order is tracked and a job carries
---   out what the message says, or `gone` where it was to be rejected and was deleted by hand; nothing where another worker
---   was faster
+-- Moves messages from the inbox into a queue or to the rejected messages. A message that adds nothing to an order that
+-- is already tracked is only deleted. One script does all of this, so that no crash can lose or duplicate a message.
+-- The messages of a call were the oldest of the inbox when they were read. If the first of them is no longer the oldest
+-- when the script runs, another worker has moved that message, and the script does nothing.
+-- KEYS[1]   inbox
+-- KEYS[2]   rejected messages
+-- KEYS[3]   queue in which an order may be tracked; it also runs the jobs for messages about tracked orders
+-- KEYS[4..] other queues in which an order may be tracked
+-- ARGV, for each message, the oldest first and without gaps:
+--   id
+--   `reject` or `accept`
+--   reject: reason
+--   accept: kind: `repeat` (only requests tracking), `update` (also has details), `check`, `correct` or `cancel`
+--   accept: id of the order's own job
+--   accept, for an order that is not tracked: queue
+--   accept, for an order that is not tracked: id of the job
+--   accept, for an order that is not tracked: payload
+--   accept, for an order that is not tracked: delay in ms since the message was added
+--   accept, for a tracked order: payload of the job that applies the message
+-- Returns for each message `accepted`, `rejected`, `duplicate`, `passed-on` (a job will apply it to a tracked order) or
+--   `gone` (a message to reject that was deleted by hand). Returns {} if another worker has moved the first message.
 local inbox, rejected = KEYS[1], KEYS[2]
 local MAX_FIELDS = 1000
--- Of a rejected message that has more bytes, so many of its parts are kept, and of each part so many bytes.
+-- A rejected message of more than KEPT_WHOLE bytes is cut to its first KEPT_PARTS names and values, and each name or
+-- value to KEPT_OF_PART bytes.
 local KEPT_WHOLE, KEPT_PARTS, KEPT_OF_PART = 65536, 32, 1024
--- The job of an order that was cancelled ends when it runs; by then it is no reason to drop a message of the order. The
--- longest wait between two checks is a day.
+-- Lifetime of the mark of a cancelled order. The order's job ends at its next run, which is within a day. Until then a
+-- message that repeats the order reverses the cancellation. Without the mark it would be dropped as a duplicate.
 local CANCELLED_SECONDS = 2 * 86400
--- Its job runs this much later than the one that stores that it is cancelled.
+-- Delay of the job of a cancelled order. Another job stores the cancellation meanwhile, so the order's job will see it.
 local CANCELLED_JOB_MS = 1000
 
 local messages, message_ids, orders = {}, {}, {}
@@ -42,7 +50,6 @@ if not oldest or oldest[1] ~= message_ids[1] then
     return {}
 end
 
--- What is kept of a rejected message.
 local function kept(fields)
     local bytes = size_of(fields)
     if bytes > KEPT_WHOLE then
@@ -52,13 +59,13 @@ local function kept(fields)
         end
         return beginning
     elseif #fields > MAX_FIELDS then
-        -- More than a script can hand on one by one: kept whole, as one MessagePack array.
+        -- Lua cannot pass so many fields one by one, so they are kept as one MessagePack array.
         return { 'fields', cmsgpack.pack(fields) }
     end
     return fields
 end
 
--- By id of the order: whether one of the queues holds its job. A dead letter does not count.
+-- By order id. `tracked`: a queue holds the order's job to run it. `dead_letters`: the order's job is a dead letter.
 local tracked, dead_letters = {}, {}
 if #orders > 0 then
     for n = 3, #KEYS do
@@ -82,9 +89,9 @@ local function reject(message)
     return 'rejected'
 end
 
--- By key: ids and payloads of the jobs that are put into the queues.
+-- Ids and payloads of the new jobs, by the key of the hash into which they are written.
 local payloads = {}
--- Those jobs, and by id those of orders.
+-- `jobs` lists all new jobs. `own_jobs` holds by order id those that track an order; the others apply a message.
 local jobs, own_jobs = {}, {}
 
 local function put(queue, id, payload, delay_ms)
@@ -95,8 +102,8 @@ local function put(queue, id, payload, delay_ms)
     return jobs[#jobs]
 end
 
--- By id of an order that is tracked: whether it was cancelled since a message last had it tracked, and after how many
--- ms its job is to run, if that is to change; and the orders of which it is, the first first.
+-- By id of a tracked order. `cancelled`: true if this call cancels the order, false if it resumes the order. `moves`:
+-- new wait of the order's job in ms. `moved` lists the ids in `moves`, in the sequence of their messages.
 local cancelled, moves, moved = {}, {}, {}
 
 local function cancelled_key(order)
@@ -110,7 +117,7 @@ local function is_cancelled(order)
     return cancelled[order]
 end
 
--- A message of an order that is tracked.
+-- Adds the job that applies a message to a tracked order, unless the message is a duplicate.
 local function pass_on(message)
     local order, what = message.order, message.what
     if what == 'repeat' and not is_cancelled(order) then
@@ -131,7 +138,7 @@ local function pass_on(message)
     return 'passed-on'
 end
 
--- Has the job of an order that waits for its time run after this wait. One that is due, or in flight, is left alone.
+-- Reschedules the job of an order if it is scheduled. A job that is due or in flight is not moved.
 local function move(order, delay_ms)
     if own_jobs[order] then
         own_jobs[order].delay_ms = math.min(own_jobs[order].delay_ms, delay_ms)
@@ -145,7 +152,7 @@ end
 
 local function accept(message)
     local order = message.order
-    -- An order that is to be tracked is no dead letter any more.
+    -- Every message but `correct` and `cancel` makes the order tracked again, which deletes its dead letters.
     if dead_letters[order] and message.what ~= 'correct' and message.what ~= 'cancel' then
         for n = 3, #KEYS do
             forget_dead_letter(KEYS[n], order)
@@ -154,7 +161,7 @@ local function accept(message)
     if tracked[order] then
         return pass_on(message)
     end
-    -- A delay counts from the moment the producer added the message, however late it is taken in.
+    -- A delay counts from the time at which the producer added the message, not from the time of this call.
     local added_ms = tonumber(string.match(message.id, '^%d+'))
     local waited_ms = math.max(0, now() * 1000 - added_ms)
     local delay_ms = message.delay_ms > 0 and math.max(0, message.delay_ms - waited_ms) or 0
@@ -172,7 +179,7 @@ end
 for data, values in pairs(payloads) do
     call_with('HSET', data, values)
 end
--- Only now: a server that is full has refused the payloads, and no job may be lost by being taken out of its place.
+-- If the memory of Redis is full, the write of the payloads fails. Jobs are moved after it, so none is lost.
 for order, is in pairs(cancelled) do
     if is then
         redis.call('SET', cancelled_key(order), 1, 'EX', CANCELLED_SECONDS)

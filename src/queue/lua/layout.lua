@@ -1,10 +1,9 @@
--- Shared by the scripts that move jobs: the layout of a queue, and how a job enters one.
--- `queue` is the name of an apalis queue, `{topup}:poll-topup`; all its keys begin with it.
+-- Functions that put jobs into queues, prepended to all scripts that move jobs. `queue` is the name of an apalis queue
+-- such as `{topup}:poll-topup`; the names of all keys of the queue begin with that name.
 
--- A due time says two things. Its whole milliseconds are the time at which the job is due; the microseconds behind
--- them say how long the job was meant to wait at most: that power of 1.025, in ms. So a job that lies further ahead
--- than it was ever meant to wait is known, whatever the clock of Redis has done since. Due times of other programs
--- have no microseconds.
+-- A due time holds two numbers. Its digits down to the millisecond are the time at which the job is due. The three
+-- digits after them are an exponent p: the job was meant to wait at most 1.025 ^ p ms. If a job would have to wait
+-- longer than that, the clock of Redis was moved back. In due times of other programs these three digits are 0.
 local WAIT_BASE, LONGEST_POWER = 1.025, 999
 local function due_in(delay_ms)
     local power = math.ceil(math.log(delay_ms) / math.log(WAIT_BASE))
@@ -12,13 +11,13 @@ local function due_in(delay_ms)
     return (due_ms * 1000 + math.min(math.max(power, 1), LONGEST_POWER)) / 1000000
 end
 
--- How long a job with this due time was meant to wait at most, in ms; nothing where that is not known.
+-- Returns the longest wait in ms that was meant for a job with this due time; nil if another program set the due time.
 local function meant_wait_ms(due)
     local power = math.floor(due * 1000000 + 0.5) % 1000
     return power > 0 and math.floor(WAIT_BASE ^ power) or nil
 end
 
--- Jobs that a script makes due, by queue: ids in the order in which they run, and scores with ids.
+-- Jobs that `place` will enqueue, by queue: in `ready` the ids of due jobs, in `waiting` due times and ids in turn.
 local ready, waiting = {}, {}
 
 local function list(of, queue)
@@ -26,7 +25,7 @@ local function list(of, queue)
     return of[queue]
 end
 
--- Lets a job that has its payload in place run after `delay_ms`, once `place` is called.
+-- Schedules a job to run after `delay_ms`. The next call of `place` enqueues it. Its payload must be stored already.
 local function schedule(queue, id, delay_ms)
     if delay_ms <= 0 then
         table.insert(list(ready, queue), id)
@@ -38,7 +37,7 @@ local function schedule(queue, id, delay_ms)
     end
 end
 
--- Calls a command with a list of any length; a script cannot pass more than some thousand values at once.
+-- Calls a command with a list of any length, in parts, because Lua cannot pass more than some thousand values at once.
 local MAX_VALUES = 1000
 local function call_with(command, key, values)
     for first = 1, #values, MAX_VALUES do
@@ -46,7 +45,7 @@ local function call_with(command, key, values)
     end
 end
 
--- Puts the scheduled jobs in place and tells the workers of a queue where one is due earlier than they know.
+-- Puts the jobs in `ready` and `waiting` into their queues. Wakes the workers of a queue if one of them is due next.
 local function place()
     local wake = {}
     for queue, ids in pairs(ready) do
@@ -55,7 +54,7 @@ local function place()
     end
     for queue, jobs in pairs(waiting) do
         call_with('ZADD', queue .. ':scheduled', jobs)
-        -- By its time, not by its id: of jobs due at the same time any may stand first.
+        -- Compares due times, not ids: if several jobs are due at the same time, any of them may be the head.
         local head = redis.call('ZRANGE', queue .. ':scheduled', 0, 0, 'WITHSCORES')
         if tonumber(head[2]) >= jobs.first_due then
             wake[queue] = true
@@ -67,13 +66,13 @@ local function place()
     ready, waiting = {}, {}
 end
 
--- Gives a job that was claimed back to the head of its queue, and wakes the workers.
+-- Returns a claimed job to the head of its queue. An entry in `ready` makes the next call of `place` wake the workers.
 local function give_back(queue, id)
     redis.call('LPUSH', queue .. ':active', id)
     list(ready, queue)
 end
 
--- Deletes a dead letter, and returns how many there were of that id.
+-- Deletes a dead letter. Returns 1, or 0 if there was no dead letter of that id.
 local function forget_dead_letter(queue, id)
     local dead = redis.call('SREM', queue .. ':dead', id)
     if dead == 1 then
@@ -83,8 +82,8 @@ local function forget_dead_letter(queue, id)
     return dead
 end
 
--- Puts a job into a queue. One that is already there is left alone and 0 returned; a dead letter of the
--- same id is replaced. It may run once `place` is called.
+-- Adds a job to a queue and deletes a dead letter of the same id. The job can run once `place` is called. Returns 1, or
+-- 0 if the queue already holds a job of this id, which then stays unchanged.
 local function push(queue, id, payload, delay_ms)
     forget_dead_letter(queue, id)
     if redis.call('HSETNX', queue .. ':data', id, payload) == 0 then
@@ -94,9 +93,8 @@ local function push(queue, id, payload, delay_ms)
     return 1
 end
 
--- Takes a job out of sight of the workers; its payload stays for an operator to look at. Where the queue itself
--- decides that, rather than the handler, it is noted: the handler may still come to its end on a worker that was
--- taken for dead.
+-- Makes a job a dead letter and keeps its payload. `by_queue` is true if the queue decided that, not the handler: the
+-- handler may then still run on a worker that was presumed dead. If it completes the job, settle.lua accepts that.
 local function dead_letter(queue, id, reason, by_queue)
     local meta = queue .. ':meta:' .. id
     redis.call('SADD', queue .. ':dead', id)
@@ -106,7 +104,7 @@ local function dead_letter(queue, id, reason, by_queue)
     end
 end
 
--- The process that ran this job and no other has died: the job is due again, or dead-lettered as poison.
+-- Counts a crash: the death of a process that ran only this job. At `most_crashes` the job becomes a dead letter.
 local function crashed(queue, id, most_crashes)
     local crashes = redis.pcall('HINCRBY', queue .. ':meta:' .. id, 'crashes', 1)
     if type(crashes) == 'number' and crashes >= most_crashes then

@@ -1,6 +1,8 @@
--- Ends the registration of a worker that stops; jobs it still holds go back at once.
--- KEYS[1] queue   KEYS[2] the last batch of this consumer   ARGV: worker
--- Returns the number of jobs given back.
+-- Removes the registration of a worker that stops, and returns the jobs that it still holds to their queue.
+-- KEYS[1] queue
+-- KEYS[2] number of the last batch that this consumer settled
+-- ARGV[1] worker
+-- Returns the number of jobs that went back.
 local queue, worker = KEYS[1], ARGV[1]
 local inflight = queue .. ':inflight:' .. worker
 local held = redis.call('SMEMBERS', inflight)

@@ -1,9 +1,11 @@
--- Moves jobs forward that lie further ahead than they were ever meant to wait: they were scheduled by a clock of
--- Redis that has been set back since. Doing so again changes nothing, so any number of workers may.
--- KEYS[1] queue   ARGV: due time to look from, as ZRANGEBYSCORE takes it; most jobs to look at
--- Returns {due time to look from next, or an empty text after the last job; number of jobs moved}
+-- Shortens waits that are longer than intended because the clock of Redis was moved back after the job was scheduled. A
+-- second run changes nothing, so any number of workers may run this script.
+-- KEYS[1] queue
+-- ARGV[1] due time to begin at, in the notation of ZRANGEBYSCORE
+-- ARGV[2] maximum number of jobs to read
+-- Returns {due time at which to continue, or an empty text after the last job; number of jobs rescheduled}.
 local queue, from, most = KEYS[1], take(), tonumber(take())
--- A due time is rounded, up by a millisecond at most.
+-- Tolerance for the rounding of due times, which adds a millisecond at most.
 local ROUNDED_MS = 5
 local found = redis.call('ZRANGEBYSCORE', queue .. ':scheduled', from, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
 local moved, last_moved = 0, false
@@ -20,5 +22,6 @@ place()
 if #found < 2 * most then
     return { '', moved }
 end
--- Jobs of the same due time are moved alike: those of the last one are either still to be moved, or stay.
+-- Jobs with the same due time are all moved or all kept. So if the last job was kept, the next call begins after its
+-- due time. If it was moved, unread jobs may have the same due time, so the next call begins at this due time.
 return { (last_moved and '' or '(') .. found[#found], moved }

@@ -1,7 +1,9 @@
--- Gives the jobs of workers whose lease has run out to the others. Each becomes a suspect, unless it is one already:
--- it may have killed its worker, or be one of many that the worker held when it was killed, frozen or cut off.
--- KEYS[1] queue   ARGV: lease in ms, most jobs to move
--- Returns the number of jobs given on
+-- Makes the jobs of workers whose lease has expired due for other workers. Each of these jobs becomes a suspect, as it
+-- may have killed its worker. (The worker may also have been killed, frozen or cut off for another reason.)
+-- KEYS[1] queue
+-- ARGV[1] lease in ms
+-- ARGV[2] maximum number of jobs to move from one worker
+-- Returns the number of jobs moved.
 local queue = KEYS[1]
 local lease, most = tonumber(ARGV[1]) / 1000, tonumber(ARGV[2])
 local workers = queue .. ':workers'

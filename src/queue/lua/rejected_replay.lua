@@ -1,14 +1,16 @@
--- Puts a rejected message back into the inbox as its producer sent it, with the id that it had at first: it is not newer
--- than messages that came since.
--- KEYS[1] inbox   KEYS[2] rejected   ARGV: id of the entry
--- Returns the id it has in the inbox, `gone` where there is no such entry, `packed` for a message of so many
--- fields that it was kept as one, or `cut` for one of which only the beginning was kept: those can never be accepted.
+-- Puts a rejected message back into the inbox as its producer sent it. The field `first-id` holds the first id of the
+-- message in the inbox. By that id the message still counts as older than messages that arrived after it.
+-- KEYS[1] inbox
+-- KEYS[2] rejected messages
+-- ARGV[1] id of the entry
+-- Returns the new id in the inbox, `gone` if there is no such entry, `packed` if the message had too many fields, or
+--   `cut` if it was too large and only its beginning was kept. Packed and cut messages can never be accepted.
 local id = take()
 local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
 if not entry then
     return 'gone'
 end
--- First its id and the reason, which were added when it was rejected, then what was sent.
+-- The first two fields, id and reason, were added on rejection; the fields of the message follow.
 local fields = entry[2]
 if #fields == 6 and fields[5] == 'fields' then
     return 'packed'

@@ -1,6 +1,9 @@
--- Drops the oldest rejected messages where there are too many, or where they take too much memory, and counts them.
--- KEYS[1] rejected   KEYS[2] how many were dropped so far   ARGV: most messages, most bytes
--- Returns how many were dropped now
+-- Drops the oldest rejected messages until their number and their memory are within the limits, and counts the drops.
+-- KEYS[1] rejected messages
+-- KEYS[2] counter of dropped messages
+-- ARGV[1] maximum number of messages
+-- ARGV[2] maximum bytes of memory
+-- Returns the number of messages dropped by this call.
 local rejected, most_bytes = KEYS[1], tonumber(ARGV[2])
 local length = redis.call('XLEN', rejected)
 local dropped = 0
@@ -10,7 +13,7 @@ local function keep(newest)
     length = newest
 end
 
--- As Redis counts it; nothing where this user may not ask.
+-- Returns the memory of the rejected messages, or 0 if the Redis user lacks the permission to read it.
 local function bytes()
     local usage = redis.pcall('MEMORY', 'USAGE', rejected, 'SAMPLES', 0)
     return type(usage) == 'number' and usage or 0

@@ -1,7 +1,10 @@
--- Has jobs run at once of which the store says that they are still to be done.
--- KEYS[1] queue   ARGV, for each job: id, payload
--- Returns for each `replayed` where it was a dead letter, `hastened` where it waited for its time, `under-way` where it
--- is due already or a worker has it, and `added` where no queue held it
+-- Makes the jobs of pending notifications due, even dead letters. A job that the queue does not hold is added.
+-- KEYS[1] queue
+-- ARGV, for each job:
+--   id
+--   payload
+-- Returns for each job `replayed` if it was a dead letter, `hastened` if it was scheduled, `under-way` if it was due or
+--   claimed already, or `added` if no queue held it.
 local queue = KEYS[1]
 
 local function resend(id, payload)

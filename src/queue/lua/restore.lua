@@ -1,13 +1,19 @@
--- Puts back jobs that the store knows of and no queue holds; a dead letter counts as held.
--- KEYS: queues in which the same job may be   ARGV: most jobs that may wait in the first of these queues (0: any
---   number), ms within which a job of this queue that waits for a request runs again; then for each job: queue, id, payload,
+-- Restores jobs that are in the database but in no queue. Dead letters count as jobs in a queue.
+-- KEYS[1]   queue in which the same job may be; the number of jobs that wait in this queue is limited
+-- KEYS[2..] other queues in which the same job may be
+-- ARGV[1]   maximum number of jobs that wait in the first queue (0: unlimited)
+-- ARGV[2]   ms within which a job of that queue that waits for a permit runs again
+-- ARGV, then for each job:
+--   queue
+--   id
+--   payload
 --   failed attempts
--- Returns {number of jobs put back, 1 if there was no room for more}
+-- Returns {number of jobs restored, 1 if the limit of the first queue is reached or 0}.
 local most, soon = tonumber(take()), tonumber(take()) / 1000
 local room = math.huge
 if most > 0 then
     local queue = KEYS[1]
-    -- Those that wait for a request, or for the provider, are due again soon.
+    -- Jobs that are due soon wait for a permit or for the provider. They count against the limit like due jobs.
     local due = redis.call('ZRANGEBYSCORE', queue .. ':scheduled', '-inf', now() + soon, 'LIMIT', 0, most)
     room = most - #due - redis.call('LLEN', queue .. ':active')
 end

@@ -1,14 +1,25 @@
--- Settles a batch of jobs, each in full: its end and whatever follows from it, in one step. What follows is
--- put in place before the jobs are taken away, so that an error halfway leaves them where they were.
--- KEYS[1] queue   KEYS[2] the last batch of this consumer
--- ARGV: number of the batch, worker, crashes that make a job poison, number of jobs that are finished and have nothing
---   that follows, their ids, then for each other job:
---   id, action, delay in ms, reason, payload that it carries from now on (empty: the one it has),
---   number of jobs that follow, then for each: queue, id, payload, delay in ms
--- Returns of how many settlements nothing was done: another worker owns the job by now, or it stands here twice. A batch
--- that was settled already, because its answer was lost and it was sent again, or because it came late on a connection
--- that was left, has none. A job that the queue has dead-lettered meanwhile, and that its handler finished all the same, is
--- finished: it is no dead letter any more, and what follows from it follows.
+-- Settles a batch of jobs in one step: applies the result of each job and enqueues the jobs that follow it. The settled
+-- jobs leave the worker's in-flight set last, so that a script that fails halfway loses no job.
+-- KEYS[1] queue
+-- KEYS[2] number of the last batch that this consumer settled
+-- ARGV[1] number of this batch
+-- ARGV[2] worker
+-- ARGV[3] number of crashes after which a job becomes a dead letter
+-- ARGV[4] number of jobs that are complete and have no following job
+-- ARGV, then the id of each complete job without following jobs, then for each other job:
+--   id
+--   action: `complete`, `snooze`, `retry`, `fault`, `crash`, `release`, `dead-letter` or `condemned` (too many faults)
+--   delay in ms
+--   reason
+--   new payload (empty: the old one stays)
+--   number of following jobs, then for each:
+--     queue
+--     id
+--     payload
+--     delay in ms
+-- Returns the number of dropped settlements. A settlement is dropped if another worker owns the job by now, or if the
+--   batch holds the job twice. A batch that was applied before is ignored, and 0 is returned: the worker sent it again
+--   because the answer was lost, or an old connection delivered it late.
 local queue, last_batch = KEYS[1], KEYS[2]
 local data = queue .. ':data'
 local LAST_BATCH_KEPT_SECONDS = 3600
@@ -19,7 +30,7 @@ if tonumber(redis.call('GET', last_batch) or '0') >= tonumber(batch) then
 end
 local inflight = queue .. ':inflight:' .. worker
 
--- Of what is only finished there is nothing but the id.
+-- `jobs[n]` holds the arguments of the job `ids[n]`, or nil if that job is complete and has no following job.
 local jobs, ids = {}, {}
 for n = 1, tonumber(take()) do
     ids[n] = take()
@@ -47,8 +58,8 @@ local function finish(id, replaced)
     histories[#histories + 1] = queue .. ':meta:' .. id
 end
 
--- Puts in place what follows. Returns whether that takes the place of the job itself. A job of this batch that
--- is finished has its payload until the end; it is not in the queue any more, and what follows may take its place.
+-- Enqueues the jobs that follow a job. Returns whether one of them has the same id and so replaces the job. A following
+-- job may also have the id of a job that this batch completed. Its payload is still stored, so `push` would refuse it.
 local function follow(job)
     local replaced = false
     for _, following in ipairs(job.next or {}) do
@@ -75,8 +86,8 @@ local function settle(job)
     if job.payload ~= '' then
         redis.call('HSET', data, id, job.payload)
     end
-    if action == 'dead-letter' or action == 'poison' then
-        dead_letter(queue, id, job.reason, action == 'poison')
+    if action == 'dead-letter' or action == 'condemned' then
+        dead_letter(queue, id, job.reason, action == 'condemned')
     elseif action == 'release' then
         give_back(queue, id)
     elseif action == 'fault' then
@@ -86,7 +97,7 @@ local function settle(job)
     elseif action == 'crash' then
         crashed(queue, id, most_crashes)
     else
-        -- A job that waits did not come to its work: that says nothing about what it does to its process.
+        -- After a retry, crashes and faults count from 0 again, as the handler did its work. A snooze keeps the counts.
         if action == 'retry' then
             redis.pcall('HDEL', meta, 'crashes', 'faults', 'lost_with')
             redis.pcall('HINCRBY', meta, 'attempts', 1)
@@ -96,7 +107,8 @@ local function settle(job)
     end
 end
 
--- Whether a job that is not owned any more was dead-lettered by the queue itself, and its handler has finished it after all.
+-- Checks whether the handler has completed a job that the queue dead-lettered while the handler still ran. If so, takes
+-- the job out of the dead letters and returns true, so that the job counts as complete.
 local function completed_after_all(n, id)
     local finishes = not jobs[n] or jobs[n].action == 'complete'
     local dead_lettered_by = finishes and redis.call('SMISMEMBER', queue .. ':dead', id)[1] == 1
@@ -104,7 +116,7 @@ local function completed_after_all(n, id)
     return dead_lettered_by == 'queue' and redis.call('SREM', queue .. ':dead', id) == 1
 end
 
--- After Redis came back with older data a worker may have claimed a job twice; one settlement ends both.
+-- If Redis loses its latest writes, a worker may claim a job twice. The first settlement then ends both claims.
 local ended, lost = {}, 0
 for n, id in ipairs(ids) do
     if ended[id] or (owned[n] == 0 and not completed_after_all(n, id)) then

@@ -1,8 +1,8 @@
--- Functions of the budget's and the list's scripts, behind the prelude: the keys of the provider's API, the breakers, and
--- the queues of orders that wait for a permit. The keys are listed in rate_limit/mod.rs.
+-- Functions for API keys, breakers and wait queues. They precede the scripts of the budget and of the list, after the
+-- prelude. rate_limit/mod.rs lists the keys in Redis.
 
--- How long a state that ends by itself, such as an open breaker, lasts on, in ms; 0 where there is none. Its value is how
--- long it was meant to last: its end is a time of the clock of Redis, which may have been set back since.
+-- Returns the remaining TTL, in ms, of a Redis key that marks a state, such as an open breaker; 0 if it does not exist.
+-- The key's value is its full duration. If the clock of Redis was moved back, the TTL exceeds that and is shortened.
 local function lasts_for(state)
     local left = redis.call('PTTL', state)
     if left <= 0 then
@@ -16,14 +16,14 @@ local function lasts_for(state)
     return left
 end
 
--- Begins such a state, or makes it last this long.
+-- Sets a Redis key that marks a state. The key exists for `ms`, and `lasts_for` reads it.
 local function last_for(state, ms)
     redis.call('SET', state, ms, 'PX', ms)
 end
 
--- Returns the number and the fingerprint of the key with which a worker asks. A refused key is left out. The first
--- verified key is taken, or the first one where none is verified. Returns nothing where all are refused. A key that stands in for
--- an earlier one counts as verified once it has known an order: it may be of the provider's other environment.
+-- Returns the number and the fingerprint of the API key that a worker uses: the first verified key, or else the first
+-- key that is not refused. Returns nothing if all are refused. A secondary key counts as verified only once the
+-- provider has answered for an order with it, because it may be of the other environment (sandbox or production).
 local function key_in_use(budget, keys)
     local first
     for number, key in ipairs(keys) do
@@ -38,13 +38,13 @@ local function key_in_use(budget, keys)
     return first, first and keys[first]
 end
 
--- How long the breaker before the provider, or the one before this key, stays open, in ms.
+-- Returns how long the provider's breaker or this key's breaker stays open, in ms; 0 if both are closed.
 local function breaker_open_for(budget, key)
     return math.max(lasts_for(budget .. ':breaker'), lasts_for(budget .. ':breaker:' .. key))
 end
 
--- Where a breaker is half-open for this key, one request at a time is made, the probe: its answer shows that the provider
--- is back, or that the key is good. Returns the name of the key that holds the probe, or nothing.
+-- Returns the Redis key of the probe, or nothing if no breaker is half-open for this API key. While a breaker is
+-- half-open, only one request is in flight, the probe. Its answer shows whether the provider works or the key is valid.
 local function probe_of(budget, key)
     if redis.call('EXISTS', budget .. ':half-open') == 1 then
         return budget .. ':probe'
@@ -54,24 +54,24 @@ local function probe_of(budget, key)
     end
 end
 
--- Notes that this worker can check orders: the provider refuses neither its keys nor its address.
+-- Records that this worker can check orders: the provider refuses neither its keys nor its address.
 local ABLE_MS = 90000
 local function note_able(budget, worker, now_ms)
-    -- A process that runs one job for a worker has no name: it takes no other job.
+    -- A process that runs suspects (jobs that ran when their worker died) has no id. It takes no jobs of other workers.
     if worker == '' then
         return
     end
     redis.call('ZADD', budget .. ':able-workers', now_ms + ABLE_MS, worker)
 end
 
--- When the next request with this key keeps an even pace (GCRA), in ms; never before `now_ms`. A time further ahead than
--- a window was written by a clock that has been set back since.
+-- Returns the earliest time, from `now_ms` on, at which a request with this key keeps an even pace (GCRA), in ms. A
+-- stored time more than a window ahead dates from before the clock of Redis was moved back, and is ignored.
 local function next_slot_of(budget, key, window, now_ms)
     local next_slot_at = tonumber(redis.call('GET', budget .. ':next-slot-at:' .. key) or '0')
     return next_slot_at > now_ms + window and now_ms or math.max(next_slot_at, now_ms)
 end
 
--- Takes an order out of both queues: that of new orders, and the backlog.
+-- Removes an order from both wait queues.
 local function leave_wait_queue(budget, id)
     redis.call('ZREM', budget .. ':waiting-new', id)
     redis.call('ZREM', budget .. ':waiting-backlog', id)
@@ -81,13 +81,13 @@ local function leave_wait_queue(budget, id)
     redis.call('SREM', budget .. ':details-missing', id)
 end
 
--- An order that has not come back this long after its time waits no more.
+-- Returns up to 100 waiting orders that requested no permit within GRACE_MS after they became eligible.
 local GRACE_MS = 10000
 local function gone_from_wait_queue(budget, now_ms)
     return redis.call('ZRANGEBYSCORE', budget .. ':eligible-at', '-inf', now_ms - GRACE_MS, 'LIMIT', 0, 100)
 end
 
--- Takes those out of the queues. Where there are more than one call takes, the next call goes on.
+-- Removes up to 100 orders that no longer request a permit from the wait queues. The next call removes further ones.
 local function tidy_wait_queue(budget, now_ms)
     for _, gone in ipairs(gone_from_wait_queue(budget, now_ms)) do
         leave_wait_queue(budget, gone)

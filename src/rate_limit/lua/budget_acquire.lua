@@ -1,30 +1,31 @@
 -- Requests a permit for one request to the provider.
--- KEYS[1] budget   ARGV:
---   purpose                'order' to check it, 'page' for a page of the list, which shows many orders, or
---                          'verification' for a row of the list, which shows whether the key and the provider are good
---   order                  its id; empty for the other purposes
---   ms since 1970          at which the order was created
---   ms                     for which an order that the list showed needs no request, beyond the time that a reading takes; 0
---                          without a list
---   ms                     by which it stands behind an order that asks now
---   1                      for an order of the backlog: a recheck, or one that is long past fast polling
---   number                 of requests a window
---   ms                     of a window
---   number                 of requests that may be made at once after a pause
---   number                 of requests in flight at most
---   ms                     a request may take
---   ms                     for which a request counts as in flight unless its worker renews that
---   ms                     to look again while a probe is in flight
---   ms                     to wait at most
---   id                     of the worker
---   list                   of the fingerprints of its keys: their number, then each
+-- KEYS[1] budget
+-- ARGV, in this order:
+--   purpose                'order' to check an order, 'page' for a page of the list, or 'verification' for a row of the
+--                          list, which shows whether the key is valid and the provider answers
+--   order                  id; empty for the other purposes
+--   created_at             when the order was created, in ms since 1970
+--   seen_for               ms for which an order that the list showed needs no request, not counting the duration of a
+--                          reading of the list; 0 if a row of the list cannot replace the request
+--   patience               delay of this order in the wait queue, compared with a new order, in ms
+--   in_backlog             1 for an order of the backlog: a recheck, or an order long past fast polling
+--   limit                  requests per window
+--   window                 in ms
+--   burst                  requests that may be made at once after a pause
+--   max_in_flight          most requests in flight at once with one API key
+--   request                longest time of a request, in ms
+--   lease                  how long a request counts as in flight without a renewal, in ms
+--   look                   wait before an order checks again whether a probe has ended, in ms
+--   longest                longest wait that the script returns for an order, in ms
+--   worker                 id
+--   keys                   list of the fingerprints of the worker's API keys: their number, then each
 -- Returns one of
---   {'granted', permit, number of the key from 0 up, 1 for a probe, ms waited for it}
---   {'wait', ms}           other orders come first, or the next reading of the list will show this one
+--   {'granted', permit number, number of the API key (from 0), 1 for a probe, ms waited for the permit}
+--   {'wait', ms}           other orders come first, or the present or next reading of the list will show this order
 --   {'seen-in-list'}       the list has just shown the order HANDLING
 --   {'blocked', ms}        the breaker is open
---   {'mistrusted', ms}     "not found" is not believed from this key
---   {'refused', ms}        the provider refuses every key of the worker
+--   {'mistrusted', ms}     the answer "not found" with this API key is not believed
+--   {'refused', ms}        the provider refuses every API key of the worker
 local budget = KEYS[1]
 local purpose, order, created_at, seen_for, patience =
     take(), take(), take(), tonumber(take()), tonumber(take())
@@ -33,8 +34,7 @@ local limit, window, burst, max_in_flight, request, lease, look, longest =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()),
     tonumber(take()), tonumber(take())
 local worker, keys = take(), take_list()
-local now = math.floor(now() * 1000)
--- New orders and the backlog wait in a queue each.
+local now_ms = math.floor(now() * 1000)
 local new_orders, backlog = budget .. ':waiting-new', budget .. ':waiting-backlog'
 local queue, other_queue = new_orders, backlog
 if in_backlog then
@@ -53,7 +53,7 @@ if not number then
     return { 'refused', soonest }
 end
 if purpose == 'verification' then
-    -- The first key that is not known to be good or bad.
+    -- Verify the first key that is neither verified nor refused.
     for n, unknown in ipairs(keys) do
         if lasts_for(budget .. ':refused:' .. unknown) == 0
             and redis.call('EXISTS', budget .. ':verified:' .. unknown) == 0 then
@@ -67,8 +67,7 @@ local function is_unknown()
     return redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1
 end
 if blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
-    -- While the answers "not found" of this key are not believed, only an order that was not asked for since may show
-    -- that the key knows orders.
+    -- While "not found" is not believed, orders that got it wait. Other orders may show that the key is valid.
     blocked_for = lasts_for(budget .. ':mistrusted:' .. key)
     if blocked_for > 0 and purpose == 'order' then
         redis.call('HDEL', waiting_since, order)
@@ -76,41 +75,41 @@ if blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_
     end
 end
 if blocked_for > 0 then
-    -- Only the time in the queue is measured.
+    -- The measured wait excludes the time in which requests are blocked.
     redis.call('HDEL', waiting_since, order)
-    -- The breaker may close sooner: by an answer to another order, or by an operator. A reading of the list is given up
-    -- instead.
+    -- An order waits for `longest` at most, because an answer for another order, or the operator, may close the
+    -- breaker early. A blocked reading of the list ends instead of waiting, so it needs no such limit.
     return { 'blocked', purpose == 'order' and math.min(blocked_for, longest) or blocked_for }
 end
 local probe = probe_of(budget, key)
 local window_log, in_flight = budget .. ':window-log:' .. key, budget .. ':in-flight:' .. key
-redis.call('ZREMRANGEBYSCORE', window_log, '-inf', now)
-redis.call('ZREMRANGEBYSCORE', in_flight, '-inf', now)
--- What lies further ahead than it can was written by a clock that has been set back since.
-redis.call('ZREMRANGEBYSCORE', window_log, '(' .. (now + request + window), '+inf')
-redis.call('ZREMRANGEBYSCORE', in_flight, '(' .. (now + lease), '+inf')
+redis.call('ZREMRANGEBYSCORE', window_log, '-inf', now_ms)
+redis.call('ZREMRANGEBYSCORE', in_flight, '-inf', now_ms)
+-- A time too far ahead to be set now dates from before the clock of Redis was moved back, so its entry is removed.
+redis.call('ZREMRANGEBYSCORE', window_log, '(' .. (now_ms + request + window), '+inf')
+redis.call('ZREMRANGEBYSCORE', in_flight, '(' .. (now_ms + lease), '+inf')
 local pace = window / limit
-local next_slot_at = next_slot_of(budget, key, window, now)
+local next_slot_at = next_slot_of(budget, key, window, now_ms)
 local used, in_flight_now = redis.call('ZCARD', window_log), redis.call('ZCARD', in_flight)
 
--- How long until this many requests may be made, by the window and the pace.
+-- Returns the ms until the window and the pace allow `requests` further requests.
 local function allowed_in(requests)
-    local wait = math.max(0, next_slot_at + (requests - burst) * pace - now)
+    local wait = math.max(0, next_slot_at + (requests - burst) * pace - now_ms)
     if used + requests > limit then
         local n = used + requests - limit - 1
         local oldest = redis.call('ZRANGE', window_log, n, n, 'WITHSCORES')
-        wait = math.max(wait, oldest[2] and tonumber(oldest[2]) - now or requests * pace)
+        wait = math.max(wait, oldest[2] and tonumber(oldest[2]) - now_ms or requests * pace)
     end
     return wait
 end
 
--- The same, by the requests in flight too.
+-- Returns the ms until the window, the pace and the requests in flight allow `requests` further requests.
 local function wait_for(requests)
     return math.max(allowed_in(requests), pace / 2 * (in_flight_now + requests - max_in_flight))
 end
 
 local function grant()
-    local began = tonumber(redis.call('HGET', waiting_since, order) or now)
+    local began = tonumber(redis.call('HGET', waiting_since, order) or now_ms)
     leave_wait_queue(budget, order)
     if in_backlog then
         redis.call('DEL', new_since_backlog)
@@ -118,24 +117,24 @@ local function grant()
         redis.call('INCR', new_since_backlog)
     end
     local permit = redis.call('INCR', budget .. ':permit-number')
-    -- Until it is answered it is not known when the provider counts it; it counts here for as long as it may.
-    redis.call('ZADD', window_log, now + request + window, permit)
+    -- The provider counts the request at an unknown time before its answer, so the latest possible time is assumed.
+    redis.call('ZADD', window_log, now_ms + request + window, permit)
     redis.call('PEXPIRE', window_log, request + 2 * window)
-    redis.call('ZADD', in_flight, now + lease, permit)
+    redis.call('ZADD', in_flight, now_ms + lease, permit)
     redis.call('PEXPIRE', in_flight, lease)
     local slot_after = next_slot_at + pace
-    redis.call('SET', budget .. ':next-slot-at:' .. key, slot_after, 'PX', math.ceil(slot_after - now + window))
+    redis.call('SET', budget .. ':next-slot-at:' .. key, slot_after, 'PX', math.ceil(slot_after - now_ms + window))
     if probe then
         redis.call('SET', probe, permit, 'PX', lease)
     else
-        note_able(budget, worker, now)
+        note_able(budget, worker, now_ms)
     end
-    -- The clock of Redis may have been set back since it began.
-    return { 'granted', permit, number - 1, probe and 1 or 0, math.max(now - began, 0) }
+    -- If the clock of Redis was moved back during the wait, the difference is negative and counts as 0.
+    return { 'granted', permit, number - 1, probe and 1 or 0, math.max(now_ms - began, 0) }
 end
 
--- Whether the probe may be made now: no other is in flight. One that ends later than it can was begun before the clock
--- of Redis was set back.
+-- Returns whether the probe may be made now: no other probe may be in flight. A probe whose lease is longer than
+-- possible dates from before the clock of Redis was moved back, so it is deleted first.
 local function may_probe()
     if redis.call('PTTL', probe) > lease then
         redis.call('DEL', probe)
@@ -143,16 +142,15 @@ local function may_probe()
     return wait_for(1) <= 0 and redis.call('EXISTS', probe) == 0
 end
 
--- Takes the order out of its queue. The list still reads back to it, and may show it.
+-- Takes the order out of its queue. Its creation time stays stored, so that readings of the list still reach the order.
 local function wait_for_list(ms)
     redis.call('ZREM', queue, order)
-    redis.call('ZADD', eligible_at, now + ms, order)
+    redis.call('ZADD', eligible_at, now_ms + ms, order)
 end
 
--- How many of the first `most` orders of a queue come back within this time. An order that comes back later holds up no
--- other. Neither does one that is late: when the workers are behind, all orders are late, and a request kept for one of
--- them would be used for none. Only the first orders are counted for the same reason: a request out of turn is better than
--- an unused one.
+-- Returns how many of the first `most` orders of a queue (100 at most) will request a permit within `within_ms`. Only
+-- they get permits reserved. Orders more than LATE_MS late do not count: if the workers cannot keep up, all orders are
+-- late, and a permit reserved for one would stay unused. A permit out of turn is better than an unused one.
 local LOOKED_AT = 100
 local LATE_MS = 1000
 local function asking(orders, most, within_ms)
@@ -161,29 +159,27 @@ local function asking(orders, most, within_ms)
         return 0
     end
     local count = 0
-    for _, at in ipairs(redis.call('ZMSCORE', eligible_at, unpack(first))) do
-        if not at or (tonumber(at) <= now + within_ms and tonumber(at) > now - LATE_MS) then
+    for _, due in ipairs(redis.call('ZMSCORE', eligible_at, unpack(first))) do
+        if not due or (tonumber(due) <= now_ms + within_ms and tonumber(due) > now_ms - LATE_MS) then
             count = count + 1
         end
     end
     return count
 end
 
--- The shares. While both classes wait, the backlog gets every fifth request and new orders, with the pages of the list,
--- get the others. What one class leaves, the other takes.
+-- While both queues hold orders, the backlog gets every fifth request, and new orders and pages get the others.
 local SHARE = 5
--- A request is kept for an order that asks before the saved requests overflow the burst: until then none is lost.
+-- The ms in which `burst` permits become free. Permits are reserved only for orders that request one within that time.
 local soon = burst * pace
 local function is_turn_of_backlog()
     return tonumber(redis.call('GET', new_since_backlog) or '0') >= SHARE - 1 and asking(backlog, LOOKED_AT, soon) > 0
 end
 
--- How many requests are kept for a page of the list.
 local function reserved_for_list()
     return lasts_for(budget .. ':list-reserved') > 0 and 1 or 0
 end
 
--- How many requests are kept for other orders than this one.
+-- Returns how many permits are reserved for a page and for orders that come before the order at `rank` of its queue.
 local function kept(rank)
     local ahead = asking(queue, rank, 0)
     local page = reserved_for_list()
@@ -193,16 +189,16 @@ local function kept(rank)
     return ahead + (is_turn_of_backlog() and 0 or page + asking(new_orders, LOOKED_AT, soon))
 end
 
-tidy_wait_queue(budget, now)
+tidy_wait_queue(budget, now_ms)
 
--- While the list is read again and again it shows most orders, and requests are for those that it does not show. A
--- reading that began later than now was before the clock was set back, and counts no more.
+-- `regular`: the list is read regularly, so only orders that it does not show need requests. A reading that began
+-- after `now_ms` dates from before the clock of Redis was moved back, and is ignored.
 local list_state = redis.call('HMGET', budget .. ':list-state', 'began', 'from', 'until', 'next', 'begin', 'took')
-local regular = list_state[1] and tonumber(list_state[1]) <= now and tonumber(list_state[3]) > now
+local regular = list_state[1] and tonumber(list_state[1]) <= now_ms and tonumber(list_state[3]) > now_ms
 
--- A page of the list shows many new orders: the next request is kept for it, unless it is the backlog's turn. While an
--- urgent order waits that the list does not show, every other request goes to the queue. Four of five do while the card
--- details of more orders are missing than a sixth of a window's requests: a page would only show more of those.
+-- A page shows many new orders, so the next permit is reserved for it, unless it is the backlog's turn. While an order
+-- that the list does not show is urgent, every second permit goes to the wait queue. Four of five permits do while
+-- the orders that lack card details exceed a sixth of `limit`, because a page would only show more such orders.
 local list_reserved, list_served = budget .. ':list-reserved', budget .. ':list-served'
 if purpose ~= 'order' then
     local wait = math.ceil(wait_for(1))
@@ -212,7 +208,7 @@ if purpose ~= 'order' then
         end
         return { 'wait', math.max(wait, look) }
     end
-    -- A first reading may still show all orders; only those whose card details are missing need a request.
+    -- Until the first reading ends, any order may be in the list, so only orders that lack card details need requests.
     local in_turn = regular or redis.call('SCARD', details_missing) > 0
     local head = in_turn and redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES') or {}
     local others = redis.call('SCARD', details_missing) > limit / 6 and 4 or 1
@@ -220,7 +216,7 @@ if purpose ~= 'order' then
         redis.call('DEL', list_reserved)
         return { 'wait', math.ceil(pace) }
     end
-    if wait <= 0 and head[2] and tonumber(head[2]) <= now and redis.call('DEL', list_served) == 1 then
+    if wait <= 0 and head[2] and tonumber(head[2]) <= now_ms and redis.call('DEL', list_served) == 1 then
         redis.call('DEL', list_reserved)
         return { 'wait', math.ceil(pace * others) }
     end
@@ -233,13 +229,13 @@ if purpose ~= 'order' then
     return { 'wait', wait }
 end
 
--- An order that moves to the other queue keeps the time at which it came.
+-- An order that moves to the other queue keeps its score.
 local came = redis.call('ZSCORE', other_queue, order)
 redis.call('ZREM', other_queue, order)
--- Where the clock was set back since the order came, its old score would put it behind all that come now.
-redis.call('ZADD', queue, 'LT', came or now + patience, order)
-redis.call('HSETNX', waiting_since, order, now)
--- The list is read for new orders alone: the pages that show the backlog lie days back.
+-- 'LT' keeps the lower score: if the clock of Redis was moved back, the old score would put the order after new ones.
+redis.call('ZADD', queue, 'LT', came or now_ms + patience, order)
+redis.call('HSETNX', waiting_since, order, now_ms)
+-- The list is read back to the stored creation times. The backlog stores none, because its pages are days old.
 if in_backlog then
     redis.call('HDEL', created_at_of, order)
 else
@@ -253,33 +249,32 @@ local function join_wait_queue(at_least)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end
     local wait = capped(wait_for(turn))
-    -- When a request is free is a guess. Where it is free sooner, an order that came later must not overtake those whose
-    -- turn it is.
-    redis.call('ZADD', eligible_at, now + (rank < max_in_flight and capped(allowed_in(turn)) or wait), order)
+    -- The wait is an estimate, and a permit may become free before it ends. The first orders of the queue are eligible
+    -- before their wait ends, so that no order after them gets that permit.
+    redis.call('ZADD', eligible_at, now_ms + (rank < max_in_flight and capped(allowed_in(turn)) or wait), order)
     return { 'wait', wait }
 end
 
 if probe then
-    -- One request at a time is made; the other orders come back one after another.
     return may_probe() and grant() or join_wait_queue(look)
 end
 
 if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)[1] == 0 then
     local took = math.min(tonumber(list_state[6] or 0), window)
     local seen = tonumber(redis.call('ZSCORE', budget .. ':seen-in-list', order) or '-inf')
-    -- Between two sightings of an order lies a whole reading.
-    if seen and seen <= now and now - seen <= seen_for + took then
+    -- A reading of the list shows each order once, so the order's next row may come a whole reading (`took`) later.
+    if seen and seen <= now_ms and now_ms - seen <= seen_for + took then
         wait_for_list(longest)
         redis.call('HDEL', waiting_since, order)
         return { 'seen-in-list' }
     end
     local began, second = tonumber(redis.call('HGET', waiting_since, order)), window / 60
     local reading = redis.call('EXISTS', budget .. ':list-lock') == 1
-    if (reading or tonumber(list_state[4]) + second > now)
+    if (reading or tonumber(list_state[4]) + second > now_ms)
         and tonumber(created_at) >= tonumber(list_state[2]) and began > tonumber(list_state[1]) then
-        -- Until the reading ends, if it takes as long as the last one. A row that decides an order wakes its job before that.
+        -- Wait until the reading should end, judging by the last reading. A row with a final status ends the wait.
         local ends = (reading and tonumber(list_state[5]) or tonumber(list_state[4])) + took
-        local wait = math.ceil(math.min(math.max(ends - now, took / 4, second, look), longest))
+        local wait = math.ceil(math.min(math.max(ends - now_ms, took / 4, second, look), longest))
         wait_for_list(wait)
         return { 'wait', wait }
     end

@@ -1,10 +1,11 @@
--- Whether another worker can check orders now.
--- KEYS[1] budget   ARGV: id of this worker
--- Returns 1 if there is one, otherwise 0
+-- Removes this worker from the set of workers that can check orders, and finds out whether the set has another.
+-- KEYS[1] budget
+-- ARGV[1] id of this worker
+-- Returns 1 if another worker can check orders, otherwise 0
 local able = KEYS[1] .. ':able-workers'
-local now = math.floor(now() * 1000)
+local now_ms = math.floor(now() * 1000)
 redis.call('ZREM', able, take())
-redis.call('ZREMRANGEBYSCORE', able, '-inf', now)
--- What lies further ahead than it can was written before the clock of Redis was set back.
-redis.call('ZREMRANGEBYSCORE', able, '(' .. (now + ABLE_MS), '+inf')
+redis.call('ZREMRANGEBYSCORE', able, '-inf', now_ms)
+-- Entries that expire after more than ABLE_MS date from before the clock of Redis was moved back.
+redis.call('ZREMRANGEBYSCORE', able, '(' .. (now_ms + ABLE_MS), '+inf')
 return redis.call('EXISTS', able)

@@ -1,13 +1,15 @@
--- Reads the state of the budget, by the clock of Redis, and changes nothing.
--- KEYS[1] budget   ARGV: requests a window, list of the fingerprints of the worker's keys (their number, then each)
--- Returns {breaker, list, new orders that wait, orders of the backlog that wait, number of the key in use from 0 up,
--- {for each key: requests left in this window}}
---   breaker  'open' while no order may be checked, 'half-open' while one request at a time is made, otherwise 'closed'
---   list     'disabled' while it is not read since it does not help, 'read' while it is read again and again,
+-- Reads the state of the budget. It changes nothing except a TTL that is too long (`lasts_for`).
+-- KEYS[1] budget
+-- ARGV: requests per window, list of the fingerprints of the worker's API keys (their number, then each)
+-- Returns {breaker, list, waiting new orders, waiting orders of the backlog, number of the API key in use (from 0),
+--   {for each API key: requests left in this window}}
+--   breaker  'open' while a breaker is open, all keys are refused or "not found" is not believed; 'half-open' while one
+--            request at a time is made; otherwise 'closed'
+--   list     'disabled' while the list is not read because it does not help, 'read' while it is read regularly,
 --            otherwise 'unused'
 local budget = KEYS[1]
 local limit, keys = tonumber(take()), take_list()
-local now = math.floor(now() * 1000)
+local now_ms = math.floor(now() * 1000)
 
 local number, key = key_in_use(budget, keys)
 local breaker = 'closed'
@@ -21,23 +23,23 @@ local list = 'unused'
 local began, regular = unpack(redis.call('HMGET', budget .. ':list-state', 'began', 'until'))
 if redis.call('EXISTS', budget .. ':list-disabled') == 1 then
     list = 'disabled'
-elseif regular and tonumber(regular) > now and tonumber(began or 0) <= now then
+elseif regular and tonumber(regular) > now_ms and tonumber(began or 0) <= now_ms then
     list = 'read'
 end
 
 local left = {}
 for n, of in ipairs(keys) do
-    -- What is over is removed with the next request; until then it is not counted.
-    local used = #redis.call('ZRANGEBYSCORE', budget .. ':window-log:' .. of, '(' .. now, '+inf')
+    -- Expired entries, which the next request removes, are not counted.
+    local used = #redis.call('ZRANGEBYSCORE', budget .. ':window-log:' .. of, '(' .. now_ms, '+inf')
     left[n] = math.max(limit - used, 0)
 end
 
-local gone = gone_from_wait_queue(budget, now)
+local gone = gone_from_wait_queue(budget, now_ms)
 local function length(queue)
     local orders = redis.call('ZCARD', queue)
     if #gone > 0 then
-        for _, at in ipairs(redis.call('ZMSCORE', queue, unpack(gone))) do
-            orders = at and orders - 1 or orders
+        for _, score in ipairs(redis.call('ZMSCORE', queue, unpack(gone))) do
+            orders = score and orders - 1 or orders
         end
     end
     return orders

@@ -1,13 +1,12 @@
-//! Which node of a cluster owns the slot of our keys.
+//! Finds the node of a cluster that owns the slot of our keys.
 //!
-//! Any node knows, and answers a command on a key that is not its own with `MOVED`, with the owner's
-//! address. So the question is a plain read of one of our keys, for which a user needs no permission that a
-//! worker has no use for anyway, and a replica answers it as well as a master.
+//! Any node answers a command on a key of another node with `MOVED` and the address of the owner. So we find the owner
+//! by a plain read of one of our keys. That needs no permission that a worker lacks, and a replica can answer it, too.
 //!
-//! While a slot is on its way, its keys are at two nodes, and a script that ran then would find half of
-//! them. None does. Each names all keys that it touches, or its queue as a key; as no key has just that name,
-//! the old node answers `ASK` before the script begins, and the new node serves only those who follow an
-//! `ASK`, which we never do. So work waits until the slot has arrived.
+//! While a slot migrates, its keys are on two nodes, and a script would find only some of them. So no script may run
+//! then. Each script declares all keys that it touches, or the name of its queue, which is not itself a key. If a
+//! declared key is missing, the old node answers `ASK` instead of running the script. The new node serves only clients
+//! that follow an `ASK`, which this client never does. So work waits until the migration has ended.
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -15,12 +14,12 @@ use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
 };
 
-/// How often a node may send on to another before the answers count as going round in circles.
+/// Maximum redirects from node to node. After these the nodes are assumed to disagree on the owner.
 const MAX_HOPS: usize = 5;
-/// How many nodes are asked at a time, so that nodes that do not answer hold up no search.
+/// Nodes that are queried at a time, so that unreachable ones do not delay the search.
 const ASKED_AT_ONCE: usize = 3;
 
-/// Asks these nodes for the owner of the key's slot; the first that leads to it counts.
+/// Finds the owner of the key's slot through these nodes. The first node that leads to an owner decides.
 pub(super) async fn owner(
     nodes: impl Iterator<Item = ConnectionInfo>,
     key: &str,
@@ -50,7 +49,7 @@ async fn follow(
             return Ok((node, client));
         };
         match error.kind() {
-            // The slot is on its way to another node, and until it is there this one owns it.
+            // The slot is migrating to another node, and this one owns it until the migration ends.
             ErrorKind::Server(ServerErrorKind::Ask) => return Ok((node, client)),
             ErrorKind::Server(ServerErrorKind::Moved) => node = sent_on(&node, &error).ok_or(error)?,
             _ => return Err(error),
@@ -59,7 +58,7 @@ async fn follow(
     Err(RedisError::from((ErrorKind::ClusterConnectionNotFound, "the nodes disagree on the owner")))
 }
 
-/// The node that an answer of this node leads to.
+/// Returns the node that a `MOVED` of this node names.
 fn sent_on(node: &ConnectionInfo, moved: &RedisError) -> Option<ConnectionInfo> {
     let (address, _slot) = moved.redirect_node()?;
     let (host, port) = address.rsplit_once(':')?;

@@ -1,13 +1,10 @@
-//! Where Redis is, whatever kind of Redis it is.
+//! The address of Redis: a single server, Sentinels or a cluster.
 //!
-//! All keys of a deployment share one slot, so a worker needs exactly one server at any moment: the one
-//! that stands in `REDIS_URL`, the master that the Sentinels name, or the node of a cluster that owns the
-//! slot. That is the whole difference between the kinds, and [`RedisAddress::client`] is all that knows of
-//! it. A caller asks again when the connection fails or the server says that it is no
-//! longer the one.
+//! All keys of a deployment share one slot, so a worker needs exactly one server at any moment: the one in `REDIS_URL`,
+//! the master that the Sentinels name, or the cluster node that owns the slot. Only [`RedisAddress::client`] knows the
+//! difference. A caller calls it again if the connection fails or the server is no longer the right one.
 //!
-//! What this module must not do: print the address, which may hold a password, or connect over TLS without
-//! verifying the certificate.
+//! This module must not print the address, which may hold a password, or use TLS without verifying the certificate.
 
 mod cluster;
 mod sentinel;
@@ -25,7 +22,7 @@ use super::backoff::Backoff;
 
 pub use self::url::InvalidAddress;
 
-/// The address of a deployment's Redis. Clones share what was learnt of a cluster.
+/// The address of a deployment's Redis. Clones share what is known about failovers and the owner of the slot.
 #[derive(Clone)]
 pub struct RedisAddress {
     kind: Arc<Kind>,
@@ -39,26 +36,24 @@ enum Kind {
     Sentinels(Sentinels),
     Cluster {
         nodes: Vec<ConnectionInfo>,
-        /// A key of the slot that matters.
+        /// A key in the slot of the deployment.
         key: String,
-        /// The node that owned the slot when it was last looked for. It may know of the cluster when all
-        /// the nodes that were named are gone.
+        /// The last known owner of the slot. If all nodes of the URL are gone, this node may still know the cluster.
         last_owner: Mutex<Option<ConnectionInfo>>,
     },
 }
 
 impl RedisAddress {
-    /// The address that this URL gives to the keys under these names. It does not connect.
+    /// Parses a URL, for keys with these names. Does not connect.
     ///
     /// # Errors
-    /// [`InvalidAddress`] where the URL has none of the accepted forms.
+    /// [`InvalidAddress`] if the URL has none of the accepted forms.
     pub fn parse(url: &str, names: &Names) -> Result<Self, InvalidAddress> {
         crate::tls::use_ring();
         Ok(Self { kind: Arc::new(url::parse(url, names)?), authorities: None })
     }
 
-    /// Trusts the authorities of these PEM certificates, instead of those the system trusts. For an
-    /// encrypted address only.
+    /// Trusts the authorities of these PEM certificates instead of the system's. Only for an encrypted address.
     #[must_use]
     pub fn trusting(mut self, pem: Vec<u8>) -> Self {
         self.authorities = Some(Arc::new(TlsCertificates { client_tls: None, root_cert: Some(pem) }));
@@ -71,21 +66,19 @@ impl RedisAddress {
         matches!(self.server().addr(), ConnectionAddr::TcpTls { .. })
     }
 
-    /// Whether the server can never be another one.
+    /// Whether the address always leads to the same server.
     pub(super) fn is_fixed(&self) -> bool {
         matches!(*self.kind, Kind::Fixed(_))
     }
 
-    /// The number of the database.
     pub(super) fn database(&self) -> i64 {
         self.server().redis_settings().db()
     }
 
-    /// A client of the server that has the keys now.
+    /// Returns a client of the server that has the keys now.
     ///
     /// # Errors
-    /// [`redis::RedisError`] where no Sentinel knows the master, no node of the cluster the owner, or a
-    /// certificate cannot be read.
+    /// [`redis::RedisError`] if no Sentinel names the master, no node names the owner, or a certificate is unreadable.
     pub async fn client(&self) -> RedisResult<Client> {
         match &*self.kind {
             Kind::Fixed(server) => self.open(server.clone()),
@@ -102,8 +95,7 @@ impl RedisAddress {
         }
     }
 
-    /// How often the server is known to have become another one. A connection that was made before the last
-    /// time is to be left.
+    /// Returns the number of known failovers. A connection made before the last failover must be replaced.
     pub(super) fn failover_epoch(&self) -> u64 {
         match &*self.kind {
             Kind::Sentinels(sentinels) => sentinels.failover_epoch.load(Ordering::Relaxed),
@@ -111,8 +103,7 @@ impl RedisAddress {
         }
     }
 
-    /// Listens for ever to who says that the server is another one. Only Sentinels do; a node that has lost
-    /// the keys answers that question.
+    /// Listens for failovers that Sentinels report. A cluster needs no task: a node that lost the keys answers `MOVED`.
     pub(crate) async fn watch(self) {
         let Kind::Sentinels(sentinels) = &*self.kind else { return };
         let mut backoff = Backoff::new();
@@ -134,7 +125,7 @@ impl RedisAddress {
         }
     }
 
-    /// What all servers of this address have in common: encryption, login, database.
+    /// Returns one server. All servers of this address have the same encryption, login and database.
     fn server(&self) -> &ConnectionInfo {
         match &*self.kind {
             Kind::Fixed(server) | Kind::Sentinels(Sentinels { master: server, .. }) => server,
@@ -148,7 +139,7 @@ fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
-/// Says nothing of the address.
+/// Hides the address, which may hold a password.
 impl std::fmt::Debug for RedisAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisAddress").finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! What the Sentinels know: who the master is, and that it is another one now.
+//! Sentinels, which name the master of a group of Redis servers and report failovers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,18 +7,17 @@ use redis::{ConnectionInfo, RedisResult, TlsCertificates, TlsMode};
 
 use super::super::subscription::Subscription;
 
-/// The Sentinels and the master that they watch.
 pub(super) struct Sentinels {
     pub(super) hosts: Vec<ConnectionInfo>,
     pub(super) master_name: String,
-    /// How to log in at the master, at whatever host it is.
+    /// Login, database and encryption of the master, with a placeholder for its host.
     pub(super) master: ConnectionInfo,
-    /// How often they said that the master is another one now.
+    /// The number of failovers that the Sentinels have reported.
     pub(super) failover_epoch: AtomicU64,
 }
 
 impl Sentinels {
-    /// Built anew for each question: a connection to a Sentinel that was kept may have died silently.
+    /// Builds a client. Each query needs a new one, because a connection to a Sentinel may have died silently.
     pub(super) fn client(
         &self,
         encrypted: bool,
@@ -54,19 +53,16 @@ impl Sentinels {
         builder.build()
     }
 
-    /// Counts what the first Sentinel that answers says of new masters, until it says nothing more.
-    ///
-    /// In a fail-over by command, the old master goes on for seconds as if it were the one,
-    /// answers every write, and then throws them away. So its answers are no proof, and the Sentinels' word
-    /// is needed.
+    /// Counts the failovers that the first reachable Sentinel reports, until the connection to it ends. Errors do not
+    /// show a failover by command: the old master accepts writes for some seconds more, and then discards them.
     pub(super) async fn listen(&self, client: SentinelClient) -> RedisResult<()> {
         let mut client = client;
         let connecting = async { client.async_get_sentinel_client().await?.get_async_pubsub().await };
         let mut words = Subscription::start(connecting, &["+switch-master".to_owned()]).await?;
-        // Whatever was said before now was not heard.
+        // A failover before the subscription may have been missed, so one is counted.
         self.failover_epoch.fetch_add(1, Ordering::Relaxed);
         while let Some(word) = words.next().await? {
-            // The name, then the old and the new address.
+            // The message holds the name of the master, its old address and its new address.
             let word: String = word.get_payload().unwrap_or_default();
             if word.split(' ').next() == Some(&self.master_name) {
                 self.failover_epoch.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,5 @@
-//! The forms of `REDIS_URL`.
-//!
-//! A URL names one host, and Sentinels and clusters are several; so their hosts are taken apart here, and
-//! each becomes a plain URL that the client library reads.
+//! Parses `REDIS_URL`. The client library parses only URLs with one host, but Sentinels and clusters have several. So
+//! this module splits the hosts and makes a URL for each of them.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -15,7 +13,7 @@ use super::{Kind, Names};
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// The URL has none of the accepted forms. The words never repeat it.
+/// The URL has none of the accepted forms. The message never repeats the URL, which may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0}; the forms are redis://[user:password@]host:port[/db], \
@@ -25,7 +23,7 @@ const SENTINEL_PORT: u16 = 26379;
 )]
 pub struct InvalidAddress(&'static str);
 
-const NO_URL: InvalidAddress = InvalidAddress("it is no address of Redis");
+const NO_URL: InvalidAddress = InvalidAddress("it is not an address of Redis");
 
 pub(super) fn parse(url: &str, names: &Names) -> Result<Kind, InvalidAddress> {
     let (scheme, rest) = url.split_once("://").ok_or(NO_URL)?;
@@ -63,11 +61,11 @@ fn sentinels(url: Several<'_>) -> Result<Kind, InvalidAddress> {
         match parameter.split_once('=') {
             Some(("sentinel_user", user)) => login[0] = user,
             Some(("sentinel_password", password)) => login[1] = password,
-            _ => return Err(InvalidAddress("behind the ? stands what is not known")),
+            _ => return Err(InvalidAddress("an unknown parameter follows the ?")),
         }
     }
     let hosts = url.servers(SENTINEL_PORT, login, "")?;
-    // Where the master is only the Sentinels know; of this one everything but the host counts.
+    // Only the Sentinels know the host of the master, so the host is a placeholder.
     let master = url.server("localhost", REDIS_PORT, url.login, database)?;
     let master_name = master_name.to_owned();
     Ok(Kind::Sentinels(Sentinels { hosts, master_name, master, failover_epoch: AtomicU64::default() }))
@@ -75,23 +73,23 @@ fn sentinels(url: Several<'_>) -> Result<Kind, InvalidAddress> {
 
 fn cluster(url: Several<'_>, names: &Names) -> Result<Kind, InvalidAddress> {
     if !matches!(url.path, "" | "0") {
-        return Err(InvalidAddress("a cluster has no database but 0"));
+        return Err(InvalidAddress("a cluster has only database 0"));
     }
     if !url.query.is_empty() {
-        return Err(InvalidAddress("behind the ? stands what is not known"));
+        return Err(InvalidAddress("an unknown parameter follows the ?"));
     }
     let nodes = url.servers(REDIS_PORT, url.login, "")?;
     Ok(Kind::Cluster { nodes, key: names.inbox(), last_owner: Mutex::default() })
 }
 
-/// The parts of a URL with several hosts, still encoded.
+/// The parts of a URL with several hosts, still percent-encoded.
 #[derive(Clone, Copy)]
 struct Several<'a> {
     encrypted: bool,
-    /// User and password, each empty where it is not given.
+    /// User and password, each empty if it is not given.
     login: [&'a str; 2],
     hosts: &'a str,
-    /// Without the first slash.
+    /// The path of the URL without its first slash.
     path: &'a str,
     query: &'a str,
 }
@@ -117,7 +115,7 @@ impl<'a> Several<'a> {
         self.hosts.split(',').map(|host| self.server(host, port, login, database)).collect()
     }
 
-    /// One server: host, and port where it names one.
+    /// Parses one `host` or `host:port`; `port` is the default.
     fn server(
         &self,
         host: &str,

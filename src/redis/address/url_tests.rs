@@ -7,7 +7,7 @@ fn parsed(url: &str) -> Result<Kind, InvalidAddress> {
     parse(url, &"{topup}".parse().unwrap())
 }
 
-/// `host:port`, with `tls` before it where that is so, user, password and database.
+/// Returns `host:port` (after `tls ` if encrypted), user, password and database.
 fn shown(server: &ConnectionInfo) -> String {
     let tls =
         if matches!(server.addr(), ConnectionAddr::TcpTls { insecure: false, .. }) { "tls " } else { "" };
@@ -76,7 +76,7 @@ fn nodes_of_a_cluster() {
 }
 
 #[test]
-fn what_cannot_be_used_is_told_without_being_repeated() {
+fn an_unusable_url_is_rejected_without_being_repeated() {
     for url in [
         "",
         "hunter2",
@@ -109,7 +109,7 @@ fn what_cannot_be_used_is_told_without_being_repeated() {
 }
 
 #[test]
-fn debug_says_nothing_of_the_address() {
+fn debug_hides_the_address() {
     let address = RedisAddress::parse("redis://:hunter2@host", &"{topup}".parse().unwrap()).unwrap();
     assert_eq!(format!("{address:?}"), "RedisAddress { .. }");
 }

@@ -1,17 +1,17 @@
--- Shared by every script: its arguments, and the clock. All keys of the project carry the same hash tag, so a script
--- never leaves its slot.
+-- Prepended to every script: functions that read its arguments and the clock. All keys of the project have the same
+-- hash tag, so they are all in one slot of a cluster.
 
 local unpack = unpack
 
--- The next argument, for scripts that read them one by one; `at` is the last one read.
+-- Returns the next argument, for scripts that read their arguments in sequence; `at` is the index of the last one read.
 local at = 0
 local function take()
     at = at + 1
     return ARGV[at]
 end
 
--- Seconds since 1970 by the clock of Redis, to the millisecond. Hosts need not agree on the time. It stands
--- still while a script runs, so it is asked once.
+-- Returns seconds since 1970, to the millisecond, by the clock of Redis, because the clocks of the hosts may differ. A
+-- script reads that clock only once, because Redis shows the same time while a script runs.
 local asked
 local function now()
     if not asked then
@@ -21,7 +21,7 @@ local function now()
     return asked
 end
 
--- The next arguments: their number, then each of them.
+-- Reads a list from the next arguments: its length, then its elements.
 local function take_list()
     local list = {}
     for n = 1, tonumber(take()) do
@@ -30,7 +30,7 @@ local function take_list()
     return list
 end
 
--- The bytes of the names and values of a message together.
+-- Returns the total bytes of the names and values of a message.
 local function size_of(fields)
     local bytes = 0
     for _, part in ipairs(fields) do

@@ -1,4 +1,4 @@
-//! What only a real connection shows: answers cut, dropped and hanging, and the server stopping.
+//! Behaviour that needs a real connection: cut, dropped, slow and hanging answers, and the server's stop.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ async fn start(simulator: &Simulator) -> Server {
     Server { addr, stop, task }
 }
 
-/// Asks over a plain socket and gives all bytes that come until the connection is closed.
+/// Sends a request over a plain socket and returns all bytes until the connection closes.
 fn ask(addr: SocketAddr, path: &str) -> JoinHandle<Vec<u8>> {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-Access-Token: {KEY}\r\nConnection: close\r\n\r\n");
@@ -31,14 +31,14 @@ fn ask(addr: SocketAddr, path: &str) -> JoinHandle<Vec<u8>> {
         let mut socket = std::net::TcpStream::connect(addr).expect("a connection");
         socket.write_all(request.as_bytes()).expect("sent");
         let mut bytes = Vec::new();
-        // A reset counts as the end.
+        // A reset of the connection counts as the end of the answer.
         drop(socket.read_to_end(&mut bytes));
         bytes
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_a_connection_answers_come_whole_cut_or_not_at_all() {
+async fn answers_arrive_whole_cut_or_not_at_all() {
     let simulator = simulator();
     let server = start(&simulator).await;
     let fault = Answer::Fault;
@@ -76,7 +76,7 @@ async fn a_hanging_answer_ends_when_the_server_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_answer_begins_and_ends_when_the_server_stops() {
+async fn a_slow_answer_starts_at_once_and_is_cut_when_the_server_stops() {
     let simulator = simulator();
     let server = start(&simulator).await;
     let id = simulator.create(Script::always(Answer::Fault(Fault::SlowBody)));
@@ -89,7 +89,7 @@ async fn a_slow_answer_begins_and_ends_when_the_server_stops() {
     server.stop.send(()).expect("still serving");
     server.task.await.expect("no panic").expect("stopped");
     let mut rest = Vec::new();
-    // A reset counts as the end.
+    // A reset of the connection counts as the end of the answer.
     drop(socket.read_to_end(&mut rest).await);
-    assert!(begun + rest.len() < 400, "an order that came whole");
+    assert!(begun + rest.len() < 400, "the order arrived whole");
 }

@@ -1,4 +1,4 @@
-//! Each fault is the answer it says it is, and leaves the order alone.
+//! Each fault gives its documented answer and leaves the order unchanged.
 
 use super::*;
 
@@ -30,7 +30,7 @@ async fn faults_with_an_envelope_carry_status_code_and_retry_after() {
 }
 
 #[tokio::test]
-async fn faults_of_the_body_are_what_they_say() {
+async fn faults_of_the_body_have_their_status_type_and_content() {
     let simulator = simulator();
     let mut bodies = Vec::new();
     for fault in [Fault::RouterError, Fault::NotJson, Fault::Truncated, Fault::WrongShape, Fault::HugeBody] {
@@ -68,7 +68,7 @@ async fn an_order_may_come_as_html_or_under_another_id() {
 }
 
 #[tokio::test]
-async fn the_error_rate_spoils_checks_and_nothing_else() {
+async fn the_error_rate_affects_checks_only() {
     let settings = SimulatorSettings { error_rate: 1.0, ..SimulatorSettings::default() };
     let simulator = Simulator::new(settings, 1.0);
     let id = simulator.create(Script::handling_forever());

@@ -1,4 +1,4 @@
-//! A store on PostgreSQL.
+//! The doctor's checks of a PostgreSQL database.
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -6,7 +6,7 @@ use super::{WEBHOOK_TOKEN, doctor};
 use crate::support::Bed;
 use crate::support::postgres::TestPostgres;
 
-/// A bed with a database that holds nothing.
+/// A bed with an empty database.
 async fn bed() -> Option<(TestPostgres, String, Bed)> {
     let postgres = TestPostgres::start()?;
     let url = postgres.database().await;
@@ -23,7 +23,7 @@ async fn run(url: &str, statements: &[&'static str]) {
 }
 
 #[tokio::test]
-async fn a_server_is_looked_at_and_left_as_it_is() {
+async fn a_postgres_database_is_checked_and_not_changed() {
     let Some((_postgres, url, bed)) = bed().await else { return };
     let found = doctor(&bed).await;
     assert_eq!(found.code, Some(0));
@@ -31,7 +31,7 @@ async fn a_server_is_looked_at_and_left_as_it_is() {
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'";
     let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
-    assert_eq!(tables, 0, "nothing is left in it");
+    assert_eq!(tables, 0, "the doctor creates no table");
 
     assert!(bed.program(&["migrate"]).status.success());
     let found = doctor(&bed).await;
@@ -45,7 +45,7 @@ async fn a_server_is_looked_at_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_let_it_work_is_told_of() {
+async fn an_unusable_postgres_database_is_reported() {
     let Some((postgres, url, mut bed)) = bed().await else { return };
     let skipped = ["store-version", "store-tables", "store-key", "store-clock"].map(|name| (name, "skip"));
     let unopened = || [&[("store", "fail")], &skipped[..]].concat();
@@ -63,9 +63,9 @@ async fn a_server_that_does_not_let_it_work_is_told_of() {
     run(&url, &["CREATE ROLE guest LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"]).await;
     bed.set("DATABASE_URL", url.replace("topup@", &format!("guest:{WEBHOOK_TOKEN}@")));
     let words = doctor(&bed).await.words("store");
-    assert!(words.contains("may make no tables"), "{words}");
+    assert!(words.contains("may not create tables"), "{words}");
 
-    // The session says otherwise, as that of a worker does.
+    // The doctor's session overrides this default, as a worker's session does.
     run(&url, &["ALTER ROLE topup SET default_transaction_read_only = on"]).await;
     bed.set("DATABASE_URL", &*url);
     let words = doctor(&bed).await.words("store");

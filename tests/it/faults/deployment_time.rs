@@ -1,6 +1,6 @@
-//! What time it is for an order: one answer for a whole deployment, whatever the clocks of its hosts and of Redis show.
-//! The tests with a wrong clock need libfaketime; they print a line and pass without it, unless
-//! `TOPUP_TEST_REQUIRE_FAKETIME=1` says that it must be tested.
+//! All workers of a deployment share one time for orders, whatever the clocks of its hosts and of Redis show.
+//! The tests with a wrong clock need libfaketime. Without it, they print a line and pass, unless
+//! `TOPUP_TEST_REQUIRE_FAKETIME=1` is set.
 
 use std::time::Duration;
 
@@ -22,15 +22,15 @@ const CLOCK: &str = include_str!("../../../src/deployment/lua/clock.lua");
 const KEY: &str = "{topup}:clock";
 const HOUR_MS: i64 = 3_600_000;
 
-/// Orders that the provider works on for a while.
+/// Orders that are fulfilled after this many seconds.
 fn orders(bed: &Bed, seconds: u64) -> Vec<String> {
     (0..12).map(|_| bed.order(Life::fulfilled_after(Duration::from_secs(seconds)))).collect()
 }
 
-/// Waits until all are told as fulfilled, and sees to it that none was told as delayed before.
+/// Waits until all orders are reported as fulfilled, and checks that none was reported as delayed.
 async fn fulfilled_and_not_delayed(bed: &Bed, orders: &[String]) {
     for id in orders {
-        bed.told(id, "fulfilled").await;
+        bed.delivered(id, "fulfilled").await;
     }
     bed.stored(orders, OrderStatus::Fulfilled).await;
     let received = bed.sink.received();
@@ -38,12 +38,12 @@ async fn fulfilled_and_not_delayed(bed: &Bed, orders: &[String]) {
     assert!(delayed.is_empty(), "{delayed:?}");
 }
 
-/// Two workers, of which the clock of one host is off by so much.
+/// Runs two workers, one of them on a host whose clock is off by this much.
 async fn one_host_is_off(by: &str, ahead: &str) {
     let Some(library) = libfaketime("a host whose clock is wrong") else { return };
     let mut bed = Bed::new(1.0).await;
     bed.set("LD_PRELOAD", library);
-    // A wrong clock on the wall; the one that measures waits is right on every host.
+    // Only the wall clock is wrong. The monotonic clock is right on every host.
     bed.set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     bed.set("FAKETIME", "+0");
     let right = bed.worker().await;
@@ -60,23 +60,23 @@ async fn one_host_is_off(by: &str, ahead: &str) {
 }
 
 #[tokio::test]
-async fn a_host_whose_clock_is_ahead_takes_no_order_for_a_delayed_one() {
+async fn a_host_whose_clock_is_ahead_reports_no_order_as_delayed() {
     one_host_is_off("+330", "3").await;
 }
 
 #[tokio::test]
-async fn a_host_whose_clock_is_behind_takes_no_order_for_a_delayed_one() {
+async fn a_host_whose_clock_is_behind_reports_no_order_as_delayed() {
     one_host_is_off("-330", "-3").await;
 }
 
 #[tokio::test]
-async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
+async fn a_redis_clock_set_an_hour_ahead_makes_no_order_delayed() {
     let Some(library) = libfaketime("a Redis whose clock is set") else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("time");
     std::fs::write(&file, "+0\n").unwrap();
     let environment = [
-        // With the allocator of the C library: jemalloc asks for the time before the library is ready.
+        // The C library's allocator is preloaded: jemalloc reads the time before libfaketime is ready.
         ("LD_PRELOAD", format!("{library}:libc.so.6")),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ("FAKETIME_NO_CACHE", "1".to_owned()),
@@ -87,13 +87,13 @@ async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
     let before = bed.worker().await;
     let tracked = orders(&bed, 12);
     bed.enqueue(&tracked).await;
-    until("a worker agrees on the time", async || {
+    until("a worker has confirmed the time", async || {
         bed.redis::<Option<String>>(&["HGET", KEY, "agreed"]).await
     })
     .await;
     std::fs::write(&file, "+3600\n").unwrap();
     before.logs("the clock of Redis was set").await;
-    // A worker that starts later knows the same time.
+    // A worker that starts later uses the same time.
     let _after = bed.worker().await;
     let later = orders(&bed, 5);
     bed.enqueue(&later).await;
@@ -103,9 +103,9 @@ async fn a_clock_of_redis_that_is_set_an_hour_ahead_makes_no_order_delayed() {
     assert!((offset + HOUR_MS).abs() < 60_000, "{offset}");
 }
 
-/// What the script answers to a worker whose time is so many ms ahead of the clock of Redis, and to one that does not
-/// know: how far the deployment is ahead of it, and the verdict.
-async fn ask(
+/// Runs the script for a worker whose time is this many ms ahead of the clock of Redis, or unknown. Returns
+/// by how many ms the deployment is ahead of that clock, and the verdict.
+async fn call(
     redis: &mut MultiplexedConnection,
     ahead: Option<i64>,
     expected_late_by: Option<i64>,
@@ -125,35 +125,35 @@ fn is_near(left: i64, right: i64) -> bool {
 }
 
 #[tokio::test]
-async fn the_first_worker_that_notices_keeps_the_time_and_one_that_is_alone_with_its_time_follows() {
+async fn the_first_worker_that_notices_a_clock_step_keeps_the_time_and_an_outlier_follows() {
     let server = TestRedis::start().await;
     let mut redis = connect(&server.url()).await.unwrap();
-    // Nothing is known: the time is that of Redis, and a worker that only asks settles nothing.
-    assert_eq!(ask(&mut redis, None, None).await, (0, "alone".to_owned()));
-    assert_eq!(ask(&mut redis, Some(300), None).await.1, "agrees");
-    // A worker that stood still differs; another one has agreed just now.
-    assert_eq!(ask(&mut redis, Some(-60_000), Some(0)).await, (0, "others-agree".to_owned()));
-    // As if the clock of Redis had been set an hour ahead since.
+    // At first the time is that of Redis, and a worker that only reads the time confirms nothing.
+    assert_eq!(call(&mut redis, None, None).await, (0, "alone".to_owned()));
+    assert_eq!(call(&mut redis, Some(300), None).await.1, "agrees");
+    // A worker that was paused disagrees, but another one has just confirmed the time.
+    assert_eq!(call(&mut redis, Some(-60_000), Some(0)).await, (0, "others-agree".to_owned()));
+    // Simulates that the clock of Redis was set an hour ahead since then.
     let ago = |ms: i64| format!("redis.call('HSET', KEYS[1], 'agreed', redis.call('TIME')[1] * 1000 - {ms})");
     let an_hour_passes = Script::new(&ago(HOUR_MS));
     an_hour_passes.key(KEY).invoke_async::<()>(&mut redis).await.unwrap();
-    assert_eq!(ask(&mut redis, Some(-HOUR_MS), None).await, (0, "alone".to_owned()), "it is asked first");
-    let late = ask(&mut redis, Some(-HOUR_MS), Some(-5_000)).await;
-    assert_eq!(late, (0, "alone".to_owned()), "a call that was held up is of the past");
-    let (offset, verdict) = ask(&mut redis, Some(-HOUR_MS), Some(0)).await;
+    assert_eq!(call(&mut redis, Some(-HOUR_MS), None).await, (0, "alone".to_owned()), "a first report");
+    let late = call(&mut redis, Some(-HOUR_MS), Some(-5_000)).await;
+    assert_eq!(late, (0, "alone".to_owned()), "a delayed call is outdated");
+    let (offset, verdict) = call(&mut redis, Some(-HOUR_MS), Some(0)).await;
     assert!(is_near(offset, -HOUR_MS) && verdict == "agrees", "{offset} {verdict}");
-    // The second worker that notices finds its own time, and so does one that starts.
-    assert_eq!(ask(&mut redis, Some(-HOUR_MS), Some(0)).await.1, "agrees");
-    let (offset, _) = ask(&mut redis, None, None).await;
+    // A second worker that notices the change gets its own time, and so does a worker that starts.
+    assert_eq!(call(&mut redis, Some(-HOUR_MS), Some(0)).await.1, "agrees");
+    let (offset, _) = call(&mut redis, None, None).await;
     assert!(is_near(offset, -HOUR_MS), "{offset}");
-    // Set back again: whoever agreed did so in the future.
+    // The clock is set back again, so the last confirmation lies in the future.
     Script::new(&ago(-HOUR_MS)).key(KEY).invoke_async::<()>(&mut redis).await.unwrap();
-    let (offset, verdict) = ask(&mut redis, Some(0), Some(0)).await;
+    let (offset, verdict) = call(&mut redis, Some(0), Some(0)).await;
     assert!(is_near(offset, 0) && verdict == "agrees", "{offset} {verdict}");
 }
 
 #[tokio::test]
-async fn the_time_of_the_deployment_finds_back_to_that_of_redis() {
+async fn the_time_of_the_deployment_converges_to_that_of_redis() {
     let server = TestRedis::start().await;
     let mut redis = connect(&server.url()).await.unwrap();
     for offset in [-HOUR_MS, HOUR_MS] {
@@ -162,7 +162,7 @@ async fn the_time_of_the_deployment_finds_back_to_that_of_redis() {
         );
         for (passed, left) in [(0, offset), (50 * HOUR_MS, offset / 2), (200 * HOUR_MS, 0)] {
             set.key(KEY).arg(offset).arg(passed).invoke_async::<()>(&mut redis).await.unwrap();
-            let (found, _) = ask(&mut redis, None, None).await;
+            let (found, _) = call(&mut redis, None, None).await;
             assert!(is_near(found, left), "{found} of {left}");
         }
     }

@@ -1,88 +1,88 @@
-//! A worker that is frozen beyond its lease in the middle of its jobs, and goes on: whatever it settles then is
-//! no longer its own, and must not count. Nor does it count against the jobs that it was frozen.
+//! A worker is frozen for longer than its lease and then continues. Its results for jobs that it has lost are
+//! dropped, and the freeze does not count against these jobs.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::support::engine::{Act, Engine, EngineWorker, Part, QUEUE};
+use crate::support::engine::{Act, Engine, EngineWorker, QUEUE, TestJob};
 use crate::support::until;
 
 #[tokio::test]
-async fn a_worker_frozen_for_fifteen_seconds_settles_nothing_that_is_not_its_own() {
+async fn a_worker_frozen_for_fifteen_seconds_settles_no_job_that_it_lost() {
     frozen(Duration::from_secs(15)).await;
 }
 
 #[tokio::test]
-async fn a_worker_frozen_for_a_minute_settles_nothing_that_is_not_its_own() {
+async fn a_worker_frozen_for_a_minute_settles_no_job_that_it_lost() {
     frozen(Duration::from_mins(1)).await;
 }
 
 async fn frozen(time: Duration) {
     let engine = Engine::new().await;
-    // All slots are taken, and so nothing is claimed that has not begun when the worker is frozen. Some of its
-    // jobs have run elsewhere by the time it goes on, some run elsewhere at that moment.
-    let done: Vec<Part> = (0..15).map(|n| Part::new(n, [Act::Finish.behind("early")])).collect();
-    let waits: Vec<Part> =
-        (20..30).map(|n| Part::new(n, [Act::Wait(200).behind("early"), Act::Finish.at_once()])).collect();
-    let running: Vec<Part> = (40..55).map(|n| Part::new(n, [Act::Finish.behind("late")])).collect();
+    // All slots are taken, so every claimed job has begun when the worker is frozen. When it continues, some
+    // of its jobs have finished on the other worker, and some still run there.
+    let done: Vec<TestJob> = (0..15).map(|n| TestJob::new(n, [Act::Finish.behind("early")])).collect();
+    let waits: Vec<TestJob> =
+        (20..30).map(|n| TestJob::new(n, [Act::Wait(200).behind("early"), Act::Finish.at_once()])).collect();
+    let running: Vec<TestJob> = (40..55).map(|n| TestJob::new(n, [Act::Finish.behind("late")])).collect();
     let held = [done, waits, running].concat();
     let mut frozen = engine.worker(held.len()).await;
     engine.push(&held).await;
     engine.begun(held.len(), |_| true).await;
     let mut other = engine.worker(held.len()).await;
     frozen.freeze();
-    let until_then = sleep(time);
-    let waiting: Vec<Part> =
-        (100..160).map(|n| Part::new(n, [Act::Finish.taking(Duration::from_millis(50))])).collect();
+    let end_of_freeze = sleep(time);
+    let waiting: Vec<TestJob> =
+        (100..160).map(|n| TestJob::new(n, [Act::Finish.taking(Duration::from_millis(50))])).collect();
     engine.push(&waiting).await;
     engine.open("early");
-    until("the other has done what it can", async || {
+    until("the other worker has done what it can", async || {
         let ledger = engine.ledger().await.ok()?;
         (ledger.running.len() == 15 && ledger.scheduled.is_empty()).then_some(())
     })
     .await;
-    until_then.await;
+    end_of_freeze.await;
     frozen.thaw();
-    frozen.logs("starts under a new name").await;
+    frozen.logs("continues under a new name").await;
     engine.open("late");
-    frozen.logs("their results are dropped").await;
-    engine.account(&[held, waiting].concat()).await;
-    // It works on, and under a name that nobody has taken for dead.
-    let next: Vec<Part> = (200..230).map(|n| Part::new(n, [Act::Finish.behind("next")])).collect();
-    let started = other.stop().await;
-    assert!(started.success(), "{}", other.log());
+    frozen.logs("its results are dropped").await;
+    engine.assert_settled(&[held, waiting].concat()).await;
+    // The worker continues under a name that is not presumed dead.
+    let next: Vec<TestJob> = (200..230).map(|n| TestJob::new(n, [Act::Finish.behind("next")])).collect();
+    let status = other.stop().await;
+    assert!(status.success(), "{}", other.log());
     engine.push(&next).await;
     engine
-        .begun(next.len(), |run| run.owner == frozen.pid() && next.iter().any(|part| part.id == run.job))
+        .begun(next.len(), |run| run.owner == frozen.pid() && next.iter().any(|job| job.id == run.job))
         .await;
     engine.open("next");
-    until("all is done", async || {
+    until("all jobs are done", async || {
         let ledger = engine.ledger().await.ok()?;
         ledger.payloads.is_empty().then_some(())
     })
     .await;
     frozen.assert_runs();
     assert!(frozen.stop().await.success(), "{}", frozen.log());
-    let left: Vec<String> = engine.ask(&["KEYS", &format!("{QUEUE}:*")]).await;
-    assert_eq!(left, Vec::<String>::new(), "nothing of it stays");
+    let remaining: Vec<String> = engine.ask(&["KEYS", &format!("{QUEUE}:*")]).await;
+    assert_eq!(remaining, Vec::<String>::new(), "no key remains");
 }
 
-/// Waits until all of these jobs run on this worker, beside whatever else they do.
-async fn all_run_on(engine: &Engine, jobs: &[Part], worker: &EngineWorker, runs_before: usize) {
+/// Waits until this worker runs all of these jobs.
+async fn all_run_on(engine: &Engine, jobs: &[TestJob], worker: &EngineWorker, runs_before: usize) {
     engine.begun(runs_before + jobs.len(), |run| run.owner == worker.pid()).await;
 }
 
 #[tokio::test]
-async fn workers_that_are_frozen_in_turn_bury_nothing_and_take_their_verdict_back() {
+async fn workers_frozen_in_turn_dead_letter_no_job_and_clear_the_suspects() {
     let engine = Engine::new().await;
-    let jobs: Vec<Part> = (0..8).map(|n| Part::new(n, [Act::Finish.behind("gate")])).collect();
-    // Room for what each of them held when it was frozen, and half of it again for suspects.
+    let jobs: Vec<TestJob> = (0..8).map(|n| TestJob::new(n, [Act::Finish.behind("gate")])).collect();
+    // Slots for all jobs that a worker holds when it is frozen. Suspects may use only half of the slots.
     let one = engine.worker(6 * jobs.len()).await;
     engine.push(&jobs).await;
     all_run_on(&engine, &jobs, &one, 0).await;
     let other = engine.worker(6 * jobs.len()).await;
-    // Each of them loses all its jobs to the other, again and again. That a process died is never true.
+    // The workers repeatedly lose all jobs to each other, but no process dies.
     for (n, (frozen, heir)) in
         [(&one, &other), (&other, &one), (&one, &other), (&other, &one)].iter().enumerate()
     {
@@ -90,43 +90,43 @@ async fn workers_that_are_frozen_in_turn_bury_nothing_and_take_their_verdict_bac
         frozen.freeze();
         all_run_on(&engine, &jobs, heir, before).await;
         frozen.thaw();
-        until("it knows that it was taken for dead", async || {
-            (frozen.log().matches("starts under a new name").count() > n / 2).then_some(())
+        until("the worker notices that it was presumed dead", async || {
+            (frozen.log().matches("continues under a new name").count() > n / 2).then_some(())
         })
         .await;
     }
-    until("no job is a suspect any more", async || {
+    until("no job is a suspect", async || {
         let histories: Vec<String> = engine.ask(&["KEYS", &format!("{QUEUE}:meta:*")]).await;
         histories.is_empty().then_some(())
     })
     .await;
     engine.open("gate");
-    engine.account(&jobs).await;
+    engine.assert_settled(&jobs).await;
 }
 
 #[tokio::test]
-async fn a_frozen_worker_that_finishes_a_job_which_was_buried_meanwhile_leaves_no_dead_letter() {
+async fn a_frozen_worker_that_finishes_a_dead_lettered_job_removes_the_dead_letter() {
     let engine = Engine::new().await;
-    let job = Part::new(0, [Act::Finish.behind("gate")]);
+    let job = TestJob::new(0, [Act::Finish.behind("gate")]);
     let frozen = engine.worker(2).await;
     engine.push(std::slice::from_ref(&job)).await;
     engine.begun(1, |_| true).await;
     let heir = engine.worker(2).await;
     frozen.freeze();
-    // Processes of its own die of it, as far as anybody can tell.
+    // Each process of its own is killed, as if the job had crashed it.
     for crashes in 1..=3 {
         engine.begun(crashes, |run| run.owner == heir.pid()).await;
-        let run = engine.diary.runs_of(&job.id).pop().expect("it runs");
-        assert_ne!(run.pid, heir.pid(), "it runs apart");
+        let run = engine.diary.runs_of(&job.id).pop().expect("the job runs");
+        assert_ne!(run.pid, heir.pid(), "the job runs in a process of its own");
         engine.diary.kill(run.pid);
     }
-    until("it is a dead letter", async || {
+    until("the job is a dead letter", async || {
         let ledger = engine.ledger().await.ok()?;
         ledger.dead.contains(&job.id).then_some(())
     })
     .await;
     frozen.thaw();
-    frozen.logs("starts under a new name").await;
+    frozen.logs("continues under a new name").await;
     engine.open("gate");
-    engine.account(std::slice::from_ref(&job)).await;
+    engine.assert_settled(std::slice::from_ref(&job)).await;
 }

@@ -1,54 +1,54 @@
-//! A worker in a network of its own that is cut off from Redis beyond its lease: no goodbye, no reset, only
-//! silence. Needs Linux and root; prints a line and passes where there is neither, unless
-//! `TOPUP_TEST_REQUIRE_NETNS=1` says that it must be tested.
+//! A worker in its own network namespace is cut off from Redis for longer than its lease, without a TCP
+//! reset. Needs Linux and root. Without them, the test prints a line and passes, unless
+//! `TOPUP_TEST_REQUIRE_NETNS=1` is set.
 
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::engine::{Act, Engine, Part, Settings};
-use crate::support::{Proxy, leave_out, until};
+use crate::support::engine::{Act, Engine, Settings, TestJob};
+use crate::support::{Proxy, skip_or_fail, until};
 
-/// A network namespace with one wire to this one. Dropping it removes both.
+/// A network namespace with one link to this namespace. Dropping this removes both.
 struct Network {
     name: String,
-    /// This side's end of the wire.
-    wire: String,
-    /// Address of this side.
+    /// This end of the link.
+    link: String,
+    /// Address of this end.
     address: String,
 }
 
 impl Network {
     fn new() -> Result<Self, String> {
         let number = std::process::id();
-        let (name, wire, end) = (format!("topup-{number}"), format!("tua{number}"), format!("tub{number}"));
-        // A network of four addresses out of 10.213.0.0/16, by the process: tests run side by side.
+        let (name, link, peer) = (format!("topup-{number}"), format!("tua{number}"), format!("tub{number}"));
+        // Each process uses its own four addresses of 10.213.0.0/16, because tests run concurrently.
         let net = number % (1 << 14);
         let address = |host: u32| format!("10.213.{}.{}", net >> 6, (net & 63) * 4 + host);
-        let network = Self { name: name.clone(), wire: wire.clone(), address: address(1) };
-        // A test that was killed may have had our number.
+        let network = Self { name: name.clone(), link: link.clone(), address: address(1) };
+        // A killed test may have left a namespace of this number.
         network.remove();
         ip(&["netns", "add", &name])?;
-        ip(&["link", "add", &wire, "type", "veth", "peer", "name", &end, "netns", &name])?;
-        ip(&["addr", "add", &format!("{}/30", address(1)), "dev", &wire])?;
-        ip(&["link", "set", &wire, "up"])?;
-        ip(&["-n", &name, "addr", "add", &format!("{}/30", address(2)), "dev", &end])?;
-        ip(&["-n", &name, "link", "set", &end, "up"])?;
+        ip(&["link", "add", &link, "type", "veth", "peer", "name", &peer, "netns", &name])?;
+        ip(&["addr", "add", &format!("{}/30", address(1)), "dev", &link])?;
+        ip(&["link", "set", &link, "up"])?;
+        ip(&["-n", &name, "addr", "add", &format!("{}/30", address(2)), "dev", &peer])?;
+        ip(&["-n", &name, "link", "set", &peer, "up"])?;
         ip(&["-n", &name, "link", "set", "lo", "up"])?;
         Ok(network)
     }
 
     fn remove(&self) {
-        // The wire goes with the namespace; either may never have come to be.
-        let _ = ip(&["link", "del", &self.wire]);
+        // The link is removed with the namespace. Both may be missing.
+        let _ = ip(&["link", "del", &self.link]);
         let _ = ip(&["netns", "del", &self.name]);
     }
 
     fn cut(&self) {
-        ip(&["link", "set", &self.wire, "down"]).expect("the wire is cut");
+        ip(&["link", "set", &self.link, "down"]).expect("the link is down");
     }
 
-    fn mend(&self) {
-        ip(&["link", "set", &self.wire, "up"]).expect("the wire is mended");
+    fn restore(&self) {
+        ip(&["link", "set", &self.link, "up"]).expect("the link is up");
     }
 }
 
@@ -67,18 +67,18 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_cut_off_loses_its_jobs_to_others_and_comes_back_under_a_new_name() {
+async fn a_worker_that_is_cut_off_loses_its_jobs_and_returns_under_a_new_name() {
     let network = match Network::new() {
         Ok(network) => network,
         Err(reason) => {
-            leave_out("a worker that is cut off", reason.trim(), "TOPUP_TEST_REQUIRE_NETNS");
+            skip_or_fail("a worker that is cut off", reason.trim(), "TOPUP_TEST_REQUIRE_NETNS");
             return;
         }
     };
     let engine = Engine::new().await;
     let proxy = Proxy::start_at(&network.address, &engine.redis.url(), Duration::ZERO).await;
-    let done: Vec<Part> = (100..107).map(|n| Part::new(n, [Act::Finish.behind("early")])).collect();
-    let running: Vec<Part> = (200..207).map(|n| Part::new(n, [Act::Finish.behind("late")])).collect();
+    let done: Vec<TestJob> = (100..107).map(|n| TestJob::new(n, [Act::Finish.behind("early")])).collect();
+    let running: Vec<TestJob> = (200..207).map(|n| TestJob::new(n, [Act::Finish.behind("late")])).collect();
     let held = [done, running.clone()].concat();
     let mut far = engine
         .start(&Settings {
@@ -89,30 +89,30 @@ async fn a_worker_that_is_cut_off_loses_its_jobs_to_others_and_comes_back_under_
         .await;
     engine.push(&held).await;
     engine.begun(held.len(), |run| run.owner == far.pid()).await;
-    // Suspects run in half of the slots, and all of these wait there at once.
+    // Suspects may use half of the slots, and all of these jobs wait in slots at once.
     let mut near = engine.worker(2 * held.len()).await;
-    far.apart();
+    far.mark_unreachable();
     network.cut();
     engine.begun(held.len(), |run| run.owner == near.pid()).await;
-    // What it ends while it is cut off, it cannot settle; the others do.
+    // The cut-off worker cannot settle the jobs that it finishes. The other worker does.
     engine.open("early");
-    until("the other has done what it can", async || {
+    until("the other worker has done what it can", async || {
         let ledger = engine.ledger().await.ok()?;
         (ledger.running.len() == running.len()).then_some(())
     })
     .await;
     far.logs("Redis does not answer").await;
-    far.back();
-    network.mend();
-    far.logs("starts under a new name").await;
+    far.mark_reachable();
+    network.restore();
+    far.logs("continues under a new name").await;
     engine.open("late");
-    far.logs("their results are dropped").await;
-    engine.account(&held).await;
+    far.logs("its results are dropped").await;
+    engine.assert_settled(&held).await;
 
-    // It is a worker like any other again: alone, it takes all there is, and at a word.
+    // Afterwards it works normally: alone, it runs all jobs and reacts to wake-ups.
     assert!(near.stop().await.success(), "{}", near.log());
-    let mut parts = held;
-    until("it is woken", async || engine.is_woken(&mut parts).await.then_some(())).await;
-    engine.account(&parts).await;
+    let mut jobs = held;
+    until("the worker is woken", async || engine.is_woken(&mut jobs).await.then_some(())).await;
+    engine.assert_settled(&jobs).await;
     far.assert_runs();
 }

@@ -1,5 +1,5 @@
-//! The same faults through the real program: a job that kills its process, a Redis that is away for a minute, and
-//! one that is part of a cluster.
+//! The same faults with the real program: a job that kills its process, a Redis that is away for a minute or
+//! refuses writes, and a Redis in cluster mode.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -9,13 +9,13 @@ use tokio::time::sleep;
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::{Script, SimulatorSettings};
 
-use crate::crash::{SCALE, account, orders};
+use crate::crash::{SCALE, assert_settled, orders};
 use crate::shutdown::get;
 use crate::support::redis::{TestRedis, free_port};
 use crate::support::{Bed, until};
 
 #[tokio::test]
-async fn an_order_whose_processes_die_is_a_dead_letter_after_three_of_them_and_the_others_end_right() {
+async fn an_order_whose_process_dies_three_times_is_dead_lettered_and_the_others_are_fulfilled() {
     // Slow answers keep a job in flight until its process is killed.
     let settings = SimulatorSettings { latency_ms: 3_000, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
@@ -24,16 +24,16 @@ async fn an_order_whose_processes_die_is_a_dead_letter_after_three_of_them_and_t
     let others: Vec<String> = (0..12).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
     let mut victim = bed.worker().await;
     bed.enqueue([&poison]).await;
-    asked(&bed, &poison, 1).await;
+    checked(&bed, &poison, 1).await;
     let mut survivor = bed.worker().await;
     victim.kill();
     bed.enqueue(&others).await;
-    // The worker's own end proves nothing.
+    // The death of the worker does not count as one of the three.
     for crashes in 1..=3 {
-        asked(&bed, &poison, crashes + 1).await;
+        checked(&bed, &poison, crashes + 1).await;
         let children = run_job_children(survivor.pid());
         assert_eq!(children.len(), 1, "only the suspect runs in a process of its own: {children:?}");
-        let killed = Command::new("kill").args(["-s", "KILL", &children[0]]).status().expect("kill is there");
+        let killed = Command::new("kill").args(["-s", "KILL", &children[0]]).status().expect("`kill` exists");
         assert!(killed.success());
     }
     let dead = until("the order is a dead letter", async || {
@@ -46,22 +46,22 @@ async fn an_order_whose_processes_die_is_a_dead_letter_after_three_of_them_and_t
     assert_eq!(reason, "poison: the process that ran it died 3 times");
     bed.stored(&others, OrderStatus::Fulfilled).await;
     bed.idle().await;
-    assert_eq!(bed.simulator.calls(&poison).len(), 4, "it is asked for no more");
-    bed.told(&poison, "unresolved").await;
+    assert_eq!(bed.simulator.calls(&poison).len(), 4, "the dead letter is not checked again");
+    bed.delivered(&poison, "unresolved").await;
     let shown = bed.shown(&poison);
     assert!(shown.contains("poison: the process that ran it died 3 times"), "{shown}");
     assert_eq!(survivor.ended(), None, "{}", survivor.log());
 }
 
-/// Waits until the provider has been asked this often for an order: its job is in flight once more.
-async fn asked(bed: &Bed, order: &String, times: usize) {
-    let what = format!("{order} is asked for, time {times}");
+/// Waits until an order has been requested this many times, so that its job is in flight.
+async fn checked(bed: &Bed, order: &String, times: usize) {
+    let what = format!("{order} is checked, time {times}");
     until(&what, async || (bed.simulator.calls(order).len() >= times).then_some(())).await;
 }
 
-/// Pids of the processes in which a worker runs suspects.
+/// The pids of the processes in which a worker runs suspects.
 fn run_job_children(worker: u32) -> Vec<String> {
-    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().expect("ps is there");
+    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().expect("`ps` exists");
     let processes = String::from_utf8_lossy(&output.stdout).into_owned();
     let child = |line: &str| {
         let mut words = line.split_whitespace();
@@ -90,7 +90,7 @@ async fn a_minute_without_redis_ends_no_worker_and_loses_nothing() {
     is("not ready: Redis does not answer").await;
     bed.redis.start_again().await;
     is("\r\n\r\nready").await;
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     for mut worker in [first, second] {
         assert_eq!(worker.ended(), None, "a worker ended: {}", worker.log());
         assert!(worker.log().contains("Redis answers again"), "{}", worker.log());
@@ -98,18 +98,18 @@ async fn a_minute_without_redis_ends_no_worker_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_keeps_the_leases_of_what_still_runs() {
+async fn a_stopping_worker_keeps_the_leases_of_its_running_jobs() {
     let settings = SimulatorSettings { latency_ms: 12_000, ..SimulatorSettings::default() };
     let bed = Bed::on(TestRedis::start().await, 1.0, settings).await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut stopping = bed.worker().await;
     bed.enqueue([&order]).await;
-    asked(&bed, &order, 1).await;
+    checked(&bed, &order, 1).await;
     let other = bed.worker().await;
-    // All its other queues are idle, and left at once.
+    // Its other queues are idle, and the worker leaves them at once.
     assert!(stopping.stop().await.success());
     assert!(stopping.log().contains("stopped=Drained"), "{}", stopping.log());
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     bed.idle().await;
     assert_eq!(bed.simulator.calls(&order).len(), 1, "{}", other.log());
     assert_eq!(bed.sink.received().len(), 1);
@@ -117,7 +117,7 @@ async fn a_worker_that_stops_keeps_the_leases_of_what_still_runs() {
 }
 
 #[tokio::test]
-async fn what_a_full_redis_would_not_settle_is_not_claimed() {
+async fn no_job_is_claimed_while_a_full_redis_would_refuse_its_settlement() {
     let settings = SimulatorSettings { latency_ms: 50, ..SimulatorSettings::default() };
     let mut bed = Bed::on(TestRedis::start().await, SCALE, settings).await;
     bed.set("CONCURRENCY", "4");
@@ -130,7 +130,7 @@ async fn what_a_full_redis_would_not_settle_is_not_claimed() {
     let due = async || -> usize { bed.redis(&["LLEN", "{topup}:poll-topup:active"]).await };
     until("many orders are due", async || (due().await > 500).then_some(())).await;
     bed.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    until("it is not ready", async || get(&address).await.contains("refuses").then_some(())).await;
+    until("the worker is not ready", async || get(&address).await.contains("refuses").then_some(())).await;
     let due_then = due().await;
     sleep(Duration::from_secs(3)).await;
     assert_eq!(due().await, due_then, "{}", worker.log());
@@ -140,12 +140,12 @@ async fn what_a_full_redis_would_not_settle_is_not_claimed() {
 }
 
 #[tokio::test]
-async fn a_worker_without_work_costs_redis_next_to_nothing() {
+async fn an_idle_worker_sends_redis_at_most_five_commands_a_second() {
     let bed = Bed::new(1.0).await;
     let _worker = bed.worker().await;
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     bed.idle().await;
     let mut connection = bed.connection().await;
     let mut processed = async || -> u64 {
@@ -155,13 +155,13 @@ async fn a_worker_without_work_costs_redis_next_to_nothing() {
     };
     let before = processed().await;
     sleep(Duration::from_secs(30)).await;
-    let spent = processed().await - before;
-    // Five a second, and a second's worth for where the half minute begins.
-    assert!(spent <= 5 * 31, "{spent} commands in half a minute, those within scripts included");
+    let commands = processed().await - before;
+    // Five commands a second, and one second of tolerance.
+    assert!(commands <= 5 * 31, "{commands} commands in half a minute, including those in scripts");
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_writes_is_told_and_loses_nothing() {
+async fn a_redis_that_refuses_writes_is_reported_and_no_order_is_lost() {
     let mut bed = Bed::new(SCALE).await;
     let address = format!("127.0.0.1:{}", free_port());
     bed.set("HTTP_ADDR", &address);
@@ -180,7 +180,7 @@ async fn a_redis_that_takes_no_writes_is_told_and_loses_nothing() {
         bed.redis::<()>(&["CONFIG", "SET", setting, back]).await;
         is("\r\n\r\nready").await;
     }
-    account(&bed, &orders).await;
+    assert_settled(&bed, &orders).await;
     assert_eq!(worker.ended(), None, "the worker ended: {}", worker.log());
 }
 
@@ -204,9 +204,9 @@ async fn everything_works_on_a_redis_in_cluster_mode_and_stays_in_one_slot() {
     bed.enqueue([&fulfilled, &tracked, &unknown]).await;
     bed.message(&[(b"name", b"no such job")]).await;
     for (order, outcome) in [(&fulfilled, "fulfilled"), (&tracked, "scheduled"), (&unknown, "unresolved")] {
-        bed.told(order, outcome).await;
+        bed.delivered(order, outcome).await;
     }
-    // Streams, queues, dead letters, workers, the breaker and the clock: all of them.
+    // The keys of streams, queues, dead letters, workers, the breaker and the clock.
     let keys: Vec<String> = bed.redis(&["KEYS", "*"]).await;
     assert!(keys.len() >= 8, "{keys:?}");
     let mut used = BTreeSet::new();
@@ -224,7 +224,7 @@ async fn an_order_that_is_handed_over_again_is_one_job() {
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&order, &order]).await;
-    asked(&bed, &order, 1).await;
+    checked(&bed, &order, 1).await;
     bed.enqueue([&order, &order]).await;
     bed.stored(std::slice::from_ref(&order), OrderStatus::Fulfilled).await;
     bed.idle().await;

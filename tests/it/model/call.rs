@@ -1,13 +1,13 @@
-//! One thing that happens to the queues: the call of a script, or what a foreign program does.
+//! One call that changes the queues: of a script, or commands of a producer or of another program.
 
-/// The queues; every script is told their names.
+/// The queues; scripts receive their names as arguments.
 pub(super) const QUEUES: [&str; 3] = ["{model}:poll", "{model}:recheck", "{model}:notify"];
-/// In these two an order may be tracked, and the inbox feeds them.
-pub(super) const FOLLOWING: [&str; 2] = [QUEUES[0], QUEUES[1]];
+/// Queues in which an order may be tracked; messages of the inbox move into them.
+pub(super) const TRACKING: [&str; 2] = [QUEUES[0], QUEUES[1]];
 pub(super) const INBOX: &str = "{model}:inbox";
 pub(super) const REJECTED: &str = "{model}:rejected";
 
-/// A job that is to be put into a queue.
+/// A job to be put into a queue.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) queue: &'static str,
@@ -17,13 +17,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// With which it is put back; of some there are none.
+    /// Failed attempts with which the job is restored; zero for some ids.
     pub(super) fn failed_attempts(&self) -> usize {
         self.id.bytes().last().map_or(0, |digit| usize::from(digit % 3))
     }
 }
 
-/// What a job carries from its replay on; empty where that stays as it is.
+/// New payload of a replayed job; empty if the old one stays.
 pub(super) fn replayed_payload(id: &str) -> String {
     if id.bytes().last().is_some_and(|digit| digit % 2 == 0) {
         format!("replayed {id}")
@@ -32,41 +32,41 @@ pub(super) fn replayed_payload(id: &str) -> String {
     }
 }
 
-/// A message in the inbox and what the worker makes of it: a job, or a reason to reject it.
+/// A message in the inbox, and the verdict of the worker: a job, or a reason to reject it.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) id: String,
-    /// What it is where it is accepted, in the word of the script.
-    pub(super) what: &'static str,
+    /// Kind of an accepted message, as `intake.lua` names it.
+    pub(super) kind: &'static str,
     pub(super) verdict: Result<Job, String>,
 }
 
 impl Message {
-    /// The job that carries it out where the order is tracked.
-    pub(super) fn where_followed(&self) -> Job {
+    /// The job that applies the message if the order is tracked.
+    pub(super) fn tracked_job(&self) -> Job {
         let (order, payload) = self.verdict.as_ref().map_or(("", ""), |job| (&job.id, &job.payload));
         let (id, payload) = (format!("{order}#{}", self.id), format!("{payload}, tracked"));
-        Job { queue: FOLLOWING[0], id, payload, delay_ms: 0 }
+        Job { queue: TRACKING[0], id, payload, delay_ms: 0 }
     }
 
     pub(super) fn is_about_a_known_order(&self) -> bool {
-        self.what != "repeat" && self.what != "update"
+        self.kind != "repeat" && self.kind != "update"
     }
 
-    /// The one field with which it stands in the stream.
+    /// The only field of the message in the stream.
     pub(super) fn field(&self) -> (String, String) {
         ("said".to_owned(), format!("message {}", self.id))
     }
 }
 
-/// What becomes of one job of a batch.
+/// The settlement of one job.
 #[derive(Debug, Clone)]
 pub(super) struct Settlement {
     pub(super) id: String,
     pub(super) action: &'static str,
     pub(super) delay_ms: u64,
     pub(super) reason: String,
-    /// Empty: the one it has.
+    /// New payload; empty if the old one stays.
     pub(super) payload: String,
     pub(super) next: Vec<Job>,
 }
@@ -103,27 +103,27 @@ pub(super) enum Call {
     Reap {
         queue: &'static str,
         lease_ms: u64,
-        most: usize,
+        limit: usize,
     },
-    /// A worker that lives takes back what its jobs were suspected of.
+    /// A worker that is alive clears its jobs, which became suspects when it was presumed dead.
     Acquit {
         queue: &'static str,
         worker: String,
         ids: Vec<String>,
     },
-    /// Jobs that were claimed under one id are to have another. The first queue is theirs.
+    /// Claimed jobs of the first queue are renamed: pairs of the current id and the required id.
     Identify {
         queues: Vec<&'static str>,
         worker: String,
         jobs: Vec<(String, String)>,
     },
-    /// The next jobs from this due time on are put right.
+    /// The waits of the next jobs from this due time on are put right.
     PutRight {
         queue: &'static str,
         from: String,
-        most: usize,
+        limit: usize,
     },
-    /// Jobs that are late by the store.
+    /// Jobs that are overdue according to the database are made due.
     Hasten {
         queues: Vec<&'static str>,
         within_ms: u64,
@@ -139,7 +139,7 @@ pub(super) enum Call {
         last_batch: String,
         worker: String,
     },
-    /// A dead letter of the first queue is to run again; the job may be in the others.
+    /// A dead letter of the first queue is replayed; the job may be in the other queues.
     Replay {
         queues: Vec<&'static str>,
         id: String,
@@ -150,18 +150,18 @@ pub(super) enum Call {
     },
     /// A producer adds a message.
     Add(Message),
-    /// A program on apalis-redis pushes a job, due at this second.
+    /// A program pushes a job by apalis-redis, due at this second.
     Push {
         job: Job,
         due_seconds: u64,
         attempts: &'static str,
     },
-    /// An id is put into `:active`, whatever there is of it already.
+    /// Another program puts an id into `:active`.
     Id {
         queue: &'static str,
         id: String,
     },
-    /// A text where the history of a job should be, or no longer.
+    /// Another program writes a text to the key of a job's history.
     Text {
         queue: &'static str,
         id: String,
@@ -172,24 +172,24 @@ pub(super) enum Call {
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     pub(super) queue: &'static str,
-    /// The key under which its number is kept.
+    /// Key of the number of the last batch.
     pub(super) number_key: String,
     pub(super) number: u64,
     pub(super) worker: String,
-    pub(super) most_crashes: i64,
-    /// Those first that only finish a job.
+    pub(super) max_crashes: i64,
+    /// Completed jobs without following jobs come first.
     pub(super) settlements: Vec<Settlement>,
 }
 
 impl Settlement {
-    /// Whether the job is done and nothing follows from it.
-    pub(super) fn only_finishes(&self) -> bool {
+    /// Whether the job is complete and has no following job.
+    pub(super) fn is_final(&self) -> bool {
         self.action == "complete" && self.next.is_empty()
     }
 }
 
 impl Call {
-    /// The script that is called, by the name of its file.
+    /// File name of the script, without `.lua`.
     pub(super) fn script(&self) -> Option<&'static str> {
         Some(match self {
             Self::Intake { .. } => "intake",
@@ -216,14 +216,14 @@ impl Call {
         let text = |text: &str| text.to_owned();
         match self {
             Self::Intake { messages } => {
-                let keys = [INBOX, REJECTED].iter().chain(&FOLLOWING).map(ToString::to_string).collect();
+                let keys = [INBOX, REJECTED].iter().chain(&TRACKING).map(ToString::to_string).collect();
                 (keys, messages.iter().flat_map(message_arguments).collect())
             }
             Self::Restore { queues, jobs } => {
                 let jobs = jobs.iter().flat_map(|job| {
                     [text(job.queue), job.id.clone(), job.payload.clone(), job.failed_attempts().to_string()]
                 });
-                // Any number may wait: how many may is the subject of tests of its own.
+                // The number of waiting jobs is unlimited; the limit has tests of its own.
                 let arguments = [text("0"), text("0")].into_iter().chain(jobs).collect();
                 (queues.iter().map(ToString::to_string).collect(), arguments)
             }
@@ -233,8 +233,8 @@ impl Call {
             Self::Settle(batch) => {
                 let keys = vec![text(batch.queue), batch.number_key.clone()];
                 let mut arguments =
-                    vec![batch.number.to_string(), batch.worker.clone(), batch.most_crashes.to_string()];
-                let finished = batch.settlements.partition_point(Settlement::only_finishes);
+                    vec![batch.number.to_string(), batch.worker.clone(), batch.max_crashes.to_string()];
+                let finished = batch.settlements.partition_point(Settlement::is_final);
                 let (finished, others) = batch.settlements.split_at(finished);
                 arguments.push(finished.len().to_string());
                 arguments.extend(finished.iter().map(|settlement| settlement.id.clone()));
@@ -247,15 +247,17 @@ impl Call {
                 let arguments = first.into_iter().chain(of_each).collect();
                 (reports.iter().map(|report| text(report.queue)).collect(), arguments)
             }
-            Self::Reap { queue, lease_ms, most } => {
-                (vec![text(queue)], vec![lease_ms.to_string(), most.to_string()])
+            Self::Reap { queue, lease_ms, limit } => {
+                (vec![text(queue)], vec![lease_ms.to_string(), limit.to_string()])
             }
             Self::Identify { queues, worker, jobs } => {
                 let jobs = jobs.iter().flat_map(|(claimed, id)| [claimed.clone(), id.clone()]);
                 let arguments = std::iter::once(worker.clone()).chain(jobs).collect();
                 (queues.iter().map(ToString::to_string).collect(), arguments)
             }
-            Self::PutRight { queue, from, most } => (vec![text(queue)], vec![from.clone(), most.to_string()]),
+            Self::PutRight { queue, from, limit } => {
+                (vec![text(queue)], vec![from.clone(), limit.to_string()])
+            }
             Self::Hasten { queues, within_ms, ids } => {
                 let arguments = std::iter::once(within_ms.to_string()).chain(ids.iter().cloned()).collect();
                 (queues.iter().map(ToString::to_string).collect(), arguments)
@@ -274,7 +276,7 @@ impl Call {
         }
     }
 
-    /// The commands of what is no script.
+    /// The commands of a call that is not a script.
     pub(super) fn commands(&self) -> Vec<Vec<String>> {
         let command = |words: &[&str]| words.iter().map(ToString::to_string).collect();
         match self {
@@ -305,10 +307,10 @@ fn message_arguments(message: &Message) -> Vec<String> {
     match &message.verdict {
         Ok(job) => {
             let Job { queue, id: order, payload, delay_ms } = job.clone();
-            let (what, where_followed) = (message.what.to_owned(), message.where_followed());
-            let job_id = if message.is_about_a_known_order() { where_followed.id } else { order.clone() };
-            let accept = vec![id, "accept".to_owned(), what, order, queue.to_owned(), job_id, payload];
-            [accept, vec![delay_ms.to_string(), where_followed.payload]].concat()
+            let (kind, tracked) = (message.kind.to_owned(), message.tracked_job());
+            let job_id = if message.is_about_a_known_order() { tracked.id } else { order.clone() };
+            let accept = vec![id, "accept".to_owned(), kind, order, queue.to_owned(), job_id, payload];
+            [accept, vec![delay_ms.to_string(), tracked.payload]].concat()
         }
         Err(reason) => vec![id, "reject".to_owned(), reason.clone()],
     }

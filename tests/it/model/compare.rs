@@ -1,13 +1,13 @@
-//! Redis and the model side by side.
+//! Compares Redis with the model after a call.
 
 use std::collections::BTreeSet;
 
 use super::call::Call;
-use super::ground::Found;
 use super::queues::{Expected, Model};
 use super::snapshot::{Answer, difference};
+use super::system::Found;
 
-/// How Redis and the model differ, if they do.
+/// Describes how Redis and the model differ.
 pub(super) fn compare(call: &Call, model: &Model, expected: &Expected, found: &Found) -> Option<String> {
     let answers = [&expected.answer, &found.answer];
     if !same_answer(call, answers[0], answers[1]) {
@@ -26,10 +26,10 @@ pub(super) fn compare(call: &Call, model: &Model, expected: &Expected, found: &F
         return None;
     }
     let wakes = &found.wakes;
-    Some(format!("word sent\n  expected {must_wake:?}, at most {may_wake:?}\n  found    {wakes:?}"))
+    Some(format!("wake-ups\n  expected {must_wake:?}, at most {may_wake:?}\n  found    {wakes:?}"))
 }
 
-/// Redis writes a due time out in its own way.
+/// Compares two answers. Redis formats a due time in its own way, so due times are compared as numbers.
 fn same_answer(call: &Call, expected: &Answer, found: &Answer) -> bool {
     match (call, expected, found) {
         (Call::PutRight { .. }, Answer::List(expected), Answer::List(found)) => {

@@ -1,56 +1,56 @@
-//! What is generated: operations that name jobs and workers by small numbers, so that any part of a sequence
-//! is a sequence, and shrinking works.
+//! The generated operations. They name jobs and workers by small numbers, so that any part of a sequence is a valid
+//! sequence and proptest can shrink it.
 
 use proptest::prelude::*;
 
-/// Operations name one of so many jobs; few, so that they meet.
+/// Number of job ids. It is small, so that operations often name the same job.
 pub(super) const JOBS: u8 = 6;
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
-    /// A producer adds a message for one of the queues, or about an order that is known, or one that is to be rejected.
-    /// Its clock may be ahead.
+    /// A producer adds a message: a new order, a change of a known order, or a message to reject (`bad`). The clock of
+    /// the producer may be ahead.
     Add {
-        what: &'static str,
+        kind: &'static str,
         recheck: bool,
         job: u8,
         delay_ms: u64,
         bad: bool,
         ahead: bool,
     },
-    /// A worker takes so many messages in, or tries to where it begins with so many that another has taken before.
+    /// A worker moves `new` messages out of the inbox. With `again` the call also holds messages moved before.
     Intake {
         new: usize,
         again: usize,
     },
-    /// The store's jobs are put back where no queue holds them, each by its number, in the first queue or in the
-    /// second; the first may be left out of those that are looked at.
+    /// Jobs of the database that no queue holds are restored, each to the first queue or to the second (`true`).
+    /// With `narrow` the script is not given the first queue.
     Restore {
         jobs: Vec<(u8, bool)>,
         narrow: bool,
     },
-    /// A program on apalis-redis pushes a job.
+    /// A program pushes a job by apalis-redis.
     ForeignPush {
         queue: u8,
         job: u8,
         due_in_seconds: u64,
         garbled: bool,
     },
-    /// A foreign program puts an id into `:active`, whatever there is of it.
+    /// Another program puts an id into `:active`, even if the job is in the queue or has no payload.
     ForeignId {
         queue: u8,
         job: u8,
     },
-    /// A foreign program puts a text where the history of a job should be.
+    /// Another program writes a text to the key of a job's history.
     ForeignText {
         queue: u8,
         job: u8,
     },
-    /// A process starts; workers only ever stop by doing nothing more.
+    /// A worker starts. A worker crashes by doing nothing more; see `Leave` for a worker that stops.
     Start {
         queue: u8,
     },
-    /// The answer may be lost.
+    /// A worker claims jobs. With `lost` it does not receive the answer.
     Claim {
         worker: u8,
         limit: usize,
@@ -58,20 +58,20 @@ pub(super) enum Op {
     },
     Settle {
         worker: u8,
-        most_crashes: i64,
+        max_crashes: i64,
         picks: Vec<Pick>,
     },
-    /// The last batch is sent again, or comes again so many batches late.
+    /// An old batch arrives again: the last one, or with `before` one of those before it.
     SettleAgain {
         worker: u8,
         before: u8,
     },
-    /// Several workers report in one call, each bit of the number standing for one.
+    /// Several workers report in one call. Each bit of `workers` stands for one.
     Heartbeat {
         workers: u16,
         clock_was_set: bool,
     },
-    /// More workers than one reap looks at report once and never again.
+    /// More workers than one call reaps report once and never again.
     Crowd,
     Pass {
         ms: u64,
@@ -82,32 +82,32 @@ pub(super) enum Op {
     },
     Reap {
         queue: u8,
-        most: usize,
+        limit: usize,
     },
-    /// A worker takes back what jobs that were claimed under one of its former names are suspected of.
+    /// A worker clears suspects that it claimed under one of its former names.
     Acquit {
         worker: u8,
         jobs: u8,
     },
-    /// Jobs that a worker holds are to have other ids, each bit of the number standing for one; their payloads ask
-    /// for the ids of these jobs.
+    /// Jobs that a worker holds are renamed to the ids that their payloads require. Each bit of `jobs` stands for a
+    /// job, and `ids` has the required ids.
     Identify {
         worker: u8,
         jobs: u8,
         ids: [u8; 8],
     },
-    /// All jobs of a queue are put right, so many in one call.
+    /// The waits of all jobs of a queue are put right, in calls of at most this many jobs.
     PutRight {
         queue: u8,
-        most: usize,
+        limit: usize,
     },
-    /// Jobs are late by the store, each bit of the number standing for one.
+    /// Jobs are overdue according to the database. Each bit of `jobs` stands for one.
     Hasten {
         jobs: u8,
         within_ms: u64,
     },
-    /// A worker gives back what it does not know of; each bit of the number stands for a job. Also one that it
-    /// need not have.
+    /// A worker returns claimed jobs that it does not hold; each bit of `jobs` stands for one. It also names the job
+    /// `other`, which it may not have claimed.
     GiveBack {
         worker: u8,
         jobs: u8,
@@ -116,7 +116,7 @@ pub(super) enum Op {
     Leave {
         worker: u8,
     },
-    /// An operator has a dead letter run again, of those there are or one that is none.
+    /// An operator replays a dead letter, or a job that is none.
     Replay {
         queue: u8,
         job: u8,
@@ -129,7 +129,7 @@ pub(super) enum Op {
     },
 }
 
-/// A settlement: of a job that the worker holds, or else of any.
+/// A settlement of a job that the worker holds, or of any job.
 #[derive(Debug, Clone)]
 pub(super) struct Pick {
     pub(super) held: bool,
@@ -137,9 +137,9 @@ pub(super) struct Pick {
     pub(super) action: &'static str,
     pub(super) delay_ms: u64,
     pub(super) new_payload: bool,
-    /// Where the job is finished and goes on in its own queue, after how long.
+    /// Delay of the following job that replaces a completed job in its own queue.
     pub(super) replaced_ms: Option<u64>,
-    /// Queue, job and delay of those that follow.
+    /// Queue, id and delay of each following job.
     pub(super) next: Vec<(u8, u8, u64)>,
 }
 
@@ -147,8 +147,8 @@ fn delay() -> impl Strategy<Value = u64> {
     prop_oneof![2 => Just(0), 1 => Just(20), 3 => Just(500), 2 => Just(3_000)]
 }
 
-/// What a message is; mostly a plain one.
-fn what() -> impl Strategy<Value = &'static str> {
+/// Kind of a message, most often `repeat`.
+fn kind() -> impl Strategy<Value = &'static str> {
     let others = prop::sample::select(vec!["update", "check", "correct", "cancel"]);
     prop_oneof![5 => Just("repeat"), 4 => others]
 }
@@ -157,12 +157,12 @@ fn job() -> impl Strategy<Value = u8> {
     0..JOBS
 }
 
-/// Mostly the first, so that jobs meet.
+/// Most often the first queue, so that jobs meet.
 fn queue() -> impl Strategy<Value = u8> {
     prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)]
 }
 
-fn most_crashes() -> impl Strategy<Value = i64> {
+fn max_crashes() -> impl Strategy<Value = i64> {
     prop_oneof![1 => Just(1_i64), 2 => Just(2_i64), 1 => Just(3_i64)]
 }
 
@@ -174,7 +174,7 @@ fn pick() -> impl Strategy<Value = Pick> {
         "fault",
         "crash",
         "dead-letter",
-        "poison",
+        "condemned",
         "release",
     ]);
     let next = prop::collection::vec((queue(), job(), delay()), 0..3);
@@ -195,10 +195,10 @@ fn pick() -> impl Strategy<Value = Pick> {
 fn op() -> impl Strategy<Value = Op> {
     let rarely = || prop::bool::weighted(0.15);
     let passing = prop::sample::select(vec![1_u64, 19, 20, 480, 499, 500, 3_000, 4_999, 5_000, 5_001]);
-    let settle = (any::<u8>(), most_crashes(), prop::collection::vec(pick(), 1..6));
+    let settle = (any::<u8>(), max_crashes(), prop::collection::vec(pick(), 1..6));
     prop_oneof![
-        10 => (what(), prop::bool::weighted(0.3), job(), delay(), rarely(), rarely()).prop_map(
-            |(what, recheck, job, delay_ms, bad, ahead)| Op::Add { what, recheck, job, delay_ms, bad, ahead }
+        10 => (kind(), prop::bool::weighted(0.3), job(), delay(), rarely(), rarely()).prop_map(
+            |(kind, recheck, job, delay_ms, bad, ahead)| Op::Add { kind, recheck, job, delay_ms, bad, ahead }
         ),
         10 => (1..4_usize, prop_oneof![3 => Just(0_usize), 1 => 1..3_usize])
             .prop_map(|(new, again)| Op::Intake { new, again }),
@@ -212,7 +212,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => queue().prop_map(|queue| Op::Start { queue }),
         22 => (any::<u8>(), 1..5_usize, rarely())
             .prop_map(|(worker, limit, lost)| Op::Claim { worker, limit, lost }),
-        22 => settle.prop_map(|(worker, most_crashes, picks)| Op::Settle { worker, most_crashes, picks }),
+        22 => settle.prop_map(|(worker, max_crashes, picks)| Op::Settle { worker, max_crashes, picks }),
         2 => (any::<u8>(), 0..3_u8).prop_map(|(worker, before)| Op::SettleAgain { worker, before }),
         6 => (any::<u16>(), prop::bool::weighted(0.2))
             .prop_map(|(workers, clock_was_set)| Op::Heartbeat { workers, clock_was_set }),
@@ -220,12 +220,12 @@ fn op() -> impl Strategy<Value = Op> {
         12 => passing.prop_map(|ms| Op::Pass { ms }),
         1 => (1..20_000_u64).prop_map(|ms| Op::SetBack { ms }),
         7 => (queue(), prop_oneof![2 => Just(1_000_usize), 1 => 1..3_usize])
-            .prop_map(|(queue, most)| Op::Reap { queue, most }),
+            .prop_map(|(queue, limit)| Op::Reap { queue, limit }),
         9 => (any::<u8>(), any::<u8>()).prop_map(|(worker, jobs)| Op::Acquit { worker, jobs }),
         3 => (any::<u8>(), any::<u8>(), any::<[u8; 8]>())
             .prop_map(|(worker, jobs, ids)| Op::Identify { worker, jobs, ids }),
         4 => (queue(), prop_oneof![1 => Just(1_000_usize), 2 => 1..3_usize])
-            .prop_map(|(queue, most)| Op::PutRight { queue, most }),
+            .prop_map(|(queue, limit)| Op::PutRight { queue, limit }),
         2 => (any::<u8>(), delay()).prop_map(|(jobs, within_ms)| Op::Hasten { jobs, within_ms }),
         2 => (any::<u8>(), any::<u8>(), job())
             .prop_map(|(worker, jobs, other)| Op::GiveBack { worker, jobs, other }),
@@ -237,6 +237,6 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-pub(super) fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
-    prop::collection::vec(op(), 1..most)
+pub(super) fn ops(max_ops: usize) -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(op(), 1..max_ops)
 }

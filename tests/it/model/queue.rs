@@ -1,15 +1,15 @@
-//! One queue as plain values, and the few moves of which everything that happens to it consists.
+//! One queue as plain values, and its basic changes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::call::Job;
 use super::snapshot::{Answer, Content, Fields, Snapshot, number};
 
-/// What is known of a job's past.
+/// Hash of the past attempts and errors of a job.
 #[derive(Debug, Clone)]
 pub(super) enum History {
     Fields(Fields),
-    /// A foreign program put a text there.
+    /// Another program wrote a text to the key.
     Text(String),
 }
 
@@ -23,11 +23,11 @@ pub(super) struct Queue {
     pub(super) workers: BTreeMap<String, f64>,
     pub(super) dead: BTreeSet<String>,
     /// Whether this call made a job due at once.
-    made_ready: bool,
-    /// When the jobs that this call scheduled are due, by id.
-    made_wait: BTreeMap<String, f64>,
-    /// When the first was due before this call.
-    head_before: Option<f64>,
+    made_due: bool,
+    /// Due times of the jobs that this call scheduled, by id.
+    newly_scheduled: BTreeMap<String, f64>,
+    /// Due time of the first scheduled job before this call.
+    first_due_before: Option<f64>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "delays of hours at most")]
@@ -39,71 +39,71 @@ pub(super) fn seconds(ms: u64) -> f64 {
     milliseconds(ms) / 1000.0
 }
 
-/// When a job is due that waits from now on: to the millisecond, and behind that, in microseconds, the power of 1.025
-/// that its wait in ms does not exceed.
+/// Due time of a job that waits from now on. Its microseconds are the exponent p for which the wait is at most
+/// 1.025 ^ p ms (see `layout.lua`).
 fn due_in(delay_ms: f64, now: f64) -> f64 {
     let power = (delay_ms.ln() / 1.025_f64.ln()).ceil().clamp(1.0, 999.0);
     ((now * 1000.0 + delay_ms + 0.5).floor() * 1000.0 + power) / 1_000_000.0
 }
 
-/// How long a job with this due time was meant to wait at most, in ms, where its due time says so.
-pub(super) fn meant_wait_ms(due: f64) -> Option<f64> {
+/// Longest intended wait of a job with this due time in ms; none if another program chose the due time.
+pub(super) fn intended_wait_ms(due: f64) -> Option<f64> {
     let power = (due * 1_000_000.0 + 0.5).floor() % 1000.0;
     (power > 0.0).then(|| 1.025_f64.powf(power).floor())
 }
 
-/// The same back again.
+/// Milliseconds of a time in seconds.
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds of this century are far below 2^53")]
 pub(super) fn whole_milliseconds(seconds: f64) -> i64 {
     (seconds * 1000.0).round() as i64
 }
 
 impl Queue {
-    /// Before a call.
+    /// Begins a new call.
     pub(super) fn begin(&mut self) {
-        (self.made_ready, self.head_before) = (false, self.head());
-        self.made_wait.clear();
+        (self.made_due, self.first_due_before) = (false, self.first_due());
+        self.newly_scheduled.clear();
     }
 
-    /// Whether a worker would oversleep without word of what this call did.
+    /// Whether workers would be late for a job without a wake-up by this call.
     pub(super) fn must_wake(&self) -> bool {
-        let earlier = |due: &f64| self.head_before.is_none_or(|before| *due < before);
-        self.made_ready || self.made_wait.values().any(earlier)
+        let earlier = |due: &f64| self.first_due_before.is_none_or(|before| *due < before);
+        self.made_due || self.newly_scheduled.values().any(earlier)
     }
 
-    /// Whether there is anything to send word of.
+    /// Whether this call may wake the workers.
     pub(super) fn may_wake(&self) -> bool {
-        self.made_ready || self.made_wait.values().any(|due| Some(*due) == self.head())
+        self.made_due || self.newly_scheduled.values().any(|due| Some(*due) == self.first_due())
     }
 
-    pub(super) fn head(&self) -> Option<f64> {
+    pub(super) fn first_due(&self) -> Option<f64> {
         self.scheduled.values().copied().min_by(f64::total_cmp)
     }
 
-    /// Milliseconds until the first scheduled job, rounded up, or -1.
+    /// Milliseconds until the first scheduled job, rounded up, or -1 without one.
     pub(super) fn next_due_ms(&self, now: f64) -> i64 {
         #[expect(clippy::cast_possible_truncation, reason = "hours at most")]
-        self.head().map_or(-1, |due| f64::max(0.0, ((due - now) * 1000.0).ceil()) as i64)
+        self.first_due().map_or(-1, |due| f64::max(0.0, ((due - now) * 1000.0).ceil()) as i64)
     }
 
     pub(super) fn schedule(&mut self, id: &str, delay_ms: f64, now: f64) {
         if delay_ms <= 0.0 {
             self.active.push_back(id.to_owned());
-            self.made_ready = true;
+            self.made_due = true;
         } else {
             let due = due_in(delay_ms, now);
             self.scheduled.insert(id.to_owned(), due);
-            self.made_wait.insert(id.to_owned(), due);
+            self.newly_scheduled.insert(id.to_owned(), due);
         }
     }
 
     pub(super) fn give_back(&mut self, id: &str) {
         self.active.push_front(id.to_owned());
-        self.made_ready = true;
+        self.made_due = true;
     }
 
-    /// Takes a job away from a worker; returns whether it had it.
-    pub(super) fn lose(&mut self, worker: &str, id: &str) -> bool {
+    /// Ends the claim of a worker on a job. Returns whether there was one.
+    pub(super) fn end_claim(&mut self, worker: &str, id: &str) -> bool {
         self.inflight.get_mut(worker).is_some_and(|ids| ids.remove(id))
     }
 
@@ -127,7 +127,7 @@ impl Queue {
         self.histories.insert(job.id.clone(), History::Fields(Fields::from(fields)));
     }
 
-    pub(super) fn forget_dead_letter(&mut self, id: &str) {
+    pub(super) fn delete_dead_letter(&mut self, id: &str) {
         if self.dead.remove(id) {
             self.data.remove(id);
             self.histories.remove(id);
@@ -136,18 +136,18 @@ impl Queue {
 
     pub(super) fn dead_letter(&mut self, id: &str, reason: &str, by_queue: bool, now: f64) {
         if by_queue {
-            self.note(id, "dead_lettered_by", "queue");
+            self.set_field(id, "dead_lettered_by", "queue");
         }
         self.dead.insert(id.to_owned());
-        self.note(id, "status", "Killed");
-        self.note(id, "reason", reason);
-        self.note(id, "dead_at", &now.to_string());
+        self.set_field(id, "status", "Killed");
+        self.set_field(id, "reason", reason);
+        self.set_field(id, "dead_at", &now.to_string());
     }
 
-    /// Returns whether the job is poison and dead-lettered.
-    pub(super) fn crash(&mut self, id: &str, most_crashes: i64, now: f64) -> bool {
-        let crashes = self.count(id, "crashes");
-        let poison = crashes.filter(|crashes| *crashes >= most_crashes);
+    /// Counts a crash. Returns whether the job is now dead-lettered as poison.
+    pub(super) fn crash(&mut self, id: &str, max_crashes: i64, now: f64) -> bool {
+        let crashes = self.increment(id, "crashes");
+        let poison = crashes.filter(|crashes| *crashes >= max_crashes);
         match poison {
             Some(crashes) => {
                 self.dead_letter(
@@ -170,34 +170,34 @@ impl Queue {
         }
     }
 
-    pub(super) fn note(&mut self, id: &str, name: &str, value: &str) {
+    pub(super) fn set_field(&mut self, id: &str, name: &str, value: &str) {
         if let Some(fields) = self.history(id) {
             fields.insert(name.to_owned(), value.to_owned());
         }
     }
 
-    /// What cannot be counted on is left as it is.
-    pub(super) fn count(&mut self, id: &str, name: &str) -> Option<i64> {
+    /// Adds 1 to a count of the history; a history or a count that cannot be read stays unchanged.
+    pub(super) fn increment(&mut self, id: &str, name: &str) -> Option<i64> {
         let fields = self.history(id)?;
         let count = fields.get(name).map_or("0", String::as_str).parse::<i64>().ok()? + 1;
         fields.insert(name.to_owned(), count.to_string());
         Some(count)
     }
 
-    pub(super) fn forget_counts(&mut self, id: &str) {
+    pub(super) fn reset_counts(&mut self, id: &str) {
         if let Some(fields) = self.history(id) {
             fields.retain(|name, _| name != "crashes" && name != "faults" && name != "lost_with");
         }
     }
 
-    /// It was lost with this worker; with which first is what counts.
+    /// Makes a job a suspect, lost with this worker. The first worker with which it was lost is kept.
     pub(super) fn suspect(&mut self, id: &str, worker: &str) {
         if let Some(fields) = self.history(id) {
             fields.entry("lost_with".to_owned()).or_insert_with(|| worker.to_owned());
         }
     }
 
-    /// Returns whether it was a suspect because of this worker.
+    /// Clears a job that is a suspect because of this worker. Returns whether it was one.
     pub(super) fn acquit(&mut self, id: &str, worker: &str) -> bool {
         let Some(History::Fields(fields)) = self.histories.get_mut(id) else { return false };
         let acquitted = fields.get("lost_with").is_some_and(|lost_with| lost_with == worker);
@@ -211,14 +211,14 @@ impl Queue {
         acquitted
     }
 
-    /// Whether it is a dead letter by the queue's own doing.
-    pub(super) fn buried_itself(&self, id: &str) -> bool {
+    /// Whether the queue, not the handler, made the job a dead letter.
+    pub(super) fn dead_lettered_by_queue(&self, id: &str) -> bool {
         let Some(History::Fields(fields)) = self.histories.get(id) else { return false };
         self.dead.contains(id) && fields.contains_key("dead_lettered_by")
     }
 
-    /// Adds its keys, empty ones too.
-    pub(super) fn tell(&self, name: &str, keys: &mut Snapshot) {
+    /// Adds the keys of the queue to a snapshot, also empty ones.
+    pub(super) fn add_keys(&self, name: &str, keys: &mut Snapshot) {
         let mut put = |key: &str, content| keys.insert(format!("{name}:{key}"), content);
         put("active", Content::List(self.active.iter().cloned().collect()));
         put("scheduled", Content::Scores(self.scheduled.clone()));

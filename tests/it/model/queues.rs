@@ -1,38 +1,38 @@
-//! The queues as plain values: what each script does and answers, said as simply as possible.
+//! The model: all queues as plain values, and a simple version of each script.
 //!
-//! Jobs of a batch are settled one after another, messages are taken in one after another, and every change is
-//! made at once; the scripts may do it in any order that comes to the same.
+//! The model settles the jobs of a batch and moves messages one after another, and makes each change at once. A script
+//! may use any order that has the same result.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::{
-    Batch, Call, FOLLOWING, INBOX, Job, Message, QUEUES, REJECTED, Settlement, replayed_payload,
+    Batch, Call, INBOX, Job, Message, QUEUES, REJECTED, Settlement, TRACKING, replayed_payload,
 };
-use super::queue::{History, Queue, meant_wait_ms, milliseconds, seconds, whole_milliseconds};
+use super::queue::{History, Queue, intended_wait_ms, milliseconds, seconds, whole_milliseconds};
 use super::snapshot::{Answer, Content, Fields, Snapshot, list, number, text};
 
 /// All queues and streams.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     pub(super) queues: BTreeMap<&'static str, Queue>,
-    /// The last batch by the key it stands under.
+    /// Number of the last batch, by its key.
     last_batches: BTreeMap<String, u64>,
-    /// A stream that has been emptied is still there.
+    /// None before the first message; Redis keeps the key of an emptied stream.
     inbox: Option<Vec<(String, Fields)>>,
     rejected: Vec<Fields>,
-    /// Orders that a message ended the tracking of.
+    /// Orders cancelled by a message.
     cancelled: BTreeSet<String>,
     pub(super) now: f64,
-    /// What has happened, to hold the generated sequences to their purpose.
+    /// Events that happened; the test fails if the sequences never reach one of them.
     pub(super) happened: BTreeSet<&'static str>,
 }
 
-/// What a call to take messages in schedules at its end.
+/// The jobs that a call of the intake schedules at its end.
 #[derive(Default)]
 struct Due {
     jobs: Vec<DueJob>,
-    /// Orders whose jobs wait, and after how many milliseconds they are to run.
-    moves: Vec<(String, f64)>,
+    /// Tracked orders, and the new wait of their jobs in ms.
+    reschedules: Vec<(String, f64)>,
 }
 
 struct DueJob {
@@ -41,13 +41,13 @@ struct DueJob {
     delay_ms: f64,
 }
 
-/// What a call is expected to bring about, apart from the state.
+/// Expected answer and wake-ups of a call.
 #[derive(Debug, Clone)]
 pub(super) struct Expected {
     pub(super) answer: Answer,
-    /// Channels on which word must be sent, since a worker would oversleep without it.
+    /// Channels that must have a wake-up; without it workers would be late for a job.
     pub(super) must_wake: BTreeSet<String>,
-    /// Channels on which word may be sent.
+    /// Channels that may have a wake-up.
     pub(super) may_wake: BTreeSet<String>,
 }
 
@@ -56,8 +56,8 @@ impl Model {
         self.queues.entry(name).or_default()
     }
 
-    /// Carries a call out at this time, in seconds. Redis takes the members of a set in an order of its own;
-    /// where that decides, it is read from what was found.
+    /// Runs a call at this time in seconds. If the result depends on the order in which Redis reads a set, the model
+    /// takes that order from `found`.
     pub(super) fn run(&mut self, call: &Call, now: f64, found: &Snapshot) -> Expected {
         self.now = now;
         for name in QUEUES {
@@ -73,7 +73,7 @@ impl Model {
                 let reports = reports.iter().map(report).collect();
                 Answer::List(vec![Answer::Number(whole_milliseconds(now)), Answer::List(reports)])
             }
-            Call::Reap { queue, lease_ms, most } => self.reap(queue, seconds(*lease_ms), *most, found),
+            Call::Reap { queue, lease_ms, limit } => self.reap(queue, seconds(*lease_ms), *limit, found),
             Call::Acquit { queue, worker, ids } => {
                 let queue = self.queue(queue);
                 let acquitted = ids.iter().filter(|id| queue.acquit(id, worker)).count();
@@ -81,11 +81,11 @@ impl Model {
                 number(acquitted)
             }
             Call::Identify { queues, worker, jobs } => self.identify(queues, worker, jobs),
-            Call::PutRight { queue, from, most } => self.put_right(queue, from, *most),
+            Call::PutRight { queue, from, limit } => self.put_right(queue, from, *limit),
             Call::Hasten { queues, within_ms, ids } => self.hasten(queues, seconds(*within_ms), ids),
             Call::GiveBack { queue, worker, ids } => {
                 let queue = self.queue(queue);
-                let owned: Vec<_> = ids.iter().filter(|id| queue.lose(worker, id)).collect();
+                let owned: Vec<_> = ids.iter().filter(|id| queue.end_claim(worker, id)).collect();
                 for id in &owned {
                     queue.give_back(id);
                 }
@@ -98,7 +98,7 @@ impl Model {
             Call::Replay { queues, id } => text(self.replay(queues, id)),
             Call::Discard { queue, id } => {
                 let dead = self.queue(queue).dead.contains(id);
-                self.queue(queue).forget_dead_letter(id);
+                self.queue(queue).delete_dead_letter(id);
                 self.happened.extend(dead.then_some("discarded"));
                 number(usize::from(dead))
             }
@@ -135,13 +135,13 @@ impl Model {
             return Answer::List(Vec::new());
         }
         let mut due = Due::default();
-        let verdicts: Vec<_> = messages.iter().map(|message| self.take_in(message, &mut due)).collect();
+        let verdicts: Vec<_> = messages.iter().map(|message| self.move_message(message, &mut due)).collect();
         let now = self.now;
-        for (order, delay_ms) in due.moves {
+        for (order, delay_ms) in due.reschedules {
             for job in due.jobs.iter_mut().filter(|job| job.id == order) {
                 job.delay_ms = job.delay_ms.min(delay_ms);
             }
-            for queue in FOLLOWING {
+            for queue in TRACKING {
                 let queue = self.queue(queue);
                 if queue.scheduled.remove(&order).is_some() {
                     queue.schedule(&order, delay_ms, now);
@@ -155,7 +155,7 @@ impl Model {
         Answer::List(verdicts.iter().map(|verdict| text(verdict.split(' ').next().unwrap())).collect())
     }
 
-    fn take_in(&mut self, message: &Message, due: &mut Due) -> &'static str {
+    fn move_message(&mut self, message: &Message, due: &mut Due) -> &'static str {
         let (id, mut fields) = self.inbox.as_mut().unwrap().remove(0);
         let job = match &message.verdict {
             Ok(job) => job,
@@ -165,45 +165,45 @@ impl Model {
                 return "rejected";
             }
         };
-        let follows = !["correct", "cancel"].contains(&message.what);
-        if follows {
-            for queue in FOLLOWING {
-                self.queue(queue).forget_dead_letter(&job.id);
+        let tracks = !["correct", "cancel"].contains(&message.kind);
+        if tracks {
+            for queue in TRACKING {
+                self.queue(queue).delete_dead_letter(&job.id);
             }
         }
         let held = |queue: &Queue| queue.data.contains_key(&job.id) && !queue.dead.contains(&job.id);
-        if FOLLOWING.iter().any(|queue| held(self.queue(queue))) {
+        if TRACKING.iter().any(|queue| held(self.queue(queue))) {
             return self.pass_on(message, &job.id, due);
         }
-        // From the moment of its message on, as its id tells it, or from now where that is yet to come.
+        // The delay counts from the time in the id of the message, or from now if that time is in the future.
         let added_ms: f64 = id.split('-').next().unwrap().parse().unwrap();
         let waited_ms = f64::max(0.0, self.now * 1000.0 - added_ms);
         let delay_ms = f64::max(0.0, milliseconds(job.delay_ms) - waited_ms);
-        let id = if message.is_about_a_known_order() { message.where_followed().id } else { job.id.clone() };
+        let id = if message.is_about_a_known_order() { message.tracked_job().id } else { job.id.clone() };
         self.queue(job.queue).data.insert(id.clone(), job.payload.clone());
         due.jobs.push(DueJob { queue: job.queue, id, delay_ms });
         if job.delay_ms == 0 { "accepted" } else { "accepted with delay" }
     }
 
-    /// A message of an order that is tracked.
+    /// Passes a message on to an order that is already tracked.
     fn pass_on(&mut self, message: &Message, order: &str, due: &mut Due) -> &'static str {
-        let what = message.what;
-        if what == "repeat" && !self.cancelled.contains(order) {
+        let kind = message.kind;
+        if kind == "repeat" && !self.cancelled.contains(order) {
             return "duplicate";
         }
-        if what == "cancel" {
+        if kind == "cancel" {
             self.cancelled.insert(order.to_owned());
-        } else if what != "correct" {
+        } else if kind != "correct" {
             self.cancelled.remove(order);
         }
-        let delay_ms = if what == "cancel" { 1000.0 } else { 0.0 };
-        if what == "cancel" || what == "check" {
-            match due.moves.iter_mut().find(|(moved, _)| moved == order) {
-                Some(moved) => moved.1 = delay_ms,
-                None => due.moves.push((order.to_owned(), delay_ms)),
+        let delay_ms = if kind == "cancel" { 1000.0 } else { 0.0 };
+        if kind == "cancel" || kind == "check" {
+            match due.reschedules.iter_mut().find(|(id, _)| id == order) {
+                Some(reschedule) => reschedule.1 = delay_ms,
+                None => due.reschedules.push((order.to_owned(), delay_ms)),
             }
         }
-        let Job { queue, id, payload, .. } = message.where_followed();
+        let Job { queue, id, payload, .. } = message.tracked_job();
         self.queue(queue).data.insert(id.clone(), payload);
         due.jobs.push(DueJob { queue, id, delay_ms: 0.0 });
         "passed-on"
@@ -218,7 +218,7 @@ impl Model {
                 self.happened.insert("restored");
                 self.push(job);
                 if job.failed_attempts() > 0 {
-                    self.queue(job.queue).note(&job.id, "attempts", &job.failed_attempts().to_string());
+                    self.queue(job.queue).set_field(&job.id, "attempts", &job.failed_attempts().to_string());
                 }
                 restored += 1;
             }
@@ -240,7 +240,7 @@ impl Model {
                 self.happened.insert("job of another program given its id");
                 let payload = self.queue(queues[0]).data.get(claimed).cloned();
                 for queue in queues {
-                    self.queue(queue).forget_dead_letter(id);
+                    self.queue(queue).delete_dead_letter(id);
                 }
                 let queue = self.queue(queues[0]);
                 queue.histories.remove(id);
@@ -250,36 +250,36 @@ impl Model {
                 queue.schedule(id, 0.0, now);
             }
             let queue = self.queue(queues[0]);
-            queue.lose(worker, claimed);
+            queue.end_claim(worker, claimed);
             queue.data.remove(claimed);
             queue.histories.remove(claimed);
         }
         number(dropped)
     }
 
-    fn put_right(&mut self, queue: &'static str, from: &str, most: usize) -> Answer {
+    fn put_right(&mut self, queue: &'static str, from: &str, limit: usize) -> Answer {
         let now = self.now;
-        let queue_now = self.queue(queue);
+        let queue = self.queue(queue);
         let mut due: Vec<(f64, String)> =
-            queue_now.scheduled.iter().map(|(id, due)| (*due, id.clone())).collect();
+            queue.scheduled.iter().map(|(id, due)| (*due, id.clone())).collect();
         due.sort_by(|one, other| one.partial_cmp(other).unwrap());
-        if let Some(behind) = from.strip_prefix('(') {
-            let behind: f64 = behind.parse().unwrap();
-            due.retain(|(due, _)| *due > behind);
+        if let Some(after) = from.strip_prefix('(') {
+            let after: f64 = after.parse().unwrap();
+            due.retain(|(due, _)| *due > after);
         } else if let Ok(from) = from.parse::<f64>() {
             due.retain(|(due, _)| *due >= from);
         }
-        let full = due.len() >= most;
+        let full = due.len() >= limit;
         let (mut moved, mut next) = (0, String::new());
-        for (due, id) in due.into_iter().take(most) {
-            let meant_ms = meant_wait_ms(due).filter(|meant_ms| (due - now) * 1000.0 > meant_ms + 5.0);
-            if let Some(meant_ms) = meant_ms {
-                queue_now.schedule(&id, meant_ms, now);
+        for (due, id) in due.into_iter().take(limit) {
+            let intended_ms = intended_wait_ms(due).filter(|ms| (due - now) * 1000.0 > ms + 5.0);
+            if let Some(intended_ms) = intended_ms {
+                queue.schedule(&id, intended_ms, now);
                 moved += 1;
             }
-            next = if meant_ms.is_some() { format!("{due}") } else { format!("({due}") };
+            next = if intended_ms.is_some() { format!("{due}") } else { format!("({due}") };
         }
-        self.happened.extend((moved > 0).then_some("put right"));
+        self.happened.extend((moved > 0).then_some("wait put right"));
         Answer::List(vec![text(if full { &next } else { "" }), number(moved)])
     }
 
@@ -306,7 +306,7 @@ impl Model {
             "gone"
         } else if queues[1..].iter().any(|other| {
             let other = self.queue(other);
-            other.forget_dead_letter(id);
+            other.delete_dead_letter(id);
             other.data.contains_key(id)
         }) {
             "tracked"
@@ -321,8 +321,8 @@ impl Model {
             "replayed"
         };
         self.happened.insert(match verdict {
-            "gone" => "replay of what is no dead letter",
-            "tracked" => "replay of what is tracked elsewhere",
+            "gone" => "replay of a job that is no dead letter",
+            "tracked" => "replay of a job tracked in another queue",
             _ => "replayed",
         });
         verdict
@@ -331,7 +331,7 @@ impl Model {
     fn push(&mut self, job: &Job) {
         let now = self.now;
         let queue = self.queue(job.queue);
-        queue.forget_dead_letter(&job.id);
+        queue.delete_dead_letter(&job.id);
         if !queue.data.contains_key(&job.id) {
             queue.data.insert(job.id.clone(), job.payload.clone());
             queue.schedule(&job.id, milliseconds(job.delay_ms), now);
@@ -341,22 +341,22 @@ impl Model {
     fn settle(&mut self, batch: &Batch) -> Answer {
         let last = self.last_batches.entry(batch.number_key.clone()).or_default();
         if *last >= batch.number {
-            let what = if *last == batch.number { "batch sent again" } else { "batch that comes late" };
-            self.happened.insert(what);
+            let event = if *last == batch.number { "batch sent again" } else { "late batch" };
+            self.happened.insert(event);
             return number(0);
         }
         *last = batch.number;
         let (mut not_owned, mut ended) = (0, BTreeSet::new());
         for settlement in &batch.settlements {
-            // One that stands in a batch twice is settled once.
+            // A job that is in a batch twice is settled once.
             let again = ended.contains(&settlement.id);
-            if !again && self.queue(batch.queue).lose(&batch.worker, &settlement.id) {
+            if !again && self.queue(batch.queue).end_claim(&batch.worker, &settlement.id) {
                 self.happened.insert(settlement.action);
                 ended.insert(&settlement.id);
                 self.settle_one(batch, settlement);
             } else if !again
                 && settlement.action == "complete"
-                && self.queue(batch.queue).buried_itself(&settlement.id)
+                && self.queue(batch.queue).dead_lettered_by_queue(&settlement.id)
             {
                 self.happened.insert("complete of a job that was dead-lettered meanwhile");
                 ended.insert(&settlement.id);
@@ -397,32 +397,32 @@ impl Model {
             queue.data.insert(id.clone(), payload.clone());
         }
         match *action {
-            "dead-letter" | "poison" => queue.dead_letter(id, reason, *action == "poison", now),
+            "dead-letter" | "condemned" => queue.dead_letter(id, reason, *action == "condemned", now),
             "release" => queue.give_back(id),
             "crash" => {
-                if queue.crash(id, batch.most_crashes, now) {
+                if queue.crash(id, batch.max_crashes, now) {
                     self.happened.insert("poison by a crash");
                 }
             }
             "fault" => {
-                queue.count(id, "faults");
-                queue.note(id, "last_error", reason);
+                queue.increment(id, "faults");
+                queue.set_field(id, "last_error", reason);
                 queue.schedule(id, milliseconds(*delay_ms), now);
             }
             _ => {
                 if *action == "retry" {
-                    queue.forget_counts(id);
-                    queue.count(id, "attempts");
-                    queue.note(id, "last_error", reason);
+                    queue.reset_counts(id);
+                    queue.increment(id, "attempts");
+                    queue.set_field(id, "last_error", reason);
                 }
                 queue.schedule(id, milliseconds(*delay_ms), now);
             }
         }
     }
 
-    /// Takes over the times at which jobs are due, once they are found to be right: where a delay counts from a
-    /// message, they differ in the last bit with the millisecond in which the script ran.
-    pub(super) fn take_times(&mut self, found: &Snapshot) {
+    /// Copies the due times from Redis, after they were compared. If a delay counts from a message, the last bit of the
+    /// due time depends on the millisecond in which the script ran.
+    pub(super) fn adopt_due_times(&mut self, found: &Snapshot) {
         for (name, queue) in &mut self.queues {
             if let Some(Content::Scores(scores)) = found.get(&format!("{name}:scheduled")) {
                 queue.scheduled.clone_from(scores);
@@ -430,21 +430,21 @@ impl Model {
         }
     }
 
-    /// All keys as they should stand in Redis.
+    /// All keys that Redis should hold.
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut keys = Snapshot::new();
         for (name, queue) in &self.queues {
-            queue.tell(name, &mut keys);
+            queue.add_keys(name, &mut keys);
         }
         for (key, number) in &self.last_batches {
             keys.insert(key.clone(), Content::Text(number.to_string()));
         }
         for order in &self.cancelled {
-            keys.insert(format!("{}:cancelled:{order}", FOLLOWING[0]), Content::Text("1".to_owned()));
+            keys.insert(format!("{}:cancelled:{order}", TRACKING[0]), Content::Text("1".to_owned()));
         }
         let rejected = self.rejected.iter().map(|fields| (String::new(), fields.clone())).collect();
         keys.insert(REJECTED.to_owned(), Content::Stream(rejected));
-        // Redis keeps no empty key, but for a stream.
+        // Redis keeps no empty key, except a stream.
         keys.retain(|_, content| match content {
             Content::Text(_) => true,
             Content::List(ids) => !ids.is_empty(),

@@ -1,13 +1,13 @@
-//! Everything that a Redis holds, as plain values, and what must be true of it whatever happened.
+//! The content of Redis as plain values, and the invariants that every sequence must keep.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::QUEUES;
 
-/// Names and values of a hash or a message.
+/// Fields of a hash or of a message.
 pub(super) type Fields = BTreeMap<String, String>;
 
-/// What one key holds.
+/// The content of one key.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
     Text(String),
@@ -18,10 +18,10 @@ pub(super) enum Content {
     Stream(Vec<(String, Fields)>),
 }
 
-/// All keys.
+/// All keys with their content.
 pub(super) type Snapshot = BTreeMap<String, Content>;
 
-/// What a script answers.
+/// The answer of a script.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Answer {
     Nothing,
@@ -38,7 +38,7 @@ pub(super) fn number(number: usize) -> Answer {
     Answer::Number(i64::try_from(number).unwrap())
 }
 
-/// The most by which two times may differ, in seconds. Far below a millisecond: the model counts as Lua does.
+/// Largest allowed difference of two times in seconds. It is small, as the model calculates like Lua.
 const TOLERANCE: f64 = 0.000_01;
 
 fn same_time(one: f64, other: f64) -> bool {
@@ -63,7 +63,7 @@ fn same_content(key: &str, expected: &Content, found: &Content) -> bool {
             };
             expected.len() == found.len() && expected.iter().zip(found).all(same)
         }
-        // Redis gives the rejected messages ids of its own.
+        // Redis chooses the ids of the rejected messages.
         (Content::Stream(expected), Content::Stream(found)) if key == super::call::REJECTED => {
             let fields = |stream: &[(String, Fields)]| -> Vec<Fields> {
                 stream.iter().map(|(_, fields)| fields.clone()).collect()
@@ -74,7 +74,7 @@ fn same_content(key: &str, expected: &Content, found: &Content) -> bool {
     }
 }
 
-/// What differs, in words.
+/// Describes the keys that differ.
 pub(super) fn difference(expected: &Snapshot, found: &Snapshot) -> Option<String> {
     let keys: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
     let differing = keys.into_iter().filter_map(|key| match (expected.get(key), found.get(key)) {
@@ -103,28 +103,26 @@ pub(super) fn members(snapshot: &Snapshot, key: &str) -> BTreeSet<String> {
     }
 }
 
-/// What is wrong with the queues, if anything. Knows nothing of the model, only of what foreign programs have
-/// spoilt: queues and ids that may be in several places, or in one without a payload.
-pub(super) fn broken(snapshot: &Snapshot, spoilt: &BTreeSet<(&'static str, String)>) -> Option<String> {
+/// Describes the first job that breaks an invariant: each job has a payload and is in exactly one key of its queue. It
+/// does not use the model. Jobs in `corrupted`, which other programs have touched, are exempt.
+pub(super) fn violation(snapshot: &Snapshot, corrupted: &BTreeSet<(&'static str, String)>) -> Option<String> {
     QUEUES.iter().find_map(|queue| {
         let key = |name: &str| format!("{queue}:{name}");
-        let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut put = |id: String, place: &str| places.entry(id).or_default().push(place.to_owned());
+        let mut locations: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut put = |id: String, location: &str| locations.entry(id).or_default().push(location.to_owned());
         for id in list(snapshot, &key("active")) {
             put(id, "active");
         }
-        for place in ["scheduled", "dead"] {
-            for id in members(snapshot, &key(place)) {
-                put(id, place);
+        for location in ["scheduled", "dead"] {
+            for id in members(snapshot, &key(location)) {
+                put(id, location);
             }
         }
         let workers = members(snapshot, &key("workers"));
         for name in snapshot.keys() {
             let Some(worker) = name.strip_prefix(&key("inflight:")) else { continue };
             if !workers.contains(worker) {
-                return Some(format!(
-                    "{name} is of a worker that is not registered: nobody will take it over"
-                ));
+                return Some(format!("{name}: its worker is not registered, so its jobs are never reaped"));
             }
             for id in members(snapshot, name) {
                 put(id, name);
@@ -134,14 +132,14 @@ pub(super) fn broken(snapshot: &Snapshot, spoilt: &BTreeSet<(&'static str, Strin
         let histories = snapshot.keys().filter_map(|name| name.strip_prefix(&key("meta:")));
         let ids: BTreeSet<String> = histories
             .map(ToOwned::to_owned)
-            .chain(places.keys().cloned())
+            .chain(locations.keys().cloned())
             .chain(data.iter().cloned())
             .collect();
-        ids.into_iter().filter(|id| !spoilt.contains(&(*queue, id.clone()))).find_map(|id| {
-            let places = places.get(&id).map(Vec::as_slice).unwrap_or_default();
-            (places.len() != 1 || !data.contains(&id)).then(|| {
+        ids.into_iter().filter(|id| !corrupted.contains(&(*queue, id.clone()))).find_map(|id| {
+            let locations = locations.get(&id).map(Vec::as_slice).unwrap_or_default();
+            (locations.len() != 1 || !data.contains(&id)).then(|| {
                 let payload = if data.contains(&id) { "its" } else { "no" };
-                format!("job {id} of {queue}, with {payload} payload, is in {places:?}")
+                format!("job {id} of {queue}, with {payload} payload, is in {locations:?}")
             })
         })
     })

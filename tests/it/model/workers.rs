@@ -1,4 +1,4 @@
-//! What workers do, in the model: they claim, report, and take over from those that do not.
+//! The part of the model for workers: claims, heartbeats, and the reaping of dead workers.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use super::queue::History;
 use super::queues::Model;
 use super::snapshot::{Answer, Fields, Snapshot, list, members, number, text};
 
-/// Workers that one reap looks at.
+/// Maximum number of workers that one call reaps.
 const MAX_REAPED_WORKERS: usize = 16;
-/// What a claim tells of a job's history.
+/// Counts of the history that a claim returns.
 const COUNTS: [&str; 3] = ["attempts", "faults", "crashes"];
 
 impl Model {
@@ -17,7 +17,7 @@ impl Model {
         let now = self.now;
         let queue = self.queues.get_mut(queue).unwrap();
         if holds && !queue.workers.contains_key(worker) {
-            self.happened.insert("claim of a worker taken for dead");
+            self.happened.insert("claim of a worker presumed dead");
             return Answer::Nothing;
         }
         queue.workers.insert(worker.to_owned(), now);
@@ -39,7 +39,7 @@ impl Model {
                 self.happened.insert("claim");
                 claimed.push(id);
             } else {
-                self.happened.insert("claim of an id held already");
+                self.happened.insert("claim of an id that the worker holds");
             }
         }
         let payloads = claimed.iter().map(|id| queue.data.get(id).map_or(Answer::Nothing, |data| text(data)));
@@ -72,14 +72,14 @@ impl Model {
         let queue = self.queues.get_mut(queue).unwrap();
         let lost = *holds && !queue.workers.contains_key(worker);
         if lost {
-            self.happened.insert("heartbeat of a worker taken for dead");
+            self.happened.insert("heartbeat of a worker presumed dead");
         } else {
             queue.workers.insert(worker.clone(), now);
         }
         if clock_was_set {
             for seen in queue.workers.values_mut().filter(|seen| **seen > now) {
                 *seen = now;
-                self.happened.insert("a lease by a clock that was ahead");
+                self.happened.insert("lease from a clock that was ahead");
             }
         }
         let held = queue.inflight.get(worker).filter(|_| *holds).map_or(0, BTreeSet::len);
@@ -89,7 +89,7 @@ impl Model {
         Answer::List(vec![held, Answer::Number(next_due), number(usize::from(expired))])
     }
 
-    pub(super) fn reap(&mut self, name: &str, lease: f64, most: usize, found: &Snapshot) -> Answer {
+    pub(super) fn reap(&mut self, name: &str, lease: f64, limit: usize, found: &Snapshot) -> Answer {
         let now = self.now;
         let queue = self.queues.get_mut(name).unwrap();
         let mut expired: Vec<(f64, String)> =
@@ -97,25 +97,26 @@ impl Model {
         expired.retain(|(seen, _)| *seen <= now - lease);
         expired.sort_by(|one, other| one.partial_cmp(other).unwrap());
         if expired.len() > MAX_REAPED_WORKERS {
-            self.happened.insert("more dead workers than one reap takes");
+            self.happened.insert("more dead workers than one call reaps");
         }
         let mut moved = 0;
         let active_found = list(found, &format!("{name}:active"));
         for (_, worker) in expired.into_iter().take(MAX_REAPED_WORKERS) {
             let held = queue.inflight.remove(&worker).unwrap_or_default();
-            let left = members(found, &format!("{name}:inflight:{worker}"));
-            let taken: BTreeSet<String> = held.difference(&left).cloned().collect();
-            // The choice is Redis's, the number is not.
-            let due = most.min(held.len());
-            let mut taken = if taken.len() == due { taken } else { held.iter().take(due).cloned().collect() };
-            let left: BTreeSet<String> = held.difference(&taken).cloned().collect();
-            if left.is_empty() {
+            let unmoved = members(found, &format!("{name}:inflight:{worker}"));
+            let taken: BTreeSet<String> = held.difference(&unmoved).cloned().collect();
+            // Redis chooses which jobs to move; their number is fixed.
+            let count = limit.min(held.len());
+            let mut taken =
+                if taken.len() == count { taken } else { held.iter().take(count).cloned().collect() };
+            let remaining: BTreeSet<String> = held.difference(&taken).cloned().collect();
+            if remaining.is_empty() {
                 queue.workers.remove(&worker);
             } else {
                 self.happened.insert("reaped in part");
-                queue.inflight.insert(worker.clone(), left);
+                queue.inflight.insert(worker.clone(), remaining);
             }
-            // In the order in which they were found at the end of the list, then those that are not there.
+            // The jobs in the order in which Redis appended them to the list, then the others.
             let order: Vec<String> = active_found.iter().skip(queue.active.len()).cloned().collect();
             let ordered: Vec<String> =
                 order.into_iter().take(taken.len()).filter(|id| taken.remove(id)).collect();

@@ -1,4 +1,4 @@
-//! What the store knows of dead letters: enough to put them back, and when not to.
+//! Dead letters in the store: listing, replaying and discarding them.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use topup_worker::orders::{
     Applied, Change, GivenUpOrder, Notification, NotificationStatus, Order, OrderStore, SqlStore, StoreError,
 };
 
-use super::ground::{Ground, at, event, fulfill, fulfilled, id, told};
+use super::database::{TestDatabase, at, by_sms, event, fulfill, fulfilled, id};
 
 super::on_both!(
-    an_order_that_is_given_up_is_found_until_it_goes_on,
-    a_job_that_runs_again_after_it_gave_its_order_up_finds_it_given_up,
-    an_order_that_is_given_up_is_followed_again_by_whoever_hands_it_over,
-    a_notification_that_is_given_up_is_found_until_it_goes_on,
+    a_given_up_order_is_listed_until_it_is_replayed_discarded_or_fulfilled,
+    a_repeated_job_finds_its_order_still_given_up,
+    a_new_message_tracks_a_given_up_order_again,
+    a_given_up_notification_is_listed_until_it_is_replayed_discarded_or_sent,
     the_reason_of_a_dead_letter_of_an_earlier_version_is_stored_once,
     retries_that_a_producer_set_are_stored,
 );
@@ -37,7 +37,7 @@ async fn track(store: &SqlStore, number: u32) -> Order {
     store.track(&TrackTopup::new(id(number)), at(0)).await.unwrap()
 }
 
-/// All of them, two at a time.
+/// All given-up orders, read in pages of two.
 async fn all_given_up(store: &SqlStore) -> Vec<GivenUpOrder> {
     let (mut found, mut behind) = (Vec::new(), None);
     loop {
@@ -54,13 +54,13 @@ async fn given_up_ids(store: &SqlStore) -> Vec<TopupId> {
     all_given_up(store).await.into_iter().map(|order| order.topup_id).collect()
 }
 
-async fn an_order_that_is_given_up_is_found_until_it_goes_on(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_given_up_order_is_listed_until_it_is_replayed_discarded_or_fulfilled(database: &TestDatabase) {
+    let store = database.store().await;
     for (number, now) in [(1, 9), (2, 5), (3, 7), (4, 6), (5, 8)] {
         let order = track(&store, number).await;
         give_up(&store, &order, "not-found", now).await;
     }
-    // One that an operator stops is none.
+    // An order that an operator stopped is no dead letter.
     let stopped = track(&store, 6).await;
     let record = Tracking { next_check_at: None, ..stopped.tracking.clone() };
     let change = Change {
@@ -84,7 +84,7 @@ async fn an_order_that_is_given_up_is_found_until_it_goes_on(ground: &Ground) {
         last_error: None,
     };
     assert_eq!(found[0], expected);
-    assert_eq!(given_up_ids(&store).await, [2, 4, 3, 5, 1].map(id), "the one given up first is first");
+    assert_eq!(given_up_ids(&store).await, [2, 4, 3, 5, 1].map(id), "the oldest dead letter is first");
 
     assert!(store.replay_order(&id(2), "replayed by the operator", at(20)).await.unwrap());
     let replayed = store.order(&id(2)).await.unwrap().unwrap();
@@ -93,7 +93,7 @@ async fn an_order_that_is_given_up_is_found_until_it_goes_on(ground: &Ground) {
     assert!(!store.discard_order(&id(3), "discarded by the operator", at(20)).await.unwrap());
     let discarded = store.order(&id(3)).await.unwrap().unwrap();
     assert_eq!((discarded.discarded, discarded.tracking.next_check_at), (true, None));
-    // The list shows that the provider has fulfilled it meanwhile.
+    // The order list shows that the provider has fulfilled the order meanwhile.
     let order = store.order(&id(4)).await.unwrap().unwrap();
     let record =
         Tracking { status: OrderStatus::Fulfilled, fulfilled_at: Some(at(20)), ..order.tracking.clone() };
@@ -118,8 +118,8 @@ async fn an_order_that_is_given_up_is_found_until_it_goes_on(ground: &Ground) {
     assert_eq!(last, "HANDLING still, discarded by the operator");
 }
 
-async fn a_job_that_runs_again_after_it_gave_its_order_up_finds_it_given_up(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_repeated_job_finds_its_order_still_given_up(database: &TestDatabase) {
+    let store = database.store().await;
     let message = TrackTopup { message_id: Some("5-0".to_owned()), ..TrackTopup::new(id(1)) };
     let order = store.track(&message, at(0)).await.unwrap();
     let continued = message.continued(order.tracking.tracked_at);
@@ -136,8 +136,8 @@ async fn a_job_that_runs_again_after_it_gave_its_order_up_finds_it_given_up(grou
     }
 }
 
-async fn an_order_that_is_given_up_is_followed_again_by_whoever_hands_it_over(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_new_message_tracks_a_given_up_order_again(database: &TestDatabase) {
+    let store = database.store().await;
     let message = |id_of_message: &str, number| TrackTopup {
         message_id: Some(id_of_message.to_owned()),
         ..TrackTopup::new(id(number))
@@ -148,19 +148,19 @@ async fn an_order_that_is_given_up_is_followed_again_by_whoever_hands_it_over(gr
         let found = store.track(&again, at(10)).await.unwrap();
         assert_eq!((found.given_up, found.tracking.next_check_at), (None, Some(at(10))));
         assert_eq!(found.tracking.tracked_at, at(10));
-        // A job from before is of no tracking any more, and changes nothing of one that is tracked.
+        // A job of the earlier tracking changes nothing.
         let late = store.track(&again.continued(at(0)), at(11)).await.unwrap();
         assert_eq!(late.tracking, found.tracking);
     }
-    // Discarded, it is tracked again, too.
+    // A new message tracks a discarded order again, too.
     assert!(store.discard_order(&id(1), "discarded by the operator", at(11)).await.unwrap());
     let found = store.track(&message("7-0", 1), at(12)).await.unwrap();
     assert_eq!((found.discarded, found.tracking.next_check_at), (false, Some(at(12))));
 }
 
-async fn a_notification_that_is_given_up_is_found_until_it_goes_on(ground: &Ground) {
-    let store = ground.store().await;
-    let of = |number| told(&id(number), Outcome::Fulfilled);
+async fn a_given_up_notification_is_listed_until_it_is_replayed_discarded_or_sent(database: &TestDatabase) {
+    let store = database.store().await;
+    let of = |number| by_sms(&id(number), Outcome::Fulfilled);
     for number in 1..=4 {
         fulfill(&store, &id(number), at(0)).await;
         let pending = store.notification(&of(number)).await.unwrap().unwrap();
@@ -187,16 +187,16 @@ async fn a_notification_that_is_given_up_is_found_until_it_goes_on(ground: &Grou
     assert!(store.notify_again(&of(2), "replayed by the operator", false, at(20)).await.unwrap());
     let sent = Notification { status: NotificationStatus::Sent, ..found[2].notification.clone() };
     assert!(store.record_attempt(&of(3), &sent, None, at(20)).await.unwrap());
-    let left: Vec<NotifyCustomer> =
+    let remaining: Vec<NotifyCustomer> =
         all().await.iter().map(|one| one.notification.payload(&one.topup_id)).collect();
-    assert_eq!(left, [of(4)]);
+    assert_eq!(remaining, [of(4)]);
 }
 
-async fn the_reason_of_a_dead_letter_of_an_earlier_version_is_stored_once(ground: &Ground) {
-    let store = ground.store().await;
+async fn the_reason_of_a_dead_letter_of_an_earlier_version_is_stored_once(database: &TestDatabase) {
+    let store = database.store().await;
     for number in [1, 2] {
         track(&store, number).await;
-        super::ground::change(&store, &id(number), at(5), |record| record.next_check_at = None).await;
+        super::database::change(&store, &id(number), at(5), |record| record.next_check_at = None).await;
     }
     track(&store, 3).await;
     assert!(store.discard_order(&id(2), "discarded by the operator", at(6)).await.unwrap());
@@ -208,8 +208,8 @@ async fn the_reason_of_a_dead_letter_of_an_earlier_version_is_stored_once(ground
     assert_eq!((found.len(), found[0].reason.as_str(), found[0].at), (1, "queued-too-long", at(5)));
 }
 
-async fn retries_that_a_producer_set_are_stored(ground: &Ground) {
-    let store = ground.store().await;
+async fn retries_that_a_producer_set_are_stored(database: &TestDatabase) {
+    let store = database.store().await;
     let retry = |attempts| Some(RetryPolicy { attempts, ..RetryPolicy::default() });
     let message = |id_of_message: &str, attempts| TrackTopup {
         message_id: Some(id_of_message.to_owned()),
@@ -227,21 +227,21 @@ async fn retries_that_a_producer_set_are_stored(ground: &Ground) {
     }
 }
 
-/// A database that does not answer ends a call, and with it what a job waits for.
+/// A job must not wait for a locked database without limit.
 #[tokio::test]
-async fn a_call_ends_where_another_process_holds_the_database() {
+async fn a_call_times_out_while_another_process_locks_the_database() {
     use sqlx::{Connection as _, Executor as _};
 
-    let ground = Ground::sqlite();
+    let database = TestDatabase::sqlite();
     let limit = Duration::from_millis(200);
-    let store = ground.store().await.answering_within(limit);
+    let store = database.store().await.answering_within(limit);
     let order = track(&store, 1).await;
-    let mut other = sqlx::SqliteConnection::connect(ground.url()).await.unwrap();
+    let mut other = sqlx::SqliteConnection::connect(database.url()).await.unwrap();
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     let refused = store.track(&TrackTopup::new(id(2)), at(0)).await;
     assert!(matches!(&refused, Err(StoreError::TooSlow(after)) if *after == limit), "{refused:?}");
     assert_eq!(refused.unwrap_err().to_string(), "the database did not answer within 0.2 s");
-    assert_eq!(store.order(&id(1)).await.unwrap(), Some(order), "reading goes on");
+    assert_eq!(store.order(&id(1)).await.unwrap(), Some(order), "reads still succeed");
     other.execute("ROLLBACK").await.unwrap();
     track(&store.answering_within(Duration::from_mins(1)), 2).await;
 }

@@ -1,4 +1,4 @@
-//! What became of an order.
+//! The history of an order.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use topup_worker::orders::{
     Attempt, Change, Notification, NotificationStatus, Occurrence, OrderStore, SqlStore,
 };
 
-use super::ground::{Ground, at, change, fulfill, id, tell, told};
+use super::database::{TestDatabase, at, by_sms, change, fulfill, id, mark_sent};
 
 super::on_both!(
-    every_change_is_told_and_no_idle_poll,
-    an_order_given_up_is_taken_up_again,
-    every_attempt_to_tell_is_told,
+    the_history_has_every_change_and_no_idle_poll,
+    a_given_up_order_is_tracked_again_from_the_beginning,
+    the_history_has_every_delivery_attempt,
 );
 
 async fn lines(store: &SqlStore, number: u32) -> Vec<String> {
@@ -20,8 +20,8 @@ async fn lines(store: &SqlStore, number: u32) -> Vec<String> {
     history.iter().map(|entry| format!("{} {}", (entry.at - at(0)).num_seconds(), entry.what)).collect()
 }
 
-async fn every_change_is_told_and_no_idle_poll(ground: &Ground) {
-    let store = ground.store().await;
+async fn the_history_has_every_change_and_no_idle_poll(database: &TestDatabase) {
+    let store = database.store().await;
     store.track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
     for poll in 1..=5 {
         let polled = |record: &mut Tracking| {
@@ -46,8 +46,8 @@ async fn every_change_is_told_and_no_idle_poll(ground: &Ground) {
     insta::assert_snapshot!("changes", lines(&store, 1).await.join("\n"));
 }
 
-async fn an_order_given_up_is_taken_up_again(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_given_up_order_is_tracked_again_from_the_beginning(database: &TestDatabase) {
+    let store = database.store().await;
     let order = store.track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
     let record = Tracking { next_check_at: None, not_found: 5, ..order.tracking.clone() };
     let give_up = Change {
@@ -67,10 +67,10 @@ async fn an_order_given_up_is_taken_up_again(ground: &Ground) {
     insta::assert_snapshot!("given_up", lines(&store, 1).await.join("\n"));
 }
 
-async fn every_attempt_to_tell_is_told(ground: &Ground) {
-    let store = ground.store().await;
+async fn the_history_has_every_delivery_attempt(database: &TestDatabase) {
+    let store = database.store().await;
     fulfill(&store, &id(1), at(0)).await;
-    let fulfilled = told(&id(1), Outcome::Fulfilled);
+    let fulfilled = by_sms(&id(1), Outcome::Fulfilled);
     let mut attempt = store.notifications(&id(1)).await.unwrap().remove(0);
     assert_eq!((attempt.status, attempt.attempts), (NotificationStatus::Pending, 0));
     attempt.attempts = 1;
@@ -84,17 +84,17 @@ async fn every_attempt_to_tell_is_told(ground: &Ground) {
     assert_eq!(store.notifications(&id(1)).await.unwrap(), std::slice::from_ref(&failed));
     let second = Notification { attempts: 2, ..failed };
     store.begin_attempt(&fulfilled, &second, at(6)).await.unwrap();
-    tell(&store, &id(1), at(7)).await;
+    mark_sent(&store, &id(1), at(7)).await;
     let stored = store.notifications(&id(1)).await.unwrap().remove(0);
     assert_eq!((stored.status, stored.sent_at), (NotificationStatus::Sent, Some(at(7))));
-    // Somebody who was slower does not undo it, and his attempt is told, too.
+    // A slower worker does not undo this; its attempt is in the history, too.
     store.record_attempt(&fulfilled, &second, None, at(7) + Duration::from_millis(1)).await.unwrap();
     assert_eq!(store.notifications(&id(1)).await.unwrap(), [stored]);
     let history = store.history(&id(1)).await.unwrap();
     let results: Vec<(u32, Attempt, Option<String>)> = history
         .into_iter()
         .filter_map(|entry| match entry.what {
-            Occurrence::Told { attempt, result, error, .. } => Some((attempt, result, error)),
+            Occurrence::NotificationAttempt { attempt, result, error, .. } => Some((attempt, result, error)),
             _ => None,
         })
         .collect();

@@ -1,4 +1,4 @@
-//! Which events are stored, under which number, and what becomes of a notification that has ended.
+//! Which events are stored under which incident number, and what changes a notification that has ended.
 
 use futures_util::future::join_all;
 use topup_jobs::{EventId, Incident, JobName, NotifyCustomer, Outcome, TrackTopup, Tracking};
@@ -6,12 +6,12 @@ use topup_worker::orders::{
     Applied, Change, NewEvent, Notification, NotificationStatus, Order, OrderStore, SqlStore,
 };
 
-use super::ground::{Ground, at, event, fulfill, id, told};
+use super::database::{TestDatabase, at, by_sms, event, fulfill, id};
 
 super::on_both!(
     an_outcome_that_recurs_is_a_new_incident_once_the_last_is_closed,
     two_incidents_at_the_same_moment_have_two_numbers,
-    an_order_that_another_message_takes_up_is_a_new_incident_and_a_repeated_job_is_none,
+    a_new_message_begins_a_new_incident_and_a_repeated_job_does_not,
     giving_a_notification_up_is_stored_once_with_the_event_for_the_operator,
     a_notification_that_is_sent_again_may_be_given_up_again,
     an_event_without_a_receiver_is_stored_with_the_one_for_the_operator,
@@ -30,7 +30,7 @@ async fn store_event(store: &SqlStore, order: &Order, event: NewEvent) -> Applie
     store.apply(change).await.unwrap()
 }
 
-/// The numbers of the incidents of this outcome.
+/// The incident numbers of this outcome.
 async fn incidents(store: &SqlStore, order: u32, outcome: Outcome) -> Vec<u32> {
     let all = store.notifications(&id(order)).await.unwrap();
     let mut numbers: Vec<u32> =
@@ -43,8 +43,8 @@ fn about(order: u32, outcome: Outcome, about: &str) -> NewEvent {
     NewEvent { about: about.to_owned(), ..event(&id(order), outcome, at(9)) }
 }
 
-async fn an_outcome_that_recurs_is_a_new_incident_once_the_last_is_closed(ground: &Ground) {
-    let store = ground.store().await;
+async fn an_outcome_that_recurs_is_a_new_incident_once_the_last_is_closed(database: &TestDatabase) {
+    let store = database.store().await;
     let order = store.track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
     let unresolved = || about(1, Outcome::Unresolved, "");
     for _ in 0..2 {
@@ -56,16 +56,16 @@ async fn an_outcome_that_recurs_is_a_new_incident_once_the_last_is_closed(ground
         store_event(&store, &order, unresolved()).await;
     }
     assert_eq!(incidents(&store, 1, Outcome::Unresolved).await, [1, 2]);
-    // What a provider contradicts stays said.
+    // A contradiction by the provider is stored once per status, also after its incident is closed.
     for contradiction in ["REFUNDED", "QUEUED", "REFUNDED"] {
         store_event(&store, &order, about(1, Outcome::Unresolved, contradiction)).await;
         store.close_incidents(&id(1)).await.unwrap();
     }
     assert_eq!(incidents(&store, 1, Outcome::Unresolved).await, [1, 2, 3, 4]);
-    let second = NotifyCustomer { incident: Incident::FIRST.next(), ..told(&id(1), Outcome::Unresolved) };
+    let second = NotifyCustomer { incident: Incident::FIRST.next(), ..by_sms(&id(1), Outcome::Unresolved) };
     assert_eq!(store.notification(&second).await.unwrap().unwrap().payload(&id(1)), second);
     assert!(store.event(&second).await.unwrap().is_some());
-    // What does not recur is stored once for ever.
+    // An outcome that cannot recur is stored once, also after its incidents are closed.
     fulfill(&store, &id(2), at(7)).await;
     let order = store.order(&id(2)).await.unwrap().unwrap();
     store.close_incidents(&id(2)).await.unwrap();
@@ -73,8 +73,8 @@ async fn an_outcome_that_recurs_is_a_new_incident_once_the_last_is_closed(ground
     assert_eq!(incidents(&store, 2, Outcome::Fulfilled).await, [1]);
 }
 
-async fn two_incidents_at_the_same_moment_have_two_numbers(ground: &Ground) {
-    let stores = [ground.store().await, ground.store().await];
+async fn two_incidents_at_the_same_moment_have_two_numbers(database: &TestDatabase) {
+    let stores = [database.store().await, database.store().await];
     let order = stores[0].track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
     let events = (0..10).map(|n| about(1, Outcome::Undelivered, &format!("channel {n}")));
     let applied = events.enumerate().map(|(n, event)| store_event(&stores[n % 2], &order, event));
@@ -85,10 +85,8 @@ async fn two_incidents_at_the_same_moment_have_two_numbers(ground: &Ground) {
     assert_eq!(incidents(&stores[0], 1, Outcome::Undelivered).await, expected);
 }
 
-async fn an_order_that_another_message_takes_up_is_a_new_incident_and_a_repeated_job_is_none(
-    ground: &Ground,
-) {
-    let store = ground.store().await;
+async fn a_new_message_begins_a_new_incident_and_a_repeated_job_does_not(database: &TestDatabase) {
+    let store = database.store().await;
     let by = |message: Option<&str>| TrackTopup {
         message_id: message.map(str::to_owned),
         ..TrackTopup::new(id(1))
@@ -120,10 +118,10 @@ fn given_up(notification: &Notification, status: NotificationStatus) -> Notifica
     Notification { status, attempts: 1, next_attempt_at: None, last_error, ..notification.clone() }
 }
 
-async fn giving_a_notification_up_is_stored_once_with_the_event_for_the_operator(ground: &Ground) {
-    let store = ground.store().await;
+async fn giving_a_notification_up_is_stored_once_with_the_event_for_the_operator(database: &TestDatabase) {
+    let store = database.store().await;
     fulfill(&store, &id(1), at(0)).await;
-    let fulfilled = told(&id(1), Outcome::Fulfilled);
+    let fulfilled = by_sms(&id(1), Outcome::Fulfilled);
     let pending = store.notification(&fulfilled).await.unwrap().unwrap();
     let refused = given_up(&pending, NotificationStatus::Refused);
     let undelivered = || about(1, Outcome::Undelivered, &fulfilled.job_id());
@@ -131,23 +129,23 @@ async fn giving_a_notification_up_is_stored_once_with_the_event_for_the_operator
         store.record_attempt(&fulfilled, attempt, event, at(2)).await.unwrap()
     };
     assert!(record(&refused, Some(&undelivered())).await);
-    // Workers that were slower, or whose job is repeated, change nothing.
+    // A slower worker or a repeated job changes nothing.
     assert!(!record(&refused, Some(&undelivered())).await);
     assert!(!record(&Notification { attempts: 2, ..pending.clone() }, None).await);
     assert!(!store.give_up_notification(&fulfilled, "poison", Some(&undelivered()), at(3)).await.unwrap());
     store.begin_attempt(&fulfilled, &Notification { attempts: 2, ..pending.clone() }, at(3)).await.unwrap();
     assert_eq!(store.notification(&fulfilled).await.unwrap(), Some(refused));
     assert_eq!(incidents(&store, 1, Outcome::Undelivered).await, [1]);
-    // What has arrived has arrived.
+    // A delivery that succeeded after all is stored.
     let sent = Notification { status: NotificationStatus::Sent, sent_at: Some(at(4)), ..pending };
     assert!(record(&sent, None).await);
     assert_eq!(store.notification(&fulfilled).await.unwrap(), Some(sent));
 }
 
-async fn a_notification_that_is_sent_again_may_be_given_up_again(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_notification_that_is_sent_again_may_be_given_up_again(database: &TestDatabase) {
+    let store = database.store().await;
     fulfill(&store, &id(1), at(0)).await;
-    let fulfilled = told(&id(1), Outcome::Fulfilled);
+    let fulfilled = by_sms(&id(1), Outcome::Fulfilled);
     let undelivered = || about(1, Outcome::Undelivered, &fulfilled.job_id());
     for (n, expected) in [(1, vec![1]), (2, vec![1, 2])] {
         let pending = store.notification(&fulfilled).await.unwrap().unwrap();
@@ -155,7 +153,7 @@ async fn a_notification_that_is_sent_again_may_be_given_up_again(ground: &Ground
         let failed = given_up(&pending, NotificationStatus::Failed);
         assert!(store.record_attempt(&fulfilled, &failed, Some(&undelivered()), at(n)).await.unwrap());
         assert_eq!(incidents(&store, 1, Outcome::Undelivered).await, expected);
-        assert!(!store.hasten(&fulfilled, at(9)).await.unwrap(), "it is not to be told any more");
+        assert!(!store.hasten(&fulfilled, at(9)).await.unwrap(), "it is no longer pending");
         assert!(store.notify_again(&fulfilled, "replayed", false, at(n + 10)).await.unwrap());
     }
     assert!(store.hasten(&fulfilled, at(50)).await.unwrap());
@@ -163,14 +161,14 @@ async fn a_notification_that_is_sent_again_may_be_given_up_again(ground: &Ground
     assert_eq!(pending.next_attempt_at, Some(at(50)));
     let sent = Notification { status: NotificationStatus::Sent, sent_at: Some(at(51)), ..pending };
     assert!(store.record_attempt(&fulfilled, &sent, None, at(51)).await.unwrap());
-    assert!(!store.notify_again(&fulfilled, "replayed", false, at(52)).await.unwrap(), "it has arrived");
+    assert!(!store.notify_again(&fulfilled, "replayed", false, at(52)).await.unwrap(), "it was delivered");
     assert!(store.notify_again(&fulfilled, "resent", true, at(53)).await.unwrap());
     let again = store.notification(&fulfilled).await.unwrap().unwrap();
     assert_eq!((again.status, again.sent_at), (NotificationStatus::Pending, None));
 }
 
-async fn an_event_without_a_receiver_is_stored_with_the_one_for_the_operator(ground: &Ground) {
-    let store = ground.store().await;
+async fn an_event_without_a_receiver_is_stored_with_the_one_for_the_operator(database: &TestDatabase) {
+    let store = database.store().await;
     let order = store.track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
     let event = || NewEvent {
         undelivered: Some(Box::new(about(1, Outcome::Undelivered, "none"))),
@@ -182,5 +180,5 @@ async fn an_event_without_a_receiver_is_stored_with_the_one_for_the_operator(gro
     assert_eq!(incidents(&store, 1, Outcome::Scheduled).await, [1]);
     assert_eq!(incidents(&store, 1, Outcome::Undelivered).await, [1]);
     let stored = EventId::new(&id(1), Outcome::Undelivered, Incident::FIRST);
-    assert_eq!(told(&id(1), Outcome::Undelivered).event_id(), stored);
+    assert_eq!(by_sms(&id(1), Outcome::Undelivered).event_id(), stored);
 }

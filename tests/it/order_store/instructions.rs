@@ -1,4 +1,4 @@
-//! Messages about orders that are known: what they name stands as the newest says, and one that cancels an order holds.
+//! Messages about known orders: the newest one decides each detail, and a cancellation holds until a newer one.
 
 use topup_jobs::{
     Customer, Instruction, InstructionKind, JobName, Locale, OrderStatus, Secret, Timestamp, TopupId,
@@ -6,16 +6,16 @@ use topup_jobs::{
 };
 use topup_worker::orders::{Applied, Change, Order, OrderStore, SqlStore};
 
-use super::ground::{Ground, at, change, fulfill, id};
+use super::database::{TestDatabase, at, change, fulfill, id};
 
 super::on_both!(
-    details_stand_as_the_newest_message_says_in_whatever_order_messages_are_carried_out,
-    a_look_under_way_finds_a_corrected_order_changed,
-    an_order_that_no_worker_has_looked_at_is_corrected_and_begins_with_its_first_look,
-    a_cancelled_order_is_followed_again_only_by_a_newer_message,
-    a_given_up_order_is_followed_again_by_a_check_and_by_no_repeat_of_it,
-    a_cancellation_that_comes_late_changes_nothing,
-    an_unknown_order_stays_unknown,
+    the_newest_message_decides_each_detail_in_any_processing_order,
+    a_check_in_flight_conflicts_with_a_correction,
+    an_update_before_the_first_message_is_kept_and_polling_begins_with_that_message,
+    a_cancelled_order_is_tracked_again_only_by_a_newer_message,
+    a_check_instruction_tracks_a_given_up_order_again_once,
+    a_late_cancellation_changes_nothing,
+    an_instruction_about_an_unknown_order_stores_nothing,
 );
 
 fn customer(name: &str, email: &str, locale: Locale) -> Customer {
@@ -23,7 +23,7 @@ fn customer(name: &str, email: &str, locale: Locale) -> Customer {
     Customer { name: text(name), email: text(email), phone: Some(Secret::new("0661")), locale }
 }
 
-/// A message of this number about this order.
+/// A message about this order with this number in its stream id.
 fn message(topup_id: TopupId, number: u32) -> TrackTopup {
     TrackTopup { message_id: Some(format!("1000-{number}")), ..TrackTopup::new(topup_id) }
 }
@@ -40,7 +40,7 @@ async fn carry_out(store: &SqlStore, request: &TrackTopup, now: Timestamp) -> Op
     instructed.map(|instructed| instructed.order)
 }
 
-/// All orders in which these can be carried out.
+/// All permutations of these messages.
 fn permutations(of: Vec<TrackTopup>) -> Vec<Vec<TrackTopup>> {
     if of.len() < 2 {
         return vec![of];
@@ -53,10 +53,8 @@ fn permutations(of: Vec<TrackTopup>) -> Vec<Vec<TrackTopup>> {
     (0..of.len()).flat_map(with).collect()
 }
 
-async fn details_stand_as_the_newest_message_says_in_whatever_order_messages_are_carried_out(
-    ground: &Ground,
-) {
-    let store = ground.store().await;
+async fn the_newest_message_decides_each_detail_in_any_processing_order(database: &TestDatabase) {
+    let store = database.store().await;
     let correct = |locale| Some(Instruction { locale, ..instruction(InstructionKind::Correct) });
     let messages = |order: &TopupId| {
         vec![
@@ -94,7 +92,7 @@ async fn details_stand_as_the_newest_message_says_in_whatever_order_messages_are
     for (n, messages) in permutations(messages(&id(0))).into_iter().enumerate() {
         let order = id(u32::try_from(n + 1).unwrap());
         let numbers: Vec<_> = messages.iter().map(|message| message.message_id.clone().unwrap()).collect();
-        // Each is carried out twice: a job may be repeated at any time.
+        // Each message is processed twice, because a job may be repeated at any time.
         for request in messages.iter().chain(&messages) {
             let request = TrackTopup { topup_id: order.clone(), ..request.clone() };
             carry_out(&store, &request, at(0)).await.unwrap();
@@ -106,12 +104,13 @@ async fn details_stand_as_the_newest_message_says_in_whatever_order_messages_are
         assert_eq!(stored.callback_url, None, "{numbers:?}");
         assert!(stored.tracking.next_check_at.is_some());
     }
-    let contacts = ground.column("SELECT DISTINCT contact_email || contact_phone FROM internet_orders").await;
+    let contacts =
+        database.column("SELECT DISTINCT contact_email || contact_phone FROM internet_orders").await;
     assert_eq!(contacts, ["right@example.dz0661"]);
 }
 
-async fn a_look_under_way_finds_a_corrected_order_changed(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_check_in_flight_conflicts_with_a_correction(database: &TestDatabase) {
+    let store = database.store().await;
     let read = store.track(&message(id(1), 1), at(0)).await.unwrap();
     let correction = TrackTopup {
         customer: Some(customer("Zohra", "right@example.dz", Locale::Fr)),
@@ -121,15 +120,17 @@ async fn a_look_under_way_finds_a_corrected_order_changed(ground: &Ground) {
     carry_out(&store, &correction, at(1)).await.unwrap();
     let record = topup_jobs::Tracking { status: OrderStatus::Delayed, ..read.tracking.clone() };
     let (job, order) = (JobName::PollTopup, &read);
-    let look = Change { job, at: at(2), order, record: &record, seen: None, given_up: None, event: None };
-    assert_eq!(store.apply(look).await.unwrap(), Applied::Conflict, "its event would carry the old customer");
+    let late = Change { job, at: at(2), order, record: &record, seen: None, given_up: None, event: None };
+    assert_eq!(store.apply(late).await.unwrap(), Applied::Conflict, "its event would carry the old customer");
     let history = store.history(&id(1)).await.unwrap();
     let last = history.last().unwrap().what.to_string();
     assert!(last.contains("corrected: customer") && !last.contains("right@"), "{last}");
 }
 
-async fn an_order_that_no_worker_has_looked_at_is_corrected_and_begins_with_its_first_look(ground: &Ground) {
-    let store = ground.store().await;
+async fn an_update_before_the_first_message_is_kept_and_polling_begins_with_that_message(
+    database: &TestDatabase,
+) {
+    let store = database.store().await;
     let correction = TrackTopup {
         metadata: serde_json::json!({"cart": 2}).as_object().cloned(),
         instruction: Some(instruction(InstructionKind::Update)),
@@ -146,37 +147,37 @@ async fn an_order_that_no_worker_has_looked_at_is_corrected_and_begins_with_its_
     let tracking = order.tracking;
     let begins = Some(at(3_600));
     assert_eq!((Some(tracking.tracked_at), Some(tracking.polling_since)), (begins, begins));
-    // Once something is known of it, a repeat of its first job does not begin it again.
+    // After a check, a repeat of the first job does not restart polling.
     change(&store, &id(1), at(3_601), |record| record.last_checked_at = Some(at(3_601))).await;
     let order = store.track(&first, at(7_200)).await.unwrap();
     assert_eq!(order.tracking.polling_since, at(3_600));
 }
 
-async fn a_cancelled_order_is_followed_again_only_by_a_newer_message(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_cancelled_order_is_tracked_again_only_by_a_newer_message(database: &TestDatabase) {
+    let store = database.store().await;
     let by = |kind, number| TrackTopup { instruction: Some(instruction(kind)), ..message(id(1), number) };
     let first = message(id(1), 1);
     let read = store.track(&first, at(0)).await.unwrap();
     let cancelled = carry_out(&store, &by(InstructionKind::Cancel, 3), at(5)).await.unwrap();
     assert_eq!((cancelled.cancelled_at, cancelled.tracking.next_check_at), (Some(at(5)), None));
 
-    // A look that was under way, the order's own job, and a correction.
+    // A check in flight, the order's own job and a correction leave the order cancelled.
     let record = topup_jobs::Tracking { polls: 1, ..read.tracking.clone() };
     let (job, order) = (JobName::PollTopup, &read);
-    let look = Change { job, at: at(6), order, record: &record, seen: None, given_up: None, event: None };
-    assert_eq!(store.apply(look).await.unwrap(), Applied::Conflict);
+    let late = Change { job, at: at(6), order, record: &record, seen: None, given_up: None, event: None };
+    assert_eq!(store.apply(late).await.unwrap(), Applied::Conflict);
     let correction =
         TrackTopup { customer: Some(customer("Zohra", "", Locale::Ar)), ..by(InstructionKind::Correct, 5) };
     for repeat in [&first, &first.continued(at(0)), &correction, &by(InstructionKind::Update, 2)] {
         let order = carry_out(&store, repeat, at(7)).await.unwrap();
         assert_eq!(order.cancelled_at, Some(at(5)), "{:?}", repeat.message_id);
     }
-    // It is no dead letter, and becomes none by one that Redis still holds.
+    // The order is no dead letter, and a dead letter that Redis still holds does not make it one.
     assert!(!store.note_given_up(&id(1), "poison: three processes died", at(7)).await.unwrap());
     assert!(!store.discard_order(&id(1), "discarded by the operator", at(7)).await.unwrap());
     assert_eq!(store.given_up_orders(None, 10).await.unwrap().found, []);
     let overdue = store.unchecked_orders(JobName::PollTopup, at(9_999), None, 10).await.unwrap();
-    assert_eq!(overdue.found, [], "it is not put back into a queue");
+    assert_eq!(overdue.found, [], "it is not enqueued again");
 
     let check = by(InstructionKind::Check, 6);
     let again = store.instruct(&check, check.instruction.unwrap(), at(8)).await.unwrap().unwrap();
@@ -185,7 +186,7 @@ async fn a_cancelled_order_is_followed_again_only_by_a_newer_message(ground: &Gr
     let repeated = store.instruct(&check, check.instruction.unwrap(), at(9)).await.unwrap().unwrap();
     assert!(!repeated.tracked_again);
 
-    // By the plain message of a producer, too.
+    // A plain message of a producer tracks the order again, too.
     carry_out(&store, &by(InstructionKind::Cancel, 7), at(10)).await.unwrap();
     let order = store.track(&message(id(1), 8), at(11)).await.unwrap();
     assert_eq!((order.cancelled_at, order.tracking.next_check_at), (None, Some(at(11))));
@@ -194,8 +195,8 @@ async fn a_cancelled_order_is_followed_again_only_by_a_newer_message(ground: &Gr
     assert!(causes[1].starts_with("HANDLING still, cancelled"), "{causes:?}");
 }
 
-async fn a_given_up_order_is_followed_again_by_a_check_and_by_no_repeat_of_it(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_check_instruction_tracks_a_given_up_order_again_once(database: &TestDatabase) {
+    let store = database.store().await;
     store.track(&message(id(1), 1), at(0)).await.unwrap();
     let kind = Instruction::new(InstructionKind::Check);
     for (number, discarded) in [(2, false), (3, true)] {
@@ -213,7 +214,7 @@ async fn a_given_up_order_is_followed_again_by_a_check_and_by_no_repeat_of_it(gr
         let repeated = store.instruct(&check, kind, at(5)).await.unwrap().unwrap();
         assert!(!repeated.tracked_again, "{number}");
     }
-    // By the command for dead letters a cancelled one is tracked, too.
+    // Replaying tracks a cancelled order again, too.
     let cancel = Instruction::new(InstructionKind::Cancel);
     let request = TrackTopup { instruction: Some(cancel), ..message(id(1), 4) };
     let cancelled = store.instruct(&request, cancel, at(6)).await.unwrap().unwrap().order;
@@ -223,17 +224,17 @@ async fn a_given_up_order_is_followed_again_by_a_check_and_by_no_repeat_of_it(gr
     assert_eq!((replayed.cancelled_at, replayed.tracking.next_check_at), (None, Some(at(7))));
 }
 
-async fn a_cancellation_that_comes_late_changes_nothing(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_late_cancellation_changes_nothing(database: &TestDatabase) {
+    let store = database.store().await;
     let cancel = |order, number| TrackTopup {
         instruction: Some(instruction(InstructionKind::Cancel)),
         ..message(id(order), number)
     };
-    // Its producer has handed the order over again since.
+    // The producer has sent a newer message since.
     store.track(&message(id(1), 4), at(0)).await.unwrap();
     let order = carry_out(&store, &cancel(1, 3), at(1)).await.unwrap();
     assert_eq!((order.cancelled_at, order.tracking.next_check_at), (None, Some(at(0))));
-    // It is final, or was given up.
+    // Order 2 is final, order 3 was given up.
     fulfill(&store, &id(2), at(0)).await;
     store.track(&message(id(3), 1), at(0)).await.unwrap();
     change(&store, &id(3), at(1), |record| record.next_check_at = None).await;
@@ -244,8 +245,8 @@ async fn a_cancellation_that_comes_late_changes_nothing(ground: &Ground) {
     }
 }
 
-async fn an_unknown_order_stays_unknown(ground: &Ground) {
-    let store = ground.store().await;
+async fn an_instruction_about_an_unknown_order_stores_nothing(database: &TestDatabase) {
+    let store = database.store().await;
     for kind in [InstructionKind::Check, InstructionKind::Correct, InstructionKind::Cancel] {
         let request = TrackTopup {
             customer: Some(customer("Zohra", "", Locale::Ar)),

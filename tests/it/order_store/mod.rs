@@ -1,7 +1,7 @@
-//! The contract of the store, held on SQLite and on PostgreSQL alike.
+//! The contract of the store, tested on SQLite and on PostgreSQL.
 
+mod database;
 mod dead_letters;
-mod ground;
 mod history;
 mod incidents;
 mod instructions;
@@ -10,21 +10,21 @@ mod orders;
 mod reveals;
 mod search;
 
-/// Makes of each of these two tests: one on SQLite, one on PostgreSQL.
+/// Defines each test twice: on SQLite and on PostgreSQL.
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&super::Ground::sqlite()).await;
+                super::$name(&super::TestDatabase::sqlite()).await;
             })+
         }
 
         mod postgres {
             $(#[tokio::test]
             async fn $name() {
-                if let Some(ground) = super::Ground::postgres().await {
-                    super::$name(&ground).await;
+                if let Some(database) = super::TestDatabase::postgres().await {
+                    super::$name(&database).await;
                 }
             })+
         }

@@ -1,31 +1,34 @@
 //! Orders, changes and events.
 
+use std::path::Path;
+
 use futures_util::future::join_all;
+use sqlx::migrate::Migrator;
 use topup_jobs::{Customer, JobName, Locale, OrderStatus, Outcome, Secret, TopupId, TrackTopup, Tracking};
 use topup_worker::orders::{Applied, Behind, Change, Notification, OrderStore, Page, UncheckedOrder};
 
-use super::ground::{CARD, Ground, at, change, event, fulfill, id, told};
+use super::database::{CARD, TestDatabase, at, by_sms, change, event, fulfill, id};
 
 super::on_both!(
     an_order_is_stored_once_and_completed_later,
     a_newer_message_replaces_what_it_names_and_a_repeated_job_does_not,
-    all_of_an_order_reads_back,
-    of_changes_based_on_the_same_reading_one_counts,
-    a_final_state_absorbs,
+    every_field_of_an_order_reads_back,
+    one_of_several_changes_to_the_same_version_is_stored,
+    a_final_state_does_not_change,
     an_event_is_stored_once,
-    what_is_overdue_is_found,
+    unchecked_orders_are_found_oldest_first,
     pending_notifications_are_found_oldest_first,
-    workers_that_start_at_once_make_the_tables_once,
+    concurrent_workers_create_the_tables_once,
 );
 
-async fn an_order_is_stored_once_and_completed_later(ground: &Ground) {
-    let (one, two) = (ground.store().await, ground.store().await);
+async fn an_order_is_stored_once_and_completed_later(database: &TestDatabase) {
+    let (one, two) = (database.store().await, database.store().await);
     let request = TrackTopup::new(id(1));
     let tracked = (0..10).map(|n| [&one, &two][n % 2].track(&request, at(0)));
     for order in join_all(tracked).await {
         assert_eq!(order.unwrap().tracking, Tracking::new(at(0)));
     }
-    assert_eq!(one.history(&id(1)).await.unwrap().len(), 1, "it was handed over once");
+    assert_eq!(one.history(&id(1)).await.unwrap().len(), 1, "the order is tracked once");
     let more = TrackTopup {
         topup_ref: Some("order-1".to_owned()),
         customer: Some(Customer {
@@ -42,11 +45,11 @@ async fn an_order_is_stored_once_and_completed_later(ground: &Ground) {
     assert_eq!(order.tracking.tracked_at, at(0));
     let other = TrackTopup { topup_ref: Some("order-2".to_owned()), ..request };
     let order = one.track(&other, at(6)).await.unwrap();
-    assert_eq!(order.topup_ref.as_deref(), Some("order-1"), "what is known stays");
+    assert_eq!(order.topup_ref.as_deref(), Some("order-1"), "the first reference stays");
 }
 
-async fn a_newer_message_replaces_what_it_names_and_a_repeated_job_does_not(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_newer_message_replaces_what_it_names_and_a_repeated_job_does_not(database: &TestDatabase) {
+    let store = database.store().await;
     let message = |message: &str, email: Option<&str>, cart: Option<&str>| TrackTopup {
         customer: email.map(|email| Customer { email: Some(Secret::new(email)), ..Customer::default() }),
         metadata: cart.and_then(|cart| serde_json::json!({"cart": cart}).as_object().cloned()),
@@ -63,30 +66,30 @@ async fn a_newer_message_replaces_what_it_names_and_a_repeated_job_does_not(grou
     let first = message("9-0", Some("wrong"), Some("one"));
     assert_eq!(track(&first).await, expect("wrong", "one"));
     let second = message("10-0", Some("right"), None);
-    assert_eq!(track(&second).await, expect("right", "one"), "what it does not name stays");
+    assert_eq!(track(&second).await, expect("right", "one"), "a detail that the message does not name stays");
     assert_eq!(track(&first).await, expect("right", "one"), "the job of the first message is repeated");
     let third = message("10-1", None, Some("two"));
     assert_eq!(track(&third).await, expect("right", "two"));
     for repeated in [&second, &first, &TrackTopup { message_id: None, ..first.clone() }] {
         assert_eq!(track(repeated).await, expect("right", "two"), "{:?}", repeated.message_id);
     }
-    // An order that the list or a look made known without a message.
+    // The list poller or a check may track an order without a message.
     let bare = TrackTopup { customer: first.customer.clone(), ..TrackTopup::new(id(2)) };
     store.track(&bare, at(0)).await.unwrap();
     let corrected = TrackTopup { topup_id: id(2), ..second.clone() };
     assert_eq!(store.track(&corrected, at(0)).await.unwrap().customer, second.customer);
-    // A final order, too: its events can be sent again.
+    // A final order takes a correction, too, because its events can be sent again.
     fulfill(&store, &id(3), at(0)).await;
     let corrected = TrackTopup { topup_id: id(3), ..second.clone() };
     let order = store.track(&corrected, at(0)).await.unwrap();
     assert_eq!((order.tracking.status, order.customer), (OrderStatus::Fulfilled, second.customer));
 }
 
-async fn all_of_an_order_reads_back(ground: &Ground) {
-    let store = ground.store().await;
+async fn every_field_of_an_order_reads_back(database: &TestDatabase) {
+    let store = database.store().await;
     let nul = TrackTopup { topup_ref: Some("a\0b".to_owned()), ..TrackTopup::new(id(2)) };
     let order = store.track(&nul, at(0)).await.unwrap();
-    let kept = if ground.keeps_nul() { "a\0b" } else { "a\u{FFFD}b" };
+    let kept = if database.keeps_nul() { "a\0b" } else { "a\u{FFFD}b" };
     assert_eq!(order.topup_ref.as_deref(), Some(kept));
 
     fulfill(&store, &id(1), at(7)).await;
@@ -97,7 +100,7 @@ async fn all_of_an_order_reads_back(ground: &Ground) {
     let card = store.card(&id(1)).await.unwrap().unwrap();
     assert_eq!(card.card_code.reveal(), CARD);
     assert_eq!(card.num_trans.as_deref(), Some("AT-2025-12345"));
-    let stored = ground.column("SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL").await;
+    let stored = database.column("SELECT card_code FROM internet_orders WHERE card_code IS NOT NULL").await;
     assert!(stored.len() == 1 && !stored[0].contains(CARD), "{stored:?}");
 
     let record = Tracking {
@@ -119,8 +122,8 @@ async fn all_of_an_order_reads_back(ground: &Ground) {
     assert_eq!(store.card(&id(2)).await.unwrap(), None);
 }
 
-async fn of_changes_based_on_the_same_reading_one_counts(ground: &Ground) {
-    let stores = [ground.store().await, ground.store().await];
+async fn one_of_several_changes_to_the_same_version_is_stored(database: &TestDatabase) {
+    let stores = [database.store().await, database.store().await];
     let order = stores[0].track(&TrackTopup::new(id(1)), at(0)).await.unwrap();
     let records: Vec<Tracking> = (1..=10)
         .map(|n| Tracking { status: OrderStatus::Delayed, delays: n, ..order.tracking.clone() })
@@ -145,8 +148,8 @@ async fn of_changes_based_on_the_same_reading_one_counts(ground: &Ground) {
     assert_eq!(stores[1].notifications(&id(1)).await.unwrap().len(), 1);
 }
 
-async fn a_final_state_absorbs(ground: &Ground) {
-    let store = ground.store().await;
+async fn a_final_state_does_not_change(database: &TestDatabase) {
+    let store = database.store().await;
     fulfill(&store, &id(1), at(7)).await;
     let refund = |record: &mut Tracking| {
         record.status = OrderStatus::Refunded;
@@ -158,8 +161,8 @@ async fn a_final_state_absorbs(ground: &Ground) {
     assert_eq!(store.card(&id(1)).await.unwrap().unwrap().card_code.reveal(), CARD);
 }
 
-async fn an_event_is_stored_once(ground: &Ground) {
-    let store = ground.store().await;
+async fn an_event_is_stored_once(database: &TestDatabase) {
+    let store = database.store().await;
     fulfill(&store, &id(1), at(7)).await;
     let order = store.order(&id(1)).await.unwrap().unwrap();
     let again = Change {
@@ -172,14 +175,14 @@ async fn an_event_is_stored_once(ground: &Ground) {
         event: Some(event(&id(1), Outcome::Fulfilled, at(9))),
     };
     assert_eq!(store.apply(again).await.unwrap(), Applied::Repeated);
-    let stored = store.event(&told(&id(1), Outcome::Fulfilled)).await.unwrap().unwrap();
+    let stored = store.event(&by_sms(&id(1), Outcome::Fulfilled)).await.unwrap().unwrap();
     assert_eq!(stored, event(&id(1), Outcome::Fulfilled, at(7)).body);
-    assert_eq!(store.event(&told(&id(1), Outcome::Refunded)).await.unwrap(), None);
+    assert_eq!(store.event(&by_sms(&id(1), Outcome::Refunded)).await.unwrap(), None);
     assert_eq!(store.notifications(&id(1)).await.unwrap().len(), 1);
 }
 
-async fn what_is_overdue_is_found(ground: &Ground) {
-    let store = ground.store().await;
+async fn unchecked_orders_are_found_oldest_first(database: &TestDatabase) {
+    let store = database.store().await;
     store.track(&TrackTopup::new(id(1)), at(10)).await.unwrap();
     store.track(&TrackTopup::new(id(2)), at(30)).await.unwrap();
     fulfill(&store, &id(3), at(10)).await;
@@ -214,12 +217,12 @@ async fn what_is_overdue_is_found(ground: &Ground) {
     assert_eq!((ids(&last), last.behind), (vec![], None));
 }
 
-async fn pending_notifications_are_found_oldest_first(ground: &Ground) {
-    let store = ground.store().await;
+async fn pending_notifications_are_found_oldest_first(database: &TestDatabase) {
+    let store = database.store().await;
     for (number, ended) in [(1, 12), (2, 10), (3, 11), (4, 30)] {
         fulfill(&store, &id(number), at(ended)).await;
     }
-    let pending = told(&id(3), Outcome::Fulfilled);
+    let pending = by_sms(&id(3), Outcome::Fulfilled);
     let begun = store.notification(&pending).await.unwrap().unwrap();
     let begun = Notification { attempts: 4, ..begun };
     store.begin_attempt(&pending, &begun, at(11)).await.unwrap();
@@ -234,25 +237,26 @@ async fn pending_notifications_are_found_oldest_first(ground: &Ground) {
         }
     }
     let expected = [(2, 0), (3, 4), (1, 0)];
-    assert_eq!(found, expected.map(|(number, attempts)| (told(&id(number), Outcome::Fulfilled), attempts)));
+    assert_eq!(found, expected.map(|(number, attempts)| (by_sms(&id(number), Outcome::Fulfilled), attempts)));
 }
 
-async fn workers_that_start_at_once_make_the_tables_once(ground: &Ground) {
-    for store in join_all((0..6).map(|_| ground.store())).await {
+async fn concurrent_workers_create_the_tables_once(database: &TestDatabase) {
+    for store in join_all((0..6).map(|_| database.store())).await {
         assert_eq!(store.order(&id(1)).await.unwrap(), None);
     }
-    let applied = ground.column("SELECT description FROM _sqlx_migrations ORDER BY version").await;
+    let applied = database.column("SELECT description FROM _sqlx_migrations ORDER BY version").await;
     assert_eq!(applied[..2], ["orders", "callback url"]);
 }
 
-/// A database that the first release has made keeps what is in it.
+/// Migrating a database of the first release keeps its rows.
 #[tokio::test]
-async fn a_file_of_the_first_release_is_taken_over() {
+async fn a_database_of_the_first_release_is_migrated() {
     use sqlx::Connection as _;
 
-    let ground = Ground::sqlite();
-    let released = sqlx::migrate!("src/orders/migrations/sqlite");
-    let options = ground.url().parse::<sqlx::sqlite::SqliteConnectOptions>().unwrap().create_if_missing(true);
+    let database = TestDatabase::sqlite();
+    let released = Migrator::new(Path::new("src/orders/migrations/sqlite")).await.unwrap();
+    let options =
+        database.url().parse::<sqlx::sqlite::SqliteConnectOptions>().unwrap().create_if_missing(true);
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
     released.run_to(1, &mut connection).await.unwrap();
     let insert =
@@ -262,7 +266,7 @@ async fn a_file_of_the_first_release_is_taken_over() {
                       '2026-11-24T14:00:00.123456+00:00', 60, '2026-11-24T15:00:00+00:00', 1, 0, 0, 7)";
     sqlx::query(insert).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
-    let store = ground.store().await;
+    let store = database.store().await;
     let order = store.order(&id(1)).await.unwrap().unwrap();
     assert_eq!((order.tracking.status, order.version), (OrderStatus::Delayed, 7));
     assert_eq!(store.history(&id(1)).await.unwrap(), []);

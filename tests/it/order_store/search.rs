@@ -1,19 +1,19 @@
-//! The search for orders: each part finds what it names, pages are stable, and each has an index.
+//! The order search: its filters find the right orders, its pages are stable, and each filter has an index.
 
 use topup_jobs::{Customer, InstructionKind, Locale, OrderStatus, Outcome, Secret, TrackTopup};
 use topup_worker::orders::{Notification, NotificationStatus, OrderStore, Search, SqlStore};
 
-use super::ground::{Ground, at, change, fulfill, id, told};
+use super::database::{TestDatabase, at, by_sms, change, fulfill, id};
 
 super::on_both!(
-    orders_are_found_by_what_is_stored_of_them,
-    orders_are_found_by_why_they_need_a_person,
-    pages_are_stable_while_orders_come_and_change,
-    a_hundred_thousand_orders_are_searched_by_an_index,
-    orders_stored_before_the_search_are_found_by_their_customer,
+    orders_are_found_by_their_stored_fields,
+    orders_are_found_by_dead_letter_delivery_failure_and_cancellation,
+    pages_are_stable_while_orders_are_added_and_changed,
+    every_search_of_a_hundred_thousand_orders_uses_an_index,
+    the_migration_makes_older_orders_searchable_by_customer,
 );
 
-/// The numbers of the orders that are found.
+/// The numbers of the orders that this search finds.
 async fn found(store: &SqlStore, search: Search) -> Vec<u32> {
     let found = store.search(&search, None, 100).await.unwrap();
     assert_eq!(store.count(&search).await.unwrap(), found.len() as u64, "{search:?}");
@@ -25,8 +25,8 @@ fn secret(text: &str) -> Secret {
     Secret::new(text)
 }
 
-async fn orders_are_found_by_what_is_stored_of_them(ground: &Ground) {
-    let store = ground.store().await;
+async fn orders_are_found_by_their_stored_fields(database: &TestDatabase) {
+    let store = database.store().await;
     for n in 1..=4 {
         let customer = Customer {
             phone: Some(secret(&format!("+213 661 00 00 0{n}"))),
@@ -70,8 +70,8 @@ async fn orders_are_found_by_what_is_stored_of_them(ground: &Ground) {
     assert_eq!(found(&store, injected).await, [0_u32; 0]);
 }
 
-async fn orders_are_found_by_why_they_need_a_person(ground: &Ground) {
-    let store = ground.store().await;
+async fn orders_are_found_by_dead_letter_delivery_failure_and_cancellation(database: &TestDatabase) {
+    let store = database.store().await;
     for n in 1..=3 {
         let order = store.track(&TrackTopup::new(id(n)), at(0)).await.unwrap();
         let record = topup_jobs::Tracking { next_check_at: None, ..order.tracking.clone() };
@@ -99,7 +99,7 @@ async fn orders_are_found_by_why_they_need_a_person(ground: &Ground) {
             last_error: Some(error.to_owned()),
             ..store.notifications(&id(n)).await.unwrap().remove(0)
         };
-        store.record_attempt(&told(&id(n), Outcome::Fulfilled), &ended, None, at(1)).await.unwrap();
+        store.record_attempt(&by_sms(&id(n), Outcome::Fulfilled), &ended, None, at(1)).await.unwrap();
     }
     store.track(&TrackTopup::new(id(6)), at(0)).await.unwrap();
     let cancel = topup_jobs::Instruction::new(InstructionKind::Cancel);
@@ -110,14 +110,14 @@ async fn orders_are_found_by_why_they_need_a_person(ground: &Ground) {
     let dead_letter = |reason: &str| Search { dead_letter: Some(reason.to_owned()), ..Search::default() };
     assert_eq!(found(&store, dead_letter("")).await, [5, 4, 3, 2, 1]);
     assert_eq!(found(&store, dead_letter("not-found")).await, [1]);
-    assert_eq!(found(&store, dead_letter("not_found")).await, [3], "no letter stands for others");
+    assert_eq!(found(&store, dead_letter("not_found")).await, [3], "no character is a wildcard");
     assert_eq!(found(&store, dead_letter("refused")).await, [4]);
     assert_eq!(found(&store, dead_letter("undelivered")).await, [5]);
     assert_eq!(found(&store, dead_letter("HTTP 503")).await, [5]);
     assert_eq!(found(&store, Search { undelivered: true, ..Search::default() }).await, [5, 4]);
     assert_eq!(found(&store, Search { cancelled: true, ..Search::default() }).await, [6]);
     let all = store.search(&Search::default(), None, 10).await.unwrap();
-    let told: Vec<_> = all.iter().map(|found| (found.given_up.as_deref(), found.undelivered)).collect();
+    let listed: Vec<_> = all.iter().map(|found| (found.given_up.as_deref(), found.undelivered)).collect();
     let expected = [
         (None, 0),
         (None, 0),
@@ -127,11 +127,11 @@ async fn orders_are_found_by_why_they_need_a_person(ground: &Ground) {
         (Some("recheck-exhausted"), 0),
         (Some("not-found"), 0),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(listed, expected);
 }
 
-async fn pages_are_stable_while_orders_come_and_change(ground: &Ground) {
-    let store = ground.store().await;
+async fn pages_are_stable_while_orders_are_added_and_changed(database: &TestDatabase) {
+    let store = database.store().await;
     for n in (2..=20).step_by(2) {
         store.track(&TrackTopup::new(id(n)), at(n.into())).await.unwrap();
     }
@@ -141,16 +141,16 @@ async fn pages_are_stable_while_orders_come_and_change(ground: &Ground) {
         let Some(last) = page.last() else { break };
         after = Some(last.order.topup_id.clone());
         seen.extend(page.iter().map(|found| found.order.topup_id.clone()));
-        // Newer orders come, and one of the page before changes.
+        // Newer orders arrive, and an order of the first page changes.
         store.track(&TrackTopup::new(id(100 + u32::try_from(seen.len()).unwrap())), at(99)).await.unwrap();
         change(&store, &seen[0], at(99), |record| record.polls += 1).await;
     }
     assert_eq!(seen, (2..=20).rev().step_by(2).map(id).collect::<Vec<_>>());
 }
 
-async fn a_hundred_thousand_orders_are_searched_by_an_index(ground: &Ground) {
-    let store = ground.store().await;
-    ground
+async fn every_search_of_a_hundred_thousand_orders_uses_an_index(database: &TestDatabase) {
+    let store = database.store().await;
+    database
         .execute(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
              INSERT INTO internet_orders (topup_id, topup_ref, number, status, tracked_at, polling_since, polls,
@@ -198,9 +198,9 @@ async fn a_hundred_thousand_orders_are_searched_by_an_index(ground: &Ground) {
     assert_eq!(store.count(&scheduled).await.unwrap(), 2_000);
 }
 
-/// What the migration makes of the customers that are stored already.
-async fn orders_stored_before_the_search_are_found_by_their_customer(ground: &Ground) {
-    let store = ground.store().await;
+/// The migration fills the contact columns of orders that are stored already.
+async fn the_migration_makes_older_orders_searchable_by_customer(database: &TestDatabase) {
+    let store = database.store().await;
     for (n, phone) in [(1, "+213 661-22.33.44"), (2, "0661223344"), (3, "a \"quoted\" \\ \u{1}")] {
         let customer = Customer {
             phone: Some(secret(phone)),
@@ -219,7 +219,7 @@ async fn orders_stored_before_the_search_are_found_by_their_customer(ground: &Gr
         let (updates, _) = rest.split_once("CREATE INDEX").unwrap();
         format!("UPDATE internet_orders SET contact_email = NULL, contact_phone = NULL; UPDATE{updates}")
     };
-    ground.execute(updates(sqlite).leak(), updates(postgres).leak()).await;
+    database.execute(updates(sqlite).leak(), updates(postgres).leak()).await;
     assert_eq!(
         found(&store, Search { phone: Some(secret("0661223344")), ..Search::default() }).await,
         [2, 1]

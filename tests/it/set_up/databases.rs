@@ -1,4 +1,4 @@
-//! PostgreSQL databases, roles and poolers as they are found: they work, or the program says what to change.
+//! PostgreSQL databases, roles and poolers: each works, or the program names the change that it needs.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,9 +13,9 @@ use super::readiness::readyz;
 use super::{execute, on_postgres, refused, setting};
 use crate::support::postgres::TestPostgres;
 use crate::support::redis::{TestRedis, free_port};
-use crate::support::{Bed, leave_out, until};
+use crate::support::{Bed, skip_or_fail, until};
 
-/// Has the workers use another role, or another address, for the same database.
+/// Has the workers use the same database as another role.
 fn connect_as(bed: &mut Bed, role: &str) {
     let url = setting(bed, "DATABASE_URL").replacen("//topup@", &format!("//{role}@"), 1);
     bed.set("DATABASE_URL", url);
@@ -25,25 +25,25 @@ fn database(bed: &Bed) -> String {
     setting(bed, "DATABASE_URL").rsplit('/').next().unwrap().to_owned()
 }
 
-/// Has orders delivered and stored.
-async fn delivers(bed: &Bed, orders: usize) {
-    let orders = announces(bed, orders).await;
+/// Enqueues orders and waits until they are delivered and stored.
+async fn deliver_and_store(bed: &Bed, orders: usize) {
+    let orders = deliver(bed, orders).await;
     bed.stored(&orders, OrderStatus::Fulfilled).await;
 }
 
-/// Has orders delivered without a connection of the test's own, and returns them.
-pub(super) async fn announces(bed: &Bed, orders: usize) -> Vec<String> {
+/// Enqueues orders, waits for their webhooks without a database connection of the test, and returns the ids.
+pub(super) async fn deliver(bed: &Bed, orders: usize) -> Vec<String> {
     let orders: Vec<String> =
         (0..orders).map(|_| bed.order(Script::fulfilled_after(Duration::ZERO))).collect();
     bed.enqueue(&orders).await;
     for order in &orders {
-        bed.told(order, "fulfilled").await;
+        bed.delivered(order, "fulfilled").await;
     }
     orders
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_change() {
+async fn an_unusable_database_is_refused_with_the_change_it_needs() {
     let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
     let admin = setting(&bed, "DATABASE_URL").to_owned();
     let latin1 = "CREATE DATABASE western ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
@@ -56,7 +56,7 @@ async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_cha
             "{words}"
         );
     }
-    let found = store_as_doctor_finds_it(&bed).await;
+    let found = store_check_of_doctor(&bed).await;
     assert!(found.contains("its encoding is LATIN1"), "{found}");
 
     bed.set("DATABASE_URL", &admin);
@@ -76,7 +76,7 @@ async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_cha
     bed.set("DATABASE_URL", &admin);
     connect_as(&mut bed, "writer");
     let words = refused(&bed, &["migrate"], 1).await;
-    assert!(words.contains("the role writer may not make any in the schema public"), "{words}");
+    assert!(words.contains("the role writer may not create tables in the schema public"), "{words}");
 
     bed.set("DATABASE_URL", &admin);
     assert!(bed.program(&["migrate"]).status.success());
@@ -89,23 +89,23 @@ async fn a_database_that_cannot_be_used_is_refused_in_words_that_say_what_to_cha
     assert!(words.contains("the role reader may not read and change its table events"), "{words}");
     bed.set("DATABASE_URL", admin);
     connect_as(&mut bed, "writer");
-    let found = store_as_doctor_finds_it(&bed).await;
+    let found = store_check_of_doctor(&bed).await;
     assert!(found.contains("opens and can be written"), "{found}");
     let mut worker = bed.worker().await;
-    delivers(&bed, 5).await;
+    deliver_and_store(&bed, 5).await;
     assert!(worker.stop().await.success());
 }
 
-/// What `doctor` says of the store.
-async fn store_as_doctor_finds_it(bed: &Bed) -> String {
-    let output = bed.program_beside(&["doctor", "--json"]).await;
+/// The check `store` in the report of `doctor`.
+async fn store_check_of_doctor(bed: &Bed) -> String {
+    let output = bed.program_async(&["doctor", "--json"]).await;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = report["checks"].as_array().unwrap();
     checks.iter().find(|check| check["name"] == "store").unwrap().to_string()
 }
 
 #[tokio::test]
-async fn what_is_set_for_a_database_or_a_role_changes_nothing() {
+async fn session_defaults_of_a_database_do_not_affect_workers() {
     let Some((bed, postgres)) = on_postgres(600.0).await else { return };
     for setting in [
         "default_transaction_isolation = 'serializable'",
@@ -125,19 +125,19 @@ async fn what_is_set_for_a_database_or_a_role_changes_nothing() {
         let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
         sqlx::query(AssertSqlSafe(alter)).execute(&mut connection).await.unwrap();
     }
-    let found = store_as_doctor_finds_it(&bed).await;
+    let found = store_check_of_doctor(&bed).await;
     assert!(found.contains("opens and can be written"), "{found}");
     let workers = [bed.worker().await, bed.worker().await];
-    delivers(&bed, 120).await;
+    deliver_and_store(&bed, 120).await;
     bed.idle().await;
-    assert_eq!(bed.sink.received().len(), 120, "nothing is told twice");
+    assert_eq!(bed.sink.received().len(), 120, "no event is delivered twice");
     for worker in &workers {
         assert!(!worker.log().contains("the store failed"), "{}", worker.log());
     }
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_at_the_start_is_waited_for() {
+async fn a_worker_waits_for_a_database_that_is_unreachable_at_the_start() {
     let Some(postgres) = TestPostgres::start() else { return };
     let mut bed = Bed::on(TestRedis::start().await, 600.0, SimulatorSettings::default()).await;
     let here = postgres.database().await;
@@ -151,9 +151,9 @@ async fn a_database_that_is_away_at_the_start_is_waited_for() {
     let mut worker = bed.starting_worker();
     readyz(&address, "not ready: the database does not answer").await;
     worker.logs("the database does not answer; orders wait until it can be used again").await;
-    proxy.lead_to(&format!("redis://{server}"));
+    proxy.forward_to(&format!("redis://{server}"));
     worker.ready().await;
-    delivers(&bed, 2).await;
+    deliver_and_store(&bed, 2).await;
     readyz(&address, "200 OK").await;
     assert!(worker.stop().await.success());
 }
@@ -170,7 +170,7 @@ impl PgBouncer {
         let program =
             ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|file| Path::new(file).exists());
         let Some(program) = program else {
-            leave_out("PgBouncer", "it is not installed", "TOPUP_TEST_REQUIRE_PGBOUNCER");
+            skip_or_fail("PgBouncer", "it is not installed", "TOPUP_TEST_REQUIRE_PGBOUNCER");
             return None;
         };
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
@@ -187,7 +187,7 @@ impl PgBouncer {
         );
         let file = folder.path().join("pgbouncer.ini");
         std::fs::write(&file, settings).unwrap();
-        // Another user reads it.
+        // PgBouncer reads the files as another user.
         for path in [folder.path(), &users, &file] {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -206,7 +206,7 @@ impl Drop for PgBouncer {
     }
 }
 
-/// Leads the workers through a PgBouncer.
+/// Starts a PgBouncer and has the workers connect through it.
 async fn through_pgbouncer(bed: &mut Bed, pool_mode: &str, pool_size: usize) -> Option<PgBouncer> {
     let url = setting(bed, "DATABASE_URL").to_owned();
     let (server, database) = url.strip_prefix("postgres://topup@").unwrap().split_once('/').unwrap();
@@ -220,14 +220,14 @@ async fn four_workers_work_through_a_pgbouncer_in_session_mode() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
     let Some(_pooler) = through_pgbouncer(&mut bed, "session", 50).await else { return };
     let workers = [bed.worker().await, bed.worker().await, bed.worker().await, bed.worker().await];
-    delivers(&bed, 60).await;
+    deliver_and_store(&bed, 60).await;
     for worker in &workers {
         assert!(!worker.log().contains("the store failed"), "{}", worker.log());
     }
 }
 
 #[tokio::test]
-async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused_in_words() {
+async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
     let direct = setting(&bed, "DATABASE_URL").to_owned();
     let Some(_pooler) = through_pgbouncer(&mut bed, "transaction", 50).await else { return };
@@ -236,7 +236,7 @@ async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused_in_words() {
         let words = refused(&bed, command, 1).await;
         assert!(words.contains("a pooler in transaction mode"), "{words}");
     }
-    // Also where the tables are there, and Redis knows the database.
+    // The same once the tables exist and Redis knows the database.
     bed.set("DATABASE_URL", direct);
     assert!(bed.worker().await.stop().await.success());
     bed.set("DATABASE_URL", through);
@@ -252,7 +252,7 @@ async fn a_pgbouncer_in_transaction_mode_is_recognised_and_refused_in_words() {
     );
 }
 
-/// Connections that workers have open.
+/// The number of connections that workers have open.
 async fn connections(postgres: &TestPostgres) -> i64 {
     let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
     let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'topup-worker'";
@@ -260,16 +260,16 @@ async fn connections(postgres: &TestPostgres) -> i64 {
 }
 
 #[tokio::test]
-async fn a_worker_uses_as_many_connections_as_are_set() {
+async fn a_worker_opens_as_many_connections_as_configured() {
     let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
     bed.set("DATABASE_CONNECTIONS", "2");
     let _worker = bed.worker().await;
-    delivers(&bed, 120).await;
+    deliver_and_store(&bed, 120).await;
     assert_eq!(connections(&postgres).await, 2);
 }
 
 #[tokio::test]
-async fn a_worker_makes_do_with_the_connections_that_its_role_may_have() {
+async fn a_worker_works_within_the_connection_limit_of_its_role() {
     let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
     assert!(bed.program(&["migrate"]).status.success());
     for statement in [
@@ -281,18 +281,18 @@ async fn a_worker_makes_do_with_the_connections_that_its_role_may_have() {
     }
     connect_as(&mut bed, "few");
     let worker = bed.worker().await;
-    announces(&bed, 200).await;
+    deliver(&bed, 200).await;
     assert_eq!(connections(&postgres).await, 3);
-    worker.logs("it works with those connections=3 wanted=10").await;
+    worker.logs("calls share them connections=3 wanted=10").await;
     assert!(!worker.log().contains("the store failed"), "{}", worker.log());
 }
 
 #[tokio::test]
-async fn a_worker_makes_do_with_the_places_of_a_pgbouncer() {
+async fn a_worker_works_within_the_pool_size_of_a_pgbouncer() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
     let Some(_pooler) = through_pgbouncer(&mut bed, "session", 2).await else { return };
     let worker = bed.worker().await;
-    announces(&bed, 200).await;
-    worker.logs("it works with those connections=2 wanted=10").await;
+    deliver(&bed, 200).await;
+    worker.logs("calls share them connections=2 wanted=10").await;
     assert!(!worker.log().contains("the store failed"), "{}", worker.log());
 }

@@ -12,9 +12,9 @@ use topup_worker::simulator::Script;
 
 use super::column;
 use super::readiness::readyz;
-use crate::support::{Bed, PROGRAM, leave_out};
+use crate::support::{Bed, PROGRAM, skip_or_fail};
 
-/// A file system of its own, in memory.
+/// A file system in memory that belongs to one test.
 struct Disk(TempDir);
 
 impl Disk {
@@ -25,25 +25,25 @@ impl Disk {
         match mount {
             Ok(output) if output.status.success() => Some(Self(folder)),
             Ok(output) => {
-                let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                leave_out("a disk that is full", why.trim(), "TOPUP_TEST_REQUIRE_TMPFS");
+                let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+                skip_or_fail("a disk that is full", reason.trim(), "TOPUP_TEST_REQUIRE_TMPFS");
                 None
             }
             Err(error) => {
-                leave_out("a disk that is full", &error.to_string(), "TOPUP_TEST_REQUIRE_TMPFS");
+                skip_or_fail("a disk that is full", &error.to_string(), "TOPUP_TEST_REQUIRE_TMPFS");
                 None
             }
         }
     }
 
-    /// A bed whose database is a file of this disk.
+    /// A bed whose database is a file on this disk.
     async fn bed(&self) -> Bed {
         let mut bed = Bed::new(600.0).await;
         bed.set("DATABASE_URL", format!("sqlite://{}", self.0.path().join("orders.db").display()));
         bed
     }
 
-    /// Takes all that is free.
+    /// Writes a file until the disk is full.
     fn fill(path: &Path) {
         let mut filler = File::create(path).unwrap();
         let mut size = 1 << 16;
@@ -60,20 +60,20 @@ impl Drop for Disk {
         let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
         assert!(
             unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(),
-            "it is unmounted"
+            "the disk could not be unmounted"
         );
     }
 }
 
 #[tokio::test]
-async fn a_worker_whose_disk_was_full_is_not_ready_says_so_once_and_goes_on_once_it_is_free() {
+async fn a_worker_on_a_full_disk_is_not_ready_and_recovers_once_there_is_room() {
     let Some(disk) = Disk::new() else { return };
     let mut bed = disk.bed().await;
     let address = bed.serve_http();
     let mut worker = bed.worker().await;
     let before = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&before]).await;
-    bed.told(&before, "fulfilled").await;
+    bed.delivered(&before, "fulfilled").await;
 
     let filler = disk.0.path().join("filler");
     Disk::fill(&filler);
@@ -85,12 +85,12 @@ async fn a_worker_whose_disk_was_full_is_not_ready_says_so_once_and_goes_on_once
 
     bed.stored(&orders, OrderStatus::Fulfilled).await;
     for order in &orders {
-        bed.told(order, "fulfilled").await;
+        bed.delivered(order, "fulfilled").await;
     }
     readyz(&address, "200 OK").await;
     let log = worker.log();
     assert_eq!(log.matches("orders wait until it can be used again").count(), 1, "{log}");
-    assert_eq!(bed.sink.received().len(), 61, "nothing is told twice");
+    assert_eq!(bed.sink.received().len(), 61, "no event is delivered twice");
     assert_eq!(column(&bed, "PRAGMA integrity_check").await, ["ok"]);
     assert!(worker.stop().await.success());
 }
@@ -116,7 +116,7 @@ async fn a_worker_that_starts_with_its_file_on_a_full_disk_waits_until_there_is_
 }
 
 #[tokio::test]
-async fn a_worker_that_starts_where_its_file_cannot_be_written_waits_until_it_can() {
+async fn a_worker_that_starts_with_a_read_only_file_waits_until_it_is_writable() {
     let Some(disk) = Disk::new() else { return };
     let mut bed = disk.bed().await;
     assert!(bed.worker().await.stop().await.success());
@@ -130,30 +130,30 @@ async fn a_worker_that_starts_where_its_file_cannot_be_written_waits_until_it_ca
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_made_ends_the_worker_in_words() {
+async fn a_file_that_cannot_be_created_stops_the_worker_with_a_clear_error() {
     let mut bed = Bed::new(600.0).await;
     bed.set("DATABASE_URL", "sqlite:///proc/none/orders.db");
     let mut command = tokio::process::Command::new(PROGRAM);
     command.arg("run").envs(bed.settings().iter().map(|(name, value)| (*name, value)));
     let output = command.output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("the file /proc/none/orders.db cannot be made: make its folder"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the file /proc/none/orders.db cannot be made: make its folder"), "{stderr}");
 }
 
-/// Starts a worker beside this fault, and has it pass.
-async fn waits(bed: &mut Bed, fault: &str, passes: impl FnOnce()) {
+/// Starts a worker during this fault, repairs the fault, and expects the worker to deliver an order.
+async fn waits(bed: &mut Bed, fault: &str, repair: impl FnOnce()) {
     let address = bed.serve_http();
     let mut worker = bed.starting_worker();
     readyz(&address, &format!("not ready: {fault}")).await;
-    let said = format!("{fault}; orders wait until it can be used again");
-    worker.logs(&said).await;
-    passes();
+    let line = format!("{fault}; orders wait until it can be used again");
+    worker.logs(&line).await;
+    repair();
     worker.ready().await;
     readyz(&address, "200 OK").await;
-    assert_eq!(worker.log().matches(&said).count(), 1, "{}", worker.log());
+    assert_eq!(worker.log().matches(&line).count(), 1, "{}", worker.log());
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     assert!(worker.stop().await.success());
 }

@@ -12,12 +12,12 @@ super::on_both!(a_worker_that_cannot_read_the_stored_cards_refuses_to_start);
 const NEW_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 const NOTED: &str = "SELECT fingerprint FROM store_keys";
 
-/// Has a worker deliver one card, and stop.
+/// Starts a worker, delivers one card and stops the worker.
 async fn deliver_one(bed: &Bed) -> String {
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     bed.idle().await;
     assert!(worker.stop().await.success());
     order
@@ -36,7 +36,7 @@ async fn a_worker_that_cannot_read_the_stored_cards_refuses_to_start(mut bed: Be
     assert!(words.contains(&noted[0]) && words.contains("ENCRYPTION_KEYS_PREVIOUS"), "{words}");
     assert_discreet(&words);
 
-    // A database that an older program has written notes no key.
+    // A database of an older version has no key noted.
     execute(&bed, "DELETE FROM store_keys").await;
     let words = refused(&bed, &["run"], 2).await;
     assert!(words.contains("none of the 1 stored cards that were tried can be decrypted"), "{words}");
@@ -46,7 +46,7 @@ async fn a_worker_that_cannot_read_the_stored_cards_refuses_to_start(mut bed: Be
     bed.set("ENCRYPTION_KEYS_PREVIOUS", "");
     deliver_one(&bed).await;
 
-    // The old key is lost for good, and the new one reads what there is.
+    // The old key is lost for good; the command names the order whose card is gone.
     let done = bed.program(&["rekey", "--forget-lost-keys"]);
     let words = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success() && words.contains(&order), "{done:?}");
@@ -54,13 +54,13 @@ async fn a_worker_that_cannot_read_the_stored_cards_refuses_to_start(mut bed: Be
 }
 
 #[tokio::test]
-async fn a_key_is_changed_one_worker_after_the_other_only_in_the_right_order() {
+async fn a_rolling_key_change_is_accepted_only_in_the_right_order() {
     let mut bed = Bed::new(600.0).await;
     let mut old = bed.worker().await;
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     let words = refused(&bed, &["run"], 2).await;
     assert!(words.contains("cards of this database may be encrypted with another key"), "{words}");
-    // This one could read what the other encrypts, and not the other way round.
+    // This worker could read the cards of the other one, but not the reverse.
     bed.set("ENCRYPTION_KEYS_PREVIOUS", ENCRYPTION_KEY);
     let words = refused(&bed, &["run"], 2).await;
     assert!(words.contains("ENCRYPTION_KEY cannot be used: another worker under {topup}"), "{words}");
@@ -80,7 +80,7 @@ async fn a_key_is_changed_one_worker_after_the_other_only_in_the_right_order() {
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", ENCRYPTION_KEY);
     let early = bed.program(&["rekey"]);
-    assert_eq!(column(&bed, NOTED).await.len(), 2, "none starts from now on that lacks the new key");
+    assert_eq!(column(&bed, NOTED).await.len(), 2, "a worker without the new key no longer starts");
     let words = String::from_utf8_lossy(&early.stdout);
     assert!(
         words.contains("Keep ENCRYPTION_KEYS_PREVIOUS: a worker still encrypts with another key"),
@@ -98,14 +98,14 @@ async fn a_key_is_changed_one_worker_after_the_other_only_in_the_right_order() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_killed_holds_a_new_key_up_for_seconds_only() {
+async fn a_killed_worker_delays_a_new_key_for_seconds_only() {
     let mut bed = Bed::new(600.0).await;
     bed.worker().await.kill();
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", ENCRYPTION_KEY);
     let mut worker = bed.worker().await;
-    let waited = "a worker has other encryption keys; looking whether it still runs";
-    assert!(worker.log().contains(waited), "{}", worker.log());
+    let waiting = "another worker has other encryption keys; waiting to see if it is alive";
+    assert!(worker.log().contains(waiting), "{}", worker.log());
     assert!(worker.stop().await.success());
 }
 
@@ -119,21 +119,21 @@ async fn an_event_whose_card_no_key_decrypts_is_given_up_and_delivered_once_the_
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
-    until("the failure is noted", async || bed.shown(&order).contains("HTTP 500").then_some(())).await;
+    bed.delivered(&order, "fulfilled").await;
+    until("the failure is stored", async || bed.shown(&order).contains("HTTP 500").then_some(())).await;
     assert!(worker.stop().await.success());
 
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     assert!(bed.program(&["rekey", "--forget-lost-keys"]).status.success());
-    // The three days of its attempts pass in a second.
+    // The three days of attempts pass in a second.
     bed.set("TIME_SCALE", "300000");
     let mut worker = bed.worker().await;
-    let told = until("the operator is notified", async || {
+    let event = until("the operator is notified", async || {
         let id = format!("evt_{order}_undelivered");
         operator.received().into_iter().find(|received| received.id() == id)
     })
     .await;
-    let words = told.json()["data"]["undelivered"]["reason"].as_str().unwrap().to_owned();
+    let words = event.json()["data"]["undelivered"]["reason"].as_str().unwrap().to_owned();
     let expected = "undelivered after 10 attempts, last: a stored card code cannot be decrypted";
     assert!(words.starts_with(expected), "{words}");
     assert_eq!(bed.sink.received().len(), 1, "nothing was sent without its card");
@@ -146,7 +146,7 @@ async fn an_event_whose_card_no_key_decrypts_is_given_up_and_delivered_once_the_
     let _worker = bed.worker().await;
     let done = bed.program(&["dead-letters", "replay", &format!("{order}:fulfilled:webhook")]);
     assert!(String::from_utf8_lossy(&done.stdout).ends_with("runs again\n"), "{done:?}");
-    until("it is delivered", async || (bed.sink.received().len() == 2).then_some(())).await;
+    until("the event is delivered", async || (bed.sink.received().len() == 2).then_some(())).await;
     let delivered = bed.sink.received()[1].json();
     assert_eq!(delivered["data"]["cardCode"].as_str(), bed.simulator.card_code(&order).as_deref());
 }

@@ -1,5 +1,5 @@
-//! Accidents of set-up and upgrade: workers and commands that differ in version, database or key from the others say so
-//! and leave everything as it is.
+//! Accidents of set-up and upgrade: a worker or a command with another version, database or key than the others
+//! reports it and changes nothing.
 
 mod databases;
 mod disk;
@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use crate::support::postgres::TestPostgres;
 use crate::support::{Bed, until};
 
-/// Makes of each of these tests two: one on SQLite, one on PostgreSQL.
+/// Defines each test twice: on SQLite and on PostgreSQL.
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
@@ -39,7 +39,7 @@ macro_rules! on_both {
 }
 use on_both;
 
-/// A bed whose workers store in a PostgreSQL of its own.
+/// A bed whose workers use a PostgreSQL database of this test.
 async fn on_postgres(scale: f64) -> Option<(Bed, TestPostgres)> {
     let postgres = TestPostgres::start()?;
     let mut bed = Bed::new(scale).await;
@@ -48,10 +48,10 @@ async fn on_postgres(scale: f64) -> Option<(Bed, TestPostgres)> {
 }
 
 fn setting<'a>(bed: &'a Bed, name: &str) -> &'a str {
-    &bed.settings().iter().find(|(known, _)| *known == name).expect("it is set").1
+    &bed.settings().iter().find(|(known, _)| *known == name).expect("the bed has this setting").1
 }
 
-/// Carries out a statement on the database, past the store.
+/// Runs a statement past the store.
 async fn execute(bed: &Bed, statement: &str) {
     let (url, statement) = (setting(bed, "DATABASE_URL"), AssertSqlSafe(statement.to_owned()));
     if url.starts_with("sqlite") {
@@ -65,7 +65,7 @@ async fn execute(bed: &Bed, statement: &str) {
     }
 }
 
-/// The one column of a statement's answer, past the store.
+/// Runs a query past the store and returns its only column.
 async fn column(bed: &Bed, statement: &'static str) -> Vec<String> {
     let url = setting(bed, "DATABASE_URL");
     if url.starts_with("sqlite") {
@@ -77,18 +77,19 @@ async fn column(bed: &Bed, statement: &'static str) -> Vec<String> {
     }
 }
 
-/// Runs a command that must fail with this exit code, and returns what it said.
+/// Runs a command that must fail with this exit code, and returns its error output.
 async fn refused(bed: &Bed, args: &[&str], code: i32) -> String {
-    said(&bed.program_beside(args).await, args, code)
+    stderr(&bed.program_async(args).await, args, code)
 }
 
-fn said(output: &Output, args: &[&str], code: i32) -> String {
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {words}");
-    words
+fn stderr(output: &Output, args: &[&str], code: i32) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
+    errors
 }
 
-/// Runs a worker that works, makes this change, and returns what the worker said before it stopped with this exit code.
+/// Runs a worker, makes this change once the worker has joined, and returns the error output of the worker, which
+/// must stop with this exit code.
 async fn stops(bed: &Bed, change: impl Future<Output = ()>, code: i32) -> String {
     let changed = async {
         until("the worker has joined", async || {
@@ -98,6 +99,6 @@ async fn stops(bed: &Bed, change: impl Future<Output = ()>, code: i32) -> String
         .await;
         change.await;
     };
-    let (output, ()) = tokio::join!(bed.program_beside(&["run"]), changed);
-    said(&output, &["run"], code)
+    let (output, ()) = tokio::join!(bed.program_async(&["run"]), changed);
+    stderr(&output, &["run"], code)
 }

@@ -1,20 +1,20 @@
-//! `/readyz` while the database is away or cannot be written.
+//! `/readyz` while Redis or the database cannot be used.
 
 use std::time::Duration;
 
-use super::databases::announces;
+use super::databases::deliver;
 use super::{execute, on_postgres, setting};
 use crate::shutdown::get_from;
 use crate::slow_store::{Lock, database_url};
 use crate::support::{Bed, Proxy, until};
 
 pub(super) async fn readyz(address: &str, words: &str) {
-    let what = format!("/readyz says {words}");
-    until(&what, async || get_from(address, "/readyz").await.contains(words).then_some(())).await;
+    let condition = format!("/readyz reports {words}");
+    until(&condition, async || get_from(address, "/readyz").await.contains(words).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_worker_whose_inbox_another_program_has_taken_is_not_ready() {
+async fn a_worker_whose_inbox_key_has_another_type_is_not_ready() {
     let mut bed = Bed::new(600.0).await;
     let address = bed.serve_http();
     let worker = bed.worker().await;
@@ -26,7 +26,7 @@ async fn a_worker_whose_inbox_another_program_has_taken_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_worker_says_at_its_start_that_its_redis_may_lose_orders_and_is_ready_all_the_same() {
+async fn a_worker_on_a_redis_that_may_lose_orders_warns_and_is_ready() {
     let mut bed = Bed::new(600.0).await;
     for (setting, value) in
         [("appendonly", "no"), ("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru")]
@@ -47,7 +47,7 @@ async fn a_worker_says_at_its_start_that_its_redis_may_lose_orders_and_is_ready_
         let line = format!("topup_redis_check_failed{{check=\"{check}\"}} {failed}");
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
-    assert_eq!(worker.log().matches("Redis is not set up").count(), 2, "{}", worker.log());
+    assert_eq!(worker.log().matches("Redis failed a check of its set-up").count(), 2, "{}", worker.log());
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_worker_that_cannot_write_its_database_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_worker_that_starts_beside_a_locked_database_says_so_and_starts_once_it_is_free() {
+async fn a_worker_that_starts_with_a_locked_database_waits_until_it_is_unlocked() {
     let mut bed = Bed::new(600.0).await;
     drop(bed.store().await);
     let lock = Lock::take(&database_url(&bed));
@@ -76,8 +76,8 @@ async fn a_worker_that_starts_beside_a_locked_database_says_so_and_starts_once_i
     readyz(&address, "200 OK").await;
 }
 
-/// Has the workers use their PostgreSQL through a proxy. Returns it, the address of the server as a proxy takes it, and
-/// that of the database without the proxy.
+/// Has the workers use their PostgreSQL through a proxy. Returns the proxy, the server's address for
+/// `Proxy::forward_to` and the database URL without the proxy.
 async fn through_proxy(bed: &mut Bed) -> (Proxy, String, String) {
     let url = setting(bed, "DATABASE_URL").to_owned();
     let (user, rest) = url.split_once('@').unwrap();
@@ -98,16 +98,16 @@ async fn a_worker_without_its_database_leaves_the_jobs_to_workers_that_have_it()
     bed.set("DATABASE_URL", url);
     bed.serve_http();
     let other = bed.worker().await;
-    proxy.lead_to("redis://127.0.0.1:1");
+    proxy.forward_to("redis://127.0.0.1:1");
     proxy.cut();
     readyz(&address, "not ready: the database does not answer").await;
-    let waited = without.log().matches("the store failed").count();
-    announces(&bed, 60).await;
-    assert_eq!(without.log().matches("the store failed").count(), waited, "{}", without.log());
-    // Alone, it goes on as soon as it has its database again.
+    let failures = without.log().matches("the store failed").count();
+    deliver(&bed, 60).await;
+    assert_eq!(without.log().matches("the store failed").count(), failures, "{}", without.log());
+    // Alone, the worker continues as soon as its database answers again.
     drop(other);
-    proxy.lead_to(&server);
-    announces(&bed, 5).await;
+    proxy.forward_to(&server);
+    deliver(&bed, 5).await;
     readyz(&address, "200 OK").await;
 }
 
@@ -118,10 +118,10 @@ async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
     let address = bed.serve_http();
     let mut worker = bed.worker().await;
     readyz(&address, "200 OK").await;
-    proxy.lead_to("redis://127.0.0.1:1");
+    proxy.forward_to("redis://127.0.0.1:1");
     proxy.cut();
     readyz(&address, "not ready: the database does not answer").await;
-    proxy.lead_to(&server);
+    proxy.forward_to(&server);
     readyz(&address, "200 OK").await;
     worker.logs("the database answers again").await;
     let log = worker.log();
@@ -132,7 +132,7 @@ async fn a_worker_without_its_database_is_not_ready_and_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_table_or_right_is_gone_is_not_ready_until_it_is_back() {
+async fn a_worker_without_a_table_or_a_grant_is_not_ready_until_it_is_restored() {
     let Some((mut bed, _postgres)) = on_postgres(600.0).await else { return };
     assert!(bed.program(&["migrate"]).status.success());
     let admin = setting(&bed, "DATABASE_URL").to_owned();
@@ -147,7 +147,7 @@ async fn a_worker_whose_table_or_right_is_gone_is_not_ready_until_it_is_back() {
     let _worker = bed.worker().await;
     readyz(&address, "200 OK").await;
     bed.set("DATABASE_URL", admin);
-    for (breaks, mends, words) in [
+    for (breaks, repairs, words) in [
         (
             "ALTER TABLE notifications RENAME TO gone",
             "ALTER TABLE gone RENAME TO notifications",
@@ -171,7 +171,7 @@ async fn a_worker_whose_table_or_right_is_gone_is_not_ready_until_it_is_back() {
     ] {
         execute(&bed, breaks).await;
         readyz(&address, words).await;
-        execute(&bed, mends).await;
+        execute(&bed, repairs).await;
         readyz(&address, "200 OK").await;
     }
 }

@@ -1,24 +1,25 @@
-//! Two databases under one prefix.
+//! Two databases under one Redis prefix.
 
 use std::time::Duration;
 
 use topup_jobs::OrderStatus;
 use topup_worker::simulator::Script;
 
-use super::{column, refused, said, setting, stops};
+use super::{column, refused, setting, stderr, stops};
 use crate::support::{Bed, PROGRAM, until};
 
 const OTHER: &str = "the jobs in Redis under {topup} belong to another database";
 
-async fn of_jobs(bed: &Bed) -> Option<String> {
+/// The database that Redis names as the one of its jobs.
+async fn registered_store(bed: &Bed) -> Option<String> {
     bed.redis(&["GET", "{topup}:store"]).await
 }
 
 #[tokio::test]
-async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted() {
+async fn a_worker_with_another_database_refuses_to_start_until_it_is_adopted() {
     let mut bed = Bed::new(600.0).await;
     let mut worker = bed.worker().await;
-    let first = of_jobs(&bed).await.expect("the worker has said which database it has");
+    let first = registered_store(&bed).await.expect("the worker registered its database");
     assert_eq!(column(&bed, "SELECT store_id FROM topup_store").await, [first.as_str()]);
 
     let (first_url, folder) = (setting(&bed, "DATABASE_URL").to_owned(), tempfile::tempdir().unwrap());
@@ -27,7 +28,7 @@ async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted()
     let words = refused(&bed, &["run"], 2).await;
     assert!(words.contains("DATABASE_URL") && words.contains(OTHER), "{words}");
     assert!(words.contains("`topup-worker adopt-store`"), "{words}");
-    assert!(!file.exists(), "nothing was made");
+    assert!(!file.exists(), "no file was created");
 
     assert!(bed.program(&["migrate"]).status.success());
     let id = "6901616fe9e88196b4eb64b2";
@@ -52,8 +53,8 @@ async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted()
         let words = refused(&bed, &["adopt-store"], 1).await;
         assert!(words.contains("1 workers run under {topup}: stop every one of them first"), "{words}");
     }
-    until("the worker says again which database it has", async || of_jobs(&bed).await).await;
-    assert_eq!(of_jobs(&bed).await.as_deref(), Some(first.as_str()));
+    until("the worker registers its database again", async || registered_store(&bed).await).await;
+    assert_eq!(registered_store(&bed).await.as_deref(), Some(first.as_str()));
 
     assert!(worker.stop().await.success());
     let done = bed.program(&["adopt-store"]);
@@ -65,11 +66,11 @@ async fn a_worker_with_another_database_refuses_to_start_until_that_is_adopted()
     bed.stored(&[order], OrderStatus::Fulfilled).await;
     assert!(second.stop().await.success());
     bed.set("DATABASE_URL", first_url);
-    assert!(refused(&bed, &["run"], 2).await.contains(OTHER), "one of them works");
+    assert!(refused(&bed, &["run"], 2).await.contains(OTHER), "only one database is accepted");
 }
 
 #[tokio::test]
-async fn an_order_that_the_database_has_lost_is_followed_anew_and_announced_under_the_same_id() {
+async fn an_order_missing_from_the_database_is_tracked_again_and_keeps_its_event_id() {
     let mut bed = Bed::new(1.0).await;
     let receiver = setting(&bed, "WEBHOOK_URL").to_owned();
     bed.set("WEBHOOK_URL", "http://127.0.0.1:1/");
@@ -87,41 +88,41 @@ async fn an_order_that_the_database_has_lost_is_followed_anew_and_announced_unde
     }
     bed.set("WEBHOOK_URL", receiver);
     let worker = bed.worker().await;
-    let told = bed.told(&order, "fulfilled").await;
-    assert!(told.json()["data"]["cardCode"].is_string(), "{}", told.json());
+    let event = bed.delivered(&order, "fulfilled").await;
+    assert!(event.json()["data"]["cardCode"].is_string(), "{}", event.json());
     bed.stored(&[order], OrderStatus::Fulfilled).await;
-    worker.logs("the order of a notification is not stored; it is tracked anew").await;
+    worker.logs("the order of a notification is not stored; the order is tracked again").await;
     bed.idle().await;
     assert_eq!(bed.redis::<usize>(&["SCARD", "{topup}:notify-customer:dead"]).await, 0);
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_its_data_is_told_again_and_one_of_another_database_is_left() {
+async fn a_worker_restores_its_keys_in_an_emptied_redis_and_stops_at_those_of_another_database() {
     let bed = Bed::new(600.0).await;
     let mut worker = bed.worker().await;
     let anchor = async || bed.redis::<Option<String>>(&["GET", "{topup}:time-anchor"]).await;
-    let (store, began) = (of_jobs(&bed).await, anchor().await);
+    let (store, began) = (registered_store(&bed).await, anchor().await);
     let _: String = bed.redis(&["FLUSHALL"]).await;
-    until("the worker says again which database it has", async || of_jobs(&bed).await).await;
-    assert_eq!(of_jobs(&bed).await, store);
-    until("the worker says again when scaled time began", anchor).await;
+    until("the worker registers its database again", async || registered_store(&bed).await).await;
+    assert_eq!(registered_store(&bed).await, store);
+    until("the worker restores the time anchor", anchor).await;
     assert_eq!(anchor().await, began);
     let layout: Option<String> = bed.redis(&["GET", "{topup}:layout"]).await;
     assert_eq!(layout.as_deref(), Some("1"));
     assert!(worker.stop().await.success());
 
-    // A worker of another database was faster after such a loss.
-    let faster = async {
+    // A worker of another database registers first after the loss.
+    let register_first = async {
         let _: String = bed.redis(&["FLUSHALL"]).await;
         let _: String = bed.redis(&["SET", "{topup}:store", "0123456789abcdef0123456789abcdef"]).await;
     };
-    let words = stops(&bed, faster, 2).await;
+    let words = stops(&bed, register_first, 2).await;
     assert!(words.contains("this worker stops") && words.contains(OTHER), "{words}");
-    assert_eq!(of_jobs(&bed).await.as_deref(), Some("0123456789abcdef0123456789abcdef"));
+    assert_eq!(registered_store(&bed).await.as_deref(), Some("0123456789abcdef0123456789abcdef"));
 }
 
 #[tokio::test]
-async fn a_refused_notification_whose_order_the_database_has_lost_is_replayed() {
+async fn a_refused_notification_of_an_order_missing_from_the_database_is_replayed() {
     let mut bed = Bed::new(1.0).await;
     bed.sink.answer_first([410]);
     let mut worker = bed.worker().await;
@@ -139,7 +140,8 @@ async fn a_refused_notification_whose_order_the_database_has_lost_is_replayed() 
     bed.set("DATABASE_URL", format!("sqlite://{}", folder.path().join("backup.db").display()));
     for command in [&["migrate"][..], &["adopt-store"], &["dead-letters", "replay", "--all"]] {
         let done = bed.program(command);
-        assert!(done.status.success() && !String::from_utf8_lossy(&done.stdout).contains("left"), "{done:?}");
+        let stdout = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && !stdout.contains("not replayed"), "{done:?}");
     }
     let _worker = bed.worker().await;
     until("the card is delivered", async || (bed.sink.received().len() == 2).then_some(())).await;
@@ -149,10 +151,10 @@ async fn a_refused_notification_whose_order_the_database_has_lost_is_replayed() 
 }
 
 #[tokio::test]
-async fn a_worker_of_another_database_does_not_take_over_a_redis_that_has_lost_its_data() {
+async fn a_worker_of_another_database_does_not_take_over_an_emptied_redis() {
     let mut bed = Bed::new(1.0).await;
     let mut rightful = bed.worker().await;
-    let first = of_jobs(&bed).await;
+    let first = registered_store(&bed).await;
     let folder = tempfile::tempdir().unwrap();
     let own = setting(&bed, "DATABASE_URL").to_owned();
     bed.set("DATABASE_URL", format!("sqlite://{}", folder.path().join("another.db").display()));
@@ -161,17 +163,17 @@ async fn a_worker_of_another_database_does_not_take_over_a_redis_that_has_lost_i
         let _: String = bed.redis(&["FLUSHALL"]).await;
         let words = refused(&bed, &["run"], 2).await;
         assert!(words.contains(OTHER) && !words.contains("ready for work"), "{words}");
-        assert_eq!(of_jobs(&bed).await, first);
+        assert_eq!(registered_store(&bed).await, first);
     }
     bed.set("DATABASE_URL", own);
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     assert!(rightful.stop().await.success());
 }
 
 #[tokio::test]
-async fn of_two_databases_that_begin_at_once_one_wins() {
+async fn one_of_two_databases_that_start_at_once_wins() {
     let bed = Bed::new(600.0).await;
     let folder = tempfile::tempdir().unwrap();
     let worker = |database: &str| {
@@ -185,9 +187,9 @@ async fn of_two_databases_that_begin_at_once_one_wins() {
         output = one => ("one.db", output),
         output = another => ("another.db", output),
     };
-    let words = said(&output.unwrap(), &["run"], 2);
+    let words = stderr(&output.unwrap(), &["run"], 2);
     assert!(words.contains(OTHER) && !words.contains("ready for work"), "{loser}: {words}");
-    until("the other one has joined", async || {
+    until("the other worker has joined", async || {
         let members: u64 = bed.redis(&["ZCARD", "{topup}:keyrings"]).await;
         (members == 1).then_some(())
     })
@@ -195,7 +197,7 @@ async fn of_two_databases_that_begin_at_once_one_wins() {
 }
 
 #[tokio::test]
-async fn a_command_that_reads_says_that_there_is_no_database_or_that_it_could_not_be_compared() {
+async fn a_reading_command_reports_a_missing_database_and_an_unreachable_redis() {
     let mut bed = Bed::new(600.0).await;
     assert!(bed.program(&["migrate"]).status.success());
     let own = setting(&bed, "DATABASE_URL").to_owned();
@@ -211,5 +213,5 @@ async fn a_command_that_reads_says_that_there_is_no_database_or_that_it_could_no
     bed.set("REDIS_URL", "redis://127.0.0.1:1");
     let listed = bed.program(&["orders"]);
     let words = String::from_utf8_lossy(&listed.stderr);
-    assert!(listed.status.success() && words.contains("Redis could not be asked"), "{words}");
+    assert!(listed.status.success() && words.contains("Redis could not be read"), "{words}");
 }

@@ -9,14 +9,14 @@ use super::{column, execute, refused, setting, stops};
 use crate::support::{Bed, PROGRAM};
 
 super::on_both!(
-    an_older_worker_uses_what_a_newer_one_added_to_until_the_database_forbids_it,
+    an_older_worker_uses_a_newer_schema_until_the_database_forbids_it,
     only_run_and_migrate_change_older_tables,
 );
 
 const UNKNOWN: &str = "6901616fe9e88196b4eb64b2";
 const TOO_OLD: &str = "a newer topup-worker has changed the tables of the database";
 
-async fn an_older_worker_uses_what_a_newer_one_added_to_until_the_database_forbids_it(bed: Bed) {
+async fn an_older_worker_uses_a_newer_schema_until_the_database_forbids_it(bed: Bed) {
     assert!(bed.program(&["migrate"]).status.success());
     let bytes = if setting(&bed, "DATABASE_URL").starts_with("sqlite") { "x'00'" } else { "'\\x00'" };
     let newer = format!(
@@ -28,7 +28,7 @@ async fn an_older_worker_uses_what_a_newer_one_added_to_until_the_database_forbi
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
     let mut worker = bed.worker().await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     assert!(bed.shown(&order).contains("FULFILLED"));
     assert!(worker.stop().await.success());
 
@@ -55,10 +55,10 @@ async fn only_run_and_migrate_change_older_tables(bed: Bed) {
     assert!(bed.program(&["migrate"]).status.success());
     assert_eq!(column(&bed, noted).await.len(), 1);
     let words = refused(&bed, &["order", UNKNOWN], 1).await;
-    assert!(words.contains("was it enqueued"), "{words}");
+    assert!(words.contains("it was enqueued"), "{words}");
 }
 
-/// The commands that look into the database, or change what is in it.
+/// The commands that read or change the database.
 fn commands() -> [Vec<&'static str>; 6] {
     [
         vec!["order", UNKNOWN],
@@ -71,7 +71,7 @@ fn commands() -> [Vec<&'static str>; 6] {
 }
 
 #[tokio::test]
-async fn in_the_wrong_folder_a_command_says_so_and_makes_no_database() {
+async fn a_command_in_the_wrong_folder_reports_it_and_creates_no_database() {
     let bed = Bed::new(1.0).await;
     let _: u64 = bed.redis(&["SADD", "{topup}:poll-topup:dead", UNKNOWN]).await;
     let folder = tempfile::tempdir().unwrap();
@@ -95,19 +95,19 @@ async fn an_order_is_shown_and_a_dead_letter_discarded_without_the_key() {
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     let mut worker = bed.worker().await;
     bed.enqueue([&order]).await;
-    bed.told(&order, "fulfilled").await;
+    bed.delivered(&order, "fulfilled").await;
     bed.idle().await;
     assert!(worker.stop().await.success());
     bed.set("ENCRYPTION_KEY", "");
     let shown = bed.shown(&order);
     assert!(shown.contains("card             stored, encrypted"), "{shown}");
-    assert!(shown.contains("told fulfilled by webhook, attempt 1: refused"), "{shown}");
+    assert!(shown.contains("event fulfilled to webhook, attempt 1: refused"), "{shown}");
     let done = bed.program(&["dead-letters", "discard", &format!("{order}:fulfilled:webhook")]);
     assert!(String::from_utf8_lossy(&done.stdout).ends_with("deleted\n"), "{done:?}");
 }
 
 #[tokio::test]
-async fn what_a_newer_program_has_laid_out_in_redis_is_left_alone() {
+async fn a_newer_redis_layout_stops_workers_and_changing_commands() {
     let bed = Bed::new(600.0).await;
     let newer = async {
         let layout: String = bed.redis(&["GET", "{topup}:layout"]).await;
@@ -131,8 +131,8 @@ async fn what_a_newer_program_has_laid_out_in_redis_is_left_alone() {
         assert!(words.contains(expected), "{args:?}: {words}");
     }
     for args in [&["dead-letters"][..], &["rejected"]] {
-        assert!(bed.program(args).status.success(), "looking changes nothing");
+        assert!(bed.program(args).status.success(), "reading is still allowed");
     }
     let layout: String = bed.redis(&["GET", "{topup}:layout"]).await;
-    assert_eq!(layout, "9", "it is never lowered");
+    assert_eq!(layout, "9", "the layout is never lowered");
 }

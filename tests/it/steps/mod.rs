@@ -1,9 +1,9 @@
-//! A crash between any two steps of an outcome: the store is right, every channel is told at least once, and a
-//! repeat carries the same id and the same bytes.
+//! A crash between any two steps of an outcome: the store is correct, every channel is notified at least once, and
+//! a repeat carries the same id and the same bytes.
 //!
-//! For each outcome a worker is made to crash at its first step, another at its second, and so on to the last;
-//! each time one that does not crash takes over. The crashing ones are this very test binary with the real edges,
-//! each counting its calls; see `stepped`.
+//! For each outcome one worker crashes at its first step, another at its second, and so on to the last; each time a
+//! worker that does not crash takes over. The crashing workers are this test binary with the real store, provider
+//! client and channels, which count their calls; see `stepped`.
 
 mod process;
 mod refused;
@@ -22,22 +22,22 @@ use crate::support::{Bed, Received, SECRET, Sink, until};
 
 /// A minute of the domain passes in a tenth of a second.
 const SCALE: f64 = 600.0;
-/// Crashes side by side: a take-over is mostly waiting for a lease to run out.
-const AT_ONCE: u32 = 20;
-/// Far more steps than an outcome has.
-const TOO_MANY: u32 = 300;
+/// Crashes that are tested at the same time; a take-over mostly waits for a lease to expire.
+const PARALLEL: u32 = 20;
+/// An upper bound, far more steps than an outcome has.
+const MAX_STEPS: u32 = 300;
 
-/// What becomes of an order.
+/// The expected end of an order.
 #[derive(Clone, Copy)]
 struct Expected {
     status: OrderStatus,
     outcome: &'static str,
-    /// Whether the operator is told as well.
+    /// Whether the operator is notified as well.
     operator: bool,
-    /// Jobs that stay: rechecks of a scheduled order, the dead letter of one that is given up.
+    /// Jobs that stay in the queues: rechecks of a scheduled order, the dead letter of a given-up order.
     rechecks: usize,
     dead: usize,
-    /// Requests to the provider at most: none is made again but the one that the crash cut short.
+    /// The most requests to the provider: only the request that the crash cut short is repeated.
     requests: u64,
 }
 
@@ -47,10 +47,10 @@ const FULFILLED: Expected = Expected {
     operator: false,
     rechecks: 0,
     dead: 0,
-    requests: 2 + STARTS,
+    requests: 2 + KEY_CHECKS,
 };
-/// Requests that two workers make to verify their key, at most.
-const STARTS: u64 = 6;
+/// The most requests that two workers make to verify their key.
+const KEY_CHECKS: u64 = 6;
 
 #[tokio::test]
 async fn a_crash_at_any_step_of_a_fulfilled_order_leaves_nothing_undone() {
@@ -74,9 +74,9 @@ async fn a_crash_at_any_step_of_a_scheduled_order_leaves_nothing_undone() {
 #[tokio::test]
 async fn a_crash_at_any_step_of_an_unresolved_order_leaves_nothing_undone() {
     let status = OrderStatus::Handling;
-    let requests = 13 + 1 + STARTS;
+    let requests = 13 + 1 + KEY_CHECKS;
     let expected = Expected { status, outcome: "unresolved", operator: true, dead: 1, requests, ..FULFILLED };
-    // The provider is asked thirteen times, and the looks before the last are like one another.
+    // The worker makes thirteen requests. All checks before the last are alike, so the first crash is at step 81.
     crash_from(81, expected, |_| "aaaaaaaaaaaaaaaaaaaaaaaa".to_owned()).await;
 }
 
@@ -85,19 +85,19 @@ async fn crash_at_every_step(expected: Expected, order: impl Fn(&Bed) -> String)
 }
 
 async fn crash_from(step: u32, expected: Expected, order: impl Fn(&Bed) -> String) {
-    for first in (step..TOO_MANY).step_by(AT_ONCE as usize) {
-        let runs = (first..first + AT_ONCE).map(|step| crash_at(expected, step, &order));
+    for first in (step..MAX_STEPS).step_by(PARALLEL as usize) {
+        let runs = (first..first + PARALLEL).map(|step| crash_at(expected, step, &order));
         let crashed = join_all(runs).await;
         assert!(first > step || !crashed.contains(&false), "{} has hardly any steps", expected.outcome);
         if crashed.contains(&false) {
             return;
         }
     }
-    panic!("{} has more than {TOO_MANY} steps", expected.outcome);
+    panic!("{} has more than {MAX_STEPS} steps", expected.outcome);
 }
 
-/// Follows an order with a worker that crashes at a step, and then with one that does not. Returns whether the
-/// first one crashed: it does not where the outcome has fewer steps.
+/// Tracks an order with a worker that crashes at this step, and then with one that does not. Returns whether the
+/// first worker crashed; it does not if the outcome has fewer steps.
 async fn crash_at(expected: Expected, step: u32, order: &impl Fn(&Bed) -> String) -> bool {
     let mut bed = Bed::new(SCALE).await;
     let operator = Sink::default();
@@ -117,33 +117,33 @@ async fn crash_at(expected: Expected, step: u32, order: &impl Fn(&Bed) -> String
         let _second = bed.worker().await;
         settled(&bed, expected, &order).await;
     }
-    account(&bed, &operator, expected, &order).await;
+    assert_expected(&bed, &operator, expected, &order).await;
     let requests = bed.simulator.total_calls();
     assert!(requests <= expected.requests, "{} crashed at {step}: {requests} requests", expected.outcome);
     crashed
 }
 
-/// Waits until the order is where it belongs and everybody has been told.
+/// Waits until the order has its expected status and every notification is sent.
 async fn settled(bed: &Bed, expected: Expected, order: &str) {
     let store = bed.store().await;
     let id: TopupId = order.parse().expect("an id");
     until("the order is settled", async || {
         let stored = store.order(&id).await.ok()??;
-        let told = store.notifications(&id).await.ok()?;
+        let notifications = store.notifications(&id).await.ok()?;
         let done = stored.tracking.status == expected.status
-            && !told.is_empty()
-            && told.iter().all(|one| one.status == NotificationStatus::Sent)
+            && !notifications.is_empty()
+            && notifications.iter().all(|one| one.status == NotificationStatus::Sent)
             && dead(bed).await == expected.dead
-            && left(bed, "poll-topup").await == expected.dead
-            && left(bed, "recheck-topup").await == expected.rechecks
-            && left(bed, "notify-customer").await == 0;
+            && jobs(bed, "poll-topup").await == expected.dead
+            && jobs(bed, "recheck-topup").await == expected.rechecks
+            && jobs(bed, "notify-customer").await == 0;
         done.then_some(())
     })
     .await;
 }
 
 /// Jobs of a queue, dead letters included.
-async fn left(bed: &Bed, job: &str) -> usize {
+async fn jobs(bed: &Bed, job: &str) -> usize {
     bed.redis(&["HLEN", &format!("{{topup}}:{job}:data")]).await
 }
 
@@ -151,20 +151,20 @@ async fn dead(bed: &Bed) -> usize {
     bed.redis(&["SCARD", "{topup}:poll-topup:dead"]).await
 }
 
-async fn account(bed: &Bed, operator: &Sink, expected: Expected, order: &str) {
+async fn assert_expected(bed: &Bed, operator: &Sink, expected: Expected, order: &str) {
     let store = bed.store().await;
     let id: TopupId = order.parse().expect("an id");
-    let told = store.notifications(&id).await.expect("the store answers");
-    let channels: HashSet<&str> = told.iter().map(|one| one.channel.as_str()).collect();
-    assert!(told.iter().all(|one| one.outcome.as_str() == expected.outcome), "{told:?}");
+    let notifications = store.notifications(&id).await.expect("the store answers");
+    let channels: HashSet<&str> = notifications.iter().map(|one| one.channel.as_str()).collect();
+    assert!(notifications.iter().all(|one| one.outcome.as_str() == expected.outcome), "{notifications:?}");
     assert_eq!(channels.contains("operator-webhook"), expected.operator);
     assert!(channels.contains("webhook") && channels.contains("events"));
-    assert_eq!(told.len(), channels.len(), "each channel once: {told:?}");
+    assert_eq!(notifications.len(), channels.len(), "each channel once: {notifications:?}");
 
     let event = format!("evt_{order}_{}", expected.outcome);
-    told_alike(&bed.sink.received(), &event);
+    assert_same_event(&bed.sink.received(), &event);
     if expected.operator {
-        told_alike(&operator.received(), &event);
+        assert_same_event(&operator.received(), &event);
     } else {
         assert!(operator.received().is_empty());
     }
@@ -177,9 +177,9 @@ async fn account(bed: &Bed, operator: &Sink, expected: Expected, order: &str) {
     assert_eq!(card, bed.simulator.card_code(order).filter(|_| expected.outcome == "fulfilled"));
 }
 
-/// At least one delivery, and all of them alike.
-fn told_alike(received: &[Received], event: &str) {
-    assert!(!received.is_empty(), "{event} was not told");
+/// Asserts that the event was delivered at least once, always with the same bytes.
+fn assert_same_event(received: &[Received], event: &str) {
+    assert!(!received.is_empty(), "{event} was not delivered");
     for one in received {
         assert_eq!(one.id(), event);
         assert_eq!(one.body, received[0].body, "{event} has two bodies");

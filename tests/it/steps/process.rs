@@ -1,5 +1,5 @@
-//! A worker that ends at a step: this very test binary, started again with the ignored test below in the place of
-//! `main`. It is put together as the real program is, with [`Stepped`] edges.
+//! A worker process that crashes at a given step: this test binary, started again with the ignored test below in
+//! place of `main`. It is composed like the real program, with [`Stepped`] around the store, provider and channels.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ struct Settings {
     run: RunSettings,
 }
 
-/// The process. Dropping it kills it.
+/// The worker process. Dropping it kills the process.
 pub(super) struct SteppedWorker(Child);
 
 impl SteppedWorker {
-    /// Starts one with the settings of the bed.
+    /// Starts a worker with the settings of the bed that crashes at this step.
     pub(super) fn start(bed: &Bed, step: u32) -> Self {
         let module = module_path!().split_once("::").map_or("", |(_, path)| path);
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
@@ -34,19 +34,19 @@ impl SteppedWorker {
         Self(command.spawn().expect("the program starts"))
     }
 
-    /// Waits until it has crashed.
+    /// Waits until the worker has crashed.
     pub(super) async fn crashes(&mut self) {
         let status =
-            until("the worker crashes", async || self.0.try_wait().expect("it is ours to ask")).await;
+            until("the worker crashes", async || self.0.try_wait().expect("the process is a child")).await;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-        assert_eq!(signal, Some(6), "it ended by itself: {status}");
+        assert_eq!(signal, Some(6), "the worker ended without a crash: {status}");
     }
 }
 
 impl Drop for SteppedWorker {
     fn drop(&mut self) {
         let killed = self.0.kill().and_then(|()| self.0.wait());
-        assert!(killed.is_ok() || std::thread::panicking(), "a worker could not be ended");
+        assert!(killed.is_ok() || std::thread::panicking(), "the worker could not be killed");
     }
 }
 
@@ -57,7 +57,7 @@ fn worker_process() {
     let steps = Steps::new(step.parse().expect("a number"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let config = Settings::parse_from(["worker"]).run.validate().expect("the settings of the bed");
+        let config = Settings::parse_from(["worker"]).run.validate().expect("the settings are valid");
         let shutdown = Shutdown::new();
         app::run_with(config, shutdown, |environment| {
             let inner = Arc::clone(&environment.store);
@@ -68,6 +68,6 @@ fn worker_process() {
             environment.channels.decorate(|inner| Arc::new(Stepped { inner, steps: steps.clone() }));
         })
         .await
-        .expect("it is set up");
+        .expect("the worker starts");
     });
 }

@@ -1,5 +1,5 @@
-//! A crash between any two steps of a notification that is refused: it is kept as a dead letter, and the operator is
-//! notified once.
+//! A crash between any two steps of a refused notification: it becomes one dead letter, and the operator is
+//! notified by one event.
 
 use std::time::Duration;
 
@@ -9,23 +9,22 @@ use topup_worker::orders::{NotificationStatus, OrderStore};
 use topup_worker::simulator::Script;
 
 use super::process::SteppedWorker;
-use super::{AT_ONCE, SCALE, TOO_MANY, told_alike};
+use super::{MAX_STEPS, PARALLEL, SCALE, assert_same_event};
 use crate::support::{Bed, SECRET, Sink, until};
 
 #[tokio::test]
-async fn a_crash_at_any_step_of_a_refused_notification_leaves_one_dead_letter_and_one_event_for_the_operator()
-{
-    for first in (1..TOO_MANY).step_by(AT_ONCE as usize) {
-        let crashed = join_all((first..first + AT_ONCE).map(crash_at)).await;
-        assert!(first > 1 || !crashed.contains(&false), "there are hardly any steps");
+async fn a_crash_at_any_step_of_a_refused_notification_leaves_one_dead_letter_and_one_event() {
+    for first in (1..MAX_STEPS).step_by(PARALLEL as usize) {
+        let crashed = join_all((first..first + PARALLEL).map(crash_at)).await;
+        assert!(first > 1 || !crashed.contains(&false), "there are fewer than {PARALLEL} steps");
         if crashed.contains(&false) {
             return;
         }
     }
-    panic!("there are more than {TOO_MANY} steps");
+    panic!("there are more than {MAX_STEPS} steps");
 }
 
-/// Whether the worker crashed: it does not where there are fewer steps.
+/// Returns whether the worker crashed; it does not if there are fewer steps.
 async fn crash_at(step: u32) -> bool {
     let mut bed = Bed::new(SCALE).await;
     let operator = Sink::default();
@@ -46,30 +45,30 @@ async fn crash_at(step: u32) -> bool {
         let _second = bed.worker().await;
         settled(&bed, &order).await;
     }
-    account(&bed, &operator, &order).await;
+    assert_expected(&bed, &operator, &order).await;
     crashed
 }
 
-/// Waits until the notification is a dead letter and every other one is delivered.
+/// Waits until the webhook is a dead letter and every other notification is sent.
 async fn settled(bed: &Bed, order: &str) {
     let store = bed.store().await;
     let id: TopupId = order.parse().expect("an id");
-    until("the refusal is settled", async || {
-        let told = store.notifications(&id).await.ok()?;
-        let left: usize = bed.redis(&["HLEN", "{topup}:notify-customer:data"]).await;
-        let dead: usize = bed.redis(&["SCARD", "{topup}:notify-customer:dead"]).await;
-        let polled: usize = bed.redis(&["HLEN", "{topup}:poll-topup:data"]).await;
-        let pending = told.iter().any(|one| one.status == NotificationStatus::Pending);
-        let done = told.len() > 2 && !pending && (left, dead, polled) == (1, 1, 0);
+    until("the refused notification is settled", async || {
+        let stored = store.notifications(&id).await.ok()?;
+        let queued: usize = bed.redis(&["HLEN", "{topup}:notify-customer:data"]).await;
+        let dead_letters: usize = bed.redis(&["SCARD", "{topup}:notify-customer:dead"]).await;
+        let polling: usize = bed.redis(&["HLEN", "{topup}:poll-topup:data"]).await;
+        let pending = stored.iter().any(|one| one.status == NotificationStatus::Pending);
+        let done = stored.len() > 2 && !pending && (queued, dead_letters, polling) == (1, 1, 0);
         done.then_some(())
     })
     .await;
 }
 
-async fn account(bed: &Bed, operator: &Sink, order: &str) {
-    let told = bed.store().await.notifications(&order.parse().expect("an id")).await.expect("it is read");
+async fn assert_expected(bed: &Bed, operator: &Sink, order: &str) {
+    let stored = bed.store().await.notifications(&order.parse().expect("an id")).await.expect("it is read");
     let mut all: Vec<(Outcome, &str, NotificationStatus)> =
-        told.iter().map(|one| (one.outcome, one.channel.as_str(), one.status)).collect();
+        stored.iter().map(|one| (one.outcome, one.channel.as_str(), one.status)).collect();
     all.sort_by_key(|(outcome, channel, _)| (outcome.as_str(), *channel));
     let expected = [
         (Outcome::Fulfilled, "events", NotificationStatus::Sent),
@@ -78,9 +77,9 @@ async fn account(bed: &Bed, operator: &Sink, order: &str) {
         (Outcome::Undelivered, "operator-webhook", NotificationStatus::Sent),
     ];
     assert_eq!(all, expected);
-    assert!(told.iter().all(|one| one.incident == Incident::FIRST), "{told:?}");
-    let dead: Vec<String> = bed.redis(&["SMEMBERS", "{topup}:notify-customer:dead"]).await;
-    assert_eq!(dead, [format!("{order}:fulfilled:webhook")]);
-    told_alike(&bed.sink.received(), &format!("evt_{order}_fulfilled"));
-    told_alike(&operator.received(), &format!("evt_{order}_undelivered"));
+    assert!(stored.iter().all(|one| one.incident == Incident::FIRST), "{stored:?}");
+    let dead_letters: Vec<String> = bed.redis(&["SMEMBERS", "{topup}:notify-customer:dead"]).await;
+    assert_eq!(dead_letters, [format!("{order}:fulfilled:webhook")]);
+    assert_same_event(&bed.sink.received(), &format!("evt_{order}_fulfilled"));
+    assert_same_event(&operator.received(), &format!("evt_{order}_undelivered"));
 }

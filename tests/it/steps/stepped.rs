@@ -1,8 +1,8 @@
-//! Edges of the service that count what is done at them, and end the process at a step that was set.
+//! Wrappers of the store, the provider client and the channels that count their calls and abort the process at a
+//! given step.
 //!
-//! Every call has two steps: before it and after it. Between the calls nothing is done that would outlive the
-//! process, but for the settling, which is one script: it lies between the last step of one job and the first of
-//! the next.
+//! Every call has two steps: before it and after it. Nothing that outlives the process happens between the calls,
+//! except the settlement, which is one script between the last step of a job and the first step of the next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +20,7 @@ use topup_worker::orders::{
 };
 use topup_worker::provider::{ApiError, OrderList, TopupApi};
 
-/// Counts steps down; the process ends at the last.
+/// Counts steps down and aborts the process at the last one.
 #[derive(Clone)]
 pub(super) struct Steps(Arc<AtomicU32>);
 
@@ -31,7 +31,7 @@ impl Steps {
 
     fn step(&self) {
         if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // No destructor runs and no buffer is written: as when the power fails.
+            // No destructor runs and no buffer is flushed, as in a power failure.
             std::process::abort();
         }
     }
@@ -44,7 +44,7 @@ impl Steps {
     }
 }
 
-/// One of the edges.
+/// A store, a provider client or a channel whose calls are counted.
 pub(super) struct Stepped<T: ?Sized> {
     pub(super) inner: Arc<T>,
     pub(super) steps: Steps,
@@ -146,7 +146,7 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.steps.around(self.inner.reveal_token(notification, now, expires_at)).await
     }
 
-    // What follows is no step of an outcome.
+    // The calls below are no steps of an outcome and are not counted.
 
     async fn instruct(
         &self,

@@ -1,4 +1,4 @@
-//! A bed for one test: a Redis of its own, the simulator, a receiver, a folder, and workers on demand.
+//! Test bed for one test: a Redis, the simulator, a webhook receiver, a folder, and the workers that the test starts.
 
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,13 +18,13 @@ use super::sink::{Received, SECRET, Sink};
 use super::worker::{PROGRAM, Worker};
 use super::{connect_to, until};
 
-/// Key of the card codes in every test.
+/// Encryption key of the card codes in every test.
 pub(crate) const ENCRYPTION_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-/// A customer whose every word is looked for where it must not be.
+/// A customer. Tests check that none of these values appears in logs and other places where it must not.
 const CUSTOMER: &str =
     r#"{"name":"Zohra Benkaddour","email":"zohra.bk@example.dz","phone":"0661998877","locale":"ar"}"#;
 
-/// See the module.
+/// Test bed of one test.
 pub(crate) struct Bed<R = TestRedis> {
     pub(crate) redis: R,
     pub(crate) simulator: Simulator,
@@ -35,14 +35,14 @@ pub(crate) struct Bed<R = TestRedis> {
 }
 
 impl Bed {
-    /// A bed on which an hour of the domain takes 3600 / `scale` seconds.
+    /// A bed with its own Redis, on which an hour of an order takes 3600 / `scale` seconds.
     pub(crate) async fn new(scale: f64) -> Self {
         Self::on(TestRedis::start().await, scale, SimulatorSettings::default()).await
     }
 }
 
 impl<R: Deployment> Bed<R> {
-    /// A bed on this Redis, with the provider as set.
+    /// A bed on this Redis, with these settings of the simulator.
     pub(crate) async fn on(redis: R, scale: f64, settings: SimulatorSettings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let simulator = Simulator::new(settings, scale);
@@ -61,7 +61,7 @@ impl<R: Deployment> Bed<R> {
             ("WEBHOOK_SECRET", SECRET.to_owned()),
             ("ALLOW_INSECURE_WEBHOOKS", "true".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
-            // The budget has tests of its own; the others must not wait for it.
+            // The rate limit has tests of its own; the other tests must not wait for permits.
             ("ONECLICKDZ_RATE_LIMIT", "1000000".to_owned()),
             ("ONECLICKDZ_MAX_IN_FLIGHT", "10000".to_owned()),
             ("TIME_SCALE", scale.to_string()),
@@ -70,34 +70,34 @@ impl<R: Deployment> Bed<R> {
         Self { redis, simulator, sink, settings, folder, workers: AtomicUsize::new(0) }
     }
 
-    /// Changes a setting of the workers that are started from now on.
+    /// Changes a setting of the workers that start from now on.
     pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.settings.retain(|(known, _)| *known != name);
         self.settings.push((name, value.into()));
     }
 
-    /// Has the worker that is started next serve `/readyz` and `/metrics` at an address of its own, and returns that.
+    /// Sets a free address at which the next worker serves `/readyz` and `/metrics`. Returns the address.
     pub(crate) fn serve_http(&mut self) -> String {
         let address = format!("127.0.0.1:{}", free_port());
         self.set("HTTP_ADDR", address.as_str());
         address
     }
 
-    /// Where the provider is.
+    /// URL of the provider (the simulator).
     pub(crate) fn api_url(&self) -> String {
         let url = self.settings.iter().find(|(name, _)| *name == "ONECLICKDZ_API_URL");
         url.expect("it is set").1.clone()
     }
 
-    /// The name in Redis of what the budget knows of the API key that workers are started with.
-    pub(crate) fn of_api_key(&self, what: &str) -> String {
+    /// Redis key `name` of the rate limit for the API key of the workers.
+    pub(crate) fn budget_key(&self, name: &str) -> String {
         let (_, key) =
-            self.settings.iter().find(|(name, _)| *name == "ONECLICKDZ_API_KEY").expect("it is set");
+            self.settings.iter().find(|(known, _)| *known == "ONECLICKDZ_API_KEY").expect("it is set");
         let fingerprint = KeyFingerprint::new(&key.as_str().into());
-        format!("{{topup}}:budget:{what}:{}", fingerprint.as_str())
+        format!("{{topup}}:budget:{name}:{}", fingerprint.as_str())
     }
 
-    /// The settings of the workers that are started from now on.
+    /// Settings of the workers that start from now on.
     pub(crate) fn settings(&self) -> &[(&'static str, String)] {
         &self.settings
     }
@@ -109,7 +109,7 @@ impl<R: Deployment> Bed<R> {
         worker
     }
 
-    /// Starts a worker.
+    /// Starts a worker without waiting until it is ready.
     pub(crate) fn starting_worker(&self) -> Worker {
         let number = self.workers.fetch_add(1, Ordering::Relaxed);
         Worker::start(&self.settings, &self.folder.path().join(format!("worker-{number}.log")))
@@ -121,29 +121,29 @@ impl<R: Deployment> Bed<R> {
         Command::new(PROGRAM).args(args).envs(settings).output().expect("the program runs")
     }
 
-    /// As [`program`](Self::program), for commands that ask the simulator or the receiver of this test.
-    pub(crate) async fn program_beside(&self, args: &[&str]) -> Output {
+    /// As [`program`](Self::program), for commands that send requests to the simulator or the receiver of this test.
+    pub(crate) async fn program_async(&self, args: &[&str]) -> Output {
         let settings = self.settings.iter().map(|(name, value)| (*name, value));
         let mut command = tokio::process::Command::new(PROGRAM);
         command.args(args).envs(settings).kill_on_drop(true).output().await.expect("the program runs")
     }
 
-    /// What `topup-worker order` shows.
+    /// The output of `topup-worker order`.
     pub(crate) fn shown(&self, topup_id: &str) -> String {
         String::from_utf8_lossy(&self.program(&["order", topup_id]).stdout).into_owned()
     }
 
-    /// A connection of the test's own.
+    /// Opens a connection to Redis for the test.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
         until("Redis answers", async || connect_to(&self.redis.client().await?).await.ok()).await
     }
 
-    /// A new order at the provider; returns its id.
+    /// Creates an order in the simulator and returns its id.
     pub(crate) fn order(&self, script: Script) -> String {
         self.simulator.create(script)
     }
 
-    /// Hands orders over as a producer does: one XADD each.
+    /// Adds orders to the inbox as a producer does, with one XADD each.
     pub(crate) async fn enqueue<'a>(&self, topup_ids: impl IntoIterator<Item = &'a String>) {
         let mut pipe = redis::pipe();
         for topup_id in topup_ids {
@@ -158,7 +158,7 @@ impl<R: Deployment> Bed<R> {
                 .arg(data);
         }
         let mut connection = self.connection().await;
-        pipe.exec_async(&mut connection).await.expect("the messages are in");
+        pipe.exec_async(&mut connection).await.expect("the messages are added");
     }
 
     /// Adds one raw message to the inbox.
@@ -169,10 +169,10 @@ impl<R: Deployment> Bed<R> {
             add.arg(*name).arg(*value);
         }
         let mut connection = self.connection().await;
-        add.exec_async(&mut connection).await.expect("the message is in");
+        add.exec_async(&mut connection).await.expect("the message is added");
     }
 
-    /// One command, as `redis-cli` would send it.
+    /// Sends one command to Redis.
     pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let mut connection = self.connection().await;
         let mut call = redis::cmd(command[0]);
@@ -180,14 +180,14 @@ impl<R: Deployment> Bed<R> {
         call.query_async(&mut connection).await.expect("Redis answers")
     }
 
-    /// The store, as the workers write it.
+    /// Opens the order store of the workers.
     pub(crate) async fn store(&self) -> SqlStore {
         let cipher = CardCipher::new(&ENCRYPTION_KEY.into()).expect("a key");
         let url = &self.settings.iter().find(|(name, _)| *name == "DATABASE_URL").expect("it is set").1;
         orders::open(url, cipher).await.expect("the store opens")
     }
 
-    /// The card code of an order as it stands in the database.
+    /// The encrypted card code of an order in the database.
     pub(crate) async fn sealed_card(&self, topup_id: &str) -> String {
         let database = format!("sqlite://{}", self.folder.path().join("orders.db").display());
         let pool = sqlx::SqlitePool::connect(&database).await.expect("the database opens");
@@ -195,14 +195,14 @@ impl<R: Deployment> Bed<R> {
         sealed.bind(topup_id).fetch_one(&pool).await.expect("a card is stored")
     }
 
-    /// A statement on the database, about this order.
+    /// Executes a statement on the database; its parameter is the id of the order.
     pub(crate) async fn database(&self, statement: &'static str, topup_id: &str) {
         let database = format!("sqlite://{}", self.folder.path().join("orders.db").display());
         let pool = sqlx::SqlitePool::connect(&database).await.expect("the database opens");
-        sqlx::query(statement).bind(topup_id).execute(&pool).await.expect("the statement is carried out");
+        sqlx::query(statement).bind(topup_id).execute(&pool).await.expect("the statement succeeds");
     }
 
-    /// Whether no process is in the middle of writing to the database.
+    /// Whether no process holds the write lock of the database.
     pub(crate) async fn database_is_free(&self) -> bool {
         use sqlx::Connection;
         let options = sqlx::sqlite::SqliteConnectOptions::new()
@@ -231,8 +231,8 @@ impl<R: Deployment> Bed<R> {
         orders
     }
 
-    /// Waits until the receiver has this event, and returns its first delivery.
-    pub(crate) async fn told(&self, topup_id: &str, outcome: &str) -> Received {
+    /// Waits until the receiver has received this event, and returns the first delivery of it.
+    pub(crate) async fn delivered(&self, topup_id: &str, outcome: &str) -> Received {
         let id = format!("evt_{topup_id}_{outcome}");
         until(&format!("{id} is delivered"), async || {
             self.sink.received().into_iter().find(|received| received.id() == id)
@@ -240,17 +240,17 @@ impl<R: Deployment> Bed<R> {
         .await
     }
 
-    /// Waits until no queue holds a job that is not dead, and nothing is in the inbox.
+    /// Waits until the inbox is empty and the queues hold only dead letters.
     pub(crate) async fn idle(&self) {
-        until("the queues are empty", async || {
-            let mut left: usize = self.redis(&["XLEN", "{topup}:inbox"]).await;
+        until("the inbox and the queues are empty", async || {
+            let mut pending: usize = self.redis(&["XLEN", "{topup}:inbox"]).await;
             for job in topup_jobs::JobName::ALL {
                 let (data, dead) = (format!("{{topup}}:{job}:data"), format!("{{topup}}:{job}:dead"));
                 let (all, dead): (usize, usize) =
                     (self.redis(&["HLEN", &data]).await, self.redis(&["SCARD", &dead]).await);
-                left += all - dead.min(all);
+                pending += all - dead.min(all);
             }
-            (left == 0).then_some(())
+            (pending == 0).then_some(())
         })
         .await;
     }

@@ -1,5 +1,5 @@
-//! The kinds of Redis that people deploy, each made of private servers: one server, one that is reached over
-//! TLS, a master with a replica and Sentinels, and a cluster.
+//! The kinds of Redis deployments, each made of private servers: a single server, one with TLS, a master with a replica
+//! and Sentinels, and a cluster.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use tempfile::TempDir;
 use super::redis::{TestRedis, free_port};
 use super::{connect, until};
 
-/// What the Sentinels are logged in at with, and know their master as.
+/// Password of the Sentinels.
 pub(crate) const SENTINEL_PASSWORD: &str = "w/tch+er";
 const MASTER_NAME: &str = "orders";
 const SLOTS: u16 = 16_384;
 
-/// A Redis of some kind, as the tests reach it.
+/// A Redis deployment that a test can reach.
 pub(crate) trait Deployment {
-    /// What `REDIS_URL` is.
+    /// The value of `REDIS_URL`.
     fn url(&self) -> String;
 
-    /// A client of the server that has the keys now, if there is one.
+    /// A client of the server that has the keys now, if one answers.
     async fn client(&self) -> Option<Client>;
 }
 
@@ -35,20 +35,20 @@ impl Deployment for TestRedis {
     }
 }
 
-/// One command to this server, which must take it. It is sent once: many of them cannot be repeated.
+/// Sends one command to this server, which must accept it. It is sent once, as many commands cannot be repeated.
 pub(crate) async fn ask<T: FromRedisValue>(server: &TestRedis, command: &[&str]) -> T {
     let url = server.url();
-    let mut connection = until("the server is reached", async || connect(&url).await.ok()).await;
+    let mut connection = until("the server accepts a connection", async || connect(&url).await.ok()).await;
     let answer = redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await;
     answer.unwrap_or_else(|error| panic!("{}: {error}", command[0]))
 }
 
-/// The part of a server, where it says so: whoever changes it hangs up on everybody.
+/// Role of a server, if it answers. A server that changes its role closes its connections.
 async fn role(server: &TestRedis) -> Option<redis::Role> {
     redis::cmd("ROLE").query_async(&mut connect(&server.url()).await.ok()?).await.ok()
 }
 
-/// Certificates of a server and of two authorities, of which one has signed the server's.
+/// A server certificate, the authority that signed it, and another authority.
 pub(crate) struct Certificates {
     folder: TempDir,
 }
@@ -71,17 +71,17 @@ impl Certificates {
         Self { folder }
     }
 
-    /// The authority that signed the server's certificate.
+    /// Path of the authority that signed the certificate of the server.
     pub(crate) fn authority(&self) -> String {
         self.path("ca.pem")
     }
 
-    /// Another authority.
+    /// Path of the other authority.
     pub(crate) fn other_authority(&self) -> String {
         self.path("other-ca.pem")
     }
 
-    /// Has a server listen on this port too, over TLS.
+    /// Arguments with which a server also listens on this port, over TLS.
     pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
         let arguments = [
             ("--tls-port", port.to_string()),
@@ -106,7 +106,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
 }
 
-/// A master and its replica; the first is the master at first.
+/// A master and its replica; the first server begins as the master.
 pub(crate) struct Pair(pub(crate) [TestRedis; 2]);
 
 impl Pair {
@@ -135,7 +135,7 @@ impl Pair {
 
     /// Waits until this server is the master.
     pub(crate) async fn leads(&self, server: usize) {
-        until("it takes the master's part", async || {
+        until("the server becomes the master", async || {
             matches!(role(&self.0[server]).await?, redis::Role::Primary { .. }).then_some(())
         })
         .await;
@@ -150,7 +150,7 @@ impl Deployment for Pair {
     async fn client(&self) -> Option<Client> {
         for server in &self.0 {
             let client = Client::open(server.url()).ok()?;
-            // Without patience: where one does not answer, the other may be the master.
+            // The short default timeout: if one server does not answer, the other may be the master.
             let Ok(mut connection) = client.get_multiplexed_async_connection().await else { continue };
             let role = redis::cmd("ROLE").query_async(&mut connection).await;
             if matches!(role, Ok(redis::Role::Primary { .. })) {
@@ -161,23 +161,23 @@ impl Deployment for Pair {
     }
 }
 
-/// A master, its replica, and three Sentinels that want a password.
-pub(crate) struct Watched {
+/// A master, its replica, and three Sentinels that require a password.
+pub(crate) struct Sentinels {
     pub(crate) pair: Pair,
-    sentinels: Vec<TestRedis>,
+    servers: Vec<TestRedis>,
     login: &'static str,
 }
 
-impl Watched {
-    /// The first server is the master. Workers log in as `user:password@`, or not at all.
+impl Sentinels {
+    /// The first server is the master. `login` is the `user:password@` of the workers, or empty.
     pub(crate) async fn start(login: &'static str) -> Self {
         Self::by_sentinels(Pair::start().await, login).await
     }
 
-    /// The same, with a master that cannot be told that it is none any more.
-    pub(crate) async fn start_with_a_stubborn_master() -> Self {
-        let deaf = ["--rename-command", "SLAVEOF", ""].map(str::to_owned);
-        Self::by_sentinels(Pair::of(TestRedis::start_with(|_| deaf.to_vec()).await).await, "").await
+    /// As [`start`](Self::start), with a master that Sentinels cannot turn into a replica.
+    pub(crate) async fn start_with_undemotable_master() -> Self {
+        let no_replicaof = ["--rename-command", "SLAVEOF", ""].map(str::to_owned);
+        Self::by_sentinels(Pair::of(TestRedis::start_with(|_| no_replicaof.to_vec()).await).await, "").await
     }
 
     async fn by_sentinels(pair: Pair, login: &'static str) -> Self {
@@ -185,8 +185,8 @@ impl Watched {
         for _ in 0..3 {
             sentinels.push(sentinel(pair.0[0].port(), 2, &[]).await);
         }
-        let watched = Self { pair, sentinels, login };
-        for sentinel in &watched.sentinels {
+        let deployment = Self { pair, servers: sentinels, login };
+        for sentinel in &deployment.servers {
             until("the Sentinels know each other and the replica", async || {
                 let known: Vec<redis::Value> = ask(sentinel, &["SENTINEL", "SENTINELS", MASTER_NAME]).await;
                 let replicas: Vec<redis::Value> = ask(sentinel, &["SENTINEL", "REPLICAS", MASTER_NAME]).await;
@@ -194,20 +194,20 @@ impl Watched {
             })
             .await;
         }
-        for sentinel in &watched.sentinels {
+        for sentinel in &deployment.servers {
             ask::<()>(sentinel, &["SENTINEL", "CONFIG", "SET", "sentinel-pass", SENTINEL_PASSWORD]).await;
         }
-        for sentinel in &watched.sentinels {
+        for sentinel in &deployment.servers {
             let password = format!(">{SENTINEL_PASSWORD}");
             ask::<()>(sentinel, &["ACL", "SETUSER", "default", "resetpass", &password]).await;
         }
-        watched
+        deployment
     }
 
-    /// Waits until this server is the master, for all Sentinels and for itself.
+    /// Waits until all Sentinels name this server as the master and it has that role.
     pub(crate) async fn is_master(&self, server: usize) {
         let port = self.pair.0[server].port().to_string();
-        for sentinel in &self.sentinels {
+        for sentinel in &self.servers {
             until("the Sentinels name the new master", async || {
                 let name = &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME];
                 let (_, named): (String, String) = ask_sentinel(sentinel, name).await.ok()?;
@@ -218,12 +218,12 @@ impl Watched {
         self.pair.leads(server).await;
     }
 
-    /// Has the replica take the master's part while both live.
+    /// Starts a failover to the replica while both servers run.
     pub(crate) async fn fail_over(&self) {
         until("the Sentinels agree to fail over", async || {
-            match ask_sentinel::<()>(&self.sentinels[0], &["SENTINEL", "FAILOVER", MASTER_NAME]).await {
+            match ask_sentinel::<()>(&self.servers[0], &["SENTINEL", "FAILOVER", MASTER_NAME]).await {
                 Ok(()) => Some(()),
-                // It knows of no replica in a good state yet, and has done nothing.
+                // The Sentinel knows no good replica yet and has done nothing.
                 Err(error) if error.code() == Some("NOGOODSLAVE") => None,
                 Err(error) => panic!("the Sentinel does not fail over: {error}"),
             }
@@ -238,8 +238,8 @@ async fn ask_sentinel<T: FromRedisValue>(sentinel: &TestRedis, command: &[&str])
     redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await
 }
 
-/// A Sentinel of the master at this port, with more settings of its own.
-pub(crate) async fn sentinel(master: u16, quorum: u8, more: &[String]) -> TestRedis {
+/// Starts a Sentinel for the master at this port, with these further arguments.
+pub(crate) async fn sentinel(master: u16, quorum: u8, more_arguments: &[String]) -> TestRedis {
     TestRedis::start_with(|folder: &Path| {
         let file: PathBuf = folder.join("sentinel.conf");
         let settings = format!(
@@ -249,15 +249,15 @@ pub(crate) async fn sentinel(master: u16, quorum: u8, more: &[String]) -> TestRe
         );
         fs::write(&file, settings).expect("the file is written");
         let mut arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
-        arguments.extend_from_slice(more);
+        arguments.extend_from_slice(more_arguments);
         arguments
     })
     .await
 }
 
-impl Deployment for Watched {
+impl Deployment for Sentinels {
     fn url(&self) -> String {
-        let hosts: Vec<_> = self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port())).collect();
+        let hosts: Vec<_> = self.servers.iter().map(|one| format!("127.0.0.1:{}", one.port())).collect();
         let login = self.login;
         format!(
             "redis+sentinel://{login}{}/{MASTER_NAME}?sentinel_password={SENTINEL_PASSWORD}",
@@ -273,21 +273,21 @@ impl Deployment for Watched {
 /// Three masters that share the slots.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestRedis>,
-    /// The node that has our slot, and that slot.
+    /// Index of the node that has the slot of our keys, and that slot.
     owner: usize,
     slot: String,
 }
 
 impl Cluster {
-    /// Nodes with these further arguments, each made anew for a node.
-    pub(crate) async fn start(more: impl Fn() -> Vec<String>) -> Self {
+    /// Starts the nodes. `more_arguments` is called once for each node.
+    pub(crate) async fn start(more_arguments: impl Fn() -> Vec<String>) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..3 {
             let arguments = |_: &Path| {
                 let bus = free_port().to_string();
                 let own =
                     ["--cluster-enabled", "yes", "--cluster-node-timeout", "15000", "--cluster-port", &bus];
-                own.map(str::to_owned).into_iter().chain(more()).collect()
+                own.map(str::to_owned).into_iter().chain(more_arguments()).collect()
             };
             nodes.push(TestRedis::start_with(arguments).await);
         }
@@ -313,18 +313,18 @@ impl Cluster {
         Self { nodes, owner: usize::from(slot / third), slot: slot.to_string() }
     }
 
-    /// A node that does not have our slot.
-    pub(crate) fn stranger(&self) -> &TestRedis {
+    /// A node that does not have the slot of our keys.
+    pub(crate) fn other_node(&self) -> &TestRedis {
         &self.nodes[(self.owner + 1) % 3]
     }
 
-    /// The node that has it.
+    /// The node that has the slot of our keys.
     pub(crate) fn owner(&self) -> &TestRedis {
         &self.nodes[self.owner]
     }
 
-    /// Begins to move our slot to the next node but one: a few keys are there, most are not.
-    pub(crate) async fn begin_to_move(&self) {
+    /// Begins to migrate our slot to the third node: two keys are moved, the rest is not.
+    pub(crate) async fn begin_slot_migration(&self) {
         let (from, to) = (self.owner(), &self.nodes[(self.owner + 2) % 3]);
         let id_from: String = ask(from, &["CLUSTER", "MYID"]).await;
         let id_to: String = ask(to, &["CLUSTER", "MYID"]).await;
@@ -333,8 +333,8 @@ impl Cluster {
         self.migrate("2").await;
     }
 
-    /// Moves the rest, and tells everybody.
-    pub(crate) async fn finish_to_move(&mut self) {
+    /// Moves the remaining keys and sets the new owner of the slot on all nodes.
+    pub(crate) async fn finish_slot_migration(&mut self) {
         while self.migrate("100").await {}
         let to = (self.owner + 2) % 3;
         let id: String = ask(&self.nodes[to], &["CLUSTER", "MYID"]).await;
@@ -344,11 +344,11 @@ impl Cluster {
         self.owner = to;
     }
 
-    /// Moves some keys; says whether there were any.
-    async fn migrate(&self, most: &str) -> bool {
+    /// Moves at most `limit` keys. Returns whether there were any.
+    async fn migrate(&self, limit: &str) -> bool {
         let from = self.owner();
         let to = self.nodes[(self.owner + 2) % 3].port().to_string();
-        let keys: Vec<String> = ask(from, &["CLUSTER", "GETKEYSINSLOT", &self.slot, most]).await;
+        let keys: Vec<String> = ask(from, &["CLUSTER", "GETKEYSINSLOT", &self.slot, limit]).await;
         let mut migrate = vec!["MIGRATE", "127.0.0.1", &to, "", "0", "5000", "KEYS"];
         migrate.extend(keys.iter().map(String::as_str));
         if !keys.is_empty() {
@@ -360,7 +360,7 @@ impl Cluster {
 
 impl Deployment for Cluster {
     fn url(&self) -> String {
-        format!("redis+cluster://127.0.0.1:{}", self.stranger().port())
+        format!("redis+cluster://127.0.0.1:{}", self.other_node().port())
     }
 
     async fn client(&self) -> Option<Client> {

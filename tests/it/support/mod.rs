@@ -1,4 +1,4 @@
-//! What the tests share: a bed with a Redis, the simulator, a recording receiver and worker processes.
+//! Shared by the tests: a test bed with a Redis, the simulator, a webhook receiver and worker processes.
 
 mod bed;
 mod connection;
@@ -24,24 +24,23 @@ pub(crate) use proxy::{Proxy, from_address};
 pub(crate) use sink::{Received, SECRET, Sink};
 pub(crate) use worker::PROGRAM;
 
-/// How long anything may take on a machine that is busy with other tests. A test that works never waits for it.
+/// Longest wait of a test, on a machine that is busy with other tests. A test that passes does not reach it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
-/// Asks until the answer is there.
-pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Calls `check` until it returns a value, and fails after [`DEADLINE`].
+pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        if let Some(value) = check().await {
+            return value;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain: {what}");
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Prints that something is left out, and why; fails instead where this variable of the environment is `1`, which
-/// says that what it needs must be there.
-pub(crate) fn leave_out(what: &str, why: &str, required_by: &str) {
+/// Prints that a test is skipped, and why. Fails instead if the environment variable `required_by` is `1`.
+pub(crate) fn skip_or_fail(what: &str, why: &str, required_by: &str) {
     let required = std::env::var(required_by).is_ok_and(|value| value == "1");
     assert!(!required, "{required_by}=1, and {what} cannot be tested: {why}");
     let _ = writeln!(std::io::stderr(), "left out: {what}: {why}");

@@ -1,12 +1,11 @@
-//! A real PostgreSQL of a test's own: a cluster in a temporary folder, a database for whoever asks.
+//! A real PostgreSQL for one test: a cluster in a temporary folder, in which the test can create databases.
 //!
-//! The programs are those of the system (`/usr/lib/postgresql/*/bin`, as Debian installs them, or `PATH`). A
-//! shell stands between the test and the server: it ends the server and removes the folder when the test's
-//! process is gone, however that ended. PostgreSQL refuses to run as root, so root starts it as `postgres` or
-//! `nobody`.
+//! The programs are those of the system (`/usr/lib/postgresql/*/bin`, as Debian installs them, or `PATH`). A shell
+//! starts the server. When the process of the test has ended, even by a kill, the shell ends the server and removes
+//! the folder. PostgreSQL refuses to run as root, so root starts it as `postgres` or `nobody`.
 //!
-//! Where there is no PostgreSQL the tests that need one say so and are left out; with
-//! `TOPUP_TEST_REQUIRE_POSTGRES=1` they fail instead.
+//! Without PostgreSQL the tests that need one are skipped with a printed line; with `TOPUP_TEST_REQUIRE_POSTGRES=1`
+//! they fail.
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,14 +16,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::leave_out;
 use super::redis::free_port;
+use super::skip_or_fail;
 
-/// How often another port is tried when someone was faster to take the chosen one.
-const PORTS_TRIED: usize = 5;
-/// Folder, programs, port and user. It says `ready`, or why not, and waits for the end of its input; at every
-/// line before that it lets the server crash and starts it again. What is committed is in the hands of the
-/// system by then (`fsync` is off, `synchronous_commit` is not), as a crash of the server alone demands.
+/// Maximum number of ports to try; another process may take the chosen port first.
+const MAX_PORTS: usize = 5;
+/// Script of the shell; its arguments are folder, programs, port and user. It prints `ready`, or an error, and runs
+/// until the end of its input. At each line of input it crashes the server and starts it again. Committed data survives
+/// although `fsync` is off: `synchronous_commit` is on, so the operating system already has the data.
 const SHELL: &str = r#"
 folder=$1 bin=$2 port=$3 user=$4
 as_user() {
@@ -35,7 +34,7 @@ clean_up() {
   rm -rf "$folder"
 }
 trap clean_up EXIT
-# Nobody may be there any more to hear that it is ready.
+# The test may have ended before the shell prints `ready`.
 trap '' PIPE
 [ -z "$user" ] || chown "$user:$user" "$folder"
 cd "$folder"
@@ -53,23 +52,23 @@ while read -r _; do
 done
 "#;
 
-/// A running cluster. Dropping it ends it.
+/// A running cluster. Dropping it ends the server.
 pub(crate) struct TestPostgres {
     shell: Child,
-    says: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
     port: u16,
     databases: AtomicUsize,
 }
 
 impl TestPostgres {
-    /// Starts a cluster, or returns `None` with a printed line where there is no PostgreSQL.
+    /// Starts a cluster. Without PostgreSQL it prints a line and returns `None`.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            leave_out("PostgreSQL", "no initdb here", "TOPUP_TEST_REQUIRE_POSTGRES");
+            skip_or_fail("PostgreSQL", "initdb is not installed", "TOPUP_TEST_REQUIRE_POSTGRES");
             return None;
         };
         let mut last = String::new();
-        for _ in 0..PORTS_TRIED {
+        for _ in 0..MAX_PORTS {
             match Self::start_on(free_port(), &programs) {
                 Ok(started) => return Some(started),
                 Err(reason) => last = reason,
@@ -79,7 +78,7 @@ impl TestPostgres {
     }
 
     fn start_on(port: u16, programs: &Path) -> Result<Self, String> {
-        // The shell removes it: the test may be gone by then.
+        // The shell removes the folder, since the process of the test may have been killed.
         let folder = tempfile::Builder::new().prefix("topup-postgres-").tempdir().expect("a folder").keep();
         let mut shell = Command::new("sh")
             .args(["-c", SHELL, "sh"])
@@ -89,41 +88,41 @@ impl TestPostgres {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // A signal to the group of the test must not end it before it has cleaned up.
+            // A signal to the process group of the test must not end the shell before it has cleaned up.
             .process_group(0)
             .spawn()
-            .expect("there is a shell");
-        let mut says = BufReader::new(shell.stdout.take().expect("it is piped"));
-        let mut said = String::new();
-        says.read_line(&mut said).expect("it says something");
-        if said.trim() == "ready" {
-            Ok(Self { shell, says, port, databases: AtomicUsize::new(0) })
+            .expect("the shell starts");
+        let mut output = BufReader::new(shell.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("the shell prints a line");
+        if line.trim() == "ready" {
+            Ok(Self { shell, output, port, databases: AtomicUsize::new(0) })
         } else {
-            shell.wait().expect("it ends by itself");
-            Err(said)
+            shell.wait().expect("the shell ends by itself");
+            Err(line)
         }
     }
 
-    /// Lets the server crash, every connection with it, and starts it again. Returns once it answers.
+    /// Crashes the server, which breaks all connections, and starts it again. Returns once it answers.
     pub(crate) fn crash(&mut self) {
-        let mut said = String::new();
-        writeln!(self.shell.stdin.as_ref().expect("it is piped")).expect("the shell listens");
-        self.says.read_line(&mut said).expect("it says something");
-        assert_eq!(said.trim(), "ready", "PostgreSQL does not start again");
+        let mut line = String::new();
+        writeln!(self.shell.stdin.as_ref().expect("it is piped")).expect("the shell reads its input");
+        self.output.read_line(&mut line).expect("the shell prints a line");
+        assert_eq!(line.trim(), "ready", "PostgreSQL does not start again");
     }
 
-    /// A new database; its address.
+    /// Creates a database and returns its URL.
     pub(crate) async fn database(&self) -> String {
         let name = format!("orders_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut connection =
-            PgConnection::connect(&self.url("postgres")).await.expect("the server lets us in");
+            PgConnection::connect(&self.url("postgres")).await.expect("the server accepts the connection");
         let create = sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")));
-        create.execute(&mut connection).await.expect("the database is made");
-        connection.close().await.expect("the connection ends");
+        create.execute(&mut connection).await.expect("the database is created");
+        connection.close().await.expect("the connection closes");
         self.url(&name)
     }
 
-    /// The address of a database by its name.
+    /// URL of the database with this name.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://topup@127.0.0.1:{}/{database}", self.port)
     }
@@ -139,7 +138,7 @@ impl Drop for TestPostgres {
     }
 }
 
-/// Where `initdb` and `pg_ctl` are; of several versions the newest.
+/// Folder of `initdb` and `pg_ctl`, of the newest installed version.
 fn programs() -> Option<PathBuf> {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<(u32, PathBuf)> = installed
@@ -152,7 +151,7 @@ fn programs() -> Option<PathBuf> {
     folders.chain(env::split_paths(&path)).find(has_both)
 }
 
-/// Who runs the server, where this is root.
+/// User of the server if the test runs as root.
 fn server_user() -> Option<&'static str> {
     let id = |args: &[&str]| {
         let output = Command::new("id").args(args).output().ok().filter(|output| output.status.success())?;
@@ -165,7 +164,7 @@ fn server_user() -> Option<&'static str> {
 }
 
 #[tokio::test]
-async fn a_cluster_ends_with_its_handle_and_leaves_nothing() {
+async fn dropping_the_handle_ends_the_cluster_and_removes_its_data() {
     let Some(postgres) = TestPostgres::start() else { return };
     let (one, other) = (postgres.database().await, postgres.database().await);
     assert_ne!(one, other);

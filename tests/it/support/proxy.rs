@@ -1,4 +1,4 @@
-//! A wire to Redis that a test can cut, freeze and slow down, and one that comes from another address.
+//! A TCP proxy to Redis that a test can cut, freeze and slow down, and one with another source address.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,18 +9,18 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// What happens to the connections that were open before the change.
+/// State of the connections that were open at the last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wire {
-    /// They go on.
+    /// They are forwarded.
     Open,
-    /// They are closed, whatever was on its way.
+    /// They are closed; data in transit is lost.
     Cut,
-    /// They stay open and carry nothing any more.
+    /// They stay open and forward nothing.
     Silent,
 }
 
-/// Forwards to Redis; every answer is on its way for a while, so that a cut loses some.
+/// Forwards connections to Redis. It delays every answer, so that a cut loses some.
 pub(crate) struct Proxy {
     address: String,
     redis: Arc<Mutex<String>>,
@@ -28,23 +28,23 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens in front of the Redis at this `redis://host:port`; answers take so long.
-    pub(crate) async fn start(redis_url: &str, answers_take: Duration) -> Self {
-        Self::start_at("127.0.0.1", redis_url, answers_take).await
+    /// Listens on a free port and forwards to the Redis at this `redis://host:port`. Answers are delayed.
+    pub(crate) async fn start(redis_url: &str, answer_delay: Duration) -> Self {
+        Self::start_at("127.0.0.1", redis_url, answer_delay).await
     }
 
-    /// The same, listening at this address of the machine.
-    pub(crate) async fn start_at(host: &str, redis_url: &str, answers_take: Duration) -> Self {
+    /// As [`start`](Self::start), listening at this address of the machine.
+    pub(crate) async fn start_at(host: &str, redis_url: &str, answer_delay: Duration) -> Self {
         let redis = Arc::new(Mutex::new(redis_url.trim_start_matches("redis://").to_owned()));
         let listener = TcpListener::bind((host, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let wire = Arc::new(watch::Sender::new((0, Wire::Open)));
-        let (changes, leads_to) = (Arc::clone(&wire), Arc::clone(&redis));
+        let (changes, target) = (Arc::clone(&wire), Arc::clone(&redis));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let redis = leads_to.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let redis = target.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if let Ok(server) = TcpStream::connect(&redis).await {
-                    tokio::spawn(forward(client, server, changes.subscribe(), answers_take));
+                    tokio::spawn(forward(client, server, changes.subscribe(), answer_delay));
                 }
             }
         });
@@ -55,18 +55,18 @@ impl Proxy {
         self.address.clone()
     }
 
-    /// Leads new connections to another server; those that are open stay where they are.
-    pub(crate) fn lead_to(&self, redis_url: &str) {
+    /// Forwards new connections to another server; open connections stay.
+    pub(crate) fn forward_to(&self, redis_url: &str) {
         let redis = redis_url.trim_start_matches("redis://").to_owned();
         *self.redis.lock().unwrap_or_else(PoisonError::into_inner) = redis;
     }
 
-    /// Closes every connection there is; answers on their way are lost.
+    /// Closes all open connections; answers in transit are lost.
     pub(crate) fn cut(&self) {
         self.change(Wire::Cut);
     }
 
-    /// Every connection there is stays open and carries nothing any more.
+    /// Keeps all open connections open, but forwards nothing.
     pub(crate) fn silence(&self) {
         self.change(Wire::Silent);
     }
@@ -76,8 +76,7 @@ impl Proxy {
     }
 }
 
-/// Forwards connections to this `http://host:port` as if they came from this address of the machine; returns where to
-/// connect to.
+/// Starts a proxy to this `http://host:port` that connects from the address `source`. Returns the URL of the proxy.
 pub(crate) async fn from_address(source: [u8; 4], url: &str) -> String {
     let target: SocketAddr = url.trim_start_matches("http://").parse().expect("an address");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
@@ -100,22 +99,22 @@ async fn forward(
     client: TcpStream,
     server: TcpStream,
     mut wire: watch::Receiver<(u64, Wire)>,
-    answers_take: Duration,
+    answer_delay: Duration,
 ) {
     wire.mark_unchanged();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let both = async {
-        let questions = copy(from_client, to_server, Duration::ZERO);
-        let answers = copy(from_server, to_client, answers_take);
-        tokio::select! { () = questions => {}, () = answers => {} }
+        let requests = copy(from_client, to_server, Duration::ZERO);
+        let answers = copy(from_server, to_client, answer_delay);
+        tokio::select! { () = requests => {}, () = answers => {} }
     };
     let mut both = Box::pin(both);
     tokio::select! {
         () = &mut both => {}
         changed = wire.changed() => {
             if changed.is_ok() && wire.borrow().1 == Wire::Silent {
-                // The halves stay open in `both`, which nobody polls any more.
+                // The sockets stay open in `both`, which is no longer polled.
                 std::future::pending::<()>().await;
             }
         }
@@ -125,11 +124,11 @@ async fn forward(
 async fn copy(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    takes: Duration,
+    delay: Duration,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        sleep(takes).await;
+        sleep(delay).await;
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }

@@ -1,15 +1,13 @@
-//! A real Redis for one test, which the test may kill, freeze and bring back.
+//! A real Redis for one test, which the test may kill, freeze and start again.
 //!
-//! A private `redis-server` process is the norm: it is ready in some ten milliseconds, so that every test has one
-//! to itself and none needs a namespace or a clean-up. [`TestRedis::container`] runs the same thing in a
-//! container, for the tests that want the image people deploy; it is slower, and absent where no Docker daemon
-//! answers. Both keep their data as production should: append-only file, synced at every write, no eviction.
+//! Most tests use a private `redis-server` process. It is ready in some ten milliseconds, so each test has its own
+//! and needs no namespace or clean-up. [`TestRedis::container`] runs the image that people deploy; it is slower and
+//! needs a Docker daemon. Both store their data as production should: append-only file, synced at every write, no
+//! eviction.
 //!
-//! Three settings from the environment: `REDIS_SERVER` is the binary (`redis-server` from `PATH`),
-//! `TOPUP_TEST_REDIS_IMAGE` the image (`redis:7`), and `TOPUP_TEST_REQUIRE_CONTAINER=1` turns a missing
-//! container from a printed line into a failure.
-//!
-//! Nothing here waits a fixed time: it asks the server until it answers, or until a deadline fails the test.
+//! Environment variables: `REDIS_SERVER` is the binary (default: `redis-server` in `PATH`), `TOPUP_TEST_REDIS_IMAGE`
+//! the image (default: `redis:7`). With `TOPUP_TEST_REQUIRE_CONTAINER=1` a missing container fails the test; otherwise
+//! a line is printed.
 
 use std::env;
 use std::fs;
@@ -29,26 +27,26 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::leave_out;
+use super::skip_or_fail;
 
-/// How long a server may take to answer after it was started, on a machine that is busy compiling.
+/// Longest time from the start of a server to its first answer, on a machine that is busy compiling.
 const READY_WITHIN: Duration = Duration::from_secs(20);
-/// How long fetching the image may take before the container counts as unavailable.
+/// Longest time to pull the image before the container counts as unavailable.
 const PULLED_WITHIN: Duration = Duration::from_secs(90);
-/// How long one question to the server may take; a frozen server accepts a connection and says nothing.
+/// Longest wait for one answer; a frozen server accepts a connection and sends nothing.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
-/// The pause between two questions.
-const ASK_EVERY: Duration = Duration::from_millis(10);
-/// How often another port is tried when someone was faster to take the chosen one.
-const PORTS_TRIED: usize = 5;
+/// The pause between two checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// Maximum number of ports to try; another process may take the chosen port first.
+const MAX_PORTS: usize = 5;
 /// The port inside a container.
 const CONTAINER_PORT: u16 = 6379;
 
-/// What every server is started with, apart from where it listens and keeps its data.
+/// Arguments of every server, besides its port and its folder.
 const DURABLE: [&str; 8] =
     ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"];
 
-/// One Redis of a test's own. Dropping it ends the server and removes its data.
+/// A Redis server for one test. Dropping it ends the server and removes its data.
 pub(crate) struct TestRedis {
     port: u16,
     server: Server,
@@ -65,13 +63,13 @@ impl TestRedis {
         Self::start_with(|_| Vec::new()).await
     }
 
-    /// Starts a private `redis-server` with these arguments of its own, made for the folder of its data. They
-    /// come first, so that one may be the name of a file of settings.
+    /// Starts a private `redis-server` with the arguments that `arguments` returns for its data folder. They come
+    /// first, so the first may be the path of a configuration file.
     pub(crate) async fn start_with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
         Self::start_server(|server| server.arguments = arguments(server.dir.path())).await
     }
 
-    /// Starts a private `redis-server` with these variables in its environment.
+    /// Starts a private `redis-server` with these environment variables.
     pub(crate) async fn start_in(environment: &[(&'static str, String)]) -> Self {
         Self::start_server(|server| {
             let owned = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone());
@@ -80,14 +78,14 @@ impl TestRedis {
         .await
     }
 
-    /// Starts a private `redis-server` of which the test sets the clock, by this libfaketime.
+    /// Starts a private `redis-server` whose clock the test can set, through libfaketime.
     pub(crate) async fn start_with_clock(library: &str) -> Self {
         Self::start_server(|server| {
             let clock = server.clock();
-            fs::write(&clock, "+0").expect("the clock is set");
+            fs::write(&clock, "+0").expect("the clock file is written");
             let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
             server.environment = vec![
-                // The allocator of many a Redis asks for the time before libfaketime is set up; this one does not.
+                // The allocator of some Redis builds reads the time before libfaketime is ready; this one does not.
                 set("LD_PRELOAD", &format!("libc_malloc_debug.so.0:{library}")),
                 set("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string()),
                 set("FAKETIME_NO_CACHE", "1"),
@@ -97,17 +95,17 @@ impl TestRedis {
         .await
     }
 
-    /// Sets the clock of a server of [`start_with_clock`](Self::start_with_clock): so far ahead of the machine's.
+    /// Sets how far the clock of a server of [`start_with_clock`](Self::start_with_clock) is ahead of the machine's.
     pub(crate) fn set_clock(&self, ahead_seconds: i64) {
         let Server::Process(server) = &self.server else { panic!("a container has no clock of its own") };
         let (clock, new) = (server.clock(), server.dir.path().join("clock.new"));
-        fs::write(&new, format!("{ahead_seconds:+}")).expect("the new time is written");
+        fs::write(&new, format!("{ahead_seconds:+}")).expect("the new clock file is written");
         fs::rename(new, clock).expect("the clock is set");
     }
 
     async fn start_server(change: impl Fn(&mut PrivateServer)) -> Self {
         let mut last = String::new();
-        for _ in 0..PORTS_TRIED {
+        for _ in 0..MAX_PORTS {
             let port = free_port();
             let mut server = PrivateServer::new(port);
             change(&mut server);
@@ -119,13 +117,13 @@ impl TestRedis {
         panic!("no private redis-server could be started: {last}");
     }
 
-    /// Starts a Redis container, or returns `None` with a printed line where that is impossible. With
-    /// `TOPUP_TEST_REQUIRE_CONTAINER=1` the impossible fails the test instead.
+    /// Starts a Redis container. If that is impossible, prints a line and returns `None`, or fails the test with
+    /// `TOPUP_TEST_REQUIRE_CONTAINER=1`.
     pub(crate) async fn container() -> Option<Self> {
         match Self::start_container().await {
             Ok(redis) => Some(redis),
             Err(reason) => {
-                leave_out("a Redis container", &reason, "TOPUP_TEST_REQUIRE_CONTAINER");
+                skip_or_fail("a Redis container", &reason, "TOPUP_TEST_REQUIRE_CONTAINER");
                 None
             }
         }
@@ -135,12 +133,12 @@ impl TestRedis {
         let docker = container_engine().await?;
         let (name, tag) = image();
         let mut last = String::new();
-        for _ in 0..PORTS_TRIED {
+        for _ in 0..MAX_PORTS {
             let port = free_port();
             let arguments = ["redis-server", "--dir", "/data", "--protected-mode", "no"];
             let request = GenericImage::new(name.clone(), tag.clone())
                 .with_cmd(arguments.into_iter().chain(DURABLE))
-                // A port of our choice, since one of Docker's choice changes when the container is started again.
+                // A fixed port: a port chosen by Docker changes when the container is started again.
                 .with_mapped_port(port, CONTAINER_PORT.tcp())
                 .with_host_config_modifier(|host| {
                     let published = host.port_bindings.iter_mut().flat_map(|ports| ports.values_mut());
@@ -163,12 +161,11 @@ impl TestRedis {
         Err(format!("{name}:{tag} does not start: {last}"))
     }
 
-    /// Where the server listens, in the form `REDIS_URL` takes. The same for its whole life, kills included.
+    /// URL of the server for `REDIS_URL`. It stays the same when the server is killed and started again.
     pub(crate) fn url(&self) -> String {
         url(self.port)
     }
 
-    /// The port of it.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -178,7 +175,7 @@ impl TestRedis {
         matches!(self.server, Server::Container { .. })
     }
 
-    /// Ends the server as a power cut would: SIGKILL, no last save, no goodbye to its clients.
+    /// Kills the server (SIGKILL), so that it neither saves its data nor closes its connections in order.
     pub(crate) async fn kill(&mut self) {
         match &mut self.server {
             Server::Process(server) => server.kill(),
@@ -186,17 +183,17 @@ impl TestRedis {
                 if let Err(error) = docker.kill_container(container.id(), None).await {
                     panic!("the Redis container cannot be killed: {error}");
                 }
-                // Docker reports the kill before the container is down, and starting one that is up does nothing.
+                // Docker reports the kill before the container is down, and starting a running one does nothing.
                 let deadline = Instant::now() + READY_WITHIN;
-                while container.is_running().await.expect("Docker says whether the container runs") {
+                while container.is_running().await.expect("Docker reports the state of the container") {
                     assert!(Instant::now() < deadline, "the killed Redis container still runs");
-                    sleep(ASK_EVERY).await;
+                    sleep(CHECK_INTERVAL).await;
                 }
             }
         }
     }
 
-    /// Starts the server again after [`kill`](Self::kill): same address, same data. Returns once it answers.
+    /// Starts the server again after [`kill`](Self::kill), with the same URL and data. Returns once it answers.
     pub(crate) async fn start_again(&mut self) {
         let answered = match &mut self.server {
             Server::Process(server) => server.spawn_ready().await,
@@ -210,7 +207,7 @@ impl TestRedis {
         }
     }
 
-    /// Freezes the server: connections stay open and nothing is answered. Returns once that is so.
+    /// Freezes the server: connections stay open without answers. Returns once it no longer answers.
     pub(crate) async fn pause(&mut self) {
         match &mut self.server {
             Server::Process(server) => server.signal("-STOP"),
@@ -224,7 +221,7 @@ impl TestRedis {
         }
     }
 
-    /// Ends [`pause`](Self::pause). Returns once the server answers.
+    /// Resumes the server after [`pause`](Self::pause). Returns once it answers.
     pub(crate) async fn resume(&mut self) {
         match &mut self.server {
             Server::Process(server) => server.signal("-CONT"),
@@ -241,7 +238,7 @@ impl TestRedis {
 /// A `redis-server` process with a data directory of its own.
 struct PrivateServer {
     port: u16,
-    /// Held for its `Drop`, which comes after this type's own: the server is gone when its directory goes.
+    /// Removed when dropped, which is after the `Drop` of this type has ended the server.
     dir: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -255,12 +252,12 @@ impl PrivateServer {
         Self { port, dir, arguments: Vec::new(), environment: Vec::new(), process: None }
     }
 
-    /// File by which its clock is set, where that is to be.
+    /// File through which libfaketime reads the clock of the server.
     fn clock(&self) -> PathBuf {
         self.dir.path().join("clock")
     }
 
-    /// Starts the process on the port and directory it was given, and waits until it answers.
+    /// Starts the process and waits until it answers.
     async fn spawn_ready(&mut self) -> Result<(), String> {
         let binary = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let log = self.dir.path().join("redis.log");
@@ -289,15 +286,15 @@ impl PrivateServer {
     /// Ends the process, if there is one, and reaps it.
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // Either fails only for a process that ended by itself, and that is what is wanted.
+            // Either call fails only if the process has ended by itself.
             let _ = process.kill();
             let _ = process.wait();
         }
     }
 
     fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().expect("only a running Redis takes a signal");
-        // The shell's own kill: small systems have no program of that name.
+        let process = self.process.as_ref().expect("the server is running");
+        // The kill of the shell, since small systems have no program of that name.
         let kill = format!("kill {signal} {}", process.id());
         let status = Command::new("sh").args(["-c", &kill]).status();
         assert!(status.is_ok_and(|status| status.success()), "kill {signal} failed");
@@ -310,7 +307,7 @@ impl Drop for PrivateServer {
     }
 }
 
-/// The daemon with the image at hand, or why there is none. Found out once per process, as a pull may take long.
+/// Client of a Docker daemon that has the image, or why there is none. Set once per process, as a pull may be slow.
 async fn container_engine() -> Result<&'static Docker, String> {
     static ENGINE: OnceCell<Result<Docker, String>> = OnceCell::const_new();
     let found = ENGINE.get_or_init(|| async {
@@ -320,8 +317,8 @@ async fn container_engine() -> Result<&'static Docker, String> {
         if docker.inspect_image(&format!("{name}:{tag}")).await.is_err() {
             match timeout(PULLED_WITHIN, GenericImage::new(&name, &tag).pull_image()).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(format!("{name}:{tag} is not here: {error}")),
-                Err(_) => return Err(format!("{name}:{tag} is not here, and pulling it takes too long")),
+                Ok(Err(error)) => return Err(format!("{name}:{tag} cannot be pulled: {error}")),
+                Err(_) => return Err(format!("{name}:{tag} cannot be pulled within {PULLED_WITHIN:?}")),
             }
         }
         Ok(docker)
@@ -329,7 +326,7 @@ async fn container_engine() -> Result<&'static Docker, String> {
     found.await.as_ref().map_err(Clone::clone)
 }
 
-/// Name and tag of the image containers are made from.
+/// Name and tag of the Redis image.
 fn image() -> (String, String) {
     let image = env::var("TOPUP_TEST_REDIS_IMAGE").unwrap_or_else(|_| "redis:7".to_owned());
     match image.rsplit_once(':') {
@@ -339,9 +336,8 @@ fn image() -> (String, String) {
     }
 }
 
-/// A port nobody listens on, below the range from which systems serve outgoing connections: those could otherwise
-/// take it while the server is down. Nor does another test: the UDP port of the same number, which nobody needs, is
-/// held for as long as this process lives.
+/// Returns a free port below the range for outgoing connections, which could take it while the server is down. Until
+/// this process ends it also holds the UDP port of the same number, so that no other test chooses this port.
 pub(crate) fn free_port() -> u16 {
     static HELD: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     loop {
@@ -350,7 +346,7 @@ pub(crate) fn free_port() -> u16 {
         if let Ok(held) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))
             && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
         {
-            HELD.lock().expect("nobody panics with it").push(held);
+            HELD.lock().expect("no thread panics while it holds the lock").push(held);
             return port;
         }
     }
@@ -360,13 +356,13 @@ fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}")
 }
 
-/// Waits until the server on `port` answers; where its process is given, until *that* process does, since another
-/// test's server may have been faster to take the port.
+/// Waits until the server on `port` answers. If `process` is given, the answer must come from that process, since the
+/// server of another test may have taken the port first.
 async fn ready(port: u16, mut process: Option<&mut Child>) -> Result<(), String> {
     let deadline = Instant::now() + READY_WITHIN;
     loop {
-        let asked = answers(port).await;
-        match (&asked, &mut process) {
+        let answer = answers(port).await;
+        match (&answer, &mut process) {
             (Ok(_), None) => return Ok(()),
             (Ok(answerer), Some(process)) if *answerer == process.id() => return Ok(()),
             (_, Some(process)) => {
@@ -377,35 +373,35 @@ async fn ready(port: u16, mut process: Option<&mut Child>) -> Result<(), String>
             (Err(_), None) => {}
         }
         if Instant::now() >= deadline {
-            let last = asked.err().unwrap_or_else(|| "another server answers there".to_owned());
+            let last = answer.err().unwrap_or_else(|| "another server answers there".to_owned());
             return Err(format!("no answer on port {port} within {READY_WITHIN:?}: {last}"));
         }
-        sleep(ASK_EVERY).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// Asks the server on `port` for its process id. While it still loads its data it answers nothing but errors.
+/// Reads the process id of the server on `port`. A server that still loads its data answers with errors.
 async fn answers(port: u16) -> Result<u32, String> {
-    let asked = async {
+    let request = async {
         let client = redis::Client::open(url(port))?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
         redis::cmd("INFO").arg("server").query_async::<redis::InfoDict>(&mut connection).await
     };
-    match timeout(ANSWER_WITHIN, asked).await {
+    match timeout(ANSWER_WITHIN, request).await {
         Ok(Ok(info)) => info.get("process_id").ok_or_else(|| "INFO names no process".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the server says nothing".to_owned()),
+        Err(_) => Err("the server does not answer".to_owned()),
     }
 }
 
-/// The promises every other test builds on.
+/// Tests of the properties on which all other tests rely.
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::support::connect;
 
-    async fn keeps_its_promises(mut redis: TestRedis) {
+    async fn check_settings_pause_and_kill(mut redis: TestRedis) {
         let address = redis.url();
         let mut connection = connect(&address).await.unwrap();
         redis::cmd("SET").arg("kept").arg("yes").query_async::<()>(&mut connection).await.unwrap();
@@ -422,7 +418,7 @@ mod tests {
         assert!(answers(redis.port).await.is_err(), "a paused server answers");
         redis.resume().await;
         let kept: String = redis::cmd("GET").arg("kept").query_async(&mut connection).await.unwrap();
-        assert_eq!(kept, "yes", "the connection outlives a pause");
+        assert_eq!(kept, "yes", "the connection survives a pause");
 
         redis.kill().await;
         assert!(answers(redis.port).await.is_err(), "a killed server answers");
@@ -430,37 +426,35 @@ mod tests {
         assert_eq!(redis.url(), address);
         let mut connection = connect(&address).await.unwrap();
         let kept: String = redis::cmd("GET").arg("kept").query_async(&mut connection).await.unwrap();
-        assert_eq!(kept, "yes", "what was acknowledged outlives a kill");
+        assert_eq!(kept, "yes", "an acknowledged write survives a kill");
 
         let port = redis.port;
         redis.pause().await;
         drop(redis);
-        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok(), "the server outlives its handle");
+        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok(), "a dropped server still runs");
     }
 
     #[tokio::test]
-    async fn a_private_server_keeps_its_promises() {
+    async fn a_private_server_keeps_its_data_across_a_pause_and_a_kill() {
         let redis = TestRedis::start().await;
         assert!(!redis.is_container());
-        let Server::Process(server) = &redis.server else {
-            panic!("a container where a process was asked for")
-        };
+        let Server::Process(server) = &redis.server else { panic!("the server runs in a container") };
         let data = server.dir.path().to_owned();
         assert!(data.exists());
-        keeps_its_promises(redis).await;
-        assert!(!data.exists(), "the data outlives its handle");
+        check_settings_pause_and_kill(redis).await;
+        assert!(!data.exists(), "a dropped server leaves its data");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_container_keeps_its_promises() {
+    async fn a_container_keeps_its_data_across_a_pause_and_a_kill() {
         if let Some(redis) = TestRedis::container().await {
             assert!(redis.is_container());
-            keeps_its_promises(redis).await;
+            check_settings_pause_and_kill(redis).await;
         }
     }
 
     #[tokio::test]
-    async fn two_servers_share_nothing() {
+    async fn two_servers_have_different_ports_and_processes() {
         let (one, other) = (TestRedis::start().await, TestRedis::start().await);
         assert_ne!(one.url(), other.url());
         assert_ne!(answers(one.port).await.unwrap(), answers(other.port).await.unwrap());

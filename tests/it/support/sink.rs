@@ -1,4 +1,4 @@
-//! A receiver of webhooks that remembers everything.
+//! A webhook receiver that records all deliveries.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +10,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use tokio::net::TcpListener;
 
-/// Signing secret of the receiver.
+/// Signing secret of the webhooks.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// One delivery as it came.
+/// One recorded delivery.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) headers: HeaderMap,
@@ -34,10 +34,10 @@ impl Received {
     }
 }
 
-/// What is done with a delivery before it is answered.
+/// Called with each delivery before the receiver answers.
 type OnReceipt = Arc<dyn Fn(&Received) + Send + Sync>;
 
-/// The receiver: answers 204, or what it was told to answer first.
+/// The receiver. It answers with the statuses queued by [`answer_first`](Self::answer_first), then with 204.
 #[derive(Clone, Default)]
 pub(crate) struct Sink {
     received: Arc<Mutex<Vec<Received>>>,
@@ -46,7 +46,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Listens on a free port; returns the address.
+    /// Listens on a free port and returns the URL.
     pub(crate) async fn listen(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
@@ -55,12 +55,12 @@ impl Sink {
         format!("http://{address}/")
     }
 
-    /// The same; this is done with each delivery before it is answered.
+    /// As [`listen`](Self::listen), and calls `on_receipt` with each delivery before the answer.
     pub(crate) async fn listen_with(&self, on_receipt: impl Fn(&Received) + Send + Sync + 'static) -> String {
         Self { on_receipt: Some(Arc::new(on_receipt)), ..self.clone() }.listen().await
     }
 
-    /// Answers the next deliveries so.
+    /// Queues the statuses with which the next deliveries are answered.
     pub(crate) fn answer_first(&self, answers: impl IntoIterator<Item = u16>) {
         let answers = answers.into_iter().map(|code| StatusCode::from_u16(code).expect("a status"));
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).extend(answers);
@@ -79,6 +79,6 @@ async fn receive(State(sink): State<Sink>, headers: HeaderMap, body: Bytes) -> (
     sink.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
     let answer = sink.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let answer = answer.unwrap_or(StatusCode::NO_CONTENT);
-    let words = if answer.is_success() { String::new() } else { format!("status {}", answer.as_u16()) };
-    (answer, words)
+    let text = if answer.is_success() { String::new() } else { format!("status {}", answer.as_u16()) };
+    (answer, text)
 }

@@ -1,6 +1,5 @@
-//! A mail server that remembers everything: EHLO, STARTTLS, AUTH, and one answer to order for each step.
-//!
-//! It speaks as much of RFC 5321 as a client needs, and answers 503 to what comes out of turn.
+//! A mail server that records all mails. It supports EHLO, STARTTLS and AUTH, and a test can set the answer to each
+//! command. It implements the part of RFC 5321 that a client needs, and answers 503 to commands out of sequence.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// The login that the server asks for.
+/// Login that the server accepts.
 pub(crate) const USER: &str = "shop";
 pub(crate) const PASSWORD: &str = "smtp-password-of-mine";
 /// `\0shop\0smtp-password-of-mine` in base64, as AUTH PLAIN carries it.
@@ -20,19 +19,19 @@ const PLAIN: &str = "AHNob3AAc210cC1wYXNzd29yZC1vZi1taW5l";
 
 const GREETING: &str = "220 mail.example ESMTP";
 
-/// A mail as it came.
+/// One recorded mail.
 #[derive(Debug, Clone)]
 pub(crate) struct Mail {
     pub(crate) from: String,
     pub(crate) to: Vec<String>,
-    /// Header and parts, as they came over the line.
+    /// Headers and parts as received.
     pub(crate) bytes: String,
     pub(crate) encrypted: bool,
     pub(crate) authenticated: bool,
 }
 
 impl Mail {
-    /// The value of a header; folded lines are one.
+    /// Value of a header, unfolded.
     pub(crate) fn header(&self, name: &str) -> String {
         let headers = self.bytes.split("\r\n\r\n").next().unwrap_or_default().replace("\r\n ", " ");
         let line =
@@ -41,23 +40,23 @@ impl Mail {
     }
 }
 
-/// How a server is set up.
+/// Features of a mail server.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Offer {
-    /// TLS from the first byte.
+    /// TLS from the start of the connection.
     pub(crate) smtps: bool,
-    /// TLS by STARTTLS.
+    /// TLS after STARTTLS.
     pub(crate) starttls: bool,
-    /// Nobody sends without having logged in.
+    /// Mails are accepted only after a login.
     pub(crate) auth: bool,
 }
 
-/// The server.
+/// The mail server.
 #[derive(Clone)]
 pub(crate) struct MailSink {
     offer: Offer,
     tls: TlsAcceptor,
-    /// Its own certificate, in PEM, for `SMTP_CA_FILE`.
+    /// Self-signed certificate in PEM, for `SMTP_CA_FILE`.
     pub(crate) certificate: String,
     state: Arc<Mutex<State>>,
 }
@@ -65,7 +64,7 @@ pub(crate) struct MailSink {
 #[derive(Default)]
 struct State {
     mails: Vec<Mail>,
-    /// What it was told to answer to the next commands of this name.
+    /// Commands and the answers to them, in the sequence in which they are used.
     answers: VecDeque<(&'static str, &'static str)>,
     commands: Vec<String>,
 }
@@ -95,13 +94,13 @@ impl MailSink {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let sink = sink.clone();
-                tokio::spawn(async move { sink.converse(stream).await });
+                tokio::spawn(async move { sink.serve(stream).await });
             }
         });
         port
     }
 
-    /// Answers so to the next commands of these names; `.` is the end of a mail.
+    /// Sets the answers to the next commands of these names; `.` is the end of a mail.
     pub(crate) fn answer_first(&self, answers: impl IntoIterator<Item = (&'static str, &'static str)>) {
         self.state().answers.extend(answers);
     }
@@ -110,7 +109,7 @@ impl MailSink {
         self.state().mails.clone()
     }
 
-    /// The first words of all commands so far.
+    /// Names of all commands so far.
     pub(crate) fn commands(&self) -> Vec<String> {
         self.state().commands.clone()
     }
@@ -119,7 +118,7 @@ impl MailSink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn converse(&self, stream: TcpStream) -> Option<()> {
+    async fn serve(&self, stream: TcpStream) -> Option<()> {
         let mut session = Session {
             sink: self,
             encrypted: self.offer.smtps,
@@ -129,12 +128,12 @@ impl MailSink {
         };
         if self.offer.smtps {
             let mut stream = BufReader::new(self.tls.accept(stream).await.ok()?);
-            say(&mut stream, GREETING).await?;
+            send(&mut stream, GREETING).await?;
             session.until_starttls_or_end(&mut stream).await?;
             return Some(());
         }
         let mut stream = BufReader::new(stream);
-        say(&mut stream, GREETING).await?;
+        send(&mut stream, GREETING).await?;
         if session.until_starttls_or_end(&mut stream).await? {
             let stream = self.tls.accept(stream.into_inner()).await.ok()?;
             session.encrypted = true;
@@ -144,7 +143,7 @@ impl MailSink {
     }
 }
 
-/// What one client has said so far.
+/// State of the session with one client.
 struct Session<'a> {
     sink: &'a MailSink,
     encrypted: bool,
@@ -154,7 +153,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Whether the client wants TLS now; nothing where it went away.
+    /// Answers commands until STARTTLS (true) or QUIT (false). None if the client disconnected.
     async fn until_starttls_or_end<S>(&mut self, stream: &mut S) -> Option<bool>
     where
         S: AsyncBufReadExt + AsyncRead + AsyncWrite + Unpin,
@@ -163,8 +162,8 @@ impl Session<'_> {
             let line = read_line(stream).await?;
             let word = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             self.sink.state().commands.push(word.clone());
-            if let Some(answer) = self.ordered(&word) {
-                say(stream, answer).await?;
+            if let Some(answer) = self.next_answer(&word) {
+                send(stream, answer).await?;
                 continue;
             }
             match word.as_str() {
@@ -172,49 +171,49 @@ impl Session<'_> {
                     let starttls =
                         if self.sink.offer.starttls && !self.encrypted { "250-STARTTLS\r\n" } else { "" };
                     let auth = if self.sink.offer.auth { "250-AUTH PLAIN\r\n" } else { "" };
-                    say(stream, &format!("250-mail.example\r\n{starttls}{auth}250 8BITMIME")).await?;
+                    send(stream, &format!("250-mail.example\r\n{starttls}{auth}250 8BITMIME")).await?;
                 }
                 "STARTTLS" if self.sink.offer.starttls && !self.encrypted => {
-                    say(stream, "220 go ahead").await?;
+                    send(stream, "220 go ahead").await?;
                     return Some(true);
                 }
                 "AUTH" => {
                     self.authenticated = line == format!("AUTH PLAIN {PLAIN}");
                     let answer =
                         if self.authenticated { "235 2.7.0 welcome" } else { "535 5.7.8 wrong password" };
-                    say(stream, answer).await?;
+                    send(stream, answer).await?;
                 }
                 "MAIL" if self.sink.offer.auth && !self.authenticated => {
-                    say(stream, "530 5.7.0 authentication required").await?;
+                    send(stream, "530 5.7.0 authentication required").await?;
                 }
                 "MAIL" => {
                     self.from = address(&line);
-                    say(stream, "250 2.1.0 ok").await?;
+                    send(stream, "250 2.1.0 ok").await?;
                 }
                 "RCPT" if self.from.is_some() => {
                     self.to.extend(address(&line));
-                    say(stream, "250 2.1.5 ok").await?;
+                    send(stream, "250 2.1.5 ok").await?;
                 }
                 "DATA" if !self.to.is_empty() => {
-                    say(stream, "354 go on").await?;
-                    self.take(stream).await?;
+                    send(stream, "354 go on").await?;
+                    self.receive_mail(stream).await?;
                 }
                 "QUIT" => {
-                    say(stream, "221 bye").await?;
+                    send(stream, "221 bye").await?;
                     return Some(false);
                 }
-                _ => say(stream, "503 5.5.1 out of turn").await?,
+                _ => send(stream, "503 5.5.1 out of turn").await?,
             }
         }
     }
 
-    fn ordered(&self, word: &str) -> Option<&'static str> {
+    fn next_answer(&self, word: &str) -> Option<&'static str> {
         let mut state = self.sink.state();
-        let next = state.answers.front().is_some_and(|(to, _)| *to == word);
+        let next = state.answers.front().is_some_and(|(command, _)| *command == word);
         if next { state.answers.pop_front().map(|(_, answer)| answer) } else { None }
     }
 
-    async fn take<S>(&mut self, stream: &mut S) -> Option<()>
+    async fn receive_mail<S>(&mut self, stream: &mut S) -> Option<()>
     where
         S: AsyncBufReadExt + AsyncWrite + Unpin,
     {
@@ -234,13 +233,13 @@ impl Session<'_> {
             encrypted: self.encrypted,
             authenticated: self.authenticated,
         };
-        let answer = self.ordered(".");
+        let answer = self.next_answer(".");
         self.sink.state().mails.push(mail);
-        say(stream, answer.unwrap_or("250 2.0.0 taken")).await
+        send(stream, answer.unwrap_or("250 2.0.0 taken")).await
     }
 }
 
-/// What stands between the angle brackets.
+/// Text between the angle brackets.
 fn address(line: &str) -> Option<String> {
     Some(line.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
@@ -251,7 +250,7 @@ async fn read_line(stream: &mut (impl AsyncBufReadExt + Unpin)) -> Option<String
     (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-async fn say(stream: &mut (impl AsyncWrite + Unpin), answer: &str) -> Option<()> {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), answer: &str) -> Option<()> {
     stream.write_all(format!("{answer}\r\n").as_bytes()).await.ok()?;
     stream.flush().await.ok()
 }

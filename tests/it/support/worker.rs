@@ -1,4 +1,4 @@
-//! The built binary at work, as a process that a test may kill.
+//! The built program as a worker process that a test may kill.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::{signal, until};
 
-/// The built program.
+/// Path of the built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_topup-worker");
 
-/// A `topup-worker run`. Dropping it kills it.
+/// A process of `topup-worker run`. Dropping it kills the process.
 pub(crate) struct Worker {
     child: Child,
     log: PathBuf,
 }
 
 impl Worker {
-    /// Starts it; the settings come by environment, the log goes to a file.
+    /// Starts the process with these environment variables. Its log is appended to a file.
     pub(crate) fn start(settings: &[(&str, String)], log: &Path) -> Self {
         let file: File = OpenOptions::new().create(true).append(true).open(log).expect("the log opens");
         let mut command = Command::new(PROGRAM);
@@ -30,43 +30,43 @@ impl Worker {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the worker logs that it is ready.
     pub(crate) async fn ready(&self) {
         until("the worker is ready", async || self.log().contains("ready for work").then_some(())).await;
     }
 
-    /// Waits until it has logged these words.
+    /// Waits until the log contains `words`.
     pub(crate) async fn logs(&self, words: &str) {
         until(&format!("the worker logs {words:?}"), async || self.log().contains(words).then_some(())).await;
     }
 
-    /// SIGKILL: no time for last words.
+    /// Kills the process (SIGKILL) and reaps it.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("it is ours to kill");
-        self.child.wait().expect("it is gone");
+        self.child.kill().expect("the worker is our child");
+        self.child.wait().expect("the killed worker is reaped");
     }
 
-    /// Sends it a signal, for example `TERM`. To stop it for a while, [`freeze`](Self::freeze) it.
+    /// Sends a signal, for example `TERM`. For `STOP` use [`freeze`](Self::freeze).
     pub(crate) fn signal(&self, signal: &str) {
         signal::send(&self.child, signal);
     }
 
-    /// Stops it in the middle of whatever it does, until it is sent `CONT`. Returns once it stands still.
+    /// Freezes the process until it receives `CONT`. Returns once all its threads are stopped.
     pub(crate) fn freeze(&self) {
         signal::freeze(&self.child);
     }
 
-    /// How it ended, if it has.
+    /// Exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("it is ours to ask")
+        self.child.try_wait().expect("the worker is our child")
     }
 
-    /// Asks it to stop and waits for how it ends.
+    /// Sends SIGTERM and returns the exit status.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
         until("the worker stops", async || self.ended()).await
@@ -79,9 +79,9 @@ impl Drop for Worker {
         let killed = self.child.kill().and_then(|()| self.child.wait()).is_ok();
         let dead_task = self.log().contains("a task of the");
         if !std::thread::panicking() {
-            assert!(killed, "a worker could not be ended");
+            assert!(killed, "a worker could not be killed");
             assert!(!dead_task, "a task of the service died:\n{}", self.log());
-            // A worker that a test killed has no status of its own; one that failed by itself has.
+            // Also fails if the worker ended by itself with an error before the test killed it.
             assert!(!died || !self.log().contains("ERROR topup_worker::cli"), "{}", self.log());
         }
     }

@@ -1,27 +1,27 @@
-//! New orders and the backlog: what each gets of the requests, and how long new orders wait beside thousands of others.
+//! How new orders, the backlog and pages of the list share the requests, and how long new orders wait.
 
 use std::collections::BTreeSet;
 
 use super::{BURST, Decision, START_MS, WaitQueue, key};
 
-/// What a wish to ask is for.
+/// What a permit is requested for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Asker {
+enum Client {
     New(u64),
     Backlog(u64),
     Page,
 }
 
-/// What was asked for in a stretch of time.
+/// The granted permits of a period.
 #[derive(Debug, Default)]
-struct Asked {
+struct Granted {
     pages: usize,
     backlog: usize,
-    /// For each request of a new order: ms for which it waited.
+    /// For each permit of a new order, the ms for which the order waited.
     new_waited_ms: Vec<u64>,
 }
 
-impl Asked {
+impl Granted {
     fn all(&self) -> usize {
         self.pages + self.backlog + self.new_waited_ms.len()
     }
@@ -31,47 +31,47 @@ impl Asked {
     }
 }
 
-/// Everybody asks at the given time, and again when decision to. A new order that was asked for comes once more 3 s later, up
-/// to this many times; page follows page.
+/// Each client requests a permit at its time, and again after each returned wait. A new order is polled this
+/// many times, 3 s apart, and a granted page requests the next one at once.
 async fn play(
     queue: &mut WaitQueue,
-    askers: impl IntoIterator<Item = (u64, Asker)>,
+    clients: impl IntoIterator<Item = (u64, Client)>,
     polls: u64,
     ms: u64,
-) -> Asked {
-    let mut outcome = Asked::default();
-    // When, who, since when it waits, and how often it was asked for.
-    let mut due: BTreeSet<(u64, Asker, u64, u64)> = BTreeSet::new();
-    due.extend(askers.into_iter().map(|(at, asker)| (START_MS + at, asker, START_MS + at, 0)));
-    while let Some((at, asker, since, times)) = due.pop_first() {
+) -> Granted {
+    let mut outcome = Granted::default();
+    // Time of the request, client, start of its wait, and its permits so far.
+    let mut due: BTreeSet<(u64, Client, u64, u64)> = BTreeSet::new();
+    due.extend(clients.into_iter().map(|(at, client)| (START_MS + at, client, START_MS + at, 0)));
+    while let Some((at, client, since, polled)) = due.pop_first() {
         if at >= START_MS + ms {
             break;
         }
         queue.at(at.max(queue.now)).await;
-        let decision = match asker {
-            Asker::New(n) => queue.ask(&format!("new {n:06}")).await,
-            Asker::Backlog(n) => queue.request_of(true, &format!("old {n:06}"), 0, 0, 0).await,
-            Asker::Page => queue.acquire_for_page().await,
+        let decision = match client {
+            Client::New(n) => queue.acquire(&format!("new {n:06}")).await,
+            Client::Backlog(n) => queue.request_of(true, &format!("old {n:06}"), 0, 0, 0).await,
+            Client::Page => queue.acquire_for_page().await,
         };
-        match (decision, asker) {
-            (Decision::Granted(permit), asker) => {
+        match (decision, client) {
+            (Decision::Granted(permit), client) => {
                 queue.usable(&permit).await;
-                match asker {
-                    Asker::New(_) => {
+                match client {
+                    Client::New(_) => {
                         outcome.new_waited_ms.push(at - since);
-                        if times + 1 < polls {
-                            due.insert((at + 3_000, asker, at + 3_000, times + 1));
+                        if polled + 1 < polls {
+                            due.insert((at + 3_000, client, at + 3_000, polled + 1));
                         }
                     }
-                    Asker::Backlog(_) => outcome.backlog += 1,
-                    Asker::Page => {
+                    Client::Backlog(_) => outcome.backlog += 1,
+                    Client::Page => {
                         outcome.pages += 1;
-                        due.insert((at + 1, asker, at + 1, 0));
+                        due.insert((at + 1, client, at + 1, 0));
                     }
                 }
             }
-            (Decision::Wait(wait), asker) => {
-                due.insert((at + wait.max(1), asker, since, times));
+            (Decision::Wait(wait), client) => {
+                due.insert((at + wait.max(1), client, since, polled));
             }
             (other, _) => panic!("{other:?}"),
         }
@@ -79,57 +79,57 @@ async fn play(
     outcome
 }
 
-fn backlog(orders: u64) -> impl Iterator<Item = (u64, Asker)> {
-    (0..orders).map(|n| (0, Asker::Backlog(n)))
+fn backlog(orders: u64) -> impl Iterator<Item = (u64, Client)> {
+    (0..orders).map(|n| (0, Client::Backlog(n)))
 }
 
-/// One new order each so many ms.
-fn new_each(ms: u64, orders: u64) -> impl Iterator<Item = (u64, Asker)> {
-    (0..orders).map(move |n| (n * ms, Asker::New(n)))
+/// One new order every so many ms.
+fn new_each(ms: u64, orders: u64) -> impl Iterator<Item = (u64, Client)> {
+    (0..orders).map(move |n| (n * ms, Client::New(n)))
 }
 
 #[tokio::test]
-async fn new_orders_wait_for_seconds_at_most_beside_a_backlog_of_thousands() {
+async fn new_orders_wait_only_seconds_beside_a_backlog_of_thousands() {
     let mut queue = WaitQueue::new().await;
-    // Thirty a minute that are polled three times take 90 of the 120 requests.
-    let asked = play(&mut queue, backlog(2_000).chain(new_each(2_000, 60)), 3, 120_000).await;
-    let longest = asked.longest_wait_of_a_new_order();
+    // Thirty orders a minute that are polled three times take 90 of the 120 requests.
+    let granted = play(&mut queue, backlog(2_000).chain(new_each(2_000, 60)), 3, 120_000).await;
+    let longest = granted.longest_wait_of_a_new_order();
     assert!(longest < 5_000, "a new order waited for {longest} ms");
-    assert!(asked.new_waited_ms.len() > 150, "{} requests for new orders", asked.new_waited_ms.len());
-    assert!(asked.all() > 220, "{} requests of 240 that are allowed", asked.all());
+    assert!(granted.new_waited_ms.len() > 150, "{} requests for new orders", granted.new_waited_ms.len());
+    assert!(granted.all() > 220, "{} requests of 240 that are allowed", granted.all());
 }
 
 #[tokio::test]
-async fn the_backlog_drains_with_all_that_new_orders_leave() {
+async fn the_backlog_gets_all_requests_that_new_orders_do_not_need() {
     let mut queue = WaitQueue::new().await;
-    let asked = play(&mut queue, backlog(1_000).chain(new_each(10_000, 6)), 1, 60_000).await;
-    assert_eq!(asked.new_waited_ms.len(), 6);
-    assert!(asked.backlog > 105, "{} of the 114 requests that are left", asked.backlog);
+    let granted = play(&mut queue, backlog(1_000).chain(new_each(10_000, 6)), 1, 60_000).await;
+    assert_eq!(granted.new_waited_ms.len(), 6);
+    assert!(granted.backlog > 105, "{} of the 114 other requests", granted.backlog);
 }
 
 #[tokio::test]
 async fn a_flood_of_new_orders_leaves_the_backlog_every_fifth_request() {
     let mut queue = WaitQueue::new().await;
-    let asked = play(&mut queue, backlog(100).chain(new_each(100, 600)), 3, 60_000).await;
-    let (new, old) = (asked.new_waited_ms.len(), asked.backlog);
+    let granted = play(&mut queue, backlog(100).chain(new_each(100, 600)), 3, 60_000).await;
+    let (new, old) = (granted.new_waited_ms.len(), granted.backlog);
     assert!(new > 85 && (18..=28).contains(&old), "{new} requests for new orders, {old} for the backlog");
 }
 
 #[tokio::test]
 async fn pages_of_the_list_leave_the_backlog_every_fifth_request() {
     let mut queue = WaitQueue::new().await;
-    let asked = play(&mut queue, backlog(100).chain([(0, Asker::Page)]), 1, 60_000).await;
-    let (pages, old) = (asked.pages, asked.backlog);
+    let granted = play(&mut queue, backlog(100).chain([(0, Client::Page)]), 1, 60_000).await;
+    let (pages, old) = (granted.pages, granted.backlog);
     assert!(pages > 80 && (18..=30).contains(&old), "{pages} pages, {old} requests for the backlog");
 }
 
 #[tokio::test]
-async fn an_order_that_becomes_part_of_the_backlog_keeps_the_time_at_which_it_came() {
+async fn an_order_that_moves_to_the_backlog_keeps_its_waiting_time() {
     let mut queue = WaitQueue::new().await;
     for n in 0..BURST + 2 {
-        queue.ask(&format!("order {n}")).await;
+        queue.acquire(&format!("order {n}")).await;
     }
-    assert!(matches!(queue.ask("it").await, Decision::Wait(_)));
+    assert!(matches!(queue.acquire("it").await, Decision::Wait(_)));
     queue.later(1).await;
     assert!(matches!(queue.request_of(true, "another", 0, 0, 0).await, Decision::Wait(_)));
     queue.later(1).await;
@@ -142,14 +142,14 @@ async fn an_order_that_becomes_part_of_the_backlog_keeps_the_time_at_which_it_ca
 }
 
 #[tokio::test]
-async fn an_order_whose_card_is_to_be_asked_for_leads_its_class_and_no_other() {
+async fn an_order_that_lacks_card_details_leads_only_its_own_queue() {
     let mut queue = WaitQueue::new().await;
     for n in 0..BURST + 2 {
-        queue.ask(&format!("order {n}")).await;
+        queue.acquire(&format!("order {n}")).await;
     }
     let data = format!("{}:data", super::QUEUE);
     for order in ["first", "second", "ready"] {
-        assert!(matches!(queue.ask(order).await, Decision::Wait(_)), "{order}");
+        assert!(matches!(queue.acquire(order).await, Decision::Wait(_)), "{order}");
         queue.run::<()>(&["HSET", &data, order, "{}"]).await;
     }
     assert!(matches!(queue.request_of(true, "old", 0, 0, 0).await, Decision::Wait(_)));
@@ -160,8 +160,8 @@ async fn an_order_whose_card_is_to_be_asked_for_leads_its_class_and_no_other() {
     let first: Vec<String> = queue.run(&["ZRANGE", &key("waiting-new"), "0", "0"]).await;
     assert_eq!(first, ["ready"]);
     let rank: Option<u64> = queue.run(&["ZRANK", &key("waiting-new"), "old"]).await;
-    assert_eq!(rank, None, "an order of the backlog goes before no new one");
-    // An order that no list shows is not overtaken for ever by those that come to be ready.
+    assert_eq!(rank, None, "no backlog order precedes a new one");
+    // Ready orders do not overtake an order that has waited for longer than their head start.
     queue.later(31_000).await;
     queue.run::<()>(&["HSET", &data, "late", "{}"]).await;
     queue.seen("late", "ready").await;
@@ -173,20 +173,20 @@ async fn an_order_whose_card_is_to_be_asked_for_leads_its_class_and_no_other() {
 }
 
 #[tokio::test]
-async fn the_list_is_read_for_new_orders_alone() {
+async fn the_list_is_read_for_new_orders_only() {
     let mut queue = WaitQueue::new().await;
     for n in 0..BURST + 20 {
         queue.request_of(true, &format!("old {n}"), 0, 0, 0).await;
     }
-    assert!(!queue.begin().await, "its pages would go back for days");
+    assert!(!queue.begin().await, "pages of the backlog go back for days");
     queue.fill(10).await;
-    let (_, listed) = queue.look_whether_to_begin().await;
+    let (_, listed) = queue.try_begin().await;
     assert!(listed.iter().step_by(2).all(|order| order.starts_with("order")), "{listed:?}");
-    assert_eq!(listed.len(), 20, "ten orders and when each was created");
+    assert_eq!(listed.len(), 20, "id and creation time of ten orders");
 }
 
 #[tokio::test]
-async fn pages_give_way_while_more_cards_are_to_be_asked_for_than_requests_are_free() {
+async fn pages_yield_while_more_cards_are_missing_than_requests_are_free() {
     let mut queue = WaitQueue::new().await;
     let data = format!("{}:data", super::QUEUE);
     for n in 0..200 {
@@ -194,8 +194,8 @@ async fn pages_give_way_while_more_cards_are_to_be_asked_for_than_requests_are_f
         queue.run::<()>(&["HSET", &data, &order, "{}"]).await;
         queue.seen(&order, "ready").await;
     }
-    let ready = (0..200).map(|n| (0, Asker::New(n)));
-    let asked = play(&mut queue, ready.chain([(0, Asker::Page)]), 1, 60_000).await;
-    let (pages, cards) = (asked.pages, asked.new_waited_ms.len());
+    let ready = (0..200).map(|n| (0, Client::New(n)));
+    let granted = play(&mut queue, ready.chain([(0, Client::Page)]), 1, 60_000).await;
+    let (pages, cards) = (granted.pages, granted.new_waited_ms.len());
     assert!(cards > 85 && (15..=30).contains(&pages), "{cards} cards and {pages} pages");
 }

@@ -1,5 +1,5 @@
-//! Webhooks against receivers that are down, slow, refuse, move, and answer by halves: what is sent, when, how
-//! often, and that nobody else waits for it.
+//! Webhooks to receivers that are down, slow, refusing, moved or sending partial responses: what is sent, when and
+//! how often, and that other receivers are not delayed.
 
 mod bulkhead;
 mod callback;
@@ -16,7 +16,7 @@ use crate::support::{Bed, until};
 use topup_jobs::{Incident, JobName, NotifyCustomer, Outcome};
 use topup_worker::orders::{Notification, OrderStore};
 
-/// Hands an order over that is to be told at this address.
+/// Enqueues an order with this callback URL.
 async fn enqueue_at(bed: &Bed, topup_id: &str, callback_url: &str) {
     let data = json!({
         "topupId": topup_id,
@@ -27,21 +27,21 @@ async fn enqueue_at(bed: &Bed, topup_id: &str, callback_url: &str) {
     bed.message(&[(b"name", b"poll-topup"), (b"data", data.to_string().as_bytes())]).await;
 }
 
-/// The secret that a callback host verifies its events with.
+/// The secrets with which a callback host verifies its events, one a line.
 async fn callback_secret(bed: &Bed, host: &str) -> String {
-    let output = bed.program_beside(&["callback-secret", host]).await;
+    let output = bed.program_async(&["callback-secret", host]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("a text").trim_end().to_owned()
 }
 
-/// How far telling of an outcome by a channel has come.
-async fn source(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> Option<Notification> {
-    let told = bed.store().await.notifications(&topup_id.parse().expect("an id")).await.expect("it is read");
-    told.into_iter().find(|told| told.outcome == outcome && told.channel == channel)
+/// The stored notification of this outcome by this channel.
+async fn notification(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> Option<Notification> {
+    let all = bed.store().await.notifications(&topup_id.parse().expect("an id")).await.expect("it is read");
+    all.into_iter().find(|one| one.outcome == outcome && one.channel == channel)
 }
 
-/// Waits until this event is a dead letter, and returns the reason.
-async fn dead(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> String {
+/// Waits until this notification is a dead letter, and returns the reason.
+async fn dead_letter(bed: &Bed, topup_id: &str, outcome: Outcome, channel: &str) -> String {
     let (topup_id, channel) = (topup_id.parse().expect("an id"), channel.to_owned());
     let id = NotifyCustomer { topup_id, outcome, incident: Incident::FIRST, channel }.job_id();
     let key = format!("{{topup}}:{}:meta:{id}", JobName::NotifyCustomer);

@@ -1,4 +1,4 @@
-//! A receiver that answers byte by byte as it is told, so that it can do what no server should.
+//! A receiver with scripted responses, byte by byte, which may violate HTTP.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,28 +9,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-/// What it does with a request.
+/// The receiver's response to a request.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
     /// Sends these bytes and closes the connection.
     Bytes(String),
-    /// Says nothing until the sender gives up.
+    /// Sends nothing until the sender gives up.
     Silence,
 }
 
 impl Answer {
-    /// A whole answer without a body.
+    /// A complete response without a body.
     pub(super) fn status(code: u16) -> Self {
         Self::with(code, "")
     }
 
-    /// The same with more header lines, each ended by `\r\n`.
+    /// A complete response with more header lines, each ended by `\r\n`.
     pub(super) fn with(code: u16, headers: &str) -> Self {
         Self::Bytes(format!("HTTP/1.1 {code} x\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"))
     }
 }
 
-/// One request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) at: Instant,
@@ -43,7 +43,7 @@ impl Request {
         self.headers["webhook-id"].to_str().expect("it is text")
     }
 
-    /// Whether the holder of this secret takes it for genuine.
+    /// Whether the signature verifies with this secret.
     pub(super) fn is_signed_with(&self, secret: &str) -> bool {
         Webhook::new(secret).expect("a secret").verify(&self.body, &self.headers).is_ok()
     }
@@ -53,10 +53,10 @@ impl Request {
 struct Seen {
     requests: Mutex<Vec<Request>>,
     open: AtomicUsize,
-    most_open: AtomicUsize,
+    max_open: AtomicUsize,
 }
 
-/// See the module.
+/// An HTTP server on a port of its own that records its requests.
 #[derive(Clone)]
 pub(super) struct Receiver {
     pub(super) url: String,
@@ -64,7 +64,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Answers the first, second … request so.
+    /// Starts a receiver; `answer` maps the index of a request, from 0, to the response.
     pub(super) async fn start(answer: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let url = format!("http://{}/hook?token=token-of-mine", listener.local_addr().expect("it is bound"));
@@ -82,15 +82,15 @@ impl Receiver {
         self.seen.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Most connections that were open at the same time.
-    pub(super) fn most_open(&self) -> usize {
-        self.seen.most_open.load(Ordering::SeqCst)
+    /// The most connections that were open at the same time.
+    pub(super) fn max_open(&self) -> usize {
+        self.seen.max_open.load(Ordering::SeqCst)
     }
 }
 
 async fn serve(mut stream: TcpStream, seen: Arc<Seen>, answer: Arc<impl Fn(usize) -> Answer>) {
     let open = seen.open.fetch_add(1, Ordering::SeqCst) + 1;
-    seen.most_open.fetch_max(open, Ordering::SeqCst);
+    seen.max_open.fetch_max(open, Ordering::SeqCst);
     if let Some(request) = read(&mut stream).await {
         let number = {
             let mut requests = seen.requests.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +98,7 @@ async fn serve(mut stream: TcpStream, seen: Arc<Seen>, answer: Arc<impl Fn(usize
             requests.len() - 1
         };
         match answer(number) {
-            // A sender that has gone does not hear it.
+            // The write fails if the sender is gone, which is no error here.
             Answer::Bytes(bytes) => drop(stream.write_all(bytes.as_bytes()).await),
             Answer::Silence => drop(stream.read(&mut [0]).await),
         }

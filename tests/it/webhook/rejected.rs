@@ -1,4 +1,4 @@
-//! Messages that were rejected are put back once what they were rejected for is mended.
+//! Rejected messages are replayed into the inbox once the reason for the rejection is fixed.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn ids(shown: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn rejected_messages_are_shown_without_their_words_put_back_as_they_were_and_deleted() {
+async fn rejected_messages_are_listed_without_their_values_replayed_and_discarded() {
     let mut bed = Bed::new(600.0).await;
     let receiver = Receiver::start(|_| Answer::status(204)).await;
     let id = bed.order(Script::refunded_after(Duration::ZERO));
@@ -47,12 +47,12 @@ async fn rejected_messages_are_shown_without_their_words_put_back_as_they_were_a
     let ids = ids(&shown);
     assert_eq!(ids.len(), 3);
 
-    // Not mended yet: it comes back, with all that was sent and nothing that was added.
+    // The setting is not fixed yet, so the message is rejected again, with the fields that were sent and no others.
     assert!(output(&bed, &["replay", ids[0]]).contains("is in the inbox as "));
-    until("it is rejected again", async || {
-        let anew = output(&bed, &[]);
-        let anew = self::ids(&anew);
-        (anew.len() == 3 && !anew.contains(&ids[0])).then_some(())
+    until("the message is rejected again", async || {
+        let listed = output(&bed, &[]);
+        let listed = self::ids(&listed);
+        (listed.len() == 3 && !listed.contains(&ids[0])).then_some(())
     })
     .await;
     assert!(worker.stop().await.success());
@@ -60,10 +60,9 @@ async fn rejected_messages_are_shown_without_their_words_put_back_as_they_were_a
     let _worker = bed.worker().await;
     let replayed = output(&bed, &["replay", "--all"]);
     assert_eq!(replayed.matches("is in the inbox as ").count(), 2, "{replayed}");
-    assert!(replayed.contains(&format!("{}  left: it has too many fields", ids[2])), "{replayed}");
-    until("the order is told", async || (receiver.requests().len() == 1).then_some(())).await;
-    until("the bad one is rejected again", async || (output(&bed, &[]).lines().count() == 2).then_some(()))
-        .await;
+    assert!(replayed.contains(&format!("{}  not replayed: it has too many fields", ids[2])), "{replayed}");
+    until("the event is delivered", async || (receiver.requests().len() == 1).then_some(())).await;
+    until("one is rejected again", async || (output(&bed, &[]).lines().count() == 2).then_some(())).await;
 
     assert_eq!(output(&bed, &["discard", "--all"]).matches("deleted").count(), 2);
     assert_eq!(output(&bed, &[]), "");
@@ -72,7 +71,7 @@ async fn rejected_messages_are_shown_without_their_words_put_back_as_they_were_a
 }
 
 #[tokio::test]
-async fn a_message_that_is_put_back_undoes_nothing_that_came_since() {
+async fn a_replayed_message_does_not_undo_a_later_correction() {
     let mut bed = Bed::new(600.0).await;
     let id = bed.order(Script::handling_forever());
     let mut worker = bed.worker().await;
@@ -81,7 +80,7 @@ async fn a_message_that_is_put_back_undoes_nothing_that_came_since() {
     );
     bed.message(&[(b"name", b"poll-topup"), (b"data", data.as_bytes())]).await;
     let rejected = async || bed.redis::<usize>(&["XLEN", "{topup}:rejected"]).await;
-    until("it is rejected", async || (rejected().await == 1).then_some(())).await;
+    until("the message is rejected", async || (rejected().await == 1).then_some(())).await;
     bed.enqueue([&id]).await;
     let corrected = bed.program(&["correct", &id, "--email", "right@example.dz"]);
     assert!(corrected.status.success(), "{}", String::from_utf8_lossy(&corrected.stderr));
@@ -97,6 +96,6 @@ async fn a_message_that_is_put_back_undoes_nothing_that_came_since() {
     bed.set("CALLBACK_ALLOWED_HOSTS", "shop.example.dz");
     let _worker = bed.worker().await;
     output(&bed, &["replay", "--all"]);
-    until("it is taken in", async || order().await.and_then(|order| order.callback_url)).await;
+    until("the message is processed", async || order().await.and_then(|order| order.callback_url)).await;
     assert_eq!(email().await.as_deref(), Some("right@example.dz"));
 }

@@ -1,4 +1,4 @@
-//! `resend`: an operator has an event sent now, whatever it waits for and whatever has become of it.
+//! `resend` sends an event at once, whether it is pending, dead-lettered or delivered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use topup_worker::orders::NotificationStatus;
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{dead, source};
+use super::{dead_letter, notification};
 use crate::support::{Bed, until};
 
 const DAY: f64 = 24.0 * 3600.0;
@@ -20,24 +20,24 @@ fn resend(bed: &Bed, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A receiver that answers so until it is well.
-async fn ill(answer: Answer) -> (Receiver, Arc<AtomicBool>) {
-    let well = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&well);
+/// A receiver that fails with this response until the flag is set, and then answers 204.
+async fn failing(answer: Answer) -> (Receiver, Arc<AtomicBool>) {
+    let recovered = Arc::new(AtomicBool::new(false));
+    let answers = Arc::clone(&recovered);
     let receiver =
         Receiver::start(
             move |_| {
-                if asked.load(Ordering::SeqCst) { Answer::status(204) } else { answer.clone() }
+                if answers.load(Ordering::SeqCst) { Answer::status(204) } else { answer.clone() }
             },
         )
         .await;
-    (receiver, well)
+    (receiver, recovered)
 }
 
 #[tokio::test]
-async fn a_year_that_a_receiver_asks_for_is_a_day_and_the_operator_can_have_it_now() {
+async fn a_retry_after_of_a_year_waits_a_day_and_resend_sends_at_once() {
     let mut bed = Bed::new(1.0).await;
-    let (receiver, well) = ill(Answer::with(503, "retry-after: 31536000\r\n")).await;
+    let (receiver, recovered) = failing(Answer::with(503, "retry-after: 31536000\r\n")).await;
     bed.set("WEBHOOK_URL", receiver.url.clone());
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     let _worker = bed.worker().await;
@@ -54,49 +54,49 @@ async fn a_year_that_a_receiver_asks_for_is_a_day_and_the_operator_can_have_it_n
     .await;
     let after = time().await;
     assert!((before + DAY..=after + DAY).contains(&due), "due at {due}, between {before} and {after}");
-    let stored = source(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
+    let stored = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
     let stored = stored.next_attempt_at.unwrap().timestamp_micros();
     #[expect(clippy::cast_precision_loss, reason = "microseconds of this century")]
     let stored = stored as f64 / 1e6;
     assert!((before + DAY - 1.0..=after + DAY + 1.0).contains(&stored), "stored as {stored}, due at {due}");
 
-    well.store(true, Ordering::SeqCst);
-    let said = resend(&bed, &[&id]);
+    recovered.store(true, Ordering::SeqCst);
+    let shown = resend(&bed, &[&id]);
     assert_eq!(
-        said,
+        shown,
         format!("evt_{id}_fulfilled  webhook           waited for its next attempt: is due now\n")
     );
     bed.idle().await;
     let requests = receiver.requests();
     assert_eq!(requests.len(), 2);
     assert!(requests[0].id() == requests[1].id() && requests[0].body == requests[1].body);
-    let told = source(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
-    assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 2), "its attempts went on counting");
+    let sent = notification(&bed, &id, Outcome::Fulfilled, "webhook").await.unwrap();
+    assert_eq!((sent.status, sent.attempts), (NotificationStatus::Sent, 2), "the count continues");
     assert!(resend(&bed, &[&id]).starts_with("no notification of order"));
 }
 
 #[tokio::test]
-async fn an_event_is_sent_again_under_its_id_whatever_has_become_of_it() {
+async fn a_dead_lettered_and_a_delivered_event_are_resent_under_their_id() {
     let mut bed = Bed::new(600.0).await;
-    let (receiver, well) = ill(Answer::status(410)).await;
+    let (receiver, recovered) = failing(Answer::status(410)).await;
     bed.set("WEBHOOK_URL", receiver.url.clone());
     let id = bed.order(Script::refunded_after(Duration::ZERO));
     let event = format!("evt_{id}_refunded");
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    dead(&bed, &id, Outcome::Refunded, "webhook").await;
+    dead_letter(&bed, &id, Outcome::Refunded, "webhook").await;
     bed.idle().await;
-    well.store(true, Ordering::SeqCst);
-    let said = resend(&bed, &[&id, "--event", &event, "--channel", "webhook"]);
-    assert!(said.ends_with("was a dead letter: is due now, with all its attempts\n"), "{said}");
+    recovered.store(true, Ordering::SeqCst);
+    let shown = resend(&bed, &[&id, "--event", &event, "--channel", "webhook"]);
+    assert!(shown.ends_with("was a dead letter: is due now, with all its attempts\n"), "{shown}");
     bed.idle().await;
     assert_eq!(receiver.requests().len(), 2);
-    let told = source(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
-    assert_eq!((told.status, told.attempts), (NotificationStatus::Sent, 1));
+    let sent = notification(&bed, &id, Outcome::Refunded, "webhook").await.unwrap();
+    assert_eq!((sent.status, sent.attempts), (NotificationStatus::Sent, 1));
 
-    // It has arrived, and the receiver has lost it.
-    let said = resend(&bed, &[&id, "--event", &event]);
-    assert_eq!(said.matches("was delivered before: is sent again").count(), 2, "webhook and stream: {said}");
+    // The event was delivered, and the receiver has lost it.
+    let shown = resend(&bed, &[&id, "--event", &event]);
+    assert_eq!(shown.matches("was delivered before: is sent again").count(), 2, "both channels: {shown}");
     bed.idle().await;
     let requests = receiver.requests();
     assert_eq!(requests.len(), 3);
@@ -105,12 +105,12 @@ async fn an_event_is_sent_again_under_its_id_whatever_has_become_of_it() {
 }
 
 #[tokio::test]
-async fn what_there_is_not_is_said_in_words() {
+async fn unknown_orders_events_and_channels_are_reported() {
     let bed = Bed::new(600.0).await;
     let id = bed.order(Script::refunded_after(Duration::ZERO));
     let _worker = bed.worker().await;
     bed.enqueue([&id]).await;
-    bed.told(&id, "refunded").await;
+    bed.delivered(&id, "refunded").await;
     bed.idle().await;
     let unknown = "b".repeat(24);
     for (args, code, words) in [
@@ -120,9 +120,9 @@ async fn what_there_is_not_is_said_in_words() {
         (&[&id, "--channel", "fax"], 1, "goes by the channel fax"),
     ] {
         let output = bed.program(&[&["resend"], args].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{said}");
-        assert!(said.contains(words), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
     }
     assert_eq!(bed.sink.received().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! A secret is exchanged while an event is under way: the receiver can verify every attempt all the time.
+//! The secret is rotated while an event is pending: the receiver can verify every attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 #[tokio::test]
 async fn signatures_are_valid_before_during_and_after_a_rotation() {
     let mut bed = Bed::new(600.0).await;
-    let accepts = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&accepts);
+    let accepting = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&accepting);
     let receiver =
-        Receiver::start(move |_| Answer::status(if asked.load(Ordering::SeqCst) { 204 } else { 500 })).await;
+        Receiver::start(move |_| Answer::status(if flag.load(Ordering::SeqCst) { 204 } else { 500 })).await;
     bed.set("WEBHOOK_URL", receiver.url.clone());
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&id]).await;
@@ -29,7 +29,7 @@ async fn signatures_are_valid_before_during_and_after_a_rotation() {
         (NEW.to_owned(), &[NEW], &[SECRET]),
     ] {
         bed.set("WEBHOOK_SECRET", secrets);
-        accepts.store(invalid == [SECRET], Ordering::SeqCst);
+        accepting.store(invalid == [SECRET], Ordering::SeqCst);
         let mut worker = bed.worker().await;
         until("an attempt is made", async || (receiver.requests().len() > from).then_some(())).await;
         assert!(worker.stop().await.success());

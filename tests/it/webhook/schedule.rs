@@ -1,5 +1,5 @@
-//! Attempts come exactly when they should, for every way in which a receiver can fail, and all of one event
-//! carry one id, the same bytes and a valid signature.
+//! Attempts are made at the specified times for every kind of receiver failure, and all attempts of an event carry
+//! one id, the same bytes and a valid signature.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use topup_worker::orders::NotificationStatus;
 use topup_worker::simulator::Script;
 
 use super::receiver::{Answer, Receiver};
-use super::{callback_secret, dead, enqueue_at, source};
+use super::{callback_secret, dead_letter, enqueue_at, notification};
 use crate::support::redis::free_port;
 use crate::support::{Bed, until};
 
 /// Four hours pass in a second, three days in nineteen.
 const SCALE: f64 = 4.0 * 3600.0;
-/// What a machine that is busy with other tests may add to a wait.
-const BUSY: Duration = Duration::from_secs(4);
-/// After so long without an answer an attempt ends. Real time.
-const TIME_OUT: Duration = Duration::from_secs(15);
+/// The delay that a machine busy with other tests may add to a wait.
+const TOLERANCE: Duration = Duration::from_secs(4);
+/// The real time after which an attempt without an answer ends.
+const TIMEOUT: Duration = Duration::from_secs(15);
 const OUTCOME: Outcome = Outcome::Fulfilled;
 
-/// All attempts came, none before its time, with one id and the same bytes; `answered_after` is how long the
-/// first took to fail.
+/// Asserts that all attempts arrived at their times, with one id and the same bytes. The first attempt took
+/// `answered_after` to fail.
 fn assert_as_specified(name: &str, receiver: &Receiver, secret: &str, answered_after: Duration) {
     let requests = receiver.requests();
     assert_eq!(requests.len(), NOTIFY_WAITS.len(), "{name}");
@@ -34,15 +34,15 @@ fn assert_as_specified(name: &str, receiver: &Receiver, secret: &str, answered_a
         let gap = pair[1].at - pair[0].at;
         let wait = NOTIFY_WAITS[n + 1].div_f64(SCALE);
         let failed_after = if n == 0 { answered_after } else { Duration::ZERO };
-        // The receiver sees a request a moment after its time has begun to run.
+        // The receiver sees a request a moment after the sender has begun it.
         let earliest = failed_after.mul_f64(0.95) + wait.mul_f64(0.9);
-        let latest = failed_after + wait.mul_f64(1.1) + BUSY;
+        let latest = failed_after + wait.mul_f64(1.1) + TOLERANCE;
         assert!((earliest..=latest).contains(&gap), "{name}: attempt {} came after {gap:?}", n + 1);
     }
 }
 
 #[tokio::test]
-async fn every_failure_is_tried_ten_times_at_the_times_that_are_specified() {
+async fn every_failure_has_ten_attempts_at_the_specified_times() {
     let mut bed = Bed::new(SCALE).await;
     bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
     let elsewhere = Receiver::start(|_| Answer::status(204)).await;
@@ -70,28 +70,28 @@ async fn every_failure_is_tried_ten_times_at_the_times_that_are_specified() {
     let _worker = bed.worker().await;
 
     for (name, id, receiver) in &failing {
-        let reason = dead(&bed, id, OUTCOME, "callback").await;
+        let reason = dead_letter(&bed, id, OUTCOME, "callback").await;
         assert!(reason.starts_with("undelivered after 10 attempts, last: "), "{name}: {reason}");
         assert_as_specified(name, receiver, &secret, Duration::ZERO);
     }
-    assert_eq!(elsewhere.requests().len(), 0, "a redirect was followed");
+    assert_eq!(elsewhere.requests().len(), 0, "no redirect is followed");
     let reason = "undelivered after 10 attempts, last: the connection was refused";
-    assert_eq!(dead(&bed, &down_id, OUTCOME, "callback").await, reason);
-    let down = source(&bed, &down_id, OUTCOME, "callback").await.unwrap();
+    assert_eq!(dead_letter(&bed, &down_id, OUTCOME, "callback").await, reason);
+    let down = notification(&bed, &down_id, OUTCOME, "callback").await.unwrap();
     assert_eq!((down.attempts, down.status), (10, NotificationStatus::Failed));
     assert_eq!(down.last_error.as_deref(), Some("the connection was refused"));
-    dead(&bed, &slow_id, OUTCOME, "callback").await;
-    assert_as_specified("slow", &slow, &secret, TIME_OUT);
+    dead_letter(&bed, &slow_id, OUTCOME, "callback").await;
+    assert_as_specified("slow", &slow, &secret, TIMEOUT);
     let merchant = bed.sink.received();
-    let only_of_that = merchant.iter().all(|one| one.json()["type"] == "topup.undelivered");
-    assert!(only_of_that, "the merchant's endpoint is told only what was not delivered elsewhere");
+    let only_undelivered = merchant.iter().all(|one| one.json()["type"] == "topup.undelivered");
+    assert!(only_undelivered, "the merchant's endpoint receives only `topup.undelivered`");
 }
 
 #[tokio::test]
-async fn a_time_the_receiver_names_is_real_and_kept_in_full() {
+async fn a_retry_after_is_real_time_and_kept_in_full() {
     let mut bed = Bed::new(SCALE).await;
     bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
-    // The other form of the same is held by unit tests; a date needs a clock.
+    // Unit tests cover the date form, which needs a clock.
     let receiver = Receiver::start(|_| Answer::with(429, "retry-after: 120\r\n")).await;
     let id = bed.order(Script::fulfilled_after(Duration::ZERO));
     let witness = Receiver::start(|_| Answer::status(500)).await;
@@ -108,20 +108,20 @@ async fn a_time_the_receiver_names_is_real_and_kept_in_full() {
         bed.redis::<Option<f64>>(&["ZSCORE", "{topup}:notify-customer:scheduled", &job]).await
     })
     .await;
-    // The receiver has answered, and the time has been set, at some moment between these two.
+    // The receiver answered and the retry was scheduled between these two moments.
     let (earliest, latest) = (before + 120.0, time().await + 120.0);
     assert!((earliest..=latest).contains(&due), "due at {due}, and not from {earliest} to {latest}");
-    let stored = source(&bed, &id, OUTCOME, "callback").await.unwrap();
+    let stored = notification(&bed, &id, OUTCOME, "callback").await.unwrap();
     assert_eq!((stored.attempts, stored.last_error.as_deref()), (1, Some("HTTP 429")));
 
-    // All ten attempts of another event pass, and this one is left alone all the while.
+    // While another event makes all its ten attempts, this receiver gets no further request.
     enqueue_at(&bed, &witness_id, &witness.url).await;
-    dead(&bed, &witness_id, OUTCOME, "callback").await;
+    dead_letter(&bed, &witness_id, OUTCOME, "callback").await;
     assert_eq!((witness.requests().len(), receiver.requests().len()), (10, 1));
 }
 
 #[tokio::test]
-async fn what_comes_behind_the_status_line_of_a_2xx_changes_nothing() {
+async fn the_body_of_a_2xx_response_is_ignored() {
     let mut bed = Bed::new(SCALE).await;
     bed.set("CALLBACK_ALLOWED_HOSTS", "127.0.0.1");
     let chunks = format!("HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{}", "not a chunk");
@@ -145,8 +145,8 @@ async fn what_comes_behind_the_status_line_of_a_2xx_changes_nothing() {
     .await;
     bed.idle().await;
     for (id, receiver, code) in orders {
-        let told = source(&bed, &id, OUTCOME, "callback").await.unwrap();
+        let stored = notification(&bed, &id, OUTCOME, "callback").await.unwrap();
         let expected = if code == 410 { NotificationStatus::Refused } else { NotificationStatus::Sent };
-        assert_eq!((told.status, told.attempts, receiver.requests().len()), (expected, 1, 1), "{code}");
+        assert_eq!((stored.status, stored.attempts, receiver.requests().len()), (expected, 1, 1), "{code}");
     }
 }

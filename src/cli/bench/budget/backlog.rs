@@ -1,36 +1,35 @@
-//! Rechecks that are all due when a measurement begins: as after a day's outage, or after Redis has lost its data.
+//! Creates orders whose recheck is due when a measurement begins, as after a day without workers or a Redis data loss.
 
 use chrono::TimeDelta;
 use redis::AsyncCommands;
 use tokio::time::Instant;
 use topup_jobs::{JobName, OrderStatus, TopupId, TrackTopup, Tracking};
 
-use super::super::ground::Ground;
+use super::super::bench_redis::BenchRedis;
 use super::load::{Load, Provider};
 use crate::clock::real_now;
 use crate::orders::{self, CardCipher, Change, OrderStore};
 use crate::simulator::{Script, Simulator};
 
-/// The rechecks of one measurement.
 pub(super) struct Backlog {
     ids: Vec<String>,
     began: Instant,
 }
 
 impl Backlog {
-    /// Makes orders that are QUEUED at the provider and were to be rechecked an hour ago. Where Redis is to have lost its
-    /// data they are in the store alone, otherwise in the queue too.
+    /// Creates orders that are QUEUED at the provider and were due for a recheck an hour ago. With `rechecks_lost`
+    /// the orders are only in the store, otherwise also in the inbox.
     pub(super) async fn prepare(
         load: &Load<'_>,
-        ground: &Ground,
+        bench: &BenchRedis,
         provider: &Provider,
         database: &str,
     ) -> anyhow::Result<Self> {
-        let store = orders::open(database, CardCipher::new(&ground.encryption_key)?).await?;
+        let store = orders::open(database, CardCipher::new(&bench.encryption_key)?).await?;
         let due = real_now() - TimeDelta::hours(1);
-        let (mut ids, mut redis) = (Vec::new(), ground.redis.clone());
+        let (mut ids, mut redis) = (Vec::new(), bench.redis.clone());
         for _ in 0..load.settings.rechecks {
-            let id = provider.told.simulator().create(Script::queued_forever());
+            let id = provider.notified.simulator().create(Script::queued_forever());
             let topup_id: TopupId = id.parse()?;
             let order = store.track(&TrackTopup::new(topup_id), due - TimeDelta::days(1)).await?;
             let status = OrderStatus::Scheduled;
@@ -50,14 +49,14 @@ impl Backlog {
             if !load.settings.rechecks_lost {
                 let data = format!(r#"{{"topupId":"{id}"}}"#);
                 let fields = [("name", JobName::RecheckTopup.as_str()), ("data", &data)];
-                let _id: String = redis.xadd(ground.names.inbox(), "*", &fields).await?;
+                let _id: String = redis.xadd(bench.names.inbox(), "*", &fields).await?;
             }
             ids.push(id);
         }
         Ok(Self { ids, began: Instant::now() })
     }
 
-    /// How many were answered for, and how many in a minute of the provider's time.
+    /// Returns how many rechecks the provider has answered: in all, and per minute of domain (scaled) time.
     pub(super) fn answered(&self, simulator: &Simulator, time_scale: f64) -> (u32, f64) {
         let answered = self.ids.iter().filter(|id| !simulator.calls(id).is_empty()).count();
         let answered = u32::try_from(answered).unwrap_or(u32::MAX);

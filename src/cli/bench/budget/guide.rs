@@ -1,4 +1,4 @@
-//! The peer: the adaptive loop of the provider's guide, one task for each order.
+//! The baseline of the comparison: the adaptive loop of the provider's guide, one task for each order.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use url::Url;
 use super::load::{Load, Tracked};
 use crate::provider::{Client, TopupApi};
 
-/// The guide's `maxDuration`.
+/// `maxDuration` in the provider's guide: after this time the loop stops checking the order.
 const MAX_DURATION: Duration = Duration::from_mins(5);
 
 pub(super) async fn follow(load: &Load<'_>, patient: bool) -> anyhow::Result<Tracked> {
@@ -18,11 +18,11 @@ pub(super) async fn follow(load: &Load<'_>, patient: bool) -> anyhow::Result<Tra
     let client = Client::new(&Url::parse(&provider.url)?, &"sandbox-key".into())?;
     let mut loops = JoinSet::new();
     load.arrive(&provider, async |topup_id| {
-        let (client, told, scale) = (client.clone(), provider.told.clone(), load.settings.time_scale);
+        let (client, notified, scale) = (client.clone(), provider.notified.clone(), load.settings.time_scale);
         let id: TopupId = topup_id.parse()?;
         loops.spawn(async move {
             if poll_topup_adaptive(&client, &id, scale, patient).await {
-                told.now(&topup_id);
+                notified.now(&topup_id);
             }
         });
         Ok(())
@@ -30,7 +30,8 @@ pub(super) async fn follow(load: &Load<'_>, patient: bool) -> anyhow::Result<Tra
     .await
 }
 
-/// `pollTopupAdaptive` of the guide; false where it throws.
+/// Runs `pollTopupAdaptive` of the provider's guide. Returns true if the order ends; false after [`MAX_DURATION`] or,
+/// unless `patient`, after the first error.
 async fn poll_topup_adaptive(client: &Client, id: &TopupId, scale: f64, patient: bool) -> bool {
     let start_time = Instant::now();
     let elapsed = || start_time.elapsed().mul_f64(scale);

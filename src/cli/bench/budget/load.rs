@@ -1,4 +1,4 @@
-//! The orders that arrive: the same lives at the same times for every follower, and what became of them.
+//! Creates the same orders at the same times for each follower (a program that tracks orders), and measures the result.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -15,30 +15,29 @@ use super::super::report::percentile;
 use super::{BudgetSettings, RATE_LIMIT};
 use crate::simulator::{ListCard, Mix, Simulator, SimulatorSettings, serve};
 
-/// Final after 3 to 45 seconds, or QUEUED.
+/// Percentages of the outcomes. Within 3 to 45 seconds of domain time, an order becomes final or QUEUED.
 const MIX: Mix = Mix { fulfilled: 80, refunded: 10, queued: 10, slow: 0 };
 const SEED: u64 = 1;
 
-/// What one follower is given.
+/// What one follower is measured with: the orders per minute, the settings, and the card fields in the provider's list.
 pub(super) struct Load<'a> {
     pub(super) arrivals: u32,
     pub(super) settings: &'a BudgetSettings,
-    /// What the list shows of a card.
     pub(super) list_card: ListCard,
 }
 
-/// What came of it.
+/// The counts of one follower's orders and requests, and how soon it notified the customers.
 pub(super) struct Tracked {
     pub(super) orders: u32,
     pub(super) ended: u32,
     pub(super) requests: u32,
-    /// Of these, checks that the provider refused because there had been too many.
+    /// Number of checks that the provider refused with 429.
     pub(super) refused: u32,
     pub(super) busiest_minute: u32,
-    /// Milliseconds from the end of an order at the provider until its customer was notified, sorted. An order
-    /// without a notification counts with the time until the measurement ended.
-    told_after_ms: Vec<i64>,
-    /// Rechecks that were due at the beginning and that were answered for: in all, and in a minute.
+    /// Milliseconds of domain time from the end of each order at the provider to its notification, sorted. For an order
+    /// without a notification, the time to the end of the measurement.
+    notified_after_ms: Vec<i64>,
+    /// Number of rechecks that were due at the start and got an answer: in all, and per minute of domain time.
     pub(super) rechecks_answered: (u32, f64),
 }
 
@@ -47,32 +46,32 @@ impl Tracked {
         f64::from(self.ended) / f64::from(self.requests)
     }
 
-    /// The time within which this share of the customers was notified, in seconds.
-    pub(super) fn told_after(&self, share: f64) -> f64 {
-        percentile(&self.told_after_ms, share) / 1000.0
+    /// Returns the seconds within which `share` (0 to 1) of the customers were notified.
+    pub(super) fn notified_after(&self, share: f64) -> f64 {
+        percentile(&self.notified_after_ms, share) / 1000.0
     }
 }
 
-/// The provider of one load, and a note of who was notified.
+/// The simulated provider for one follower, and the record of its notified orders.
 pub(super) struct Provider {
     pub(super) url: String,
-    pub(super) told: Told,
+    pub(super) notified: Notified,
     _serving: AbortOnDropHandle<std::io::Result<()>>,
 }
 
-/// Which orders' customers were told, and how long after their end. Clones share the note.
+/// For each notified order, the domain time from its end at the provider to its notification. Clones share the record.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(super) struct Notified {
     simulator: Simulator,
     after: Arc<Mutex<HashMap<String, Duration>>>,
 }
 
-impl Told {
+impl Notified {
     pub(super) fn simulator(&self) -> &Simulator {
         &self.simulator
     }
 
-    /// The customer of this order is notified now.
+    /// Records that the customer of this order is notified now.
     pub(super) fn now(&self, topup_id: &str) {
         if let Some(after) = self.simulator.decided_for(topup_id) {
             self.after().entry(topup_id.to_owned()).or_insert(after);
@@ -85,7 +84,7 @@ impl Told {
 }
 
 impl Load<'_> {
-    /// A wait in real time.
+    /// Converts a wait in domain time to real time.
     pub(super) fn real(&self, wait: Duration) -> Duration {
         wait.div_f64(self.settings.time_scale)
     }
@@ -102,21 +101,21 @@ impl Load<'_> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let serving = tokio::spawn(serve(listener, simulator.clone(), std::future::pending()));
-        let told = Told { simulator, after: Arc::default() };
-        Ok(Provider { url, told, _serving: AbortOnDropHandle::new(serving) })
+        let notified = Notified { simulator, after: Arc::default() };
+        Ok(Provider { url, notified, _serving: AbortOnDropHandle::new(serving) })
     }
 
-    /// Has the orders arrive, hands each over as it does, and waits until all have ended or time is up.
+    /// Creates orders at random intervals, hands each over, and waits up to `settle_minutes` for their notifications.
     pub(super) async fn arrive(
         &self,
         provider: &Provider,
         mut hand_over: impl AsyncFnMut(String) -> anyhow::Result<()>,
     ) -> anyhow::Result<Tracked> {
         let orders = self.arrivals * self.settings.minutes;
-        let (simulator, mut rng) = (&provider.told.simulator, StdRng::seed_from_u64(SEED));
+        let (simulator, mut rng) = (&provider.notified.simulator, StdRng::seed_from_u64(SEED));
         let (mut next, mut ids) = (Instant::now(), Vec::new());
         for _ in 0..orders {
-            // Customers come independently of each other.
+            // Exponential intervals, because customers arrive independently of each other.
             let minutes = -(1.0 - rng.random::<f64>()).ln() / f64::from(self.arrivals);
             next += self.real(Duration::from_secs_f64(minutes * 60.0));
             tokio::time::sleep_until(next).await;
@@ -125,25 +124,25 @@ impl Load<'_> {
             hand_over(topup_id).await?;
         }
         let end = Instant::now() + self.real(Duration::from_mins(self.settings.settle_minutes.into()));
-        while provider.told.after().len() < ids.len() && Instant::now() < end {
+        while provider.notified.after().len() < ids.len() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let requests = u32::try_from(simulator.total_calls())?;
         let refused =
             |id: &String| simulator.calls(id).iter().filter(|call| call.answer.starts_with("429")).count();
         let refused = u32::try_from(ids.iter().map(refused).sum::<usize>())?;
-        let told = provider.told.after().clone();
-        let after = |id: &String| told.get(id).copied().or_else(|| simulator.decided_for(id));
+        let notified = provider.notified.after().clone();
+        let after = |id: &String| notified.get(id).copied().or_else(|| simulator.decided_for(id));
         let ms = |after: Duration| i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let mut told_after_ms: Vec<i64> = ids.iter().filter_map(after).map(ms).collect();
-        told_after_ms.sort_unstable();
+        let mut notified_after_ms: Vec<i64> = ids.iter().filter_map(after).map(ms).collect();
+        notified_after_ms.sort_unstable();
         Ok(Tracked {
             orders,
-            ended: u32::try_from(told.len())?,
+            ended: u32::try_from(notified.len())?,
             requests,
             refused,
             busiest_minute: u32::try_from(simulator.busiest_minute())?,
-            told_after_ms,
+            notified_after_ms,
             rechecks_answered: (0, 0.0),
         })
     }
@@ -165,7 +164,7 @@ mod tests {
         }
     }
 
-    /// The cards of orders without notifications, and what was measured of them.
+    /// Measures a follower that notifies no customer. Returns the card codes of the orders, and the measured counts.
     async fn ignored(settings: &BudgetSettings) -> (Vec<Option<String>>, Tracked) {
         let load = Load { arrivals: 600, settings, list_card: ListCard::default() };
         let provider = load.provider().await.unwrap();
@@ -175,7 +174,7 @@ mod tests {
             Ok(())
         });
         let tracked = tracked.await.unwrap();
-        (ids.iter().map(|id| provider.told.simulator.card_code(id)).collect(), tracked)
+        (ids.iter().map(|id| provider.notified.simulator.card_code(id)).collect(), tracked)
     }
 
     #[tokio::test]
@@ -187,10 +186,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_was_never_told_counts_with_the_time_until_the_end() {
+    async fn orders_without_notification_count_with_the_time_until_the_end() {
         let (_, tracked) = ignored(&settings()).await;
         assert_eq!((tracked.orders, tracked.ended, tracked.requests), (600, 0, 0));
-        assert_eq!(tracked.told_after_ms.len(), 600);
-        assert!(tracked.told_after(0.0) >= 15.0, "all are final within 45 of the last 60 seconds");
+        assert_eq!(tracked.notified_after_ms.len(), 600);
+        assert!(tracked.notified_after(0.0) >= 15.0, "all are final within 45 of the last 60 seconds");
     }
 }

@@ -1,11 +1,8 @@
-//! The provider's budget, spent: how many orders one request follows to their end, and how late customers hear.
-//!
-//! The same orders come at the same times to the simulated provider, which allows what the real one allows, and
-//! each follower in turn takes care of them: the loop of the provider's guide, and this service as it is run,
-//! asking for each order or reading a list. A scaled clock is shared by provider, budget and workers.
-//!
-//! An order has come to its end here when it is FULFILLED, REFUNDED or QUEUED, which is where the guide's loop
-//! ends as well.
+//! Measures how many orders end per request to the provider, and how soon their customers are notified. A follower is a
+//! program that tracks orders: the loop of the provider's guide, or this service, which checks each order or reads the
+//! list. The simulated provider has the limits of the real one and gives each follower the same orders at the same
+//! times. Simulator and workers use the same scaled clock. Here, an order ends when it is FULFILLED, REFUNDED or
+//! QUEUED, because the guide's loop ends at these statuses.
 
 mod backlog;
 mod guide;
@@ -15,65 +12,65 @@ mod service;
 use clap::{Args, ValueEnum};
 
 use self::load::{Load, Tracked};
-use super::ground::Ground;
+use super::bench_redis::BenchRedis;
 use super::report::Report;
 use crate::simulator::ListCard;
 
-/// What the provider allows a key in a minute.
+/// Requests per minute that the provider allows one API key.
 const RATE_LIMIT: u32 = 120;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct BudgetSettings {
-    /// Orders that arrive in a minute, for `budget`; several, separated by commas
+    /// Orders that arrive in a minute, for `budget`; several rates separated by commas
     #[arg(long, value_delimiter = ',', default_value = "90,1000", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     arrivals: Vec<u32>,
 
-    /// Minutes for which they arrive
+    /// Minutes during which orders arrive
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     minutes: u32,
 
-    /// Minutes after the last arrival in which orders may come to their end
+    /// Minutes to wait, after the last arrival, for the end of the orders
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=600))]
     settle_minutes: u32,
 
-    /// How many times as fast these minutes pass
+    /// Factor by which these minutes pass faster than real time
     #[arg(long, default_value_t = 10.0, value_parser = scale)]
     time_scale: f64,
 
-    /// Rechecks that are due when it begins
+    /// QUEUED orders whose recheck is due when the measurement starts
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     rechecks: u32,
 
-    /// These rechecks are in the database alone: Redis has lost its data
+    /// Create the orders of --rechecks only in the database, as if Redis had lost its data
     #[arg(long)]
     rechecks_lost: bool,
 
-    /// Only these followers; all where it is not given
+    /// Followers (programs that track orders) to measure, separated by commas; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     followers: Vec<Follower>,
 }
 
-/// Who follows the orders.
+/// A program that tracks the orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Follower {
-    /// `pollTopupAdaptive` of the guide, for each order. An answer that is no order ends it, as it is written.
+    /// The unchanged loop `pollTopupAdaptive` of the provider's guide, which ends at any answer that is not an order.
     Guide,
-    /// The same, mended so far that it polls on after an answer that is no order.
+    /// The guide's loop, corrected to continue after an answer that is not an order.
     PatientGuide,
-    /// Two workers that ask for each order.
+    /// Two workers that check each order separately.
     CheckId,
-    /// Two workers, and the list as it is documented, without the date of a card: each card is asked for.
+    /// Two workers that read the list as documented. The list omits the date of a card, so each card needs a check.
     List,
-    /// The same, where cards are delivered without the date while more wait than can be asked for soon.
+    /// Like `list`, but cards are delivered without the date while too many wait to be checked soon.
     ListFast,
-    /// Two workers, and a list that shows all fields of a card.
+    /// Two workers that read a list with all fields of a card.
     ListWithCards,
 }
 
-/// Measures every follower at every rate.
+/// Measures each selected follower at each rate of arriving orders.
 pub(super) async fn budget(
     settings: &BudgetSettings,
-    ground: &mut Ground,
+    bench: &mut BenchRedis,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     for &arrivals in &settings.arrivals {
@@ -82,7 +79,7 @@ pub(super) async fn budget(
             if !settings.followers.is_empty() && !settings.followers.contains(follower) {
                 continue;
             }
-            ground.clear().await?;
+            bench.clear().await?;
             let list_card = match follower {
                 Follower::ListWithCards => ListCard::Complete,
                 _ => ListCard::Documented,
@@ -91,13 +88,13 @@ pub(super) async fn budget(
             let tracked = match follower {
                 Follower::Guide => guide::follow(&load, false).await?,
                 Follower::PatientGuide => guide::follow(&load, true).await?,
-                Follower::CheckId => service::follow(&load, ground, "off", "complete").await?,
-                Follower::ListFast => service::follow(&load, ground, "auto", "fast").await?,
+                Follower::CheckId => service::follow(&load, bench, "off", "complete").await?,
+                Follower::ListFast => service::follow(&load, bench, "auto", "fast").await?,
                 Follower::List | Follower::ListWithCards => {
-                    service::follow(&load, ground, "auto", "complete").await?
+                    service::follow(&load, bench, "auto", "complete").await?
                 }
             };
-            // Invariant: no follower is skipped as a value.
+            // Invariant: clap hides no variant of `Follower`, so each variant has a name.
             let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");
             let name = format!("budget_{arrivals}_per_minute_{follower_name}");
             note(report, &name, &tracked);
@@ -124,9 +121,9 @@ fn note(report: &mut Report, name: &str, tracked: &Tracked) {
         ("requests_refused", f64::from(tracked.refused)),
         ("busiest_minute_requests", f64::from(tracked.busiest_minute)),
         ("orders_per_request", tracked.orders_per_request()),
-        ("told_after_p50_seconds", tracked.told_after(0.5)),
-        ("told_after_p95_seconds", tracked.told_after(0.95)),
-        ("told_after_max_seconds", tracked.told_after(1.0)),
+        ("notified_after_p50_seconds", tracked.notified_after(0.5)),
+        ("notified_after_p95_seconds", tracked.notified_after(0.95)),
+        ("notified_after_max_seconds", tracked.notified_after(1.0)),
     ];
     for (figure, value) in figures {
         report.add(format!("{name}_{figure}"), value);

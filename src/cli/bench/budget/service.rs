@@ -1,4 +1,4 @@
-//! This service as it is run: workers as processes of their own, and an endpoint that they tell.
+//! Measures this service as a follower: starts worker processes, and an endpoint that receives their webhooks.
 
 use std::net::Ipv4Addr;
 
@@ -10,25 +10,25 @@ use redis::AsyncCommands;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::ground::Ground;
+use super::super::bench_redis::BenchRedis;
 use super::super::worker::{database_url, end, spawn_whole};
 use super::RATE_LIMIT;
 use super::backlog::Backlog;
-use super::load::{Load, Told, Tracked};
+use super::load::{Load, Notified, Tracked};
 use crate::cli::private::Process;
 
 const WORKERS: u32 = 2;
-/// Each order has at least this event at its end; `delayed` is sent on the way.
+/// Outcomes whose event ends an order in this measurement. `delayed` is missing, as a delayed order is still checked.
 const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
 
 pub(super) async fn follow(
     load: &Load<'_>,
-    ground: &mut Ground,
+    bench: &mut BenchRedis,
     list_polling: &str,
     card_details: &str,
 ) -> anyhow::Result<Tracked> {
     let provider = load.provider().await?;
-    let (webhook_url, _endpoint) = listen(provider.told.clone()).await?;
+    let (webhook_url, _endpoint) = listen(provider.notified.clone()).await?;
     let settings = [
         ("ONECLICKDZ_API_URL", provider.url.clone()),
         ("ONECLICKDZ_API_KEY", "sandbox-key".to_owned()),
@@ -41,16 +41,16 @@ pub(super) async fn follow(
         ("TIME_SCALE", load.settings.time_scale.to_string()),
     ];
     let database = ulid::Ulid::generate().to_string();
-    let backlog = Backlog::prepare(load, ground, &provider, &database_url(ground, &database)).await?;
-    let start = |n| spawn_whole(ground, &format!("worker {n}"), &database, &settings);
+    let backlog = Backlog::prepare(load, bench, &provider, &database_url(bench, &database)).await?;
+    let start = |n| spawn_whole(bench, &format!("worker {n}"), &database, &settings);
     let workers: Vec<Process> = (1..=WORKERS).map(start).collect::<anyhow::Result<_>>()?;
-    let signed_on = ground.key("workers");
-    ground
+    let signed_on = bench.key("workers");
+    bench
         .until("the workers are ready", async || {
-            Ok(ground.number(&["ZCARD", &signed_on]).await? == u64::from(WORKERS))
+            Ok(bench.number(&["ZCARD", &signed_on]).await? == u64::from(WORKERS))
         })
         .await?;
-    let (inbox, redis) = (ground.names.inbox(), &ground.redis);
+    let (inbox, redis) = (bench.names.inbox(), &bench.redis);
     let mut tracked = load
         .arrive(&provider, async |topup_id| {
             let data = format!(r#"{{"topupId":"{topup_id}"}}"#);
@@ -59,28 +59,28 @@ pub(super) async fn follow(
             Ok(())
         })
         .await?;
-    tracked.rechecks_answered = backlog.answered(provider.told.simulator(), load.settings.time_scale);
+    tracked.rechecks_answered = backlog.answered(provider.notified.simulator(), load.settings.time_scale);
     for worker in workers {
         end(worker).await?;
     }
     Ok(tracked)
 }
 
-/// The merchant's endpoint, which notes who is notified.
-async fn listen(told: Told) -> anyhow::Result<(String, AbortOnDropHandle<std::io::Result<()>>)> {
+/// Serves an endpoint that receives the workers' webhooks and records which orders were notified.
+async fn listen(notified: Notified) -> anyhow::Result<(String, AbortOnDropHandle<std::io::Result<()>>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("http://{}/", listener.local_addr()?);
-    let router = Router::new().route("/", post(receive)).with_state(told);
+    let router = Router::new().route("/", post(receive)).with_state(notified);
     let serving = tokio::spawn(axum::serve(listener, router).into_future());
     Ok((url, AbortOnDropHandle::new(serving)))
 }
 
-async fn receive(State(told): State<Told>, headers: HeaderMap) -> StatusCode {
+async fn receive(State(notified): State<Notified>, headers: HeaderMap) -> StatusCode {
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     if let ["evt", topup_id, outcome] = id.split('_').collect::<Vec<_>>()[..]
         && ENDS.contains(&outcome)
     {
-        told.now(topup_id);
+        notified.now(topup_id);
     }
     StatusCode::NO_CONTENT
 }

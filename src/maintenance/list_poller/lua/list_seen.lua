@@ -1,15 +1,19 @@
--- Says what a page of the list showed.
--- KEYS[1] budget   KEYS[2] queue of fast polling   KEYS[3..] other queues in which an order may be   ARGV: ms for which
---   no other reading begins, ms for which an order is not called ready again, ms of waiting that a ready order is
---   given; then for each order: its id and
---   'handling'   it is not final
---   'decided'    what it showed stands in the store: its job has to carry that out
---   'ready'      it is FULFILLED, and the row does not show all of the card: it is asked for before other new orders
---                but those that have waited for longer than the given time, or before the rest of the backlog
--- Returns the number of orders that were woken
+-- Records what the rows of a page of the list showed, and wakes the jobs of their orders.
+-- KEYS[1]   budget
+-- KEYS[2]   queue of polling jobs
+-- KEYS[3..] other queues in which the job of an order may be
+-- ARGV[1]   lease in ms: how long no other reading may begin
+-- ARGV[2]   ms in which an order is made ready at most once
+-- ARGV[3]   head start of a ready order in the wait queue, in ms
+-- ARGV[4..] for each order its id and one of these words:
+--   'handling'   the order is not final
+--   'decided'    the store holds what the row showed, and the order's job has to act on it
+--   'ready'      the order is FULFILLED and the row lacks a part of the card: it is checked ahead of new orders that
+--                have waited for less than the head start, or ahead of the rest of the backlog
+-- Returns the number of jobs that were woken.
 local budget = KEYS[1]
 local lease, once, lead = take(), take(), tonumber(take())
-local now = math.floor(now() * 1000)
+local now_ms = math.floor(now() * 1000)
 local woken = 0
 redis.call('SET', budget .. ':list-lock', 1, 'PX', lease, 'XX')
 
@@ -22,10 +26,10 @@ local function wake(id)
     end
 end
 
--- The payload of its job, if the order is tracked, and whether that is in the queue of fast polling.
+-- Returns the payload of a tracked order's job, and whether the job is in the queue of polling jobs.
 local function tracked(id)
     for n = 2, #KEYS do
-        -- A dead letter has its payload there, and no worker checks it.
+        -- A dead letter has a payload, too, but no worker runs its job.
         local payload = redis.call('HMGET', KEYS[n] .. ':data', id)[1]
         if payload and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
             return payload, n == 2
@@ -38,29 +42,29 @@ while at < #ARGV do
     local payload, polled = tracked(id)
     if not payload then
         if what == 'decided' then
-            -- The order has gone on since it became a dead letter. What is still to be done, the store has put back.
+            -- The order has changed, so its dead letter is outdated. Jobs that it needs are restored from the store.
             for n = 2, #KEYS do
                 forget_dead_letter(KEYS[n], id)
             end
         end
-        -- Other programs have orders too, and most of those in the list are long final.
+        -- Other rows without a job need nothing: most show final orders or orders of other programs.
     elseif what == 'handling' then
-        redis.call('ZADD', budget .. ':seen-in-list', now, id)
+        redis.call('ZADD', budget .. ':seen-in-list', now_ms, id)
     elseif what == 'ready' then
-        -- Where check-id shows no card either, it is asked for at its own pace.
+        -- An order is made ready only once in a while. In between, its checks follow their usual schedule.
         if redis.call('SET', budget .. ':details-requested:' .. id, 1, 'PX', once, 'NX') then
             if polled and not redis.call('ZSCORE', budget .. ':waiting-backlog', id) then
                 redis.call('SADD', budget .. ':details-missing', id)
-                redis.call('ZADD', budget .. ':waiting-new', 'LT', now - lead, id)
+                redis.call('ZADD', budget .. ':waiting-new', 'LT', now_ms - lead, id)
             else
-                -- It came hours after those that wait there, and it alone is known to have ended.
+                -- Score 0 puts the order first in the backlog: no other order there is known to be final.
                 redis.call('ZADD', budget .. ':waiting-backlog', 0, id)
             end
-            redis.call('ZADD', budget .. ':eligible-at', now, id)
+            redis.call('ZADD', budget .. ':eligible-at', now_ms, id)
             wake(id)
         end
     elseif not string.find(payload, '"force":true', 1, true) then
-        -- A forced check of a final order learns nothing from that, and keeps its place in the queue.
+        -- An order with a forced check stays in the wait queue, because that check needs an answer to `check-id`.
         leave_wait_queue(budget, id)
         wake(id)
     end

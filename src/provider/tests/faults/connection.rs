@@ -6,11 +6,11 @@ use crate::provider::client::{MAX_LIST_BYTES, MAX_ORDER_BYTES};
 const BROKE_OFF: &str = "the connection to the provider failed: the answer broke off";
 const NO_ANSWER: &str = "the connection to the provider failed: the request broke off";
 const LATE: &str = "the provider did not answer in time";
-/// For the rows that end by it.
+/// Time limit of those requests that are expected to time out.
 const SHORT: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The documented answer with these header lines instead of its `Content-Length`.
+/// An answer with these header lines instead of the correct `Content-Length`.
 fn framed(headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{headers}\r\n\r\n{body}").into_bytes()
 }
@@ -19,14 +19,14 @@ fn chunked(chunks: &str) -> Vec<u8> {
     framed("Transfer-Encoding: chunked", chunks)
 }
 
-/// JSON of this length, with room behind it.
+/// Pads JSON with spaces to this length.
 fn padded(mut json: String, length: usize) -> String {
     json.extend(std::iter::repeat_n(' ', length - json.len()));
     json
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_http_is_asked_for_again() {
+async fn an_answer_that_violates_http_is_retried() {
     let order = order();
     let (half, length) = (&order[..order.len() / 2], order.len());
     let huge_header = format!("X-Filler: {}", "a".repeat(8 << 20));
@@ -69,7 +69,7 @@ async fn an_answer_that_breaks_http_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_torn_down_is_asked_again() {
+async fn a_request_whose_connection_is_reset_is_retried() {
     let order = order();
     let head = framed(&format!("Content-Length: {}", order.len()), "");
     for (fault, answer, expected) in [
@@ -82,7 +82,7 @@ async fn a_connection_that_is_torn_down_is_asked_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_takes_too_long_is_given_up() {
+async fn an_answer_that_takes_too_long_times_out() {
     let order = order();
     let head = framed("Content-Length: 1000", "");
     let slow = |bytes| Then::Repeat(bytes, PAUSE);
@@ -98,10 +98,10 @@ async fn an_answer_that_takes_too_long_is_given_up() {
     }
 }
 
-/// The server sends one byte too many and then nothing: a client that waited for the rest would be late.
+/// The server sends one byte too many and then nothing. A client that waited for the rest would time out.
 #[tokio::test]
-async fn a_body_over_the_cap_is_cut_off_at_the_first_byte_too_many() {
-    let too_long = unreadable("it is longer than such an answer can be");
+async fn reading_stops_at_the_first_byte_over_the_size_limit() {
+    let too_long = unreadable("it exceeds the size limit");
     for (excess, then, expected) in [(0, Then::Close, fulfilled()), (1, Then::Silence, too_long)] {
         let order = padded(order(), MAX_ORDER_BYTES + excess);
         let length = MAX_ORDER_BYTES + excess * 64 * 1024 * 1024;
@@ -111,9 +111,9 @@ async fn a_body_over_the_cap_is_cut_off_at_the_first_byte_too_many() {
 }
 
 #[tokio::test]
-async fn of_a_body_without_an_end_little_is_read() {
+async fn an_endless_body_is_read_up_to_the_size_limit() {
     const ENDLESS: Then = Then::Repeat(&[b' '; 64 * 1024], Duration::ZERO);
-    /// What both ends' kernels may hold of it, at most, on a machine of usual settings.
+    /// Maximum number of bytes in the socket buffers of both sides on a machine with usual settings.
     const ON_THE_WAY: usize = 12 << 20;
     let now: Timestamp = "2025-11-01T12:00:00Z".parse().unwrap();
     for (cap, is_list) in [(MAX_ORDER_BYTES, false), (MAX_LIST_BYTES, true)] {
@@ -138,7 +138,7 @@ async fn a_page_may_be_longer_than_an_order() {
 }
 
 #[tokio::test]
-async fn where_nobody_listens_is_a_connection_error() {
+async fn a_refused_connection_is_a_connection_error() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);

@@ -1,19 +1,19 @@
-//! Answers that are whole and have the status 200, and are not the documented order.
+//! Complete answers with the status 200 that deviate from the documented order.
 
 use super::*;
 
-pub(super) const NO_ENVELOPE: &str = "it is not the JSON of an envelope";
+pub(super) const NO_ENVELOPE: &str = "it is not the documented JSON envelope";
 const NO_DATA: &str = "it has no data";
 const NO_ORDER: &str = "its data is not an order";
 const OTHER_ORDER: &str = "it is about another order";
-const CONTRADICTION: &str = "it is a success and an error at once";
-const NO_SUCCESS: &str = "its success is neither true nor false";
+const CONTRADICTION: &str = "it reports both a success and an error";
+const NO_SUCCESS: &str = "its field success is neither true nor false";
 
 fn data(data: &Value) -> Vec<u8> {
     ok(json!({"success": true, "data": data}).to_string())
 }
 
-/// The documented answer with one field of its envelope another way.
+/// The documented answer with another value of one envelope field.
 fn envelope_with(field: &str, value: Value) -> Vec<u8> {
     let mut envelope = order_with("_id", json!(ID));
     envelope[field] = value;
@@ -24,13 +24,13 @@ fn nested(depth: usize) -> String {
     "[".repeat(depth) + &"]".repeat(depth)
 }
 
-/// As [`unreadable`], where the envelope tells the id of the request.
+/// As [`unreadable`], for an envelope with a request id.
 fn unreadable_1(what: &str) -> Becomes {
     Becomes::Again(format!("the provider's answer cannot be read: {what} (HTTP 200 (req_1))"))
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_asked_for_again() {
+async fn a_body_that_is_not_json_is_retried_and_broken_encodings_are_read() {
     let order = order();
     let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\x56\x2a\x2e\x4d\x4e\x4e\x2d\x2e\x06\x00";
     let latin_1 = order.replace("order-1", "\u{7f}").into_bytes();
@@ -46,7 +46,7 @@ async fn what_is_no_json_is_asked_for_again() {
         ("JSON that ends half-way", ok(&order[..order.len() - 20]), unreadable(NO_ENVELOPE)),
         ("JSON and more", ok(format!("{order}{order}")), unreadable(NO_ENVELOPE)),
         (
-            "gzip nobody asked for, cut short",
+            "gzip that was not requested, cut short",
             answer("200 OK", &["Content-Encoding: gzip"], gzip),
             unreadable(NO_ENVELOPE),
         ),
@@ -61,7 +61,7 @@ async fn what_is_no_json_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_envelope_without_the_order_is_asked_for_again() {
+async fn an_envelope_without_the_order_is_retried() {
     let router = json!({"message": "gone", "error": "Not Found", "statusCode": 404});
     let text = json!({"message": "gone", "error": "Not Found", "statusCode": "404"});
     check_all([
@@ -98,7 +98,7 @@ async fn an_envelope_without_the_order_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_odd_is_taken_as_far_as_it_can_be() {
+async fn an_odd_order_is_read_as_far_as_possible() {
     let with = |field, value| ok(order_with(field, value).to_string());
     let twice = order().replacen(r#""status""#, r#""status":"HANDLING","status""#, 1);
     let other = "6901616fe9e88196b4eb64b3";
@@ -121,7 +121,7 @@ async fn an_order_that_is_odd_is_taken_as_far_as_it_can_be() {
             unreadable_1(NO_ORDER),
         ),
         ("a status that is a number in a text", with("status", json!(NUMBER)), unreadable_1(NO_ORDER)),
-        ("a status nobody knows", with("status", json!("PENDING")), pending()),
+        ("an unknown status", with("status", json!("PENDING")), pending()),
         ("a status twice", ok(twice), fulfilled()),
         ("a reference that is an object", with("ref", json!({})), fulfilled()),
         ("a kind that is a number", with("type", json!(4)), fulfilled()),

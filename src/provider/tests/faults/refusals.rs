@@ -1,4 +1,4 @@
-//! Answers that say no: the status decides who asks again, and when.
+//! Answers with an error: their status and code decide whether and how long requests pause.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn failed(what: &str) -> Becomes {
 }
 
 #[tokio::test]
-async fn a_404_is_about_the_order_only_with_its_code() {
+async fn a_404_is_about_the_order_only_with_the_code_not_found() {
     let router = json!({"message": NUMBER, "error": "Not Found", "statusCode": 404}).to_string();
     let not_found = |what: &str| {
         Becomes::NotFound(format!("the provider does not know this order: HTTP {what} NOT_FOUND (req_1)"))
@@ -43,7 +43,7 @@ async fn a_404_is_about_the_order_only_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_refused_key_closes_the_gate_whatever_comes_with_it() {
+async fn a_401_or_403_pauses_requests_whatever_its_body() {
     let unauthorized = |what: &str| gate(MINUTES_15, &format!("the provider refuses the key: HTTP {what}"));
     let forbidden =
         |secs, what: &str| gate(secs, &format!("the provider refuses this address or account: HTTP {what}"));
@@ -66,7 +66,7 @@ async fn a_refused_key_closes_the_gate_whatever_comes_with_it() {
 }
 
 #[tokio::test]
-async fn retry_after_is_kept_within_reason() {
+async fn retry_after_is_clamped_to_between_a_second_and_an_hour() {
     let limited = |retry_after: &str| {
         answer("429 Too Many Requests", &[JSON, retry_after], error("RATE_LIMIT_EXCEEDED"))
     };
@@ -97,7 +97,7 @@ async fn retry_after_is_kept_within_reason() {
 }
 
 #[tokio::test]
-async fn other_statuses_are_asked_again_and_a_503_only_when_it_says() {
+async fn other_statuses_are_retried_and_a_503_with_retry_after_pauses_requests() {
     let unavailable =
         |headers: &[&str]| answer("503 Service Unavailable", headers, error("AUTH_UNAVAILABLE"));
     let says =

@@ -1,5 +1,4 @@
-//! The account: every job that was enqueued is done, scheduled or a dead letter, and each of its steps was
-//! settled exactly once.
+//! Checks that every enqueued job is complete, scheduled or a dead letter, and that each step was settled exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +6,13 @@ use redis::RedisResult;
 use tokio::time::{Instant, sleep};
 
 use super::script::RECEIPTS;
-use super::{Act, Engine, PREFIX, Part, QUEUE};
+use super::{Act, Engine, PREFIX, QUEUE, TestJob};
 use crate::support::DEADLINE;
 
-/// What stands in the queue, by id.
+/// Ids of the jobs in the queue, by state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
-    /// Due, or in somebody's hands.
+    /// Due, or claimed by a worker.
     pub(crate) running: BTreeSet<String>,
     pub(crate) scheduled: BTreeSet<String>,
     pub(crate) dead: BTreeSet<String>,
@@ -21,7 +20,7 @@ pub(crate) struct Ledger {
 }
 
 impl Engine {
-    /// What stands in the queue at one moment.
+    /// Reads the state of the queue.
     pub(crate) async fn ledger(&self) -> RedisResult<Ledger> {
         let mut connection = self.connect().await?;
         let inflight: Vec<String> =
@@ -45,44 +44,44 @@ impl Engine {
         self.ask(&["HGET", &format!("{QUEUE}:meta:{id}"), "reason"]).await
     }
 
-    /// Waits until nothing is left to do, and fails unless exactly these jobs came to exactly their ends.
-    pub(crate) async fn account(&self, parts: &[Part]) {
-        self.settled(parts).await;
-        for part in parts {
-            let reason = match last(part) {
-                Act::DeadLetter => "asked for",
+    /// Waits until all jobs have run, and fails unless each of these jobs, and no other, has its expected state.
+    pub(crate) async fn assert_settled(&self, jobs: &[TestJob]) {
+        self.wait_until_settled(jobs).await;
+        for job in jobs {
+            let reason = match last(job) {
+                Act::DeadLetter => "scripted",
                 Act::Panic => "the handler panicked",
                 Act::Abort | Act::Exit => "poison: ",
                 _ => continue,
             };
-            let found = self.reason(&part.id).await;
-            assert!(found.starts_with(reason), "{} is dead because {found}", part.id);
+            let found = self.reason(&job.id).await;
+            assert!(found.starts_with(reason), "wrong reason of dead letter {}: {found}", job.id);
         }
-        self.assert_receipts(parts).await;
+        self.assert_receipts(jobs).await;
         self.diary.assert_no_job_ran_twice_at_once();
     }
 
-    /// Where no worker died and Redis lost nothing, nothing has to be done again.
-    pub(crate) fn assert_each_step_ran_once(&self, parts: &[Part]) {
+    /// Checks that no step ran twice. This holds only if no worker died and Redis lost no write.
+    pub(crate) fn assert_each_step_ran_once(&self, jobs: &[TestJob]) {
         let mut runs = BTreeMap::<String, Vec<usize>>::new();
         for run in self.diary.runs() {
-            runs.entry(run.job).or_default().push(run.left);
+            runs.entry(run.job).or_default().push(run.steps_left);
         }
-        for part in parts {
-            let each: Vec<usize> = (1..=part.steps.len()).rev().collect();
-            assert_eq!(runs.get(&part.id), Some(&each), "the steps of {} as they were run", part.id);
+        for job in jobs {
+            let each: Vec<usize> = (1..=job.steps.len()).rev().collect();
+            assert_eq!(runs.get(&job.id), Some(&each), "the steps of {} that ran", job.id);
         }
     }
 
-    async fn settled(&self, parts: &[Part]) {
+    async fn wait_until_settled(&self, jobs: &[TestJob]) {
         let mut expected = Ledger::default();
-        for part in parts {
-            match last(part) {
+        for job in jobs {
+            match last(job) {
                 Act::Finish => continue,
-                Act::Wait(_) | Act::Retry(_) => expected.scheduled.insert(part.id.clone()),
-                _ => expected.dead.insert(part.id.clone()),
+                Act::Wait(_) | Act::Retry(_) => expected.scheduled.insert(job.id.clone()),
+                _ => expected.dead.insert(job.id.clone()),
             };
-            expected.payloads.insert(part.id.clone());
+            expected.payloads.insert(job.id.clone());
         }
         let end = Instant::now() + DEADLINE;
         loop {
@@ -92,31 +91,31 @@ impl Engine {
             }
             assert!(
                 Instant::now() < end,
-                "not settled within {DEADLINE:?}: {ledger:?}, and not {expected:?}"
+                "not settled within {DEADLINE:?}: {ledger:?}, expected {expected:?}"
             );
             sleep(std::time::Duration::from_millis(50)).await;
         }
     }
 
-    async fn assert_receipts(&self, parts: &[Part]) {
+    async fn assert_receipts(&self, jobs: &[TestJob]) {
         let found: Vec<String> = self.ask(&["HKEYS", &format!("{PREFIX}:{RECEIPTS}:data")]).await;
         let mut receipts = BTreeMap::<&str, usize>::new();
         for receipt in &found {
             let (step, _run) = receipt.rsplit_once('/').expect("a receipt names its run");
             *receipts.entry(step).or_default() += 1;
         }
-        for part in parts {
-            let steps = part.steps.iter().enumerate().filter(|(_, step)| step.act.settles());
+        for job in jobs {
+            let steps = job.steps.iter().enumerate().filter(|(_, step)| step.act.settles());
             for (n, _) in steps {
-                let step = format!("{}/{}", part.id, part.steps.len() - n);
+                let step = format!("{}/{}", job.id, job.steps.len() - n);
                 let times = receipts.remove(step.as_str());
-                assert_eq!(times, Some(1), "settled {times:?} times: {step}");
+                assert_eq!(times, Some(1), "number of settlements of {step}");
             }
         }
-        assert!(receipts.is_empty(), "settlements of nobody's job: {receipts:?}");
+        assert!(receipts.is_empty(), "settlements of unknown steps: {receipts:?}");
     }
 }
 
-fn last(part: &Part) -> Act {
-    part.steps.last().expect("a job has a step").act
+fn last(job: &TestJob) -> Act {
+    job.steps.last().expect("a job has a step").act
 }

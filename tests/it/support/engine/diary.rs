@@ -1,7 +1,7 @@
-//! The diary: every start and end of a handler, in order, kept outside of the queue in a file.
+//! The diary: a file with every start and end of a handler, in order. All worker processes of a test append to it.
 //!
-//! Each entry is one write to a file opened for appending, so that the order of the entries is an order in time
-//! across all processes, whatever their clocks say and whatever becomes of Redis.
+//! Each entry is one write to a file opened for appending. So the entries of all processes are in the order in which
+//! they happened, independent of clocks and of Redis.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use topup_worker::clock::real_now;
 
-/// One line.
+/// One line of the diary.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "kebab-case")]
 pub(crate) enum Entry {
@@ -20,21 +20,21 @@ pub(crate) enum Entry {
     End {
         run: String,
     },
-    /// This worker process is dead, and what it ran with it.
-    Gone {
+    /// This worker process is dead; its runs have ended.
+    WorkerDied {
         owner: u32,
     },
-    /// This process is about to die of a job, and what it runs with it.
-    Dies {
+    /// This process is about to die of a job; its runs end.
+    ProcessDies {
         pid: u32,
     },
-    /// The test is about to freeze this worker, or to cut it off, beyond its lease: from here on its jobs may
-    /// rightly run elsewhere.
-    Apart {
+    /// The test is about to freeze this worker, or to cut its connection, for longer than its lease. From now on its
+    /// jobs may also run on other workers.
+    Unreachable {
         owner: u32,
     },
-    /// It is about to be let back.
-    Back {
+    /// The test is about to thaw or reconnect this worker.
+    Reachable {
         owner: u32,
     },
 }
@@ -42,28 +42,28 @@ pub(crate) enum Entry {
 /// One run of a job by a handler.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// Unlike any other.
+    /// Unique name of the run.
     #[serde(rename = "run")]
     name: String,
     pub(crate) job: String,
-    /// Pid of the worker, and of the process in which the handler runs: another one for a job in isolation.
+    /// Pid of the worker, then of the process that runs the handler. They differ for an isolated job.
     pub(crate) owner: u32,
     pub(crate) pid: u32,
-    /// Steps of the job that were left, this one included.
-    pub(crate) left: usize,
+    /// Remaining steps of the job, with this one.
+    pub(crate) steps_left: usize,
     pub(crate) attempts_made: u32,
-    /// By the clock of the process.
+    /// Start by the clock of the process.
     pub(crate) at_ms: i64,
 }
 
-/// See the module.
+/// The diary file, opened by one process.
 pub(crate) struct Diary {
     path: PathBuf,
     file: File,
     runs: AtomicU64,
 }
 
-/// A run that goes on. Dropping it writes its end.
+/// A run in progress. Dropping it writes its end.
 pub(crate) struct Running<'a> {
     diary: &'a Diary,
     run: String,
@@ -75,33 +75,34 @@ impl Diary {
         Self { path: path.to_owned(), file, runs: AtomicU64::new(0) }
     }
 
-    pub(crate) fn start(&self, job: &str, owner: u32, left: usize, attempts_made: u32) -> Running<'_> {
+    pub(crate) fn start(&self, job: &str, owner: u32, steps_left: usize, attempts_made: u32) -> Running<'_> {
         let pid = std::process::id();
         let name = format!("{pid}-{}", self.runs.fetch_add(1, Ordering::Relaxed));
         let (job, at_ms) = (job.to_owned(), real_now().timestamp_millis());
-        self.write(&Entry::Start(Run { name: name.clone(), job, owner, pid, left, attempts_made, at_ms }));
+        let run = Run { name: name.clone(), job, owner, pid, steps_left, attempts_made, at_ms };
+        self.write(&Entry::Start(run));
         Running { diary: self, run: name }
     }
 
-    /// This process is about to die of a job.
+    /// Records that this process is about to die of a job.
     pub(crate) fn dies(&self) {
-        self.write(&Entry::Dies { pid: std::process::id() });
+        self.write(&Entry::ProcessDies { pid: std::process::id() });
     }
 
-    /// Kills a process in which a worker runs jobs.
+    /// Kills a process that runs jobs of a worker.
     pub(crate) fn kill(&self, pid: u32) {
-        self.write(&Entry::Dies { pid });
+        self.write(&Entry::ProcessDies { pid });
         let killed = std::process::Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status();
-        assert!(killed.expect("kill is there").success());
+        assert!(killed.expect("the kill program runs").success());
     }
 
     pub(crate) fn write(&self, entry: &Entry) {
-        let mut line = serde_json::to_vec(entry).expect("an entry is plain");
+        let mut line = serde_json::to_vec(entry).expect("an entry is JSON");
         line.push(b'\n');
         (&self.file).write_all(&line).expect("the diary is written");
     }
 
-    /// All whole entries so far.
+    /// All complete entries so far.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let text = std::fs::read_to_string(&self.path).expect("the diary is read");
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -121,17 +122,17 @@ impl Diary {
         runs
     }
 
-    /// No job was in two hands at once, apart from hands that the test itself had tied.
+    /// Checks that no job ran twice at the same time, except on a worker that was unreachable.
     pub(crate) fn assert_no_job_ran_twice_at_once(&self) {
         let mut open: HashMap<String, Vec<(Run, bool)>> = HashMap::new();
-        let mut apart: Vec<u32> = Vec::new();
+        let mut unreachable: Vec<u32> = Vec::new();
         for entry in self.entries() {
             match entry {
                 Entry::Start(run) => {
-                    let excused = apart.contains(&run.owner);
+                    let excused = unreachable.contains(&run.owner);
                     let others = open.entry(run.job.clone()).or_default();
                     if let Some((other, _)) = others.iter().find(|(_, other_excused)| !other_excused) {
-                        assert!(excused, "{run:?} began while {other:?} went on");
+                        assert!(excused, "{run:?} began while {other:?} was running");
                     }
                     others.push((run, excused));
                 }
@@ -140,22 +141,22 @@ impl Diary {
                         runs.retain(|(open, _)| open.name != run);
                     }
                 }
-                Entry::Gone { owner } => {
+                Entry::WorkerDied { owner } => {
                     for runs in open.values_mut() {
                         runs.retain(|(open, _)| open.owner != owner);
                     }
                 }
-                Entry::Dies { pid } => {
+                Entry::ProcessDies { pid } => {
                     for runs in open.values_mut() {
                         runs.retain(|(open, _)| open.pid != pid);
                     }
                 }
-                Entry::Apart { owner } => {
-                    apart.push(owner);
-                    let held = open.values_mut().flatten().filter(|(open, _)| open.owner == owner);
-                    held.for_each(|(_, excused)| *excused = true);
+                Entry::Unreachable { owner } => {
+                    unreachable.push(owner);
+                    let running = open.values_mut().flatten().filter(|(open, _)| open.owner == owner);
+                    running.for_each(|(_, excused)| *excused = true);
                 }
-                Entry::Back { owner } => apart.retain(|one| *one != owner),
+                Entry::Reachable { owner } => unreachable.retain(|one| *one != owner),
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A queue under test: a Redis to maltreat, worker processes to kill, scripted jobs, and the account at the end.
+//! Harness for one queue: a Redis that the test may break, worker processes that it may kill, and scripted jobs whose
+//! settlements are checked at the end.
 
 mod account;
 mod diary;
@@ -20,14 +21,14 @@ use super::{DEADLINE, until};
 
 pub(crate) use super::connect;
 pub(crate) use process::{EngineWorker, Settings};
-pub(crate) use script::{Act, Part, mixed};
+pub(crate) use script::{Act, TestJob, mixed};
 
 /// Prefix of all keys.
 const PREFIX: &str = "{topup}";
-/// The queue that is worked on.
+/// The queue that the workers consume.
 pub(crate) const QUEUE: &str = "{topup}:poll-topup";
 
-/// See the module.
+/// Redis, diary and worker processes of one test.
 pub(crate) struct Engine {
     pub(crate) redis: TestRedis,
     pub(crate) diary: Arc<Diary>,
@@ -36,12 +37,12 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// On a private Redis.
+    /// Runs on a private Redis.
     pub(crate) async fn new() -> Self {
         Self::on(TestRedis::start().await)
     }
 
-    /// On a Redis in a container where there is one, and on a private one elsewhere.
+    /// Runs on a Redis in a container, or on a private one if containers are not available.
     pub(crate) async fn in_container() -> Self {
         match TestRedis::container().await {
             Some(redis) => Self::on(redis),
@@ -55,7 +56,7 @@ impl Engine {
         Self { redis, diary, folder, workers: AtomicUsize::new(0) }
     }
 
-    /// How a worker on the Redis itself is started.
+    /// Settings of a worker that connects to the Redis directly.
     pub(crate) fn settings(&self, slots: usize) -> Settings {
         Settings {
             redis_url: self.redis.url(),
@@ -71,7 +72,7 @@ impl Engine {
         self.start(&self.settings(slots)).await
     }
 
-    /// As [`Engine::worker`], with settings of its own.
+    /// Starts a worker with these settings and waits until it is registered.
     pub(crate) async fn start(&self, settings: &Settings) -> EngineWorker {
         let number = self.workers.fetch_add(1, Ordering::Relaxed);
         let log = self.folder.path().join(format!("worker-{number}.log"));
@@ -85,7 +86,7 @@ impl Engine {
         worker
     }
 
-    /// Lets the jobs behind this gate go on.
+    /// Opens a gate: the jobs that wait for it continue.
     pub(crate) fn open(&self, gate: &str) {
         std::fs::write(self.folder.path().join(gate), "").expect("the gate opens");
     }
@@ -95,53 +96,53 @@ impl Engine {
         std::fs::remove_file(self.folder.path().join(gate)).expect("the gate was open");
     }
 
-    /// A connection of the test's own.
+    /// Opens a connection for the test.
     pub(crate) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         connect(&self.redis.url()).await
     }
 
-    /// One command, as `redis-cli` would send it. Redis must be there.
+    /// Sends one command to Redis, which must answer.
     pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let mut call = redis::cmd(command[0]);
         call.arg(&command[1..]);
-        let mut connection = self.connect().await.expect("Redis is there");
+        let mut connection = self.connect().await.expect("Redis accepts the connection");
         call.query_async(&mut connection).await.expect("Redis answers")
     }
 
-    /// Enqueues jobs as a producer of the layout does: payload and id in one step, and a word to the workers.
-    pub(crate) async fn push(&self, parts: &[Part]) {
-        self.try_push(parts).await.expect("the jobs are in");
+    /// Enqueues jobs as other programs do: payload and id in one transaction, then a wake-up to the workers.
+    pub(crate) async fn push(&self, jobs: &[TestJob]) {
+        self.try_push(jobs).await.expect("the jobs are enqueued");
     }
 
-    /// As [`Engine::push`], where Redis may refuse.
-    pub(crate) async fn try_push(&self, parts: &[Part]) -> RedisResult<()> {
+    /// As [`Engine::push`], but returns an error of Redis.
+    pub(crate) async fn try_push(&self, jobs: &[TestJob]) -> RedisResult<()> {
         let mut pipe = redis::pipe();
         pipe.atomic();
-        for part in parts {
-            pipe.hset(format!("{QUEUE}:data"), &part.id, part.payload()).ignore();
-            pipe.rpush(format!("{QUEUE}:active"), &part.id).ignore();
+        for job in jobs {
+            pipe.hset(format!("{QUEUE}:data"), &job.id, job.payload()).ignore();
+            pipe.rpush(format!("{QUEUE}:active"), &job.id).ignore();
         }
         pipe.publish(format!("{QUEUE}:wake"), "").ignore();
         pipe.exec_async(&mut self.connect().await?).await
     }
 
-    /// Schedules a job for a second of the clock of Redis, as `RedisStorage` does: without a word to anybody.
-    pub(crate) async fn schedule(&self, part: &Part, due: f64) {
+    /// Schedules a job for a second of the clock of Redis, without a wake-up, as `RedisStorage` of apalis does.
+    pub(crate) async fn schedule(&self, job: &TestJob, due: f64) {
         let mut pipe = redis::pipe();
         pipe.atomic();
-        pipe.hset(format!("{QUEUE}:data"), &part.id, part.payload()).ignore();
-        pipe.zadd(format!("{QUEUE}:scheduled"), &part.id, due).ignore();
-        let mut connection = self.connect().await.expect("Redis is there");
-        pipe.exec_async(&mut connection).await.expect("the job is in");
+        pipe.hset(format!("{QUEUE}:data"), &job.id, job.payload()).ignore();
+        pipe.zadd(format!("{QUEUE}:scheduled"), &job.id, due).ignore();
+        let mut connection = self.connect().await.expect("Redis accepts the connection");
+        pipe.exec_async(&mut connection).await.expect("the job is scheduled");
     }
 
-    /// The clock of Redis, in seconds.
+    /// Reads the clock of Redis, in seconds.
     pub(crate) async fn now(&self) -> f64 {
         let (seconds, micros): (f64, f64) = self.ask(&["TIME"]).await;
         seconds + micros / 1e6
     }
 
-    /// Waits until this many runs have begun, of jobs that this concerns.
+    /// Waits until `count` runs that match `of` have begun.
     pub(crate) async fn begun(&self, count: usize, of: impl Fn(&diary::Run) -> bool) {
         until(&format!("{count} runs have begun"), async || {
             let runs = self.diary.runs();
@@ -150,18 +151,18 @@ impl Engine {
         .await;
     }
 
-    /// Pushes a few jobs one after the other, each once the last has begun, and tells whether a word from Redis
-    /// wakes the worker: without it, it looks no more often than every one and a half seconds.
-    pub(crate) async fn is_woken(&self, parts: &mut Vec<Part>) -> bool {
+    /// Pushes a few jobs one after the other. Returns whether a wake-up started one of them. Without a wake-up the
+    /// worker polls Redis at intervals of at least one and a half seconds.
+    pub(crate) async fn is_woken(&self, jobs: &mut Vec<TestJob>) -> bool {
         let mut fastest = DEADLINE;
         for _ in 0..4 {
-            let number = parts.len().try_into().expect("a few jobs");
-            let part = Part::new(number, [Act::Finish.at_once()]);
+            let number = jobs.len().try_into().expect("a few jobs");
+            let job = TestJob::new(number, [Act::Finish.at_once()]);
             let pushed = Instant::now();
-            self.push(std::slice::from_ref(&part)).await;
-            self.begun(1, |run| run.job == part.id).await;
+            self.push(std::slice::from_ref(&job)).await;
+            self.begun(1, |run| run.job == job.id).await;
             fastest = fastest.min(pushed.elapsed());
-            parts.push(part);
+            jobs.push(job);
         }
         fastest < Duration::from_secs(1)
     }

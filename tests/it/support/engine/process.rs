@@ -1,7 +1,7 @@
-//! Worker processes that run nothing but the queue and scripted handlers.
+//! Worker processes that run only the queue, with scripted handlers.
 //!
-//! They are this very test binary, started again with one of the ignored tests below in the place of `main`: a
-//! test may kill, freeze and abort them, and they settle by the same code as the real program.
+//! Each is this test binary, started again to run one of the ignored tests below as its `main`. A test may kill, freeze
+//! and abort it, and it settles jobs by the same code as the real program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,22 +16,22 @@ use super::diary::{Diary, Entry};
 use super::script::ScriptedHandler;
 use crate::support::{signal, until};
 
-/// Settings of a worker process, by environment.
+/// Environment variables with the settings of a worker process.
 const REDIS: &str = "TEST_ENGINE_REDIS_URL";
 const FOLDER: &str = "TEST_ENGINE_FOLDER";
 const SLOTS: &str = "TEST_ENGINE_SLOTS";
 const RECEIPTS: &str = "TEST_ENGINE_RECEIPTS";
 
-/// File of the diary in the folder that all processes of a test share.
+/// File name of the diary in the folder that all processes of a test share.
 pub(super) const DIARY: &str = "diary";
 
-/// How a worker process is started.
+/// Settings of a worker process.
 pub(crate) struct Settings {
     pub(crate) redis_url: String,
     pub(crate) slots: usize,
     pub(crate) receipts: bool,
     pub(crate) environment: Vec<(&'static str, String)>,
-    /// A program that starts it, with its first arguments.
+    /// Program and first arguments that start the worker process; empty: it is started directly.
     pub(crate) wrapper: Vec<String>,
 }
 
@@ -66,37 +66,37 @@ impl EngineWorker {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until it has logged this.
+    /// Waits until the log contains `words`.
     pub(crate) async fn logs(&self, words: &str) {
-        until(words, async || self.log().contains(words).then_some(())).await;
+        until(&format!("the worker logs {words:?}"), async || self.log().contains(words).then_some(())).await;
     }
 
-    /// Fails where it has ended.
+    /// Fails if the process has ended.
     pub(crate) fn assert_runs(&mut self) {
-        let ended = self.child.try_wait().expect("it is ours to ask");
+        let ended = self.child.try_wait().expect("the worker is our child");
         assert_eq!(ended, None, "a worker ended:\n{}", self.log());
     }
 
-    /// SIGKILL: no time for last words.
+    /// Kills the process (SIGKILL) and reaps it.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("it is ours to kill");
-        self.child.wait().expect("it is gone");
-        self.diary.write(&Entry::Gone { owner: self.pid() });
+        self.child.kill().expect("the worker is our child");
+        self.child.wait().expect("the killed worker is reaped");
+        self.diary.write(&Entry::WorkerDied { owner: self.pid() });
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process ends by itself.
     pub(crate) async fn dies(&mut self) -> ExitStatus {
-        let status = until("a worker dies", async || self.child.try_wait().expect("it is ours to ask")).await;
-        self.diary.write(&Entry::Gone { owner: self.pid() });
+        let status = until("a worker dies", async || self.child.try_wait().expect("it is our child")).await;
+        self.diary.write(&Entry::WorkerDied { owner: self.pid() });
         status
     }
 
-    /// Asks it to stop and waits until it has: with success where its running jobs came to their end.
+    /// Sends SIGTERM and waits for the end. The status is success if all running jobs finished.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.ask_to_stop();
         self.dies().await
@@ -106,26 +106,25 @@ impl EngineWorker {
         signal::send(&self.child, "TERM");
     }
 
-    /// Stops it in the middle of whatever it does; returns once it stands still. It counts as apart until it is
-    /// thawed.
+    /// Freezes the process (SIGSTOP) until it is thawed. Returns once all its threads are stopped.
     pub(crate) fn freeze(&self) {
-        self.apart();
+        self.mark_unreachable();
         signal::freeze(&self.child);
     }
 
     pub(crate) fn thaw(&self) {
-        self.back();
+        self.mark_reachable();
         signal::send(&self.child, "CONT");
     }
 
-    /// From here on its jobs may rightly run elsewhere.
-    pub(crate) fn apart(&self) {
-        self.diary.write(&Entry::Apart { owner: self.pid() });
+    /// Records that from now on other workers may run its jobs.
+    pub(crate) fn mark_unreachable(&self) {
+        self.diary.write(&Entry::Unreachable { owner: self.pid() });
     }
 
-    /// What it starts from here on is its own again.
-    pub(crate) fn back(&self) {
-        self.diary.write(&Entry::Back { owner: self.pid() });
+    /// Records that jobs it starts from now on must not run on other workers.
+    pub(crate) fn mark_reachable(&self) {
+        self.diary.write(&Entry::Reachable { owner: self.pid() });
     }
 }
 
@@ -133,13 +132,13 @@ impl Drop for EngineWorker {
     fn drop(&mut self) {
         let killed = self.child.kill().and_then(|()| self.child.wait()).is_ok();
         if !std::thread::panicking() {
-            assert!(killed, "a worker could not be ended");
+            assert!(killed, "a worker could not be killed");
             assert!(!self.log().contains("a task of the"), "a task died:\n{}", self.log());
         }
     }
 }
 
-/// This program, and the arguments that make it run one of the functions below.
+/// This test binary, and the arguments that make it run one of the functions below.
 fn this_program(function: &str) -> (PathBuf, Vec<String>) {
     let module = module_path!();
     let test = format!("{}::{function}", module.split_once("::").map_or(module, |(_, path)| path));
@@ -172,7 +171,7 @@ fn worker_process() {
     let slots = std::env::var(SLOTS).expect("the slots are set").parse().expect("a number");
     runtime().block_on(async {
         let stop = Shutdown::new();
-        stop.on_signals().expect("signals can be listened for");
+        stop.on_signals().expect("signal handlers can be installed");
         let names: Names = super::PREFIX.parse().expect("a prefix");
         let address = RedisAddress::parse(&redis_url, &names).expect("an address");
         let queues = Queues::new(address, names, slots, &RedisHealth::default());
@@ -183,17 +182,17 @@ fn worker_process() {
 }
 
 #[test]
-#[ignore = "this is the main function of a process for suspects; workers start it"]
+#[ignore = "this is the main function of a process for isolated jobs; workers start it"]
 fn isolated_process() {
     if std::env::var_os(REDIS).is_none() {
         return;
     }
-    // The test harness may have left a line of its own unfinished.
+    // The test harness may have printed an unfinished line.
     println!();
     let handler = Arc::new(handler(std::os::unix::process::parent_id()));
     let run = |job: IsolatedJob| {
         let handler = Arc::clone(&handler);
         async move { job.run(&*handler).await }
     };
-    runtime().block_on(run_isolated(run)).expect("the worker listens");
+    runtime().block_on(run_isolated(run)).expect("the worker reads the result");
 }

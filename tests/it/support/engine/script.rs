@@ -1,8 +1,8 @@
-//! What a job of these tests does, step by step, and the handler that does it.
+//! Jobs with scripted steps, and the handler that runs them.
 //!
-//! The steps stand in the job's payload. A run takes the first; a settlement carries the rest. Each settlement
-//! leaves a *receipt*, a job in a queue that nobody works on, in the same step in which it is carried out:
-//! whatever is settled twice, or settled by somebody who had lost the job, leaves one too many.
+//! The payload of a job holds its steps. A run takes the first; the settlement stores the rest as the new payload.
+//! Each settlement also enqueues a *receipt*: a following job in a queue that no worker consumes. A job that is settled
+//! twice, or by a worker that had lost it, has a receipt too many.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,9 +24,9 @@ const STEPS: &str = "steps";
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Act {
     Finish,
-    /// Runs again after so many ms.
+    /// Snoozes the job for so many ms.
     Wait(u64),
-    /// Failed, and runs again after so many ms.
+    /// Fails; the job is retried after so many ms.
     Retry(u64),
     DeadLetter,
     Panic,
@@ -41,15 +41,15 @@ pub(crate) enum Act {
 pub(crate) struct Step {
     pub(crate) act: Act,
     takes_ms: u64,
-    /// Waits, before all else, for the test to open the gate of this name.
+    /// Gate that the test must open before the run does anything.
     gate: Option<String>,
-    /// As long as the gate of this name is shut, it waits once more instead, as a job does that may not ask yet.
-    shy: Option<String>,
+    /// Gate that must be open for the step to run; until then each run snoozes the job, as a job without a permit does.
+    snooze_until: Option<String>,
 }
 
 /// A job with all its steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct TestJob {
     pub(crate) id: String,
     pub(crate) steps: Vec<Step>,
 }
@@ -60,7 +60,7 @@ impl Act {
             act: self,
             takes_ms: takes.as_millis().try_into().expect("a short time"),
             gate: None,
-            shy: None,
+            snooze_until: None,
         }
     }
 
@@ -72,17 +72,17 @@ impl Act {
         Step { gate: Some(gate.to_owned()), ..self.at_once() }
     }
 
-    pub(crate) fn once_open(self, gate: &str) -> Step {
-        Step { shy: Some(gate.to_owned()), ..self.at_once() }
+    pub(crate) fn snoozing_until(self, gate: &str) -> Step {
+        Step { snooze_until: Some(gate.to_owned()), ..self.at_once() }
     }
 
-    /// Whether the job is settled by this, rather than by what the engine makes of it.
+    /// Whether the handler settles the job. After a panic or the death of the process the queue does.
     pub(crate) fn settles(self) -> bool {
         !matches!(self, Self::Panic | Self::Abort | Self::Exit)
     }
 }
 
-impl Part {
+impl TestJob {
     pub(crate) fn new(number: u32, steps: impl IntoIterator<Item = Step>) -> Self {
         Self { id: format!("{number:024x}"), steps: steps.into_iter().collect() }
     }
@@ -92,8 +92,8 @@ impl Part {
     }
 }
 
-/// A mixed load: jobs that finish, wait, are retried, stay scheduled, and fail for good.
-pub(crate) fn mixed(count: u32) -> Vec<Part> {
+/// A mixed load: jobs that complete, are snoozed, are retried, stay scheduled, or are dead-lettered.
+pub(crate) fn mixed(count: u32) -> Vec<TestJob> {
     let steps = |n: u32| match n % 10 {
         0 => vec![Act::Wait(300).at_once(), Act::Wait(900).at_once(), Act::Finish.at_once()],
         1 => vec![Act::Retry(700).at_once(), Act::Retry(200).at_once(), Act::Finish.at_once()],
@@ -101,24 +101,24 @@ pub(crate) fn mixed(count: u32) -> Vec<Part> {
         3 => vec![Act::DeadLetter.at_once()],
         n => vec![Act::Finish.taking(Duration::from_millis(40 * u64::from(n)))],
     };
-    (0..count).map(|n| Part::new(n, steps(n))).collect()
+    (0..count).map(|n| TestJob::new(n, steps(n))).collect()
 }
 
 fn payload(topup_id: TopupId, steps: &[Step]) -> Vec<u8> {
-    let steps = serde_json::to_value(steps).expect("steps are plain");
+    let steps = serde_json::to_value(steps).expect("steps are JSON");
     let metadata = Some([(STEPS.to_owned(), steps)].into_iter().collect());
     let order = TrackTopup { metadata, ..TrackTopup::new(topup_id) };
-    serde_json::to_vec(&PollTopup(order)).expect("a payload is plain")
+    serde_json::to_vec(&PollTopup(order)).expect("a payload is JSON")
 }
 
-/// See the module.
+/// Handler that runs the steps of a job.
 pub(crate) struct ScriptedHandler {
     pub(crate) diary: Diary,
-    /// Pid of the worker for which this process works: its own, or its parent's.
+    /// Pid of the worker: this process, or its parent for an isolated job.
     pub(crate) owner: u32,
-    /// Folder in which the gates are.
+    /// Folder of the gates. A gate is open if its file exists.
     pub(crate) gates: PathBuf,
-    /// Whether settlements leave receipts.
+    /// Whether settlements enqueue receipts.
     pub(crate) receipts: bool,
 }
 
@@ -137,16 +137,16 @@ impl Handler for ScriptedHandler {
                 sleep(Duration::from_millis(10)).await;
             }
         }
-        if step.shy.as_ref().is_some_and(|gate| !self.gates.join(gate).exists()) {
+        if step.snooze_until.as_ref().is_some_and(|gate| !self.gates.join(gate).exists()) {
             return Settlement::new(Disposition::Snooze(Duration::from_millis(100)));
         }
         sleep(Duration::from_millis(step.takes_ms)).await;
         let mut settlement = Settlement::new(match step.act {
             Act::Finish => Disposition::Complete,
             Act::Wait(ms) => Disposition::Snooze(Duration::from_millis(ms)),
-            Act::Retry(ms) => Disposition::Retry(Duration::from_millis(ms), "asked for".to_owned()),
-            Act::DeadLetter => Disposition::DeadLetter("asked for".to_owned()),
-            Act::Panic => panic!("asked for"),
+            Act::Retry(ms) => Disposition::Retry(Duration::from_millis(ms), "scripted".to_owned()),
+            Act::DeadLetter => Disposition::DeadLetter("scripted".to_owned()),
+            Act::Panic => panic!("scripted"),
             Act::Abort => {
                 self.diary.dies();
                 std::process::abort()

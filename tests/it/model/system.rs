@@ -1,4 +1,4 @@
-//! The real Redis of the model test: runs the scripts, tells all that is in it, and hears every wake.
+//! The real Redis of the model test: runs the scripts, reads all keys and receives the wake-ups.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,11 +29,11 @@ const SCRIPTS: [(&str, &str); 14] = [
     ("restore", include_str!("../../../src/queue/lua/restore.lua")),
     ("settle", include_str!("../../../src/queue/lua/settle.lua")),
 ];
-/// Where the scripts ask for the time, and all that the test may change in them.
+/// The read of the time in the scripts. The test replaces only this.
 const TIME: &str = "redis.call('TIME')";
-/// Every key with its type, the milliseconds it will live and what it holds; then a word on a channel, so that
-/// a listener knows that it has heard everything before.
-const TELL_ALL: &str = r"
+/// Returns every key with its type, its TTL in ms and its content. It then publishes to a channel, so that the listener
+/// knows that it has received all earlier messages.
+const DUMP_ALL: &str = r"
     local read = {
         string = function(key) return redis.call('GET', key) end,
         list = function(key) return redis.call('LRANGE', key, 0, -1) end,
@@ -47,64 +47,64 @@ const TELL_ALL: &str = r"
         local kind = redis.call('TYPE', key).ok
         all[n] = { key, kind, redis.call('PTTL', key), read[kind](key) }
     end
-    redis.call('PUBLISH', 'told', '')
+    redis.call('PUBLISH', 'dumped', '')
     return all
 ";
-/// Longest life of the number of a batch.
+/// Longest TTL of the number of a batch.
 const BATCH_KEPT_MS: i64 = 3_600_000;
-/// Longest life of the note that an order was cancelled.
+/// Longest TTL of the mark of a cancelled order.
 const CANCELLED_KEPT_MS: i64 = 2 * 86_400_000;
 
 /// The time of the scripts.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Time {
-    /// The scripts are given this many milliseconds since 1970 for the time.
+    /// The test sets the time, in milliseconds since 1970.
     Set(u64),
-    /// They ask Redis.
+    /// The scripts read the clock of Redis.
     Real,
 }
 
-pub(super) struct Ground {
+pub(super) struct System {
     connection: Connection,
     listener: Connection,
-    begins: Time,
+    start_time: Time,
     time: Time,
     /// Held for its `Drop`.
     _server: TestRedis,
 }
 
-/// What a call brought about.
+/// The answer to a call, and the state of Redis after it.
 pub(super) struct Found {
     pub(super) answer: Answer,
     pub(super) snapshot: Snapshot,
-    /// How often word was sent, by channel.
+    /// Number of wake-ups by channel.
     pub(super) wakes: BTreeMap<String, usize>,
     /// First and last millisecond at which the script may have run.
     pub(super) between_ms: (u64, u64),
 }
 
-impl Ground {
+impl System {
     pub(super) fn start(time: Time) -> Self {
-        let asked = |source: &str| source.matches("'TIME'").count();
+        let time_calls = |source: &str| source.matches("'TIME'").count();
         assert_eq!(PRELUDE.matches(TIME).count(), 1, "the test would not control the time of the scripts");
-        let elsewhere: usize = SCRIPTS.iter().map(|(_, source)| asked(source)).sum();
-        assert_eq!((asked(PRELUDE), elsewhere), (1, 0), "a script asks for the time past the prelude");
+        let elsewhere: usize = SCRIPTS.iter().map(|(_, source)| time_calls(source)).sum();
+        assert_eq!((time_calls(PRELUDE), elsewhere), (1, 0), "a script reads the time without the prelude");
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let server = runtime.block_on(TestRedis::start());
         let client = redis::Client::open(server.url()).unwrap();
         let (mut connection, mut listener) =
             (client.get_connection().unwrap(), client.get_connection().unwrap());
-        // Nothing here outlives its Redis, and syncing every write would take most of the time.
+        // No test restarts this Redis, and syncing every write would take most of the time.
         redis::cmd("CONFIG").arg(&["SET", "appendonly", "no"]).exec(&mut connection).unwrap();
         listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         listener.req_command(redis::cmd("PSUBSCRIBE").arg("*")).unwrap();
-        Self { connection, listener, begins: time, time, _server: server }
+        Self { connection, listener, start_time: time, time, _server: server }
     }
 
-    /// Forgets everything, and begins at the same time again.
+    /// Deletes everything and sets the time back to the start.
     pub(super) fn clear(&mut self) {
-        self.time = self.begins;
+        self.time = self.start_time;
         redis::pipe().cmd("FLUSHALL").cmd("SCRIPT").arg("FLUSH").exec(&mut self.connection).unwrap();
     }
 
@@ -118,7 +118,7 @@ impl Ground {
         }
     }
 
-    /// Real time passes a hundred times faster than set time would: the test waits for it.
+    /// Durations in real time are a hundred times shorter, since the test has to wait for them.
     pub(super) fn scaled(&self, ms: u64) -> u64 {
         match self.time {
             Time::Set(_) => ms,
@@ -134,14 +134,14 @@ impl Ground {
         }
     }
 
-    /// Real time cannot be set.
+    /// Sets the time back; real time does not change.
     pub(super) fn set_back(&mut self, ms: u64) {
         if let Time::Set(now) = &mut self.time {
             *now -= ms;
         }
     }
 
-    /// Carries a call out and looks at everything.
+    /// Runs a call and reads all keys.
     pub(super) fn run(&mut self, call: &Call) -> Result<Found, String> {
         let before = self.now_ms();
         let answer = match call.script() {
@@ -149,7 +149,7 @@ impl Ground {
             None => self.run_commands(call)?,
         };
         let after = self.now_ms();
-        let all = redis::cmd("EVAL").arg(TELL_ALL).arg(0).query(&mut self.connection);
+        let all = redis::cmd("EVAL").arg(DUMP_ALL).arg(0).query(&mut self.connection);
         let snapshot =
             array(all.map_err(|error| error.to_string())?).into_iter().map(key).collect::<Result<_, _>>()?;
         Ok(Found { answer, snapshot, wakes: self.wakes(), between_ms: (before, after) })
@@ -180,9 +180,9 @@ impl Ground {
     fn wakes(&mut self) -> BTreeMap<String, usize> {
         let mut wakes = BTreeMap::new();
         loop {
-            let word = array(self.listener.recv_response().unwrap());
-            let channel: String = redis::from_redis_value(word.into_iter().nth(2).unwrap()).unwrap();
-            if channel == "told" {
+            let message = array(self.listener.recv_response().unwrap());
+            let channel: String = redis::from_redis_value(message.into_iter().nth(2).unwrap()).unwrap();
+            if channel == "dumped" {
                 return wakes;
             }
             *wakes.entry(channel).or_default() += 1;
@@ -211,23 +211,23 @@ fn fields(value: Value) -> Fields {
     texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
-/// A key as `TELL_ALL` tells it; an error where it lives for another time than it should.
-fn key(told: Value) -> Result<(String, Content), String> {
-    let mut told = array(told).into_iter();
-    let (key, kind, lives_ms, value) =
-        (told.next().unwrap(), told.next().unwrap(), told.next().unwrap(), told.next().unwrap());
+/// A key as `DUMP_ALL` returns it, or an error if its TTL is wrong.
+fn key(entry: Value) -> Result<(String, Content), String> {
+    let mut entry = array(entry).into_iter();
+    let (key, kind, ttl_ms, value) =
+        (entry.next().unwrap(), entry.next().unwrap(), entry.next().unwrap(), entry.next().unwrap());
     let key: String = redis::from_redis_value(key).unwrap();
     let kind: String = redis::from_redis_value(kind).unwrap();
-    let lives_ms: i64 = redis::from_redis_value(lives_ms).unwrap();
-    let lives_well = if key.contains(":settled:") {
-        (BATCH_KEPT_MS / 2..=BATCH_KEPT_MS).contains(&lives_ms)
+    let ttl_ms: i64 = redis::from_redis_value(ttl_ms).unwrap();
+    let has_valid_ttl = if key.contains(":settled:") {
+        (BATCH_KEPT_MS / 2..=BATCH_KEPT_MS).contains(&ttl_ms)
     } else if key.contains(":cancelled:") {
-        (CANCELLED_KEPT_MS / 2..=CANCELLED_KEPT_MS).contains(&lives_ms)
+        (CANCELLED_KEPT_MS / 2..=CANCELLED_KEPT_MS).contains(&ttl_ms)
     } else {
-        lives_ms == -1
+        ttl_ms == -1
     };
-    if !lives_well {
-        return Err(format!("{key} lives for {lives_ms} ms"));
+    if !has_valid_ttl {
+        return Err(format!("{key} has a TTL of {ttl_ms} ms"));
     }
     let content = match kind.as_str() {
         "string" => Content::Text(redis::from_redis_value(value).unwrap()),

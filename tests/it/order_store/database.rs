@@ -1,4 +1,4 @@
-//! A database of a test's own, and orders in it.
+//! A test database and helpers that store orders in it.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use crate::support::postgres::TestPostgres;
 /// The card of every fulfilled order.
 pub(super) const CARD: &str = "123456789012";
 
-/// See the module.
-pub(super) struct Ground {
+/// A SQLite file or a PostgreSQL database that belongs to one test.
+pub(super) struct TestDatabase {
     url: String,
     database: Database,
 }
@@ -29,7 +29,7 @@ enum Database {
     Server { _server: TestPostgres },
 }
 
-impl Ground {
+impl TestDatabase {
     pub(super) fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("orders.db").display());
@@ -41,7 +41,7 @@ impl Ground {
         Some(Self { url: server.database().await, database: Database::Server { _server: server } })
     }
 
-    /// The store as another worker opens it.
+    /// Opens the store, as a worker does.
     pub(super) async fn store(&self) -> SqlStore {
         self.store_with(CardCipher::new(&ENCRYPTION_KEY.into()).unwrap()).await
     }
@@ -50,7 +50,7 @@ impl Ground {
         orders::open(&self.url, cipher).await.unwrap()
     }
 
-    /// The one column of this statement's answer, past the store.
+    /// Runs a query past the store and returns its only column.
     pub(super) async fn column(&self, statement: &'static str) -> Vec<String> {
         match &self.database {
             Database::File { .. } => {
@@ -64,7 +64,7 @@ impl Ground {
         }
     }
 
-    /// Carries a statement out, past the store; the text is the one for SQLite or the one for PostgreSQL.
+    /// Runs a statement past the store; each database has a text of its own.
     pub(super) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
         match &self.database {
             Database::File { .. } => {
@@ -78,30 +78,30 @@ impl Ground {
         }
     }
 
-    /// Its address.
+    /// The `DATABASE_URL` of this database.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Whether a text keeps U+0000, which PostgreSQL does not take.
+    /// Whether a text column can hold U+0000, which PostgreSQL rejects.
     pub(super) fn keeps_nul(&self) -> bool {
         matches!(self.database, Database::File { .. })
     }
 }
 
-/// So many seconds after the beginning of the tests.
+/// This many seconds after the start of the tests.
 pub(super) fn at(seconds: u64) -> Timestamp {
-    let beginning: Timestamp = "2026-11-24T14:00:00.123456Z".parse().unwrap();
-    beginning + Duration::from_secs(seconds)
+    let start: Timestamp = "2026-11-24T14:00:00.123456Z".parse().unwrap();
+    start + Duration::from_secs(seconds)
 }
 
-/// The id of the order of this number.
+/// The id of the order with this number.
 pub(super) fn id(number: u32) -> TopupId {
     format!("{number:024x}").parse().unwrap()
 }
 
-/// What tells the outcome of this order by `sms`.
-pub(super) fn told(topup_id: &TopupId, outcome: Outcome) -> NotifyCustomer {
+/// The notification of this outcome by `sms`.
+pub(super) fn by_sms(topup_id: &TopupId, outcome: Outcome) -> NotifyCustomer {
     NotifyCustomer {
         topup_id: topup_id.clone(),
         outcome,
@@ -110,7 +110,7 @@ pub(super) fn told(topup_id: &TopupId, outcome: Outcome) -> NotifyCustomer {
     }
 }
 
-/// What the provider says of a fulfilled order.
+/// The provider's response for a fulfilled order.
 pub(super) fn fulfilled() -> ProviderOrder {
     ProviderOrder {
         status: TopupStatus::Fulfilled,
@@ -126,25 +126,9 @@ pub(super) fn fulfilled() -> ProviderOrder {
     }
 }
 
-/// The event of an outcome, to be told by `sms`.
+/// An event of this outcome with a pending notification by `sms`.
 pub(super) fn event(topup_id: &TopupId, outcome: Outcome, now: Timestamp) -> NewEvent {
-    let data = EventData {
-        topup_id: topup_id.clone(),
-        topup_ref: None,
-        status: OrderStatus::Fulfilled,
-        kind: None,
-        number: None,
-        topup_amount: None,
-        card_code: None,
-        num_trans: None,
-        date_traitement: None,
-        next_check_at: None,
-        reason: None,
-        undelivered: None,
-        message: "رصيدك جاهز".to_owned(),
-        customer: None,
-        metadata: None,
-    };
+    let data = EventData::new(topup_id.clone(), OrderStatus::Fulfilled, "رصيدك جاهز".to_owned());
     NewEvent {
         outcome,
         about: String::new(),
@@ -154,14 +138,14 @@ pub(super) fn event(topup_id: &TopupId, outcome: Outcome, now: Timestamp) -> New
     }
 }
 
-/// Stores this change of an order, made by `poll-topup`.
+/// Changes the record of an order, as the job `poll-topup` does.
 pub(super) async fn change(
     store: &SqlStore,
     topup_id: &TopupId,
     now: Timestamp,
     make: impl FnOnce(&mut Tracking),
 ) -> Applied {
-    let order = store.order(topup_id).await.unwrap().expect("it is tracked");
+    let order = store.order(topup_id).await.unwrap().expect("the order is tracked");
     let mut record = order.tracking.clone();
     make(&mut record);
     let change = Change {
@@ -176,7 +160,7 @@ pub(super) async fn change(
     store.apply(change).await.unwrap()
 }
 
-/// Tracks an order and stores that it is fulfilled, with an event that is still to be told.
+/// Tracks an order and stores it as fulfilled, with a pending notification by `sms`.
 pub(super) async fn fulfill(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
     let order = store.track(&TrackTopup::new(topup_id.clone()), now).await.unwrap();
     let record = Tracking {
@@ -199,8 +183,8 @@ pub(super) async fn fulfill(store: &SqlStore, topup_id: &TopupId, now: Timestamp
     assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
 }
 
-/// Stores that `sms` has taken the outcome.
-pub(super) async fn tell(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
+/// Records that the notification of the fulfilled order was sent by `sms`.
+pub(super) async fn mark_sent(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
     let sent = Notification {
         outcome: Outcome::Fulfilled,
         incident: Incident::FIRST,
@@ -211,5 +195,5 @@ pub(super) async fn tell(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
         sent_at: Some(now),
         last_error: None,
     };
-    store.record_attempt(&told(topup_id, Outcome::Fulfilled), &sent, None, now).await.unwrap();
+    store.record_attempt(&by_sms(topup_id, Outcome::Fulfilled), &sent, None, now).await.unwrap();
 }

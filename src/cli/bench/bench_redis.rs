@@ -1,4 +1,4 @@
-//! Where the bench takes place: an empty Redis, and a producer that fills it.
+//! The environment of the bench: an empty Redis, and a producer that fills it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,35 +18,34 @@ use crate::orders::CardCipher;
 use crate::redis::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
-/// Messages in one call, as the peers add them.
+/// Messages per pipeline, the same number as for the other queues in `bench/compare`.
 const CALL: u32 = 500;
-/// Nothing measured here may take longer.
+/// Longest wait for a condition or a reply of Redis.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// See the module.
-pub(super) struct Ground {
+/// The Redis of one run of the bench, the names of its keys, and the folder of the run.
+pub(super) struct BenchRedis {
     pub(super) redis_url: String,
     pub(super) address: RedisAddress,
     pub(super) redis: MultiplexedConnection,
     pub(super) names: Names,
-    /// Of the cards that workers store; all workers share it.
+    /// Encryption key of the stored cards, shared by all workers.
     pub(super) encryption_key: SecretString,
-    /// Dropped last: the server goes, then its data.
+    /// Declared before `folder`, so that the server is stopped before its data is deleted.
     _server: Option<Process>,
     pub(super) folder: Folder,
 }
 
-/// When jobs are due.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Due {
-    /// At once.
+    /// All jobs are due at once.
     Now,
-    /// Spread evenly over a window that begins after this lead.
+    /// The jobs become due evenly over `window`, which begins after `lead`.
     Over { lead: Duration, window: Duration },
 }
 
-impl Ground {
-    /// The Redis at this address, which must be empty, or a private one.
+impl BenchRedis {
+    /// Connects to the Redis at `redis_url`, which must be empty. Without a URL, starts a private Redis.
     pub(super) async fn prepare(redis_url: Option<&SecretString>) -> anyhow::Result<Self> {
         let folder = Folder::make()?;
         let (server, redis_url) = if let Some(url) = redis_url {
@@ -58,7 +57,7 @@ impl Ground {
         let names: Names = "{topup-bench}".parse()?;
         let address = RedisAddress::parse(&redis_url, &names)?;
         let client = address.client().await.context("Redis does not answer")?;
-        // Emptying a Redis of a million jobs takes a while.
+        // A long time-out, because Redis needs a while to delete a million jobs.
         let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
         let connecting = client.get_multiplexed_async_connection_with_config(&patient);
         let mut redis = connecting.await.context("Redis does not answer")?;
@@ -68,7 +67,6 @@ impl Ground {
         Ok(Self { redis_url, address, redis, names, encryption_key, _server: server, folder })
     }
 
-    /// Empties it again.
     pub(super) async fn clear(&mut self) -> anyhow::Result<()> {
         Ok(redis::cmd("FLUSHDB").exec_async(&mut self.redis).await?)
     }
@@ -77,19 +75,18 @@ impl Ground {
         format!("{}:{suffix}", self.names.queue(JobName::PollTopup))
     }
 
-    /// An answer of Redis that is one number.
+    /// Runs a command whose reply is one number.
     pub(super) async fn number(&self, command: &[&str]) -> anyhow::Result<u64> {
         let mut call = redis::cmd(command[0]);
         Ok(call.arg(&command[1..]).query_async(&mut self.redis.clone()).await?)
     }
 
-    /// A field of INFO.
     pub(super) async fn info(&self, field: &str) -> anyhow::Result<u64> {
         let info: redis::InfoDict = redis::cmd("INFO").query_async(&mut self.redis.clone()).await?;
         info.get(field).with_context(|| format!("INFO has no {field}"))
     }
 
-    /// Adds messages to the inbox as a producer does, [`CALL`] in a call. Returns how long that took.
+    /// Adds messages to the inbox as a producer does, [`CALL`] per pipeline. Returns how long this took.
     pub(super) async fn add(&mut self, jobs: u32, due: Due) -> anyhow::Result<Duration> {
         let inbox = self.names.inbox();
         let began = Instant::now();
@@ -119,7 +116,7 @@ impl Ground {
         Ok(began.elapsed())
     }
 
-    /// Has the inbox taken in by an intake of its own. Returns how long that took.
+    /// Runs an [`Intake`] alone until the messages of the inbox are in the queue. Returns how long this took.
     pub(super) async fn take_in(&self) -> anyhow::Result<Duration> {
         let health = RedisHealth::default();
         let clock = Arc::new(ScaledClock::real_time());
@@ -134,7 +131,7 @@ impl Ground {
         Ok(took)
     }
 
-    /// Fills the queue with jobs that are due as said.
+    /// Deletes all keys, then fills the queue with `jobs` jobs.
     pub(super) async fn fill(&mut self, jobs: u32, due: Due) -> anyhow::Result<()> {
         self.clear().await?;
         self.add(jobs, due).await?;
@@ -142,13 +139,12 @@ impl Ground {
         Ok(())
     }
 
-    /// Waits until no job is left in the queue.
     pub(super) async fn until_empty(&self) -> anyhow::Result<()> {
         let data = self.key("data");
         self.until("the queue is empty", async || Ok(self.number(&["HLEN", &data]).await? == 0)).await
     }
 
-    /// Asks every few milliseconds until it is so.
+    /// Calls `ask` every 2 ms until it returns true; fails after [`PATIENCE`].
     pub(super) async fn until(
         &self,
         what: &str,
@@ -156,7 +152,7 @@ impl Ground {
     ) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         while !ask().await? {
-            anyhow::ensure!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+            anyhow::ensure!(Instant::now() < end, "the bench waited {PATIENCE:?} until {what}, and gave up");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())

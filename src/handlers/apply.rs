@@ -1,0 +1,146 @@
+//! The last step of a check: stores a decision with its event. Does the same for rows of the list and orders given up.
+
+use topup_jobs::{
+    DeadLetterReason, Decision, JobName, Next, Observation, Outcome, ProviderOrder, RetryPolicy, Situation,
+    Timestamp, TopupId, TopupStatus, Tracking, decide,
+};
+
+use super::environment::Environment;
+use crate::job::NextJob;
+use crate::orders::{Applied, Change, Order, StoreError};
+use crate::provider::RequestKind;
+
+/// Stores what a row of the list shows about an order. Returns whether the order's job should run now.
+pub(crate) async fn seen_in_list(
+    env: &Environment,
+    topup_id: &TopupId,
+    seen: ProviderOrder,
+) -> Result<bool, StoreError> {
+    let Some(order) = env.store.order(topup_id).await? else { return Ok(false) };
+    let tracking = &order.tracking;
+    if order.cancelled_at.is_some() {
+        return Ok(false);
+    }
+    if tracking.status.is_final() {
+        return Ok(true);
+    }
+    if seen.status == TopupStatus::Queued && tracking.scheduled_at.is_some() {
+        // The store already has a QUEUED answer, so this row adds nothing. It is stale if the status has changed.
+        return Ok(false);
+    }
+    let job = JobName::tracking(tracking.status);
+    let now = env.clock.now();
+    let situation = Situation {
+        job,
+        tracking,
+        attempts_made: 0,
+        strategy: env.strategy,
+        retry: RetryPolicy::default(),
+        jitter: (env.jitter)(),
+    };
+    let observation = Observation::Answered(seen);
+    let decision = decide(&situation, &observation, now);
+    apply(env, job, &order, (RequestKind::List, &observation), &decision, now).await
+}
+
+/// Stores a decision and logs it. Returns false, and stores nothing, if the order was changed since the check read it.
+pub(super) async fn apply(
+    env: &Environment,
+    job: JobName,
+    order: &Order,
+    (source, observation): (RequestKind, &Observation),
+    decision: &Decision,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    if let Some(warning) = &decision.warning {
+        tracing::warn!(order.id = %order.topup_id, warning, "the provider gave an unexpected answer for the order");
+    }
+    let seen = match observation {
+        Observation::Answered(seen) => Some(seen),
+        _ => None,
+    };
+    let record = &decision.record;
+    let dead_letter = match decision.next {
+        Next::DeadLetter(reason) => Some(reason),
+        _ => None,
+    };
+    let given_up = dead_letter.map(DeadLetterReason::as_str);
+    let in_words = dead_letter.map(DeadLetterReason::in_words);
+    let event = decision.notify.map(|outcome| env.announce(outcome, order, seen, record, in_words, now));
+    let change = Change { job, at: now, order, record, seen, given_up, event: event.clone() };
+    match (env.store.apply(change).await?, &event) {
+        (Applied::Conflict, _) => return Ok(false),
+        (Applied::Stored, Some(event)) => env.report_unreachable(order, event),
+        (Applied::Stored | Applied::Repeated, _) => {}
+    }
+    report(decision, observation);
+    let tracking = &order.tracking;
+    if record.status != tracking.status {
+        // `polls` counts requests only, because unchanged rows of the list are not stored.
+        let requests = tracking.polls + u32::from(source == RequestKind::CheckId);
+        env.metrics.status_changed(tracking.status, record.status, requests);
+    }
+    if decision.next == Next::Done && !tracking.status.is_final() && tracking.scheduled_at.is_none() {
+        let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
+        env.budget.completed(tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
+    }
+    Ok(true)
+}
+
+/// Stores that an order is given up, after the queue has dead-lettered its job. Returns the jobs that notify of it.
+pub(crate) async fn give_up(
+    env: &Environment,
+    topup_id: &TopupId,
+    reason: &str,
+) -> Result<Vec<NextJob>, StoreError> {
+    let Some(order) = env.store.order(topup_id).await? else { return Ok(Vec::new()) };
+    if order.tracking.status.is_final() || order.tracking.next_check_at.is_none() {
+        return Ok(Vec::new());
+    }
+    let now = env.clock.now();
+    let last_error = Some(reason.to_owned());
+    let record = Tracking { next_check_at: None, last_error, ..order.tracking.clone() };
+    let event = env.announce(Outcome::Unresolved, &order, None, &record, Some(reason), now);
+    let change = Change {
+        job: JobName::tracking(order.tracking.status),
+        at: now,
+        order: &order,
+        record: &record,
+        seen: None,
+        given_up: Some(reason),
+        event: Some(event),
+    };
+    match env.store.apply(change).await? {
+        Applied::Stored | Applied::Repeated => {
+            tracing::error!(order.id = %topup_id, reason, "the queue dead-lettered the job; the order is given up");
+            env.jobs_to_notify(&order).await
+        }
+        Applied::Conflict => Ok(Vec::new()),
+    }
+}
+
+/// Whether a check gave this dead-letter reason. If so, the check has stored that the order is given up. If the store
+/// still tracks the order, the operator has replayed the dead letter since.
+pub(crate) fn is_by_a_check(reason: &str) -> bool {
+    [
+        DeadLetterReason::NotFound,
+        DeadLetterReason::RecheckExhausted,
+        DeadLetterReason::QueuedTooLong,
+        DeadLetterReason::HandlingTooLong,
+    ]
+    .iter()
+    .any(|known| known.as_str() == reason)
+}
+
+fn report(decision: &Decision, observation: &Observation) {
+    let status = decision.record.status;
+    match (&decision.next, observation) {
+        (Next::DeadLetter(reason), _) => {
+            tracing::error!(order.status = %status, reason = reason.as_str(), "the order is given up as a dead letter");
+        }
+        (_, Observation::Failed(error)) => {
+            tracing::warn!(error, "the provider gave no usable answer; the order is checked again");
+        }
+        _ => tracing::debug!(order.status = %status, "the order was checked and the result is stored"),
+    }
+}

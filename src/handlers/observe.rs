@@ -1,0 +1,106 @@
+//! The request of a check: acquires a permit from the budget, then asks the provider about the order.
+
+use std::time::Duration;
+
+use topup_jobs::{JobName, Observation, Timestamp};
+
+use super::environment::Environment;
+use crate::orders::Order;
+use crate::provider::{ApiError, Concern, RequestKind};
+use crate::rate_limit::{Checked, Meaning, PermitDecision, PermitRequest};
+
+/// Longest plausible time from an order's creation to its tracking. An older creation time in an id is not believed.
+const MAX_HANDOVER: Duration = Duration::from_hours(7 * 24);
+
+/// Wait before the next recheck during an outage of the provider, in domain time.
+const OUTAGE_PAUSE: Duration = Duration::from_mins(1);
+/// Attempts to get a permit for the request that shows whether the provider is down.
+const MAX_TRIES_TO_VERIFY: u32 = 3;
+/// Longest wait between two of the `MAX_TRIES_TO_VERIFY` attempts, in real (not scaled) time.
+const MAX_TRY: Duration = Duration::from_secs(2);
+/// Age from which an order is in the backlog, so that newer orders get more requests: three times the limit of polling.
+const BACKLOG_AGE: Duration = Duration::from_mins(15);
+/// How far the provider's clock may be ahead of ours. A creation time further in the future is not believed.
+const CLOCKS_APART: Duration = Duration::from_mins(5);
+
+/// What a check learned about the order.
+pub(super) enum Observed {
+    Answer(Observation),
+    SeenInList,
+    /// Nothing, because no permit was free, or a key or the provider is at fault. The wait is real (unscaled) time.
+    Wait(Duration),
+}
+
+/// Asks the provider about the order, unless the budget grants no permit or the list has just shown the order.
+pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Observed {
+    let tracking = &order.tracking;
+    let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
+    let (now, created_at) = (env.clock.now(), created_at(order));
+    let request = PermitRequest {
+        topup_id: order.topup_id.clone(),
+        created_at,
+        last: tracking.last_checked_at.map(age),
+        age: age(now),
+        backlog: job == JobName::RecheckTopup || created_at + BACKLOG_AGE < now,
+        list_counts,
+    };
+    let permit = match env.budget.acquire(&request).await {
+        PermitDecision::Granted(permit) => permit,
+        PermitDecision::SeenInList => return Observed::SeenInList,
+        PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => return Observed::Wait(wait),
+    };
+    env.metrics.waited(job, env.clock.domain(permit.waited));
+    let answer = env.api(&permit).check_id(&order.topup_id).await;
+    env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
+    let checked = Checked { topup_id: &order.topup_id, known: order.tracking.last_checked_at.is_some() };
+    let meaning = env.budget.report(&permit, Some(checked), answer.as_ref().err()).await;
+    if let Meaning::SaysNothing(wait) = meaning {
+        return Observed::Wait(wait);
+    }
+    Observed::Answer(match answer {
+        Ok(order) => Observation::Answered(order),
+        Err(ApiError::NotFound(_)) => Observation::NotFound,
+        Err(error) => {
+            if let Meaning::Failing(distinct) = meaning
+                && job == JobName::RecheckTopup
+                && (distinct > 1 || provider_is_down(env).await)
+            {
+                // An outage must not use up the few attempts of a recheck.
+                let wait_ms = env.clock.real(OUTAGE_PAUSE).as_millis();
+                tracing::warn!(
+                    order.id = %order.topup_id,
+                    %error,
+                    wait_ms,
+                    "the provider seems to be down; the recheck waits and loses no attempt"
+                );
+                return Observed::Wait(env.clock.real(OUTAGE_PAUSE));
+            }
+            Observation::Failed(error.to_string())
+        }
+    })
+}
+
+/// Requests the list after a check failed. Returns true if that request also fails, or gets no permit.
+async fn provider_is_down(env: &Environment) -> bool {
+    for _ in 0..MAX_TRIES_TO_VERIFY {
+        match env.budget.acquire_to_verify().await {
+            Ok(permit) => {
+                let answer = env.api(&permit).verify().await;
+                let error = answer.as_ref().err();
+                env.metrics.requested(RequestKind::List, error);
+                env.budget.report(&permit, None, error).await;
+                return error.is_some_and(|error| !matches!(error.concern(), Concern::Order));
+            }
+            Err(wait) => tokio::time::sleep(wait.min(MAX_TRY)).await,
+        }
+    }
+    true
+}
+
+/// The order's creation time, from its id; the start of tracking if that time is implausible.
+fn created_at(order: &Order) -> Timestamp {
+    let tracked_at = order.tracking.tracked_at;
+    let by_id = order.topup_id.created_at();
+    let believed = tracked_at - MAX_HANDOVER..=tracked_at + CLOCKS_APART;
+    by_id.filter(|at| believed.contains(at)).unwrap_or(tracked_at)
+}
