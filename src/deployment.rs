@@ -148,7 +148,7 @@ pub(crate) async fn read_patiently(connection: &Connection, names: &Names) -> Sh
 
 /// The result of `join.lua`, unless it is a [`Refusal`].
 enum Answer {
-    /// The worker fits the others. It has joined the deployment, unless it only asked (`look`).
+    /// The worker's layout, database and keys fit. It has joined the deployment, unless it only asked (`look`).
     Fits,
     /// Another worker's encryption keys do not fit. Holds that worker's entry in the set of workers.
     Differs(String),

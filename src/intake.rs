@@ -137,7 +137,7 @@ impl Intake {
             let results = results?;
             *backoff = Backoff::new();
             batch = if results.is_empty() {
-                // Another worker has moved these messages, so the inbox is read from its beginning again.
+                // Another worker moved these messages and perhaps the next, so the inbox is read from its beginning.
                 self.read("").await?
             } else {
                 self.log(&moved.messages, &results).await;

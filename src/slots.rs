@@ -20,7 +20,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Creates `size` slots, and `spare` additional slots that can be lent.
+    /// Creates `size` slots and, on top of them, `spare` slots that can be lent.
     #[must_use]
     pub fn new(size: usize, spare: usize) -> Self {
         Self {

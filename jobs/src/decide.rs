@@ -340,7 +340,7 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     Decision { record, next: Next::Recheck(wait), notify: Some(Outcome::Delayed), warning: None }
 }
 
-/// Decides for an order that the provider has never known: its replica may lag, or our environment setting is wrong.
+/// Decides for an order that the provider has never known: its data may lag, or our environment setting may be wrong.
 fn not_found(mut record: Tracking, now: Timestamp) -> Decision {
     record.last_error = Some("the provider does not know this order".to_owned());
     // A check before `next_check_at`, such as a repeat after a crash, does not count towards `NOT_FOUND_LIMIT`.

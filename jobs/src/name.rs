@@ -14,7 +14,7 @@ pub enum JobName {
     PollTopup,
     /// Recheck an order that was not final after fast polling or was scheduled by the carrier.
     RecheckTopup,
-    /// Notify of one outcome of one order over one channel.
+    /// Send one notification: about one outcome of an order, over one channel.
     NotifyCustomer,
 }
 

@@ -117,7 +117,7 @@ impl TrackTopup {
             || self.callback_url.is_some()
     }
 
-    /// The payload of follow-up jobs. They omit customer, metadata and callback URL, which the store has by then.
+    /// The payload of a follow-up job. It omits customer, metadata and callback URL: the store has them by then.
     #[must_use]
     pub fn continued(&self, tracked_at: Timestamp) -> Self {
         Self { retry: self.retry, tracked_at: Some(tracked_at), ..Self::new(self.topup_id.clone()) }

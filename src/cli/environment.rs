@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 
-/// The variables of the environment and of `--env-file`. A non-empty environment variable overrides the file.
+/// The variables of the environment and of the file of `--env-file`. Those of the environment win unless empty.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
-    /// In the sequence of the file. If two lines set the same variable, the later line counts.
+    /// In the sequence of that file. If two lines set the same variable, the later line counts.
     file: Vec<InFile>,
 }
 

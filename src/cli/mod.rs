@@ -68,7 +68,7 @@ enum Command {
     /// Run the jobs of a dead worker in a separate process; started by a worker
     #[command(hide = true)]
     RunJob(Box<crate::config::RunSettings>),
-    /// See the main job in a minute: a private Redis, the simulator, two workers, some sixty orders
+    /// Run a one-minute demonstration: a private Redis, the simulator, two workers and about sixty orders
     Demo(demo::DemoSettings),
     /// Serve the provider's API as documented, with orders that end quickly
     SimulateApi(simulate_api::SimulateApiSettings),
@@ -153,7 +153,7 @@ impl Cli {
         }
     }
 
-    /// Returns the faults in the settings of `run` or `doctor`, except for variables that a message in `words` names.
+    /// Returns the faults in the settings of `run` or `doctor`, except of variables that begin a message in `words`.
     fn faults_beside(&self, words: &[String]) -> Vec<String> {
         let settings = match &self.command {
             Command::Run(settings) => settings,

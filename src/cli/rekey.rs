@@ -145,7 +145,7 @@ impl Workers {
     }
 }
 
-/// Whether a worker runs. Waits up to [`BACK_WITHIN`], as running workers register again if Redis has lost its data.
+/// Whether a worker runs. Redis may have lost its data; then workers have up to [`BACK_WITHIN`] to register again.
 async fn has_workers_soon(redis: &RedisSettings) -> bool {
     let Ok(connection) = connect(redis) else { return false };
     let end = Instant::now() + BACK_WITHIN;

@@ -36,7 +36,7 @@ pub(super) async fn must_belong_if_known(store: &SqlStore, redis: &RedisSettings
         Ok(Err(error)) => describe(&error),
         Err(_elapsed) => "no answer in time".to_owned(),
     };
-    tracing::warn!(error = why, "Redis could not be read; continuing without a check of DATABASE_URL");
+    tracing::warn!(error = why, "Redis could not be read; its jobs may belong to another database");
     Ok(false)
 }
 

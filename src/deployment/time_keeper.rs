@@ -28,9 +28,9 @@ use crate::telemetry::Metrics;
 const INTERVAL: Duration = Duration::from_secs(6);
 /// A measurement with a longer round trip than this is ignored, because it is too inexact.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
-/// If the host's wall clock differs from the deployment's time by more than this, the worker logs a warning.
+/// Difference between the host's wall clock and the deployment's time above which a warning is logged.
 const HOST_MAY_DIFFER: TimeDelta = TimeDelta::seconds(5);
-/// Once the difference is smaller than this, the host's wall clock counts as right again.
+/// Difference below which, after such a warning, the host's wall clock counts as right again.
 const HOST_IS_RIGHT: TimeDelta = TimeDelta::seconds(2);
 
 pub(crate) struct TimeKeeper {
@@ -100,7 +100,7 @@ impl TimeKeeper {
             Verdict::OthersAgree => {
                 tracing::warn!(
                     differs_by_ms,
-                    "this worker's time differed from the others', as after a freeze of its host, and was corrected"
+                    "this worker's time differed from the others' and was corrected; its host may have been frozen"
                 );
                 time.take(measured.at, measured.deployment);
             }

@@ -136,7 +136,11 @@ fn report(decision: &Decision, observation: &Observation) {
     let status = decision.record.status;
     match (&decision.next, observation) {
         (Next::DeadLetter(reason), _) => {
-            tracing::error!(order.status = %status, reason = reason.as_str(), "the order is given up as a dead letter");
+            tracing::error!(
+                order.status = %status,
+                reason = reason.as_str(),
+                "the order is given up; its job is kept as a dead letter"
+            );
         }
         (_, Observation::Failed(error)) => {
             tracing::warn!(error, "the provider gave no usable answer; the order is checked again");

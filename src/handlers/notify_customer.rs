@@ -169,7 +169,7 @@ fn follow_anew(notification: &NotifyCustomer) -> Settlement {
     tracing::error!(
         event.id = %notification.event_id(),
         channel = notification.channel,
-        "the order of a notification is not stored; the order is tracked again, without customer and metadata"
+        "the order of a notification is not stored; the order is tracked again, but customer and metadata are lost"
     );
     let order = TrackTopup::new(notification.topup_id.clone());
     let next = vec![NextJob::check(JobName::PollTopup, order, Duration::ZERO)];

@@ -18,7 +18,7 @@ pub(super) fn add(
 ) {
     let Accepted { job, order, delay, .. } = accepted;
     let position = match first_id {
-        // A message that was put back keeps the position at which its producer first sent it.
+        // A message that was put back keeps its original position in the stream, where its producer first added it.
         Some(first_id) => format!("{first_id}@{}", first_id.split('-').next().unwrap_or_default()),
         None => format!("{message_id}@{}", clock.deployment_now().timestamp_millis()),
     };

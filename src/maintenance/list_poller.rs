@@ -141,7 +141,7 @@ impl ListPoller {
                 useless = 0;
                 rest = None;
                 tracing::warn!(
-                    "the provider's list fails or does not show the waiting orders; each is checked alone for a while"
+                    "the provider's list fails or does not show the waiting orders; for a while, each is checked by id"
                 );
             }
             let seen_from = reading.ok().map(|reading| reading.seen_from);

@@ -172,7 +172,7 @@ impl Restore {
         if hastened > 0 {
             tracing::warn!(
                 hastened,
-                "made overdue jobs due that Redis had scheduled for much later, as after its clock is moved back"
+                "overdue jobs are due now; Redis had scheduled them for much later, perhaps before its clock went back"
             );
         }
         Ok(())

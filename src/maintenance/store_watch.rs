@@ -18,9 +18,9 @@ use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a failed check.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Time limit of a check.
+/// A check has failed if the database does not answer within this time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long a failed check keeps the worker from claiming jobs. The next check has its result before this time is over.
+/// How long a failed check pauses claims. The next check ends or prolongs this pause within about six seconds.
 const CLAIMS_PAUSE: Duration = Duration::from_secs(10);
 /// How long a job's failed database call makes the worker unready: until after the job's next run, in ten seconds.
 const CALLS_FAIL_FOR: Duration = Duration::from_secs(15);

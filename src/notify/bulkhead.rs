@@ -32,8 +32,7 @@ const FAILURES: u32 = 5;
 const OPEN: Duration = Duration::from_secs(30);
 /// How long the endpoint's other jobs wait while one job probes the endpoint, in domain time.
 const FIRST_TRIES: Duration = Duration::from_secs(3);
-/// Lower bound of the estimated time in which each slot of an endpoint comes free once; sets the pace of returning
-/// jobs.
+/// Lower bound of the estimated time in which each slot of an endpoint comes free once; it paces returning jobs.
 const SLOT_CYCLE: Duration = Duration::from_millis(50);
 /// Upper bound of the same estimate as [`SLOT_CYCLE`]; it applies to an endpoint that frees no slots.
 const MAX_SLOT_CYCLE: Duration = Duration::from_secs(15);

@@ -163,7 +163,7 @@ pub trait Channel: Send + Sync + 'static {
 pub struct Channels(Vec<Arc<dyn Channel>>);
 
 impl Channels {
-    /// Collects the channels that the settings enable.
+    /// The set of these channels.
     #[must_use]
     pub fn new(channels: Vec<Arc<dyn Channel>>) -> Self {
         Self(channels)

@@ -90,7 +90,7 @@ impl Key {
         Ok(Self { cards, links: hmac(&derived(LINKS)), fingerprint })
     }
 
-    /// As [`Key::new`], but refuses an easily guessed key, which must not encrypt.
+    /// Like [`Key::new`], but for a key that encrypts. Such a key must not be easily guessed.
     fn hard_to_guess(key: &SecretString) -> Result<Self, InvalidKey> {
         let made = Self::new(key)?;
         let bytes = hex::decode(key.expose_secret()).map_err(|_| InvalidKey::Form)?;

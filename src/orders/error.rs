@@ -180,7 +180,7 @@ impl StoreError {
     pub(crate) fn may_pass(&self) -> bool {
         self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
             || self.is_of_failing_disk()
-            // The operator ends each of the faults below by stopping workers or repairing the files.
+            // Each of these ends once the operator stops the processes that have the file open, or repairs the files.
             || matches!(self, Self::LogRemoved | Self::Replaced | Self::OpenElsewhere(_) | Self::SecondName(_) | Self::Note(_))
     }
 

@@ -92,7 +92,7 @@ impl Attempt {
     const ALL: [Self; 6] =
         [Self::Begun, Self::Sent, Self::Retry, Self::Failed, Self::Refused, Self::Discarded];
 
-    /// The stored word of this state.
+    /// The word that the database stores for this state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

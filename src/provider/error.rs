@@ -41,7 +41,7 @@ pub enum ApiError {
     /// account of the key (`API_DISABLED`).
     #[error("the provider refuses this address or account: {0}")]
     Forbidden(Answer),
-    /// 403 for a page of the list without a code about the address or the account: the key may not read the list.
+    /// 403 for a page of the list, unless its code concerns the address or the account: the key may not read the list.
     #[error("the provider refuses the list of orders: {0}")]
     ListForbidden(Answer),
     /// 429: too many requests.

@@ -1,4 +1,4 @@
-//! Reads the envelope and the order of the provider's answers.
+//! Reads the provider's answers: the envelope and the order inside it.
 //!
 //! Reading is lenient: unknown fields are ignored, and an optional field that cannot be read is logged and ignored.
 

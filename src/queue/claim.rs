@@ -177,7 +177,7 @@ impl Claim {
             call.arg(id).arg(right);
         }
         let dropped: u64 = call.invoke_async(&mut shared.connection.get()).await?;
-        tracing::info!(queue = shared.queue, jobs, dropped, "renamed jobs of another program to order ids");
+        tracing::info!(queue = shared.queue, jobs, dropped, "corrected the ids of another program's jobs");
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use super::suspect::{Suspect, Verdict};
 
 /// Timeout for a new process to report that it is set up.
 const SET_UP_WITHIN: Duration = Duration::from_secs(30);
-/// How long a process without jobs is kept, for suspects that return from the queue after a short wait.
+/// How long an idle process is kept, so that suspects that went back to the queue and are soon due again can use it.
 const KEPT_FOR: Duration = Duration::from_secs(3);
 /// A process that runs a job for this long has hung: it should have stopped the handler after [`HANDLER_TIMEOUT`].
 const HUNG_AFTER: Duration = HANDLER_TIMEOUT.saturating_add(Duration::from_secs(15));

@@ -218,7 +218,7 @@ async fn first_end(
         _ = working => (true, true),
         () = died => (true, false),
     };
-    // A requested stop may end the work before this task sees the request. Such an end is not a failure.
+    // A request to stop ends the work, too, and this task may see that end first. It is not a failure.
     let stopped = if failed && !shutdown.is_requested() { Stopped::Failed } else { Stopped::Drained };
     (stopped, ended)
 }

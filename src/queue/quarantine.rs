@@ -194,7 +194,11 @@ impl Shared {
                 }
                 if running.len() > 1 {
                     let jobs = running.len();
-                    tracing::warn!(jobs, why, "an isolated process died; its jobs run again in two groups");
+                    tracing::warn!(
+                        jobs,
+                        why,
+                        "an isolated process died; its jobs run again in two groups to find the one that kills it"
+                    );
                     return (running, waiting);
                 }
                 release(running, &why, if hung { Verdict::Failed } else { Verdict::Killed });

@@ -21,7 +21,7 @@ pub(super) struct Learned {
 }
 
 impl RedisBudget {
-    /// The order's delay in the wait queue, compared with a new order. It is longer if the order is less likely final.
+    /// How much later than a new order this order gets its turn. The less likely it is final, the later.
     pub(super) fn patience(&self, request: &PermitRequest) -> Duration {
         if request.backlog {
             return Duration::ZERO;

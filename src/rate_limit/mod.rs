@@ -113,7 +113,7 @@ pub struct RateLimit {
     pub max_in_flight: u32,
     /// Real length of a minute of the provider; shorter than a minute if time is scaled.
     pub minute: Duration,
-    /// Whether pages of the list may replace single requests.
+    /// Whether the worker may read pages of the provider's list instead of checking each order.
     pub list_polling: bool,
 }
 
@@ -253,7 +253,7 @@ impl Budget for RedisBudget {
         let refused = matches!(concern, Some(Concern::KeyRefused(_)));
         let said: Option<(String, u64)> = loop {
             match self.heard(call.invoke_async(&mut self.connection.get()).await) {
-                // Retry until Redis has the refusal, because the provider blocks an address after five refusals.
+                // Retry until Redis has the refusal and so stops all workers: five refusals block an address.
                 None if refused => tokio::time::sleep(UNKNOWN).await,
                 said => break said,
             }

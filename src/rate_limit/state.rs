@@ -15,9 +15,9 @@ pub struct BudgetState {
     pub breaker: Breaker,
     /// Whether the list of orders is read.
     pub list: ListUse,
-    /// New orders in the wait queue.
+    /// Number of new orders in the wait queue.
     pub new_waiting: u64,
-    /// Orders of the backlog in the wait queue.
+    /// Number of backlog orders in the wait queue.
     pub backlog_waiting: u64,
     /// The API key in use.
     pub key: ApiKey,

@@ -60,7 +60,7 @@ impl RedisBudget {
         let wait_ms = millis(wait);
         let error = error.map(tracing::field::display);
         match became {
-            "recovered" => tracing::info!(key, "the provider answers for an order again; checks resume"),
+            "recovered" => tracing::info!(key, "the provider answers checks again; waiting orders resume"),
             "other-key" => tracing::warn!(
                 key,
                 error,

@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the server is searched for again, because a new master takes time to appear.
 const FIND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Interval at which callers that wait for a search check whether a new search has replaced it.
+/// While a caller waits for a search, it checks at this interval whether a newer search has replaced that one.
 const SEARCH_IS_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 /// A search for the server, whose result is a connection to it. All waiting callers share the search.
@@ -41,7 +41,7 @@ struct Current {
 #[derive(Clone)]
 pub struct Connection {
     address: RedisAddress,
-    /// Timeout of the answer to a command. If the server must be found first, that has its own timeout.
+    /// How long to wait for the answer to a command. Finding the server first has a timeout of its own.
     answer_timeout: Duration,
     current: Arc<RwLock<Current>>,
     health: RedisHealth,

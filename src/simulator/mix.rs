@@ -58,7 +58,7 @@ pub enum MixError {
         /// The weight as written.
         weight: String,
     },
-    /// A life is named twice.
+    /// A life (the sequence of statuses of an order) is named twice.
     #[error("{0} is named twice")]
     Repeated(String),
     /// All weights are zero.

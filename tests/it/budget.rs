@@ -210,8 +210,7 @@ struct Rush {
     undated: usize,
 }
 
-/// Hands over several times more orders than can be checked one by one. The first hundred deliveries fail and
-/// are repeated.
+/// Hands over several times more orders than can be checked one by one. The first hundred deliveries fail.
 async fn rush(list_card: ListCard, card_details: &str) -> Rush {
     let settings = SimulatorSettings { rate_limit: 120, list_card, ..SimulatorSettings::default() };
     let mut bed = bed(10.0, settings).await;

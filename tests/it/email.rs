@@ -1,5 +1,4 @@
-//! Customers and the operator get separate mails over an encrypted connection. The mail server may refuse,
-//! stall or be set up wrongly.
+//! Customers and the operator get separate mails over TLS. The mail server may refuse, stall or be set up wrongly.
 
 use std::process::Stdio;
 use std::time::Duration;

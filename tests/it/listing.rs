@@ -30,7 +30,8 @@ async fn a_stored_order_that_cannot_be_read_keeps_no_other_order_from_being_foun
     assert!(checks < 100, "{checks} of 120 orders were checked: the list showed few");
     until("the unreadable order is logged", async || {
         let log = worker.log();
-        let seen = log.lines().any(|line| line.contains("skipped a listed order") && line.contains(&garbled));
+        let seen =
+            log.lines().any(|line| line.contains("a listed order is skipped") && line.contains(&garbled));
         seen.then_some(())
     })
     .await;

@@ -1,7 +1,6 @@
 //! Orders are checked at the documented pace, never faster and never after the limit.
 //!
-//! The simulator measures the gaps in domain time. No check may be early, but a few may be late, because the
-//! machine may be busy.
+//! The simulator measures the gaps in domain time. No check may be early; a few may be late on a busy machine.
 
 use std::time::Duration;
 

@@ -269,7 +269,7 @@ struct Refused {
     commands: BTreeSet<String>,
     keys: BTreeSet<String>,
     channels: bool,
-    /// The error code, such as `OOM`, if Redis refuses a write for another reason than a missing permission.
+    /// The error code, such as `OOM`, if Redis refuses a write for a reason other than a missing permission.
     writes: Option<String>,
 }
 
@@ -388,7 +388,7 @@ fn words(command: &str, name: &str) -> Vec<String> {
 }
 
 impl Refused {
-    /// Adds one refusal. Its text `why` varies with the version of Redis and may name the user, so `why` is not shown.
+    /// Adds one refusal. Only words of its text `why` are shown: it varies by version of Redis and may name the user.
     fn add(&mut self, command: &str, why: &str, place: Option<&str>) {
         if why.contains("permissions to run the") || why.contains("can't run this command") {
             // Newer versions of Redis quote the command, such as `script|load`; older versions do not name it.

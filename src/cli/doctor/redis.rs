@@ -1,5 +1,5 @@
-//! Checks that Redis can be reached, and then how it is set up. All checks of the doctor share one connection, opened
-//! here. No command is retried, because a doctor that waits for Redis to come back would not report Redis as away.
+//! Checks that Redis can be reached, and how it is set up. All checks of `doctor` share the connection opened here. It
+//! retries no command: if `doctor` waited for Redis to come back, it could not report that Redis is away.
 
 use std::time::{Duration, Instant};
 

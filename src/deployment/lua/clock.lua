@@ -1,12 +1,13 @@
 -- Reads the deployment's time, which is the clock of Redis plus an offset. If the clock of Redis is set to another
 -- time, a worker corrects the offset, so that the deployment's time does not jump.
 -- KEYS[1] clock: hash of `offset`, `at` (when `offset` was set) and `agreed` (when a worker last agreed), each in ms
--- ARGV[1] the worker's own idea of the deployment's time, in ms since 1970, or empty
--- ARGV[2] clock of Redis in ms that the worker expects, if it wants to set the deployment's time to its own; or empty
+-- ARGV[1] time of the deployment according to the worker, in ms since 1970, or empty
+-- ARGV[2] time in ms that the worker expects of Redis, or empty. If Redis is close to it and no worker has agreed
+--         lately, ARGV[1] becomes the deployment's time.
 -- Returns {clock of Redis in ms, time of the deployment in ms, verdict}. The verdict is 'agrees' if the worker's time
 --   is the deployment's, 'others-agree' if only other workers have agreed lately, 'alone' if none has.
 local TOLERATED_MS, LATELY_MS, EXPECTED_WITHIN_MS = 1000, 10000, 1000
--- The offset shrinks by 10 ms a second, until the deployment's time is the clock of Redis again.
+-- The offset shrinks by 10 ms a second, until the deployment's time equals the time of Redis again.
 local SHRINKS_BY = 0.01
 local clock, mine, expected = KEYS[1], tonumber(take()), tonumber(take())
 local time = math.floor(now() * 1000 + 0.5)

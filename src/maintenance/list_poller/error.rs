@@ -26,8 +26,7 @@ impl ListingError {
         matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }
 
-    /// Whether the failure does not count against the list: this worker's key, address, database or Redis caused it, or
-    /// the reading was given up.
+    /// Whether the list is not to blame: this worker's key, address, database or Redis is, or the reading was given up.
     pub(super) fn is_no_fault_of_the_list(&self) -> bool {
         match self {
             Self::Provider(error) => matches!(

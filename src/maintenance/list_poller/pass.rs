@@ -17,7 +17,7 @@ const BEFORE: Duration = Duration::from_secs(15);
 const AFTER: Duration = Duration::from_secs(5);
 /// Margin after a creation time that is not from the order's id, because the provider's clock may be ahead of ours.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
-/// A gap between two waiting orders is read if it has at most 50 listed orders for each waiting order older than it.
+/// A pass reads through a gap between two waiting orders if it has at most 50 rows for each waiting order beyond it.
 const WORTH_ROWS: f64 = 50.0;
 /// Longest gap that is read while the density of the list is unknown, for each waiting order older than the gap.
 const WORTH_TIME: Duration = Duration::from_mins(10);

@@ -17,7 +17,7 @@ use crate::maintenance::list_poller::CardDetails;
 use crate::provider::ListedOrder;
 use crate::redis::millis;
 
-/// An order whose row lacks a part of the card is made due at most once within this time.
+/// A row that lacks part of the card makes its order due, for a check of the whole card, at most once per this time.
 const READY_ONCE: Duration = Duration::from_mins(1);
 /// Head start in the wait queue of an order without its whole card. It is short, so that other orders get a turn, too.
 const READY_LEAD: Duration = Duration::from_secs(30);
@@ -50,7 +50,11 @@ impl ListPoller {
                 Ok(None) => {}
                 Err(ListingError::Store(error)) if error.is_of_one_row() => {
                     let error = chain(&error);
-                    tracing::warn!(order.id = %topup_id, error, "skipped a listed order: its stored row is unreadable");
+                    tracing::warn!(
+                        order.id = %topup_id,
+                        error,
+                        "a listed order is skipped, because its row in the database cannot be read"
+                    );
                 }
                 Err(error) => return Err(error),
             }

@@ -44,7 +44,7 @@ impl Restore {
                     tracing::info!(
                         job.name = %job,
                         job.id = letter.id.escape_ascii().to_string(),
-                        "deleted a dead letter whose order is final or cancelled, or which was sent or discarded"
+                        "deleted a dead letter, as its order or notification is final, cancelled, sent or discarded"
                     );
                 }
             }

@@ -1,4 +1,4 @@
-//! The table `events`: the events of each order, one for each incident.
+//! The table `events`: one row for each order, outcome and incident (occurrence of that outcome).
 
 use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
 

@@ -91,7 +91,7 @@ impl SqliteFile {
     }
 }
 
-/// Options for an existing file. A file that was moved away must not be created again, empty.
+/// Options that never create the file: if it was moved away, an empty one must not take its place.
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     let options = SqliteConnectOptions::from_str(url)?.create_if_missing(false);
     Ok(options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT).foreign_keys(true))

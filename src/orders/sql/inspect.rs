@@ -1,4 +1,4 @@
-//! Inspects whether a worker could use a database. Nothing is created, migrated or committed, except that SQLite may
+//! Checks whether a worker could use a database. Nothing is created, migrated or committed, except that SQLite may
 //! create its files `-wal` and `-shm` while the database is open.
 
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! The note `<file>-opened` beside a SQLite file, which keeps processes from opening the file with different logs.
 //!
-//! SQLite finds the write-ahead log and its index by name. Two cases would destroy the file: SQLite applies a former
-//! file's log to its replacement, or creates a second log because the one that other processes use was removed. So the
-//! note records which file, log and index were opened together, and each process holds a shared lock on the note while
-//! it has the file open. If the note was removed, too, the lock of SQLite itself shows that a process has the file open.
+//! SQLite finds the write-ahead log and its index by name. It would destroy the file in two cases: if it applied a
+//! former file's log to its replacement, or created a second log after the one in use was removed. So the note records
+//! which file, log and index were opened together, and each process holds a shared lock on the note while it has the
+//! file open. If the note was removed, too, the lock of SQLite itself shows that a process has the file open.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -29,8 +29,8 @@ pub(super) static CHANGE_NOTHING: LazyLock<String> = LazyLock::new(|| {
     TABLES.map(of_table).join("; ")
 });
 
-/// Refuses a database whose encoding cannot store every name, a database without a schema, and a pooler that gives a
-/// connection to another client after each transaction.
+/// Refuses a database whose encoding cannot store every name, a database without a schema, and a pooler that gives its
+/// session of the server to another client after each transaction.
 pub(super) async fn must_fit(
     connection: &mut PgConnection,
     options: &PgConnectOptions,
@@ -60,8 +60,8 @@ pub(super) async fn must_fit(
     Ok(())
 }
 
-/// Whether a pooler gives two clients the same connection to the server. A setting made on this connection is then
-/// visible on a second one. A pooler that refuses the second connection does not do that.
+/// Whether a pooler lets two clients share a session of the server. A setting made by this client is then visible to a
+/// second one. A pooler that refuses a second client does not share its sessions.
 async fn hands_connections_on(
     connection: &mut PgConnection,
     options: &PgConnectOptions,

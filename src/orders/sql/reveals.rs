@@ -9,7 +9,7 @@ use super::statement::{Row, Statement, sql};
 use crate::orders::reveal::hash;
 use crate::orders::{CardCipher, Occurrence, Reveal, RevealOutcome, StoreError};
 
-/// Once an order's history holds this number of tries, further tries at a closed link are not recorded.
+/// Tries at a link that is no longer valid are recorded only until the order's history holds this number of tries.
 const MAX_TRACES: i64 = 50;
 
 pub(super) async fn token(

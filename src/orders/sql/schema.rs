@@ -110,7 +110,7 @@ pub(super) fn usable(tables: Tables) -> Result<(), StoreError> {
     }
 }
 
-/// As [`usable`], and refuses tables that need a migration.
+/// Like [`usable`], but also refuses tables that need a migration.
 pub(super) fn usable_as_it_is(tables: Tables) -> Result<(), StoreError> {
     match tables {
         Tables::ToMigrate => Err(StoreError::NotMigrated),

@@ -13,7 +13,7 @@ local results, lists, sets = {}, {}, {}
 for n, queue in ipairs(KEYS) do
     lists[n], sets[n] = queue .. ':active', queue .. ':scheduled'
 end
--- Usually no job is due and often none is scheduled, so two EXISTS usually replace the reads of each queue.
+-- Usually no job is due and often none is scheduled. Then two EXISTS save reading each queue.
 local some_due = redis.call('EXISTS', unpack(lists)) > 0
 local some_wait = redis.call('EXISTS', unpack(sets)) > 0
 for n, queue in ipairs(KEYS) do

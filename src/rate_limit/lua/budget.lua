@@ -64,8 +64,8 @@ local function note_able(budget, worker, now_ms)
     redis.call('ZADD', budget .. ':able-workers', now_ms + ABLE_MS, worker)
 end
 
--- Returns the earliest time, from `now_ms` on, at which a request with this key keeps an even pace (GCRA), in ms. A
--- stored time more than a window ahead dates from before the clock of Redis was moved back, and is ignored.
+-- Returns when the next request with this key may be sent at an even pace (GCRA), in ms: `now_ms` at the earliest.
+-- A stored time more than a window ahead was stored before the clock of Redis was moved back, and is ignored.
 local function next_slot_of(budget, key, window, now_ms)
     local next_slot_at = tonumber(redis.call('GET', budget .. ':next-slot-at:' .. key) or '0')
     return next_slot_at > now_ms + window and now_ms or math.max(next_slot_at, now_ms)

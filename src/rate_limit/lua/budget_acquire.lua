@@ -133,8 +133,8 @@ local function grant()
     return { 'granted', permit, number - 1, probe and 1 or 0, math.max(now_ms - began, 0) }
 end
 
--- Returns whether the probe may be made now: no other probe may be in flight. A probe whose lease is longer than
--- possible dates from before the clock of Redis was moved back, so it is deleted first.
+-- Returns whether a probe is allowed now, which requires that no other is in flight. If the lease of a stored probe has
+-- more time left than a lease can last, the clock of Redis was moved back since, and the probe is deleted first.
 local function may_probe()
     if redis.call('PTTL', probe) > lease then
         redis.call('DEL', probe)

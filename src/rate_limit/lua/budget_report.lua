@@ -114,7 +114,7 @@ elseif verdict == 'unknown' then
     local fresh = redis.call('SADD', of_key('unknown'), order) == 1
     redis.call('PEXPIRE', of_key('unknown'), memory)
     local few = redis.call('SCARD', of_key('unknown')) < many
-    -- A secondary key may be of the provider's other environment, which knows none of the orders.
+    -- A secondary key that has known no order yet may be of the provider's other environment: it is not believed.
     if few and (number == 0 or redis.call('EXISTS', of_key('knows')) == 1) then
         return { 'own', 0 }
     end

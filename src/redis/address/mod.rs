@@ -22,7 +22,7 @@ use super::backoff::Backoff;
 
 pub use self::url::InvalidAddress;
 
-/// The address of a deployment's Redis. Clones share what is known about failovers and the owner of the slot.
+/// Address of a deployment's Redis. Clones share what is known of failovers and of the node that owns the keys' slot.
 #[derive(Clone)]
 pub struct RedisAddress {
     kind: Arc<Kind>,

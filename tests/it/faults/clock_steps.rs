@@ -89,5 +89,5 @@ async fn a_recheck_that_the_queue_schedules_too_late_runs_at_the_time_in_the_sto
         bed.redis(&["ZADD", "{topup}:recheck-topup:scheduled", "XX", "CH", &later, &order]).await;
     assert_eq!(moved, 1);
     bed.delivered(&order, "fulfilled").await;
-    assert!(worker.log().contains("had scheduled for much later"), "{}", worker.log());
+    assert!(worker.log().contains("had scheduled them for much later"), "{}", worker.log());
 }

@@ -8,8 +8,7 @@ pub(super) const JOBS: u8 = 6;
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
-    /// A producer adds a message: a new order, a change of a known order, or a message to reject (`bad`). The clock of
-    /// the producer may be ahead.
+    /// A producer, whose clock may be ahead, adds a new order, a change of a known one, or a message to reject (`bad`).
     Add {
         kind: &'static str,
         recheck: bool,

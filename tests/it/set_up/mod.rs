@@ -88,8 +88,7 @@ fn stderr(output: &Output, args: &[&str], code: i32) -> String {
     errors
 }
 
-/// Runs a worker, makes this change once the worker has joined, and returns the error output of the worker, which
-/// must stop with this exit code.
+/// Runs a worker, makes this change once it has joined, and returns its error output. It must stop with this exit code.
 async fn stops(bed: &Bed, change: impl Future<Output = ()>, code: i32) -> String {
     let changed = async {
         until("the worker has joined", async || {

@@ -1,5 +1,4 @@
-//! A crash between any two steps of a refused notification: it becomes one dead letter, and the operator is
-//! notified by one event.
+//! A crash between any two steps of a refused notification: one dead letter, and one event for the operator.
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
-//! Wrappers of the store, the provider client and the channels that count their calls and abort the process at a
-//! given step.
+//! Wrappers of store, provider client and channels. They count the calls and abort the process at a given step.
 //!
 //! Every call has two steps: before it and after it. Nothing that outlives the process happens between the calls,
 //! except the settlement, which is one script between the last step of a job and the first step of the next.

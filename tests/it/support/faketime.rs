@@ -12,8 +12,7 @@ const PATHS: [&str; 4] = [
     "/usr/lib64/faketime/libfaketimeMT.so.1",
 ];
 
-/// Path of the library. Without it the test is skipped with a printed line; with `TOPUP_TEST_REQUIRE_FAKETIME=1` it
-/// fails.
+/// Path of the library. Without it the test prints a line and is skipped; `TOPUP_TEST_REQUIRE_FAKETIME=1` fails it.
 pub(crate) fn libfaketime(what: &str) -> Option<String> {
     let set = std::env::var("LIBFAKETIME").ok();
     let mut paths = set.into_iter().chain(PATHS.map(str::to_owned));

@@ -4,8 +4,7 @@
 //! starts the server. When the process of the test has ended, even by a kill, the shell ends the server and removes
 //! the folder. PostgreSQL refuses to run as root, so root starts it as `postgres` or `nobody`.
 //!
-//! Without PostgreSQL the tests that need one are skipped with a printed line; with `TOPUP_TEST_REQUIRE_POSTGRES=1`
-//! they fail.
+//! Without PostgreSQL its tests print a line and are skipped; `TOPUP_TEST_REQUIRE_POSTGRES=1` makes them fail.
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,9 +1,8 @@
 //! A real Redis for one test, which the test may kill, freeze and start again.
 //!
-//! Most tests use a private `redis-server` process. It is ready in some ten milliseconds, so each test has its own
-//! and needs no namespace or clean-up. [`TestRedis::container`] runs the image that people deploy; it is slower and
-//! needs a Docker daemon. Both store their data as production should: append-only file, synced at every write, no
-//! eviction.
+//! Most tests use a private `redis-server` process. It is ready in some ten milliseconds, so each test has its own and
+//! needs no namespace or clean-up. [`TestRedis::container`] runs the image that people deploy; it is slower and needs a
+//! Docker daemon. Both store their data as production should: append-only file, synced at every write, no eviction.
 //!
 //! Environment variables: `REDIS_SERVER` is the binary (default: `redis-server` in `PATH`), `TOPUP_TEST_REDIS_IMAGE`
 //! the image (default: `redis:7`). With `TOPUP_TEST_REQUIRE_CONTAINER=1` a missing container fails the test; otherwise

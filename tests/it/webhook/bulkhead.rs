@@ -62,8 +62,7 @@ async fn a_dead_endpoint_opens_its_breaker_and_no_event_loses_an_attempt() {
     alive.store(true, Ordering::SeqCst);
     bed.idle().await;
     assert!(worker.log().contains("the receiver answers again"), "{}", worker.log());
-    // The breaker opens after the fifth attempt; by then one more may be in flight. No other request may arrive while
-    // it is open.
+    // The breaker opens after the fifth attempt; one more may be in flight then. While it is open, no other may arrive.
     let mut arrivals: Vec<_> = receiver.requests().iter().map(|request| request.at).collect();
     arrivals.sort_unstable();
     let early = arrivals.iter().filter(|at| **at < arrivals[4] + open).count();

@@ -47,7 +47,7 @@ while at < #ARGV do
                 forget_dead_letter(KEYS[n], id)
             end
         end
-        -- Other rows without a job need nothing: most show final orders or orders of other programs.
+        -- Any other row of an order without a job needs nothing: most such orders are final or of other programs.
     elseif what == 'handling' then
         redis.call('ZADD', budget .. ':seen-in-list', now_ms, id)
     elseif what == 'ready' then
@@ -57,7 +57,7 @@ while at < #ARGV do
                 redis.call('SADD', budget .. ':details-missing', id)
                 redis.call('ZADD', budget .. ':waiting-new', 'LT', now_ms - lead, id)
             else
-                -- Score 0 puts the order first in the backlog: no other order there is known to be final.
+                -- Score 0 puts the order ahead of those in the backlog that are not known to be final.
                 redis.call('ZADD', budget .. ':waiting-backlog', 0, id)
             end
             redis.call('ZADD', budget .. ':eligible-at', now_ms, id)

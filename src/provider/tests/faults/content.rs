@@ -13,7 +13,7 @@ fn data(data: &Value) -> Vec<u8> {
     ok(json!({"success": true, "data": data}).to_string())
 }
 
-/// The documented answer with another value of one envelope field.
+/// The documented answer, except that this field of its envelope has this value.
 fn envelope_with(field: &str, value: Value) -> Vec<u8> {
     let mut envelope = order_with("_id", json!(ID));
     envelope[field] = value;
@@ -24,7 +24,7 @@ fn nested(depth: usize) -> String {
     "[".repeat(depth) + &"]".repeat(depth)
 }
 
-/// As [`unreadable`], for an envelope with a request id.
+/// Like [`unreadable`], for an envelope with a request id.
 fn unreadable_1(what: &str) -> Becomes {
     Becomes::Again(format!("the provider's answer cannot be read: {what} (HTTP 200 (req_1))"))
 }
