@@ -1,9 +1,9 @@
 //! Restores jobs that Redis has lost, and records the dead letters of the queue in the store.
 //!
 //! Redis loses data when it is flushed, restored from an older file, or replaced by a replica that lags. The store has
-//! the next check of every order that is not final, and all pending or dead-lettered notifications. A job that is
-//! overdue and in no queue is put back with its number of failed attempts. Any number of workers may do this, because
-//! jobs in a queue or in flight are not touched. Each round searches a limited number of jobs, the oldest first.
+//! the next check of every order that is not final, and all pending or dead-lettered notifications. An overdue
+//! job that is in no queue is put back with its count of failed attempts. Several workers may restore jobs at once: none
+//! of them touches a job that is in a queue or in flight. Each round searches a limited number of jobs, the oldest first.
 //!
 //! The number of restored checks is limited to what the provider answers in a few minutes, because more would only fill
 //! the wait queue. Polled orders are few and their customers are waiting, so they have a separate limit. If a job is

@@ -130,19 +130,11 @@ impl DeadLetters {
     /// Marks a dead letter as being replayed. Returns false if the job is not a dead letter or another queue holds it.
     pub(crate) async fn mark(&self, letter: &DeadLetter) -> RedisResult<bool> {
         let mut call = scripts::DEAD_MARK.key(self.names.queue(letter.job));
-        self.siblings(letter.job).for_each(|queue| {
+        for queue in self.names.siblings(letter.job) {
             call.key(queue);
-        });
+        }
         let (marked,) = call.arg(&letter.id).invoke_async(&mut self.connection.get()).await?;
         Ok(marked)
-    }
-
-    /// Returns the other queue that may hold the job of an order, as an order has two; none for a notification.
-    fn siblings(&self, job: JobName) -> impl Iterator<Item = String> {
-        let following = JobName::TRACKING.into_iter();
-        following
-            .filter(move |other| job != JobName::NotifyCustomer && *other != job)
-            .map(|job| self.names.queue(job))
     }
 
     /// Makes a dead letter due as a new job without history, with this payload if one is given.
@@ -153,9 +145,9 @@ impl DeadLetters {
         payload: Option<&[u8]>,
     ) -> RedisResult<Replayed> {
         let mut call = scripts::DEAD_REPLAY.key(self.names.queue(job));
-        self.siblings(job).for_each(|queue| {
+        for queue in self.names.siblings(job) {
             call.key(queue);
-        });
+        }
         call.arg(id).arg(payload.unwrap_or_default());
         let result: String = call.invoke_async(&mut self.connection.get()).await?;
         Ok(match result.as_str() {

@@ -172,6 +172,11 @@ impl WaitQueue {
         self.call(BEGIN, &["4", "120", &window, &burst, &lease, "1", "key"]).await
     }
 
+    /// The position of an order among the new orders that wait, from 0.
+    async fn rank(&mut self, order: &str) -> Option<u64> {
+        self.run(&["ZRANK", &key("waiting-new"), order]).await
+    }
+
     /// The number of waiting orders, as the metrics show it.
     async fn length(&mut self) -> u64 {
         let (_, _, new, backlog, _, _): (String, String, u64, u64, u64, Vec<u64>) =
@@ -350,8 +355,7 @@ async fn an_order_with_a_forced_check_stays_in_the_wait_queue_when_the_list_show
     {
         queue.run::<()>(&["HSET", &data, order, payload]).await;
         queue.seen(order, "decided").await;
-        let rank: Option<u64> = queue.run(&["ZRANK", &key("waiting-new"), order]).await;
-        assert_eq!(rank.is_none(), leaves, "{order}");
+        assert_eq!(queue.rank(order).await.is_none(), leaves, "{order}");
     }
 }
 
@@ -420,11 +424,8 @@ async fn waiting_orders_stay_ahead_of_later_ones_when_the_clock_is_set_back() {
         assert!(matches!(queue.acquire(order).await, Decision::Wait(_)));
         queue.later(10).await;
     }
-    let rank: [u64; 2] = [
-        queue.run(&["ZRANK", &key("waiting-new"), "old"]).await,
-        queue.run(&["ZRANK", &key("waiting-new"), "new"]).await,
-    ];
-    assert!(rank[0] < rank[1], "{rank:?}");
+    let ranks = [queue.rank("old").await.unwrap(), queue.rank("new").await.unwrap()];
+    assert!(ranks[0] < ranks[1], "{ranks:?}");
 }
 
 #[tokio::test]

@@ -239,7 +239,7 @@ const OUTSIDE: &[&str] = &[
 /// Script that tries each command on one key and deletes the key afterwards.
 const PROBE: &str = "
 -- KEYS[1]  a key that nothing else uses
--- ARGV     for each command: its number of words, then the words
+-- ARGV     for each command: the number of its words, then each word
 -- Returns, for each refused command, its name and the error of Redis.
 local refused, at = {}, 1
 local function try(...)

@@ -69,9 +69,9 @@ impl SqliteFile {
 
     /// Copies the write-ahead log into the file. A log removed from its path exists only until the last process that
     /// has it open ends. SQLite copies the log when that process closes the file, but not if the process is killed or
-    /// if two processes close the file at once.
+    /// if two processes close the file at once. A reader does it, because a command that only reads has no writer.
     pub(super) async fn checkpoint(&self) {
-        drop(sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.open.writer).await);
+        drop(sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.open.readers).await);
     }
 
     /// Fails if another file or none is at the path, or if the log or index is not the opened one.

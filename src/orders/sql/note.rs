@@ -173,11 +173,10 @@ fn open_file(path: &Path) -> io::Result<(File, bool)> {
 /// Compares the locked note with the files beside it. Clears an outdated note that no other process holds.
 fn check(note: &mut File, is_held: bool, database: &Path, path: &Path) -> Result<(), StoreError> {
     let mut opened = String::new();
-    match note.read_to_string(&mut opened) {
-        Err(error) if error.kind() != ErrorKind::InvalidData => {
-            return Err(StoreError::Note(path.display().to_string()));
-        }
-        _ => {}
+    if let Err(error) = note.read_to_string(&mut opened)
+        && error.kind() != ErrorKind::InvalidData
+    {
+        return Err(StoreError::Note(path.display().to_string()));
     }
     let ids: Vec<&str> = opened.split_whitespace().collect();
     let Log { log, index } = Log::of(database);
@@ -211,9 +210,8 @@ fn check(note: &mut File, is_held: bool, database: &Path, path: &Path) -> Result
 
 /// Whether another process has the file open, but not with the log and index beside it.
 fn has_other_log(database: &Path) -> bool {
-    let Log { log, index } = Log::of(database);
     let is_used = || is_locked_elsewhere(&beside(database, "-shm"), INDEX_IN_USE);
-    is_open_elsewhere(database) && !(log.is_some() && index.is_some() && is_used())
+    is_open_elsewhere(database) && !(beside(database, "-wal").exists() && is_used())
 }
 
 /// Whether another process has the file open in WAL mode.

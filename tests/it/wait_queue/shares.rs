@@ -159,16 +159,12 @@ async fn an_order_that_lacks_card_details_leads_only_its_own_queue() {
     }
     let first: Vec<String> = queue.run(&["ZRANGE", &key("waiting-new"), "0", "0"]).await;
     assert_eq!(first, ["ready"]);
-    let rank: Option<u64> = queue.run(&["ZRANK", &key("waiting-new"), "old"]).await;
-    assert_eq!(rank, None, "no backlog order precedes a new one");
+    assert_eq!(queue.rank("old").await, None, "no backlog order precedes a new one");
     // Ready orders do not overtake an order that has waited for longer than their head start.
     queue.later(31_000).await;
     queue.run::<()>(&["HSET", &data, "late", "{}"]).await;
     queue.seen("late", "ready").await;
-    let ranks: [u64; 2] = [
-        queue.run(&["ZRANK", &key("waiting-new"), "first"]).await,
-        queue.run(&["ZRANK", &key("waiting-new"), "late"]).await,
-    ];
+    let ranks = [queue.rank("first").await.unwrap(), queue.rank("late").await.unwrap()];
     assert!(ranks[0] < ranks[1], "{ranks:?}");
 }
 
