@@ -39,6 +39,7 @@ async fn join_now(
 ) -> anyhow::Result<(Membership, StoreWatch)> {
     let store = open_store(config, connection, health).await?;
     let store_id = health.at_start(store.id()).await.map_err(store_error)?;
+    health.at_start(store.rehearse()).await.map_err(store_error)?;
     let keys = config.cipher.fingerprints();
     let membership = Membership::new(connection.clone(), config.names.clone(), store_id.clone(), &keys);
     membership.join().await?;

@@ -1,10 +1,13 @@
-//! Checks every few minutes whether Redis is set up to keep every order, and logs what is wrong.
+//! Checks every few minutes whether Redis is set up to keep every order, and logs what is wrong. Checks every few
+//! seconds that the server is no replica, which must not be used.
 //!
-//! The worker continues in any case, because tracking an order at a risk is better than letting it wait. The command
+//! In all other cases the worker continues, because tracking an order at a risk is better than letting it wait. The command
 //! `topup-worker doctor` makes these checks and more.
 
 use std::collections::HashMap;
 use std::time::Duration;
+
+use tokio::time::interval;
 
 use crate::check::{Check, Verdict};
 use crate::redis::Connection;
@@ -12,8 +15,10 @@ use crate::redis::server::{self, Info};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
-/// Pause between two rounds of checks, in real time.
+/// Interval of the rounds of checks, in real time.
 const INTERVAL: Duration = Duration::from_mins(5);
+/// Interval at which the role of the server is checked, in real time.
+const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) struct RedisWatch {
     connection: Connection,
@@ -28,13 +33,18 @@ impl RedisWatch {
     }
 
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let (mut rounds, mut role) = (interval(INTERVAL), interval(ROLE_INTERVAL));
+        let mut tells_role = true;
         loop {
-            for check in self.look().await {
-                self.note(&check);
-            }
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
+                _ = role.tick(), if tells_role => tells_role = self.connection.leave_replica().await,
+                _ = rounds.tick() => {
+                    tells_role = true;
+                    for check in self.look().await {
+                        self.note(&check);
+                    }
+                }
             }
         }
     }

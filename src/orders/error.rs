@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 
 use super::DecryptionError;
+use super::withheld::{is_raised, withhold};
 
 /// The fault that `/readyz` and the log report while the database does not answer.
 pub(crate) const NO_ANSWER: &str = "the database does not answer";
+
+/// SQLite's code for an error in a statement, such as an unknown table.
+const SQLITE_ERROR: &str = "1";
 
 /// The keys of a worker do not match the store, so it must not encrypt cards with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +38,13 @@ pub enum StoreError {
     Address,
     /// The database, or the connection to it, returned an error.
     #[error("the database call failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+    /// The database did not carry out a write and returned no error. Contains the name of the table.
+    #[error(
+        "the database does not store changes of its table {0}, and returns no error: a trigger or rule of this table \
+         suppresses them; remove it"
+    )]
+    NotStored(&'static str),
     /// The tables could not be brought up to date.
     #[error("the tables of the database could not be brought up to date")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -130,6 +140,12 @@ pub enum StoreError {
     Row(&'static str),
 }
 
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(withhold(error))
+    }
+}
+
 impl StoreError {
     /// Whether the database reports damaged data.
     fn is_of_damage(&self) -> bool {
@@ -180,8 +196,9 @@ impl StoreError {
     pub(crate) fn may_pass(&self) -> bool {
         self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
             || self.is_of_failing_disk()
+            || self.is_of_definitions()
             // Each of these ends once the operator stops the processes that have the file open, or repairs the files.
-            || matches!(self, Self::LogRemoved | Self::Replaced | Self::OpenElsewhere(_) | Self::SecondName(_) | Self::Note(_))
+            || matches!(self, Self::LogRemoved | Self::Replaced | Self::OpenElsewhere(_) | Self::SecondName(_) | Self::Note(_) | Self::NotStored(_))
     }
 
     /// The fault of the database as a whole, for `/readyz` and the log; `None` if only this call is at fault.
@@ -197,6 +214,7 @@ impl StoreError {
             Self::Foreign => Some("the tables of the database are not those of topup-worker"),
             Self::Keys(_) => Some("the encryption keys do not fit the database"),
             Self::LogOfAnother(_) => Some("the write-ahead log of the database belongs to another file"),
+            Self::NotStored(_) => Some("a trigger or rule of the database suppresses changes"),
             error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
             error if error.is_of_failing_disk() => Some("the disk of the database fails or is full"),
@@ -204,8 +222,7 @@ impl StoreError {
             error if error.is_of_unopened_file() => {
                 Some("the file of the database cannot be opened or written")
             }
-            // PostgreSQL's undefined_table and undefined_column.
-            error if error.has_code(&["42P01", "42703"]) => {
+            error if error.is_of_other_tables() => {
                 Some("the tables of the database are missing or older than this program")
             }
             // PostgreSQL's insufficient_privilege.
@@ -216,8 +233,47 @@ impl StoreError {
             error if error.has_code(&["42P05", "26000"]) => {
                 Some("a pooler in transaction mode stands before the database; use its session mode")
             }
-            error => error.is_of_absence().then_some(NO_ANSWER),
+            error if error.is_of_absence() => Some(NO_ANSWER),
+            error if error.is_raised() => Some("a trigger or function of the database fails"),
+            error if error.is_of_constraint() => Some("a constraint of the database refuses rows"),
+            error => error.is_of_statement().then_some("the database refuses the statements of this program"),
         }
+    }
+
+    /// Whether a table or column that this program uses does not exist.
+    fn is_of_other_tables(&self) -> bool {
+        // PostgreSQL's undefined_table and undefined_column. SQLite has no code of its own for either.
+        self.has_code(&["42P01", "42703"])
+            || (self.has_code(&[SQLITE_ERROR])
+                && self
+                    .message()
+                    .is_some_and(|text| text.starts_with("no such ") || text.contains("has no column")))
+    }
+
+    /// Whether an operator has changed the tables so that they refuse a row.
+    pub(crate) fn is_of_definitions(&self) -> bool {
+        self.is_raised() || self.is_of_constraint() || self.is_of_other_tables()
+    }
+
+    fn is_raised(&self) -> bool {
+        self.of_database().and_then(sqlx::Error::as_database_error).is_some_and(is_raised)
+    }
+
+    /// Whether a row violates a constraint: `SQLITE_CONSTRAINT` with its extended codes, or PostgreSQL's class 23.
+    fn is_of_constraint(&self) -> bool {
+        let sqlite = |code: &str| code.parse::<u32>().is_ok_and(|code| code % 256 == 19);
+        self.code().is_some_and(|code| if code.len() == 5 { code.starts_with("23") } else { sqlite(&code) })
+    }
+
+    /// Whether the database cannot run a statement at all, whatever its values are.
+    fn is_of_statement(&self) -> bool {
+        // PostgreSQL's classes for refused values, conflicts, time limits and locks are not: another call may succeed.
+        let passes = |code: &str| ["22", "40", "55", "57"].iter().any(|class| code.starts_with(class));
+        self.code().is_some_and(|code| if code.len() == 5 { !passes(&code) } else { code == SQLITE_ERROR })
+    }
+
+    fn message(&self) -> Option<&str> {
+        Some(self.of_database()?.as_database_error()?.message())
     }
 
     fn has_code(&self, codes: &[&str]) -> bool {

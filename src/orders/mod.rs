@@ -11,6 +11,7 @@ mod history;
 mod reveal;
 mod search;
 mod sql;
+mod withheld;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -26,7 +27,7 @@ pub use history::{Attempt, HistoryEntry, Occurrence};
 pub use reveal::{Reveal, RevealOutcome};
 pub use search::{Found, Search};
 pub(crate) use sql::connections::{DEFAULT_CONNECTIONS, MAX_CONNECTIONS};
-pub(crate) use sql::inspect::{InspectError, Inspector, Sample, place};
+pub(crate) use sql::inspect::{InspectError, Inspector, Sample, place, rehearse};
 pub(crate) use sql::schema::Tables;
 pub use sql::{Access, DatabaseKind, Rekeyed, SqlStore, migrate, open, open_existing};
 

@@ -3,19 +3,30 @@
 
 use std::sync::Arc;
 
-use redis::RedisResult;
+use redis::{ErrorKind, RedisResult, ServerErrorKind};
 use tokio::sync::Notify;
 
-use crate::redis::{Backoff, RedisAddress, Subscription};
+use crate::redis::{Backoff, RedisAddress, Subscription, describe};
 
 /// The name of a queue, and the notifier that wakes its claim task.
 pub(super) type Listener = (String, Arc<Notify>);
 
 pub(super) async fn listen(address: RedisAddress, listeners: Vec<Listener>) {
-    let mut backoff = Backoff::new();
+    let (mut backoff, mut refused) = (Backoff::new(), false);
     loop {
-        if listen_once(&address, &listeners).await.is_ok() {
-            backoff = Backoff::new();
+        match listen_once(&address, &listeners).await {
+            Ok(()) => (backoff, refused) = (Backoff::new(), false),
+            // Other errors are outages, which the commands of the queues log.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
+                if !std::mem::replace(&mut refused, true) {
+                    let error = describe(&error);
+                    tracing::warn!(
+                        error,
+                        "the worker may not listen for new jobs; they start up to 3 s late"
+                    );
+                }
+            }
+            Err(_) => {}
         }
         backoff.wait().await;
     }

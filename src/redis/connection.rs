@@ -10,13 +10,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value};
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
 use super::health::RedisHealth;
 use super::in_time::{ANSWER_TIMEOUT, FIND_TIMEOUT, in_time};
 use super::refusal::leaves_connection;
+use super::server::Info;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the server is searched for again, because a new master takes time to appear.
@@ -76,6 +77,17 @@ impl Connection {
     /// Reports the failure of a command that all jobs need.
     pub(crate) fn failed_to_work(&self, error: &RedisError) {
         self.health.failed(error, true);
+    }
+
+    /// Replaces all connections to this address if the server has become a replica. A replica that accepts writes does
+    /// not show that by itself. Returns whether the server tells its role.
+    pub(crate) async fn leave_replica(&self) -> bool {
+        let command = |mut server: ConnectionManager| async move { role(&mut server).await };
+        let role = self.carry_out(command, |_| None).await;
+        if matches!(&role, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)) {
+            self.address.failed_over();
+        }
+        !matches!(role, Ok(Role::Unknown))
     }
 
     /// Returns the number of times that the connection was replaced. Each time the server may have changed.
@@ -179,6 +191,27 @@ fn refusal(answer: &Value) -> Option<RedisError> {
     }
 }
 
+/// What a server that is no replica tells of its role.
+enum Role {
+    Master,
+    /// The server does not tell it, for example because the user may not run `INFO`.
+    Unknown,
+}
+
+/// Fails if the server is a replica. A replica may be set up to accept writes, but its master does not get them, and
+/// workers of the master carry out the same jobs.
+async fn role(server: &mut ConnectionManager) -> RedisResult<Role> {
+    let mut ask = redis::cmd("INFO");
+    let answer = in_time(ANSWER_TIMEOUT, server.send_packed_command(ask.arg("replication"))).await?;
+    match Info::parse(&redis::from_redis_value::<String>(answer).unwrap_or_default()).role() {
+        Some("slave") => {
+            Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "the server is a replica").into())
+        }
+        Some(_) => Ok(Role::Master),
+        None => Ok(Role::Unknown),
+    }
+}
+
 fn find(address: RedisAddress, pause: Duration) -> Found {
     let search = async move {
         if !pause.is_zero() {
@@ -190,7 +223,9 @@ fn find(address: RedisAddress, pause: Duration) -> Found {
             .set_response_timeout(None)
             .set_number_of_retries(1)
             .set_max_delay(Duration::from_millis(100));
-        ConnectionManager::new_lazy_with_config(client, config)
+        let mut manager = ConnectionManager::new_lazy_with_config(client, config)?;
+        role(&mut manager).await?;
+        Ok(manager)
     };
     search.boxed().shared()
 }

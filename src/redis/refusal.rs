@@ -135,7 +135,9 @@ pub(crate) fn describe(error: &RedisError) -> String {
         ErrorKind::ClusterConnectionNotFound => "no cluster node knows the owner of our keys".to_owned(),
         ErrorKind::Server(ServerErrorKind::Ask) => "the cluster is moving our keys (ASK)".to_owned(),
         ErrorKind::Server(ServerErrorKind::Moved) => "another cluster node has our keys (MOVED)".to_owned(),
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => "the server is a replica now (READONLY)".to_owned(),
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => {
+            "the server is a replica now (READONLY); REDIS_URL must lead to its master".to_owned()
+        }
         _ if lacks_permission(error) => {
             format!("NOPERM: the user in REDIS_URL lacks a permission: {}", detail(error))
         }

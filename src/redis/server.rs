@@ -33,6 +33,10 @@ impl Info {
         Self(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
+    pub(super) fn role(&self) -> Option<&str> {
+        self.get("role")
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -97,7 +101,7 @@ fn version(info: &Info) -> Option<Check> {
 }
 
 fn role(info: &Info) -> Option<Check> {
-    Some(match info.get("role")? {
+    Some(match info.role()? {
         "master" => Check::ok(ROLE, "master"),
         _ => Check::fail(ROLE, "a replica, which takes no writes", "set REDIS_URL to the current master"),
     })

@@ -92,3 +92,19 @@ fn the_readmes_are_short() {
         assert!(lines <= 200, "{page} has {lines} lines; what it explains in detail belongs in docs/");
     }
 }
+
+/// `/readyz` reports each fault of the database in the words of `StoreError::fault`.
+#[test]
+fn every_fault_of_the_database_is_documented() {
+    let source = std::fs::read_to_string(root().join("src/orders/error.rs")).unwrap();
+    let (_, body) = source.split_once("fn fault(&self)").expect("the function exists");
+    let (body, _) = body.split_once("\n    }\n").expect("the function ends");
+    let faults: Vec<_> = body.split('"').skip(1).step_by(2).filter(|text| text.contains(' ')).collect();
+    assert!(faults.len() > 15, "{faults:?}");
+    for page in ["docs/operations.md", "docs/operations.fr.md"] {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        for fault in &faults {
+            assert!(text.contains(&format!("`{fault}`")), "{page} lacks {fault}");
+        }
+    }
+}

@@ -289,6 +289,38 @@ async fn a_user_with_the_documented_permissions_suffices() {
     }
 }
 
+/// A replica may be set up to accept writes. Its master does not get them, and has workers of its own.
+#[tokio::test]
+async fn a_replica_that_accepts_writes_is_not_used() {
+    let mut bed = bed(TestRedis::start().await).await;
+    let master = TestRedis::start().await;
+    let address = bed.serve_http();
+    let readyz = async |words: &str| {
+        until(words, async || get(&address).await.contains(words).then_some(())).await;
+    };
+    let mut worker = bed.worker().await;
+    readyz("200 OK").await;
+    let _: String = bed.redis(&["CONFIG", "SET", "replica-read-only", "no"]).await;
+    let _: String = bed.redis(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await;
+    readyz("not ready: Redis does not answer").await;
+    let words = "the server is a replica now (READONLY); REDIS_URL must lead to its master";
+    worker.logs(words).await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    assert!(worker.stop().await.success());
+
+    let mut started = bed.starting_worker();
+    started.logs(words).await;
+    assert_eq!(bed.simulator.total_calls(), 1, "the check of the API key at the start");
+    let _: String = bed.redis(&["REPLICAOF", "NO", "ONE"]).await;
+    started.ready().await;
+    readyz("200 OK").await;
+    let order = bed.order(Script::fulfilled_after(Duration::ZERO));
+    bed.enqueue([&order]).await;
+    bed.delivered(&order, "fulfilled").await;
+    assert!(started.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_missing_permission_is_logged_and_can_be_granted() {
     let mut bed = bed(TestRedis::start().await).await;
@@ -299,8 +331,9 @@ async fn a_missing_permission_is_logged_and_can_be_granted() {
     let mut worker = bed.starting_worker();
     let logs = async |words: &str| until(words, async || worker.log().contains(words).then_some(())).await;
     logs("the user or the password in REDIS_URL is refused").await;
-    add_user(&bed.redis, "secret", &["+client|tracking", "+lpop"], &[]).await;
+    add_user(&bed.redis, "secret", &["+client|tracking", "+lpop", "+subscribe"], &[]).await;
     worker.ready().await;
+    logs("the worker may not listen for new jobs; they start up to 3 s late").await;
     logs("NOPERM: the user in REDIS_URL lacks a permission: this user has no permissions to run the 'client")
         .await;
     logs("NOPERM: the user in REDIS_URL lacks a permission: The user executing the script can't run this")

@@ -176,6 +176,18 @@ mod tests {
         assert!(found(&io(std::io::ErrorKind::TimedOut, "secret-host")).contains("no answer"));
         let auth = RedisError::from((ErrorKind::AuthenticationFailed, "x", "secret-host".to_owned()));
         assert!(found(&auth).contains("password was refused"));
+        let of_server = |line: &[u8]| match redis::parse_redis_value(line).unwrap() {
+            redis::Value::ServerError(error) => RedisError::from(error),
+            other => panic!("{other:?} is no error"),
+        };
+        let masterdown = of_server(
+            b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+        );
+        assert_eq!(found(&masterdown), "it is a replica, and its master is down");
+        assert_eq!(
+            found(&of_server(b"-LOADING Redis is loading the dataset in memory\r\n")),
+            "it is loading its data"
+        );
         let password = RedisError::from((ErrorKind::Extension, "NOAUTH", "secret-host".to_owned()));
         assert!(!found(&password).is_empty());
     }

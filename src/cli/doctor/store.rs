@@ -2,9 +2,11 @@
 //! cards. Nothing is created, migrated or committed, and no card leaves the function that decrypts it.
 
 use super::postgres::STORE;
-use super::report::Check;
+use super::report::{Check, Verdict};
 use super::{limited, postgres};
-use crate::orders::{CardCipher, DatabaseKind, InspectError, Inspector, Sample, StoreError, Tables, place};
+use crate::orders::{
+    CardCipher, DatabaseKind, InspectError, Inspector, Sample, StoreError, Tables, place, rehearse,
+};
 
 const TABLES: &str = "store-tables";
 const KEY: &str = "store-key";
@@ -27,11 +29,17 @@ pub(super) async fn look(url: &str, cipher: &CardCipher) -> (Vec<Check>, Option<
         Ok(Err(error)) => return (unopened(unusable(&place, &error), server), None),
         Err(_elapsed) => return (unopened(silent(&place, server), server), None),
     };
-    let mut checks = vec![limited(STORE, async { write(&place, inspector.try_write().await) }).await];
+    let written = limited(STORE, async { write(&place, inspector.try_write().await) }).await;
+    let tables = inspector.tables().await;
+    let is_usable = matches!(tables, Ok(Tables::UpToDate | Tables::Newer));
+    let mut checks = vec![if is_usable && written.verdict == Verdict::Ok {
+        limited(STORE, async { write(&place, rehearse(url).await.map(|()| true)) }).await
+    } else {
+        written
+    }];
     if server {
         checks.push(limited(postgres::VERSION, postgres::version(&mut inspector)).await);
     }
-    let tables = inspector.tables().await;
     checks.push(judge(tables.as_ref().ok().copied()));
     let marks = inspector.marks().await.ok();
     let key = limited(KEY, async {
@@ -141,9 +149,20 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
             "find the frozen worker, and resume or kill it",
         ),
         Err(StoreError::Unfit(why)) => unfit(file, &why),
-        Err(StoreError::Database(error)) if code(&error).as_deref() == Some("13") => {
+        Err(StoreError::Database(error)) if is_of_full_disk(&error) => {
             Check::fail(STORE, format!("{file} cannot grow: the disk is full"), "free space on that disk")
         }
+        Err(StoreError::NotStored(table)) => Check::fail(
+            STORE,
+            format!("{file} does not store changes of its table {table}, and returns no error"),
+            "remove the trigger or rule of that table which suppresses them",
+        ),
+        Err(error) if error.is_of_definitions() => Check::fail(
+            STORE,
+            format!("{file} refuses a row of an order{}", in_its_words(&error)),
+            "undo what was changed in its tables: triggers, rules, constraints, renamed columns, or added columns that \
+             must have a value",
+        ),
         Err(StoreError::Database(error)) if postgres::code(&error).is_some() => {
             postgres::unwritable(file, &error)
         }
@@ -159,6 +178,14 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
 fn in_its_words(error: &StoreError) -> String {
     let StoreError::Database(error) = error else { return String::new() };
     error.as_database_error().map(|error| format!(": {}", error.message())).unwrap_or_default()
+}
+
+fn is_of_full_disk(error: &sqlx::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        sqlx::Error::Io(error) => matches!(error.kind(), StorageFull | QuotaExceeded),
+        error => code(error).as_deref() == Some("13"),
+    }
 }
 
 /// SQLite's primary error code: the low byte of the extended code.

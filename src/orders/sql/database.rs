@@ -1,7 +1,7 @@
 //! An open SQLite or PostgreSQL database. Every statement runs on a [`Database`] or in a [`Transaction`].
 
-use sqlx::Sqlite;
 use sqlx::migrate::Migrator;
+use sqlx::{Executor as _, Sqlite};
 
 use super::access::Access;
 use super::connections::{Connection, Connections};
@@ -82,11 +82,14 @@ impl Database {
         })
     }
 
-    /// Fails if the database is read-only or another process keeps it locked; changes nothing.
+    /// Fails if the database is read-only, another process keeps it locked, or a table is missing; changes nothing.
     pub(in crate::orders) async fn can_be_written(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        if let Transaction::Postgres(connection) = &mut transaction {
-            connection.execute(&place::CHANGE_NOTHING).await?;
+        match &mut transaction {
+            Transaction::Sqlite(open, ..) => {
+                (&mut **open).execute(place::CHANGE_NOTHING.as_str()).await?;
+            }
+            Transaction::Postgres(connection) => connection.execute(&place::CHANGE_NOTHING).await?,
         }
         transaction.rollback().await
     }
@@ -151,6 +154,49 @@ impl Transaction {
         })
     }
 
+    /// Runs a statement that must change a row of `table`. A trigger or rule of the operator may suppress the
+    /// change without an error.
+    pub(in crate::orders) async fn change(
+        &mut self,
+        table: &'static str,
+        statement: Statement,
+    ) -> Result<(), StoreError> {
+        match self.execute(statement).await? {
+            0 => Err(StoreError::NotStored(table)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Inserts a row unless it exists; returns whether it was inserted. `stored` selects the row.
+    pub(in crate::orders) async fn insert(
+        &mut self,
+        table: &'static str,
+        insert: Statement,
+        stored: Statement,
+    ) -> Result<bool, StoreError> {
+        if self.execute(insert).await? > 0 {
+            return Ok(true);
+        }
+        self.fetch_optional(stored).await?.map(|_| false).ok_or(StoreError::NotStored(table))
+    }
+
+    /// Runs a statement that may rightly change nothing; returns whether it changed a row of `table`. `unchanged`
+    /// selects a row if the statement should have changed it.
+    pub(in crate::orders) async fn change_if(
+        &mut self,
+        table: &'static str,
+        statement: Statement,
+        unchanged: Statement,
+    ) -> Result<bool, StoreError> {
+        if self.execute(statement).await? > 0 {
+            return Ok(true);
+        }
+        match self.fetch_optional(unchanged).await? {
+            Some(_) => Err(StoreError::NotStored(table)),
+            None => Ok(false),
+        }
+    }
+
     /// Runs a statement and returns its rows; it may also write, with `RETURNING`.
     pub(in crate::orders) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
@@ -166,7 +212,7 @@ impl Transaction {
         Ok(self.fetch(statement).await?.pop())
     }
 
-    async fn rollback(self) -> Result<(), StoreError> {
+    pub(in crate::orders) async fn rollback(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(open, ..) => open.rollback().await?,
             Self::Postgres(mut open) => {

@@ -79,7 +79,7 @@ pub(super) async fn merge(open: &mut Transaction, request: &TrackTopup) -> Resul
         .bind(retry)
         .bind(i64::from(!merged.changed.is_empty()))
         .bind(request.topup_id.as_str());
-    open.execute(update).await?;
+    open.change("internet_orders", update).await?;
     Ok(merged)
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn note_contact(
         return Ok(());
     }
     let update = sql("UPDATE internet_orders SET contact_email = $1, contact_phone = $2 WHERE topup_id = $3");
-    open.execute(update.bind(email).bind(phone).bind(topup_id.as_str())).await.map(drop)
+    open.change("internet_orders", update.bind(email).bind(phone).bind(topup_id.as_str())).await
 }
 
 fn read(row: &Row) -> Result<Details, StoreError> {

@@ -39,7 +39,8 @@ async fn insert_one(
     .bind(event.about.as_str())
     .bind(event.body.timestamp)
     .bind(json(&event.body));
-    if open.execute(insert).await? == 0 {
+    let stored = sql("SELECT event_id FROM events WHERE event_id = $1").bind(event_id.as_str());
+    if !open.insert("events", insert, stored).await? {
         return Ok(false);
     }
     for channel in &event.channels {
@@ -52,7 +53,7 @@ async fn insert_one(
         .bind(incident.number())
         .bind(channel.as_str())
         .bind(event.body.timestamp);
-        open.execute(insert).await?;
+        open.change("notifications", insert).await?;
     }
     Ok(true)
 }

@@ -50,7 +50,7 @@ pub(super) async fn add(
         .bind(tries)
         .bind(result),
     };
-    open.execute(statement).await.map(drop)
+    open.change("order_events", statement).await
 }
 
 fn insert(text: &'static str, topup_id: &TopupId, at: Timestamp) -> Statement {

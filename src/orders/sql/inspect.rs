@@ -1,6 +1,7 @@
 //! Checks whether a worker could use a database. Nothing is created, migrated or committed, except that SQLite may
 //! create its files `-wal` and `-shm` while the database is open.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,16 +11,18 @@ use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 use topup_jobs::Timestamp;
 
 use super::access::Access;
-use super::database::DatabaseKind;
+use super::database::{Database, DatabaseKind};
 use super::marks::some_cards;
-use super::note::Note;
+use super::note::{Note, real};
 use super::schema::{Link, Marks, Tables};
 use super::statement::sql;
-use super::{place, postgres, sqlite};
+use super::{place, postgres, rehearsal, sqlite};
 use crate::orders::{CardCipher, StoreError};
 
 /// Longest wait for a lock. A healthy worker's write is shorter, so a longer wait means that the file stays locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Size of the file that tries the disk: a transaction of an order needs less.
+const TRIED_BYTES: usize = 1 << 16;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InspectError {
@@ -59,7 +62,8 @@ pub(crate) struct Sample {
 
 /// A connection that only inspects the database.
 pub(crate) enum Inspector {
-    Sqlite(SqliteConnection),
+    /// A connection to the file at this path.
+    Sqlite(SqliteConnection, PathBuf),
     Postgres(PgConnection),
 }
 
@@ -80,21 +84,29 @@ pub(crate) fn place(url: &str) -> Option<String> {
     }
 }
 
+/// Writes to every table of an existing database as the worker does, and rolls this back.
+pub(crate) async fn rehearse(url: &str) -> Result<(), StoreError> {
+    let database = Database::connect(url, Access::Write).await?;
+    let rehearsed = rehearsal::rehearse(&database).await;
+    database.close().await;
+    rehearsed
+}
+
 impl Inspector {
     /// Opens the database; `None` if it is a file that does not exist and can be created.
     pub(crate) async fn open(url: &str) -> Result<Option<Self>, InspectError> {
         match Self::existing(url).await {
             Ok(inspector) => Ok(Some(inspector)),
-            Err(InspectError::Missing(file)) => {
-                can_be_made(&file).map(|()| None).map_err(InspectError::Folder)
-            }
+            Err(InspectError::Missing(file)) => try_disk(&file).map(|()| None).map_err(InspectError::Folder),
             Err(error) => Err(error),
         }
     }
 
     pub(crate) async fn existing(url: &str) -> Result<Self, InspectError> {
         match DatabaseKind::of(url).ok_or(InspectError::Address)? {
-            DatabaseKind::Sqlite => open_file(url).await.map(Self::Sqlite),
+            DatabaseKind::Sqlite => {
+                open_file(url).await.map(|(connection, path)| Self::Sqlite(connection, path))
+            }
             DatabaseKind::Postgres => {
                 let options = postgres::options(url).map_err(|_| InspectError::Address)?;
                 let connected = PgConnection::connect_with(&options).await;
@@ -119,10 +131,12 @@ impl Inspector {
         }
         let written = async {
             match self {
-                Self::Sqlite(connection) => {
+                Self::Sqlite(connection, path) => {
                     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
                     sqlx::query(WRITE).execute(&mut *transaction).await?;
-                    transaction.rollback().await
+                    transaction.rollback().await?;
+                    // SQLite writes nothing to the disk before a commit.
+                    try_disk(&real(path)).map_err(sqlx::Error::Io)
                 }
                 Self::Postgres(connection) => {
                     let mut transaction = connection.begin().await?;
@@ -174,31 +188,32 @@ impl Inspector {
     /// Closes the connection. When the last connection to a file closes, SQLite removes its helper files.
     pub(crate) async fn close(self) {
         drop(match self {
-            Self::Sqlite(connection) => connection.close().await,
+            Self::Sqlite(connection, _) => connection.close().await,
             Self::Postgres(connection) => connection.close().await,
         });
     }
 
     fn link(&mut self) -> Link<'_> {
         match self {
-            Self::Sqlite(connection) => Link::Sqlite(connection),
+            Self::Sqlite(connection, _) => Link::Sqlite(connection),
             Self::Postgres(connection) => Link::Postgres(connection),
         }
     }
 }
 
-async fn open_file(url: &str) -> Result<SqliteConnection, InspectError> {
+async fn open_file(url: &str) -> Result<(SqliteConnection, PathBuf), InspectError> {
     let options = SqliteConnectOptions::from_str(url).map_err(|_| InspectError::Address)?;
     if !options.get_filename().exists() {
         return Err(InspectError::Missing(options.get_filename().to_owned()));
     }
     Note::open(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
+    let path = options.get_filename().to_owned();
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(InspectError::Open)?;
     // SQLite reads the file only with the first statement, so this one shows whether it is a database.
     let asked = sqlx::query("SELECT count(*) FROM sqlite_master").execute(&mut connection).await;
     asked.map_err(InspectError::Open)?;
-    Ok(connection)
+    Ok((connection, path))
 }
 
 impl From<InspectError> for StoreError {
@@ -216,10 +231,16 @@ impl From<InspectError> for StoreError {
     }
 }
 
-/// Fails if this file cannot be created, which it tries with a file of another name in the same folder.
-fn can_be_made(file: &Path) -> std::io::Result<()> {
+/// Fails if no file can be created and written beside this one. Tries it with a file that is removed again.
+fn try_disk(file: &Path) -> std::io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let probe = folder.join(format!(".topup-worker-doctor-{}", ulid::Ulid::generate()));
-    std::fs::File::create_new(&probe)?;
-    std::fs::remove_file(probe)
+    let written = std::fs::File::create_new(&probe).and_then(|mut made| {
+        made.write_all(&vec![1; TRIED_BYTES])?;
+        made.sync_all()
+    });
+    match std::fs::remove_file(probe) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => written.and(Err(error)),
+        _ => written,
+    }
 }

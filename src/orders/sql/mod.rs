@@ -20,6 +20,7 @@ mod notifications;
 mod orders;
 mod place;
 pub(super) mod postgres;
+mod rehearsal;
 mod rekey;
 mod retention;
 mod reveals;
@@ -127,6 +128,11 @@ impl SqlStore {
     /// [`StoreError::Keys`] if the cards may need a key that the cipher does not have.
     pub(crate) async fn try_keys(&self) -> Result<Sample, StoreError> {
         marks::try_keys(&self.database, self.cipher()?).await
+    }
+
+    /// Writes to every table, and rolls this back.
+    pub(crate) async fn rehearse(&self) -> Result<(), StoreError> {
+        rehearsal::rehearse(&self.database).await
     }
 
     /// As [`SqlStore::try_keys`], and records the current key's fingerprint before a card is encrypted with it.

@@ -152,7 +152,14 @@ async fn update(
     .bind(given_up.then_some(now))
     .bind(notification.event_id().as_str())
     .bind(notification.channel.as_str());
-    Ok(open.execute(update).await? > 0)
+    let unchanged = sql(
+        "SELECT event_id FROM notifications
+         WHERE event_id = $1 AND channel = $2 AND (status = 'pending' OR ($3 = 'sent' AND status <> 'sent'))",
+    )
+    .bind(notification.event_id().as_str())
+    .bind(notification.channel.as_str())
+    .bind(attempt.status.as_str());
+    open.change_if("notifications", update, unchanged).await
 }
 
 pub(super) async fn notify_again(

@@ -8,6 +8,8 @@ use super::{details, events, history, json, read_json};
 use crate::orders::history::HANDED_OVER;
 use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError};
 
+const TABLE: &str = "internet_orders";
+
 pub(super) async fn track(
     database: &Database,
     request: &TrackTopup,
@@ -67,7 +69,9 @@ pub(super) async fn insert(
     .bind(new.polling_since)
     .bind(new.next_check_at)
     .bind(new.overdue);
-    if open.execute(insert).await? == 0 {
+    let stored =
+        sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1").bind(request.topup_id.as_str());
+    if !open.insert(TABLE, insert, stored).await? {
         return Ok(false);
     }
     let occurrence = handed_over(None, &new);
@@ -106,9 +110,7 @@ pub(super) async fn take_up_again(
     }
     let before = row.parse("status")?;
     let new = Tracking::new(now);
-    if !begin_again(open, &request.topup_id, before, &new).await? {
-        return Ok(false);
-    }
+    begin_again(open, &request.topup_id, before, &new).await?;
     if by_a_newer_message {
         events::close_incidents(open, &request.topup_id).await?;
     }
@@ -116,13 +118,13 @@ pub(super) async fn take_up_again(
     Ok(true)
 }
 
-/// Resets the tracking of an order that still has this status; returns whether it did.
+/// Resets the tracking of a locked order with this status.
 async fn begin_again(
     open: &mut Transaction,
     topup_id: &TopupId,
     before: OrderStatus,
     new: &Tracking,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let update = sql(
         "UPDATE internet_orders SET status = $1, tracked_at = $2, polling_since = $2, next_check_at = $3,
              overdue = $4, polls = 0, scheduled_at = NULL, delays = 0, not_found = 0, failed_attempts = 0,
@@ -136,7 +138,7 @@ async fn begin_again(
     .bind(false)
     .bind(topup_id.as_str())
     .bind(before.as_str());
-    Ok(open.execute(update).await? == 1)
+    open.change(TABLE, update).await
 }
 
 pub(super) async fn replay(
@@ -148,9 +150,7 @@ pub(super) async fn replay(
     let mut transaction = database.begin().await?;
     let Some(before) = not_final(&mut transaction, topup_id).await? else { return Ok(false) };
     let new = Tracking::new(now);
-    if !begin_again(&mut transaction, topup_id, before, &new).await? {
-        return Ok(false);
-    }
+    begin_again(&mut transaction, topup_id, before, &new).await?;
     events::close_incidents(&mut transaction, topup_id).await?;
     let occurrence = changed(reason, Some(before), &new, None);
     history::add(&mut transaction, topup_id, now, occurrence).await?;
@@ -288,7 +288,10 @@ pub(super) async fn apply(
     let topup_id = &change.order.topup_id;
     let mut transaction = database.begin().await?;
     if !unchanged {
-        if transaction.execute(update(cipher, &change)?).await? == 0 {
+        let unchanged = sql("SELECT topup_id FROM internet_orders
+             WHERE topup_id = $1 AND version = $2 AND status NOT IN ('FULFILLED', 'REFUNDED')");
+        let unchanged = unchanged.bind(topup_id.as_str()).bind(change.order.version);
+        if !transaction.change_if(TABLE, update(cipher, &change)?, unchanged).await? {
             return Ok(Applied::Conflict);
         }
         if is_told(before, record) {

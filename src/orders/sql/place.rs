@@ -92,20 +92,36 @@ pub(super) async fn may_create(connection: &mut PgConnection) -> Result<(), Stor
     ))
 }
 
-/// Refuses a role that may not read and change the tables.
+/// Refuses a role that may not read and change the tables, or that does not see all rows.
 pub(super) async fn may_change(connection: &mut PgConnection) -> Result<(), StoreError> {
     const ASK: &str = "SELECT relname::text AS name, current_user::text AS role FROM pg_class
         WHERE relnamespace = current_schema()::regnamespace AND relname = ANY($1) AND relkind = 'r'
         AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
             AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
         ORDER BY relname LIMIT 1";
-    let refused =
-        sqlx::query(ASK).bind(TABLES.map(|(table, _)| table.to_owned())).fetch_optional(connection).await?;
-    let Some(row) = refused else { return Ok(()) };
+    let refused = sqlx::query(ASK)
+        .bind(TABLES.map(|(table, _)| table.to_owned()))
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = refused else { return hides_nothing(connection).await };
     let (table, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
     unfit(format!(
         "the role {role} may not read and change its table {table}; run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES \
          IN SCHEMA … TO {role}`"
+    ))
+}
+
+/// Refuses tables with row-level security, which would hide orders from this role.
+async fn hides_nothing(connection: &mut PgConnection) -> Result<(), StoreError> {
+    const ASK: &str = "SELECT relname::text AS name, current_user::text AS role FROM pg_class
+        WHERE relnamespace = current_schema()::regnamespace AND relname = ANY($1) AND row_security_active(oid)
+        ORDER BY relname LIMIT 1";
+    let names = TABLES.map(|(table, _)| table.to_owned());
+    let Some(row) = sqlx::query(ASK).bind(names).fetch_optional(connection).await? else { return Ok(()) };
+    let (table, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
+    unfit(format!(
+        "row-level security of its table {table} would hide orders from the role {role}; run `ALTER TABLE {table} \
+         DISABLE ROW LEVEL SECURITY` for each of its tables, or `ALTER ROLE {role} BYPASSRLS`"
     ))
 }
 

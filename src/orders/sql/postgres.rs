@@ -16,10 +16,11 @@ use crate::orders::StoreError;
 
 /// Settings that the statements rely on; they override those of the database and the role. Each change names the
 /// version or state that it is based on, so `read committed` suffices; a stricter isolation would make changes fail. A
-/// commit must be on the disk. With `row_security` off, the server returns an error instead of hiding orders.
+/// commit must be on the disk. With `row_security` off, the server returns an error instead of hiding orders. Notices
+/// would be logged, and a trigger may put a phone number into one.
 pub(super) const NEEDED: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
     SET default_transaction_deferrable = off; SET standard_conforming_strings = on; SET TimeZone = 'UTC'; SET DateStyle = 'ISO';
-    SET row_security = off; SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+    SET row_security = off; SET client_min_messages = error; SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 /// Time limits for all work except migrations.
 const LIMITS: &str =
     "SET statement_timeout = '30s'; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = '30s'";
@@ -29,9 +30,6 @@ const NO_LIMITS: &str =
 
 /// Makes the server refuse to write, for commands that only read.
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
-
-/// Suppresses the notice that the table of migrations exists already.
-const QUIET: &str = "SET client_min_messages = warning";
 
 pub(in crate::orders) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?;
@@ -47,7 +45,7 @@ pub(super) fn usable(url: &str) -> bool {
 pub(super) async fn open(url: &str) -> Result<Connections, StoreError> {
     let options = options(url)?;
     let mut connection = PgConnection::connect_with(&options).await?;
-    for settings in [QUIET, NEEDED, NO_LIMITS] {
+    for settings in [NEEDED, NO_LIMITS] {
         set(&mut connection, settings).await?;
     }
     place::must_fit(&mut connection, &options).await?;

@@ -11,14 +11,14 @@ use super::statement::sql;
 use super::unchecked::{last, position};
 use crate::orders::{Behind, Deleted, StoreError};
 
-/// Statements that delete all rows of an order; rows that refer to others go first.
-const DELETE: [&str; 5] = [
+/// Statements that delete the rows that refer to an order.
+const DELETE_ROWS: [&str; 4] = [
     "DELETE FROM reveals WHERE topup_id = $1",
     "DELETE FROM notifications WHERE topup_id = $1",
     "DELETE FROM events WHERE topup_id = $1",
     "DELETE FROM order_events WHERE topup_id = $1",
-    "DELETE FROM internet_orders WHERE topup_id = $1",
 ];
+const DELETE_ORDER: &str = "DELETE FROM internet_orders WHERE topup_id = $1";
 
 /// SQL condition: the order `ended` has an undelivered notification, or an incident that no receiver was notified of.
 /// Refused and failed notifications count, except on the stream and the log, which get no card. The stream notifies no
@@ -91,9 +91,10 @@ async fn delete(database: &Database, ids: &[String]) -> Result<u32, StoreError> 
         if transaction.execute(claim.bind(topup_id.as_str())).await? == 0 {
             continue;
         }
-        for delete in DELETE {
+        for delete in DELETE_ROWS {
             transaction.execute(sql(delete).bind(topup_id.as_str())).await?;
         }
+        transaction.change("internet_orders", sql(DELETE_ORDER).bind(topup_id.as_str())).await?;
         deleted += 1;
     }
     transaction.commit().await?;

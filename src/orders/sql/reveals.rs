@@ -49,8 +49,10 @@ pub(super) async fn token(
     .bind(notification.channel.as_str())
     .bind(now)
     .bind(expires_at);
+    let stored =
+        sql("SELECT token_hash FROM reveals WHERE token_hash = $1").bind(hash(token.expose_secret()));
     let mut transaction = database.begin().await?;
-    transaction.execute(insert).await?;
+    transaction.insert("reveals", insert, stored).await?;
     transaction.commit().await?;
     Ok(token)
 }
@@ -103,6 +105,8 @@ pub(super) async fn try_reveal(
         let outcome = match link.revealed_at {
             Some(_) => RevealOutcome::AlreadyShown,
             None if link.expires_at <= now => RevealOutcome::Expired,
+            // The try was neither counted nor refused.
+            None if link.tries < most_tries => return Err(StoreError::NotStored("reveals")),
             None => RevealOutcome::Spent,
         };
         // A closed link can be tried without limit, and such tries must not fill the history.

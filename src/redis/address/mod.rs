@@ -10,7 +10,7 @@ mod cluster;
 mod sentinel;
 mod url;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::io::tcp::TcpSettings;
@@ -28,6 +28,8 @@ pub struct RedisAddress {
     kind: Arc<Kind>,
     /// Certificates of the authorities to trust instead of the system's.
     authorities: Option<Arc<TlsCertificates>>,
+    /// The number of known failovers.
+    failovers: Arc<AtomicU64>,
 }
 
 enum Kind {
@@ -50,7 +52,7 @@ impl RedisAddress {
     /// [`InvalidAddress`] if the URL has none of the accepted forms.
     pub fn parse(url: &str, names: &Names) -> Result<Self, InvalidAddress> {
         crate::tls::use_ring();
-        Ok(Self { kind: Arc::new(url::parse(url, names)?), authorities: None })
+        Ok(Self { kind: Arc::new(url::parse(url, names)?), authorities: None, failovers: Arc::default() })
     }
 
     /// Trusts the authorities of these PEM certificates instead of the system's. Only for an encrypted address.
@@ -97,10 +99,12 @@ impl RedisAddress {
 
     /// Returns the number of known failovers. A connection made before the last failover must be replaced.
     pub(super) fn failover_epoch(&self) -> u64 {
-        match &*self.kind {
-            Kind::Sentinels(sentinels) => sentinels.failover_epoch.load(Ordering::Relaxed),
-            Kind::Fixed(_) | Kind::Cluster { .. } => 0,
-        }
+        self.failovers.load(Ordering::Relaxed)
+    }
+
+    /// Counts a failover, so that all connections are replaced.
+    pub(super) fn failed_over(&self) {
+        self.failovers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Listens for failovers that Sentinels report. A cluster needs no task: a node that lost the keys answers `MOVED`.
@@ -109,7 +113,7 @@ impl RedisAddress {
         let mut backoff = Backoff::new();
         loop {
             if let Ok(client) = sentinels.client(self.is_encrypted(), self.authorities.as_deref())
-                && sentinels.listen(client).await.is_ok()
+                && sentinels.listen(client, &self.failovers).await.is_ok()
             {
                 backoff = Backoff::new();
             }

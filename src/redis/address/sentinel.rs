@@ -12,8 +12,6 @@ pub(super) struct Sentinels {
     pub(super) master_name: String,
     /// Login, database and encryption of the master, with a placeholder for its host.
     pub(super) master: ConnectionInfo,
-    /// The number of failovers that the Sentinels have reported.
-    pub(super) failover_epoch: AtomicU64,
 }
 
 impl Sentinels {
@@ -53,19 +51,19 @@ impl Sentinels {
         builder.build()
     }
 
-    /// Counts the failovers that the first reachable Sentinel reports, until the connection to it ends. Errors do not
+    /// Adds to `failovers` those that the first reachable Sentinel reports, until the connection to it ends. Errors do not
     /// show a failover by command: the old master accepts writes for some seconds more, and then discards them.
-    pub(super) async fn listen(&self, client: SentinelClient) -> RedisResult<()> {
+    pub(super) async fn listen(&self, client: SentinelClient, failovers: &AtomicU64) -> RedisResult<()> {
         let mut client = client;
         let connecting = async { client.async_get_sentinel_client().await?.get_async_pubsub().await };
         let mut words = Subscription::start(connecting, &["+switch-master".to_owned()]).await?;
         // A failover before the subscription may have been missed, so one is counted.
-        self.failover_epoch.fetch_add(1, Ordering::Relaxed);
+        failovers.fetch_add(1, Ordering::Relaxed);
         while let Some(word) = words.next().await? {
             // The message holds the name of the master, its old address and its new address.
             let word: String = word.get_payload().unwrap_or_default();
             if word.split(' ').next() == Some(&self.master_name) {
-                self.failover_epoch.fetch_add(1, Ordering::Relaxed);
+                failovers.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())

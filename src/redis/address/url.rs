@@ -2,7 +2,6 @@
 //! this module splits the hosts and makes a URL for each of them.
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 use url::Url;
@@ -68,7 +67,7 @@ fn sentinels(url: Several<'_>) -> Result<Kind, InvalidAddress> {
     // Only the Sentinels know the host of the master, so the host is a placeholder.
     let master = url.server("localhost", REDIS_PORT, url.login, database)?;
     let master_name = master_name.to_owned();
-    Ok(Kind::Sentinels(Sentinels { hosts, master_name, master, failover_epoch: AtomicU64::default() }))
+    Ok(Kind::Sentinels(Sentinels { hosts, master_name, master }))
 }
 
 fn cluster(url: Several<'_>, names: &Names) -> Result<Kind, InvalidAddress> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use topup_jobs::{
     Card, Event, EventData, Incident, JobName, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Secret,
@@ -65,15 +65,15 @@ impl TestDatabase {
     }
 
     /// Runs a statement past the store; each database has a text of its own.
-    pub(super) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
+    pub(super) async fn execute(&self, sqlite: &str, postgres: &str) {
         match &self.database {
             Database::File { .. } => {
                 let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
-                sqlx::raw_sql(sqlite).execute(&mut connection).await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(sqlite.to_owned())).execute(&mut connection).await.unwrap();
             }
             Database::Server { .. } => {
                 let mut connection = PgConnection::connect(&self.url).await.unwrap();
-                sqlx::raw_sql(postgres).execute(&mut connection).await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(postgres.to_owned())).execute(&mut connection).await.unwrap();
             }
         }
     }

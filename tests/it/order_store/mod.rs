@@ -9,6 +9,7 @@ mod maintenance;
 mod orders;
 mod reveals;
 mod search;
+mod suppressed;
 
 /// Defines each test twice: on SQLite and on PostgreSQL.
 macro_rules! on_both {

@@ -94,10 +94,19 @@ async fn an_unusable_database_is_refused_with_the_change_it_needs() {
     let mut worker = bed.worker().await;
     deliver_and_store(&bed, 5).await;
     assert!(worker.stop().await.success());
+
+    bed.set("DATABASE_URL", postgres.url(&database(&bed)));
+    execute(&bed, "ALTER TABLE reveals ENABLE ROW LEVEL SECURITY").await;
+    connect_as(&mut bed, "writer");
+    let hides = "row-level security of its table reveals would hide orders from the role writer";
+    let words = refused(&bed, &["run"], 1).await;
+    assert!(words.contains(hides), "{words}");
+    let found = store_check_of_doctor(&bed).await;
+    assert!(found.contains(hides) && found.contains("BYPASSRLS"), "{found}");
 }
 
 /// The check `store` in the report of `doctor`.
-async fn store_check_of_doctor(bed: &Bed) -> String {
+pub(super) async fn store_check_of_doctor(bed: &Bed) -> String {
     let output = bed.program_async(&["doctor", "--json"]).await;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = report["checks"].as_array().unwrap();

@@ -11,6 +11,7 @@ use topup_jobs::OrderStatus;
 use topup_worker::simulator::Script;
 
 use super::column;
+use super::databases::store_check_of_doctor;
 use super::readiness::readyz;
 use crate::support::{Bed, PROGRAM, skip_or_fail};
 
@@ -81,6 +82,8 @@ async fn a_worker_on_a_full_disk_is_not_ready_and_recovers_once_there_is_room() 
     bed.enqueue(&orders).await;
     worker.logs("the store failed; the job waits").await;
     readyz(&address, "not ready: the disk of the database is full").await;
+    let found = store_check_of_doctor(&bed).await;
+    assert!(found.contains("cannot grow: the disk is full"), "{found}");
     std::fs::remove_file(&filler).unwrap();
 
     bed.stored(&orders, OrderStatus::Fulfilled).await;

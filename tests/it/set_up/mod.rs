@@ -8,6 +8,7 @@ mod keys;
 mod readiness;
 mod settings;
 mod stores;
+mod tables;
 mod versions;
 
 use std::process::Output;
