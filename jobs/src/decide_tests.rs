@@ -194,15 +194,15 @@ fn a_404_of_a_known_order_counts_as_a_failure() {
 }
 
 /// Tracks an order whose checks all give `observation`. Returns each outcome with its hour, and the last decision.
-fn followed_for_ever(observation: &Observation, mut tracking: Tracking) -> (Vec<(Outcome, u64)>, Decision) {
-    let (mut job, mut passed, mut told) = (JobName::PollTopup, Duration::ZERO, Vec::new());
+fn tracked_for_ever(observation: &Observation, mut tracking: Tracking) -> (Vec<(Outcome, u64)>, Decision) {
+    let (mut job, mut passed, mut notified) = (JobName::PollTopup, Duration::ZERO, Vec::new());
     loop {
         let decision = decide(&at(job, &tracking), observation, start() + passed);
-        told.extend(decision.notify.map(|outcome| (outcome, passed.as_secs() / 3600)));
+        notified.extend(decision.notify.map(|outcome| (outcome, passed.as_secs() / 3600)));
         let (next, wait) = match decision.next {
             Next::Poll(wait) => (JobName::PollTopup, wait),
             Next::Recheck(wait) => (JobName::RecheckTopup, wait),
-            _ => return (told, decision),
+            _ => return (notified, decision),
         };
         (job, passed, tracking) = (next, passed + wait, decision.record);
     }
@@ -211,15 +211,15 @@ fn followed_for_ever(observation: &Observation, mut tracking: Tracking) -> (Vec<
 #[test]
 fn an_order_that_never_gets_final_is_overdue_after_a_day_and_given_up_after_seven() {
     for observation in [answer("HANDLING"), answer("UNKNOWN_ERROR"), without_card()] {
-        let (told, end) = followed_for_ever(&observation, Tracking::new(start()));
-        let overdue: Vec<u64> = told
+        let (notified, end) = tracked_for_ever(&observation, Tracking::new(start()));
+        let overdue: Vec<u64> = notified
             .iter()
             .filter(|(outcome, _)| *outcome == Outcome::Overdue)
             .map(|(_, hours)| *hours)
             .collect();
         assert!(matches!(overdue[..], [24..=36]), "once, at the first check after a day: {overdue:?}");
-        assert_eq!(told.first().map(|(outcome, _)| *outcome), Some(Outcome::Delayed));
-        assert!(matches!(told.last(), Some((Outcome::Unresolved, 168..=180))), "{told:?}");
+        assert_eq!(notified.first().map(|(outcome, _)| *outcome), Some(Outcome::Delayed));
+        assert!(matches!(notified.last(), Some((Outcome::Unresolved, 168..=180))), "{notified:?}");
         assert_eq!(end.next, Next::DeadLetter(DeadLetterReason::HandlingTooLong));
         assert_eq!(end.record.next_check_at, None);
         assert!(end.record.last_error.is_some());

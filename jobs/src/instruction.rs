@@ -73,7 +73,7 @@ impl Instruction {
 
     /// The same instruction, for an order whose job is in a queue.
     #[must_use]
-    pub const fn of_followed(self) -> Self {
+    pub const fn of_tracked(self) -> Self {
         Self { tracked: true, ..self }
     }
 }

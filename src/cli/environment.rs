@@ -124,8 +124,8 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
             Err(error) => error,
         };
         match variable_at_fault(as_declared, args, &variables, &error) {
-            Some((declared, told)) => {
-                unusable.push(told);
+            Some((declared, error)) => {
+                unusable.push(error);
                 // clap reports only one error at a time. Without this variable, it reports the next one.
                 command = without(command, declared);
             }

@@ -93,7 +93,7 @@ pub(super) fn lines(
     history: &[HistoryEntry],
     notifications: &[Notification],
 ) -> Vec<String> {
-    let mut lines: Vec<String> = following(order, redis, history).into_iter().collect();
+    let mut lines: Vec<String> = untracked(order, redis, history).into_iter().collect();
     for notification in notifications {
         if let NotificationStatus::Failed | NotificationStatus::Refused = notification.status {
             let event =
@@ -108,7 +108,7 @@ pub(super) fn lines(
 }
 
 /// Describes why a non-final order is not tracked; `None` if it is tracked or final.
-fn following(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option<String> {
+fn untracked(order: &Order, redis: &InRedis, history: &[HistoryEntry]) -> Option<String> {
     let (topup_id, tracking) = (&order.topup_id, &order.tracking);
     if tracking.status.is_final() {
         return None;

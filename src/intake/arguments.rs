@@ -26,7 +26,7 @@ pub(super) fn add(
     let what = what(&order);
     let instruction = order.instruction.unwrap_or(Instruction::new(InstructionKind::Update));
     let where_followed =
-        TrackTopup { force: false, instruction: Some(instruction.of_followed()), ..order.clone() };
+        TrackTopup { force: false, instruction: Some(instruction.of_tracked()), ..order.clone() };
     let where_followed = NextJob::instruct(where_followed, message_id);
     let topup_id = order.topup_id.to_string();
     let next = match order.instruction {

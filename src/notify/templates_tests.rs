@@ -14,10 +14,10 @@ fn built_in() -> Templates {
 /// Every combination of reader, outcome and language that has a text.
 fn every_text() -> impl Iterator<Item = (Audience, Outcome, Locale)> {
     let readers = [Audience::Customer, Audience::Operator].into_iter();
-    let told = readers.flat_map(|reader| {
+    let outcomes = readers.flat_map(|reader| {
         Outcome::ALL.into_iter().filter(move |outcome| reader.concerns(*outcome)).map(move |it| (reader, it))
     });
-    told.flat_map(|(reader, outcome)| LOCALES.map(|locale| (reader, outcome, locale)))
+    outcomes.flat_map(|(reader, outcome)| LOCALES.map(|locale| (reader, outcome, locale)))
 }
 
 /// The visible text of an HTML page, letters and digits only.

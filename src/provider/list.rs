@@ -206,12 +206,12 @@ mod tests {
     #[test]
     fn the_creation_time_comes_from_the_row_or_else_from_the_id() {
         let row = |created_at: Value| json!({"_id": "6901616fe9e88196b4eb64b2", "status": "HANDLING", "created_at": created_at});
-        for (told, expected) in [
+        for (value, expected) in [
             (json!("2025-11-01T13:00:00.000+01:00"), "2025-11-01T12:00:00+00:00"),
             (json!("yesterday"), "2025-10-29T00:35:59+00:00"),
             (json!(null), "2025-10-29T00:35:59+00:00"),
         ] {
-            let list = read(1, &json!({"topups": [row(told)]})).unwrap();
+            let list = read(1, &json!({"topups": [row(value)]})).unwrap();
             assert_eq!(list.orders[0].created_at.unwrap().to_rfc3339(), expected);
         }
     }
@@ -248,8 +248,8 @@ mod tests {
             json!([id(2), "ref", "FULFILLED", "ADSL", "036362608", 1000, "123456789012", "AT-1", "2025"]),
         ] {
             let list = read(1, &json!({"topups": [bad, good, bad]})).unwrap();
-            let told = bad.get("_id").and_then(|id| id.as_str()?.parse().ok());
-            assert_eq!((list.orders.len(), list.unreadable), (1, vec![told.clone(), told]), "{bad}");
+            let topup_id = bad.get("_id").and_then(|id| id.as_str()?.parse().ok());
+            assert_eq!((list.orders.len(), list.unreadable), (1, vec![topup_id.clone(), topup_id]), "{bad}");
         }
         let mut full = rows(100);
         full[0] = json!(null);

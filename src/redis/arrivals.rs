@@ -35,12 +35,12 @@ impl Arrivals {
     }
 
     pub(crate) async fn listen(self, address: RedisAddress, key: String) {
-        let (mut backoff, mut told) = (Backoff::new(), false);
+        let (mut backoff, mut logged) = (Backoff::new(), false);
         loop {
             match self.listen_once(&address, &key).await {
                 Ok(()) => backoff = Backoff::new(),
-                Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) && !told => {
-                    told = true;
+                Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) && !logged => {
+                    logged = true;
                     tracing::warn!(
                         error = super::describe(&error),
                         "Redis refuses to report new messages (CLIENT TRACKING); the inbox is read ten times a second"

@@ -44,8 +44,8 @@ impl Names {
 
     /// Returns the other queue that may hold the job of an order, as an order has two; none for a notification.
     pub(crate) fn siblings(&self, job: JobName) -> Vec<String> {
-        let following = JobName::TRACKING.contains(&job);
-        let others = JobName::TRACKING.into_iter().filter(|other| following && *other != job);
+        let tracking = JobName::TRACKING.contains(&job);
+        let others = JobName::TRACKING.into_iter().filter(|other| tracking && *other != job);
         others.map(|other| self.queue(other)).collect()
     }
 

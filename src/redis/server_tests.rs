@@ -39,9 +39,9 @@ fn each_fault_is_reported_by_its_own_check_alone() {
         (&[("maxmemory", "1344460")], "always", MEMORY, Warn),
         (&[("maxmemory", "1075568")], "always", MEMORY, Fail),
     ] {
-        let told = verdicts(changes, Some(appendfsync));
+        let found = verdicts(changes, Some(appendfsync));
         let expected = NAMES.map(|known| (known, if known == name { verdict } else { Ok }));
-        assert_eq!(told, expected, "{changes:?} {appendfsync}");
+        assert_eq!(found, expected, "{changes:?} {appendfsync}");
     }
     for (version, verdict) in [("6.2.0", Ok), ("10.0", Ok), ("7.2.4", Ok)] {
         assert_eq!(
@@ -55,9 +55,9 @@ fn each_fault_is_reported_by_its_own_check_alone() {
 
 #[test]
 fn a_value_that_cannot_be_read_is_a_warning_with_advice() {
-    let told = checks(None, None);
-    assert_eq!(told.iter().map(|check| check.name).collect::<Vec<_>>(), NAMES);
-    assert!(told.iter().all(|check| check.verdict == Warn && check.found.contains("cannot be read here")));
+    let found = checks(None, None);
+    assert_eq!(found.iter().map(|check| check.name).collect::<Vec<_>>(), NAMES);
+    assert!(found.iter().all(|check| check.verdict == Warn && check.found.contains("cannot be read here")));
     assert_eq!(verdicts(&[], None)[2], (PERSISTENCE, Warn));
 }
 

@@ -93,8 +93,8 @@ mod tests {
             ("topup_worker=verbose", "the word after = is none of off"),
             ("all", "taken for the name of a module"),
         ] {
-            let told = mistakes(wrong);
-            assert!(told.len() == 1 && told[0].contains(words), "{wrong}: {told:?}");
+            let found = mistakes(wrong);
+            assert!(found.len() == 1 && found[0].contains(words), "{wrong}: {found:?}");
         }
     }
 }

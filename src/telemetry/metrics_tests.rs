@@ -90,7 +90,7 @@ fn events_are_counted_under_their_labels() {
         r#"topup_order_status_changes_total{status="SCHEDULED"} 1"#,
         r#"topup_order_status_changes_total{status="FULFILLED"} 1"#,
     ] {
-        assert!(text.lines().any(|told| told == line), "{line}\nin\n{text}");
+        assert!(text.lines().any(|found| found == line), "{line}\nin\n{text}");
     }
 }
 

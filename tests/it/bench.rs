@@ -16,7 +16,7 @@ fn bench(arguments: &[&str]) -> Value {
 #[test]
 fn new_orders_are_notified_within_a_minute_beside_a_backlog_that_redis_lost() {
     let load = ["--arrivals=30", "--minutes=3", "--settle-minutes=15", "--time-scale=10"];
-    let backlog = ["--rechecks=2000", "--rechecks-lost", "--followers=list"];
+    let backlog = ["--rechecks=2000", "--rechecks-lost", "--trackers=list"];
     let figures = bench(&[&load[..], &backlog].concat());
     let figure =
         |name: &str| figures[format!("budget_30_per_minute_list_{name}")].as_f64().unwrap_or(f64::NAN);
@@ -30,12 +30,12 @@ fn new_orders_are_notified_within_a_minute_beside_a_backlog_that_redis_lost() {
 #[test]
 fn this_service_ends_more_orders_per_request_than_the_guides_loop() {
     let load = ["--arrivals=200", "--minutes=1", "--settle-minutes=15", "--time-scale=50"];
-    let figures = bench(&[&load[..], &["--followers=patient-guide,list-with-cards"]].concat());
-    let figure = |follower: &str, name: &str| {
-        figures[format!("budget_200_per_minute_{follower}_{name}")].as_f64().unwrap_or(f64::NAN)
+    let figures = bench(&[&load[..], &["--trackers=patient-guide,list-with-cards"]].concat());
+    let figure = |tracker: &str, name: &str| {
+        figures[format!("budget_200_per_minute_{tracker}_{name}")].as_f64().unwrap_or(f64::NAN)
     };
-    for follower in ["patient_guide", "list_with_cards"] {
-        assert!((figure(follower, "orders") - 200.0).abs() < f64::EPSILON, "{figures:#}");
+    for tracker in ["patient_guide", "list_with_cards"] {
+        assert!((figure(tracker, "orders") - 200.0).abs() < f64::EPSILON, "{figures:#}");
     }
     assert!(figure("list_with_cards", "orders_not_ended") < 1.0, "{figures:#}");
     assert!(figure("list_with_cards", "busiest_minute_requests") <= 120.0, "{figures:#}");

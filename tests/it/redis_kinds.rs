@@ -174,7 +174,7 @@ async fn a_worker_that_cannot_settle_jobs_stops_claiming_at_its_limit() {
 }
 
 #[tokio::test]
-async fn workers_follow_the_sentinels_to_the_new_master_and_back() {
+async fn workers_move_with_the_sentinels_to_the_new_master_and_back() {
     let sentinels = Sentinels::start("topup:p%40ss%2Fword@").await;
     for server in &sentinels.pair.0 {
         add_user(server, "p@ss/word", &[], &["+role"]).await;

@@ -28,7 +28,7 @@ pub(super) struct Screen {
 struct Bars {
     all: MultiProgress,
     statuses: Vec<ProgressBar>,
-    told: ProgressBar,
+    notified: ProgressBar,
     clock: ProgressBar,
 }
 
@@ -46,9 +46,9 @@ impl Screen {
         }
     }
 
-    pub(super) fn show(&self, clock: &str, counts: &Counts, told: usize) -> anyhow::Result<()> {
+    pub(super) fn show(&self, clock: &str, counts: &Counts, notified: usize) -> anyhow::Result<()> {
         if let Some(bars) = &self.bars {
-            bars.show(clock, counts, told);
+            bars.show(clock, counts, notified);
             return Ok(());
         }
         let mut last = self.last_numbers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,7 +61,7 @@ impl Screen {
             .map(|(status, _)| format!("{} {}", status.to_lowercase(), counts.of(status)))
             .collect();
         let (numbers, orders) = (numbers.join(", "), self.orders);
-        say(format_args!("{clock}   {numbers} of {orders}; notified {told} of {}", counts.events))
+        say(format_args!("{clock}   {numbers} of {orders}; notified {notified} of {}", counts.events))
     }
 
     pub(super) fn close(&self) {
@@ -82,19 +82,19 @@ impl Bars {
             all.add(bar.with_style(style.progress_chars("━╸ ")))
         };
         let statuses = STATUSES.iter().map(|(status, colour)| bar(status, colour, orders.into())).collect();
-        let told = bar("notifications", "white", 0);
+        let notified = bar("notifications", "white", 0);
         let clock = ProgressStyle::with_template("  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let clock = ProgressBar::new(0).with_style(clock);
         let clock = all.add(clock);
-        Self { all, statuses, told, clock }
+        Self { all, statuses, notified, clock }
     }
 
-    fn show(&self, clock: &str, counts: &Counts, told: usize) {
+    fn show(&self, clock: &str, counts: &Counts, notified: usize) {
         for ((status, _), bar) in STATUSES.iter().zip(&self.statuses) {
             bar.set_position(counts.of(status));
         }
-        self.told.set_length(counts.events);
-        self.told.set_position(told.try_into().unwrap_or(u64::MAX));
+        self.notified.set_length(counts.events);
+        self.notified.set_position(notified.try_into().unwrap_or(u64::MAX));
         self.clock.set_message(format!("{clock}   (an hour passes in a second; Ctrl-C ends the demo)"));
     }
 }

@@ -54,7 +54,7 @@ impl Run {
         self.shop.events.insert(format!("evt_{id}_{outcome}"), delivery);
     }
 
-    fn told(&mut self, id: &str) -> &mut Delivery {
+    fn delivery(&mut self, id: &str) -> &mut Delivery {
         self.shop.events.get_mut(id).unwrap()
     }
 
@@ -106,13 +106,13 @@ fn each_deviation_from_a_good_run_is_a_problem() {
             run.shop.events.remove("evt_a_scheduled");
             run.books.events.remove("evt_a_scheduled");
         }),
-        ("evt_b_refunded was answered with 503", |run| run.told("evt_b_refunded").taken = 0),
-        ("with different bodies", |run| run.told("evt_b_refunded").same_body = false),
+        ("evt_b_refunded was answered with 503", |run| run.delivery("evt_b_refunded").taken = 0),
+        ("with different bodies", |run| run.delivery("evt_b_refunded").same_body = false),
         ("is not the provider's", |run| {
             run.provider.get_mut("a").unwrap().card_code = Some("another".to_owned());
         }),
         ("describes another event", |run| {
-            run.told("evt_b_refunded").body =
+            run.delivery("evt_b_refunded").body =
                 Bytes::from(r#"{"type":"topup.refunded","data":{"topupId":"a"}}"#);
         }),
         ("1 requests had a wrong signature", |run| run.shop.forged = 1),

@@ -342,8 +342,8 @@ async fn attempt(connection: &MultiplexedConnection, probe: &str, scaled: bool) 
     }
     let answer: Vec<String> = call.invoke_async(&mut connection.clone()).await?;
     let mut refused = Refused::default();
-    for told in answer.chunks_exact(2) {
-        refused.add(&told[0], &told[1], None);
+    for refusal in answer.chunks_exact(2) {
+        refused.add(&refusal[0], &refusal[1], None);
     }
     Ok(refused)
 }

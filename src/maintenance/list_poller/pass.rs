@@ -40,8 +40,8 @@ impl Window {
     /// The window from the oldest waiting order worth reading (see `reach`) to the newest. `None` if no order waits.
     pub(super) fn of(line: &Line, density: f64) -> Option<Self> {
         let latest = |(topup_id, created_at): &(TopupId, Timestamp)| {
-            let is_told = topup_id.created_at().is_some_and(|told| told == *created_at);
-            *created_at + if is_told { AFTER } else { MAX_CLOCK_SKEW }
+            let is_in_id = topup_id.created_at().is_some_and(|of_id| of_id == *created_at);
+            *created_at + if is_in_id { AFTER } else { MAX_CLOCK_SKEW }
         };
         let to = line.iter().map(latest).max()?;
         Some(Self { from: reach(line, density) - BEFORE, to })

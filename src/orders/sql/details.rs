@@ -22,7 +22,7 @@ struct Details {
 type NamedBy = BTreeMap<String, String>;
 
 /// Detail without a value. Every message but a correction names it; the newest decides whether the order is tracked.
-const FOLLOW: &str = "follow";
+const TRACKED: &str = "tracked";
 const CUSTOMER: [&str; 4] = ["name", "email", "phone", "locale"];
 const METADATA: &str = "metadata";
 const CALLBACK_URL: &str = "callbackUrl";
@@ -56,7 +56,7 @@ pub(super) async fn merge(open: &mut Transaction, request: &TrackTopup) -> Resul
         (after.callback_url != before.callback_url, "callback URL"),
     ];
     let merged = Merged {
-        newest: !correction && request.message_id.is_some() && naming.names(FOLLOW, true),
+        newest: !correction && request.message_id.is_some() && naming.names(TRACKED, true),
         changed: changed.into_iter().filter_map(|(changed, name)| changed.then_some(name)).collect(),
     };
     let (email, phone) = contact::of(after.customer.as_ref());
@@ -182,7 +182,7 @@ impl<'a> Naming<'a> {
 
 /// Attributes all stored details to one message, because an older version stored only the last message of the order.
 fn all_by(message: &str, stored: &Details) -> NamedBy {
-    let mut details = vec![FOLLOW];
+    let mut details = vec![TRACKED];
     details.extend(stored.customer.is_some().then_some(CUSTOMER).into_iter().flatten());
     details.extend(stored.metadata.is_some().then_some(METADATA));
     details.extend(stored.callback_url.is_some().then_some(CALLBACK_URL));

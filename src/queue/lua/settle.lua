@@ -60,7 +60,7 @@ end
 
 -- Enqueues the jobs that follow a job. Returns whether one of them has the same id and so replaces the job. A following
 -- job may also have the id of a job that this batch completed. Its payload is still stored, so `push` would refuse it.
-local function follow(job)
+local function enqueue_following(job)
     local replaced = false
     for _, following in ipairs(job.next or {}) do
         local itself = following.queue == queue and following.id == job.id
@@ -78,7 +78,7 @@ end
 
 local function settle(job)
     local id, action, meta = job.id, job.action, queue .. ':meta:' .. job.id
-    local replaced = follow(job)
+    local replaced = enqueue_following(job)
     if action == 'complete' then
         finish(id, replaced)
         return

@@ -26,7 +26,7 @@ pub(super) async fn owner(
     open: impl Fn(ConnectionInfo) -> RedisResult<Client>,
 ) -> RedisResult<(ConnectionInfo, Client)> {
     let mut failed = RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node was named"));
-    let questions = nodes.map(|node| follow(node, key, &open));
+    let questions = nodes.map(|node| ask(node, key, &open));
     let mut answers = stream::iter(questions).buffered(ASKED_AT_ONCE);
     while let Some(answer) = answers.next().await {
         match answer {
@@ -37,7 +37,7 @@ pub(super) async fn owner(
     Err(failed)
 }
 
-async fn follow(
+async fn ask(
     mut node: ConnectionInfo,
     key: &str,
     open: impl Fn(ConnectionInfo) -> RedisResult<Client>,

@@ -29,7 +29,7 @@ fn message(topup_id: TopupId, number: u32) -> TrackTopup {
 }
 
 fn instruction(kind: InstructionKind) -> Instruction {
-    Instruction::new(kind).of_followed()
+    Instruction::new(kind).of_tracked()
 }
 
 async fn carry_out(store: &SqlStore, request: &TrackTopup, now: Timestamp) -> Option<Order> {

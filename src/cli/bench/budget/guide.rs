@@ -13,7 +13,7 @@ use crate::provider::{Client, TopupApi};
 /// `maxDuration` in the provider's guide: after this time the loop stops checking the order.
 const MAX_DURATION: Duration = Duration::from_mins(5);
 
-pub(super) async fn follow(load: &Load<'_>, patient: bool) -> anyhow::Result<Tracked> {
+pub(super) async fn track(load: &Load<'_>, patient: bool) -> anyhow::Result<Tracked> {
     let provider = load.provider().await?;
     let client = Client::new(&Url::parse(&provider.url)?, &"sandbox-key".into())?;
     let mut loops = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Creates the same orders at the same times for each follower (a program that tracks orders), and measures the result.
+//! Creates the same orders at the same times for each tracker (a program that tracks orders), and measures the result.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -19,14 +19,14 @@ use crate::simulator::{ListCard, Mix, Simulator, SimulatorSettings, serve};
 const MIX: Mix = Mix { fulfilled: 80, refunded: 10, queued: 10, slow: 0 };
 const SEED: u64 = 1;
 
-/// What one follower is measured with: the orders per minute, the settings, and the card fields in the provider's list.
+/// What one tracker is measured with: the orders per minute, the settings, and the card fields in the provider's list.
 pub(super) struct Load<'a> {
     pub(super) arrivals: u32,
     pub(super) settings: &'a BudgetSettings,
     pub(super) list_card: ListCard,
 }
 
-/// The counts of one follower's orders and requests, and how soon it notified the customers.
+/// The counts of one tracker's orders and requests, and how soon it notified the customers.
 pub(super) struct Tracked {
     pub(super) orders: u32,
     pub(super) ended: u32,
@@ -52,7 +52,7 @@ impl Tracked {
     }
 }
 
-/// The simulated provider for one follower, and the record of its notified orders.
+/// The simulated provider for one tracker, and the record of its notified orders.
 pub(super) struct Provider {
     pub(super) url: String,
     pub(super) notified: Notified,
@@ -160,11 +160,11 @@ mod tests {
             time_scale: 100.0,
             rechecks: 0,
             rechecks_lost: false,
-            followers: Vec::new(),
+            trackers: Vec::new(),
         }
     }
 
-    /// Measures a follower that notifies no customer. Returns the card codes of the orders, and the measured counts.
+    /// Measures a tracker that notifies no customer. Returns the card codes of the orders, and the measured counts.
     async fn ignored(settings: &BudgetSettings) -> (Vec<Option<String>>, Tracked) {
         let load = Load { arrivals: 600, settings, list_card: ListCard::default() };
         let provider = load.provider().await.unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_follower_gets_the_same_orders() {
+    async fn every_tracker_gets_the_same_orders() {
         let settings = settings();
         let ((first, _), (second, _)) = (ignored(&settings).await, ignored(&settings).await);
         assert_eq!(first.len(), 600);

@@ -1,6 +1,6 @@
-//! Measures how many orders end per request to the provider, and how soon their customers are notified. A follower is a
+//! Measures how many orders end per request to the provider, and how soon their customers are notified. A tracker is a
 //! program that tracks orders: the loop of the provider's guide, or this service, which checks each order or reads the
-//! list. The simulated provider has the limits of the real one and gives each follower the same orders at the same
+//! list. The simulated provider has the limits of the real one and gives each tracker the same orders at the same
 //! times. Simulator and workers use the same scaled clock. Here, an order ends when it is FULFILLED, REFUNDED or
 //! QUEUED, because the guide's loop ends at these statuses.
 
@@ -47,12 +47,12 @@ pub(super) struct BudgetSettings {
 
     /// Followers (programs that track orders) to measure, separated by commas; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
-    followers: Vec<Follower>,
+    trackers: Vec<Tracker>,
 }
 
 /// A program that tracks the orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Follower {
+enum Tracker {
     /// The unchanged loop `pollTopupAdaptive` of the provider's guide, which ends at any answer that is not an order.
     Guide,
     /// The guide's loop, corrected to continue after an answer that is not an order.
@@ -67,7 +67,7 @@ enum Follower {
     ListWithCards,
 }
 
-/// Measures each selected follower at each rate of arriving orders.
+/// Measures each selected tracker at each rate of arriving orders.
 pub(super) async fn budget(
     settings: &BudgetSettings,
     bench: &mut BenchRedis,
@@ -75,35 +75,35 @@ pub(super) async fn budget(
 ) -> anyhow::Result<()> {
     for &arrivals in &settings.arrivals {
         let mut guide = None;
-        for follower in Follower::value_variants() {
-            if !settings.followers.is_empty() && !settings.followers.contains(follower) {
+        for tracker in Tracker::value_variants() {
+            if !settings.trackers.is_empty() && !settings.trackers.contains(tracker) {
                 continue;
             }
             bench.clear().await?;
-            let list_card = match follower {
-                Follower::ListWithCards => ListCard::Complete,
+            let list_card = match tracker {
+                Tracker::ListWithCards => ListCard::Complete,
                 _ => ListCard::Documented,
             };
             let load = Load { arrivals, settings, list_card };
-            let tracked = match follower {
-                Follower::Guide => guide::follow(&load, false).await?,
-                Follower::PatientGuide => guide::follow(&load, true).await?,
-                Follower::CheckId => service::follow(&load, bench, "off", "complete").await?,
-                Follower::ListFast => service::follow(&load, bench, "auto", "fast").await?,
-                Follower::List | Follower::ListWithCards => {
-                    service::follow(&load, bench, "auto", "complete").await?
+            let tracked = match tracker {
+                Tracker::Guide => guide::track(&load, false).await?,
+                Tracker::PatientGuide => guide::track(&load, true).await?,
+                Tracker::CheckId => service::track(&load, bench, "off", "complete").await?,
+                Tracker::ListFast => service::track(&load, bench, "auto", "fast").await?,
+                Tracker::List | Tracker::ListWithCards => {
+                    service::track(&load, bench, "auto", "complete").await?
                 }
             };
-            // Invariant: clap hides no variant of `Follower`, so each variant has a name.
-            let follower_name = follower.to_possible_value().expect("a name").get_name().replace('-', "_");
-            let name = format!("budget_{arrivals}_per_minute_{follower_name}");
+            // Invariant: clap hides no variant of `Tracker`, so each variant has a name.
+            let tracker_name = tracker.to_possible_value().expect("a name").get_name().replace('-', "_");
+            let name = format!("budget_{arrivals}_per_minute_{tracker_name}");
             note(report, &name, &tracked);
             if settings.rechecks > 0 {
                 let (answered, a_minute) = tracked.rechecks_answered;
                 report.add(format!("{name}_rechecks_answered"), f64::from(answered));
                 report.add(format!("{name}_rechecks_answered_per_minute"), a_minute);
             }
-            if *follower == Follower::PatientGuide {
+            if *tracker == Tracker::PatientGuide {
                 guide = Some(tracked.orders_per_request());
             } else if let Some(guide) = guide {
                 report.add(format!("{name}_over_patient_guide"), tracked.orders_per_request() / guide);

@@ -1,4 +1,4 @@
-//! Measures this service as a follower: starts worker processes, and an endpoint that receives their webhooks.
+//! Measures this service as a tracker: starts worker processes, and an endpoint that receives their webhooks.
 
 use std::net::Ipv4Addr;
 
@@ -21,7 +21,7 @@ const WORKERS: u32 = 2;
 /// Outcomes whose event ends an order in this measurement. `delayed` is missing, as a delayed order is still checked.
 const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
 
-pub(super) async fn follow(
+pub(super) async fn track(
     load: &Load<'_>,
     bench: &mut BenchRedis,
     list_polling: &str,
