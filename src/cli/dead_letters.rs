@@ -77,14 +77,15 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
             Ok(open_beside(&settings.store, &connection, &settings.redis.prefix).await?)
         }
     };
-    let all = all(&letters, store.as_ref().ok(), settings.job).await?;
+    let chosen = async |store: Option<&SqlStore>, id: &str| chosen(&letters, store, settings.job, id).await;
     match (action, store) {
         (Action::List, store) => {
+            let all = all(&letters, store.as_ref().ok(), settings.job).await?;
             all.iter().try_for_each(|letter| say(line(&letter.known)))?;
             store.map(drop).map_err(incomplete)
         }
         (Action::Show { id }, store) => {
-            let chosen = match (chosen(all, &id), store) {
+            let chosen = match (chosen(store.as_ref().ok(), &id).await, store) {
                 (Err(_), Err(error)) => return Err(incomplete(error)),
                 (chosen, _) => chosen?,
             };
@@ -96,8 +97,8 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
         (Action::Replay { which }, store) => {
             let store = store?;
             let all = match which.id {
-                Some(id) => chosen(all, &id)?,
-                None => all,
+                Some(id) => chosen(Some(&store), &id).await?,
+                None => all(&letters, Some(&store), settings.job).await?,
             };
             for letter in all {
                 replay(&letters, &store, &letter).await?;
@@ -106,7 +107,7 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
         }
         (Action::Discard { id }, store) => {
             let store = store?;
-            for letter in chosen(all, &id)? {
+            for letter in chosen(Some(&store), &id).await? {
                 discard(&letters, &store, &letter).await?;
             }
             Ok(())
@@ -173,11 +174,50 @@ async fn stored(store: &SqlStore) -> anyhow::Result<Vec<StoredDeadLetter>> {
     }
 }
 
-/// Selects the dead letters with this id. Two may have it: a poll-topup and a recheck-topup job of the same order.
-fn chosen(mut all: Vec<Letter>, id: &str) -> anyhow::Result<Vec<Letter>> {
-    all.retain(|letter| shown(&letter.known.id) == id);
-    anyhow::ensure!(!all.is_empty(), "there is no dead letter {id}");
-    Ok(all)
+/// Finds the dead letters with this id. Two may have it: a poll-topup and a recheck-topup job of the same order.
+async fn chosen(
+    letters: &DeadLetters,
+    store: Option<&SqlStore>,
+    job: Option<JobName>,
+    id: &str,
+) -> anyhow::Result<Vec<Letter>> {
+    let mut chosen = if id.contains('\\') {
+        // An id with escaped bytes is of another program and is found among all.
+        all(letters, store, job).await?
+    } else {
+        of_id(letters, store, job, id).await?
+    };
+    chosen.retain(|letter| shown(&letter.known.id) == id);
+    anyhow::ensure!(!chosen.is_empty(), "there is no dead letter {id}");
+    Ok(chosen)
+}
+
+/// Reads the dead letters with this id from Redis, and those of its order from the store, without reading any others.
+async fn of_id(
+    letters: &DeadLetters,
+    store: Option<&SqlStore>,
+    job: Option<JobName>,
+    id: &str,
+) -> anyhow::Result<Vec<Letter>> {
+    let mut found = Vec::new();
+    for job in JobName::ALL.into_iter().filter(|known| job.is_none_or(|job| job == *known)) {
+        let known = letters.find(job, id.as_bytes()).await.map_err(failed)?;
+        found.extend(known.map(|known| Letter { known, lost: None }));
+    }
+    // The id of every job begins with that of its order.
+    let topup_id = id.split(':').next().and_then(|topup_id| topup_id.parse().ok());
+    if let (Some(store), Some(topup_id)) = (store, topup_id) {
+        let (order, notifications) = store.dead_letters_of(&topup_id).await?;
+        let of_order = order.into_iter().map(StoredDeadLetter::from);
+        for stored in of_order.chain(notifications.into_iter().map(StoredDeadLetter::from)) {
+            let letter = DeadLetter::from(&stored);
+            let is_known = found.iter().any(|known| known.known.id == letter.id);
+            if !is_known && job.is_none_or(|job| job == letter.job) {
+                found.push(Letter { known: letter, lost: Some(stored) });
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Escapes an id for the terminal. Another program may have written the id, so the id may hold any bytes.

@@ -10,7 +10,7 @@ use super::store::must_belong_if_known;
 use super::{Exit, connect, failed, say};
 use crate::config::{RedisSettings, StoreSettings};
 use crate::deployment::{BACK_WITHIN, LOOK_AGAIN, keyrings, unsuited};
-use crate::orders::{self, Access, OrderStore, SqlStore};
+use crate::orders::{self, Access, OrderStore, SqlStore, pause_after};
 
 /// Cards per batch. A batch is small, so that workers never wait long for the database.
 const BATCH: u32 = 100;
@@ -99,6 +99,7 @@ struct Done {
 async fn encrypt_all(store: &SqlStore) -> anyhow::Result<Done> {
     let (mut all, mut last) = (Done::default(), None);
     loop {
+        let batch = Instant::now();
         let done = store.rekey(last.as_ref(), BATCH).await?;
         for topup_id in &done.unreadable {
             say(format_args!("the card of order {topup_id} cannot be decrypted with any key"))?;
@@ -111,6 +112,7 @@ async fn encrypt_all(store: &SqlStore) -> anyhow::Result<Done> {
         if last.is_none() {
             return Ok(all);
         }
+        sleep(pause_after(batch.elapsed())).await;
     }
 }
 

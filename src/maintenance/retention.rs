@@ -2,20 +2,22 @@
 //!
 //! The store deletes only orders that are final, delivered, acknowledged and no longer shown by a link. Batches are so
 //! small that other calls hardly wait. Any number of workers may do this. Each batch continues where the last one
-//! ended, so that orders that must be kept do not block the orders after them.
+//! ended, so that orders that must be kept neither block the orders after them nor are examined every minute.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::clock::Clock;
 use crate::error_chain::chain;
-use crate::orders::{Behind, OrderStore, StoreError};
+use crate::orders::{Behind, OrderStore, StoreError, pause_after};
 use crate::shutdown::Shutdown;
 
-/// Pause between two passes over the orders. It is real time: `TIME_SCALE` does not shorten it.
+/// Pause after the last page. It is real time: `TIME_SCALE` does not shorten it.
 const INTERVAL: Duration = Duration::from_mins(1);
-/// Pause between two batches, in which other writes to the database can run. It is real time, too.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Interval at which all ended orders are examined again, because kept ones may have become deletable. Real time, too.
+const AGAIN: Duration = Duration::from_hours(1);
 /// Orders examined in one batch.
 const MOST: u32 = 100;
 
@@ -28,13 +30,15 @@ pub(crate) struct Retention {
 
 impl Retention {
     pub(crate) async fn run(self, shutdown: Shutdown) {
-        let mut behind = None;
+        let (mut behind, mut began) = (None, Instant::now());
         loop {
-            let pause = match self.delete(behind.as_ref()).await {
-                Ok(next) => {
-                    behind = next;
-                    if behind.is_some() { PAUSE } else { INTERVAL }
-                }
+            if began.elapsed() >= AGAIN {
+                (behind, began) = (None, Instant::now());
+            }
+            let batch = Instant::now();
+            let pause = match self.delete(&mut behind).await {
+                Ok(true) => pause_after(batch.elapsed()),
+                Ok(false) => INTERVAL,
                 Err(error) => {
                     tracing::error!(error = chain(&error), "old orders could not be deleted; retry in 60 s");
                     INTERVAL
@@ -47,14 +51,17 @@ impl Retention {
         }
     }
 
-    /// Runs one batch. Returns the position at which the next one continues, or `None` at the end.
-    async fn delete(&self, behind: Option<&Behind>) -> Result<Option<Behind>, StoreError> {
+    /// Deletes the next orders. After the last ones, returns free pages of the file. Returns whether more is to do.
+    async fn delete(&self, behind: &mut Option<Behind>) -> Result<bool, StoreError> {
         let now = self.clock.now();
-        let deleted = self.store.delete_ended(now - self.keep, now, behind, MOST).await?;
+        let deleted = self.store.delete_ended(now - self.keep, now, behind.as_ref(), MOST).await?;
         if deleted.orders > 0 {
-            let deleted = deleted.orders;
-            tracing::info!(deleted, "deleted orders that ended longer ago than RETENTION_DAYS");
+            let orders = deleted.orders;
+            tracing::info!(deleted = orders, "deleted orders that ended longer ago than RETENTION_DAYS");
         }
-        Ok(deleted.behind)
+        if deleted.behind.is_some() {
+            *behind = deleted.behind;
+        }
+        Ok(deleted.more || self.store.release_space().await?)
     }
 }

@@ -13,6 +13,8 @@ mod search;
 mod sql;
 mod withheld;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
@@ -196,13 +198,21 @@ pub struct GivenUpNotification {
     pub at: Option<Timestamp>,
 }
 
+/// The pause after a batch of a long series of writes: twice as long as the batch, so that other writes find room.
+#[must_use]
+pub(crate) fn pause_after(batch: Duration) -> Duration {
+    (batch * 2).clamp(Duration::from_millis(20), Duration::from_secs(2))
+}
+
 /// Result of deleting one page of old orders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deleted {
     /// Number of deleted orders.
     pub orders: u32,
-    /// Cursor for the next page; `None` after the last one.
+    /// Cursor behind the last examined order; `None` if there was none.
     pub behind: Option<Behind>,
+    /// Whether more orders may follow.
+    pub more: bool,
 }
 
 /// An event to be stored. An outcome that cannot recur is stored once per order. A recurring outcome is stored unless
@@ -516,6 +526,9 @@ pub trait OrderStore: Send + Sync + 'static {
         behind: Option<&Behind>,
         most: u32,
     ) -> Result<Deleted, StoreError>;
+
+    /// Returns some unused pages of a SQLite file to the file system, if many are unused. Returns whether more remain.
+    async fn release_space(&self) -> Result<bool, StoreError>;
 
     /// Encrypts the next `most` stored cards, from after the order id `behind`, with the current key.
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError>;

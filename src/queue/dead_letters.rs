@@ -74,6 +74,16 @@ impl DeadLetters {
         Ok(letters)
     }
 
+    /// The dead letter with this id.
+    pub(crate) async fn find(&self, job: JobName, id: &[u8]) -> RedisResult<Option<DeadLetter>> {
+        let mut ask = redis::cmd("SISMEMBER");
+        ask.arg(format!("{}:dead", self.names.queue(job))).arg(id);
+        if !ask.query_async::<bool>(&mut self.connection.get()).await? {
+            return Ok(None);
+        }
+        Ok(self.read(job, &[id.to_vec()]).await?.pop())
+    }
+
     /// One step of `SSCAN`: the next cursor and some dead letters. The cursor is 0 at the beginning and at the end.
     pub(crate) async fn scan(&self, job: JobName, cursor: u64) -> RedisResult<(u64, Vec<DeadLetter>)> {
         let mut scan = redis::cmd("SSCAN");

@@ -101,6 +101,15 @@ impl Database {
         }
     }
 
+    /// See [`crate::orders::OrderStore::release_space`].
+    pub(in crate::orders) async fn release_space(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Sqlite(file) => file.release_space().await,
+            // The server's autovacuum does so.
+            Self::Postgres(_) => Ok(false),
+        }
+    }
+
     pub(in crate::orders) async fn close(&self) {
         match self {
             Self::Sqlite(file) => file.close().await,
@@ -121,6 +130,16 @@ impl Database {
                 postgres_rows(rows)
             }
         })
+    }
+
+    /// The database's plan for a statement, one line per step, in its own format.
+    pub(in crate::orders) async fn explain(&self, statement: Statement) -> Result<Vec<String>, StoreError> {
+        let (explain, column) = match self {
+            Self::Sqlite(_) => ("EXPLAIN QUERY PLAN", "detail"),
+            Self::Postgres(_) => ("EXPLAIN", "QUERY PLAN"),
+        };
+        let rows = self.fetch(statement.explained(explain)).await?;
+        rows.iter().map(|row| row.get(column)).collect()
     }
 
     /// Limits the connections to PostgreSQL; no effect on SQLite.

@@ -19,6 +19,12 @@ use crate::orders::StoreError;
 /// How long a write waits for the write of another process.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;
+/// The value of `PRAGMA auto_vacuum` for incremental vacuum.
+const INCREMENTAL: i64 = 2;
+/// So many unused pages are kept in any case.
+const KEPT_UNUSED: i64 = 1_000;
+/// Moves the last pages of the file, at most 250 (1 MiB), to unused places, and cuts the file.
+const RELEASE: &str = "PRAGMA incremental_vacuum(250)";
 
 /// An open SQLite file. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -72,6 +78,21 @@ impl SqliteFile {
     /// if two processes close the file at once. A reader does it, because a command that only reads has no writer.
     pub(super) async fn checkpoint(&self) {
         drop(sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.open.readers).await);
+    }
+
+    /// Returns unused pages to the file system if more than a quarter of the file is unused. New orders reuse the rest.
+    /// Does nothing for a file that was created without incremental vacuum.
+    pub(super) async fn release_space(&self) -> Result<bool, StoreError> {
+        let open = self.current()?;
+        let number =
+            async |pragma: &'static str| sqlx::query_scalar::<_, i64>(pragma).fetch_one(&open.readers).await;
+        let (mode, pages) = (number("PRAGMA auto_vacuum").await?, number("PRAGMA page_count").await?);
+        let unused = number("PRAGMA freelist_count").await?;
+        if mode != INCREMENTAL || unused < KEPT_UNUSED.max(pages / 4) {
+            return Ok(false);
+        }
+        sqlx::query(RELEASE).fetch_all(&open.writer).await?;
+        Ok(true)
     }
 
     /// Fails if another file or none is at the path, or if the log or index is not the opened one.

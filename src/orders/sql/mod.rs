@@ -219,12 +219,36 @@ impl SqlStore {
         search::search(&self.database, search, after, most).await
     }
 
+    /// The dead letters of an order and of its notifications.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database fails or a row cannot be read.
+    pub async fn dead_letters_of(
+        &self,
+        topup_id: &TopupId,
+    ) -> Result<(Option<GivenUpOrder>, Vec<GivenUpNotification>), StoreError> {
+        let order = unchecked::given_up_order(&self.database, topup_id).await?;
+        Ok((order, notifications::given_up_of(&self.database, topup_id).await?))
+    }
+
     /// The database's plan for a search, one line per step, in the database's own format.
     ///
     /// # Errors
     /// [`StoreError`] if the database fails.
     pub async fn explain(&self, search: &Search, most: u32) -> Result<Vec<String>, StoreError> {
         search::explain(&self.database, search, most).await
+    }
+
+    /// The database's plans for all statements that delete these orders, in the database's own format.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database fails.
+    pub async fn explain_deletion(
+        &self,
+        before: Timestamp,
+        topup_ids: &[String],
+    ) -> Result<Vec<String>, StoreError> {
+        retention::explain(&self.database, before, topup_ids).await
     }
 
     /// Number of orders that meet all criteria.
@@ -426,6 +450,10 @@ impl OrderStore for SqlStore {
         most: u32,
     ) -> Result<Deleted, StoreError> {
         retention::delete_ended(&self.database, before, now, behind, most).await
+    }
+
+    async fn release_space(&self) -> Result<bool, StoreError> {
+        self.database.release_space().await
     }
 
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError> {

@@ -62,10 +62,24 @@ pub(super) async fn given_up(
         let (at, event_id, channel) = (Timestamp::UNIX_EPOCH, row.get("event_id")?, row.get("channel")?);
         Ok(BehindNotification { at, event_id, channel })
     };
-    page(&rows, most, last, |row| {
-        let at = row.get("given_up_at")?;
-        Ok(GivenUpNotification { topup_id: row.parse("topup_id")?, notification: read(row)?, at })
-    })
+    page(&rows, most, last, read_given_up)
+}
+
+/// The dead letters of this order's notifications.
+pub(super) async fn given_up_of(
+    database: &Database,
+    topup_id: &TopupId,
+) -> Result<Vec<GivenUpNotification>, StoreError> {
+    let select = sql(
+        "SELECT topup_id, outcome, incident, channel, status, attempts, next_attempt_at, sent_at, last_error, given_up_at
+         FROM notifications WHERE topup_id = $1 AND status IN ('failed', 'refused')",
+    );
+    database.fetch(select.bind(topup_id.as_str())).await?.iter().map(read_given_up).collect()
+}
+
+fn read_given_up(row: &Row) -> Result<GivenUpNotification, StoreError> {
+    let at = row.get("given_up_at")?;
+    Ok(GivenUpNotification { topup_id: row.parse("topup_id")?, notification: read(row)?, at })
 }
 
 fn position(behind: Option<&BehindNotification>) -> (&str, &str) {

@@ -2,54 +2,49 @@
 //! that no receiver has been notified of, is kept until the notification is delivered or the operator discards it.
 //!
 //! Each call examines the next orders along the index of their end times. Its cursor also passes kept orders, so that
-//! kept orders neither block later ones nor are examined again by the next call.
+//! kept orders neither block later ones nor are examined again by the next call. Every statement finds its rows by the
+//! ids of these orders and an index, however old the statistics of the database are.
+
+use std::collections::HashSet;
 
 use topup_jobs::Timestamp;
 
-use super::database::Database;
-use super::statement::sql;
+use super::database::{Database, Transaction};
+use super::statement::{Statement, sql, sql_built};
 use super::unchecked::{last, position};
 use crate::orders::{Behind, Deleted, StoreError};
 
-/// Statements that delete the rows that refer to an order.
-const DELETE_ROWS: [&str; 4] = [
-    "DELETE FROM reveals WHERE topup_id = $1",
-    "DELETE FROM notifications WHERE topup_id = $1",
-    "DELETE FROM events WHERE topup_id = $1",
-    "DELETE FROM order_events WHERE topup_id = $1",
+/// Selects the next orders by their end time. The rows are not sorted.
+pub(super) const SELECT: &str =
+    "SELECT topup_id, coalesce(fulfilled_at, refunded_at) AS ended_at FROM internet_orders
+     WHERE status IN ('FULFILLED', 'REFUNDED') AND coalesce(fulfilled_at, refunded_at) < $1
+         AND coalesce(fulfilled_at, refunded_at) >= $2
+         AND (coalesce(fulfilled_at, refunded_at) > $2 OR topup_id > $3)
+     ORDER BY coalesce(fulfilled_at, refunded_at), topup_id LIMIT $4";
+
+/// The tables with rows of an order, each with its index by orders. A table that refers to another one goes first.
+const TABLES: [(&str, &str); 5] = [
+    ("reveals", "reveals_by_order"),
+    ("notifications", "notifications_by_order"),
+    ("events", "events_by_order"),
+    ("order_events", "order_events_by_order"),
+    ("internet_orders", "sqlite_autoindex_internet_orders_1"),
 ];
-const DELETE_ORDER: &str = "DELETE FROM internet_orders WHERE topup_id = $1";
 
-/// SQL condition: the order `ended` has an undelivered notification, or an incident that no receiver was notified of.
-/// Refused and failed notifications count, except on the stream and the log, which get no card. The stream notifies no
-/// person, so it does not count as a receiver. An event without a channel counts, because it has no notification.
-macro_rules! unacknowledged {
-    () => {
-        "(EXISTS (SELECT 1 FROM notifications notification
-             WHERE notification.topup_id = ended.topup_id AND (notification.status = 'pending'
-                 OR (notification.status IN ('failed', 'refused') AND notification.channel NOT IN ('events', 'log'))))
-         OR EXISTS (SELECT 1 FROM events incident
-             WHERE incident.topup_id = ended.topup_id AND NOT incident.closed
-                 AND (incident.outcome = 'unresolved'
-                     OR (incident.outcome = 'undelivered' AND incident.about LIKE '%:none'))
-                 AND NOT EXISTS (SELECT 1 FROM notifications notification
-                     WHERE notification.event_id = incident.event_id AND notification.channel <> 'events'
-                         AND notification.status IN ('sent', 'discarded'))))"
-    };
-}
-
-/// Selects the next orders by their end time, with `is_kept` for each. The rows are not sorted.
-pub(super) const SELECT: &str = concat!(
-    "SELECT topup_id, ended_at, (",
-    unacknowledged!(),
-    " OR EXISTS (SELECT 1 FROM reveals
-             WHERE reveals.topup_id = ended.topup_id AND revealed_at IS NULL AND expires_at > $5)) AS is_kept
-         FROM (SELECT topup_id, coalesce(fulfilled_at, refunded_at) AS ended_at FROM internet_orders
-             WHERE status IN ('FULFILLED', 'REFUNDED') AND coalesce(fulfilled_at, refunded_at) < $1
-                 AND coalesce(fulfilled_at, refunded_at) >= $2
-                 AND (coalesce(fulfilled_at, refunded_at) > $2 OR topup_id > $3)
-             ORDER BY coalesce(fulfilled_at, refunded_at), topup_id LIMIT $4) ended"
-);
+/// Condition: the notification is undelivered. Refused and failed notifications count, except on the stream and the
+/// log, which get no card. No partial index of all undelivered notifications fits this condition.
+const UNDELIVERED: &str =
+    "status NOT IN ('sent', 'discarded') AND (status = 'pending' OR channel NOT IN ('events', 'log')) AND ";
+/// Condition: the event is an incident that no receiver was notified of. The stream notifies no person, so it does not
+/// count as a receiver. An event without a channel counts, because it has no notification.
+const UNACKNOWLEDGED: &str =
+    "NOT closed AND (outcome = 'unresolved' OR (outcome = 'undelivered' AND about LIKE '%:none'))
+         AND NOT EXISTS (SELECT 1 FROM notifications notification
+             WHERE notification.event_id = events.event_id AND notification.channel <> 'events'
+                 AND notification.status IN ('sent', 'discarded'))
+         AND ";
+/// Condition: the link can still show the card.
+const SHOWN: &str = "revealed_at IS NULL AND expires_at > $1 AND ";
 
 pub(super) async fn delete_ended(
     database: &Database,
@@ -60,43 +55,125 @@ pub(super) async fn delete_ended(
 ) -> Result<Deleted, StoreError> {
     let select = sql(SELECT);
     let (at, topup_id) = position(behind);
-    let select = select.bind(before).bind(at).bind(topup_id).bind(most).bind(now);
-    let rows = database.fetch(select).await?;
+    let rows = database.fetch(select.bind(before).bind(at).bind(topup_id).bind(most)).await?;
     let is_full = u32::try_from(rows.len()).is_ok_and(|found| found >= most);
     let (mut ids, mut furthest) = (Vec::new(), None);
     for row in &rows {
         let Behind { at, topup_id } = last(row, "ended_at")?;
+        ids.push(topup_id.to_string());
         furthest = furthest.max(Some((at, topup_id)));
-        if !row.get::<bool>("is_kept")? {
-            ids.push(row.get::<String>("topup_id")?);
-        }
     }
-    let behind = furthest.filter(|_| is_full).map(|(at, topup_id)| Behind { at, topup_id });
-    // Several workers may delete the same orders. Locking the orders in the sequence of their ids prevents deadlocks.
-    ids.sort_unstable();
-    let orders = if ids.is_empty() { 0 } else { delete(database, &ids).await? };
-    Ok(Deleted { orders, behind })
+    let behind = furthest.map(|(at, topup_id)| Behind { at, topup_id });
+    let orders = if ids.is_empty() { 0 } else { delete(database, ids, now).await? };
+    Ok(Deleted { orders, behind, more: is_full })
 }
 
-/// Deletes these orders and returns how many. Skips orders deleted meanwhile or kept by a new notification.
-async fn delete(database: &Database, ids: &[String]) -> Result<u32, StoreError> {
-    let mut transaction = database.begin().await?;
-    let mut deleted = 0;
-    for topup_id in ids {
-        // Locks the order, and checks again that no notification or incident keeps it.
-        let claim = sql(concat!(
-            "UPDATE internet_orders AS ended SET version = version + 1 WHERE ended.topup_id = $1 AND NOT ",
-            unacknowledged!()
-        ));
-        if transaction.execute(claim.bind(topup_id.as_str())).await? == 0 {
-            continue;
-        }
-        for delete in DELETE_ROWS {
-            transaction.execute(sql(delete).bind(topup_id.as_str())).await?;
-        }
-        transaction.change("internet_orders", sql(DELETE_ORDER).bind(topup_id.as_str())).await?;
-        deleted += 1;
+/// Deletes these orders, except those that must be kept or that another worker is deleting. Returns how many.
+async fn delete(database: &Database, mut ids: Vec<String>, now: Timestamp) -> Result<u32, StoreError> {
+    let mut open = database.begin().await?;
+    remove_kept(database, &mut open, &mut ids, now).await?;
+    if ids.is_empty() {
+        return Ok(0);
     }
-    transaction.commit().await?;
+    let locked = open.fetch(lock(database, &ids)).await?;
+    ids = locked.iter().map(|row| row.get("topup_id")).collect::<Result<_, _>>()?;
+    // An order may have got a notification before it was locked.
+    remove_kept(database, &mut open, &mut ids, now).await?;
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let mut deleted = 0;
+    for delete in deletions(database, &ids) {
+        deleted = open.execute(delete).await?;
+    }
+    let deleted = u32::try_from(deleted).unwrap_or(u32::MAX);
+    if usize::try_from(deleted).is_ok_and(|deleted| deleted < ids.len()) {
+        return Err(StoreError::NotStored("internet_orders"));
+    }
+    open.commit().await?;
     Ok(deleted)
+}
+
+/// Locks orders. SQLite excludes all other writers anyway. On PostgreSQL an order that another worker has locked is
+/// skipped.
+fn lock(database: &Database, ids: &[String]) -> Statement {
+    let statement = of_orders(database, "SELECT topup_id FROM", "internet_orders", "", None, ids);
+    match database {
+        Database::Sqlite(_) => statement,
+        Database::Postgres(_) => statement.followed_by(" FOR UPDATE SKIP LOCKED"),
+    }
+}
+
+async fn remove_kept(
+    database: &Database,
+    open: &mut Transaction,
+    ids: &mut Vec<String>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for select in keeps(database, ids, now) {
+        let mut kept = HashSet::new();
+        for row in open.fetch(select).await? {
+            kept.insert(row.get::<String>("topup_id")?);
+        }
+        ids.retain(|topup_id| !kept.contains(topup_id));
+    }
+    Ok(())
+}
+
+/// Statements that select those of these orders that must be kept.
+fn keeps(database: &Database, ids: &[String], now: Timestamp) -> [Statement; 3] {
+    let select =
+        |table, condition, now| of_orders(database, "SELECT topup_id FROM", table, condition, now, ids);
+    [
+        select("notifications", UNDELIVERED, None),
+        select("events", UNACKNOWLEDGED, None),
+        select("reveals", SHOWN, Some(now)),
+    ]
+}
+
+fn deletions(database: &Database, ids: &[String]) -> [Statement; 5] {
+    TABLES.map(|(table, _)| of_orders(database, "DELETE FROM", table, "", None, ids))
+}
+
+/// A statement about the rows of these orders that meet the condition, which is empty or ends with `AND`. `now` is the
+/// value of its `$1`, if it has one. SQLite has to be told the index: it would read the whole table if its statistics
+/// are older than most rows.
+fn of_orders(
+    database: &Database,
+    action: &str,
+    table: &str,
+    condition: &str,
+    now: Option<Timestamp>,
+    ids: &[String],
+) -> Statement {
+    let first = 1 + usize::from(now.is_some());
+    let places: Vec<String> = (first..first + ids.len()).map(|number| format!("${number}")).collect();
+    let index = TABLES.iter().find(|(known, _)| *known == table).map(|(_, index)| *index);
+    let indexed = match (database, index) {
+        (Database::Sqlite(_), Some(index)) => format!(" INDEXED BY {index}"),
+        _ => String::new(),
+    };
+    let text = format!("{action} {table}{indexed} WHERE {condition}topup_id IN ({})", places.join(", "));
+    let statement = now.into_iter().fold(sql_built(text), Statement::bind);
+    ids.iter().fold(statement, |statement, topup_id| statement.bind(topup_id.as_str()))
+}
+
+/// The database's plans for all statements of a page with these orders, in its own format.
+pub(super) async fn explain(
+    database: &Database,
+    before: Timestamp,
+    ids: &[String],
+) -> Result<Vec<String>, StoreError> {
+    let select = sql(SELECT).bind(before).bind(Timestamp::UNIX_EPOCH).bind("").bind(100_u32);
+    let mut statements = vec![select, lock(database, ids)];
+    statements.extend(keeps(database, ids, before));
+    statements.extend(deletions(database, ids));
+    let mut plans = Vec::new();
+    for statement in statements {
+        plans.extend(database.explain(statement).await?);
+    }
+    Ok(plans)
 }

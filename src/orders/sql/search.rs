@@ -155,10 +155,5 @@ pub(super) async fn explain(
     search: &Search,
     most: u32,
 ) -> Result<Vec<String>, StoreError> {
-    let (explain, column) = match database {
-        Database::Sqlite(_) => ("EXPLAIN QUERY PLAN", "detail"),
-        Database::Postgres(_) => ("EXPLAIN", "QUERY PLAN"),
-    };
-    let rows = database.fetch(statement(search, None, most).explained(explain)).await?;
-    rows.iter().map(|row| row.get(column)).collect()
+    database.explain(statement(search, None, most)).await
 }

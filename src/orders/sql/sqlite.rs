@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::access::Access;
@@ -44,7 +44,9 @@ pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
 }
 
 async fn open_once(url: &str) -> Result<SqliteFile, StoreError> {
-    let new = options(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+    // An existing file keeps its mode of vacuum.
+    let new = options(url)?.create_if_missing(true).auto_vacuum(SqliteAutoVacuum::Incremental);
+    let new = new.journal_mode(SqliteJournalMode::Wal);
     let path = new.get_filename();
     let _note = Note::open(path, Access::Write)?;
     let is_new = !path.exists();

@@ -49,6 +49,12 @@ impl Statement {
         self
     }
 
+    /// Adds a text of this program without placeholders.
+    pub(in crate::orders) fn followed_by(mut self, end: &str) -> Self {
+        self.text.to_mut().push_str(end);
+        self
+    }
+
     /// The statement that returns the database's plan for `self`; `explain` is the database's keyword.
     pub(in crate::orders) fn explained(self, explain: &str) -> Self {
         Self { text: Cow::Owned(format!("{explain} {}", self.text)), ..self }

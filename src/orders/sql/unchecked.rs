@@ -47,21 +47,30 @@ pub(super) async fn given_up(
     let select = sql(GIVEN_UP);
     let (at, topup_id) = position(behind);
     let rows = database.fetch(select.bind(at).bind(topup_id).bind(most)).await?;
-    page(
-        &rows,
-        most,
-        |row| last(row, "given_up_at"),
-        |row| {
-            Ok(GivenUpOrder {
-                topup_id: row.parse("topup_id")?,
-                status: row.parse("status")?,
-                reason: row.get("given_up")?,
-                at: row.get("given_up_at")?,
-                failed_attempts: row.count("failed_attempts")?,
-                last_error: row.get("last_error")?,
-            })
-        },
-    )
+    page(&rows, most, |row| last(row, "given_up_at"), read_given_up)
+}
+
+/// The dead letter of this order.
+pub(super) async fn given_up_order(
+    database: &Database,
+    topup_id: &TopupId,
+) -> Result<Option<GivenUpOrder>, StoreError> {
+    let select = sql(
+        "SELECT topup_id, status, given_up, given_up_at, failed_attempts, last_error FROM internet_orders
+         WHERE given_up IS NOT NULL AND topup_id = $1",
+    );
+    database.fetch_optional(select.bind(topup_id.as_str())).await?.as_ref().map(read_given_up).transpose()
+}
+
+fn read_given_up(row: &Row) -> Result<GivenUpOrder, StoreError> {
+    Ok(GivenUpOrder {
+        topup_id: row.parse("topup_id")?,
+        status: row.parse("status")?,
+        reason: row.get("given_up")?,
+        at: row.get("given_up_at")?,
+        failed_attempts: row.count("failed_attempts")?,
+        last_error: row.get("last_error")?,
+    })
 }
 
 fn unchecked(row: &Row) -> Result<UncheckedOrder, StoreError> {

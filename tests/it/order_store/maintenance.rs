@@ -15,6 +15,7 @@ super::on_both!(
     undelivered_and_unresolved_orders_are_kept_until_they_are_acknowledged,
     kept_orders_do_not_hide_deletable_orders_on_later_pages,
     concurrent_workers_delete_each_order_once,
+    statements_that_delete_use_indexes_among_a_hundred_thousand_orders,
     a_rekey_after_an_interruption_encrypts_the_remaining_cards,
     concurrent_rekeys_lose_no_card,
 );
@@ -177,7 +178,7 @@ async fn kept_orders_do_not_hide_deletable_orders_on_later_pages(database: &Test
     loop {
         let part = store.delete_ended(at(50), at(60), behind.as_ref(), 25).await.unwrap();
         (deleted, calls, behind) = (deleted + part.orders, calls + 1, part.behind);
-        if behind.is_none() {
+        if !part.more {
             break;
         }
     }
@@ -197,6 +198,78 @@ async fn concurrent_workers_delete_each_order_once(database: &TestDatabase) {
     let rest = stores[0].delete_ended(at(50), at(60), None, 30).await.unwrap().orders;
     assert_eq!(first + rest, 40);
     assert_eq!(database.column("SELECT topup_id FROM internet_orders").await, [""; 0]);
+}
+
+/// Each statement finds its rows by index, although the statistics of the database are those of a few orders.
+async fn statements_that_delete_use_indexes_among_a_hundred_thousand_orders(database: &TestDatabase) {
+    let store = database.store().await;
+    let fill = |first: u32, last: u32, status: &str| {
+        let insert = |id: &str, time: &str, numbers: &str| {
+            let ended = format!(
+                "{numbers} INSERT INTO internet_orders (topup_id, status, tracked_at, polling_since,
+                     fulfilled_at, polls, delays, not_found, overdue, version)
+                 SELECT {id}, 'FULFILLED', {time}, {time}, {time}, 1, 0, 0, {no}, 1 FROM n;",
+                no = if numbers.contains("RECURSIVE") { "0" } else { "FALSE" }
+            );
+            let event = format!(
+                "{numbers} INSERT INTO events (event_id, topup_id, outcome, recorded_at, body)
+                 SELECT 'evt_' || {id}, {id}, 'fulfilled', {time}, '{{}}' FROM n;"
+            );
+            let notification = format!(
+                "{numbers} INSERT INTO notifications
+                     (event_id, topup_id, outcome, channel, status, attempts, next_attempt_at)
+                 SELECT 'evt_' || {id}, {id}, 'fulfilled', 'sms', '{status}', 1, {time} FROM n;"
+            );
+            let link = format!(
+                "{numbers} INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
+                 SELECT {id}, {id}, 'sms', {time}, {time}, 1 FROM n;"
+            );
+            let entry = format!(
+                "{numbers} INSERT INTO order_events (topup_id, recorded_at, kind)
+                 SELECT {id}, {time}, 'order' FROM n;"
+            );
+            [ended, event, notification, link, entry].concat()
+        };
+        let sqlite = insert(
+            "printf('%024x', n)",
+            "strftime('%Y-%m-%dT%H:%M:%f+00:00', 1750000000 + n, 'unixepoch')",
+            &format!(
+                "WITH RECURSIVE n(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM n WHERE n < {last})"
+            ),
+        );
+        let postgres = insert(
+            "lpad(to_hex(n), 24, '0')",
+            "to_timestamp(1750000000 + n)",
+            &format!("WITH n AS (SELECT n FROM generate_series({first}, {last}) n)"),
+        );
+        (sqlite, postgres)
+    };
+    let execute = async |(sqlite, postgres): (String, String)| database.execute(&sqlite, &postgres).await;
+    let tables = ["internet_orders", "events", "notifications", "order_events", "reveals"];
+    let off = tables.map(|table| format!("ALTER TABLE {table} SET (autovacuum_enabled = off);")).concat();
+    execute(("SELECT 1".to_owned(), off)).await;
+    execute(fill(1, 50, "sent")).await;
+    execute(("ANALYZE".to_owned(), "ANALYZE".to_owned())).await;
+    execute(fill(51, 50_000, "sent")).await;
+    execute(fill(50_001, 100_000, "pending")).await;
+
+    let before = "2026-01-01T00:00:00Z".parse().unwrap();
+    let ids: Vec<String> = (49_951..=50_050).map(|number| id(number).to_string()).collect();
+    let plan = store.explain_deletion(before, &ids).await.unwrap().join("\n");
+    assert!(plan.contains("orders_by_end_and_id"), "{plan}");
+    for scan in ["Seq Scan", "SCAN ", "notifications_pending", "notifications_undelivered", "TEMP B-TREE"] {
+        assert!(!plan.contains(scan), "{scan} in\n{plan}");
+    }
+    let (mut deleted, mut behind) = (0, None);
+    loop {
+        let part = store.delete_ended(before, before, behind.as_ref(), 1_000).await.unwrap();
+        (deleted, behind) = (deleted + part.orders, part.behind);
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(deleted, 50_000);
+    assert_eq!(database.column("SELECT min(topup_id) FROM internet_orders").await, [id(50_001).to_string()]);
 }
 
 async fn a_rekey_after_an_interruption_encrypts_the_remaining_cards(database: &TestDatabase) {
@@ -247,4 +320,38 @@ async fn concurrent_rekeys_lose_no_card(database: &TestDatabase) {
     for number in 1..=30 {
         assert_eq!(alone.card(&id(number)).await.unwrap().unwrap().card_code.reveal(), CARD);
     }
+}
+
+#[tokio::test]
+async fn a_sqlite_file_shrinks_after_most_orders_are_deleted() {
+    let database = TestDatabase::sqlite();
+    let store = database.store().await;
+    database
+        .execute(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+             INSERT INTO internet_orders (topup_id, status, tracked_at, polling_since, fulfilled_at, polls, delays,
+                 not_found, overdue, version, metadata)
+             SELECT printf('%024x', n), 'FULFILLED', '2025-01-01T00:00:00+00:00', '2025-01-01T00:00:00+00:00',
+                 '2025-01-01T00:00:00+00:00', 1, 0, 0, 0, 1, '{\"note\":\"' || hex(randomblob(300)) || '\"}' FROM n",
+            "",
+        )
+        .await;
+    let pages = async || {
+        let pages = database.column("SELECT CAST(page_count AS TEXT) FROM pragma_page_count").await;
+        pages[0].parse::<u32>().unwrap()
+    };
+    let full = pages().await;
+    assert!(!store.release_space().await.unwrap(), "a file without unused pages stays as it is");
+    let mut behind = None;
+    loop {
+        let part = store.delete_ended(at(0), at(0), behind.as_ref(), 1_000).await.unwrap();
+        behind = part.behind;
+        if !part.more {
+            break;
+        }
+    }
+    while store.release_space().await.unwrap() {}
+    let left = pages().await;
+    assert!(left < full / 2 && left > 0, "{full} pages became {left}");
+    assert_eq!(database.column("PRAGMA integrity_check").await, ["ok"]);
 }

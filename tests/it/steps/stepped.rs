@@ -282,6 +282,10 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.inner.delete_ended(before, now, behind, most).await
     }
 
+    async fn release_space(&self) -> Result<bool, StoreError> {
+        self.inner.release_space().await
+    }
+
     async fn rekey(&self, behind: Option<&TopupId>, most: u32) -> Result<Rekeyed, StoreError> {
         self.inner.rekey(behind, most).await
     }
