@@ -1,6 +1,6 @@
 //! Checks every few seconds whether the database answers, can be written, and is still the one of this worker's start.
 //!
-//! A check is two small queries. Thanks to it, `/readyz` reports an unreachable database before a job fails on it.
+//! A check is two small queries, and every 15 seconds a rehearsal of an order. Thanks to it, `/readyz` reports an unreachable database before a job fails on it.
 //! After a failed check the worker claims no jobs, because another worker may still reach the database.
 
 use std::future::Future;
@@ -16,6 +16,9 @@ use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 
 /// Pause between two checks. `TIME_SCALE` changes no duration of this file.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which an order is rehearsed: stored, changed, read and deleted in a transaction that is rolled back. It
+/// is shorter than the pause after which `restore` has a notification sent again whose delivery is not recorded.
+const REHEARSAL: Duration = Duration::from_secs(15);
 /// Pause after a failed check.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A check has failed if the database does not answer within this time.
@@ -90,9 +93,20 @@ impl StoreWatch {
     /// Checks the database until the worker must stop using it, and returns the reason.
     pub(crate) async fn run(self) -> anyhow::Error {
         let (mut pause, mut calls_failed_at) = (INTERVAL, None::<Instant>);
+        // The worker has rehearsed an order before it joined.
+        let mut rehearsed_at = Some(Instant::now());
         loop {
             sleep(pause).await;
-            let looked = timeout(ANSWER_WITHIN, self.store.look()).await;
+            let looked = timeout(ANSWER_WITHIN, async {
+                let marks = self.store.look().await?;
+                if rehearsed_at.is_none_or(|at| at.elapsed() >= REHEARSAL) {
+                    rehearsed_at = None;
+                    self.store.rehearse().await?;
+                    rehearsed_at = Some(Instant::now());
+                }
+                Ok(marks)
+            });
+            let looked = looked.await;
             if matches!(looked, Ok(Ok(_))) {
                 self.claims.end();
                 pause = INTERVAL;

@@ -1,6 +1,7 @@
 //! Errors of the store. Their messages say what to do, and contain no value of an order.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 
 use super::DecryptionError;
 use super::withheld::{is_raised, withhold};
@@ -9,7 +10,7 @@ use super::withheld::{is_raised, withhold};
 pub(crate) const NO_ANSWER: &str = "the database does not answer";
 
 /// SQLite's code for an error in a statement, such as an unknown table.
-const SQLITE_ERROR: &str = "1";
+pub(super) const SQLITE_ERROR: &str = "1";
 
 /// The keys of a worker do not match the store, so it must not encrypt cards with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,10 +40,10 @@ pub enum StoreError {
     /// The database, or the connection to it, returned an error.
     #[error("the database call failed")]
     Database(#[source] sqlx::Error),
-    /// The database did not carry out a write and returned no error. Contains the name of the table.
+    /// The database carried out a write in part or not at all, and returned no error. Contains the name of the table.
     #[error(
-        "the database does not store changes of its table {0}, and returns no error: a trigger or rule of this table \
-         suppresses them; remove it"
+        "the database does not store what this program writes to its table {0}, and returns no error: a trigger, rule or \
+         view suppresses or alters it; remove it"
     )]
     NotStored(&'static str),
     /// The tables could not be brought up to date.
@@ -156,6 +157,11 @@ impl StoreError {
     fn is_of_full_disk(&self) -> bool {
         // SQLITE_FULL, and PostgreSQL's disk_full.
         self.has_code(&["13", "53100"])
+            || self.is_of_disk(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded])
+    }
+
+    fn is_of_disk(&self, kinds: &[ErrorKind]) -> bool {
+        matches!(self.of_database(), Some(sqlx::Error::Io(error)) if kinds.contains(&error.kind()))
     }
 
     /// Whether SQLite cannot open the database file, its log or its index.
@@ -175,6 +181,7 @@ impl StoreError {
         // SQLITE_READONLY with its extended codes, and PostgreSQL's read_only_sql_transaction.
         let sqlite = |code: &str| code.parse::<u32>().is_ok_and(|code| code % 256 == 8 && code < 8 * 256);
         self.code().is_some_and(|code| code == "25006" || sqlite(&code))
+            || self.is_of_disk(&[ErrorKind::ReadOnlyFilesystem])
     }
 
     /// Whether the database cannot be reached now, so that waiting may help.
@@ -214,7 +221,11 @@ impl StoreError {
             Self::Foreign => Some("the tables of the database are not those of topup-worker"),
             Self::Keys(_) => Some("the encryption keys do not fit the database"),
             Self::LogOfAnother(_) => Some("the write-ahead log of the database belongs to another file"),
-            Self::NotStored(_) => Some("a trigger or rule of the database suppresses changes"),
+            Self::NotStored(_) => {
+                Some("a trigger, rule or view of the database suppresses or alters changes")
+            }
+            // The code of such an error may be any that its author has chosen.
+            error if error.is_raised() => Some("a trigger or function of the database fails"),
             error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
             error if error.is_of_failing_disk() => Some("the disk of the database fails or is full"),
@@ -234,7 +245,6 @@ impl StoreError {
                 Some("a pooler in transaction mode stands before the database; use its session mode")
             }
             error if error.is_of_absence() => Some(NO_ANSWER),
-            error if error.is_raised() => Some("a trigger or function of the database fails"),
             error if error.is_of_constraint() => Some("a constraint of the database refuses rows"),
             error => error.is_of_statement().then_some("the database refuses the statements of this program"),
         }
@@ -267,8 +277,8 @@ impl StoreError {
 
     /// Whether the database cannot run a statement at all, whatever its values are.
     fn is_of_statement(&self) -> bool {
-        // PostgreSQL's classes for refused values, conflicts, time limits and locks are not: another call may succeed.
-        let passes = |code: &str| ["22", "40", "55", "57"].iter().any(|class| code.starts_with(class));
+        // PostgreSQL's classes for conflicts, time limits and locks are not: another call may succeed.
+        let passes = |code: &str| ["40", "55", "57"].iter().any(|class| code.starts_with(class));
         self.code().is_some_and(|code| if code.len() == 5 { !passes(&code) } else { code == SQLITE_ERROR })
     }
 

@@ -10,55 +10,60 @@ use std::fmt;
 use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::postgres::PgDatabaseError;
 
+use super::error::SQLITE_ERROR;
+use super::sql::migrations::SQLITE;
+
 /// SQLite's `SQLITE_CONSTRAINT_TRIGGER`: `RAISE` in a trigger.
 const RAISED_SQLITE: &str = "1811";
 
-/// An error of the database without its text.
+/// An error of the database without its text: a trigger, function or constraint of the operator refuses something.
 #[derive(Debug)]
 pub(super) struct Withheld {
     text: String,
     code: String,
-    kind: Kind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A trigger or function has failed.
-    Raised,
-    /// The database refuses a value.
-    Value,
-}
-
-/// Replaces the text of an error if it may contain a value of an order.
+/// Replaces the text of an error if it may contain a value of an order, or a name that the operator has chosen.
 pub(super) fn withhold(error: sqlx::Error) -> sqlx::Error {
     let withheld = error.as_database_error().and_then(|error| {
         let code = error.code()?.into_owned();
-        let (kind, what) = match kind(error, &code)? {
-            Kind::Raised => (Kind::Raised, "a trigger or function of the database has failed"),
-            Kind::Value => (Kind::Value, "the database refuses a value"),
+        let text = match error.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) if is_foreign(error, &code) => {
+                format!("a trigger or function of the database has failed (code {code}; its log may have the text)")
+            }
+            None if code == RAISED_SQLITE || names_another(error, &code) => {
+                format!("a trigger of the database has failed (code {code})")
+            }
+            _ => return None,
         };
-        let text = format!("{what} (code {code}; the log of the database may have its text)");
-        Some(Withheld { text, code, kind })
+        Some(Withheld { text, code })
     });
     withheld.map_or(error, |withheld| sqlx::Error::Database(Box::new(withheld)))
 }
 
 /// Whether a trigger or function of the operator caused this error.
 pub(super) fn is_raised(error: &dyn DatabaseError) -> bool {
-    error.try_downcast_ref::<Withheld>().is_some_and(|withheld| withheld.kind == Kind::Raised)
+    error.try_downcast_ref::<Withheld>().is_some()
 }
 
-fn kind(error: &dyn DatabaseError, code: &str) -> Option<Kind> {
-    let has_context = |error: &PgDatabaseError| error.r#where().is_some();
+/// Whether code of the operator has failed: `RAISE` of PL/pgSQL (class P0) with any code, an error in a function, or a
+/// value (class 22) that a constraint or generated column cannot use. This program writes only values that fit.
+fn is_foreign(error: &PgDatabaseError, code: &str) -> bool {
     // Waits that end early (lock conflicts, time limits, shutdowns) have a context without any function, too.
     let of_a_wait = ["40", "55", "57"].iter().any(|class| code.starts_with(class));
-    let in_a_function = !of_a_wait && error.try_downcast_ref().is_some_and(has_context);
-    // P0: `RAISE` of PL/pgSQL. 22: data exceptions. SQLSTATEs have five characters, and SQLite's codes have fewer.
-    if in_a_function || code.starts_with("P0") || code == RAISED_SQLITE {
-        Some(Kind::Raised)
-    } else {
-        (code.len() == 5 && code.starts_with("22")).then_some(Kind::Value)
-    }
+    // The source files of PL/pgSQL, PL/Python, PL/Perl and PL/Tcl are named pl….
+    let of_a_language = error.file().is_some_and(|file| file.starts_with("pl"));
+    let in_a_function = error.r#where().is_some() && (!of_a_wait || of_a_language);
+    in_a_function || code.starts_with("P0") || code.starts_with("22")
+}
+
+/// Whether SQLite misses a table, column or function that no migration of this program names, so that a trigger or view
+/// of the operator must name it.
+fn names_another(error: &dyn DatabaseError, code: &str) -> bool {
+    let Some((what, name)) = error.message().rsplit_once([':', ' ']) else { return false };
+    let name = name.trim().rsplit('.').next().unwrap_or_default();
+    let is_missing = code == SQLITE_ERROR && (what.starts_with("no such") || what.contains("has no column"));
+    is_missing && !SQLITE.iter().any(|migration| migration.sql.as_str().contains(name))
 }
 
 impl fmt::Display for Withheld {

@@ -1,5 +1,7 @@
 //! Whether Redis can be used, judged by the commands of all tasks of this process. A change is logged once.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,14 +22,14 @@ pub struct RedisHealth {
     down: Arc<AtomicBool>,
     /// Whether a refused login has been logged since Redis last answered.
     login_refused: Arc<AtomicBool>,
-    refusal: Arc<Mutex<Option<Refusal>>>,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
-/// The last refusal of a command by a reachable Redis.
-#[derive(Debug)]
-struct Refusal {
-    words: String,
-    logged: Instant,
+/// Refusals of commands by a reachable Redis.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// When each refusal was last logged, by its description.
+    logged: HashMap<String, Instant>,
     /// When Redis last refused a command that jobs need.
     stopped: Option<Instant>,
 }
@@ -38,8 +40,7 @@ impl RedisHealth {
     /// # Errors
     /// The reason why Redis cannot be used.
     pub fn check(&self) -> Result<(), &'static str> {
-        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopped = refusal.as_ref().and_then(|refusal| refusal.stopped);
+        let stopped = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).stopped;
         if self.down.load(Ordering::Relaxed) {
             Err("Redis does not answer")
         } else if stopped.is_some_and(|at| at.elapsed() < REFUSAL_LASTS) {
@@ -76,19 +77,15 @@ impl RedisHealth {
     }
 
     fn refused(&self, words: String, stops_work: bool) {
-        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = refusal.as_ref().filter(|known| known.words == words).map(|known| known.logged);
-        let due = known.is_none_or(|logged| logged.elapsed() >= REFUSAL_LOGGED_EVERY);
-        if due {
-            tracing::error!(error = words, "Redis refuses a command; trying again");
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.logged.retain(|_, logged| logged.elapsed() < REFUSAL_LOGGED_EVERY);
+        if let Entry::Vacant(vacant) = refusals.logged.entry(words) {
+            tracing::error!(error = vacant.key(), "Redis refuses a command; trying again");
+            vacant.insert(Instant::now());
         }
-        let now = Instant::now();
-        let before = refusal.as_ref().and_then(|before| before.stopped);
-        *refusal = Some(Refusal {
-            words,
-            logged: known.filter(|_| !due).unwrap_or(now),
-            stopped: if stops_work { Some(now) } else { before },
-        });
+        if stops_work {
+            refusals.stopped = Some(Instant::now());
+        }
     }
 
     fn down(&self, why: &str) {

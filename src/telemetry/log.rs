@@ -24,7 +24,9 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
     let ours = metadata.target().starts_with("topup_");
     // At INFO apalis logs its starts and stops. These lines are hidden, because this service logs its own.
     let quiet = metadata.target().starts_with("apalis") && *metadata.level() > Level::WARN;
-    ours || (*metadata.level() <= Level::INFO && !quiet)
+    // A trigger of the database may put a phone number into a notice.
+    let notice = metadata.target() == "sqlx::postgres::notice";
+    ours || (*metadata.level() <= Level::INFO && !quiet && !notice)
 }
 
 /// Sets up the log on standard error, and reports mistakes in `RUST_LOG` there.

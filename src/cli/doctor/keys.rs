@@ -1,7 +1,5 @@
 //! Checks the types of the keys in Redis that begin with the prefix, and counts the waiting messages and jobs.
 
-use std::fmt::Write;
-
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 use topup_jobs::JobName;
@@ -81,7 +79,7 @@ struct Waiting {
 
 async fn queues(connection: &MultiplexedConnection, names: &Names) -> Check {
     match count(connection, names).await {
-        Ok(waiting) => tell(&waiting, names),
+        Ok(waiting) => tell(&waiting),
         Err(error) if error.to_string().contains("WRONGTYPE") => {
             Check::skip(QUEUES, format!("nothing can be counted until {TYPES} is corrected"))
         }
@@ -120,7 +118,7 @@ async fn count(connection: &MultiplexedConnection, names: &Names) -> RedisResult
     Ok(waiting)
 }
 
-fn tell(waiting: &Waiting, names: &Names) -> Check {
+fn tell(waiting: &Waiting) -> Check {
     let Waiting { workers, inbox, jobs, dead, rejected } = waiting;
     let dead: Vec<_> = dead.iter().filter(|(_, count)| *count > 0).collect();
     let dead_letters = dead.iter().map(|(_, count)| count).sum();
@@ -135,14 +133,11 @@ fn tell(waiting: &Waiting, names: &Names) -> Check {
     if dead_letters == 0 && *rejected == 0 {
         return Check::ok(QUEUES, found);
     }
-    let mut advice = String::from("list them with");
-    for (job, _) in dead {
-        let _ = write!(advice, " `redis-cli SMEMBERS '{}:dead'`", names.queue(*job));
-    }
-    if *rejected > 0 {
-        let _ = write!(advice, " `redis-cli XRANGE '{}' - +`", names.rejected());
-    }
-    advice.push_str("; docs/operations.md explains each reason and what to do");
+    let commands =
+        [(dead_letters > 0, "`topup-worker dead-letters`"), (*rejected > 0, "`topup-worker rejected`")];
+    let commands: Vec<_> =
+        commands.into_iter().filter_map(|(is_due, command)| is_due.then_some(command)).collect();
+    let advice = format!("list them with {}; docs/operations.md explains what to do", commands.join(" and "));
     Check::warn(QUEUES, found, advice)
 }
 
@@ -237,7 +232,7 @@ mod tests {
     #[test]
     fn dead_letters_and_rejected_messages_are_a_warning_with_commands_that_show_them() {
         let mut waiting = Waiting { workers: 2, inbox: 1, jobs: 3, ..Waiting::default() };
-        let check = tell(&waiting, &names());
+        let check = tell(&waiting);
         assert_eq!(
             check,
             Check::ok(
@@ -247,11 +242,10 @@ mod tests {
         );
         waiting.dead = vec![(JobName::PollTopup, 0), (JobName::RecheckTopup, 1)];
         waiting.rejected = 4;
-        let check = tell(&waiting, &names());
+        let check = tell(&waiting);
         assert_eq!(check.verdict, Verdict::Warn);
         let advice = check.advice.unwrap();
-        assert!(advice.contains("SMEMBERS '{topup}:recheck-topup:dead'"), "{advice}");
-        assert!(advice.contains("XRANGE '{topup}:rejected' - +"), "{advice}");
+        assert!(advice.contains("`topup-worker dead-letters` and `topup-worker rejected`"), "{advice}");
         assert!(!advice.contains("poll-topup"), "{advice}");
     }
 }

@@ -32,7 +32,8 @@ pub(super) fn unreachable(place: &str, error: &sqlx::Error) -> Check {
             "raise max_connections or the CONNECTION LIMIT of role or database; a worker opens DATABASE_CONNECTIONS",
         ),
         (Some("57P03"), _) => ("it is starting or stopping", "wait, and run this again"),
-        (_, sqlx::Error::Tls(_)) => (
+        // A certificate that is not trusted is an error of the connection's data.
+        _ if is_of_tls(error) => (
             "no TLS connection came about",
             "check sslmode and sslrootcert in DATABASE_URL and the server's certificate",
         ),
@@ -44,8 +45,20 @@ pub(super) fn unreachable(place: &str, error: &sqlx::Error) -> Check {
     Check::fail(STORE, format!("{place}: {found}"), advice)
 }
 
-pub(super) fn unwritable(place: &str, error: &sqlx::Error) -> Check {
+fn is_of_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        error => matches!(error, sqlx::Error::Tls(_)),
+    }
+}
+
+/// `is_made` says whether the tables exist.
+pub(super) fn unwritable(place: &str, error: &sqlx::Error, is_made: bool) -> Check {
     let (found, advice) = match code(error).as_deref() {
+        Some("42501") if is_made => (
+            "this user may not use all of its tables",
+            "grant it SELECT, INSERT, UPDATE and DELETE on them, and what their views, triggers and functions use",
+        ),
         Some("42501") => (
             "this user may not create tables",
             "`GRANT CREATE ON SCHEMA public TO …`, or let the database belong to this user",

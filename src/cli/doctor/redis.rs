@@ -120,7 +120,11 @@ fn unreachable(error: &RedisError) -> Check {
              written as %XX, and the user `default` may be left out",
         )
     } else if error.code() == Some("NOAUTH") {
-        ("Redis requires a password", "add it to REDIS_URL: redis://:password@host:port, or user:password")
+        (
+            "Redis or a Sentinel requires a password",
+            "add it to REDIS_URL: redis://:password@host:port, or user:password; that of the Sentinels is \
+             ?sentinel_password=…",
+        )
     } else if is_forbidden(error) {
         (
             "this user may not use the database of REDIS_URL",

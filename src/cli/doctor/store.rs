@@ -29,11 +29,11 @@ pub(super) async fn look(url: &str, cipher: &CardCipher) -> (Vec<Check>, Option<
         Ok(Err(error)) => return (unopened(unusable(&place, &error), server), None),
         Err(_elapsed) => return (unopened(silent(&place, server), server), None),
     };
-    let written = limited(STORE, async { write(&place, inspector.try_write().await) }).await;
     let tables = inspector.tables().await;
     let is_usable = matches!(tables, Ok(Tables::UpToDate | Tables::Newer));
+    let written = limited(STORE, async { write(&place, inspector.try_write().await, is_usable) }).await;
     let mut checks = vec![if is_usable && written.verdict == Verdict::Ok {
-        limited(STORE, async { write(&place, rehearse(url).await.map(|()| true)) }).await
+        limited(STORE, async { write(&place, rehearse(url, cipher).await.map(|()| true), true) }).await
     } else {
         written
     }];
@@ -98,6 +98,10 @@ fn unusable(file: &str, error: &InspectError) -> Check {
             format!("{file} cannot be created in its folder"),
             "let the user of this program write to the folder, or correct DATABASE_URL",
         ),
+        InspectError::Disk(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+            (format!("the file system of {file} is read-only"), "make it writable, or correct DATABASE_URL")
+        }
+        InspectError::Disk(_) => (format!("the disk of {file} is full"), "free space or inodes on that disk"),
         InspectError::Open(error) if code(error).as_deref() == Some("26") => {
             (format!("{file} is not an SQLite database"), "move that file away, or correct DATABASE_URL")
         }
@@ -140,7 +144,8 @@ fn unfit(place: &str, why: &str) -> Check {
     Check::fail(STORE, format!("{place}: {found}"), advice.to_owned())
 }
 
-fn write(file: &str, written: Result<bool, StoreError>) -> Check {
+/// `is_made` says whether the tables exist.
+fn write(file: &str, written: Result<bool, StoreError>, is_made: bool) -> Check {
     match written {
         Ok(true) => Check::ok(STORE, format!("{file} opens and can be written (nothing was left in it)")),
         Ok(false) => Check::warn(
@@ -149,13 +154,15 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
             "find the frozen worker, and resume or kill it",
         ),
         Err(StoreError::Unfit(why)) => unfit(file, &why),
-        Err(StoreError::Database(error)) if is_of_full_disk(&error) => {
-            Check::fail(STORE, format!("{file} cannot grow: the disk is full"), "free space on that disk")
-        }
+        Err(StoreError::Database(error)) if is_of_full_disk(&error) => Check::fail(
+            STORE,
+            format!("{file} cannot grow: the disk is full"),
+            "free space or inodes on that disk",
+        ),
         Err(StoreError::NotStored(table)) => Check::fail(
             STORE,
-            format!("{file} does not store changes of its table {table}, and returns no error"),
-            "remove the trigger or rule of that table which suppresses them",
+            format!("{file} does not store what is written to its table {table}, and returns no error"),
+            "remove the trigger, rule or view that suppresses or alters it",
         ),
         Err(error) if error.is_of_definitions() => Check::fail(
             STORE,
@@ -164,7 +171,7 @@ fn write(file: &str, written: Result<bool, StoreError>) -> Check {
              must have a value",
         ),
         Err(StoreError::Database(error)) if postgres::code(&error).is_some() => {
-            postgres::unwritable(file, &error)
+            postgres::unwritable(file, &error, is_made)
         }
         Err(error) => Check::fail(
             STORE,

@@ -199,21 +199,29 @@ impl Transaction {
         self.fetch_optional(stored).await?.map(|_| false).ok_or(StoreError::NotStored(table))
     }
 
-    /// Runs a statement that may rightly change nothing; returns whether it changed a row of `table`. `unchanged`
-    /// selects a row if the statement should have changed it.
+    /// Runs a statement that may rightly change nothing, and returns what it returns of the changed row of `table`.
+    /// `unchanged` selects a row if the statement should have changed it.
     pub(in crate::orders) async fn change_if(
         &mut self,
         table: &'static str,
         statement: Statement,
         unchanged: Statement,
-    ) -> Result<bool, StoreError> {
-        if self.execute(statement).await? > 0 {
-            return Ok(true);
+    ) -> Result<Option<Row>, StoreError> {
+        if let Some(row) = self.fetch_optional(statement).await? {
+            return Ok(Some(row));
         }
         match self.fetch_optional(unchanged).await? {
             Some(_) => Err(StoreError::NotStored(table)),
-            None => Ok(false),
+            None => Ok(None),
         }
+    }
+
+    /// Has PostgreSQL check now what it would check at the commit.
+    pub(in crate::orders) async fn check_constraints(&mut self) -> Result<(), StoreError> {
+        if let Self::Postgres(open) = self {
+            open.execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        }
+        Ok(())
     }
 
     /// Runs a statement and returns its rows; it may also write, with `RETURNING`.

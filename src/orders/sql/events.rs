@@ -3,7 +3,7 @@
 use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
 
 use super::database::{Database, Transaction};
-use super::statement::sql;
+use super::statement::{Row, Statement, sql};
 use super::{json, read_json};
 use crate::orders::{NewEvent, StoreError};
 
@@ -115,7 +115,15 @@ pub(super) async fn event(
     database: &Database,
     notification: &NotifyCustomer,
 ) -> Result<Option<Event>, StoreError> {
-    let select = sql("SELECT body FROM events WHERE event_id = $1");
-    let row = database.fetch_optional(select.bind(notification.event_id().as_str())).await?;
-    row.map(|row| read_json(&row.get::<String>("body")?, "event")).transpose()
+    let select = select(notification.event_id().as_str());
+    database.fetch_optional(select).await?.map(|row| read(&row)).transpose()
+}
+
+/// Selects an event for [`read`].
+pub(super) fn select(event_id: &str) -> Statement {
+    sql("SELECT body FROM events WHERE event_id = $1").bind(event_id)
+}
+
+pub(super) fn read(row: &Row) -> Result<Event, StoreError> {
+    read_json(&row.get::<String>("body")?, "event")
 }

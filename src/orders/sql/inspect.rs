@@ -36,6 +36,9 @@ pub(crate) enum InspectError {
     /// The file cannot be opened, or is not a database.
     #[error("the file cannot be opened")]
     Open(#[source] sqlx::Error),
+    /// The disk of the file is full or read-only.
+    #[error("the disk of the file cannot be written")]
+    Disk(#[source] std::io::Error),
     /// The file is beside another file's write-ahead log, or the log that workers have open is gone.
     #[error(transparent)]
     Log(StoreError),
@@ -84,10 +87,10 @@ pub(crate) fn place(url: &str) -> Option<String> {
     }
 }
 
-/// Writes to every table of an existing database as the worker does, and rolls this back.
-pub(crate) async fn rehearse(url: &str) -> Result<(), StoreError> {
+/// Stores, changes, reads and deletes an order in an existing database as jobs do, and rolls this back.
+pub(crate) async fn rehearse(url: &str, cipher: &CardCipher) -> Result<(), StoreError> {
     let database = Database::connect(url, Access::Write).await?;
-    let rehearsed = rehearsal::rehearse(&database).await;
+    let rehearsed = rehearsal::rehearse(&database, Some(cipher)).await;
     database.close().await;
     rehearsed
 }
@@ -209,10 +212,15 @@ async fn open_file(url: &str) -> Result<(SqliteConnection, PathBuf), InspectErro
     Note::open(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
     let path = options.get_filename().to_owned();
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
-    let mut connection = SqliteConnection::connect_with(&options).await.map_err(InspectError::Open)?;
+    // A full or read-only disk keeps SQLite from making its files, which it reports like a missing permission.
+    let unopened = |error| match try_disk(&real(&path)) {
+        Err(disk) if is_of_disk(&disk) => InspectError::Disk(disk),
+        _ => InspectError::Open(error),
+    };
+    let mut connection = SqliteConnection::connect_with(&options).await.map_err(unopened)?;
     // SQLite reads the file only with the first statement, so this one shows whether it is a database.
     let asked = sqlx::query("SELECT count(*) FROM sqlite_master").execute(&mut connection).await;
-    asked.map_err(InspectError::Open)?;
+    asked.map_err(unopened)?;
     Ok((connection, path))
 }
 
@@ -225,10 +233,15 @@ impl From<InspectError> for StoreError {
                 Self::Missing(absolute.display().to_string())
             }
             InspectError::Log(error) | InspectError::Unfit(error) => error,
-            InspectError::Folder(error) => Self::Database(sqlx::Error::Io(error)),
+            InspectError::Folder(error) | InspectError::Disk(error) => Self::Database(sqlx::Error::Io(error)),
             InspectError::Open(error) | InspectError::Connect(error) => Self::Database(error),
         }
     }
+}
+
+fn is_of_disk(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 /// Fails if no file can be created and written beside this one. Tries it with a file that is removed again.

@@ -43,12 +43,13 @@ pub(super) async fn instruct(
 async fn cancel(open: &mut Transaction, request: &TrackTopup, now: Timestamp) -> Result<(), StoreError> {
     let update =
         sql("UPDATE internet_orders SET next_check_at = NULL, cancelled_at = $1, version = version + 1
-         WHERE topup_id = $2 AND next_check_at IS NOT NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
+         WHERE topup_id = $2 AND next_check_at IS NOT NULL AND status NOT IN ('FULFILLED', 'REFUNDED')
+         RETURNING topup_id");
     let tracked = sql("SELECT topup_id FROM internet_orders
          WHERE topup_id = $1 AND next_check_at IS NOT NULL AND status NOT IN ('FULFILLED', 'REFUNDED')");
     let tracked = tracked.bind(request.topup_id.as_str());
     let update = update.bind(now).bind(request.topup_id.as_str());
-    if open.change_if("internet_orders", update, tracked).await? {
+    if open.change_if("internet_orders", update, tracked).await?.is_some() {
         note(open, request, CANCELLED, now).await?;
     }
     Ok(())

@@ -14,7 +14,7 @@ mod history;
 pub(super) mod inspect;
 mod instruct;
 mod marks;
-mod migrations;
+pub(super) mod migrations;
 mod note;
 mod notifications;
 mod orders;
@@ -130,9 +130,9 @@ impl SqlStore {
         marks::try_keys(&self.database, self.cipher()?).await
     }
 
-    /// Writes to every table, and rolls this back.
+    /// Stores, changes, reads and deletes an order as jobs do, and rolls this back.
     pub(crate) async fn rehearse(&self) -> Result<(), StoreError> {
-        rehearsal::rehearse(&self.database).await
+        rehearsal::rehearse(&self.database, self.cipher.as_ref()).await
     }
 
     /// As [`SqlStore::try_keys`], and records the current key's fingerprint before a card is encrypted with it.

@@ -3,7 +3,7 @@
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
-use super::statement::{Row, sql};
+use super::statement::{Row, Statement, sql};
 use super::unchecked::page;
 use super::{events, history};
 use crate::orders::history::Attempt;
@@ -90,17 +90,21 @@ pub(super) async fn of_order(
     database: &Database,
     topup_id: &TopupId,
 ) -> Result<Vec<Notification>, StoreError> {
-    let select = sql(
+    database.fetch(select_of(topup_id)).await?.iter().map(read).collect()
+}
+
+/// Selects the notifications of an order for [`read`].
+pub(super) fn select_of(topup_id: &TopupId) -> Statement {
+    sql(
         "SELECT notification.outcome, notification.incident, notification.channel, notification.status, notification.attempts, notification.next_attempt_at,
              notification.sent_at, notification.last_error
          FROM notifications notification JOIN events ON events.event_id = notification.event_id
          WHERE notification.topup_id = $1 ORDER BY events.recorded_at, notification.outcome, notification.incident, notification.channel",
-    );
-    let rows = database.fetch(select.bind(topup_id.as_str())).await?;
-    rows.iter().map(read).collect()
+    )
+    .bind(topup_id.as_str())
 }
 
-fn read(row: &Row) -> Result<Notification, StoreError> {
+pub(super) fn read(row: &Row) -> Result<Notification, StoreError> {
     Ok(Notification {
         outcome: row.parse("outcome")?,
         incident: row.incident("incident")?,
@@ -146,18 +150,17 @@ pub(super) async fn record_attempt(
 }
 
 /// Updates a pending notification. `sent` also replaces a final state, because the event has been delivered.
-async fn update(
+pub(super) async fn update(
     open: &mut Transaction,
     notification: &NotifyCustomer,
     attempt: &Notification,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let given_up = matches!(attempt.status, NotificationStatus::Failed | NotificationStatus::Refused);
-    let update = sql(
-        "UPDATE notifications
+    let update = sql("UPDATE notifications
          SET status = $1, attempts = $2, next_attempt_at = $3, sent_at = $4, last_error = $5, given_up_at = $6
-         WHERE event_id = $7 AND channel = $8 AND (status = 'pending' OR ($1 = 'sent' AND status <> 'sent'))",
-    )
+         WHERE event_id = $7 AND channel = $8 AND (status = 'pending' OR ($1 = 'sent' AND status <> 'sent'))
+         RETURNING status, attempts")
     .bind(attempt.status.as_str())
     .bind(attempt.attempts)
     .bind(attempt.next_attempt_at)
@@ -173,7 +176,10 @@ async fn update(
     .bind(notification.event_id().as_str())
     .bind(notification.channel.as_str())
     .bind(attempt.status.as_str());
-    open.change_if("notifications", update, unchanged).await
+    let Some(row) = open.change_if("notifications", update, unchanged).await? else { return Ok(false) };
+    let is_stored =
+        row.get::<String>("status")? == attempt.status.as_str() && row.count("attempts")? == attempt.attempts;
+    if is_stored { Ok(true) } else { Err(StoreError::NotStored("notifications")) }
 }
 
 pub(super) async fn notify_again(

@@ -229,9 +229,13 @@ fn changed(
 }
 
 pub(super) async fn order(database: &Database, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
+    database.fetch_optional(select(topup_id)).await?.map(|row| read(&row)).transpose()
+}
+
+/// Selects an order for [`read`].
+pub(super) fn select(topup_id: &TopupId) -> Statement {
     let select = sql_built(format!("SELECT {COLUMNS} FROM internet_orders WHERE topup_id = $1"));
-    let row = database.fetch_optional(select.bind(topup_id.as_str())).await?;
-    row.map(|row| read(&row)).transpose()
+    select.bind(topup_id.as_str())
 }
 
 /// The columns that [`read`] reads.
@@ -281,31 +285,50 @@ pub(super) async fn apply(
     change: Change<'_>,
 ) -> Result<Applied, StoreError> {
     let (before, record) = (&change.order.tracking, change.record);
-    let unchanged = record == before;
-    if unchanged && change.event.is_none() {
+    if record == before && change.event.is_none() {
         return Ok(Applied::Stored);
     }
-    let topup_id = &change.order.topup_id;
     let mut transaction = database.begin().await?;
-    if !unchanged {
+    let applied = apply_in(&mut transaction, cipher, change).await?;
+    if applied != Applied::Conflict {
+        transaction.commit().await?;
+    }
+    Ok(applied)
+}
+
+/// As [`apply`], in an open transaction.
+pub(super) async fn apply_in(
+    transaction: &mut Transaction,
+    cipher: Option<&CardCipher>,
+    change: Change<'_>,
+) -> Result<Applied, StoreError> {
+    let (before, record) = (&change.order.tracking, change.record);
+    let topup_id = &change.order.topup_id;
+    if record != before {
         let unchanged = sql("SELECT topup_id FROM internet_orders
              WHERE topup_id = $1 AND version = $2 AND status NOT IN ('FULFILLED', 'REFUNDED')");
         let unchanged = unchanged.bind(topup_id.as_str()).bind(change.order.version);
-        if !transaction.change_if(TABLE, update(cipher, &change)?, unchanged).await? {
+        let card_code = card_code(cipher, &change)?;
+        let update = update(&change, card_code.as_deref());
+        let Some(row) = transaction.change_if(TABLE, update, unchanged).await? else {
             return Ok(Applied::Conflict);
+        };
+        if row.get::<String>("status")? != record.status.as_str()
+            || row.get::<Option<String>>("card_code")? != card_code
+        {
+            return Err(StoreError::NotStored(TABLE));
         }
         if is_told(before, record) {
             let occurrence = changed(change.job.as_str(), Some(before.status), record, change.given_up);
-            history::add(&mut transaction, topup_id, change.at, occurrence).await?;
+            history::add(transaction, topup_id, change.at, occurrence).await?;
         }
     }
     let mut applied = Applied::Stored;
     if let Some(event) = &change.event
-        && !events::insert(&mut transaction, topup_id, event).await?
+        && !events::insert(transaction, topup_id, event).await?
     {
         applied = Applied::Repeated;
     }
-    transaction.commit().await?;
     Ok(applied)
 }
 
@@ -316,21 +339,29 @@ fn is_told(before: &Tracking, record: &Tracking) -> bool {
     before.status != record.status || (rescheduled && !polled)
 }
 
-fn update(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Statement, StoreError> {
+/// The card that a change stores.
+fn card_of<'a>(change: &Change<'a>) -> Option<&'a Card> {
+    let card = change.seen.and_then(|seen| seen.card.as_ref());
+    card.filter(|_| change.record.status == OrderStatus::Fulfilled)
+}
+
+fn card_code(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Option<String>, StoreError> {
+    let Some(card) = card_of(change) else { return Ok(None) };
+    Ok(Some(cipher.ok_or(StoreError::NoKey)?.encrypt(&card.card_code)))
+}
+
+fn update(change: &Change<'_>, card_code: Option<&str>) -> Statement {
     let (order, record, seen) = (change.order, change.record, change.seen);
-    let card = seen.and_then(|seen| seen.card.as_ref()).filter(|_| record.status == OrderStatus::Fulfilled);
-    let card_code = match card {
-        Some(card) => Some(cipher.ok_or(StoreError::NoKey)?.encrypt(&card.card_code)),
-        None => None,
-    };
-    let update = sql("UPDATE internet_orders SET
+    let card = card_of(change);
+    sql("UPDATE internet_orders SET
              topup_ref = coalesce(topup_ref, $1), type = coalesce(type, $2), number = coalesce(number, $3),
              topup_amount = coalesce(topup_amount, $4), card_code = $5, num_trans = $6, date_traitement = $7,
              status = $8, polling_since = $9, polls = $10, last_checked_at = $11, next_check_at = $12,
              scheduled_at = $13, fulfilled_at = $14, refunded_at = $15, delays = $16, not_found = $17,
              overdue = $18, last_error = $19, failed_attempts = $20, given_up = $21, given_up_at = $22,
              version = version + 1
-         WHERE topup_id = $23 AND version = $24 AND status NOT IN ('FULFILLED', 'REFUNDED')")
+         WHERE topup_id = $23 AND version = $24 AND status NOT IN ('FULFILLED', 'REFUNDED')
+         RETURNING status, card_code")
     .bind(seen.and_then(|seen| seen.topup_ref.as_deref()))
     .bind(seen.and_then(|seen| seen.kind.clone()).map(String::from))
     .bind(seen.and_then(|seen| seen.number.as_ref()).map(Secret::reveal))
@@ -354,8 +385,7 @@ fn update(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Statement,
     .bind(change.dead_letter())
     .bind(change.dead_letter().map(|_| change.at))
     .bind(order.topup_id.as_str())
-    .bind(order.version);
-    Ok(update)
+    .bind(order.version)
 }
 
 pub(super) async fn has_card(database: &Database, topup_id: &TopupId) -> Result<bool, StoreError> {
@@ -368,8 +398,17 @@ pub(super) async fn card(
     cipher: &CardCipher,
     topup_id: &TopupId,
 ) -> Result<Option<Card>, StoreError> {
-    let select = sql("SELECT card_code, num_trans, date_traitement FROM internet_orders WHERE topup_id = $1");
-    let Some(row) = database.fetch_optional(select.bind(topup_id.as_str())).await? else { return Ok(None) };
+    let Some(row) = database.fetch_optional(select_card(topup_id)).await? else { return Ok(None) };
+    read_card(cipher, &row)
+}
+
+/// Selects the card of an order for [`read_card`].
+pub(super) fn select_card(topup_id: &TopupId) -> Statement {
+    sql("SELECT card_code, num_trans, date_traitement FROM internet_orders WHERE topup_id = $1")
+        .bind(topup_id.as_str())
+}
+
+pub(super) fn read_card(cipher: &CardCipher, row: &Row) -> Result<Option<Card>, StoreError> {
     let Some(sealed) = row.get::<Option<String>>("card_code")? else { return Ok(None) };
     Ok(Some(Card {
         card_code: cipher.decrypt(&sealed)?,

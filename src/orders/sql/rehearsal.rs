@@ -1,55 +1,203 @@
-//! Writes to every table in a transaction that is rolled back.
+//! Stores, changes, reads and deletes an order in a transaction that is rolled back.
 //!
-//! A trigger, rule or constraint that an operator has added may refuse or suppress rows. The rehearsal finds that before
-//! an order depends on it. Conditions on values of real orders may still apply later.
+//! An operator may have changed the tables: a trigger, rule, constraint, view or column may refuse, suppress or alter
+//! what this program writes, with an error or without. The rehearsal runs the statements of the jobs and compares what
+//! it reads with what it wrote, before an order depends on it. Faults of some values or rows alone may still come later.
 
-use topup_jobs::{Timestamp, TopupId, TrackTopup};
+use topup_jobs::{
+    Card, Customer, Event, EventData, EventId, Incident, JobName, NotifyCustomer, OrderStatus, Outcome,
+    ProviderOrder, Secret, Timestamp, TopupId, TopupStatus, TopupType, TrackTopup, Tracking,
+};
 
-use super::database::Database;
-use super::orders;
-use super::statement::sql;
-use crate::orders::StoreError;
+use super::database::{Database, Transaction};
+use super::statement::{Row, sql};
+use super::{events, notifications, orders, retention, reveals};
+use crate::orders::{
+    Applied, CardCipher, Change, NewEvent, Notification, NotificationStatus, Order, StoreError,
+};
 
 /// The order of the rehearsal. The provider gives no such id, because an id begins with the time of its order.
 const ORDER: &str = "000000000000000000000000";
+const CHANNEL: &str = "log";
+const LINK: &str = "rehearsal";
 
-/// The changes after the order and its history are inserted, each with its table, in an order that foreign keys allow.
-const CHANGES: [(&str, &str); 14] = [
-    (
-        "events",
-        "INSERT INTO events (event_id, topup_id, outcome, incident, about, recorded_at, body)
-         SELECT 'rehearsal', topup_id, 'delayed', 1, '', tracked_at, '{}' FROM internet_orders WHERE topup_id = $1",
-    ),
-    (
-        "notifications",
-        "INSERT INTO notifications (event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at)
-         SELECT event_id, topup_id, outcome, 1, 'log', 'pending', 0, recorded_at FROM events
-         WHERE event_id = 'rehearsal' AND topup_id = $1",
-    ),
-    (
-        "reveals",
-        "INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
-         SELECT 'rehearsal', topup_id, 'log', tracked_at, tracked_at, 0 FROM internet_orders WHERE topup_id = $1",
-    ),
-    ("store_keys", "INSERT INTO store_keys (fingerprint) SELECT $1"),
-    ("internet_orders", "UPDATE internet_orders SET status = 'QUEUED', version = version + 1 WHERE topup_id = $1"),
-    ("events", "UPDATE events SET closed = NOT closed WHERE topup_id = $1"),
-    ("notifications", "UPDATE notifications SET status = 'sent', attempts = 1 WHERE topup_id = $1"),
-    ("reveals", "UPDATE reveals SET tries = tries + 1 WHERE topup_id = $1"),
-    ("store_keys", "DELETE FROM store_keys WHERE fingerprint = $1"),
-    ("reveals", "DELETE FROM reveals WHERE topup_id = $1"),
-    ("notifications", "DELETE FROM notifications WHERE topup_id = $1"),
-    ("events", "DELETE FROM events WHERE topup_id = $1"),
-    ("order_events", "DELETE FROM order_events WHERE topup_id = $1"),
-    ("internet_orders", "DELETE FROM internet_orders WHERE topup_id = $1"),
-];
-
-pub(super) async fn rehearse(database: &Database) -> Result<(), StoreError> {
-    let topup_id: TopupId = ORDER.parse().map_err(|_| StoreError::Row("id of the rehearsal"))?;
+/// Without a cipher, the order has no card.
+pub(super) async fn rehearse(database: &Database, cipher: Option<&CardCipher>) -> Result<(), StoreError> {
     let mut open = database.begin().await?;
-    orders::insert(&mut open, &TrackTopup::new(topup_id), Timestamp::UNIX_EPOCH).await?;
-    for (table, change) in CHANGES {
-        open.change(table, sql(change).bind(ORDER)).await?;
+    let rehearsed = run(database, &mut open, cipher).await;
+    let rolled_back = open.rollback().await;
+    rehearsed.and(rolled_back)
+}
+
+async fn run(
+    database: &Database,
+    open: &mut Transaction,
+    cipher: Option<&CardCipher>,
+) -> Result<(), StoreError> {
+    let topup_id: TopupId = ORDER.parse().map_err(|_| StoreError::Row("id of the rehearsal"))?;
+    let now = Timestamp::from_timestamp_micros(1_700_000_000_123_456).unwrap_or_default();
+    let order = track(open, &topup_id, now).await?;
+    fulfill(open, cipher, &order, now).await?;
+    notify(open, &topup_id, now).await?;
+    link(open, &topup_id, now).await?;
+    open.change("store_keys", sql("INSERT INTO store_keys (fingerprint) VALUES ($1)").bind(LINK)).await?;
+    open.change("store_keys", sql("DELETE FROM store_keys WHERE fingerprint = $1").bind(LINK)).await?;
+    open.check_constraints().await?;
+    for delete in retention::deletions(database, &[topup_id.to_string()]) {
+        open.execute(delete).await?;
     }
-    open.rollback().await
+    match open.fetch_optional(orders::select(&topup_id)).await? {
+        Some(_) => Err(StoreError::NotStored("internet_orders")),
+        None => Ok(()),
+    }
+}
+
+async fn track(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<Order, StoreError> {
+    let customer = Customer { name: Some(Secret::new("é")), ..Customer::default() };
+    let request = TrackTopup {
+        customer: Some(customer.clone()),
+        callback_url: Some(Secret::new("https://example.dz")),
+        ..TrackTopup::new(topup_id.clone())
+    };
+    orders::insert(open, &request, now).await?;
+    let expected = Order {
+        customer: Some(customer),
+        callback_url: request.callback_url,
+        ..Order::new(topup_id.clone(), now)
+    };
+    must_be(&open.fetch(orders::select(topup_id)).await?, orders::read, &[expected], "internet_orders")?
+        .pop()
+        .ok_or(StoreError::NotStored("internet_orders"))
+}
+
+async fn fulfill(
+    open: &mut Transaction,
+    cipher: Option<&CardCipher>,
+    order: &Order,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let topup_id = &order.topup_id;
+    let card = Card { card_code: Secret::new("0"), num_trans: Some(LINK.to_owned()), date_traitement: None };
+    let seen = ProviderOrder {
+        status: TopupStatus::Fulfilled,
+        topup_ref: Some(LINK.to_owned()),
+        kind: Some(TopupType::Adsl),
+        number: Some(Secret::new("0")),
+        topup_amount: Some(1),
+        card: cipher.map(|_| card.clone()),
+    };
+    let record = Tracking {
+        status: OrderStatus::Fulfilled,
+        polls: 1,
+        last_checked_at: Some(now),
+        next_check_at: None,
+        scheduled_at: Some(now),
+        fulfilled_at: Some(now),
+        delays: 1,
+        not_found: 1,
+        overdue: true,
+        last_error: Some(LINK.to_owned()),
+        ..order.tracking.clone()
+    };
+    let outcome = Outcome::Fulfilled;
+    let data = EventData::new(topup_id.clone(), OrderStatus::Fulfilled, String::new());
+    let event = NewEvent {
+        outcome,
+        about: String::new(),
+        body: Event { kind: outcome.event_type(), timestamp: now, data },
+        channels: vec![CHANNEL.to_owned()],
+        undelivered: None,
+    };
+    let body = event.body.clone();
+    let change = Change {
+        job: JobName::PollTopup,
+        at: now,
+        order,
+        record: &record,
+        seen: Some(&seen),
+        given_up: None,
+        event: Some(event),
+    };
+    if orders::apply_in(open, cipher, change).await? != Applied::Stored {
+        return Err(StoreError::NotStored("events"));
+    }
+    let expected = Order {
+        topup_ref: seen.topup_ref,
+        kind: seen.kind,
+        number: seen.number,
+        topup_amount: seen.topup_amount,
+        tracking: record,
+        version: order.version + 1,
+        ..order.clone()
+    };
+    must_be(&open.fetch(orders::select(topup_id)).await?, orders::read, &[expected], "internet_orders")?;
+    if let Some(cipher) = cipher {
+        let rows = open.fetch(orders::select_card(topup_id)).await?;
+        must_be(&rows, |row| orders::read_card(cipher, row), &[Some(card)], "internet_orders")?;
+    }
+    let event_id = EventId::new(topup_id, outcome, Incident::FIRST);
+    must_be(&open.fetch(events::select(event_id.as_str())).await?, events::read, &[body], "events")?;
+    Ok(())
+}
+
+async fn notify(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
+    let pending = Notification {
+        outcome: Outcome::Fulfilled,
+        incident: Incident::FIRST,
+        channel: CHANNEL.to_owned(),
+        status: NotificationStatus::Pending,
+        attempts: 0,
+        next_attempt_at: Some(now),
+        sent_at: None,
+        last_error: None,
+    };
+    let table = "notifications";
+    must_be(
+        &open.fetch(notifications::select_of(topup_id)).await?,
+        notifications::read,
+        std::slice::from_ref(&pending),
+        table,
+    )?;
+    let sent = Notification {
+        status: NotificationStatus::Sent,
+        attempts: 1,
+        next_attempt_at: None,
+        sent_at: Some(now),
+        last_error: Some(LINK.to_owned()),
+        ..pending
+    };
+    notifications::update(open, &sent.payload(topup_id), &sent, now).await?;
+    must_be(&open.fetch(notifications::select_of(topup_id)).await?, notifications::read, &[sent], table)?;
+    Ok(())
+}
+
+async fn link(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
+    let notification = NotifyCustomer {
+        topup_id: topup_id.clone(),
+        outcome: Outcome::Fulfilled,
+        incident: Incident::FIRST,
+        channel: CHANNEL.to_owned(),
+    };
+    reveals::insert(open, LINK, &notification, now, now).await?;
+    let count = sql("UPDATE reveals SET tries = tries + 1, revealed_at = $1 WHERE token_hash = $2");
+    open.change("reveals", count.bind(now).bind(LINK)).await?;
+    let read = |row: &Row| reveals::read(row).map(|link| (link.expires_at, link.tries, link.revealed_at));
+    must_be(&open.fetch(reveals::select(LINK.to_owned())).await?, read, &[(now, 1, Some(now))], "reveals")?;
+    Ok(())
+}
+
+/// Reads rows of a table and returns them; fails if they are not those that were written.
+fn must_be<T: PartialEq>(
+    rows: &[Row],
+    read: impl Fn(&Row) -> Result<T, StoreError>,
+    written: &[T],
+    table: &'static str,
+) -> Result<Vec<T>, StoreError> {
+    let found = rows.iter().map(read).collect::<Result<Vec<T>, _>>();
+    match found {
+        Ok(found) if found == written => Ok(found),
+        // A column of another type cannot be read.
+        Err(error) if !error.is_of_one_row() => Err(error),
+        _ => Err(StoreError::NotStored(table)),
+    }
 }

@@ -60,7 +60,7 @@ pub(super) async fn delete_ended(
     let (mut ids, mut furthest) = (Vec::new(), None);
     for row in &rows {
         let Behind { at, topup_id } = last(row, "ended_at")?;
-        ids.push(topup_id.to_string());
+        ids.push(topup_id.as_str().to_owned());
         furthest = furthest.max(Some((at, topup_id)));
     }
     let behind = furthest.map(|(at, topup_id)| Behind { at, topup_id });
@@ -134,7 +134,7 @@ fn keeps(database: &Database, ids: &[String], now: Timestamp) -> [Statement; 3] 
     ]
 }
 
-fn deletions(database: &Database, ids: &[String]) -> [Statement; 5] {
+pub(super) fn deletions(database: &Database, ids: &[String]) -> [Statement; 5] {
     TABLES.map(|(table, _)| of_orders(database, "DELETE FROM", table, "", None, ids))
 }
 

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use topup_jobs::{NotifyCustomer, Timestamp};
 
-use super::database::Database;
+use super::database::{Database, Transaction};
 use super::history;
 use super::statement::{Row, Statement, sql};
 use crate::orders::reveal::hash;
@@ -42,31 +42,41 @@ pub(super) async fn token(
     }
     // Invariant: `link_tokens` yields at least the token of the current key.
     let token = current.expect("there is a current key");
+    let mut transaction = database.begin().await?;
+    insert(&mut transaction, &hash(token.expose_secret()), notification, now, expires_at).await?;
+    transaction.commit().await?;
+    Ok(token)
+}
+
+/// Stores a link unless it is stored.
+pub(super) async fn insert(
+    open: &mut Transaction,
+    token_hash: &str,
+    notification: &NotifyCustomer,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<(), StoreError> {
     let insert = sql("INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
          VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (token_hash) DO NOTHING")
-    .bind(hash(token.expose_secret()))
+    .bind(token_hash)
     .bind(notification.topup_id.as_str())
     .bind(notification.channel.as_str())
     .bind(now)
     .bind(expires_at);
-    let stored =
-        sql("SELECT token_hash FROM reveals WHERE token_hash = $1").bind(hash(token.expose_secret()));
-    let mut transaction = database.begin().await?;
-    transaction.insert("reveals", insert, stored).await?;
-    transaction.commit().await?;
-    Ok(token)
+    let stored = sql("SELECT token_hash FROM reveals WHERE token_hash = $1").bind(token_hash);
+    open.insert("reveals", insert, stored).await.map(drop)
 }
 
 pub(super) async fn reveal(database: &Database, token: &str) -> Result<Option<Reveal>, StoreError> {
     database.fetch_optional(select(hash(token))).await?.map(|row| read(&row)).transpose()
 }
 
-fn select(token_hash: String) -> Statement {
+pub(super) fn select(token_hash: String) -> Statement {
     sql("SELECT topup_id, channel, expires_at, tries, revealed_at FROM reveals WHERE token_hash = $1")
         .bind(token_hash)
 }
 
-fn read(row: &Row) -> Result<Reveal, StoreError> {
+pub(super) fn read(row: &Row) -> Result<Reveal, StoreError> {
     Ok(Reveal {
         topup_id: row.parse("topup_id")?,
         channel: row.get("channel")?,

@@ -114,8 +114,7 @@ async fn a_worker_that_starts_with_its_file_on_a_full_disk_waits_until_there_is_
     assert!(bed.worker().await.stop().await.success());
     let filler = disk.0.path().join("filler");
     Disk::fill(&filler);
-    waits(&mut bed, "the disk of the database fails or is full", || std::fs::remove_file(&filler).unwrap())
-        .await;
+    waits(&mut bed, "the disk of the database is full", || std::fs::remove_file(&filler).unwrap()).await;
 }
 
 #[tokio::test]
@@ -129,7 +128,7 @@ async fn a_worker_that_starts_with_a_read_only_file_waits_until_it_is_writable()
         assert!(mounted.unwrap().success());
     };
     remount("ro");
-    waits(&mut bed, "the file of the database cannot be opened or written", || remount("rw")).await;
+    waits(&mut bed, "the database is read-only", || remount("rw")).await;
 }
 
 #[tokio::test]
