@@ -267,7 +267,7 @@ impl StoreError {
 
     /// Whether the database cannot run a statement at all, whatever its values are.
     fn is_of_statement(&self) -> bool {
-        // PostgreSQL's classes for refused values, conflicts, time limits and locks are not: another call may succeed.
+        // PostgreSQL's classes for refused values, conflicts, time limits and locks: another call may succeed.
         let passes = |code: &str| ["22", "40", "55", "57"].iter().any(|class| code.starts_with(class));
         self.code().is_some_and(|code| if code.len() == 5 { !passes(&code) } else { code == SQLITE_ERROR })
     }

@@ -50,7 +50,7 @@ pub(super) fn is_raised(error: &dyn DatabaseError) -> bool {
 
 fn kind(error: &dyn DatabaseError, code: &str) -> Option<Kind> {
     let has_context = |error: &PgDatabaseError| error.r#where().is_some();
-    // Waits that end early (lock conflicts, time limits, shutdowns) have a context without any function, too.
+    // An error in a function has a context. Lock conflicts, time limits and shutdowns have one even without a function.
     let of_a_wait = ["40", "55", "57"].iter().any(|class| code.starts_with(class));
     let in_a_function = !of_a_wait && error.try_downcast_ref().is_some_and(has_context);
     // P0: `RAISE` of PL/pgSQL. 22: data exceptions. SQLSTATEs have five characters, and SQLite's codes have fewer.

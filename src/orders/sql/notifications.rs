@@ -131,7 +131,7 @@ pub(super) async fn record_attempt(
     Ok(stands)
 }
 
-/// Updates a pending notification. `sent` also replaces a final state, because the event has been delivered.
+/// Updates a pending notification. `sent` also replaces `failed`, `refused` and `discarded`: the event was delivered.
 async fn update(
     open: &mut Transaction,
     notification: &NotifyCustomer,
@@ -247,7 +247,6 @@ pub(super) async fn hasten(
     Ok(pending)
 }
 
-/// Records an attempt in the history of its order.
 async fn note(
     open: &mut Transaction,
     notification: &NotifyCustomer,

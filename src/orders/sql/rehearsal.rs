@@ -1,7 +1,7 @@
 //! Writes to every table in a transaction that is rolled back.
 //!
 //! A trigger, rule or constraint that an operator has added may refuse or suppress rows. The rehearsal finds that before
-//! an order depends on it. Conditions on values of real orders may still apply later.
+//! the first real order. It cannot find a trigger or constraint that refuses only certain values of real orders.
 
 use topup_jobs::{Timestamp, TopupId, TrackTopup};
 
@@ -13,7 +13,7 @@ use crate::orders::StoreError;
 /// The order of the rehearsal. The provider gives no such id, because an id begins with the time of its order.
 const ORDER: &str = "000000000000000000000000";
 
-/// The changes after the order and its history are inserted, each with its table, in an order that foreign keys allow.
+/// The changes that follow the insertion of the order and its history, each with its table, as foreign keys allow them.
 const CHANGES: [(&str, &str); 14] = [
     (
         "events",

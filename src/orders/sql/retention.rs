@@ -11,7 +11,6 @@ use super::statement::sql;
 use super::unchecked::{last, position};
 use crate::orders::{Behind, Deleted, StoreError};
 
-/// Statements that delete the rows that refer to an order.
 const DELETE_ROWS: [&str; 4] = [
     "DELETE FROM reveals WHERE topup_id = $1",
     "DELETE FROM notifications WHERE topup_id = $1",
@@ -21,8 +20,8 @@ const DELETE_ROWS: [&str; 4] = [
 const DELETE_ORDER: &str = "DELETE FROM internet_orders WHERE topup_id = $1";
 
 /// SQL condition: the order `ended` has an undelivered notification, or an incident that no receiver was notified of.
-/// Refused and failed notifications count, except on the stream and the log, which get no card. The stream notifies no
-/// person, so it does not count as a receiver. An event without a channel counts, because it has no notification.
+/// Refused and failed notifications count as undelivered, except on the stream and the log, which get no card. The
+/// stream notifies no person, so it is not a receiver. An event without a channel has notified no receiver.
 macro_rules! unacknowledged {
     () => {
         "(EXISTS (SELECT 1 FROM notifications notification
