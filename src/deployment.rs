@@ -25,8 +25,8 @@ pub(crate) use self::time_keeper::TimeKeeper;
 use crate::job::WORKER_IS_GONE_AFTER;
 use crate::redis::{Backoff, Connection, Names, millis};
 
-/// Version of the key layout in Redis. A higher version in Redis stops all older workers. Workers of two versions run
-/// side by side during an upgrade, so only a change with which an older one could lose or double a job raises it.
+/// Version of the key layout in Redis. A higher version in Redis stops all older workers. Because old and new workers
+/// run at once during an upgrade, it is raised only if an old worker could lose or duplicate a job in the new layout.
 pub(crate) const LAYOUT: u64 = 1;
 
 /// Pause between two membership checks. A check is one small query. `TIME_SCALE` changes no duration of this file.
@@ -35,7 +35,7 @@ const INTERVAL: Duration = Duration::from_secs(20);
 const JOINS_ANEW_AFTER: u32 = 30;
 /// A worker that has not renewed its membership for this long counts as gone.
 const GONE_AFTER: Duration = Duration::from_mins(25);
-/// If a worker's entry was removed because its keys differ, the worker joins again within this time if it is alive.
+/// A live worker whose entry was removed, because its keys differ from another worker's, joins again within this time.
 pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(26);
 /// Pause between two queries while a worker or a command waits for running workers to report or to join again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -152,7 +152,7 @@ enum Answer {
     Fits,
     /// Another worker's encryption keys do not fit. Holds that worker's entry in the set of workers.
     Differs(String),
-    /// Redis names no database. Running workers were woken to report to their queues.
+    /// Redis names no database. Running workers were woken to report: if one does, Redis has lost its data.
     Unclaimed,
     /// Redis names no database, although other workers run. One of them will write the database's id again.
     OthersRun,
@@ -322,8 +322,8 @@ pub(crate) async fn keyrings(
     Ok(members(connection, names).await?.iter().map(|member| keys_of(member)).collect())
 }
 
-/// Finds a running worker whose key fingerprints `suits` rejects, and returns them. Entries of such workers are
-/// removed; those that are alive join again. This takes up to half a minute if a killed worker had left such an entry.
+/// Returns the key fingerprints of a running worker that `suits` rejects. A killed worker may have left an entry with
+/// such fingerprints. So all such entries are removed, and live workers get up to half a minute to add theirs again.
 pub(crate) async fn unsuited(
     connection: &Connection,
     names: &Names,
@@ -335,7 +335,6 @@ pub(crate) async fn unsuited(
     if found.is_empty() {
         return Ok(None);
     }
-    // A worker that is alive notices that its entry was removed, and joins again.
     redis::cmd("ZREM").arg(names.keyrings()).arg(&found).query_async::<()>(&mut connection).await?;
     let end = Instant::now() + BACK_WITHIN;
     while Instant::now() < end {
@@ -372,8 +371,8 @@ pub(crate) enum Adopted {
     Done(Option<String>),
 }
 
-/// Assigns the jobs in Redis to the database with the id `store`, unless a worker is running. Before that it waits some
-/// seconds for running workers to report, because Redis may have lost their last reports.
+/// Assigns the jobs in Redis to the database with the id `store`, unless a worker is running. Redis may have lost the
+/// last reports of running workers, so they first get some seconds to report again.
 pub(crate) async fn adopt(connection: &Connection, names: &Names, store: &str) -> RedisResult<Adopted> {
     let end = Instant::now() + WORKER_IS_GONE_AFTER;
     loop {

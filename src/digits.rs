@@ -1,6 +1,6 @@
 //! Digits of phone numbers.
 
-/// On the page that shows a card, a visitor enters this number of last digits of the phone number. Templates mask them.
+/// The page that shows a card asks for this number of last digits of the phone number, so templates mask these digits.
 pub(crate) const DIGITS: usize = 4;
 
 /// The ASCII digit for a Western, Arabic, Persian or full-width digit, or `None` for any other character.

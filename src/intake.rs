@@ -152,7 +152,7 @@ impl Intake {
         let mut call = scripts::INBOX_READ.key(self.names.inbox());
         call.arg(after).arg(MAX_READ).arg(MAX_BYTES).arg(MAX_MESSAGE_BYTES);
         let messages: RedisResult<Vec<Message>> = call.invoke_async(&mut self.reading.get()).await;
-        // A successful read is no proof that Redis works, because a replica that cannot be written answers reads, too.
+        // A success is not reported: it does not prove that Redis works, as a read-only replica answers reads, too.
         let messages = messages.inspect_err(|error| self.reading.failed_to_work(error))?;
         Ok((!messages.is_empty()).then(|| self.batch(messages)))
     }

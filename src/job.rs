@@ -21,8 +21,8 @@ pub trait Handler: Send + Sync + 'static {
     /// The name of the job, and of its queue.
     const NAME: JobName;
 
-    /// The id that a job with this payload must have, so that the queue holds only one such job; another program may
-    /// have chosen a different one. `None` if `_id` is right, or if the payload names no id or cannot be read.
+    /// The id that this payload requires, if another program gave the job a different one. Under one id, a queue cannot
+    /// hold the same work twice. `None` if `_id` is right, or if the payload names no id or cannot be read.
     #[must_use]
     fn other_id(_id: &[u8], _payload: &[u8]) -> Option<String> {
         None
@@ -54,7 +54,7 @@ impl<P> Job<P> {
 pub struct Settlement {
     /// What becomes of the settled job.
     pub disposition: Disposition,
-    /// The payload with which the job runs again, if it is not the present one.
+    /// The new payload if the job runs again. `None` keeps the present one.
     pub payload: Option<Vec<u8>>,
     /// Jobs to enqueue. If the queue already holds a job with the same id, that job stays unchanged. Only the settled
     /// job itself is replaced by a next job with its name and id.
@@ -66,8 +66,8 @@ pub struct Settlement {
 pub enum Disposition {
     /// The job is done and leaves no trace.
     Complete,
-    /// The job was not ready and runs again after this wait. The run counts as no failed attempt, but the job keeps its
-    /// counts of crashes and faults.
+    /// The job was not ready and runs again after this wait. The run is not a failed attempt, and the counts of crashes
+    /// (deaths of the job's process) and faults (panics and time-outs of its handler) stay.
     Snooze(Duration),
     /// The job failed and runs again after this wait.
     Retry(Duration, String),

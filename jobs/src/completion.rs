@@ -1,6 +1,6 @@
-//! Learns how long orders take to become final, and estimates how likely an order is final by now. Checks do not show
-//! when exactly an order became final. The order therefore counts at the middle between its last check that was not
-//! final and its first final one. Ages are domain time since tracking began. The provider's page states 3–45 s.
+//! Learns how long orders take to become final, and estimates how likely an order is final by now. A check shows only
+//! that an order became final since the check before; the middle between both counts as its time. Ages are domain time
+//! since tracking began. Until many orders are counted, the estimate follows the provider's page, which states 3–45 s.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const SPANS: [u64; 22] =
     [2, 4, 6, 8, 10, 13, 16, 19, 22, 25, 28, 31, 35, 39, 43, 47, 55, 65, 90, 120, 180, 300];
 /// Number of age ranges in which final orders are counted.
 pub const SPAN_COUNT: usize = SPANS.len() + 1;
-/// The provider's statement, `PAGE_FIRST` to `PAGE_LAST` seconds, weighs as much as 20 counted orders at even spacing.
+/// The provider's page counts like this number of orders, spread evenly from `PAGE_FIRST` to `PAGE_LAST` seconds.
 const PAGE_WEIGHT: f64 = 20.0;
 const PAGE_FIRST: f64 = 3.0;
 const PAGE_LAST: f64 = 45.0;
@@ -19,7 +19,7 @@ const PAGE_LAST: f64 = 45.0;
 pub struct Completions([u64; SPAN_COUNT]);
 
 impl Completions {
-    /// Takes pairs of a span's number and its count. Missing spans count zero; numbers out of range are ignored.
+    /// Takes pairs: span (index of an age range) and number of orders. Missing spans count 0; unknown ones are ignored.
     #[must_use]
     pub fn new(counts: impl IntoIterator<Item = (usize, u64)>) -> Self {
         let mut all = [0; SPAN_COUNT];
@@ -31,21 +31,21 @@ impl Completions {
         Self(all)
     }
 
-    /// Index of the span that counts an order which was not final at age `last` and is final at age `now`.
+    /// Index of the age range (span) that counts an order found not final at age `last` and final at age `now`.
     #[must_use]
     pub fn span(last: Duration, now: Duration) -> usize {
         let middle = last + now.saturating_sub(last) / 2;
         SPANS.iter().position(|end| middle.as_secs() < *end).unwrap_or(SPANS.len())
     }
 
-    /// Probability (0 to 1) that an order not final at age `last` is final at age `now`; 0 if no order took longer.
+    /// Chance (0 to 1) that an order not final at age `last` is final at `now`; 0 if no order took more than `last`.
     #[must_use]
     pub fn chance(&self, last: Duration, now: Duration) -> f64 {
         let (left, still) = (self.after(last.as_secs_f64()), self.after(now.as_secs_f64()));
         if left <= f64::EPSILON { 0.0 } else { ((left - still) / left).clamp(0.0, 1.0) }
     }
 
-    /// Number of orders that became final later than at `age` seconds; the provider's page counts as `PAGE_WEIGHT`.
+    /// Number of orders that took longer than `age` seconds: counted ones and those that stand for the provider's page.
     fn after(&self, age: f64) -> f64 {
         let mut start = 0.0;
         let mut longer = 0.0;

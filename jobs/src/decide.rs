@@ -16,13 +16,13 @@ use crate::{
 pub struct Tracking {
     /// Status in the store.
     pub status: OrderStatus,
-    /// When tracking began: at the first hand-over, or at a later one after the order was given up.
+    /// When tracking began: at the order's first hand-over or, after the order was given up, at the next one.
     pub tracked_at: Timestamp,
     /// Start of the current period of fast polling. The limit of five minutes counts from here.
     pub polling_since: Timestamp,
     /// Number of the provider's answers in the current period of fast polling.
     pub polls: u32,
-    /// Time of the provider's last answer for the order; `None` while the provider has not known it.
+    /// Time of the provider's last answer for the order; `None` if the provider has never known the order.
     pub last_checked_at: Option<Timestamp>,
     /// Time of the next check; `None` once the order is final or given up.
     pub next_check_at: Option<Timestamp>,
@@ -264,7 +264,7 @@ fn queued(mut record: Tracking, now: Timestamp) -> Decision {
         record.last_error = Some("QUEUED for more than seven days".to_owned());
         return dead_letter(record, DeadLetterReason::QueuedTooLong);
     }
-    // A check before `next_check_at` (after a crash or a second hand-over) does not change that time.
+    // A check may run before `next_check_at`, after a crash or a second hand-over. It does not postpone the next check.
     let wait = match record.next_check_at {
         Some(at) if record.status == OrderStatus::Scheduled && at > now => {
             (at - now).to_std().unwrap_or_default()
@@ -327,7 +327,7 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     record.status = OrderStatus::Delayed;
     record.failed_attempts = 0;
     let wait = match situation.tracking.next_check_at {
-        // A check that is repeated after a crash does not change the time of the recheck.
+        // The order is DELAYED already: this check is a repeat after a crash, which keeps the time of the recheck.
         Some(at) if situation.tracking.status == OrderStatus::Delayed && at > now => {
             (at - now).to_std().unwrap_or_default()
         }
@@ -340,7 +340,8 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     Decision { record, next: Next::Recheck(wait), notify: Some(Outcome::Delayed), warning: None }
 }
 
-/// Decides for an order that the provider has never known: its data may lag, or our environment setting may be wrong.
+/// Decides for an order that the provider has never known. The provider's data may lag, or our environment
+/// setting may be wrong.
 fn not_found(mut record: Tracking, now: Timestamp) -> Decision {
     record.last_error = Some("the provider does not know this order".to_owned());
     // A check before `next_check_at`, such as a repeat after a crash, does not count towards `NOT_FOUND_LIMIT`.

@@ -1,5 +1,5 @@
-//! The instruction in a message about a known order. A separate job in the queue `poll-topup`, with the id
-//! `<topupId>#<id of the message>`, applies the instruction to the store. That job does not ask the provider.
+//! The instruction in a message about a known order: update, check, correct or cancel it. A separate job in the queue
+//! `poll-topup`, with the id `<topupId>#<id of the message>`, applies it to the store without asking the provider.
 
 use serde::{Deserialize, Serialize};
 
@@ -65,13 +65,13 @@ impl InstructionKind {
 }
 
 impl Instruction {
-    /// An instruction about an order whose job is in no queue.
+    /// An instruction about an order whose own job was in no queue at intake.
     #[must_use]
     pub const fn new(kind: InstructionKind) -> Self {
         Self { kind, tracked: false, locale: None }
     }
 
-    /// The same instruction, for an order whose job is in a queue.
+    /// The same instruction, about an order whose own job was in a queue at intake.
     #[must_use]
     pub const fn of_tracked(self) -> Self {
         Self { tracked: true, ..self }

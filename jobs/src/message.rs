@@ -1,8 +1,8 @@
 //! The contract with producers: validates an inbox message field by field.
 //!
-//! A message may come from a program in any language, so every field is checked. A message without an order to track
-//! is rejected. Any other odd field is repaired or ignored, with a remark that tells the producer what to send. Remarks
-//! name fields and types, but never a value, because a value may be a phone number.
+//! A message may come from a program in any language, so every field is checked. A message is rejected only if its
+//! order cannot be tracked. Otherwise odd fields are repaired or ignored, and a remark tells the producer what to send.
+//! Remarks name fields and types, but never a value, because a value may be a phone number.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -73,10 +73,8 @@ fn reject<T>(reason: impl Into<String>) -> Result<T, Rejection> {
     Err(Rejection(reason.into()))
 }
 
-/// Validates the fields of one inbox message.
-///
-/// The order is paid, so a message is rejected only if its order cannot be tracked. Any other odd field is repaired if
-/// its meaning is clear, and otherwise ignored with a remark.
+/// Validates the fields of one inbox message. The order is paid, so a message is rejected only if its order cannot be
+/// tracked. An odd field is otherwise repaired if its meaning is clear, or else ignored with a remark.
 ///
 /// # Errors
 /// [`Rejection`] names what is wrong and what the producer should send instead.
@@ -176,7 +174,7 @@ fn whole(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64().or_else(|| {
             let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
-            // From 2^53 on, a float may differ from the number that was written, so it is not accepted.
+            // A float from 2^53 on may differ from the number in the message, so such a float is not accepted.
             format!("{number:.0}").parse().ok().filter(|number| *number < 1 << 53)
         }),
         Value::String(text) => text.trim().parse().ok(),
@@ -200,7 +198,7 @@ impl Reader {
             self.remark(format!("the field \"data\": {oddity}"));
         }
         let mut value = json(&text).or_else(|why| self.readable_fields(&text).ok_or(why));
-        // Some producers encode the object twice.
+        // Some producers encode the object twice, as a JSON text that holds the JSON of the object.
         if let Ok(Value::String(inner)) = &value
             && let Ok(inner @ Value::Object(_)) = json(inner)
         {
@@ -213,7 +211,7 @@ impl Reader {
         }
     }
 
-    /// Parses each field on its own, so that one field out of range or too deeply nested does not affect the others.
+    /// Parses each field on its own, so that a field out of range or too deeply nested does not spoil the other fields.
     fn readable_fields(&mut self, text: &str) -> Option<Value> {
         let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
         let mut readable = Map::new();

@@ -201,7 +201,7 @@ pub struct Card {
 }
 
 impl Card {
-    /// Whether the card has all three fields. A row of the provider's list lacks the date.
+    /// Whether the card has all three fields. An order in the provider's list of orders lacks the date.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.num_trans.is_some() && self.date_traitement.is_some()

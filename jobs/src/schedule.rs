@@ -1,6 +1,6 @@
-//! Every wait of the domain, as pure arithmetic; randomness is an argument. Sources: the provider's page on status
-//! tracking (5–10 s, five minutes, 60 attempts; adaptive 3 s, 5 s, 10 s; recheck after 24 h, then 12 h), Bull's
-//! `lib/backoffs.js`, and the attempt schedule of Standard Webhooks.
+//! All waits between checks and between attempts to notify, computed without clock or I/O; randomness is an argument.
+//! Sources: the provider's page on status tracking (5–10 s, five minutes, 60 attempts; adaptive 3 s, 5 s, 10 s; recheck
+//! after 24 h, then 12 h), Bull's `lib/backoffs.js`, and the attempt schedule of Standard Webhooks.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(crate) const NEXT_RECHECK: Duration = Duration::from_hours(12);
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_hours(72);
 /// Time since the first QUEUED answer after which a QUEUED order is dead-lettered.
 pub(crate) const QUEUED_LIMIT: Duration = Duration::from_hours(168);
-/// Time since tracking began after which the operator is notified, once, that an order without a QUEUED answer is late.
+/// Time since tracking began after which the operator is notified, once, that an order never QUEUED is overdue.
 pub(crate) const HANDLING_OVERDUE_AFTER: Duration = Duration::from_hours(24);
 /// Time since tracking began, or since the first QUEUED answer, after which a HANDLING order is dead-lettered.
 pub(crate) const HANDLING_LIMIT: Duration = QUEUED_LIMIT;

@@ -32,7 +32,7 @@ pub struct TrackTopup {
     /// Ask the provider even if the order is already final.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
-    /// How long the order got no permit since its last stored change. Internal: producers do not send it.
+    /// How long the order has waited for permits to ask the provider since its last stored change. Internal.
     #[serde(default, skip_serializing_if = "Waited::is_none")]
     #[schemars(skip)]
     pub waited: Waited,
@@ -42,7 +42,7 @@ pub struct TrackTopup {
     #[schemars(skip)]
     pub message_id: Option<String>,
     /// When tracking of the order began (`Tracking::tracked_at`); absent in a job that hands the order over.
-    /// Distinguishes a repeat of a job that gave its order up from a new hand-over. Internal.
+    /// With it, a repeat of the job that gave the order up is not taken for a new hand-over. Internal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub tracked_at: Option<Timestamp>,
@@ -52,8 +52,8 @@ pub struct TrackTopup {
     pub instruction: Option<Instruction>,
 }
 
-/// How long an order has waited for permits. That time does not count as fast polling. It is in the payload of the job
-/// and not in the store, because a check without a permit stores nothing.
+/// How long an order has waited for permits, one for each request to the provider. That time does not count as fast
+/// polling. It is in the job's payload and not in the store, because a check without a permit stores nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Waited {

@@ -1,4 +1,4 @@
-//! Endpoints for monitoring on `HTTP_ADDR`: `/healthz`, `/readyz` and `/metrics`. A request reads the current values.
+//! Endpoints for monitoring on `HTTP_ADDR`: `/healthz`, `/readyz` and `/metrics`. Each request reads current values.
 
 use std::sync::Arc;
 

@@ -36,7 +36,7 @@ impl Health {
         if shutdown.is_requested() {
             Err("stopping".to_owned())
         } else {
-            // Checked before `started`, so that a worker that waits for Redis or the database at start reports that.
+            // Checked before `started`, so that a starting worker reports which of Redis and the database it waits for.
             self.redis.check()?;
             self.store.check()?;
             if !self.started.load(Ordering::Relaxed) {

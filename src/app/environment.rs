@@ -101,8 +101,8 @@ pub(super) fn environment(
     })
 }
 
-/// The slots of the jobs that send notifications. There are more spare slots than endpoints that are likely to hang at
-/// once. A slot may hold an open connection, so there are fewer slots than files that a process may open.
+/// The slots of notification jobs. A job whose endpoint hangs gets a spare slot; spare slots outnumber the endpoints
+/// likely to hang at once. A slot may hold an open connection, so there are fewer slots than files a process may open.
 fn sending_slots(concurrency: usize) -> Slots {
     Slots::new(concurrency, (concurrency * 8).min(MAX_SPARE_SLOTS))
 }
@@ -176,7 +176,7 @@ fn channels(config: &Config, stream: EventStream) -> anyhow::Result<Vec<Arc<dyn 
     Ok(channels)
 }
 
-/// Builds the deployment's clock. If time is scaled, Redis holds its beginning, so that all workers agree on the time.
+/// Builds the clock. If time is scaled, all workers count from one beginning, which the first worker stores in Redis.
 pub(super) async fn scaled_clock(
     config: &Config,
     connection: &Connection,

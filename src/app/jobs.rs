@@ -36,7 +36,7 @@ pub(crate) async fn run_jobs(config: &Config) -> anyhow::Result<()> {
     let _deaf = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let connection = Connection::new(&config.redis, &RedisHealth::default());
     let budget = Arc::new(budget(config, &connection).for_suspects());
-    // If the database or Redis does not answer, this process ends before it starts a job, so no job is blamed.
+    // If the database or Redis does not answer, this process ends before it starts a job, and no job is blamed.
     let environment = async {
         let store = open_store_for_job(config).await?;
         let shared = read_patiently(&connection, &config.names).await;

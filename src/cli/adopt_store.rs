@@ -1,5 +1,5 @@
-//! `topup-worker adopt-store`: records in Redis that its jobs belong to the database of DATABASE_URL, not to the former
-//! one. The command fails while a worker runs, because that worker would continue to use the former database.
+//! `topup-worker adopt-store`: records in Redis that the jobs there belong to another database from now on, the one of
+//! DATABASE_URL. The command fails while a worker runs, because that worker would continue to use the former database.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `topup-worker callback-secret <host>`: prints only the secret with which a callback host verifies received events.
+//! `topup-worker callback-secret <host>`: prints only the secret by which the host of a `callbackUrl` verifies events.
 //! While the merchant's secret is rotated, the command prints several secrets, one per line, the newest first.
 
 use clap::Args;

@@ -115,7 +115,7 @@ pub(super) async fn dead_letters(settings: DeadLettersSettings) -> anyhow::Resul
     }
 }
 
-/// Adds to a database error that dead letters found only in the store are not shown.
+/// Adds to a database error the note that dead letters which Redis has lost are not shown.
 fn incomplete(error: anyhow::Error) -> anyhow::Error {
     error.context("dead letters that Redis has lost are not shown: the database cannot be read")
 }
@@ -126,7 +126,7 @@ struct Letter {
     lost: Option<StoredDeadLetter>,
 }
 
-/// Reads the dead letters of `job` (`None`: of all job names) from Redis and the store, by job name, the oldest first.
+/// Reads the dead letters of `job`, or of all jobs, from Redis and the store. Sorts by job name, then oldest first.
 async fn all(
     letters: &DeadLetters,
     store: Option<&SqlStore>,
@@ -301,7 +301,7 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
     let Some(subject) = payload.as_deref().and_then(|payload| subject(job, payload)) else {
         return say(format_args!("{job}  {id}  not replayed: its payload cannot be read"));
     };
-    // The list may be minutes old, so `mark` verifies that the job is still a dead letter, before the store changes.
+    // `letter` was read earlier. `mark` checks that the job is still a dead letter, before the store is changed.
     if !letters.mark(letter).await.map_err(failed)? {
         return say(format_args!("{job}  {id}  not replayed: no longer a dead letter, or already tracked"));
     }
@@ -314,7 +314,7 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
         }
         // The store needs no change, because a dead-lettered job has not applied its instruction.
         Subject::Instruction(_) => None,
-        // The database lacks the order, as after a restored backup. The job runs again and tracks the order anew.
+        // The database lacks the order, as after a restored backup. The job runs again; its handler tracks the order.
         Subject::Notification(notification) if store.order(&notification.topup_id).await?.is_none() => None,
         Subject::Notification(_) => {
             let why = "the database has no such notification, or it was sent";
@@ -329,8 +329,8 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
     say(format_args!("{job}  {id}  {done}"))
 }
 
-/// Records in the store that the order is tracked from the start, so a second failure is a new incident with an event.
-/// Returns the new payload of the job; `None` if the order is not stored.
+/// Restarts tracking in the store, so that another failure is a new incident with an event of its own. Returns the new
+/// payload of the job; `None` if the order is not stored.
 async fn replayed_order(store: &SqlStore, order: TrackTopup) -> anyhow::Result<Option<Vec<u8>>> {
     store.replay_order(&order.topup_id, REPLAYED, real_now()).await?;
     let Some(stored) = store.order(&order.topup_id).await? else { return Ok(None) };

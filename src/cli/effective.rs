@@ -37,7 +37,7 @@ impl Source {
     }
 }
 
-/// Returns the settings of the subcommand on the command line, sorted by name.
+/// Returns the settings of the subcommand that the command line names, sorted by name.
 pub(super) fn settings(command: &Command, matches: &ArgMatches, variables: &Variables) -> Vec<Setting> {
     let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
     let own = command.find_subcommand(name).into_iter().flat_map(Command::get_arguments);

@@ -1,5 +1,4 @@
 //! Parses the command line and environment variables, also those written by `.env` files, compose files and Kubernetes.
-//!
 //! An empty variable counts as not set. Spaces, line ends and one pair of quotes around a value are removed; `yes`,
 //! `on` and `1` mean `true`. All unusable variables are reported at once, without their values.
 //!
@@ -14,10 +13,10 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 
-/// The variables of the environment and of the file of `--env-file`. Those of the environment win unless empty.
+/// The variables of the environment and of the file of `--env-file`. A non-empty one of the environment wins.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
-    /// In the sequence of that file. If two lines set the same variable, the later line counts.
+    /// The lines of the file in their sequence. If two lines set the same variable, the later line counts.
     file: Vec<InFile>,
 }
 
@@ -53,8 +52,8 @@ impl Variables {
         })
     }
 
-    /// Returns a warning for each line of the file that is probably a mistake. An unknown name is not repeated, because
-    /// the line may be the rest of a wrapped secret.
+    /// Returns a warning for each line of the file that is probably a mistake. A warning does not repeat an unknown
+    /// name, because the line may be the rest of a wrapped secret.
     pub(super) fn oddities(&self, command: &Command) -> Vec<String> {
         fn knows(command: &Command, name: &str) -> bool {
             command.get_arguments().any(|arg| arg.get_env().is_some_and(|env| env == name))
@@ -126,7 +125,7 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
         match variable_at_fault(as_declared, args, &variables, &error) {
             Some((declared, error)) => {
                 unusable.push(error);
-                // clap reports only one error at a time. Without this variable, it reports the next one.
+                // clap reports only one error at a time. The next try omits this variable and so shows the next error.
                 command = without(command, declared);
             }
             None if unusable.is_empty() => return Err(Refused::CommandLine(error)),
@@ -135,7 +134,7 @@ pub(super) fn matches(command: &Command, args: &[OsString]) -> Result<(ArgMatche
     }
 }
 
-/// Returns a message for each variable of the matched command that is not UTF-8.
+/// Returns a message for each variable of the matched command whose value is not UTF-8.
 fn unreadable(command: &Command, matches: Option<&ArgMatches>) -> Vec<String> {
     let name = matches.and_then(ArgMatches::subcommand_name);
     let own = name.and_then(|name| command.find_subcommand(name));
@@ -149,8 +148,8 @@ fn unreadable(command: &Command, matches: Option<&ArgMatches>) -> Vec<String> {
 pub(super) enum Refused {
     /// The command line is wrong, or asks for help.
     CommandLine(clap::Error),
-    /// Holds one message per unusable variable, which begins with the variable's name; the matches without these
-    /// variables, if clap accepts the rest; and the warnings about lines of the file.
+    /// Some variables are unusable. Holds a message for each, which begins with the variable's name; the parsed rest of
+    /// the settings, if clap accepts the rest; and the warnings about lines of `--env-file`.
     Variables(Vec<String>, Option<Box<ArgMatches>>, Vec<String>),
 }
 

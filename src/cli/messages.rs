@@ -18,7 +18,7 @@ pub(super) fn about(name: &'static str, topup_id: &TopupId, more: Map<String, Va
     vec![("name", name.to_owned()), ("data", Value::Object(data).to_string())]
 }
 
-/// Validates a message like a worker, but stricter: a field that a worker would only ignore or change is an error here.
+/// Validates a message more strictly than a worker: a field that a worker would ignore or change is an error here.
 pub(super) fn check(fields: &Fields) -> Result<(), SettingsError> {
     let bytes: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     let refused =

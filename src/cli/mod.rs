@@ -153,7 +153,7 @@ impl Cli {
         }
     }
 
-    /// Returns the faults in the settings of `run` or `doctor`, except of variables that begin a message in `words`.
+    /// Returns the faults in the settings of `run` or `doctor`, without those of variables that `words` already name.
     fn faults_beside(&self, words: &[String]) -> Vec<String> {
         let settings = match &self.command {
             Command::Run(settings) => settings,

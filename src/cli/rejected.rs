@@ -77,7 +77,8 @@ async fn list(messages: &RejectedMessages) -> anyhow::Result<()> {
     }
 }
 
-/// Returns the ids to act on. `--all` reads them once, before the first replay, so that no message is replayed twice.
+/// Returns the ids to act on. They are read once, before the first replay, because a replayed message may be rejected
+/// again under a new id and must not be replayed twice.
 async fn chosen(messages: &RejectedMessages, which: Which) -> anyhow::Result<Vec<String>> {
     let all = messages.list().await.map_err(failed)?.into_iter().map(|message| message.id);
     let Some(id) = which.id else { return Ok(all.collect()) };

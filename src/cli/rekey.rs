@@ -39,7 +39,7 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     if let Workers::EncryptWithAnother = workers {
         other_key = other_key_in_use(&settings.redis, &current_key).await?;
         if other_key.is_none() {
-            // The worker with the other key has ended, but may have stored a card after the first pass read that order.
+            // The worker with the other key has ended, but may have stored a card after `encrypt_all` read that order.
             done.encrypted += encrypt_all(&store).await?.encrypted;
         }
     }
@@ -121,7 +121,7 @@ enum Workers {
     /// Redis does not answer, or has recorded neither a worker's keys nor a database.
     Unknown,
     Current,
-    /// A worker registered with another key for encryption, but every worker can decrypt with the current key.
+    /// A worker is registered as encrypting with another key, but every worker can decrypt with the current key.
     EncryptWithAnother,
 }
 

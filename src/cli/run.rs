@@ -15,8 +15,8 @@ pub(super) async fn run(settings: RunSettings) -> anyhow::Result<()> {
     }
 }
 
-/// `topup-worker run-job`: the separate process in which a worker runs the jobs of a dead worker. A job that kills its
-/// process then kills no worker.
+/// `topup-worker run-job`: the separate process in which a worker runs the jobs of a dead worker. If one of these jobs
+/// crashes, it ends only this process and not the worker.
 pub(super) async fn run_job(settings: RunSettings) -> anyhow::Result<()> {
     app::run_jobs(&settings.validate()?).await
 }

@@ -1,5 +1,5 @@
-//! The first lines that `order` prints: whether the order is tracked, and which command starts tracking or sends again.
-//! The lines combine the database and the queues in Redis. If Redis does not answer, they rely on the database alone.
+//! The first lines that `order` prints: whether the order is tracked, and which command resumes tracking or resends a
+//! notification. They rely on the database and the queues in Redis; if Redis does not answer, on the database alone.
 
 use topup_jobs::TopupId;
 
@@ -10,15 +10,15 @@ use crate::orders::{HistoryEntry, Notification, NotificationStatus, Occurrence, 
 use crate::queue::{Whereabouts, naming, whereabouts};
 use crate::redis::{Connection, Names};
 
-/// Where Redis holds the job of an order, or a message that names the order. Without an answer, both fields are `None`.
+/// Where Redis holds the job of an order, or a message that names it. Both fields are `None` if Redis does not answer.
 pub(super) struct InRedis {
     place: Option<Whereabouts>,
-    /// For an order in no queue, the message that names the order, as the rest of a sentence after `order <id>`.
+    /// If no queue holds the order: a phrase about the message that names it, printed after `order <id>`.
     message: Option<String>,
 }
 
 impl InRedis {
-    /// Searches the queues for the order. If no queue holds the order and it is not `stored`, searches the messages.
+    /// Searches the queues. If none holds the order and it is not `stored`, searches the inbox and rejected messages.
     pub(super) async fn ask(
         settings: &RedisSettings,
         topup_id: &TopupId,

@@ -1,5 +1,5 @@
-//! Opens the database for commands that need existing tables and neither create nor migrate any. Redis records which
-//! database its jobs belong to, so a mistyped DATABASE_URL is refused instead of being read as empty.
+//! Opens the database for commands that neither create nor migrate tables. Redis records which database its jobs belong
+//! to, so a mistyped DATABASE_URL is refused. Otherwise it would lead to a database that seems to have no orders.
 
 use std::time::Duration;
 

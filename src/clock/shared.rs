@@ -1,4 +1,4 @@
-//! A clock that shows the last measured time of the deployment plus the monotonic time since the measurement.
+//! A clock of the deployment's time, which all workers share: the last measured time plus the monotonic time since.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use tokio::time::Instant;
 use topup_jobs::Timestamp;
 
-/// A measurement corrects a quarter of the clock's error, because the measurement may be wrong by its round-trip time.
+/// A measurement corrects only a quarter of the clock's error, since it may itself be wrong by its round-trip time.
 const PART: i32 = 4;
 /// While the clock's error is corrected, the clock runs at most a tenth faster or slower.
 const GENTLY: i32 = 10;
@@ -16,7 +16,7 @@ const GENTLY: i32 = 10;
 #[derive(Debug, Clone)]
 pub struct SharedTime(Arc<Mutex<Reckoning>>);
 
-/// A time of the deployment, and the monotonic moment at which it was the present time.
+/// A time of the deployment, and the reading of the monotonic clock at that time.
 #[derive(Debug, Clone, Copy)]
 struct Reckoning {
     at: Instant,
@@ -62,7 +62,7 @@ impl SharedTime {
 
 impl Reckoning {
     fn at(&self, at: Instant) -> Timestamp {
-        // `at` may be before `self.at`, because another thread may have set `self` after this thread read the clock.
+        // `at` may be before `self.at`: after this thread read the monotonic clock, another thread may have set `self`.
         self.time + delta(at.saturating_duration_since(self.at))
             - delta(self.at.saturating_duration_since(at))
     }

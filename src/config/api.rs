@@ -70,7 +70,7 @@ impl ApiSettings {
     }
 
     pub(super) fn max_in_flight(&self) -> Result<u32, SettingsError> {
-        // A revoked key is refused for each request in flight, and the real provider blocks an address after five.
+        // With a revoked key each request in flight is refused. The provider blocks an address after five refusals.
         let most = if self.oneclickdz_api_url.host_str() == Some(REAL_API_HOST) { 3 } else { 10_000 };
         in_range("ONECLICKDZ_MAX_IN_FLIGHT", self.oneclickdz_max_in_flight, most)
     }

@@ -36,7 +36,7 @@ impl CallbackSettings {
         if hosts.trim().is_empty() {
             return Ok(None);
         }
-        // `RunSettings::validate` reports an invalid `WEBHOOK_ALLOWED_NETWORKS`; here the default replaces it.
+        // An invalid `WEBHOOK_ALLOWED_NETWORKS` is reported by `RunSettings::validate`; here it counts as not set.
         let guard = webhook.guard().unwrap_or_default();
         let hosts = CallbackHosts::new(hosts, guard)
             .map_err(|error| unusable("CALLBACK_ALLOWED_HOSTS", error.to_string()))?;

@@ -72,7 +72,7 @@ impl WebhookSettings {
         secret: Option<&SecretString>,
     ) -> Result<Endpoint, SettingsError> {
         let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is not a URL"))?;
-        // `RunSettings::validate` reports an invalid `WEBHOOK_ALLOWED_NETWORKS`; the address is not checked then.
+        // Invalid networks give no guard. `RunSettings::validate` reports them, so the URL is not checked here then.
         if let Ok(guard) = self.guard() {
             guard.check_url(&url).map_err(|refused| unusable(url_name, refused.to_string()))?;
         }

@@ -5,8 +5,8 @@
 //!
 //! - A measurement is exact to half of its round-trip time. Small differences are corrected gradually.
 //! - While Redis is unreachable, the time advances by the monotonic clock of this process.
-//! - The clock of Redis may jump, also by a fail-over to another server. The first worker that notices stores the
-//!   difference in Redis, so that the time of the deployment does not jump. The difference shrinks by 10 ms a second.
+//! - The clock of Redis may jump, also by a fail-over to another server. The first worker that notices stores an
+//!   offset in Redis that keeps the time of the deployment from jumping. The offset shrinks by 10 ms a second.
 //! - If only one worker's time differs, for example after a freeze of its host, that worker corrects its time at once.
 //!
 //! The host's wall clock is used only for webhook signatures and certificates. A difference of over 5 s is logged.
@@ -118,8 +118,8 @@ impl TimeKeeper {
         Ok(())
     }
 
-    /// Makes a measurement. With an earlier one as `before`, the script makes this worker's time the deployment's,
-    /// unless others agree with the deployment's time or the clock of Redis has jumped since `before`.
+    /// Makes a measurement. If an earlier one is given as `before`, this worker's time becomes the deployment's, unless
+    /// other workers agree with the present time of the deployment or the clock of Redis has jumped since `before`.
     async fn ask(&self, time: Option<&SharedTime>, before: Option<&Measured>) -> RedisResult<Measured> {
         let mut call = scripts::CLOCK.key(self.names.clock());
         let asked = Instant::now();

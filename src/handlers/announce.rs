@@ -1,4 +1,4 @@
-//! Builds the event of an outcome, as the store keeps it.
+//! Builds the event that reports an outcome of an order (such as fulfilled or delayed), in the form that is stored.
 
 use topup_jobs::{
     Event, EventData, Incident, NotifyCustomer, OrderStatus, Outcome, ProviderOrder, Timestamp, TopupStatus,
@@ -17,8 +17,8 @@ pub(super) const ANOTHER_CARD: &str = "the provider shows another card than the 
 
 impl Environment {
     /// The event of an outcome, with the channels that deliver it. If no channel reaches the customer or the merchant,
-    /// the event also holds one for the operator. `seen` is the provider's answer that caused the outcome, if one did;
-    /// `given_up` is the reason, in words, if the order was given up.
+    /// the event also holds a second event, which notifies the operator. `seen` is the provider's answer, if an answer
+    /// caused the outcome; `given_up` is the reason, in words, if the order was given up.
     pub(super) fn announce(
         &self,
         outcome: Outcome,
@@ -56,8 +56,8 @@ impl Environment {
     }
 }
 
-/// How the provider's answer contradicts the order's final status or card; empty if the order is not final. All unknown
-/// statuses give the same text, so that they belong to one incident.
+/// How the provider's answer contradicts the order's final status or card; empty if the order is not final. Each text
+/// is an incident of its own. All unknown statuses share one text, so that they are reported once.
 fn contradiction(order: &Order, seen: Option<&ProviderOrder>) -> String {
     let Some(seen) = seen.filter(|_| order.tracking.status.is_final()) else { return String::new() };
     let status = match &seen.status {

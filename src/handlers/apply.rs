@@ -1,4 +1,4 @@
-//! The last step of a check: stores a decision with its event. Does the same for rows of the list and orders given up.
+//! The last step of a check: stores its decision and event. Stores rows of the list and given-up orders likewise.
 
 use topup_jobs::{
     DeadLetterReason, Decision, JobName, Next, Observation, Outcome, ProviderOrder, RetryPolicy, Situation,
@@ -10,7 +10,7 @@ use crate::job::NextJob;
 use crate::orders::{Applied, Change, Order, StoreError};
 use crate::provider::RequestKind;
 
-/// Stores what a row of the list shows about an order. Returns whether the order's job should run now.
+/// Stores what a row of the provider's list shows about an order. Returns whether the order's job should run now.
 pub(crate) async fn seen_in_list(
     env: &Environment,
     topup_id: &TopupId,
@@ -25,7 +25,7 @@ pub(crate) async fn seen_in_list(
         return Ok(true);
     }
     if seen.status == TopupStatus::Queued && tracking.scheduled_at.is_some() {
-        // The store already has a QUEUED answer, so this row adds nothing. It is stale if the status has changed.
+        // A QUEUED answer is stored already. This row repeats it, or is stale because the status has changed since.
         return Ok(false);
     }
     let job = JobName::tracking(tracking.status);
@@ -76,7 +76,7 @@ pub(super) async fn apply(
     report(decision, observation);
     let tracking = &order.tracking;
     if record.status != tracking.status {
-        // `polls` counts requests only, because unchanged rows of the list are not stored.
+        // `polls` is the number of requests so far, because rows of the list that show no change do not raise it.
         let requests = tracking.polls + u32::from(source == RequestKind::CheckId);
         env.metrics.status_changed(tracking.status, record.status, requests);
     }
@@ -119,8 +119,8 @@ pub(crate) async fn give_up(
     }
 }
 
-/// Whether a check gave this dead-letter reason. If so, the check has stored that the order is given up. If the store
-/// still tracks the order, the operator has replayed the dead letter since.
+/// Whether a check gave this dead-letter reason. A check stores that the order is given up before it dead-letters the
+/// job. So if the store tracks an order with such a dead letter, the operator has replayed the dead letter since.
 pub(crate) fn is_by_a_check(reason: &str) -> bool {
     [
         DeadLetterReason::NotFound,

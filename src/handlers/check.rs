@@ -15,7 +15,7 @@ use crate::job::{Disposition, Job, NextJob, Settlement, encode};
 use crate::orders::{Order, StoreError};
 use crate::provider::RequestKind;
 
-/// The order's id, if the job's `id` differs from it; `None` if both are equal, and for an instruction's job.
+/// The order's id, if the job has another `id`. `None` for a job with a message about a known order: it keeps its id.
 pub(super) fn other_id_of_order(id: &[u8], payload: &[u8]) -> Option<String> {
     if names_first(id, payload) {
         return None;
@@ -26,7 +26,7 @@ pub(super) fn other_id_of_order(id: &[u8], payload: &[u8]) -> Option<String> {
     right.filter(|right| right.as_bytes() != id)
 }
 
-/// Whether the payload begins with the `topupId` that equals `id`, as workers write it. It need not be parsed then.
+/// Whether the payload begins with a `topupId` equal to `id`, as payloads from workers do. Then it is not parsed.
 fn names_first(id: &[u8], payload: &[u8]) -> bool {
     let behind_id = payload.strip_prefix(br#"{"topupId":""#).and_then(|rest| rest.strip_prefix(id));
     behind_id.is_some_and(|rest| rest.starts_with(b"\""))
@@ -63,7 +63,7 @@ async fn try_check(
     let now = env.clock.now();
     let waited = request.waited.until(now);
     if name == JobName::PollTopup {
-        // Time without a permit does not count as fast polling.
+        // Time without a permit does not count as fast polling, so the start of polling moves forward by that time.
         order.tracking.polling_since += waited.total();
     }
     let situation = Situation {
@@ -76,7 +76,7 @@ async fn try_check(
     };
     let handling = Observation::Answered(ProviderOrder::new(TopupStatus::Handling));
     let as_before = decide(&situation, &handling, now);
-    // The list may be stale, so the last check before fast polling ends needs a request of its own.
+    // The list may be stale, so the last check before fast polling ends must request the order itself.
     let list_counts = matches!(as_before.next, Next::Poll(_));
     let (observation, source) = match observe(env, name, &order, list_counts).await {
         Observed::Answer(observation) => (observation, RequestKind::CheckId),
@@ -98,7 +98,7 @@ async fn try_check(
     if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (source, name, &decision.next)
         && order.tracking.last_checked_at.is_some()
     {
-        // Every reading of the list shows the order. Only its first row is stored, to prove that the order is known.
+        // Each reading of the list repeats an unchanged order. Only its first row is stored, to prove that it is known.
         return Ok(stays(request, &order, waited, Disposition::Snooze(env.clock.real(*wait))));
     }
     if !apply(env, name, &order, (source, &observation), &decision, now).await? {
@@ -135,8 +135,8 @@ fn same_code(one: &Secret, other: &Secret) -> bool {
     plain(one) == plain(other)
 }
 
-/// How the job of an order that was given up or cancelled is settled; `None` for other orders. Such a job still runs if
-/// a crash prevented its first settlement, or if the operator has discarded its dead letter or cancelled the order.
+/// How to settle the job of an order that was given up or cancelled; `None` for other orders. Such a job is still in a
+/// queue if a crash prevented its settlement, or if the order was cancelled or its dead letter discarded meanwhile.
 fn ended_before(order: &Order) -> Option<Disposition> {
     let tracking = &order.tracking;
     if tracking.status.is_final() || tracking.next_check_at.is_some() {

@@ -22,7 +22,7 @@ use crate::telemetry::Metrics;
 const SECOND: Duration = Duration::from_secs(1);
 const ID: &str = "6901616fe9e88196b4eb64b2";
 
-/// A budget with scripted decisions. After a request with key 1, it reports that another key takes over.
+/// A budget with scripted decisions. After a request with API key 1, the budget reports that another key takes over.
 #[derive(Default)]
 struct Written {
     decisions: Mutex<VecDeque<PermitDecision>>,
@@ -184,7 +184,7 @@ async fn the_last_check_before_fast_polling_ends_is_not_left_to_the_list() {
         tracked.check_with(PermitDecision::Wait(SECOND)).await;
         let request = tracked.budget.requests.lock().unwrap().pop().unwrap();
         assert_eq!(request.list_counts, list_counts, "{:?}", request.age);
-        // The test lets this wait count as fast polling.
+        // Clearing `waited` makes the wait count as fast polling, so that fast polling comes to its end.
         tracked.payload.waited = Waited::default();
     }
 }

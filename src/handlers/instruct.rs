@@ -1,4 +1,4 @@
-//! Applies a message about a known order: changes the store and may enqueue a check. It does not ask the provider.
+//! Applies a message about a known order: changes the store and may enqueue a check. Sends no request to the provider.
 
 use std::time::Duration;
 
@@ -56,7 +56,8 @@ async fn carry_out(
     Ok(settlement)
 }
 
-/// The job that checks the order next, if one must be added. If a queue held one already, the intake has made it due.
+/// The job that checks the order now; `None` if no check is needed, or if a queue held the order's job already when the
+/// message arrived: the intake has then made that job due.
 fn next_check(instructed: &Instructed, request: &TrackTopup, instruction: Instruction) -> Option<NextJob> {
     let Instructed { order, tracked_again } = instructed;
     let (check, status) = (instruction.kind == InstructionKind::Check, order.tracking.status);

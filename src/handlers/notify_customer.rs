@@ -6,7 +6,7 @@
 //!
 //! While the receiver's breaker is open or its slots are taken, the job waits in the queue and loses no attempt. A
 //! notification that is refused, or fails at its last attempt, is dead-lettered. The store records that, with the
-//! operator's event, before the job ends; if the job runs again, it adds nothing.
+//! operator's event, before the job ends; a repeated run of the job stores no second event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +141,8 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     let wait = notify_wait(number, (env.jitter)());
     let next_attempt_at = Some(now + wait.unwrap_or_default());
     let attempt = Notification { attempts: number, next_attempt_at, ..stored };
-    // The attempt is stored first: if the store refused writes after each delivery, the event would be sent endlessly.
+    // The attempt is stored before it is made, so that a store that refuses writes prevents the delivery. Otherwise the
+    // event would be sent again at every run, because no delivery could be recorded.
     env.store.begin_attempt(notification, &attempt, now).await?;
     let event_id = notification.event_id();
     let delivery = Delivery {
@@ -164,7 +165,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     Ok(note(env, &order, notification, attempt, made).await)
 }
 
-/// Tracks the order again, because the database lacks it, perhaps since a restored backup. Its events keep their ids.
+/// Tracks an order again that the database lacks, perhaps since a backup was restored. Its events get their former ids.
 fn follow_anew(notification: &NotifyCustomer) -> Settlement {
     tracing::error!(
         event.id = %notification.event_id(),
@@ -222,12 +223,12 @@ fn try_acquire(
     let Some(endpoint) = channel.and_then(|channel| channel.endpoint(order)) else { return Ok(None) };
     env.bulkhead.try_acquire(endpoint, Instant::now()).map(Some).map_err(|rejected| match rejected {
         Rejected::Busy(wait) => wait,
-        // The wait exceeds that of the breaker by 20 % and varies, so that the waiting jobs do not all run at once.
+        // The breaker's own wait, lengthened by 20 % and varied by a tenth, so that the jobs do not all run at once.
         Rejected::Open(wait) => (env.jitter)().apply(wait.mul_f64(1.2)).max(SHORTEST_PAUSE),
     })
 }
 
-/// Sends the event. A slow delivery moves to a spare slot of the endpoint, so that its first slot is free for others.
+/// Sends the event. A slow delivery moves from its regular slot to a spare one, so that the regular slot is free again.
 async fn send(
     channel: &Arc<dyn Channel>,
     delivery: Delivery<'_>,

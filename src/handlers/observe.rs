@@ -9,7 +9,7 @@ use crate::orders::Order;
 use crate::provider::{ApiError, Concern, RequestKind};
 use crate::rate_limit::{Checked, Meaning, PermitDecision, PermitRequest};
 
-/// Longest plausible time from an order's creation to its tracking. An older creation time in an id is not believed.
+/// Longest plausible time from an order's creation to its tracking. If an id gives an older time, the id is ignored.
 const MAX_HANDOVER: Duration = Duration::from_hours(7 * 24);
 
 /// Wait before the next recheck during an outage of the provider, in domain time.
@@ -18,9 +18,10 @@ const OUTAGE_PAUSE: Duration = Duration::from_mins(1);
 const MAX_TRIES_TO_VERIFY: u32 = 3;
 /// Longest wait between two of the `MAX_TRIES_TO_VERIFY` attempts, in real (not scaled) time.
 const MAX_TRY: Duration = Duration::from_secs(2);
-/// Age from which an order is in the backlog, so that newer orders get more requests: three times the limit of polling.
+/// Age from which an order belongs to the backlog: three times the limit of fast polling. The backlog gets fewer
+/// requests than newer orders.
 const BACKLOG_AGE: Duration = Duration::from_mins(15);
-/// How far the provider's clock may be ahead of ours. A creation time further in the future is not believed.
+/// How far the provider's clock may be ahead of ours. If an id gives a time further in the future, the id is ignored.
 const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 /// What a check learned about the order.
@@ -31,7 +32,7 @@ pub(super) enum Observed {
     Wait(Duration),
 }
 
-/// Asks the provider about the order, unless the budget grants no permit or the list has just shown the order.
+/// Asks the provider about the order. No request is made without a permit, or if the list has just shown the order.
 pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Observed {
     let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
@@ -80,7 +81,7 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
     })
 }
 
-/// Requests the list after a check failed. Returns true if that request also fails, or gets no permit.
+/// Requests the list after a check failed. If that request also fails, or gets no permit, the provider counts as down.
 async fn provider_is_down(env: &Environment) -> bool {
     for _ in 0..MAX_TRIES_TO_VERIFY {
         match env.budget.acquire_to_verify().await {

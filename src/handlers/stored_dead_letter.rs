@@ -40,7 +40,7 @@ impl From<GivenUpNotification> for StoredDeadLetter {
             job: NextJob::notify(&notification.payload(&topup_id)),
             reason: reason(&notification),
             at,
-            // The queue does not count the last attempt, at which a notification is given up.
+            // The store counts the last attempt, at which a notification is given up; the queue's dead letters do not.
             attempts: notification.attempts.saturating_sub(1),
             last_error: notification.last_error,
         }

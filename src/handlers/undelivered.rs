@@ -91,7 +91,7 @@ pub(super) async fn give_up(
         );
         return given_up(env, order, &ended).await;
     }
-    // Another worker has ended the notification since. The next run settles the job according to the stored status.
+    // Another worker ended the notification during this attempt. The next run settles the job by the stored status.
     Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)))
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn give_up_notification(
 }
 
 /// Dead-letters the job of a notification that is given up, and enqueues the operator's event in the same step. If the
-/// operator has just replayed the notification, it is pending again, so that a worker restores its job.
+/// operator has just replayed the notification, the store has it as pending, and a worker later enqueues its job again.
 pub(super) async fn given_up(
     env: &Environment,
     order: &Order,
@@ -137,8 +137,8 @@ const REFUSED: &str = "refused";
 /// Beginning of the dead-letter reason if every attempt failed.
 const EXHAUSTED: &str = "undelivered after";
 
-/// The dead-letter reason of a notification, without personal data. If attempts were left, the queue gave the
-/// notification up and not the handler; the reason is then the last error.
+/// The dead-letter reason of a notification, without personal data. If attempts were left, it was the queue that gave
+/// the notification up, and the queue's reason is stored as the last error.
 pub(super) fn reason(ended: &Notification) -> String {
     if let (NotificationStatus::Failed, Some(why), Some(_)) =
         (ended.status, &ended.last_error, notify_wait(ended.attempts, Jitter::NONE))
@@ -156,8 +156,8 @@ pub(super) fn reason(ended: &Notification) -> String {
     }
 }
 
-/// Whether the handler gave this dead-letter reason. If so, the handler has stored that the notification is given up. A
-/// notification that is still pending has then been replayed by the operator.
+/// Whether the handler gave this dead-letter reason. The handler stores that the notification is given up before it
+/// dead-letters the job. So if the store has the notification as pending, the operator has replayed it since.
 pub(crate) fn is_by_the_handler(reason: &str) -> bool {
     [REFUSED, EXHAUSTED].iter().any(|beginning| reason.starts_with(beginning))
 }

@@ -104,7 +104,7 @@ async fn keep(limits: Limits, stream: TcpStream, open: Place, router: Router) {
     let mut connection = pin!(connection);
     // Broken connections and invalid HTTP are the client's fault and are not logged.
     tokio::select! {
-        // Biased, so that a finished answer is written before the connection is closed for a new one.
+        // Biased: the connection is polled first, so that a finished answer is written before `close` takes effect.
         biased;
         _ = connection.as_mut() => return,
         () = open.open.close.cancelled() => return,

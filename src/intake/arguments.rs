@@ -38,7 +38,7 @@ pub(super) fn add(
     call.arg(where_followed.payload);
 }
 
-/// The word of `intake.lua` for this kind of message. Only the store knows if the details in an `update` are new.
+/// The word of `intake.lua` for this kind of message. Details make an `update`: only the store knows if they are new.
 fn what(order: &TrackTopup) -> &'static str {
     match order.instruction.map(|instruction| instruction.kind) {
         Some(InstructionKind::Correct) => "correct",

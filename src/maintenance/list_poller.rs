@@ -29,10 +29,10 @@ use crate::shutdown::Shutdown;
 
 /// The list is read only if at least this number of new orders wait. Fewer are checked one by one.
 const FEWEST: usize = 4;
-/// Domain time from the beginning of a reading to that of the next. A final status is found with at most this delay.
+/// Domain time between the starts of two readings of the list. A final status is found at most this much later.
 const INTERVAL: Duration = Duration::from_secs(8);
-/// A pass is interrupted after this domain time, so that the newest orders are read again. The limit is longer than a
-/// whole pass at a thousand new orders a minute: interrupting such a pass would only read its first pages twice.
+/// Domain time after which a pass over the list is interrupted to read the newest orders again. It exceeds a whole pass
+/// at a thousand new orders a minute, because interrupting such a pass would only read its first pages twice.
 const MAX_STRETCH: Duration = Duration::from_secs(24);
 /// Domain time between two checks whether a reading of the list is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -47,7 +47,7 @@ const REST_KEPT: Duration = Duration::from_mins(1);
 const MAX_USELESS: u32 = 3;
 /// Domain time for which list polling is disabled after [`MAX_USELESS`] such readings.
 const DISABLED_FOR: Duration = Duration::from_mins(10);
-/// How a card is handled of which the list shows only a part, while more such cards wait than can be checked soon.
+/// What happens to a card of which the list shows only a part, if more such cards wait than can be checked soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CardDetails {
     /// Checks the order first and delivers all three fields of the card
@@ -65,13 +65,13 @@ pub(crate) struct ListPoller {
     pub(crate) names: Names,
 }
 
-/// What a reading has found. A reading is a pass over the newest orders, plus the rest of an interrupted pass.
+/// What a reading of the list has found. It reads the pages of the newest orders, then the rest of an interrupted pass.
 struct Reading {
     /// The reading has seen every listed order created since this time.
     seen_from: Timestamp,
     /// Number of waiting orders that the list showed.
     found: usize,
-    /// Whether the list lacked a waiting order at its creation time, or too many pages in a row had no waiting order.
+    /// Whether a waiting order was missing at its creation time in the list, or too many pages in a row showed none.
     is_useless: bool,
     /// Average number of listed orders that were created in one second.
     density: f64,
@@ -89,7 +89,7 @@ impl ListPoller {
         let look = self.rate_limit.real(LOOK_INTERVAL).max(Duration::from_millis(20));
         // A density of 0 means that the density is unknown.
         let (mut density, mut useless, mut rest) = (0.0, 0, None);
-        // Whether enough orders may wait for a reading. If not, Redis is not queried until an order is denied a permit.
+        // Whether at least `FEWEST` orders may wait. If not, Redis is not queried until an order is denied a permit.
         let mut waiting = true;
         loop {
             let pause = async {
@@ -151,8 +151,8 @@ impl ListPoller {
         }
     }
 
-    /// Begins a reading if one is due and no other worker reads. Returns whether enough orders wait for a reading to
-    /// begin soon, and the waiting orders, or none of them if no reading begins now.
+    /// Begins a reading if one is due and no other worker reads. Returns whether enough orders ([`FEWEST`]) wait for a
+    /// reading, and, if a reading begins now, all waiting orders (otherwise an empty list).
     async fn begin(&self) -> redis::RedisResult<(bool, Line)> {
         let allowed = &self.rate_limit;
         let mut call = scripts::LIST_BEGIN.prepare_invoke();
@@ -169,8 +169,8 @@ impl ListPoller {
         Ok((enough, line))
     }
 
-    /// Reads the newest orders first, then continues the pass that an earlier reading interrupted. A long pass is
-    /// interrupted, so that the newest orders are read often.
+    /// Reads the newest orders first, then continues the pass over older orders that an earlier reading interrupted. A
+    /// long pass is interrupted, so that the newest orders are read often.
     async fn read(
         &self,
         line: &Line,

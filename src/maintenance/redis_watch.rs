@@ -1,8 +1,8 @@
 //! Checks every few minutes whether Redis is set up to keep every order, and logs what is wrong. Checks every few
-//! seconds that the server is no replica, which must not be used.
+//! seconds whether the server has become a replica. A replica must not be used, so the worker connects again.
 //!
-//! In all other cases the worker continues, because tracking an order at a risk is better than letting it wait. The command
-//! `topup-worker doctor` makes these checks and more.
+//! After any other failed check the worker continues, because tracking an order at a risk is better than letting it
+//! wait. The command `topup-worker doctor` makes these checks and more.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! Restores jobs that Redis has lost, and records the dead letters of the queue in the store.
 //!
 //! Redis loses data when it is flushed, restored from an older file, or replaced by a replica that lags. The store has
-//! the next check of every order that is not final, and all pending or dead-lettered notifications. An overdue
-//! job that is in no queue is put back with its count of failed attempts. Several workers may restore jobs at once: none
-//! of them touches a job that is in a queue or in flight. Each round searches a limited number of jobs, the oldest first.
+//! the next check of every order that is not final, and all pending or dead-lettered notifications. An overdue job that
+//! is in no queue is put back with its count of failed attempts. Several workers may restore jobs at once: none of them
+//! touches a job that is in a queue or in flight. Each round searches a limited number of jobs, the oldest first.
 //!
 //! The number of restored checks is limited to what the provider answers in a few minutes, because more would only fill
-//! the wait queue. Polled orders are few and their customers are waiting, so they have a separate limit. If a job is
-//! overdue in the store but scheduled for much later in Redis, the clock of Redis was ahead. Such a job is made due.
+//! the wait queue. Polled orders are few and their customers are waiting, so they have a separate limit. A job
+//! that is overdue in the store, but was scheduled for much later while the clock of Redis was ahead, is made due.
 
 mod dead_lettered;
 mod given_up;
@@ -38,7 +38,7 @@ const MOST: u32 = 500;
 const MAX_READ: u32 = 20 * MOST;
 /// Rechecks are restored until as many wait as the provider answers in this number of minutes.
 const RECHECK_MINUTES: u32 = 2;
-/// Polls are restored until as many wait as the provider answers in this number of minutes. In a rush many polls wait.
+/// Like [`RECHECK_MINUTES`], but for polls. The number is higher, because in a rush of orders many polls wait.
 const POLL_MINUTES: u32 = 10;
 
 pub(crate) struct Restore {
@@ -141,7 +141,7 @@ impl Restore {
             let (put_back, no_room) = self.put_back(&queues, &orders, Some(minutes)).await?;
             restored += put_back;
             read += MOST;
-            // At the limit of waiting jobs some of these stay lost. Then the next round begins with the oldest again.
+            // If the limit was reached, some jobs of this page are still lost, so the next round begins at the oldest.
             self.behind[n] = page.behind.filter(|_| !no_room);
             if self.behind[n].is_none() {
                 break;

@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a failed check pauses claims. The next check ends or prolongs this pause within about six seconds.
 const CLAIMS_PAUSE: Duration = Duration::from_secs(10);
-/// How long a job's failed database call makes the worker unready: until after the job's next run, in ten seconds.
+/// How long a job's failed database call makes the worker unready: longer than the 10 s after which the job runs again.
 const CALLS_FAIL_FOR: Duration = Duration::from_secs(15);
 /// A database call of a starting worker that takes longer than this is logged.
 const ANSWERS_AT_START_WITHIN: Duration = Duration::from_secs(10);

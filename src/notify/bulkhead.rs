@@ -1,4 +1,5 @@
-//! Bulkheads and circuit breakers divide the sending slots, so that a slow or dead endpoint does not hold up others.
+//! Divides the sending slots (the number of notifications that a worker sends at once) among the endpoints. Bulkheads
+//! and circuit breakers keep a slow or dead endpoint from holding up the others.
 //!
 //! | rule | effect |
 //! |---|---|
@@ -6,11 +7,11 @@
 //! | *Untrusted* endpoints together take at most half of the slots, divided by the same rule | however many endpoints hang, half of the slots remain for those that answer |
 //! | An attempt that takes longer than [`SLOW`] moves to a spare slot | while there are spare slots, attempts that only wait for an answer occupy no regular slot |
 //!
-//! A new endpoint is untrusted. It becomes trusted when it answers an attempt within [`SLOW`], and untrusted again when
-//! an attempt fails or takes longer. A job that gets no slot is rescheduled. Such jobs return one after another, at the
-//! pace at which slots come free, so that a backlog does not keep the worker busy with rejections.
+//! A new endpoint is untrusted. An answer within [`SLOW`] makes it trusted; a failed or slower attempt makes it
+//! untrusted again. A job that gets no slot is rescheduled. Rejected jobs return one by one, at the pace at which slots
+//! come free, because many jobs that returned at once would only be rejected again.
 //!
-//! While a breaker is open, the endpoint's jobs wait in the queue and lose no attempt. After that time one job probes
+//! While a breaker is open, the endpoint's jobs wait in the queue and lose no attempt. After [`OPEN`] one job probes
 //! the endpoint, and an answer closes the breaker. `SendError::Refused` leaves the breaker unchanged, because a channel
 //! may refuse before it connects. Each process has its own state. Times are measured with the monotonic clock.
 
@@ -27,18 +28,18 @@ use crate::slots::{LentSlot, Slots};
 pub const SLOW: Duration = Duration::from_millis(500);
 /// Number of consecutive failures that opens the breaker.
 const FAILURES: u32 = 5;
-/// How long a breaker stays open, in domain time. If the five failures of one event opened the breaker, the next
-/// attempt of that event is hours away, so the breaker does not delay it.
+/// How long a breaker stays open, in domain time (the time of orders, which demos scale). An event whose own five
+/// failures opened the breaker loses no time, because the next attempt of that event is hours away.
 const OPEN: Duration = Duration::from_secs(30);
-/// How long the endpoint's other jobs wait while one job probes the endpoint, in domain time.
+/// How long the endpoint's other jobs wait if they find one job probing the endpoint, in domain time.
 const FIRST_TRIES: Duration = Duration::from_secs(3);
-/// Lower bound of the estimated time in which each slot of an endpoint comes free once; it paces returning jobs.
+/// Least cycle (time since a slot last came free). In each cycle as many rejected jobs return as half the slots.
 const SLOT_CYCLE: Duration = Duration::from_millis(50);
-/// Upper bound of the same estimate as [`SLOT_CYCLE`]; it applies to an endpoint that frees no slots.
+/// Greatest cycle (see [`SLOT_CYCLE`]). The cycle of an endpoint that frees no slots grows up to this limit.
 const MAX_SLOT_CYCLE: Duration = Duration::from_secs(15);
 /// Longest wait of a job that gets no slot.
 const MAX_WAIT: Duration = Duration::from_secs(15);
-/// Idle endpoints are remembered as trusted up to this number. Callback URLs may have any number of hosts.
+/// Above this number, even a trusted endpoint is forgotten when idle: callback URLs may name any number of hosts.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// The breakers of all endpoints and the slots they share. One per process.
@@ -59,7 +60,7 @@ struct State {
     taken: usize,
     /// The part of `taken` that goes to untrusted endpoints.
     untrusted: usize,
-    /// Return times of jobs that got no slot because other endpoints occupy the slots that theirs may use.
+    /// Return times of jobs that got no slot because other endpoints occupied the slots, not the job's own endpoint.
     shared_queue: ReturnQueue,
 }
 
@@ -79,7 +80,7 @@ struct Endpoint {
 #[derive(Debug, Default)]
 struct ReturnQueue {
     last_back: Option<Instant>,
-    /// When a slot last came free. Until one has come free, this is the time at which the first slot was taken.
+    /// Start of the present cycle: when a slot last came free, or when the first attempt after an idle time took one.
     moved: Option<Instant>,
 }
 
@@ -137,7 +138,7 @@ impl Bulkhead {
             let queue = if others_fill_it { shared_queue } else { &mut endpoint.queue };
             return Err(Rejected::Busy(queue.back(now, self.half)));
         }
-        // Without attempts in flight no slot could come free, so the time before this attempt does not count as slow.
+        // The time since a slot last came free is counted from now, because no slot can come free in idle time.
         if endpoint.in_flight == 0 {
             endpoint.queue.moved = Some(now);
         }
@@ -170,7 +171,7 @@ impl State {
 }
 
 impl ReturnQueue {
-    /// Returns the wait of the next rejected job, estimated for `places` slots that come free one after another.
+    /// Returns the wait of a rejected job. It ends (time since a slot last came free) / `places` after the wait before.
     fn back(&mut self, now: Instant, places: usize) -> Duration {
         let since = now.saturating_duration_since(*self.moved.get_or_insert(now));
         let turn = since.clamp(SLOT_CYCLE, MAX_SLOT_CYCLE) / u32::try_from(places).unwrap_or(u32::MAX);

@@ -39,7 +39,7 @@ async fn trusted_endpoints_share_all_slots_and_leave_one_for_the_next() {
             matches!(bulkhead.try_acquire(names[0].clone(), now), Err(Rejected::Busy(_))),
             "{slots} slots"
         );
-        // Dropping the slots, as a panicking handler does, frees them.
+        // A dropped slot is free again. A panicking handler drops its slot.
         held[0].clear();
         assert!(bulkhead.try_acquire(names[0].clone(), now).is_ok());
     }
@@ -151,7 +151,7 @@ async fn five_failures_open_the_breaker_and_one_probe_goes_first_afterwards() {
 async fn rejected_jobs_are_spread_at_the_pace_of_the_endpoint() {
     let (bulkhead, now) = (bulkhead(20, 0), Instant::now());
     answer(&bulkhead, SHOP, now);
-    // An hour without attempts does not count as a slow pace.
+    // In this hour no slot came free, because none was taken. The hour must not lengthen the waits.
     let now = now + Duration::from_hours(1);
     let _places: Vec<_> = fill(&bulkhead, SHOP, now);
     let back = |now| match try_acquire(&bulkhead, now) {

@@ -76,7 +76,7 @@ impl CallbackHosts {
         Ok(url)
     }
 
-    /// Whether an entry allows this host: the host itself, or `*.` and a domain above it.
+    /// Whether an entry of the setting allows this host: the entry is the host itself, or `*.` and a domain above it.
     #[must_use]
     pub fn name(&self, host: &Host) -> bool {
         self.hosts.iter().any(|pattern| pattern.names(host))

@@ -18,13 +18,13 @@ use url::Host;
 use super::callback::{CallbackHosts, parse_host};
 use super::signature::{InvalidSecret, WebhookSecret, words};
 
-/// Prefix of the HMAC input. With it, no signature made with the merchant's secret equals the secret of a host.
+/// Prefix of the HMAC input. Signed webhooks never begin with it, so no signature can equal the secret of a host.
 const CONTEXT: &str = "topup-worker callback host\n";
 
 /// Signing secrets of all callback hosts.
 #[derive(Clone)]
 pub struct CallbackSecrets {
-    /// HMACs keyed with the merchant's secrets, the newest first.
+    /// HMACs that derive the secrets of hosts, one for each secret of the merchant, the newest first.
     merchant: Arc<[Hmac<Sha256>]>,
     /// Secrets from the settings, by host. Several secrets of one host are separated by spaces, the newest first.
     set: Arc<BTreeMap<String, SecretString>>,

@@ -21,7 +21,7 @@ pub enum ChannelName {
     Sms,
     /// A name that this version does not know; another version may have stored it.
     Other,
-    /// No channel: none of the order's channels reaches customer or merchant.
+    /// Stands in for a channel if no channel reaches the customer or the merchant of an order.
     None,
 }
 

@@ -1,8 +1,8 @@
 //! The channels `email` and `operator-email`: one mail in text and HTML for each event.
 //!
-//! Every attempt sends the same bytes, so a mail program detects a repeat by its Message-ID: the date is the event's,
-//! and the boundary and the Message-ID derive from the event's id. The only customer input in a header is the parsed
-//! address. Customers' addresses come only from the stored order, the operator's only from the settings.
+//! Every attempt sends the same bytes: the date is the event's, and the MIME boundary and the Message-ID derive from
+//! the event's id. So a mail program detects a repeat by its Message-ID. The only customer input in a header is the
+//! parsed address. Customers' addresses come only from the stored order, the operator's only from the settings.
 
 use async_trait::async_trait;
 use lettre::address::{Address, Envelope};
@@ -66,7 +66,7 @@ impl Email {
         let (audience, locale, to) = match &self.reader {
             Reader::Operator { addresses, locale } => (Audience::Operator, *locale, addresses.clone()),
             Reader::Customer(_) => {
-                // The order has the current address: a message may have corrected it since the event was stored.
+                // The address comes from the order, not from the event, because a message may have corrected it since.
                 let address = delivery.order.customer.as_ref().and_then(|customer| customer.email.as_ref());
                 let address = address.map(Secret::reveal);
                 let address = address.and_then(|address| address.trim().parse().ok());

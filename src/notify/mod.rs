@@ -140,7 +140,7 @@ pub trait Channel: Send + Sync + 'static {
     /// Whether this channel delivers this outcome of this order.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
-    /// Whether the receivers are customers or merchants; false for the log, the event stream and the operator.
+    /// Whether this channel sends to customers or merchants; false for the log, the event stream and the operator.
     fn reaches_receivers(&self) -> bool {
         true
     }
@@ -181,8 +181,8 @@ impl Channels {
         wanting.map(|channel| channel.name().to_owned()).collect()
     }
 
-    /// Whether no channel delivers this outcome to customer or merchant, although it concerns both. Always false if the
-    /// deployment has no channels to customers and merchants.
+    /// Whether `Fulfilled`, `Scheduled` or `Refunded` reaches neither customer nor merchant, because no channel to them
+    /// wants it for this order. False for other outcomes, and if the deployment has no such channels.
     #[must_use]
     pub fn reach_no_receiver(&self, outcome: Outcome, order: &Order) -> bool {
         let due = matches!(outcome, Outcome::Fulfilled | Outcome::Scheduled | Outcome::Refunded);

@@ -1,4 +1,4 @@
-//! Sample orders of all kinds, with invented values. At start a merchant's templates are rendered with them.
+//! Sample orders of all kinds, with invented values. Rendering them at start finds errors in a merchant's templates.
 
 use topup_jobs::{
     Customer, Event, EventData, EventId, Incident, Locale, OrderStatus, Outcome, Secret, TopupId, TopupType,

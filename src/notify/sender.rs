@@ -1,8 +1,8 @@
 //! The HTTP client of all webhooks, protected against server-side request forgery (SSRF).
 //!
 //! The guard checks addresses inside the client's DNS resolver. The client connects only to checked addresses, so a
-//! second DNS answer cannot replace a public address with a private one. A literal address is not resolved, so it is
-//! checked before the request. Redirects and proxies are off, because both would connect to an unchecked address.
+//! later DNS answer cannot replace a public address with a private one. A literal address in a URL is not resolved, so
+//! it is checked before the request. Redirects and proxies are off, because both would connect to unchecked addresses.
 //!
 //! Only the status line and the headers are read. The body is ignored, so a receiver cannot keep the worker reading.
 

@@ -155,7 +155,7 @@ async fn no_hostile_address_is_connected_to_and_each_refusal_has_a_reason() {
 #[tokio::test]
 async fn no_host_name_reaches_a_server_on_a_private_network() {
     let (port, connected) = server().await;
-    // If private networks are allowed, these URLs reach the server. So the guard causes the refusals below.
+    // With private networks allowed, these URLs reach the server. So only the guard can cause the refusals below.
     let open = sender(true, "", Scripted::new(&[&["127.0.0.1"]]));
     for host in ["127.0.0.1", "2130706433", "0x7f.1", "localhost", "shop.example"] {
         assert_eq!(post(&open, &format!("http://{host}:{port}/")).await, Ok(204), "{host}");
@@ -192,7 +192,7 @@ async fn no_host_name_reaches_a_server_on_a_private_network() {
 async fn a_name_is_resolved_once_and_the_checked_address_is_connected_to() {
     let (port, connected) = server().await;
     let url = format!("http://rebinding.example:{port}/");
-    // `insecure` allows this machine, which stands for a public host; the metadata address stays blocked.
+    // `insecure` allows 127.0.0.1, which stands for a public host here; the cloud's metadata address stays blocked.
     let guard = || SsrfGuard::new(true, "").unwrap();
     let lookup = Scripted::new(&[&["127.0.0.1"], &["169.254.169.254"]]);
     let sender = Sender::resolving(guard(), Arc::clone(&lookup) as Arc<dyn Lookup>).unwrap();

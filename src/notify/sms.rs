@@ -1,9 +1,9 @@
 //! The channel `sms`: one HTTP request to the merchant's gateway for each event.
 //!
 //! Gateways differ, so the merchant describes the request in a template. At start the template is rendered with a
-//! sample, so that an escaping error shows before it affects a customer. A 2xx is success. A 400 or 422 refuses the
-//! message for good only if the answer contains a configured text, because it may also mean that credit has run out.
-//! Every other answer concerns the account or the gateway and is retried. Redirects are not followed.
+//! sample, so that an escaping error shows before it affects a customer. A 2xx is success. A 400 or 422 may mean a bad
+//! message or used-up credit, so it refuses the message for good only if the answer contains a configured text. Every
+//! other answer concerns the account or the gateway and is retried. Redirects are not followed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ struct Variables<'a> {
     locale: Locale,
 }
 
-/// A phone that breaks a template without escaping, as [`ODD_TEXT`] does as text. A producer may send any phone.
+/// A phone with characters that a template must escape, as [`ODD_TEXT`] is such a text. Producers may send any phone.
 const ODD_PHONE: &str = r#"+213 "661" \ & < % 223344"#;
 const ODD_TEXT: &str = r#"Code : 1234 & "5678" \ 100 % é ع"#;
 /// A common phone number. All its formats contain the digits [`PLAIN_DIGITS`].
@@ -102,7 +102,7 @@ impl SmsGateway {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        // The standard filters render an undefined value as an empty one, so a misspelt variable would go unnoticed.
+        // Unlike the standard filters, these refuse an undefined value, so a misspelt variable does not go unnoticed.
         environment.add_filter("tojson", |value: &Value, indent: Option<Value>, options: Kwargs| {
             filters::tojson(there(value)?, indent, options)
         });
@@ -128,12 +128,12 @@ impl SmsGateway {
     }
 
     fn try_sample(&self) -> Result<(), InvalidGateway> {
-        // ODD_PHONE is not a valid number, so it has no formats; the sample gets the formats of PLAIN_PHONE.
+        // ODD_PHONE is no valid number and has no formats such as E.164, so the sample gets those of PLAIN_PHONE.
         let odd = Phone::read(PLAIN_PHONE, self.country).given_as(ODD_PHONE);
         let Some((odd, filter)) = self.arriving(odd)? else { return Ok(()) };
         let plain = self.arriving(Phone::read(PLAIN_PHONE, self.country))?.unwrap_or_default().0;
         let has = |arriving: &[String], word: &str| arriving.iter().any(|value| value.contains(word));
-        // The template may reformat the number, but the odd phone must not add a value to the request.
+        // A template may send another format instead of `phone`; the odd phone must then add no value to the request.
         let phone = has(&odd, ODD_PHONE) || (odd.len() == plain.len() && has(&plain, PLAIN_DIGITS));
         for (name, arrives) in [("phone", phone), ("text", has(&odd, ODD_TEXT))] {
             if !arrives {
@@ -252,7 +252,7 @@ impl Channel for Sms {
     }
 
     async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
-        // The order has the current number: a message may have corrected it since the event was stored.
+        // The number comes from the order, not from the event, because a message may have corrected it since.
         let phone = delivery.order.customer.as_ref().and_then(|customer| customer.phone.as_ref());
         let phone = phone.map(|phone| phone.reveal().trim()).filter(|phone| !phone.is_empty());
         let Some(phone) = phone else {

@@ -21,7 +21,7 @@ use super::SendError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit of connecting and of sending, each. It is long, because servers delay greetings and scan mails.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time limit for QUIT. It is short, because the mail has been accepted or refused by then.
+/// Time limit for QUIT. It is short, because the mail is accepted or refused before QUIT is sent.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// When the connection is encrypted.
@@ -171,7 +171,7 @@ async fn deliver(
     Ok(())
 }
 
-/// Sends QUIT, unless the connection is broken, and closes the connection. An error no longer affects the mail.
+/// Closes the connection, after QUIT if it still works. An error is ignored: the mail is accepted or refused by then.
 async fn part(server: &mut AsyncSmtpConnection) {
     let _ = timeout(FAREWELL_TIMEOUT, server.abort()).await;
 }

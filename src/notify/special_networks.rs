@@ -1,8 +1,8 @@
 //! Networks without public endpoints: IANA's special-purpose registries for IPv4 and IPv6, and the addresses at which
 //! clouds hand out credentials.
 //!
-//! The first matching entry decides. So for each IP version the networks that no setting allows come before the larger
-//! networks around them. IPv6 outside global unicast (2000::/3) is special even if no entry matches.
+//! The first entry that contains an address decides, so networks that no setting allows are listed before the larger
+//! networks that contain them. An IPv6 address outside global unicast (2000::/3) is special even if no entry matches.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ pub(super) enum Opened {
     Never,
     /// `WEBHOOK_ALLOWED_NETWORKS` allows webhooks if it names the network.
     ByName,
-    /// As `ByName`; for demos and tests, `ALLOW_INSECURE_WEBHOOKS` allows webhooks too.
+    /// `WEBHOOK_ALLOWED_NETWORKS` or, in demos and tests, `ALLOW_INSECURE_WEBHOOKS` allows webhooks.
     ByNameOrForTests,
 }
 

@@ -1,7 +1,7 @@
 //! The variables of the templates: the values of one delivery, formatted for the reader's language.
 //!
 //! The name of a field is the name of its variable. `templates/README.md` lists the variables for merchants, and a test
-//! compares that list with this struct. A value that does not apply is `none`. No text needs a customer's address.
+//! compares that list with this struct. A value that does not apply is `none`. No variable holds a customer's address.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -92,8 +92,8 @@ impl<'a> TemplateContext<'a> {
         }
     }
 
-    /// Adapts the values to the card form of a channel. On channels with links the last digits of the number are masked
-    /// in every message, because the card page asks for them: a message must not contain both the link and the answer.
+    /// Adapts the values to the card form of a channel. If the channel sends links to the card page, the last digits of
+    /// the number are masked in every message. The page asks for these digits, so no message may hold link and digits.
     pub(super) fn carrying(mut self, card: CardForm) -> Self {
         if card == CardForm::Link {
             self.number = self.number.map(|number| without_ending(&number));

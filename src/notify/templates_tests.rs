@@ -40,7 +40,7 @@ fn letters(text: &str) -> String {
     text.chars().filter(|c| c.is_alphanumeric()).collect()
 }
 
-/// Number of SMS segments. One segment holds 160 characters of GSM 03.38 or 70 of UCS-2; each of several, 153 or 67.
+/// Number of SMS segments. A single one holds 160 characters of GSM 03.38 or 70 of UCS-2, one of several 153 or 67.
 fn segments(text: &str) -> usize {
     const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
     let (length, alone, each) = if text.chars().all(|c| BASIC.contains(c)) {

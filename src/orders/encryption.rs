@@ -19,13 +19,13 @@ use topup_jobs::{NotifyCustomer, Secret};
 
 type Cipher = AesGcm<Aes256, U16>;
 const TAG_BYTES: usize = 16;
-/// Fewest distinct bytes in a key. A short pattern has fewer; of all random keys, fewer than 1 in 2^60 have.
+/// Fewest distinct bytes in a key. A short pattern has fewer; a random key has fewer with a chance below 1 in 2^60.
 const FEWEST_BYTES: usize = 14;
-/// Label for deriving a fingerprint, which makes it differ from every other value derived from the key.
+/// Label in the hash that gives a key's fingerprint. It makes the fingerprint differ from all other hashes of the key.
 const FINGERPRINT: &[u8] = b"topup-worker: fingerprint of a key of the cards, 1";
 /// Bytes of a fingerprint, enough to tell the keys of a deployment apart.
 const FINGERPRINT_BYTES: usize = 8;
-/// Label for deriving the key of the links, which makes it differ from the key that encrypts the cards.
+/// Label in the hash that gives the key of the links. It makes that key differ from the key that encrypts the cards.
 const LINKS: &[u8] = b"topup-worker: links to a card, 1";
 /// Bytes of a link's token: 128 bits cannot be guessed, and the link still fits into an SMS.
 const TOKEN_BYTES: usize = 16;

@@ -115,7 +115,7 @@ pub struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// The reason, if this change dead-letters the order. A change by the operator has no event and is no dead letter.
+    /// The reason, if this change dead-letters the order. A change without an event is the operator's: no dead letter.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&str> {
         self.given_up.filter(|_| self.event.is_some())
@@ -215,8 +215,8 @@ pub struct Deleted {
     pub more: bool,
 }
 
-/// An event to be stored. An outcome that cannot recur is stored once per order. A recurring outcome is stored unless
-/// an incident with the same outcome and the same `about` is open.
+/// An event to be stored. An outcome that cannot recur is stored once per order. Each occurrence of a recurring outcome
+/// is an incident. While an incident is open, no further one with the same outcome and `about` is stored.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     /// What happened to the order.
@@ -329,11 +329,11 @@ impl std::str::FromStr for NotificationStatus {
 /// Stores orders, events and notifications. Each method returns [`StoreError`] if the database fails.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// Stores the order if it is new, and returns it. If the order is stored already, a message newer than the last one
-    /// replaces the customer, metadata and callback URL that it names; any other request only adds missing details. A
-    /// given-up order (not final, no next check) is tracked from the beginning again, unless the request comes from the
-    /// job that gave it up: the message is not newer, or order and request have the same `tracked_at`. A cancelled
-    /// order is resumed only by a newer message. A newer message that resumes an order also closes its incidents.
+    /// Stores the order if it is new, and returns it. In a stored order, a message newer than the last one replaces the
+    /// customer, metadata and callback URL that it names; any other request only adds missing details. A given-up order
+    /// (not final, no next check) is tracked from the beginning again. The job that gave the order up may run again but
+    /// does not resume it: its message is not newer, or its `tracked_at` is that of the order. A cancelled order is
+    /// resumed only by a newer message. A newer message that resumes an order also closes its incidents.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 
     /// Applies a message about a known order. Returns `None` if no order of this id is stored. The sequence of the
@@ -448,7 +448,7 @@ pub trait OrderStore: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// Makes a notification pending again, with no attempt used; a delivered one only if `sent_too` is set. A later
-    /// failure is a new incident. Returns whether the notification was changed.
+    /// failure is reported to the operator as a new incident. Returns whether the notification was changed.
     async fn notify_again(
         &self,
         notification: &NotifyCustomer,
@@ -457,7 +457,7 @@ pub trait OrderStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Adds a notification of a stored event, due now, unless its channel has one. Returns whether one was added.
+    /// Adds a notification, due now, of a stored event, if its channel has none yet. Returns whether one was added.
     async fn add_notification(
         &self,
         notification: &NotifyCustomer,

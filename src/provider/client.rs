@@ -110,8 +110,8 @@ impl Client {
         let read = limit.limit(crate::http::read_capped(response, max_bytes)).await;
         let body = match read {
             Some(Ok(body)) => body,
-            // Unless it is 200, only the status matters. If a 401 with a broken body counted as a broken connection,
-            // the workers would repeat the request with the refused key, until the provider locks the address out.
+            // With any status but 200 the body does not matter. If a 401 with a broken body counted as a broken
+            // connection, the workers would retry with the refused key, until the provider locks the address out.
             _ if status != 200 => Vec::new(),
             None => return Err(ApiError::TimedOut),
             Some(Err(ReadError::TooLong)) => {

@@ -41,7 +41,7 @@ pub enum ApiError {
     /// account of the key (`API_DISABLED`).
     #[error("the provider refuses this address or account: {0}")]
     Forbidden(Answer),
-    /// 403 for a page of the list, unless its code concerns the address or the account: the key may not read the list.
+    /// 403 for a page of the list, without a code about the address or the account: the key may not read the list.
     #[error("the provider refuses the list of orders: {0}")]
     ListForbidden(Answer),
     /// 429: too many requests.
@@ -151,8 +151,8 @@ impl ApiError {
         }
     }
 
-    /// What the error is about, and for how long, in the provider's time (source: the provider's list of errors). A 403
-    /// without a code counts as an error about the address, because firewalls send such answers.
+    /// What the error is about and how long requests pause, in the provider's time (source: the provider's list of
+    /// errors). A 403 without a code counts as an error about the address, because firewalls send such answers.
     #[must_use]
     pub fn concern(&self) -> Concern {
         /// The provider's lockout of 15 minutes, plus one minute because clocks differ.

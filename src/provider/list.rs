@@ -57,7 +57,7 @@ pub(super) fn read_list(raw: &RawAnswer<'_>, page: u32) -> Result<OrderList, Api
 /// (source: the provider's list of errors).
 pub(super) fn about_the_list(error: ApiError) -> ApiError {
     match error {
-        // A request for the list is not about a single order, so this counts as a failure of the provider.
+        // A request for the list is about no single order, so `NOT_FOUND` counts as a failure of the provider.
         ApiError::NotFound(answer) => ApiError::Failed(answer),
         ApiError::Forbidden(answer)
             if !matches!(answer.code.as_deref(), Some("IP_BLOCKED" | "IP_NOT_ALLOWED" | "API_DISABLED")) =>
@@ -73,8 +73,8 @@ fn rows<'a>(data: &Fields<'a>) -> Option<Vec<&'a str>> {
     ["topups", "items"].into_iter().find_map(|name| data.array(name))
 }
 
-/// The number of the next page. A page without rows is always the last one, so that a pass ends whatever the pagination
-/// says. Without pagination, a full page may be followed by another.
+/// The number of the next page. A page without rows is always the last one, even if the pagination names a next one, so
+/// that reading the list ends. Without pagination, a full page may be followed by another.
 fn next_page(page: u32, rows: usize, pagination: Option<&Fields<'_>>) -> Option<u32> {
     let has_next_page = pagination.and_then(|pagination| pagination.bool("hasNextPage"));
     let total_pages = pagination.and_then(|pagination| pagination.number("totalPages"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// A freeze of the process counts towards the limit for at most this time.
+/// However long the process freezes, at most this time counts towards the limit.
 const TICK: Duration = Duration::from_millis(250);
 
 /// The remaining time of a limit. The steps of one request share it.

@@ -27,7 +27,7 @@ use super::shared::MAX_CRASHES;
 use super::suspect;
 use crate::job::{Disposition, Handler, Settlement};
 
-/// Wait before a suspect runs again if its process did not start or was stopped, which is not the job's fault.
+/// Wait before a job runs again if its isolated process did not start or was stopped, which is not the job's fault.
 const UNPROVEN: Duration = Duration::from_secs(2);
 /// After this many panics or timeouts of its handler in a row, a job becomes a dead letter.
 const MAX_FAULTS: u32 = 3;
@@ -37,7 +37,7 @@ const MAX_FAULTS: u32 = 3;
 pub(super) struct QueueBackend {
     jobs: Arc<Mutex<UnboundedReceiver<ClaimedJob>>>,
     layer: SettleLayer,
-    /// Dropped with the apalis worker. [`register`] returns a weak reference, which shows whether that worker runs.
+    /// Dropped with the apalis worker. [`register`] returns a weak reference to it, which shows if the worker runs.
     _running: Option<Arc<()>>,
 }
 
@@ -138,7 +138,7 @@ where
 }
 
 impl SettleLayer {
-    /// For a suspect, returns the job in the form that an isolated process takes, and its crashes. Otherwise `None`.
+    /// Returns a suspect in the form that an isolated process takes, with its number of crashes. `None` for other jobs.
     fn suspect(&self, job: &ClaimedJob) -> Option<(Quarantine, IsolatedJob, u32)> {
         let quarantine = self.quarantine.clone().filter(|_| job.suspect || job.crashes > 0)?;
         let id = String::from_utf8_lossy(&job.id).into_owned();
@@ -191,7 +191,7 @@ async fn run_apart(
             tracing::warn!(job.name = %name, job.id = id, why, "the isolated process of this job did not start or was stopped; this is not the job's fault, and the job runs again");
             wait(UNPROVEN)
         }
-        // A suspect without a place goes back to the queue, because it would take a slot from jobs that can run.
+        // Too many suspects run already. This one goes back to the queue, as it would hold a slot that other jobs need.
         suspect::Verdict::NoPlace(turn) => wait(turn),
         suspect::Verdict::NoProcess(why) => {
             let what = "cannot isolate a job that may have killed its worker; the job runs in this worker";

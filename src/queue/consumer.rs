@@ -3,7 +3,7 @@
 //! to Redis in batches, and keeps them while Redis is unreachable. No error of Redis ends either task.
 //!
 //! If the answer of a script is lost, the worker cannot know whether the script has run. So each batch of settlements
-//! has a number, and Redis applies it only once. Jobs that Redis counts as claimed but the worker lacks go back.
+//! has a number, and Redis applies it only once. Claimed jobs that did not reach the worker go back to the queue.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};

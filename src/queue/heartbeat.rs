@@ -62,8 +62,8 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 connection.answered();
                 backoff = Backoff::new();
                 clock.reads(Reading { asked, answered: Instant::now(), shows });
-                // A new connection may lead to another server, whose clock may differ and which other workers may not
-                // have found yet. If the connection changed during this report, this holds for the next report, too.
+                // After a reconnect the server may be another one, so its clock may differ, and other workers may not
+                // report to it yet. If the reconnect came during this report, the next report is treated likewise.
                 clock.was_set |= connection.times_left() != times_left;
                 times_left = left_so_far;
                 if clock.was_set {

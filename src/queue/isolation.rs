@@ -1,4 +1,4 @@
-//! The protocol between a worker and an isolated process, which runs suspects, and the code of the process's side.
+//! The code of an isolated process, which runs jobs that may have killed a worker, and its protocol with the worker.
 //!
 //! The worker sends each job as a line of JSON. The process writes [`Word::Ready`] once it is set up, [`Word::Began`]
 //! before it runs a handler, and [`Word::Ended`] with the settlement. The process ends when its input closes, at the

@@ -14,7 +14,7 @@
 //! | `:cancelled:<id>` | string | only in `poll-topup`: mark that a message cancelled this order; expires after two days |
 //! | `:settled:<worker>` | string | number of the last batch of settlements that was applied |
 //!
-//! A message on the channel `:wake` ends the sleep of the queue's workers, if a job is due before they would wake.
+//! When a job becomes the next one due in its queue, a message on the channel `:wake` ends the sleep of the workers.
 //! At any moment a job is in exactly one of `:active`, `:scheduled`, one `:inflight` set and `:dead`; every move is one
 //! script under `lua/`. A completed job leaves no key behind. Redis must be 6.2 or later.
 //!

@@ -21,7 +21,7 @@ const BREATHER: Duration = Duration::from_millis(5);
 
 /// Interval, by this host's clock, at which some scheduled jobs are checked even if no change of the clock was noticed.
 const UNASKED_EVERY: Duration = Duration::from_secs(20);
-/// Number of calls in a check for which no change of the clock was noticed.
+/// Number of calls for each queue in a check for which no change of the clock was noticed.
 const UNASKED_GOES: usize = 5;
 
 /// The cursor at the first job of a queue.

@@ -27,7 +27,7 @@ use super::suspect::{Suspect, Verdict};
 
 /// How long the first suspect waits for others that were claimed with it, to run in the same process.
 const GATHERED_WITHIN: Duration = Duration::from_millis(20);
-/// If all places are taken, a suspect goes back to the queue for at least this long.
+/// If too many suspects run, a further suspect goes back to the queue for at least this long.
 const SHORTEST_TURN: Duration = Duration::from_millis(300);
 /// Interval between the returns of suspects that went back to the queue.
 const BETWEEN_TURNS: Duration = Duration::from_millis(10);

@@ -11,7 +11,6 @@ use super::scripts;
 use super::shared::{MAX_CRASHES, Shared};
 use crate::redis::Backoff;
 
-/// Maximum settlements of a batch.
 pub(super) const MAX_SETTLED: usize = 256;
 
 /// Sends settlements to Redis in batches until no lease is left, then removes the worker from the queue.

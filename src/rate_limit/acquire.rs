@@ -11,7 +11,7 @@ use crate::redis::millis;
 
 /// How often a waiting order's job checks whether the probe, the only request of a half-open breaker, has ended.
 const PROBE_LOOK: Duration = Duration::from_millis(200);
-/// Wait of a job while only other workers can check orders. It is short, so that one of them soon claims the job.
+/// Wait of a job while only other workers can check orders. It is short, so that such a worker soon claims the job.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
 pub(super) enum Purpose<'a> {
@@ -93,7 +93,7 @@ impl RedisBudget {
     }
 
     /// How long a job waits while this worker can check no orders. If another worker can check orders, the wait is
-    /// short and this worker claims no jobs for a while.
+    /// short, and this worker claims no jobs for a while, so that the other worker claims them.
     pub(super) async fn leave_to_others(&self, wait: Duration) -> Duration {
         if self.others_can_ask().await {
             self.standing.pause_claims();

@@ -1,5 +1,5 @@
-//! The requests of this worker in flight, each with a lease that the worker renews. If the process dies, the leases end
-//! within seconds, so that other workers may make requests again. The dead worker's requests stay in the window log.
+//! The requests of this worker in flight, each with a lease that the worker renews. If the process dies, its leases end
+//! within seconds, and its requests no longer count as in flight. They still count against the requests per minute.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ pub(super) const LEASE: Duration = WORKER_IS_GONE_AFTER;
 /// Pause between two renewals. Most requests are answered before the first renewal.
 const RENEW_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// Requests by permit number, and a signal that one was added.
+/// The requests in flight, by permit number, and a signal that one was added.
 type Requests = Arc<(Mutex<HashMap<String, Request>>, Notify)>;
 
 struct Request {

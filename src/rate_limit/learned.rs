@@ -9,7 +9,7 @@ use topup_jobs::Completions;
 use super::RedisBudget;
 use crate::rate_limit::PermitRequest;
 
-/// Longest delay in the wait queue, compared with a new order; for an order that is almost certainly not final yet.
+/// Delay in the wait queue of an order that is almost certainly not final yet. A new order has no delay.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a worker reads the counts of completed orders, which all workers share.
 const LEARN_INTERVAL: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ pub(super) struct Learned {
 }
 
 impl RedisBudget {
-    /// How much later than a new order this order gets its turn. The less likely it is final, the later.
+    /// Delay of this order in the wait queue: the less likely the order is final now, the longer. A new order has none.
     pub(super) fn patience(&self, request: &PermitRequest) -> Duration {
         if request.backlog {
             return Duration::ZERO;

@@ -2,15 +2,15 @@
 //!
 //! The provider counts the requests of each API key per minute and blocks an address after five failed authentications.
 //! The window log of a key counts a request from its permit until a minute after its answer, and never for less time
-//! than the provider does. Few requests are in flight at once, so a revoked key is refused only about five times.
+//! than the provider does. Few requests are in flight at once, so only about five are refused when a key is revoked.
 //!
 //! One breaker guards the provider, and one guards each key. An open breaker stops the requests that it guards; a
 //! half-open one lets one request at a time through. A refused key stops the workers that use it. A refused address
-//! stops only its own worker, so that state is not in Redis but in `standing`.
+//! stops only its own worker, so that state is not in Redis but in the process (module `standing`).
 //!
 //! An order without a permit joins one of two wait queues: new orders, the most urgent first, or the backlog (rechecks
-//! and old orders). While both hold orders, the backlog gets every fifth request. An order keeps its place in line,
-//! so none starves. This module makes no requests and does not judge what an answer means for an order.
+//! and old orders). While both hold orders, the backlog gets every fifth request. An order keeps its place in its
+//! queue, so none starves. This module makes no requests and does not judge what an answer means for an order.
 //!
 //! # Keys
 //!
@@ -96,7 +96,7 @@ const REQUEST: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Wait before a job requests a permit again if Redis does not answer.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// Like `MAX_WAIT`, for orders of the backlog. With a shorter wait, thousands of them would keep the workers busy.
+/// Longer than `MAX_WAIT`, for the backlog (rechecks and old orders): its thousands of jobs would keep workers busy.
 const MAX_BACKLOG_WAIT: Duration = Duration::from_mins(5);
 /// Number of counted final orders at which all counts are halved, so that recent orders weigh more.
 const MAX_COUNTED: u32 = 4_000;
@@ -118,7 +118,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Converts the provider's time to real time.
+    /// Converts a duration of the provider's time, which may be scaled, to real time.
     pub(crate) fn real(&self, wait: Duration) -> Duration {
         wait.mul_f64(self.minute.as_secs_f64() / 60.0)
     }
@@ -174,7 +174,7 @@ impl RedisBudget {
         }
     }
 
-    /// The budget for a process that runs suspects. That process does not count as a worker that can check orders.
+    /// For a process that runs suspects (jobs that ran when their worker died). Other workers leave no jobs to it.
     #[must_use]
     pub(crate) fn for_suspects(self) -> Self {
         Self { worker: String::new(), ..self }
@@ -184,7 +184,7 @@ impl RedisBudget {
         &self.standing
     }
 
-    /// The pause of this worker's claims, for the time in which it cannot check orders and another worker can.
+    /// The pause in which this worker claims no jobs, because it cannot check orders and another worker can.
     pub(crate) fn claim_pause(&self) -> ClaimPause {
         self.standing.claim_pause()
     }
@@ -253,7 +253,7 @@ impl Budget for RedisBudget {
         let refused = matches!(concern, Some(Concern::KeyRefused(_)));
         let said: Option<(String, u64)> = loop {
             match self.heard(call.invoke_async(&mut self.connection.get()).await) {
-                // Retry until Redis has the refusal and so stops all workers: five refusals block an address.
+                // Retries until Redis has stored the refusal and so stops all workers: five refusals block an address.
                 None if refused => tokio::time::sleep(UNKNOWN).await,
                 said => break said,
             }
@@ -271,7 +271,7 @@ impl Budget for RedisBudget {
             self.standing.admitted(order.is_some());
         }
         if self.standing.reached(error) && self.others_can_ask().await {
-            // The network of this host seems to be at fault, so other workers, which reach the provider, get the jobs.
+            // The network of this host seems to be at fault, so the jobs are left to workers that reach the provider.
             self.standing.pause_claims();
         }
         match became.as_str() {
@@ -280,7 +280,7 @@ impl Budget for RedisBudget {
             "refused" | "address" => Meaning::SaysNothing(self.cannot_ask().await.unwrap_or(UNKNOWN)),
             "mistrusted" | "mistrusted-first" => Meaning::SaysNothing(self.leave_to_others(wait).await),
             "open" | "opened" => Meaning::SaysNothing(wait.min(self.rate_limit.real(MAX_WAIT))),
-            // The word says nothing about the key or the provider, or Redis did not answer, so the error decides.
+            // Redis did not answer, or its word concerns neither the key nor the provider, so the error decides.
             _ => match error.and_then(ApiError::closes_for) {
                 Some(_) => Meaning::SaysNothing(UNKNOWN),
                 None => Meaning::AboutOrder,
@@ -307,7 +307,7 @@ mod tests {
         let (of_all, of_api_key) = include_str!("mod.rs").split_once("//! Of each API key").unwrap();
         let rows = |table: &str, suffix: &str| -> BTreeSet<String> {
             let rows = table.lines().filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "));
-            // Keys of single orders are not in the layout.
+            // Skips keys of single orders, which `Names::layout` does not list.
             let rows = rows.filter(|(key, _)| !key.contains('<'));
             rows.map(|(key, row)| {
                 let kind = row.split(" |").next().unwrap().replace("sorted set", "zset");

@@ -1,4 +1,4 @@
-//! Requests for permits, the decisions of the budget, and the trait of a budget. Real time is time that is not scaled.
+//! The trait of a budget, which permits requests to the provider, and its types. Real time is time that is not scaled.
 
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ pub struct Checked<'a> {
 pub enum Meaning {
     /// The answer, or the error, is about the order.
     AboutOrder,
-    /// There was no usable answer. The number counts the orders (the list is one) that failed at any worker since the
-    /// provider last answered for an order.
+    /// There was no usable answer. The number counts the orders whose checks failed at any worker since the provider
+    /// last answered for an order; the list counts as one order.
     Failing(u32),
     /// The answer says nothing about the order: check it again after this wait, in real (not scaled) time.
     SaysNothing(Duration),

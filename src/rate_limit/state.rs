@@ -17,7 +17,7 @@ pub struct BudgetState {
     pub list: ListUse,
     /// Number of new orders in the wait queue.
     pub new_waiting: u64,
-    /// Number of backlog orders in the wait queue.
+    /// Number of orders of the backlog (rechecks and old orders) in the wait queue.
     pub backlog_waiting: u64,
     /// The API key in use.
     pub key: ApiKey,
@@ -72,7 +72,7 @@ impl Breaker {
 }
 
 impl ListUse {
-    /// Every use.
+    /// Every use of the list.
     pub const ALL: [Self; 3] = [Self::Unused, Self::Read, Self::Disabled];
 
     /// The name in metrics and scripts.

@@ -13,7 +13,7 @@ use crate::redis::millis;
 const MAX_FAILURES: u32 = 8;
 /// Number of unknown orders in a row at which "not found" is no longer believed: the key or the provider may be wrong.
 const MAX_UNKNOWN: u32 = 3;
-/// Pause after `MAX_FAILURES` failures or `MAX_UNKNOWN` unknown orders. Each further one doubles, up to `MAX_CLOSURE`.
+/// Pause after `MAX_FAILURES` failures or `MAX_UNKNOWN` unknown orders. Repetitions double it, up to `MAX_CLOSURE`.
 const FIRST_CLOSURE: Duration = Duration::from_secs(5);
 const MAX_CLOSURE: Duration = Duration::from_mins(1);
 /// Failures are forgotten after this long without another one.

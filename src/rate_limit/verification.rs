@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 impl RedisBudget {
-    /// Verifies the keys and keeps the standing of this worker up to date until shutdown. `apis` holds one client per
-    /// key; `requested` is called after each request, with its error if there was one.
+    /// Verifies the keys and keeps the standing (whether the provider accepts this worker) up to date until shutdown.
+    /// `apis` holds one client per key; `requested` is called after each request, with its error if there was one.
     pub(crate) async fn keep_standing(
         self: Arc<Self>,
         apis: Vec<Arc<dyn TopupApi>>,
@@ -85,7 +85,7 @@ impl RedisBudget {
                 }
                 PermitDecision::Wait(wait) => tokio::time::sleep(wait).await,
                 PermitDecision::Blocked(_) | PermitDecision::SeenInList => {
-                    // The next check of an order verifies the key instead.
+                    // No verification is possible now, so the next check of an order verifies the key instead.
                     self.standing.tried();
                     return;
                 }

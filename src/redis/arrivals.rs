@@ -1,6 +1,6 @@
-//! Notifications that a stream has changed. A blocking `XREAD` would return the next message to every worker at once,
+//! Notifications that a stream has changed. A blocking `XREAD` would send each new message to every worker at once,
 //! whatever its size. So Redis only reports changes of the key (`CLIENT TRACKING` in broadcasting mode, by RESP3), and
-//! a script with limits reads the messages. If a notification is lost, the message waits until the next read.
+//! a script with limits reads the messages. If a notification is lost, the message waits until the next timed read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

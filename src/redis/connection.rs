@@ -79,8 +79,8 @@ impl Connection {
         self.health.failed(error, true);
     }
 
-    /// Replaces all connections to this address if the server has become a replica. A replica that accepts writes does
-    /// not show that by itself. Returns whether the server tells its role.
+    /// Asks the server for its role, and replaces all connections to this address if the server has become a replica: a
+    /// replica that accepts writes causes no error. Returns `false` if the server does not tell its role.
     pub(crate) async fn leave_replica(&self) -> bool {
         let command = |mut server: ConnectionManager| async move { role(&mut server).await };
         let role = self.carry_out(command, |_| None).await;
@@ -119,8 +119,8 @@ impl Connection {
         }
     }
 
-    /// Waits for the search for the server. If the search is replaced meanwhile, waits for the new one instead. After
-    /// [`FIND_TIMEOUT`], waits for the latest search to its end, even if that search is replaced, too.
+    /// Waits for the search for the server. If a new search replaces it meanwhile, waits for the new one instead. After
+    /// [`FIND_TIMEOUT`] in total, only waits for the search that is then the latest, even if another replaces it.
     async fn server(&self) -> (Found, RedisResult<ConnectionManager>) {
         let end = Instant::now() + FIND_TIMEOUT;
         while Instant::now() < end {
@@ -146,8 +146,8 @@ impl Connection {
             Ok(manager) => in_time(self.answer_timeout, command(manager)).await,
             Err(error) => Err(error),
         };
-        // Here an error reply of Redis is an `Ok`. An `Err` comes from the connection, the search or the login. The
-        // connection is then always replaced, because the client library would keep some broken connections forever.
+        // Here an error reply of Redis is an `Ok`. An `Err` comes from the connection, the search or the login. After
+        // an `Err` the connection is always replaced, because the client library would keep some broken ones forever.
         let to_leave = match &answer {
             Ok(answer) => refusal(answer).is_some_and(|error| leaves_connection(&error)),
             Err(_) => true,
@@ -191,15 +191,15 @@ fn refusal(answer: &Value) -> Option<RedisError> {
     }
 }
 
-/// What a server that is no replica tells of its role.
+/// The role of a server that is not known to be a replica.
 enum Role {
     Master,
     /// The server does not tell it, for example because the user may not run `INFO`.
     Unknown,
 }
 
-/// Fails if the server is a replica. A replica may be set up to accept writes, but its master does not get them, and
-/// workers of the master carry out the same jobs.
+/// Fails if the server is a replica, even one that accepts writes. The master never gets those writes, so workers that
+/// use the master would carry out the same jobs again.
 async fn role(server: &mut ConnectionManager) -> RedisResult<Role> {
     let mut ask = redis::cmd("INFO");
     let answer = in_time(ANSWER_TIMEOUT, server.send_packed_command(ask.arg("replication"))).await?;

@@ -13,7 +13,7 @@ use super::refusal::{describe, is_read_only, stops_work};
 
 /// Minimum interval between two log lines about the same refusal.
 const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(30);
-/// How long a refusal that stops work makes a worker unready: longer than the pause between two tries, to leave no gap.
+/// A refusal that stops work makes a worker unready for this long, which outlasts the pause until the next try.
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
 /// Whether Redis answers and accepts commands. Clones share this state.
@@ -95,8 +95,8 @@ impl RedisHealth {
     }
 }
 
-/// The time since which every heartbeat has been answered, by the same server as far as known. After an interruption a
-/// worker must not presume others dead until they have had time to report again.
+/// Since when every heartbeat has been answered, by the same server as far as known. After an interruption a worker
+/// must not presume other workers dead until they have had time to report again.
 #[derive(Debug, Default)]
 pub(crate) struct StableSince {
     since: Option<Instant>,

@@ -42,7 +42,7 @@ impl Names {
         format!("{}:{job}", self.prefix)
     }
 
-    /// Returns the other queue that may hold the job of an order, as an order has two; none for a notification.
+    /// For a job that tracks an order, returns the other queues in which that order's job may be; otherwise none.
     pub(crate) fn siblings(&self, job: JobName) -> Vec<String> {
         let tracking = JobName::TRACKING.contains(&job);
         let others = JobName::TRACKING.into_iter().filter(|other| tracking && *other != job);
@@ -116,7 +116,7 @@ impl Names {
         format!("{}:keyrings", self.prefix)
     }
 
-    /// Returns the keys with fixed names, and their types in Redis. The fingerprints are of the workers' API keys.
+    /// Returns the keys with fixed names, and their types in Redis. `fingerprints` are those of the workers' API keys.
     #[must_use]
     pub(crate) fn layout(&self, fingerprints: &[&str]) -> Vec<(String, &'static str)> {
         const QUEUE: [(&str, &str); 5] = [

@@ -13,8 +13,8 @@ fn of_one_command(error: &RedisError) -> RedisError {
     first.unwrap_or_else(|| error.clone())
 }
 
-/// Whether the connection must be replaced after this error. That is so if the server is no longer the right one. If
-/// the right server refuses one command, the connection is kept.
+/// Whether the connection must be replaced after this error, because its server may no longer be the master with our
+/// keys. If the error is only a refusal of one command, the connection is kept.
 pub(super) fn leaves_connection(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ExecAbort, NoPerm, NoScript, NotBusy, ResponseError, TryAgain};
     let error = of_one_command(error);
@@ -108,7 +108,7 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
     is_of_script(error, "-READONLY ")
 }
 
-/// Whether a command in a script caused the error (in the form of Redis 6), and the text contains these words.
+/// Whether a command in a script caused the error, as Redis 6 reports it, and the text contains these words.
 fn is_of_script(error: &RedisError, words: &str) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
         && detail(error).starts_with("Error running script")

@@ -79,7 +79,7 @@ pub(crate) fn known(info: &Info, appendfsync: Option<&str>) -> Vec<Check> {
     checks
 }
 
-/// The checks in the order of [`NAMES`]; `None` if a value could not be read.
+/// The checks in the order of [`NAMES`]; `None` for each check whose value could not be read.
 fn judge(info: &Info, appendfsync: Option<&str>) -> [Option<Check>; NAMES.len()] {
     [version(info), role(info), persistence(info, appendfsync), writes(info), eviction(info), memory(info)]
 }
@@ -150,7 +150,7 @@ fn eviction(info: &Info) -> Option<Check> {
     }
     let advice = "set `maxmemory-policy noeviction` in redis.conf \
                   (`redis-cli CONFIG SET maxmemory-policy noeviction` until then)";
-    // The name of a policy is repeated; any other text is not.
+    // The message repeats the text only if it can be the name of a policy.
     let plain = policy.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     let policy = if plain { policy } else { "not noeviction" };
     Some(if info.number("maxmemory")? == 0 {

@@ -2,7 +2,7 @@
 //!
 //! The link alone shows no card, so messages with it may be forwarded, archived and scanned. GET shows a form and
 //! changes nothing, since mail servers and messengers open links by themselves. The first right answer gets the card,
-//! which is recorded as shown before it is sent. Every answer counts as a try and is in the order's history.
+//! and the card is recorded as shown before it is sent. Every answer counts as a try and is in the order's history.
 //!
 //! There are no sessions and no cookies. A reverse proxy adds TLS. Paths are never logged, since they contain the
 //! token. Only the end of a path is read, `/r/<token>`, because a proxy may keep or remove the part before it.

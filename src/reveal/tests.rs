@@ -195,7 +195,7 @@ async fn a_link_works_under_every_path_prefix_and_with_trailing_punctuation() {
         under("/caf%C3%A9", "?utm=mail"),
     ] {
         let opened = shop.ask(Method::GET, &path, "").await;
-        // The form has no action, so it is posted to the path under which the page was opened.
+        // A form without `action` is posted to the path of the page, so the form works under every prefix.
         assert!(
             opened.status == 200 && opened.text.contains("<form method=\"post\">"),
             "{path}: {}",

@@ -28,7 +28,7 @@ pub enum Fault {
     /// `200` with an HTML page.
     NotJson,
     /// `200` with JSON that is cut inside the order; `Content-Length` matches the cut body. The cut follows the card
-    /// fields of a fulfilled order, so a client that logs unreadable bodies leaks the card.
+    /// fields of a fulfilled order, so a client that logged unreadable bodies would leak the card.
     Truncated,
     /// `200` with the `Content-Length` of the whole body; the connection closes after half of it.
     BrokenOff,

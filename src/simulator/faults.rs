@@ -126,7 +126,7 @@ fn truncated(order: OrderView, stamp: Stamp) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Half of the answer, then an error. The stream yields once before the error, so that the head and the half are sent.
+/// Half of the answer, then an error. Before the error other tasks run once, so that the head and the half are sent.
 fn broken_off(order: OrderView, stamp: Stamp) -> Response {
     let whole = Success::new(order, stamp).to_bytes();
     let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
@@ -175,7 +175,7 @@ fn huge() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A response whose body fails at its first frame. Hyper has not sent the head by then; it closes the connection.
+/// A response whose body fails at its first frame. Hyper has not sent the head yet, and closes the connection instead.
 fn dropped() -> Response {
     let failing = stream::iter([Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionAborted))]);
     (StatusCode::INTERNAL_SERVER_ERROR, Body::from_stream(failing)).into_response()

@@ -130,7 +130,7 @@ impl ListQuery {
     }
 }
 
-/// Reads a full timestamp, or a day as its first or last millisecond.
+/// Parses a full timestamp or a day. A day stands for its first millisecond, or for its last if `end_of_day` is true.
 fn parse_date(text: &str, end_of_day: bool) -> Option<DateTime<Utc>> {
     if let Ok(date) = DateTime::parse_from_rfc3339(text) {
         return Some(date.to_utc());

@@ -47,13 +47,13 @@ pub enum MixError {
     /// A part is not `name=weight`.
     #[error("\"{0}\" is not name=weight; write for example fulfilled=70,refunded=10,queued=15,slow=5")]
     NotAPair(String),
-    /// A name is not one of the four lives.
+    /// A name is not one of the four lives (sequences of statuses).
     #[error("\"{0}\" is not a life of an order; the lives are fulfilled, refunded, queued and slow")]
     UnknownLife(String),
     /// A weight is not a whole number.
     #[error("the weight of {life} must be a whole number from 0 up, not \"{weight}\"")]
     BadWeight {
-        /// Name of the life.
+        /// Name of the life (sequence of statuses).
         life: String,
         /// The weight as written.
         weight: String,
@@ -99,7 +99,7 @@ impl Mix {
         [self.fulfilled, self.refunded, self.queued, self.slow].into_iter().map(u64::from).sum()
     }
 
-    /// Draws a life; `Fulfilled` if all weights are 0, which only a mix built in code can have.
+    /// Draws a life (sequence of statuses); `Fulfilled` if all weights are 0, which only a mix built in code can have.
     fn draw(self, rng: &mut StdRng) -> Life {
         let mut point = rng.random_range(0..self.total().max(1));
         for (life, weight) in [
@@ -128,7 +128,7 @@ enum Life {
 }
 
 impl Life {
-    /// The life requested by a hint in the reference, such as `order-7-sim-queued`.
+    /// The life (sequence of statuses) requested by a hint in the reference, such as `order-7-sim-queued`.
     fn hinted(reference: &str) -> Option<Self> {
         [
             ("sim-fulfilled", Self::Fulfilled),
@@ -167,7 +167,7 @@ fn between(rng: &mut StdRng, from_ms: u64, to_ms: u64) -> Duration {
     Duration::from_millis(rng.random_range(from_ms..=to_ms))
 }
 
-/// The script for an order with `reference`: by its hint, or else drawn from the mix.
+/// The script for an order: that of the hint in its reference, or else one drawn from the mix.
 pub(super) fn script_for(mix: Mix, reference: &str, rng: &mut StdRng) -> Script {
     let drawn = mix.draw(rng);
     Life::hinted(reference).unwrap_or(drawn).script(rng)

@@ -5,7 +5,7 @@
 //! documented or observed failure ([`Fault`]). An order follows a [`Script`], given by a test or drawn by the [`Mix`].
 //! All waits are domain time, which is real time multiplied by the time scale; only `latency_ms` is real time.
 //!
-//! The simulator must not use the worker's types or code: two sides that share a mistake agree with each other. It
+//! The simulator must not use the worker's types or code: if both had the same mistake, no test would show it. It
 //! keeps all orders in memory only, and must never log a card code, a phone number or a key.
 
 mod access;
@@ -65,7 +65,7 @@ pub struct Simulator {
 struct Shared {
     settings: SimulatorSettings,
     clock: SimClock,
-    /// Locked before `access` and `fault_rng` wherever both are held, so that no deadlock arises.
+    /// Code that also locks `access` or `fault_rng` locks `orders` first, so that no deadlock arises.
     orders: Mutex<Orders>,
     access: Mutex<Access>,
     /// Generator for faults. Orders have their own, so that the number of checks does not change an order's answers.
@@ -84,15 +84,14 @@ pub struct NewOrder {
     pub number: String,
     /// Amount in dinars.
     pub topup_amount: u64,
-    /// The producer's reference; `topup-<id>` if absent. A hint in it has no effect, because `script` is given.
+    /// The producer's reference; `topup-<id>` if absent. A hint in it, such as `sim-queued`, does not change `script`.
     pub reference: Option<String>,
     /// The answers that the order gives as it ages.
     pub script: Script,
 }
 
 impl Simulator {
-    /// Creates a provider without orders, whose clock runs `time_scale` times as fast as real time. A scale that is not
-    /// positive and finite counts as 1.
+    /// Creates a provider without orders. Domain time is `time_scale` times real time (1 if not positive and finite).
     #[must_use]
     pub fn new(settings: SimulatorSettings, time_scale: f64) -> Self {
         let shared = Shared {
@@ -267,7 +266,7 @@ impl fmt::Debug for NewOrder {
     }
 }
 
-/// Ignores poisoning: a panic in one request must not stop the simulator, and it leaves the state consistent.
+/// Ignores poisoning: a panic in one request leaves the state consistent and must not stop the simulator.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

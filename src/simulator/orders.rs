@@ -29,7 +29,7 @@ pub struct Call {
 
 pub(super) enum Plan {
     Script(Script),
-    /// By the hint in the reference; without a hint, drawn from this mix.
+    /// The script named by a hint in the reference, such as `sim-queued`; without a hint, drawn from this mix.
     Drawn(Mix),
 }
 

@@ -125,7 +125,7 @@ impl Script {
         self
     }
 
-    /// Puts answers before the timeline: the first checks get one each, at any age. The true state stays the same.
+    /// Puts answers before the timeline: the first checks get one each, at any age. They do not change the true state.
     #[must_use]
     pub fn first(mut self, answers: impl IntoIterator<Item = Answer>) -> Self {
         self.first.extend(answers);

@@ -32,12 +32,12 @@ fn may_be_heard(metadata: &Metadata<'_>) -> bool {
 /// Sets up the log on standard error, and reports mistakes in `RUST_LOG` there.
 pub(crate) fn init(format: LogFormat, directives: &str) {
     for mistake in mistakes(directives) {
-        // The mistake is written directly to standard error, because it may silence the log.
+        // Written to standard error and not to the log, because the mistake may silence the log.
         let _ = writeln!(std::io::stderr(), "RUST_LOG: {mistake}");
     }
     let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
-    // The filter must decide at every event. sqlx asks whether a statement would be logged, but then logs nothing. A
-    // filter that caches its decision per callsite would then drop the thread's next event.
+    // The filter decides anew at every event. sqlx asks whether a statement would be logged, but then logs nothing, and
+    // the answer "no" stays in the thread. With a cached decision, that "no" would drop the thread's next event.
     let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -49,7 +49,7 @@ pub(crate) fn init(format: LogFormat, directives: &str) {
     tracing_subscriber::registry().with(lines).init();
 }
 
-/// Likely mistakes in `RUST_LOG`. A word that is not a level is taken for a module, and all other modules are hidden.
+/// Likely mistakes in `RUST_LOG`, such as a misspelt level, which the filter takes for the only module to log.
 fn mistakes(directives: &str) -> Vec<String> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_ours = |target: &str| target.starts_with("topup_");

@@ -1,8 +1,8 @@
 //! The metrics: use and state of the API budget, changes of orders, rejected messages and undelivered notifications.
 //!
-//! The counters of this worker start at zero for every label. The state of the deployment's budget is read from Redis
-//! at each scrape only. If Redis does not answer, that state is omitted, because 0 would be wrong. Jobs in isolated
-//! processes (`run-job`) are not counted, because such a process has no endpoint and ends with its job.
+//! The counters of this worker start at zero for every label. The budget, which all workers share, is read from Redis
+//! only when the metrics are scraped. If Redis does not answer, the budget's metrics are omitted, because 0 would be
+//! wrong. Isolated processes (`run-job`) do not count their jobs: they serve no metrics and end with the job.
 //!
 //! A label value must be a constant of this program, such as the name of an enum variant, and never an id or input.
 
@@ -203,7 +203,7 @@ impl Metrics {
         self.redis_checks.get_or_create(&[("check", check)]).set((!is_ok).into());
     }
 
-    /// All metrics in the Prometheus text format, which every scraper can read. `budget` adds the budget's metrics.
+    /// All metrics in the Prometheus text format. `budget` adds the metrics of the API budget that all workers share.
     #[must_use]
     pub(crate) fn encode(&self, budget: Option<&BudgetState>) -> String {
         let mut text = String::new();

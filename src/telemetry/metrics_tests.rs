@@ -76,7 +76,7 @@ fn events_are_counted_under_their_labels() {
     metrics.clone().requested(RequestKind::List, Some(&ApiError::TimedOut));
     metrics.waited(JobName::PollTopup, Duration::from_millis(2_500));
     metrics.status_changed(OrderStatus::Handling, OrderStatus::Scheduled, 4);
-    // Requests of a recheck are not counted, because a recheck is not part of fast polling.
+    // `topup_order_requests` ignores this change: rechecks of a SCHEDULED order are not part of fast polling.
     metrics.status_changed(OrderStatus::Scheduled, OrderStatus::Fulfilled, 4);
     let text = metrics.encode(None);
     for line in [
@@ -94,7 +94,7 @@ fn events_are_counted_under_their_labels() {
     }
 }
 
-/// The text of a documentation page between the two marks with this name.
+/// The text of a documentation page between the comments `<!-- name -->` and `<!-- /name -->`.
 fn part<'a>(page: &'a str, name: &str) -> &'a str {
     let rest = page.split(&format!("<!-- {name} -->")).nth(1).unwrap();
     rest.split(&format!("<!-- /{name} -->")).next().unwrap()

@@ -18,7 +18,7 @@ use crate::orders::CardCipher;
 use crate::redis::{Names, RedisAddress, RedisHealth};
 use crate::shutdown::Shutdown;
 
-/// Messages per pipeline, the same number as for the other queues in `bench/compare`.
+/// Messages per pipeline. `bench/compare` uses the same number for the other queues that it measures.
 const CALL: u32 = 500;
 /// Longest wait for a condition or a reply of Redis.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -40,7 +40,7 @@ pub(super) struct BenchRedis {
 pub(super) enum Due {
     /// All jobs are due at once.
     Now,
-    /// The jobs become due evenly over `window`, which begins after `lead`.
+    /// The jobs become due evenly over `window`, which begins when `lead` has passed since the first XADD.
     Over { lead: Duration, window: Duration },
 }
 
@@ -116,7 +116,7 @@ impl BenchRedis {
         Ok(began.elapsed())
     }
 
-    /// Runs an [`Intake`] alone until the messages of the inbox are in the queue. Returns how long this took.
+    /// Runs an [`Intake`] and no worker until all messages of the inbox are in the queue. Returns how long this took.
     pub(super) async fn take_in(&self) -> anyhow::Result<Duration> {
         let health = RedisHealth::default();
         let clock = Arc::new(ScaledClock::real_time());

@@ -1,8 +1,7 @@
-//! `topup-worker bench`: measures the queue with jobs that do nothing, and the use of the provider's rate limit.
-//!
-//! A measurement of the queue covers the whole path of a job: XADD, the intake, the consumer with its leases and
-//! scripts, apalis, a handler that reads the payload, and the settlement. Without `--redis-url` the bench starts a
-//! private Redis, configured as for production.
+//! `topup-worker bench`: measures the queue with jobs that do nothing, and the use of the provider's rate limit. A
+//! measurement of the queue covers the whole path of a job: XADD, the intake, the consumer with its leases and scripts,
+//! apalis, a handler that reads the payload, and the settlement. Without `--redis-url` the bench starts a private
+//! Redis, configured as for production.
 //!
 //! The bench must not touch a Redis that holds data. It prints figures without a pass or fail, because they depend on
 //! the machine. `bench/compare` prints the same figures for other queues.

@@ -19,11 +19,12 @@ use crate::simulator::{Simulator, SimulatorSettings, serve};
 const IDLE_TIME: Duration = Duration::from_secs(30);
 /// Duration of a job in `recovery`, long enough that the worker is killed before the job ends.
 const FOR_EVER: Duration = Duration::from_mins(10);
-/// Delayed jobs that the worker runs at once, the same number as for the other queues in `bench/compare`.
+/// Delayed jobs that the worker runs at once. `bench/compare` uses the same number for the other queues it measures.
 const DELAYED_SLOTS: u32 = 200;
 const DELAYED: u32 = 10_000;
 const DELAYED_DENSE: u32 = 20_000;
-/// Assumed maximum time to add one message and move it into the queue. `drain` delays its jobs by this time per job.
+/// Assumed maximum time to add one message and move it into the queue. `drain` delays its jobs by this time multiplied
+/// by their number, so that no job is due before all are in the queue.
 const FILLING_TAKES: Duration = Duration::from_micros(60);
 
 pub(super) async fn measure(
@@ -96,7 +97,7 @@ async fn memory(bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<(
 }
 
 async fn drain(settings: &BenchSettings, bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()> {
-    // All jobs become due at one moment. The worker starts after that moment, so that it meets the whole backlog.
+    // All jobs become due at the same moment. The worker starts later, when the whole backlog is due.
     let lead = Duration::from_secs(5) + FILLING_TAKES * settings.backlog;
     let due = Instant::now() + lead;
     bench.fill(settings.backlog, Due::Over { lead, window: Duration::ZERO }).await?;
@@ -139,7 +140,7 @@ async fn recovery(
     let heir = spawn(bench, "heir", settings.slots, Duration::ZERO)?;
     let workers = bench.key("workers");
     bench.until("both workers run", async || Ok(bench.number(&["ZCARD", &workers]).await? == 2)).await?;
-    // The bench waits before it kills the victim, because the heir must first watch the victim for a whole lease.
+    // A worker takes over jobs only after it has reported for a whole lease. The heir gets this time before the kill.
     tokio::time::sleep(Duration::from_secs(8)).await;
     let killed = Instant::now();
     victim.kill().await?;

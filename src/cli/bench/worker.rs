@@ -114,7 +114,7 @@ pub(in crate::cli) async fn bench_worker(settings: BenchWorkerSettings) -> anyho
     Ok(())
 }
 
-/// Runs the process in which a worker of the bench executes the jobs of a dead worker.
+/// Runs inside the separate process in which a worker of the bench executes the jobs of a dead worker.
 pub(in crate::cli) async fn bench_job() -> anyhow::Result<()> {
     let run = |job: IsolatedJob| async { job.run(&BenchHandler::default()).await };
     Ok(run_isolated(run).await?)

@@ -42,7 +42,7 @@ pub(super) async fn demo(settings: DemoSettings) -> anyhow::Result<()> {
     let redis_server = redis_server::find()?;
     let stop = stop_signal()?;
     let mut folder = Folder::make()?;
-    // `stage` is owned here and not in `story::play`, so that its processes are stopped in order even if `play` fails.
+    // This function owns `stage`, so that the workers and then Redis are stopped properly even if `story::play` fails.
     let mut stage = Stage::new();
     let screen = Screen::new(settings.orders);
     let played = tokio::select! {

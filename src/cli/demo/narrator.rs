@@ -1,5 +1,5 @@
 //! The lines that the demo prints about its events, each once, in the words of a merchant's developer. A line reports
-//! what has happened, not what will happen. No line names an order, because sixty ids would hide the rest.
+//! only what has happened. No line names an order, because sixty ids would hide the rest of the output.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The merchant's backend in the demo: sends top-ups to the provider and hands each over with one XADD. Like any
-//! producer, it uses only the provider's HTTP API and that Redis command. The number of orders decides the outcome of
-//! each; the simulator's seed decides how long each takes. The invented customers and numbers must not be printed.
+//! producer, it uses only the provider's HTTP API and that Redis command. The number of orders decides which outcomes
+//! the orders get, the simulator's seed how long each takes. The invented customers and numbers must not be printed.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) struct Producer {
     api_key: String,
     redis: MultiplexedConnection,
     inbox: String,
-    /// For each order, in the sequence of sending: the hint in its reference that decides its outcome in the simulator.
+    /// For each order, in the sequence of sending: the hint to the simulator that decides the order's outcome.
     lives: Vec<&'static str>,
     sent: Vec<Sent>,
 }
@@ -58,7 +58,7 @@ impl Producer {
         self.sent.len() == self.lives.len()
     }
 
-    /// Sends the orders that are due when `at` has passed since the start, except those of [`Producer::send_rest`].
+    /// Sends the orders due by `at`, the time since the start, except the last ones; see [`Producer::send_rest`].
     pub(super) async fn send_due(&mut self, at: Duration) -> anyhow::Result<()> {
         let one_by_one = self.lives.len() - kept_back(self.lives.len());
         #[expect(
@@ -137,12 +137,12 @@ fn data(place: usize, order: &Sent) -> Value {
     })
 }
 
-/// Number of last orders: a sixth of all, at least three. They are sent just before the kill, to keep the worker busy.
+/// Number of orders sent last, just before a worker is killed, so that this worker is busy: a sixth, at least three.
 fn kept_back(orders: usize) -> usize {
     (orders / 6).max(3)
 }
 
-/// Hints for the simulator, one per order. Orders that take longest are sent first, so that the demo ends in a minute.
+/// Returns one hint to the simulator per order. The slowest outcomes come first, so that the demo ends in a minute.
 fn lives(orders: u32) -> Vec<&'static str> {
     let (queued, slow, refunded) = (orders.div_ceil(6), orders / 10, orders / 10);
     let fulfilled = orders - queued - slow - refunded;

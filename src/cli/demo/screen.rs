@@ -66,7 +66,7 @@ impl Screen {
 
     pub(super) fn close(&self) {
         if let Some(bars) = &self.bars {
-            // An error is ignored, because clearing fails if the terminal is closed, and then no bar is visible.
+            // Clearing fails if the terminal is closed. No bar is visible then, so the error is ignored.
             drop(bars.all.clear());
         }
     }

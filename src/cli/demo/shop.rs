@@ -49,7 +49,7 @@ pub(super) struct Shop {
 }
 
 impl Shop {
-    /// Creates a shop that verifies signatures with `secret`, with which the workers sign.
+    /// Creates a shop that verifies signatures with `secret`, the secret with which the workers sign.
     pub(super) fn new(secret: &str) -> anyhow::Result<Self> {
         Ok(Self { book: Arc::default(), verifier: Arc::new(Webhook::new(secret)?) })
     }
@@ -106,7 +106,7 @@ impl Book {
     }
 }
 
-/// Records the event before the delayed answer, so that the event counts even if the worker dies before the answer.
+/// Records the event, then waits and answers. So the event counts even if the worker dies before the answer.
 async fn receive(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let genuine = shop.verifier.verify(&body, &headers).is_ok();
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).filter(|_| genuine);

@@ -1,6 +1,6 @@
 //! The processes of the demo: one Redis, and workers that are real `topup-worker run` processes. The workers get their
-//! settings from environment variables, as in production, but none of the user's except [`KEPT`]. The demo observes the
-//! workers only through the store and Redis, as any outsider could.
+//! settings from environment variables, as in production. Of the user's own variables they inherit only [`KEPT`]. The
+//! demo observes the workers only through the store and Redis, as any outsider could.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -86,8 +86,8 @@ impl Stage {
         Ok(count(&keys, casting).await? > 0)
     }
 
-    /// Kills the first worker with SIGKILL, like a crash. Returns how many jobs the worker held. No other worker runs
-    /// these jobs before the killed worker's lease has expired.
+    /// Kills the first worker with SIGKILL, like a crash, and returns how many jobs the worker held. They can be
+    /// counted after the kill, because no other worker takes them over before the killed worker's lease has expired.
     pub(super) async fn kill_first(&mut self, casting: &mut Casting) -> anyhow::Result<usize> {
         anyhow::ensure!(!self.workers.is_empty(), "there is no worker to kill");
         let mut worker = self.workers.remove(0);
@@ -159,7 +159,7 @@ async fn count(keys: &[String], casting: &mut Casting) -> anyhow::Result<usize> 
     Ok(jobs)
 }
 
-/// The names (`host-pid-ulid`) of this process in a queue. There may be several, as a worker may register anew.
+/// The names (`host-pid-ulid`) under which this process is registered in a queue: one for each time it registered.
 async fn signed_on(worker: &Process, queue: JobName, casting: &mut Casting) -> anyhow::Result<Vec<String>> {
     let Some(pid) = worker.pid() else { return Ok(Vec::new()) };
     let key = format!("{}:workers", casting.names.queue(queue));

@@ -29,8 +29,8 @@ const TICK: Duration = Duration::from_millis(100);
 const NONSENSE_AT: Duration = Duration::from_secs(3);
 const KILL_AT: Duration = Duration::from_secs(10);
 const REPLACE_AFTER: Duration = Duration::from_secs(4);
-/// Maximum wait for the worker to hold a notification before it is killed. If the worker dies then, it may have sent
-/// the event to the shop without recording that, so another worker sends the event again.
+/// Maximum wait, before the kill, until the worker holds a notification. A worker killed at that moment may have sent
+/// the event to the shop without recording that; another worker then sends the event again.
 const BUSY_TIME: Duration = Duration::from_millis(500);
 /// One day of domain time.
 const A_DAY: Duration = Duration::from_hours(24);

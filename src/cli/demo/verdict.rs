@@ -38,7 +38,7 @@ pub(super) struct Evidence<'a> {
     /// Problems found during the run.
     pub(super) problems: Vec<String>,
     pub(super) took: Duration,
-    /// `took` in domain time.
+    /// The time `took`, converted to domain time.
     pub(super) domain: Duration,
 }
 
@@ -150,7 +150,7 @@ impl Evidence<'_> {
         problems
     }
 
-    /// Describes how the body of an event contradicts the event's id or the provider's card; `None` if it does not.
+    /// Describes how the body of an event contradicts the event's id or the provider's card; `None` if they agree.
     fn content(&self, id: &str, delivery: &Delivery) -> Option<String> {
         let body: Value = match serde_json::from_slice(&delivery.body) {
             Ok(body) => body,

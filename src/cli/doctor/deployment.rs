@@ -1,5 +1,5 @@
-//! Checks that a worker started here would fit the running workers. That worker must know the layout of the Redis keys,
-//! use the same database, and share encryption keys, so that each worker can decrypt every card.
+//! Checks that a worker with these settings could run beside the running workers. That worker must know the layout of
+//! the Redis keys, use the same database, and share encryption keys, so that each worker can decrypt every card.
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
@@ -14,7 +14,7 @@ const STORE: &str = "redis-store";
 const KEYS: &str = "redis-encryption";
 const NAMES: [&str; 3] = [LAYOUT_CHECK, STORE, KEYS];
 
-/// The shared state in Redis, and the key fingerprints of every running worker.
+/// The layout and the database that Redis records, and the encryption key fingerprints of every running worker.
 pub(super) type Seen = (Shared, Vec<Vec<String>>);
 
 pub(super) async fn read(connection: &MultiplexedConnection, names: &Names) -> RedisResult<Seen> {

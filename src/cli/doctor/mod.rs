@@ -73,7 +73,7 @@ pub(super) async fn doctor(settings: DoctorSettings) -> anyhow::Result<Exit> {
 async fn look(config: Config, client: &Client) -> Vec<Check> {
     let names = &config.names;
     let api_keys = key_fingerprints(&config);
-    // Redis is reached first, because the provider must get no request while a breaker in Redis is open.
+    // Redis comes first: the provider must get no request while a breaker (a pause of all requests) in Redis is open.
     let redis_then_provider = async {
         let (reached, connection) = redis::reach(&config.redis).await;
         let (redis, shared, provider) = match &connection {

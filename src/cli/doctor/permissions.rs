@@ -388,7 +388,8 @@ fn words(command: &str, name: &str) -> Vec<String> {
 }
 
 impl Refused {
-    /// Adds one refusal. Only words of its text `why` are shown: it varies by version of Redis and may name the user.
+    /// Adds one refusal. Its text `why` varies by version of Redis and may name the user, so only the name of the
+    /// command or the error code is taken from it.
     fn add(&mut self, command: &str, why: &str, place: Option<&str>) {
         if why.contains("permissions to run the") || why.contains("can't run this command") {
             // Newer versions of Redis quote the command, such as `script|load`; older versions do not name it.

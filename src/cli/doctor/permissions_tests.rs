@@ -89,7 +89,7 @@ fn the_documented_permissions_are_those_that_the_scripts_need() {
         for script in sources() {
             for call in script.split("call('").skip(1).chain(script.split("call_with('").skip(1)) {
                 let command = call.split('\'').next().unwrap().to_lowercase();
-                // An entry such as `memory|usage` allows only the subcommand that the scripts use.
+                // An entry such as `memory|usage` allows one subcommand. A script names only the part before the `|`.
                 let is_allowed = allowed.iter().any(|word| word.split('|').next() == Some(&command));
                 assert!(is_allowed, "{command} is not in: {line}");
             }

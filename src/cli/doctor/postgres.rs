@@ -82,7 +82,7 @@ pub(super) async fn version(inspector: &mut Inspector) -> Check {
     }
 }
 
-/// Compares the server's clock with this host's. A difference only warns, because stored times come from the workers.
+/// Compares the server's clock with this host's. A difference only warns: stored times come from the workers' clocks.
 pub(super) async fn clock(inspector: &mut Inspector) -> Check {
     let before = real_now();
     let server = inspector.server_time().await;

@@ -1,5 +1,5 @@
-//! Checks that the provider accepts the API key. The check sends exactly one request, because five refusals block this
-//! address, and so the workers on it, for 15 minutes. While the workers' breaker is open, the doctor sends no request.
+//! Checks that the provider accepts the API key. The check sends one request at most, because five refusals block this
+//! host's address, and so its workers, for 15 minutes. While a breaker pauses the workers' requests, it sends none.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::redis::Names;
 
 const NAME: &str = "provider";
 
-/// Sends the request, unless a breaker in Redis is open for this API key. Without Redis the breaker counts as closed.
+/// Sends the request, unless a breaker in Redis pauses requests with this API key. Without Redis, the request is sent.
 pub(super) async fn look(
     client: &Client,
     key: &KeyFingerprint,
@@ -36,7 +36,7 @@ pub(super) async fn look(
     .await
 }
 
-/// Returns how long the breaker stays open. Reading changes nothing; a permit request would use up the workers' probe.
+/// Reads how long a breaker still pauses requests. Asking for a permit instead could use up the workers' test request.
 async fn closed_for(
     connection: &MultiplexedConnection,
     names: &Names,

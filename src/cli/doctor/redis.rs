@@ -1,5 +1,5 @@
-//! Checks that Redis can be reached, and how it is set up. All checks of `doctor` share the connection opened here. It
-//! retries no command: if `doctor` waited for Redis to come back, it could not report that Redis is away.
+//! Checks that Redis can be reached, and how it is set up. All checks of `doctor` share the connection opened here. The
+//! connection retries no command: if `doctor` waited for Redis to come back, it could not report that Redis is away.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Checks the store: the database opens, can be written and has the right tables, and the keys decrypt the stored
-//! cards. Nothing is created, migrated or committed, and no card leaves the function that decrypts it.
+//! Checks the store: the database opens, can be written and has the right tables, and the encryption keys decrypt the
+//! stored cards. Nothing is created, migrated or committed, and no card leaves the function that decrypts it.
 
 use super::postgres::STORE;
 use super::report::{Check, Verdict};

@@ -10,7 +10,7 @@ use crate::notify::{Blocked, Endpoint, NoAnswer, Sender, SsrfGuard};
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-/// Checks the merchant's receiver. `told_otherwise` means that cards are also delivered by another channel.
+/// Checks the merchant's receiver. `told_otherwise` means that another channel delivers cards.
 pub(super) async fn merchant(endpoint: Option<Endpoint>, guard: &SsrfGuard, told_otherwise: bool) -> Check {
     let Some(endpoint) = endpoint else {
         if told_otherwise {

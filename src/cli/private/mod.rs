@@ -1,5 +1,4 @@
-//! The private environment of `demo` and `bench`: a folder, child processes and a Redis, all removed on drop. The
-//! user's own data and Redis are not used.
+//! A folder, processes and a Redis for `demo` and `bench`, removed on drop. The user's own data and Redis are not used.
 
 mod folder;
 mod process;

@@ -1,6 +1,6 @@
-//! A child process that logs to the command's folder and does not outlive the command. Each child has its own process
-//! group, so that Ctrl-C reaches only the command, which then stops its children one after the other. If the command
-//! panics or fails, `kill_on_drop` kills the children.
+//! A child process of `demo` or `bench`, which logs to the folder of the command and does not outlive it. Each child
+//! has its own process group, so that Ctrl-C reaches only the command, which then stops its children one after the
+//! other. If the command panics or fails, `kill_on_drop` kills the children.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};

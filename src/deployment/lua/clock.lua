@@ -1,6 +1,6 @@
 -- Reads the deployment's time, which is the clock of Redis plus an offset. If the clock of Redis is set to another
 -- time, a worker corrects the offset, so that the deployment's time does not jump.
--- KEYS[1] clock: hash of `offset`, `at` (when `offset` was set) and `agreed` (when a worker last agreed), each in ms
+-- KEYS[1] hash, in ms: `offset`, `at` (when it was set), `agreed` (when a worker's time last was the deployment's)
 -- ARGV[1] time of the deployment according to the worker, in ms since 1970, or empty
 -- ARGV[2] time in ms that the worker expects of Redis, or empty. If Redis is close to it and no worker has agreed
 --         lately, ARGV[1] becomes the deployment's time.

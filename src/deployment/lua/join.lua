@@ -13,8 +13,8 @@
 -- ARGV[8..] fingerprints of these keys, the current one first
 -- Returns {word, detail}: 'joined', or 'fits' for 'look'; 'layout' with a newer layout's version; 'store' with the id
 --   of the jobs' database; 'keys' with the entry of a worker whose keys differ. The entries of such workers are
---   removed, except by 'look'; a living worker joins again. If Redis names no database: 'unclaimed' for 'join', after
---   waking workers to report, because Redis may have lost its data; 'others' for 'claim' if a worker has reported.
+--   removed, except by 'look'; a living worker joins again. If Redis names no database, it may have lost its
+--   data. Then 'join' wakes workers to report and returns 'unclaimed'; 'claim' returns 'others' if one has reported.
 local layout_key, store_key, members = KEYS[1], KEYS[2], KEYS[3]
 local layout, store, lease = tonumber(take()), take(), tonumber(take()) / 1000
 local reported_within, name, what = tonumber(take()) / 1000, take(), take()
@@ -54,7 +54,7 @@ for n = 1, #others, 2 do
     local other, seen = others[n], tonumber(others[n + 1])
     local of, theirs = string.match(other, '^(%S+) (.+)$')
     local current = theirs and string.match(theirs, '^%S+')
-    -- If the clock of Redis was moved back, an entry may be from the future. Far from now, it counts as expired, too.
+    -- After the clock of Redis was moved back, an entry may be dated in the far future. Then it counts as expired, too.
     if math.abs(now() - seen) > lease then
         if joins then
             redis.call('ZREM', members, other)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::orders::StoreError;
 use crate::provider::{ApiError, Concern};
 
-/// How much longer list polling is disabled if the list is refused. Only a change of the merchant's account helps.
+/// Extra time to disable list polling if the provider refuses the list. Only a change of the merchant's account helps.
 const REFUSED: Duration = Duration::from_hours(24);
 
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub(super) enum ListingError {
 }
 
 impl ListingError {
-    /// Whether the provider seems to refuse only the list. A refused key or a rate limit affects all requests.
+    /// Whether the provider seems to refuse only the list, not all requests as for a refused key or a rate limit.
     pub(super) fn refuses_the_list(&self) -> bool {
         matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }

@@ -10,20 +10,22 @@ use topup_jobs::{Timestamp, TopupId};
 
 use crate::provider::OrderList;
 
-/// A window begins this long before the oldest order. If an order's id contains no time, the window uses the time at
-/// which a worker received the order, which is a little later than its creation.
+/// The window of creation times begins this long before the oldest order. If an order's id contains no time, the window
+/// is based on the time at which a worker received the order, which is a little later than its creation.
 const BEFORE: Duration = Duration::from_secs(15);
 /// Margin after a creation time that was read from an order's id. Such a time is exact only to a second.
 const AFTER: Duration = Duration::from_secs(5);
 /// Margin after a creation time that is not from the order's id, because the provider's clock may be ahead of ours.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
-/// A pass reads through a gap between two waiting orders if it has at most 50 rows for each waiting order beyond it.
+/// A gap is a part of the list without waiting orders. To reach the older waiting orders behind a gap, a pass reads the
+/// gap if it has at most this number of rows for each of them.
 const WORTH_ROWS: f64 = 50.0;
-/// Longest gap that is read while the density of the list is unknown, for each waiting order older than the gap.
+/// While the rows per second are unknown, a gap is read if it lasts at most this long for each waiting order behind it.
 const WORTH_TIME: Duration = Duration::from_mins(10);
 /// A pass that has found a waiting order ends after this many pages in a row without another one.
 const MAX_USELESS_PAGES: u32 = 3;
-/// A pass without any waiting order ends after this number of pages. The first pages may show only newer orders.
+/// A pass that has found no waiting order ends after this many pages. It reads more pages than [`MAX_USELESS_PAGES`],
+/// because the first pages may show only orders that are newer than all waiting ones.
 const MAX_PAGES_AHEAD: u32 = 10;
 
 /// Waiting orders with their creation times, the newest first.
@@ -150,12 +152,12 @@ impl Pass {
     }
 }
 
-/// Returns how far back the list is read: to the last waiting order before the first gap that is too long.
+/// Returns how far back the list is read: to the waiting order before the first gap that is too long to be read.
 fn reach(line: &Line, density: f64) -> Timestamp {
     let mut oldest = line.first().map(|(_, created_at)| *created_at).unwrap_or_default();
     for (n, (_, created_at)) in line.iter().enumerate() {
         let gap = (oldest - *created_at).to_std().unwrap_or_default();
-        // Reading a gap gives access to all older waiting orders. The more of them there are, the longer it may be.
+        // A pass that has read a gap finds the older waiting orders. The more there are, the longer the gap may be.
         let behind = u32::try_from(line.len() - n).unwrap_or(u32::MAX);
         let worth_rows = WORTH_ROWS * f64::from(behind);
         if density * gap.as_secs_f64() > worth_rows

@@ -91,7 +91,7 @@ fn a_pass_that_stops_early_claims_only_what_it_has_seen() {
     assert!(seen_from >= oldest_row && seen_from <= oldest_row + AFTER * 3, "{seen_from} of {oldest_row}");
     assert_eq!(wanted.missed_since(seen_from, &window), 0, "the pass did not reach its place");
 
-    // An interrupted pass, too, claims only what it has seen.
+    // A pass that is interrupted after its first page has seen only the orders of that page.
     let mut pass = Pass::new(window);
     let step = pass.take_in(&pages(0, -10_000, &shown)[0], &mut Wanted::new(&line));
     assert_eq!(step, Step::Next);

@@ -1,9 +1,9 @@
 //! Handles dead letters whose order or notification is still pending in the store.
 //!
-//! The queue itself dead-letters poison (jobs whose process died repeatedly) and jobs whose handler panicked. Then this
-//! module marks the order or notification as given up and notifies the operator. A handler does so itself before it
-//! dead-letters a job. If the order or notification is pending nevertheless, or if the dead letter is marked as being
-//! replayed, a replay ended before it changed Redis. This module completes that replay.
+//! - If the queue dead-lettered the job, because its process died repeatedly (poison) or its handler panicked, this
+//!   module marks the order or notification as given up and notifies the operator.
+//! - If the handler dead-lettered the job, it stored this beforehand. So a pending order or notification shows that an
+//!   operator's replay ended before it changed Redis, as does the mark of a replay. This module completes the replay.
 
 use topup_jobs::JobName;
 

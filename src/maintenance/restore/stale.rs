@@ -1,7 +1,7 @@
 //! Deletes dead letters whose order is final, cancelled or discarded, or whose notification was sent or discarded.
 //!
 //! Redis holds them if it was restored from an older file, or if an order became final after its job was dead-lettered.
-//! A round scans a part of every queue. It also stores reasons that earlier versions of this program left in Redis.
+//! A round scans a part of every queue. It also stores dead-letter reasons that earlier versions left only in Redis.
 
 use topup_jobs::{JobName, NotifyCustomer, TopupId};
 

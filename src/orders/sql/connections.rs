@@ -56,7 +56,7 @@ struct State {
     most: usize,
     /// The last logged value of `granted`.
     logged: usize,
-    /// Time of the last refusal; `None` if the server has refused none since the pool last tried one more.
+    /// Time of the last refused connection; `None` if none was refused since `granted` was last raised by one.
     refused_at: Option<Instant>,
     pause: Duration,
     /// When the pool next tries to open one more connection.
@@ -128,7 +128,6 @@ impl Connections {
         Lent { connection: Some(connection), is_in_use: false, home: Arc::clone(&self.0) }
     }
 
-    /// Closes the idle connections.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut self.0.state().idle);
         for (connection, _) in idle {
@@ -190,7 +189,7 @@ impl State {
         true
     }
 
-    /// Logs the number of allowed connections if it has changed and no refusal came within [`AT_ONCE`].
+    /// Logs a changed number of allowed connections, once the last refused connection is [`AT_ONCE`] ago.
     fn log(&mut self) {
         if self.refused_at.is_some_and(|at| at.elapsed() < AT_ONCE) {
             return;

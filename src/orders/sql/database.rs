@@ -173,8 +173,8 @@ impl Transaction {
         })
     }
 
-    /// Runs a statement that must change a row of `table`. A trigger or rule of the operator may suppress the
-    /// change without an error.
+    /// Runs a statement that must change a row of `table`. If no row has changed, this is an error: a trigger or rule
+    /// of the operator has suppressed the change.
     pub(in crate::orders) async fn change(
         &mut self,
         table: &'static str,
@@ -186,7 +186,7 @@ impl Transaction {
         }
     }
 
-    /// Inserts a row unless it exists; returns whether it was inserted. `stored` selects the row.
+    /// Inserts a row unless it exists; returns whether it was inserted. `stored` must find the row if it was not.
     pub(in crate::orders) async fn insert(
         &mut self,
         table: &'static str,
@@ -250,7 +250,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Commits, unless the SQLite file is no longer the one in which the transaction began.
+    /// Commits. Fails before that if the SQLite file in which the transaction began is no longer at its path.
     pub(in crate::orders) async fn commit(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(open, file, begun_in) => {

@@ -21,7 +21,7 @@ struct Details {
 /// Maps the name of a detail to the newest message that named it.
 type NamedBy = BTreeMap<String, String>;
 
-/// Detail without a value. Every message but a correction names it; the newest decides whether the order is tracked.
+/// Entry of [`NamedBy`] without a value: the newest message, corrections aside, decides whether the order is tracked.
 const TRACKED: &str = "tracked";
 const CUSTOMER: [&str; 4] = ["name", "email", "phone", "locale"];
 const METADATA: &str = "metadata";
@@ -106,7 +106,7 @@ fn read(row: &Row) -> Result<Details, StoreError> {
     })
 }
 
-/// If the intake times of two messages differ by less, their stream ids decide, because intake runs in parallel.
+/// Workers take in messages in parallel. If two intake times differ by at most this, the stream ids decide instead.
 const IDS_AGREE_MS: u64 = 10_000;
 
 /// Decides for each detail whether the request's message is the newest one.
@@ -126,7 +126,8 @@ impl<'a> Naming<'a> {
         Ok(Self { by, message, stored_message })
     }
 
-    /// Whether the request sets this detail; if so, records its message. Without one it sets only missing details.
+    /// Whether the request sets this detail: with a message, if that is the newest one for the detail, which is then
+    /// recorded; without a message, if the detail is missing.
     fn names(&mut self, detail: &str, missing: bool) -> bool {
         let Some(message) = self.message else { return missing };
         let decides = self.by.get(detail).is_none_or(|last| is_newer(message, last));
@@ -201,7 +202,7 @@ fn is_newer(position: &str, last: &str) -> bool {
         (Some((id, Some(taken))), Some((last, Some(last_taken))))
             if taken.abs_diff(last_taken) > IDS_AGREE_MS =>
         {
-            // The ids may contradict the intake times if Redis lost its stream, or the clock of Redis was moved back.
+            // The intake times decide: the ids may go back if Redis lost its stream, or its clock was moved back.
             if id == last { false } else { taken > last_taken }
         }
         (Some((id, _)), Some((last, _))) => id > last,

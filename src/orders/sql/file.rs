@@ -65,7 +65,6 @@ impl SqliteFile {
         Ok(&self.open)
     }
 
-    /// Closes the connections.
     pub(super) async fn close(&self) {
         self.checkpoint().await;
         self.open.readers.close().await;
@@ -73,9 +72,9 @@ impl SqliteFile {
         self.open.note.release();
     }
 
-    /// Copies the write-ahead log into the file. A log removed from its path exists only until the last process that
-    /// has it open ends. SQLite copies the log when that process closes the file, but not if the process is killed or
-    /// if two processes close the file at once. A reader does it, because a command that only reads has no writer.
+    /// Copies the write-ahead log into the file. A log removed from its path is lost with the last process that has it
+    /// open. SQLite itself copies the log when that process closes the file, but not if the process is killed or if two
+    /// processes close the file at once. This call uses a reader, because a command that only reads has no writer.
     pub(super) async fn checkpoint(&self) {
         drop(sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.open.readers).await);
     }
@@ -129,7 +128,7 @@ async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Res
     let readers = pool(READERS).connect_with(options.clone()).await?;
     // The first read makes SQLite open the log, which is identified below.
     sqlx::query("SELECT 1 FROM sqlite_master").fetch_optional(&readers).await?;
-    // A full disk ends a transaction that sqlx still counts as open. Such a connection is not used again.
+    // If the disk is full, SQLite ends a transaction that sqlx still counts as open. Its connection is not used again.
     let usable = |connection: &SqliteConnection| !connection.is_in_transaction();
     let writer = pool(1)
         .acquire_timeout(BUSY_TIMEOUT)

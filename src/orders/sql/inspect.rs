@@ -21,7 +21,7 @@ use crate::orders::{CardCipher, StoreError};
 
 /// Longest wait for a lock. A healthy worker's write is shorter, so a longer wait means that the file stays locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Size of the file that tries the disk: a transaction of an order needs less.
+/// Size of the file that is written to test the free space; a transaction of an order needs less.
 const TRIED_BYTES: usize = 1 << 16;
 
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ impl Inspector {
     /// Writes in a transaction that is rolled back; false if another process keeps the database locked.
     pub(crate) async fn try_write(&mut self) -> Result<bool, StoreError> {
         const WRITE: &str = "CREATE TABLE written_by_doctor_and_rolled_back (id INTEGER)";
-        // If the tables exist, the role only needs the right to change rows.
+        // If the tables exist, the role needs no right to create tables, but the right to change rows.
         let is_made = matches!(self.tables().await, Ok(Tables::UpToDate | Tables::Newer));
         if let Self::Postgres(connection) = self
             && is_made
@@ -138,7 +138,7 @@ impl Inspector {
                     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
                     sqlx::query(WRITE).execute(&mut *transaction).await?;
                     transaction.rollback().await?;
-                    // SQLite writes nothing to the disk before a commit.
+                    // SQLite writes nothing to the disk before a commit, so the disk is tested with a separate file.
                     try_disk(&real(path)).map_err(sqlx::Error::Io)
                 }
                 Self::Postgres(connection) => {

@@ -93,7 +93,7 @@ impl Note {
                         match options().create_new(true).open(&path) {
                             Ok(_) => continue,
                             Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                            // Where no note can be created, SQLite cannot create its log either, and reports that.
+                            // If no note can be created here, SQLite cannot create its log either, and reports that.
                             Err(_) => {}
                         }
                     }
@@ -111,7 +111,7 @@ impl Note {
             };
             let is_held = matches!(note.try_lock(), Err(TryLockError::WouldBlock));
             if is_held {
-                // The first process to open the database locks the note exclusively until an outdated note is cleared.
+                // Waits while another process, the first to open the database, locks the note exclusively to check it.
                 note.lock_shared().map_err(sqlx::Error::Io)?;
             }
             if FileId::of(&path).ok() != note.metadata().ok().map(FileId::from) {
@@ -198,7 +198,7 @@ fn check(note: &mut File, is_held: bool, database: &Path, path: &Path) -> Result
         _ => {}
     }
     if !is_held {
-        // If the ids differ, the note is outdated: its log may be gone, and other files may have its inodes.
+        // If the ids differ, the note is cleared: files that it names may be gone, and new files may have their inodes.
         if ids != there {
             let _ = note.set_len(0);
         }

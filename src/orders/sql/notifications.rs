@@ -267,7 +267,6 @@ pub(super) async fn hasten(
     Ok(pending)
 }
 
-/// Records an attempt in the history of its order.
 async fn note(
     open: &mut Transaction,
     notification: &NotifyCustomer,

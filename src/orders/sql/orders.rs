@@ -25,7 +25,7 @@ pub(super) async fn track(
         let known_given_up = order.given_up.is_some() || order.discarded;
         let repeated = order.cancelled_at.is_some()
             || (known_given_up && request.tracked_at == Some(order.tracking.tracked_at));
-        // Only the first job after a message carries the message's id. Later jobs add nothing and skip the transaction.
+        // Only the first job after a message has a `message_id`. A later job that adds nothing skips the transaction.
         if !told_more && (!given_up || repeated) && request.message_id.is_none() {
             return Ok(order);
         }
@@ -79,7 +79,7 @@ pub(super) async fn insert(
     Ok(true)
 }
 
-/// Starts the tracking of a never checked order at `now`; another message may have stored the order long before.
+/// Sets the start of tracking to `now` if the order was never checked: a message may have stored it long before.
 async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
     let update = sql("UPDATE internet_orders SET tracked_at = $1, polling_since = $1, next_check_at = $1
          WHERE topup_id = $2 AND next_check_at IS NOT NULL AND last_checked_at IS NULL AND last_error IS NULL
@@ -87,10 +87,10 @@ async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Re
     open.execute(update.bind(now).bind(topup_id.as_str())).await.map(drop)
 }
 
-/// Tracks a given-up or cancelled order from the beginning again; returns whether it does. A cancelled order needs a
-/// newer message. The job that gave the order up runs again if it could not be settled; its request changes nothing. If
-/// an earlier version gave the order up, that job is not recognised and the order is tracked again. The incidents then
-/// stay open, so that no outcome is reported twice; only a newer message closes them.
+/// Tracks a given-up or cancelled order from the beginning again; returns whether it did. A cancelled order needs a
+/// newer message. The job that gave the order up may run again because it was not settled; it changes nothing. That job
+/// is not recognised if an earlier version of this program gave the order up, so the order is tracked again. Its
+/// incidents then stay open, so that no outcome is reported twice; only a newer message closes incidents.
 pub(super) async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
@@ -118,7 +118,7 @@ pub(super) async fn take_up_again(
     Ok(true)
 }
 
-/// Resets the tracking of a locked order with this status.
+/// Resets the tracking of an order that the transaction has locked; `before` is the order's status.
 async fn begin_again(
     open: &mut Transaction,
     topup_id: &TopupId,

@@ -60,8 +60,8 @@ pub(super) async fn must_fit(
     Ok(())
 }
 
-/// Whether a pooler lets two clients share a session of the server. A setting made by this client is then visible to a
-/// second one. A pooler that refuses a second client does not share its sessions.
+/// Whether a pooler lets two clients share a session of the server. If so, a setting made by this client is visible to
+/// a second client. If the pooler refuses the second client, the sessions count as not shared.
 async fn hands_connections_on(
     connection: &mut PgConnection,
     options: &PgConnectOptions,

@@ -17,7 +17,7 @@ use crate::orders::StoreError;
 /// Settings that the statements rely on; they override those of the database and the role. Each change names the
 /// version or state that it is based on, so `read committed` suffices; a stricter isolation would make changes fail. A
 /// commit must be on the disk. With `row_security` off, the server returns an error instead of hiding orders. Notices
-/// would be logged, and a trigger may put a phone number into one.
+/// are off, because they would be logged and a trigger may put a phone number into one.
 pub(super) const NEEDED: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
     SET default_transaction_deferrable = off; SET standard_conforming_strings = on; SET TimeZone = 'UTC'; SET DateStyle = 'ISO';
     SET row_security = off; SET client_min_messages = error; SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";

@@ -115,11 +115,11 @@ pub(super) async fn try_reveal(
         let outcome = match link.revealed_at {
             Some(_) => RevealOutcome::AlreadyShown,
             None if link.expires_at <= now => RevealOutcome::Expired,
-            // The try was neither counted nor refused.
+            // The link was open, but the try was not counted: a trigger or rule of the operator suppressed the update.
             None if link.tries < most_tries => return Err(StoreError::NotStored("reveals")),
             None => RevealOutcome::Spent,
         };
-        // A closed link can be tried without limit, and such tries must not fill the history.
+        // A link that is no longer valid can be tried without limit, and such tries must not fill the history.
         let traces =
             sql("SELECT count(*) AS traces FROM order_events WHERE topup_id = $1 AND kind = 'reveal'");
         let traces = traces.bind(link.topup_id.as_str());

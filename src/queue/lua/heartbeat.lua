@@ -27,7 +27,7 @@ for n, queue in ipairs(KEYS) do
         redis.call('ZADD', workers, now(), worker)
     end
     if clock_was_set then
-        -- A worker that died after a report dated in the future would seem alive, so such reports are dated now.
+        -- A dead worker whose last report is dated in the future would seem alive until then. So the report is redated.
         for _, other in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now(), '+inf', 'LIMIT', 0, 1000)) do
             redis.call('ZADD', workers, now(), other)
         end

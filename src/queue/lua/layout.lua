@@ -45,7 +45,7 @@ local function call_with(command, key, values)
     end
 end
 
--- Puts the jobs in `ready` and `waiting` into their queues. Wakes the workers of a queue if one of them is due next.
+-- Puts the jobs in `ready` and `waiting` into their queues. Wakes a queue's workers if one of these jobs is due next.
 local function place()
     local wake = {}
     for queue, ids in pairs(ready) do

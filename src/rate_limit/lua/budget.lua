@@ -1,8 +1,8 @@
--- Functions for API keys, breakers and wait queues. They precede the scripts of the budget and of the list, after the
--- prelude. rate_limit/mod.rs lists the keys in Redis.
+-- Functions for API keys, breakers and wait queues. They are inserted after the prelude into each script of the budget
+-- and of the list. rate_limit/mod.rs lists the keys in Redis.
 
 -- Returns the remaining TTL, in ms, of a Redis key that marks a state, such as an open breaker; 0 if it does not exist.
--- The key's value is its full duration. If the clock of Redis was moved back, the TTL exceeds that and is shortened.
+-- The key's value is the full duration. If the clock of Redis was moved back, a longer TTL is cut to that duration.
 local function lasts_for(state)
     local left = redis.call('PTTL', state)
     if left <= 0 then
@@ -54,10 +54,10 @@ local function probe_of(budget, key)
     end
 end
 
--- Records that this worker can check orders: the provider refuses neither its keys nor its address.
+-- Records that this worker can check orders (its keys and address are accepted). Refused workers leave jobs to it.
 local ABLE_MS = 90000
 local function note_able(budget, worker, now_ms)
-    -- A process that runs suspects (jobs that ran when their worker died) has no id. It takes no jobs of other workers.
+    -- A process that runs only suspects (jobs that ran when their worker died) has no id: it takes no other jobs.
     if worker == '' then
         return
     end
@@ -65,7 +65,7 @@ local function note_able(budget, worker, now_ms)
 end
 
 -- Returns when the next request with this key may be sent at an even pace (GCRA), in ms: `now_ms` at the earliest.
--- A stored time more than a window ahead was stored before the clock of Redis was moved back, and is ignored.
+-- If the stored time is more than a window ahead, the clock of Redis was moved back since; that time is then ignored.
 local function next_slot_of(budget, key, window, now_ms)
     local next_slot_at = tonumber(redis.call('GET', budget .. ':next-slot-at:' .. key) or '0')
     return next_slot_at > now_ms + window and now_ms or math.max(next_slot_at, now_ms)
@@ -81,13 +81,13 @@ local function leave_wait_queue(budget, id)
     redis.call('SREM', budget .. ':details-missing', id)
 end
 
--- Returns up to 100 waiting orders that requested no permit within GRACE_MS after they became eligible.
+-- Returns up to 100 orders that should have requested a permit again at least GRACE_MS ago (`eligible-at`) but did not.
 local GRACE_MS = 10000
 local function gone_from_wait_queue(budget, now_ms)
     return redis.call('ZRANGEBYSCORE', budget .. ':eligible-at', '-inf', now_ms - GRACE_MS, 'LIMIT', 0, 100)
 end
 
--- Removes up to 100 orders that no longer request a permit from the wait queues. The next call removes further ones.
+-- Removes from the wait queues up to 100 orders that no longer request a permit. The next call removes further ones.
 local function tidy_wait_queue(budget, now_ms)
     for _, gone in ipairs(gone_from_wait_queue(budget, now_ms)) do
         leave_wait_queue(budget, gone)

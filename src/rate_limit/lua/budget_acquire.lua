@@ -5,9 +5,9 @@
 --                          list, which shows whether the key is valid and the provider answers
 --   order                  id; empty for the other purposes
 --   created_at             when the order was created, in ms since 1970
---   seen_for               ms for which an order that the list showed needs no request, not counting the duration of a
---                          reading of the list; 0 if a row of the list cannot replace the request
---   patience               delay of this order in the wait queue, compared with a new order, in ms
+--   seen_for               ms for which the order needs no request after the list showed it; the duration of a reading
+--                          (one pass over the list) is added; 0 if a row of the list cannot replace the request
+--   patience               delay of this order in the wait queue, in ms; 0 for a new order
 --   in_backlog             1 for an order of the backlog: a recheck, or an order long past fast polling
 --   limit                  requests per window
 --   window                 in ms
@@ -67,7 +67,7 @@ local function is_unknown()
     return redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1
 end
 if blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
-    -- While "not found" is not believed, orders that got it wait. Other orders may show that the key is valid.
+    -- While "not found" is not believed, pages and orders that got it wait. Other orders may prove the key valid.
     blocked_for = lasts_for(budget .. ':mistrusted:' .. key)
     if blocked_for > 0 and purpose == 'order' then
         redis.call('HDEL', waiting_since, order)
@@ -75,24 +75,24 @@ if blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_
     end
 end
 if blocked_for > 0 then
-    -- The measured wait excludes the time in which requests are blocked.
+    -- Deletes the start of the wait, because the measured wait excludes the time in which requests are blocked.
     redis.call('HDEL', waiting_since, order)
     -- An order waits for `longest` at most, because an answer for another order, or the operator, may close the
-    -- breaker early. A blocked reading of the list ends instead of waiting, so it needs no such limit.
+    -- breaker early. The list needs no such limit: its reading ends when it is blocked.
     return { 'blocked', purpose == 'order' and math.min(blocked_for, longest) or blocked_for }
 end
 local probe = probe_of(budget, key)
 local window_log, in_flight = budget .. ':window-log:' .. key, budget .. ':in-flight:' .. key
 redis.call('ZREMRANGEBYSCORE', window_log, '-inf', now_ms)
 redis.call('ZREMRANGEBYSCORE', in_flight, '-inf', now_ms)
--- A time too far ahead to be set now dates from before the clock of Redis was moved back, so its entry is removed.
+-- Removes entries with times that are too far ahead: they were stored before the clock of Redis was moved back.
 redis.call('ZREMRANGEBYSCORE', window_log, '(' .. (now_ms + request + window), '+inf')
 redis.call('ZREMRANGEBYSCORE', in_flight, '(' .. (now_ms + lease), '+inf')
 local pace = window / limit
 local next_slot_at = next_slot_of(budget, key, window, now_ms)
 local used, in_flight_now = redis.call('ZCARD', window_log), redis.call('ZCARD', in_flight)
 
--- Returns the ms until the window and the pace allow `requests` further requests.
+-- Returns the ms until the limit per window and the even pace allow `requests` further requests.
 local function allowed_in(requests)
     local wait = math.max(0, next_slot_at + (requests - burst) * pace - now_ms)
     if used + requests > limit then
@@ -103,7 +103,7 @@ local function allowed_in(requests)
     return wait
 end
 
--- Returns the ms until the window, the pace and the requests in flight allow `requests` further requests.
+-- Like `allowed_in`, but also respects the limit of requests in flight; the time until enough of them end is estimated.
 local function wait_for(requests)
     return math.max(allowed_in(requests), pace / 2 * (in_flight_now + requests - max_in_flight))
 end
@@ -142,15 +142,15 @@ local function may_probe()
     return wait_for(1) <= 0 and redis.call('EXISTS', probe) == 0
 end
 
--- Takes the order out of its queue. Its creation time stays stored, so that readings of the list still reach the order.
+-- Takes the order out of its queue. Its creation time stays, because the list is read back to the oldest one stored.
 local function wait_for_list(ms)
     redis.call('ZREM', queue, order)
     redis.call('ZADD', eligible_at, now_ms + ms, order)
 end
 
--- Returns how many of the first `most` orders of a queue (100 at most) will request a permit within `within_ms`. Only
--- they get permits reserved. Orders more than LATE_MS late do not count: if the workers cannot keep up, all orders are
--- late, and a permit reserved for one would stay unused. A permit out of turn is better than an unused one.
+-- Returns how many of the first `most` orders of a queue (100 at most) should request a permit within `within_ms`, so
+-- permits can be reserved for them. Orders more than LATE_MS late do not count: if the workers cannot keep up, all are
+-- late, and reserved permits would stay unused. It is better if an order out of turn gets them.
 local LOOKED_AT = 100
 local LATE_MS = 1000
 local function asking(orders, most, within_ms)
@@ -167,7 +167,7 @@ local function asking(orders, most, within_ms)
     return count
 end
 
--- While both queues hold orders, the backlog gets every fifth request, and new orders and pages get the others.
+-- While both queues hold orders, the backlog gets every fifth request. New orders and pages of the list get the others.
 local SHARE = 5
 -- The ms in which `burst` permits become free. Permits are reserved only for orders that request one within that time.
 local soon = burst * pace
@@ -191,14 +191,14 @@ end
 
 tidy_wait_queue(budget, now_ms)
 
--- `regular`: the list is read regularly, so only orders that it does not show need requests. A reading that began
--- after `now_ms` dates from before the clock of Redis was moved back, and is ignored.
+-- `regular`: whether the list is read regularly, so that only orders that it does not show need requests. If the last
+-- reading began after `now_ms`, the clock of Redis was moved back since, and that reading does not count.
 local list_state = redis.call('HMGET', budget .. ':list-state', 'began', 'from', 'until', 'next', 'begin', 'took')
 local regular = list_state[1] and tonumber(list_state[1]) <= now_ms and tonumber(list_state[3]) > now_ms
 
--- A page shows many new orders, so the next permit is reserved for it, unless it is the backlog's turn. While an order
--- that the list does not show is urgent, every second permit goes to the wait queue. Four of five permits do while
--- the orders that lack card details exceed a sixth of `limit`, because a page would only show more such orders.
+-- A page shows many new orders, so the next permit is reserved for it, unless it is the backlog's turn. While the first
+-- new order is urgent (its score has passed), pages and orders alternate. Four orders follow each page while the orders
+-- that lack card details exceed a sixth of `limit`, because a page would only show more such orders.
 local list_reserved, list_served = budget .. ':list-reserved', budget .. ':list-served'
 if purpose ~= 'order' then
     local wait = math.ceil(wait_for(1))
@@ -208,7 +208,7 @@ if purpose ~= 'order' then
         end
         return { 'wait', math.max(wait, look) }
     end
-    -- Until the first reading ends, any order may be in the list, so only orders that lack card details need requests.
+    -- Until the first reading ends, pages go first, unless orders lack card details, which the list does not show.
     local in_turn = regular or redis.call('SCARD', details_missing) > 0
     local head = in_turn and redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES') or {}
     local others = redis.call('SCARD', details_missing) > limit / 6 and 4 or 1
@@ -232,10 +232,10 @@ end
 -- An order that moves to the other queue keeps its score.
 local came = redis.call('ZSCORE', other_queue, order)
 redis.call('ZREM', other_queue, order)
--- 'LT' keeps the lower score: if the clock of Redis was moved back, the old score would put the order after new ones.
+-- 'LT' keeps the lower score. If the clock of Redis was moved back, the old score would put the order after new ones.
 redis.call('ZADD', queue, 'LT', came or now_ms + patience, order)
 redis.call('HSETNX', waiting_since, order, now_ms)
--- The list is read back to the stored creation times. The backlog stores none, because its pages are days old.
+-- The list is read back to the oldest stored time. The backlog stores none: its orders are days, thus many pages, back.
 if in_backlog then
     redis.call('HDEL', created_at_of, order)
 else
@@ -249,8 +249,8 @@ local function join_wait_queue(at_least)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end
     local wait = capped(wait_for(turn))
-    -- The wait is an estimate, and a permit may become free before it ends. The first orders of the queue are eligible
-    -- before their wait ends, so that no order after them gets that permit.
+    -- A permit may become free before the estimated wait ends. For the first orders, `eligible-at` therefore leaves out
+    -- the wait for requests in flight, so that `asking` reserves the permit for them and no order behind gets it.
     redis.call('ZADD', eligible_at, now_ms + (rank < max_in_flight and capped(allowed_in(turn)) or wait), order)
     return { 'wait', wait }
 end
@@ -262,7 +262,7 @@ end
 if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)[1] == 0 then
     local took = math.min(tonumber(list_state[6] or 0), window)
     local seen = tonumber(redis.call('ZSCORE', budget .. ':seen-in-list', order) or '-inf')
-    -- A reading of the list shows each order once, so the order's next row may come a whole reading (`took`) later.
+    -- `took` (duration of the last reading) is added: an order may be first in one reading and last in the next.
     if seen and seen <= now_ms and now_ms - seen <= seen_for + took then
         wait_for_list(longest)
         redis.call('HDEL', waiting_since, order)
@@ -272,7 +272,7 @@ if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)
     local reading = redis.call('EXISTS', budget .. ':list-lock') == 1
     if (reading or tonumber(list_state[4]) + second > now_ms)
         and tonumber(created_at) >= tonumber(list_state[2]) and began > tonumber(list_state[1]) then
-        -- Wait until the reading should end, judging by the last reading. A row with a final status ends the wait.
+        -- Waits until this or the next reading ends, estimated from the last, or until a row shows a final status.
         local ends = (reading and tonumber(list_state[5]) or tonumber(list_state[4])) + took
         local wait = math.ceil(math.min(math.max(ends - now_ms, took / 4, second, look), longest))
         wait_for_list(wait)

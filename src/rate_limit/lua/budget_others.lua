@@ -6,6 +6,6 @@ local able = KEYS[1] .. ':able-workers'
 local now_ms = math.floor(now() * 1000)
 redis.call('ZREM', able, take())
 redis.call('ZREMRANGEBYSCORE', able, '-inf', now_ms)
--- Entries that expire after more than ABLE_MS date from before the clock of Redis was moved back.
+-- Removes entries that expire in more than ABLE_MS: they were stored before the clock of Redis was moved back.
 redis.call('ZREMRANGEBYSCORE', able, '(' .. (now_ms + ABLE_MS), '+inf')
 return redis.call('EXISTS', able)

@@ -45,7 +45,7 @@ for _, probe in ipairs({ budget .. ':probe', of_key('probe') }) do
     end
 end
 
--- Opens a breaker for `ms`. The function `half_open` stores that the breaker is then half-open until a usable answer.
+-- Opens a breaker for `ms`. The function `half_open` stores that it is half-open afterwards, until a usable answer.
 local function open(state, half_open, ms)
     if lasts_for(state) < ms then
         last_for(state, ms)
@@ -98,13 +98,14 @@ elseif verdict == 'failed' then
     elseif probe then
         return open(of_key('breaker'), key_is_half_open, ms)
     end
-    -- After an hour of failures the orders may be at fault. The number 1 makes the caller request the list to find out.
+    -- After an hour of failures the cause may be these orders, not the provider. The returned 1 looks like a failure of
+    -- one order, after which the caller requests the list to find out.
     local since = tonumber(redis.call('GET', budget .. ':failing-since'))
     return { verdict, now_ms - since > 6 * memory and 1 or distinct }
 elseif verdict == 'unknown' then
     local many, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
     if not known and redis.call('EXISTS', of_key('knows')) == 1 then
-        -- The provider knows orders of this key, but not this one. If "not found" is believed, the order is unknown.
+        -- The provider knows other orders of this key. If "not found" is believed, the answer concerns only this order.
         if redis.call('EXISTS', of_key('mistrust-rounds')) == 0 then
             return { 'own', 0 }
         end
@@ -114,7 +115,8 @@ elseif verdict == 'unknown' then
     local fresh = redis.call('SADD', of_key('unknown'), order) == 1
     redis.call('PEXPIRE', of_key('unknown'), memory)
     local few = redis.call('SCARD', of_key('unknown')) < many
-    -- A secondary key that has known no order yet may be of the provider's other environment: it is not believed.
+    -- A few "not found" are believed, except with a secondary key for which the provider has never known an order: that
+    -- key may be of the provider's other environment (sandbox or production).
     if few and (number == 0 or redis.call('EXISTS', of_key('knows')) == 1) then
         return { 'own', 0 }
     end

@@ -5,8 +5,7 @@
 --   {for each API key: requests left in this window}}
 --   breaker  'open' while a breaker is open, all keys are refused or "not found" is not believed; 'half-open' while one
 --            request at a time is made; otherwise 'closed'
---   list     'disabled' while the list is not read because it does not help, 'read' while it is read regularly,
---            otherwise 'unused'
+--   list     'disabled' because it does not show the waiting orders, 'read' while it is read regularly, or 'unused'
 local budget = KEYS[1]
 local limit, keys = tonumber(take()), take_list()
 local now_ms = math.floor(now() * 1000)

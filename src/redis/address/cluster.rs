@@ -1,12 +1,12 @@
 //! Finds the node of a cluster that owns the slot of our keys.
 //!
 //! Any node answers a command on a key of another node with `MOVED` and the address of the owner. So we find the owner
-//! by a plain read of one of our keys. That needs no permission that a worker lacks, and a replica can answer it, too.
+//! by a plain read of one of our keys. Every worker has the permission for this read, and a replica can answer it, too.
 //!
 //! While a slot migrates, its keys are on two nodes, and a script would find only some of them. So no script may run
-//! then. Each script declares all keys that it touches, or the name of its queue, which is not itself a key. If a
-//! declared key is missing, the old node answers `ASK` instead of running the script. The new node serves only clients
-//! that follow an `ASK`, which this client never does. So work waits until the migration has ended.
+//! then. If a key that a script declares is missing, the old node answers `ASK` and does not run the script. Every
+//! script declares all keys that it touches, or the name of its queue, under which no key ever exists. The new node
+//! serves only clients that follow an `ASK`, which this client never does. So work waits until the migration has ended.
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -19,7 +19,7 @@ const MAX_HOPS: usize = 5;
 /// Nodes that are queried at a time, so that unreachable ones do not delay the search.
 const ASKED_AT_ONCE: usize = 3;
 
-/// Finds the owner of the key's slot through these nodes. The first node that leads to an owner decides.
+/// Finds the owner of the key's slot by asking these nodes in their order. Returns the first owner that is found.
 pub(super) async fn owner(
     nodes: impl Iterator<Item = ConnectionInfo>,
     key: &str,
@@ -58,7 +58,7 @@ async fn ask(
     Err(RedisError::from((ErrorKind::ClusterConnectionNotFound, "the nodes disagree on the owner")))
 }
 
-/// Returns the node that a `MOVED` of this node names.
+/// Returns the node to which `node` redirects with the error `MOVED`.
 fn sent_on(node: &ConnectionInfo, moved: &RedisError) -> Option<ConnectionInfo> {
     let (address, _slot) = moved.redirect_node()?;
     let (host, port) = address.rsplit_once(':')?;

@@ -22,7 +22,7 @@ use super::backoff::Backoff;
 
 pub use self::url::InvalidAddress;
 
-/// Address of a deployment's Redis. Clones share what is known of failovers and of the node that owns the keys' slot.
+/// Address of a deployment's Redis. Clones share the number of failovers and the last known owner of the keys' slot.
 #[derive(Clone)]
 pub struct RedisAddress {
     kind: Arc<Kind>,

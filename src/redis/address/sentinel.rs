@@ -51,8 +51,8 @@ impl Sentinels {
         builder.build()
     }
 
-    /// Adds to `failovers` those that the first reachable Sentinel reports, until the connection to it ends. Errors do not
-    /// show a failover by command: the old master accepts writes for some seconds more, and then discards them.
+    /// Counts in `failovers` what the first reachable Sentinel reports, until the connection to it ends. A failover by
+    /// command causes no errors: the old master accepts writes for some seconds more, and then discards them.
     pub(super) async fn listen(&self, client: SentinelClient, failovers: &AtomicU64) -> RedisResult<()> {
         let mut client = client;
         let connecting = async { client.async_get_sentinel_client().await?.get_async_pubsub().await };

@@ -17,8 +17,8 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Creates orders that are QUEUED at the provider and were due for a recheck an hour ago. With `rechecks_lost`
-    /// the orders are only in the store, otherwise also in the inbox.
+    /// Creates orders that are QUEUED at the provider and were due for a recheck an hour ago. With `rechecks_lost` only
+    /// the store holds them, as after a data loss of Redis. Otherwise the inbox also holds a recheck message for each.
     pub(super) async fn prepare(
         load: &Load<'_>,
         bench: &BenchRedis,

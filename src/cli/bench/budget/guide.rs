@@ -1,4 +1,4 @@
-//! The baseline of the comparison: the adaptive loop of the provider's guide, one task for each order.
+//! The baseline of the comparison: `pollTopupAdaptive`, the polling loop of the provider's guide, one task per order.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub(super) async fn track(load: &Load<'_>, patient: bool) -> anyhow::Result<Trac
     .await
 }
 
-/// Runs `pollTopupAdaptive` of the provider's guide. Returns true if the order ends; false after [`MAX_DURATION`] or,
-/// unless `patient`, after the first error.
+/// Runs `pollTopupAdaptive` of the provider's guide. Returns true once the order is FULFILLED, REFUNDED or QUEUED, and
+/// false after [`MAX_DURATION`]. If `patient` is false, the first error also ends the loop with false.
 async fn poll_topup_adaptive(client: &Client, id: &TopupId, scale: f64, patient: bool) -> bool {
     let start_time = Instant::now();
     let elapsed = || start_time.elapsed().mul_f64(scale);

@@ -19,7 +19,7 @@ use crate::simulator::{ListCard, Mix, Simulator, SimulatorSettings, serve};
 const MIX: Mix = Mix { fulfilled: 80, refunded: 10, queued: 10, slow: 0 };
 const SEED: u64 = 1;
 
-/// What one tracker is measured with: the orders per minute, the settings, and the card fields in the provider's list.
+/// The conditions of one measurement: orders per minute, settings, and the card fields that the provider's list shows.
 pub(super) struct Load<'a> {
     pub(super) arrivals: u32,
     pub(super) settings: &'a BudgetSettings,
@@ -34,8 +34,8 @@ pub(super) struct Tracked {
     /// Number of checks that the provider refused with 429.
     pub(super) refused: u32,
     pub(super) busiest_minute: u32,
-    /// Milliseconds of domain time from the end of each order at the provider to its notification, sorted. For an order
-    /// without a notification, the time to the end of the measurement.
+    /// For each order, the domain time in ms from its final or QUEUED status at the provider to its notification,
+    /// sorted. An order without a notification counts with the time to the end of the measurement.
     notified_after_ms: Vec<i64>,
     /// Number of rechecks that were due at the start and got an answer: in all, and per minute of domain time.
     pub(super) rechecks_answered: (u32, f64),
@@ -46,20 +46,20 @@ impl Tracked {
         f64::from(self.ended) / f64::from(self.requests)
     }
 
-    /// Returns the seconds within which `share` (0 to 1) of the customers were notified.
+    /// Returns the seconds of domain time within which `share` (0 to 1) of the customers were notified.
     pub(super) fn notified_after(&self, share: f64) -> f64 {
         percentile(&self.notified_after_ms, share) / 1000.0
     }
 }
 
-/// The simulated provider for one tracker, and the record of its notified orders.
+/// The simulated provider of one tracker, and the record of the orders whose customers were notified.
 pub(super) struct Provider {
     pub(super) url: String,
     pub(super) notified: Notified,
     _serving: AbortOnDropHandle<std::io::Result<()>>,
 }
 
-/// For each notified order, the domain time from its end at the provider to its notification. Clones share the record.
+/// Per notified order, the domain time from its final or QUEUED status to its notification. Clones share the record.
 #[derive(Clone)]
 pub(super) struct Notified {
     simulator: Simulator,
@@ -105,7 +105,7 @@ impl Load<'_> {
         Ok(Provider { url, notified, _serving: AbortOnDropHandle::new(serving) })
     }
 
-    /// Creates orders at random intervals, hands each over, and waits up to `settle_minutes` for their notifications.
+    /// Creates orders at random times, hands each to the tracker, and waits up to `settle_minutes` for notifications.
     pub(super) async fn arrive(
         &self,
         provider: &Provider,

@@ -1,7 +1,7 @@
 //! Measures how many orders end per request to the provider, and how soon their customers are notified. A tracker is a
-//! program that tracks orders: the loop of the provider's guide, or this service, which checks each order or reads the
-//! list. The simulated provider has the limits of the real one and gives each tracker the same orders at the same
-//! times. Simulator and workers use the same scaled clock. Here, an order ends when it is FULFILLED, REFUNDED or
+//! program that tracks orders: the polling loop of the provider's guide, or this service, which checks each order or
+//! reads the provider's list of orders. The simulated provider has the limits of the real one and gives each tracker
+//! the same orders at the same times, on the same scaled clock. Here, an order ends when it is FULFILLED, REFUNDED or
 //! QUEUED, because the guide's loop ends at these statuses.
 
 mod backlog;

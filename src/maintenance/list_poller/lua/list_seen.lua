@@ -3,13 +3,13 @@
 -- KEYS[2]   queue of polling jobs
 -- KEYS[3..] other queues in which the job of an order may be
 -- ARGV[1]   lease in ms: how long no other reading may begin
--- ARGV[2]   ms in which an order is made ready at most once
--- ARGV[3]   head start of a ready order in the wait queue, in ms
+-- ARGV[2]   ms for which a further 'ready' of the same order is ignored
+-- ARGV[3]   head start of a 'ready' order in the wait queue, in ms
 -- ARGV[4..] for each order its id and one of these words:
 --   'handling'   the order is not final
 --   'decided'    the store holds what the row showed, and the order's job has to act on it
---   'ready'      the order is FULFILLED and the row lacks a part of the card: it is checked ahead of new orders that
---                have waited for less than the head start, or ahead of the rest of the backlog
+--   'ready'      the order is FULFILLED and the row lacks a part of the card, so a check by id is due. Among new orders
+--                it comes before those that have waited for less than the head start; in the backlog it comes first
 -- Returns the number of jobs that were woken.
 local budget = KEYS[1]
 local lease, once, lead = take(), take(), tonumber(take())
@@ -51,13 +51,13 @@ while at < #ARGV do
     elseif what == 'handling' then
         redis.call('ZADD', budget .. ':seen-in-list', now_ms, id)
     elseif what == 'ready' then
-        -- An order is made ready only once in a while. In between, its checks follow their usual schedule.
+        -- Of several 'ready' rows within `once` ms only the first counts. Later checks follow the usual schedule.
         if redis.call('SET', budget .. ':details-requested:' .. id, 1, 'PX', once, 'NX') then
             if polled and not redis.call('ZSCORE', budget .. ':waiting-backlog', id) then
                 redis.call('SADD', budget .. ':details-missing', id)
                 redis.call('ZADD', budget .. ':waiting-new', 'LT', now_ms - lead, id)
             else
-                -- Score 0 puts the order ahead of those in the backlog that are not known to be final.
+                -- Score 0 puts the order ahead of all in the backlog but other orders that the list showed FULFILLED.
                 redis.call('ZADD', budget .. ':waiting-backlog', 0, id)
             end
             redis.call('ZADD', budget .. ':eligible-at', now_ms, id)
