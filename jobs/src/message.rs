@@ -1,8 +1,9 @@
 //! The contract with producers: validates an inbox message field by field.
 //!
-//! A message may come from a program in any language, so every field is checked. A message is rejected only if its
-//! order cannot be tracked. Otherwise odd fields are repaired or ignored, and a remark tells the producer what to send.
-//! Remarks name fields and types, but never a value, because a value may be a phone number.
+//! A message may come from a program in any language, so every field is checked. A message is rejected only if it is
+//! too large, its order cannot be tracked, or a correction names nothing. Otherwise odd fields are repaired or ignored,
+//! and a remark tells the producer what to send. Remarks name fields and types, but never a value, because a value may
+//! be a phone number.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 
 /// The list is read only if at least this number of new orders wait. Fewer are checked one by one.
 const FEWEST: usize = 4;
-/// Domain time between the starts of two readings of the list. A final status is found at most this much later.
+/// Domain time between the starts of two readings of the list, if a reading does not take longer.
 const INTERVAL: Duration = Duration::from_secs(8);
 /// Domain time after which a pass over the list is interrupted to read the newest orders again. It exceeds a whole pass
 /// at a thousand new orders a minute, because interrupting such a pass would only read its first pages twice.

@@ -6,7 +6,7 @@
 //! touches a job that is in a queue or in flight. Each round searches a limited number of jobs, the oldest first.
 //!
 //! The number of restored checks is limited to what the provider answers in a few minutes, because more would only fill
-//! the wait queue. Polled orders are few and their customers are waiting, so they have a separate limit. A job
+//! the wait queue. Customers of polled orders are waiting, so these orders have a separate limit. A job
 //! that is overdue in the store, but was scheduled for much later while the clock of Redis was ahead, is made due.
 
 mod dead_lettered;

@@ -115,7 +115,7 @@ pub struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// The reason, if this change dead-letters the order. A change without an event is the operator's: no dead letter.
+    /// The reason, if this change dead-letters the order. The event of the change notifies the operator of that.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&str> {
         self.given_up.filter(|_| self.event.is_some())

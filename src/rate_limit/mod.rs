@@ -2,7 +2,7 @@
 //!
 //! The provider counts the requests of each API key per minute and blocks an address after five failed authentications.
 //! The window log of a key counts a request from its permit until a minute after its answer, and never for less time
-//! than the provider does. Few requests are in flight at once, so only about five are refused when a key is revoked.
+//! than the provider does. Few requests are in flight at once, so few are refused when a key is revoked.
 //!
 //! One breaker guards the provider, and one guards each key. An open breaker stops the requests that it guards; a
 //! half-open one lets one request at a time through. A refused key stops the workers that use it. A refused address

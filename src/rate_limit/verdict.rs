@@ -9,7 +9,8 @@ use crate::provider::{ApiError, Concern, KeyFingerprint};
 use crate::rate_limit::Permit;
 use crate::redis::millis;
 
-/// Number of requests in a row without a usable answer at which the breaker opens.
+/// Number of requests in a row without a usable answer, for at least two orders, at which the breaker opens. A failed
+/// probe opens it again at once.
 const MAX_FAILURES: u32 = 8;
 /// Number of unknown orders in a row at which "not found" is no longer believed: the key or the provider may be wrong.
 const MAX_UNKNOWN: u32 = 3;

@@ -141,7 +141,7 @@ impl Simulator {
         });
     }
 
-    /// Domain time since the order left `HANDLING`; `None` while it is `HANDLING`, and for an unknown order.
+    /// Domain time since the order became `FULFILLED`, `QUEUED` or `REFUNDED`; `None` before, and for an unknown order.
     #[must_use]
     pub fn decided_for(&self, topup_id: &str) -> Option<Duration> {
         self.with_orders(|orders, now, _| {

@@ -21,7 +21,8 @@ pub(super) enum ListingError {
 }
 
 impl ListingError {
-    /// Whether the provider seems to refuse only the list, not all requests as for a refused key or a rate limit.
+    /// Whether the provider refuses the list for a reason other than the key or the rate limit: the list is forbidden, or
+    /// the provider is unavailable (503 with `Retry-After`).
     pub(super) fn refuses_the_list(&self) -> bool {
         matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }

@@ -79,7 +79,8 @@ impl ListPoller {
         })
     }
 
-    /// Whether a FULFILLED order is checked by id. If not, its card is delivered as the row shows it.
+    /// Whether a FULFILLED order is checked by id. If not, its card is delivered as the row shows it, unless the order is
+    /// final or not stored.
     async fn is_asked_for(
         &self,
         topup_id: &TopupId,

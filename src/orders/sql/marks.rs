@@ -1,7 +1,8 @@
 //! The tables `topup_store` (id of the store) and `store_keys` (fingerprints of the keys that may encrypt cards).
 //!
 //! A worker records the fingerprint of its current key before that key encrypts a card. A worker that lacks a recorded
-//! key does not start. Before a worker records a new key, its keys must decrypt at least one of a sample of the cards.
+//! key does not start. Before a worker records a new key, its keys must decrypt at least one of a sample
+//! of the cards, unless there is none or all are malformed.
 
 use super::database::{Database, Transaction};
 use super::schema::{self, Marks};

@@ -43,8 +43,9 @@ local function breaker_open_for(budget, key)
     return math.max(lasts_for(budget .. ':breaker'), lasts_for(budget .. ':breaker:' .. key))
 end
 
--- Returns the Redis key of the probe, or nothing if no breaker is half-open for this API key. While a breaker is
--- half-open, only one request is in flight, the probe. Its answer shows whether the provider works or the key is valid.
+-- Returns the Redis key of the probe, or nothing if no breaker is half-open for this API key. A key that was never
+-- verified, or that is mistrusted, counts as half-open as well. While a breaker is half-open, only one request is in
+-- flight, the probe. Its answer shows whether the provider works or the key is valid.
 local function probe_of(budget, key)
     if redis.call('EXISTS', budget .. ':half-open') == 1 then
         return budget .. ':probe'

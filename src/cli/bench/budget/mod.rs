@@ -45,7 +45,7 @@ pub(super) struct BudgetSettings {
     #[arg(long)]
     rechecks_lost: bool,
 
-    /// Followers (programs that track orders) to measure, separated by commas; all by default
+    /// Trackers (programs that track orders) to measure, separated by commas; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     trackers: Vec<Tracker>,
 }
