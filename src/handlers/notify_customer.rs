@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use topup_jobs::{Event, JobName, NotifyCustomer, Outcome, Timestamp, TrackTopup, notify_wait};
+use topup_jobs::{Card, Event, JobName, NotifyCustomer, Outcome, Timestamp, TrackTopup, notify_wait};
 
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
 use super::undelivered::{give_up, given_up};
@@ -23,7 +23,7 @@ use crate::job::{Disposition, Handler, Job, NextJob, Settlement, encode};
 use crate::notify::{
     CardForm, Channel, ChannelName, Delivery, EndpointSlot, Rejected, SendError, Transition,
 };
-use crate::orders::{DecryptionError, Notification, NotificationStatus, Order, StoreError};
+use crate::orders::{DecryptionError, ForAttempt, Notification, NotificationStatus, Order, StoreError};
 use crate::reveal;
 use crate::telemetry::UndeliveredReason;
 
@@ -102,11 +102,11 @@ impl Handler for NotifyCustomerHandler {
 
 async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlement, StoreError> {
     let NotificationJob { notification, made } = &job.payload;
-    let (stored, order) =
-        tokio::try_join!(env.store.notification(notification), env.store.order(&notification.topup_id))?;
-    let Some(order) = order else {
+    let channel = env.channels.get(&notification.channel);
+    let Some(read) = env.store.for_attempt(notification, carries_card(notification, channel)).await? else {
         return Ok(follow_anew(notification));
     };
+    let (event, ForAttempt { order, notification: stored, card, .. }) = (read.event(), read);
     let Some(stored) = stored else {
         return Ok(not_stored(env, notification));
     };
@@ -123,17 +123,16 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     if let Some(made) = made {
         return Ok(note(env, &order, notification, stored, made.clone()).await);
     }
-    let channel = env.channels.get(&notification.channel);
     let mut slot = match try_acquire(env, channel, &order) {
         Ok(slot) => slot,
         Err(wait) => return Ok(Settlement::new(Disposition::Snooze(wait))),
     };
-    let event = match read_event(env, notification, channel).await {
-        Err(StoreError::Decryption(why)) => return no_card(env, &order, job, stored, &why).await,
-        event => event?,
-    };
-    let Some(event) = event else {
+    let Some(event) = event? else {
         return Ok(not_stored(env, notification));
+    };
+    let event = match card {
+        Ok(card) => with_card(event, card),
+        Err(why) => return no_card(env, &order, job, stored, &why).await,
     };
     let now = env.clock.now();
     let link = reveal_link(env, notification, channel, &order, now).await?;
@@ -290,22 +289,19 @@ async fn no_card(
     Ok(note(env, order, notification, attempt, MadeAttempt { number: attempts, at: now, result }).await)
 }
 
-/// Reads the event, with the card if this channel carries the card code.
-async fn read_event(
-    env: &Environment,
-    notification: &NotifyCustomer,
-    channel: Option<&Arc<dyn Channel>>,
-) -> Result<Option<Event>, StoreError> {
-    let Some(mut event) = env.store.event(notification).await? else { return Ok(None) };
-    if notification.outcome == Outcome::Fulfilled
+/// Whether this channel sends the code of the card.
+fn carries_card(notification: &NotifyCustomer, channel: Option<&Arc<dyn Channel>>) -> bool {
+    notification.outcome == Outcome::Fulfilled
         && channel.is_some_and(|channel| channel.card_form() == CardForm::Code)
-        && let Some(card) = env.store.card(&notification.topup_id).await?
-    {
+}
+
+fn with_card(mut event: Event, card: Option<Card>) -> Event {
+    if let Some(card) = card {
         event.data.card_code = Some(card.card_code);
         event.data.num_trans = card.num_trans;
         event.data.date_traitement = card.date_traitement;
     }
-    Ok(Some(event))
+    event
 }
 
 /// The one-time link to the card, if this channel carries a link and the page can ask for something that only the

@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 /// Interval of the rounds of checks, in real time.
 const INTERVAL: Duration = Duration::from_mins(5);
 /// Interval at which the role of the server is checked, in real time.
-const ROLE_INTERVAL: Duration = Duration::from_secs(5);
+const ROLE_INTERVAL: Duration = Duration::from_secs(15);
 
 pub(crate) struct RedisWatch {
     connection: Connection,

@@ -148,10 +148,15 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
-    /// Whether the database reports damaged data.
+    /// Whether the database reports damaged data, or a file that is no database.
     fn is_of_damage(&self) -> bool {
-        // SQLITE_CORRUPT with its extended codes, SQLITE_NOTADB, and PostgreSQL's data_corrupted and index_corrupted.
-        self.has_code(&["11", "267", "523", "779", "26", "XX001", "XX002"])
+        // SQLITE_NOTADB.
+        self.is_of_corruption() || self.has_code(&["26"])
+    }
+
+    fn is_of_corruption(&self) -> bool {
+        // SQLITE_CORRUPT with its extended codes, and PostgreSQL's data_corrupted and index_corrupted.
+        self.has_code(&["11", "267", "523", "779", "XX001", "XX002"])
     }
 
     fn is_of_full_disk(&self) -> bool {
@@ -203,7 +208,7 @@ impl StoreError {
     pub(crate) fn may_pass(&self) -> bool {
         self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
             || self.is_of_failing_disk()
-            || self.is_of_definitions()
+            || self.is_of_definitions() || self.is_of_corruption()
             // Each of these ends once the operator stops the processes that have the file open, or repairs the files.
             || matches!(self, Self::LogRemoved | Self::Replaced | Self::OpenElsewhere(_) | Self::SecondName(_) | Self::Note(_) | Self::NotStored(_))
     }

@@ -198,6 +198,30 @@ pub struct GivenUpNotification {
     pub at: Option<Timestamp>,
 }
 
+/// What an attempt to send a notification needs.
+#[derive(Debug, Clone)]
+pub struct ForAttempt {
+    /// The order of the notification.
+    pub order: Order,
+    /// The notification; `None` if it is not stored.
+    pub notification: Option<Notification>,
+    /// The body of the event as it is stored, without the card; `None` if the event is not stored.
+    body: Option<String>,
+    /// The card, if it was asked for and is stored.
+    pub card: Result<Option<Card>, DecryptionError>,
+}
+
+impl ForAttempt {
+    /// The event, without the card; `None` if it is not stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Row`] if the stored body cannot be read.
+    pub fn event(&self) -> Result<Option<Event>, StoreError> {
+        let read = |body: &String| serde_json::from_str(body).map_err(|_| StoreError::Row("event"));
+        self.body.as_ref().map(read).transpose()
+    }
+}
+
 /// The pause after a batch of a long series of writes: twice as long as the batch, so that other writes find room.
 #[must_use]
 pub(crate) fn pause_after(batch: Duration) -> Duration {
@@ -354,8 +378,13 @@ pub trait OrderStore: Send + Sync + 'static {
     /// The decrypted card of a fulfilled order; `None` if no card is stored.
     async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError>;
 
-    /// The body of a notification's event, without the card.
-    async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError>;
+    /// Reads at once what an attempt to send this notification needs; `None` if the order is not stored. The card is
+    /// decrypted only if `with_card` is set.
+    async fn for_attempt(
+        &self,
+        notification: &NotifyCustomer,
+        with_card: bool,
+    ) -> Result<Option<ForAttempt>, StoreError>;
 
     /// Returns up to `most` orders after the cursor whose check by `job` was due before `before`, the earliest first.
     async fn unchecked_orders(

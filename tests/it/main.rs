@@ -4,6 +4,7 @@
 mod bench;
 mod breaker;
 mod budget;
+mod cost;
 mod crash;
 mod docs;
 mod doctor;

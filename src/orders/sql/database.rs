@@ -186,17 +186,17 @@ impl Transaction {
         }
     }
 
-    /// Inserts a row unless it exists; returns whether it was inserted. `stored` must find the row if it was not.
+    /// Inserts a row unless it exists, and returns what `insert` returns of a new row. `stored` selects the row.
     pub(in crate::orders) async fn insert(
         &mut self,
         table: &'static str,
         insert: Statement,
         stored: Statement,
-    ) -> Result<bool, StoreError> {
-        if self.execute(insert).await? > 0 {
-            return Ok(true);
+    ) -> Result<Option<Row>, StoreError> {
+        if let Some(row) = self.fetch_optional(insert).await? {
+            return Ok(Some(row));
         }
-        self.fetch_optional(stored).await?.map(|_| false).ok_or(StoreError::NotStored(table))
+        self.fetch_optional(stored).await?.map(|_| None).ok_or(StoreError::NotStored(table))
     }
 
     /// Runs a statement that may rightly change nothing, and returns what it returns of the changed row of `table`.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use topup_jobs::{Customer, InstructionKind, Secret, TopupId, TrackTopup};
+use topup_jobs::{Customer, InstructionKind, Secret, TrackTopup};
 
 use super::database::Transaction;
 use super::statement::{Row, sql};
@@ -81,20 +81,6 @@ pub(super) async fn merge(open: &mut Transaction, request: &TrackTopup) -> Resul
         .bind(request.topup_id.as_str());
     open.change("internet_orders", update).await?;
     Ok(merged)
-}
-
-/// Stores the customer's normalized e-mail address and phone number of a new order, for searches.
-pub(super) async fn note_contact(
-    open: &mut Transaction,
-    topup_id: &TopupId,
-    customer: Option<&Customer>,
-) -> Result<(), StoreError> {
-    let (email, phone) = contact::of(customer);
-    if email.is_none() && phone.is_none() {
-        return Ok(());
-    }
-    let update = sql("UPDATE internet_orders SET contact_email = $1, contact_phone = $2 WHERE topup_id = $3");
-    open.change("internet_orders", update.bind(email).bind(phone).bind(topup_id.as_str())).await
 }
 
 fn read(row: &Row) -> Result<Details, StoreError> {

@@ -2,7 +2,7 @@
 
 use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
 
-use super::database::{Database, Transaction};
+use super::database::Transaction;
 use super::statement::{Row, Statement, sql};
 use super::{json, read_json};
 use crate::orders::{NewEvent, StoreError};
@@ -31,7 +31,7 @@ async fn insert_one(
     let Some(incident) = incident(open, topup_id, event).await? else { return Ok(false) };
     let event_id = EventId::new(topup_id, event.outcome, incident);
     let insert = sql("INSERT INTO events (event_id, topup_id, outcome, incident, about, recorded_at, body)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING")
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING RETURNING event_id")
     .bind(event_id.as_str())
     .bind(topup_id.as_str())
     .bind(event.outcome.as_str())
@@ -40,7 +40,7 @@ async fn insert_one(
     .bind(event.body.timestamp)
     .bind(json(&event.body));
     let stored = sql("SELECT event_id FROM events WHERE event_id = $1").bind(event_id.as_str());
-    if !open.insert("events", insert, stored).await? {
+    if open.insert("events", insert, stored).await?.is_none() {
         return Ok(false);
     }
     for channel in &event.channels {
@@ -109,14 +109,6 @@ pub(super) async fn close_undelivered(
         .bind(Outcome::Undelivered.as_str())
         .bind(notification.job_id());
     open.execute(close).await.map(drop)
-}
-
-pub(super) async fn event(
-    database: &Database,
-    notification: &NotifyCustomer,
-) -> Result<Option<Event>, StoreError> {
-    let select = select(notification.event_id().as_str());
-    database.fetch_optional(select).await?.map(|row| read(&row)).transpose()
 }
 
 /// Selects an event for [`read`].

@@ -93,7 +93,8 @@ pub(super) async fn forget_other_keys(database: &Database, cipher: &CardCipher) 
 }
 
 async fn note(open: &mut Transaction, cipher: &CardCipher) -> Result<(), StoreError> {
-    let insert = sql("INSERT INTO store_keys (fingerprint) VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING");
+    let insert = sql("INSERT INTO store_keys (fingerprint) VALUES ($1) ON CONFLICT (fingerprint) DO NOTHING
+         RETURNING fingerprint");
     let stored = sql("SELECT fingerprint FROM store_keys WHERE fingerprint = $1").bind(cipher.fingerprint());
     open.insert("store_keys", insert.bind(cipher.fingerprint()), stored).await.map(drop)
 }

@@ -35,13 +35,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use topup_jobs::{Card, Event, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
+use topup_jobs::{Card, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
 use self::database::Database;
 use self::inspect::Inspector;
 use self::schema::Marks;
 use super::{
-    Applied, Behind, BehindNotification, CardCipher, Change, Deleted, Found, GivenUpNotification,
+    Applied, Behind, BehindNotification, CardCipher, Change, Deleted, ForAttempt, Found, GivenUpNotification,
     GivenUpOrder, HistoryEntry, Instructed, NewEvent, Notification, Order, OrderStore, Page,
     PendingNotification, Reveal, RevealOutcome, Sample, Search, StoreError, UncheckedOrder,
 };
@@ -287,8 +287,13 @@ impl OrderStore for SqlStore {
         self.in_time(orders::card(&self.database, self.cipher()?, topup_id)).await
     }
 
-    async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
-        self.in_time(events::event(&self.database, notification)).await
+    async fn for_attempt(
+        &self,
+        notification: &NotifyCustomer,
+        with_card: bool,
+    ) -> Result<Option<ForAttempt>, StoreError> {
+        let cipher = if with_card { Some(self.cipher()?) } else { None };
+        self.in_time(notifications::for_attempt(&self.database, cipher, notification)).await
     }
 
     async fn unchecked_orders(

@@ -3,13 +3,13 @@
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, sql};
+use super::statement::{Row, Statement, sql, sql_built};
 use super::unchecked::page;
-use super::{events, history};
+use super::{events, history, orders};
 use crate::orders::history::Attempt;
 use crate::orders::{
-    BehindNotification, GivenUpNotification, NewEvent, Notification, NotificationStatus, Occurrence, Page,
-    PendingNotification, StoreError,
+    BehindNotification, CardCipher, ForAttempt, GivenUpNotification, NewEvent, Notification,
+    NotificationStatus, Occurrence, Page, PendingNotification, StoreError,
 };
 
 pub(super) const UNTOLD: &str =
@@ -115,6 +115,48 @@ pub(super) fn read(row: &Row) -> Result<Notification, StoreError> {
         sent_at: row.get("sent_at")?,
         last_error: row.get("last_error")?,
     })
+}
+
+/// Reads what an attempt to send a notification needs, in one statement.
+pub(super) async fn for_attempt(
+    database: &Database,
+    cipher: Option<&CardCipher>,
+    notification: &NotifyCustomer,
+) -> Result<Option<ForAttempt>, StoreError> {
+    let select = sql_built(format!(
+        "SELECT {columns}, body, card_code, num_trans, date_traitement, notification_status, attempts, next_attempt_at,
+             sent_at, notification_error
+         FROM internet_orders
+         LEFT JOIN (SELECT event_id AS body_of, body FROM events) event ON body_of = $2
+         LEFT JOIN (SELECT event_id AS notified, channel, status AS notification_status, attempts, next_attempt_at,
+             sent_at, last_error AS notification_error FROM notifications) notification
+             ON notified = $2 AND channel = $3
+         WHERE topup_id = $1",
+        columns = orders::COLUMNS
+    ))
+    .bind(notification.topup_id.as_str())
+    .bind(notification.event_id().as_str())
+    .bind(notification.channel.as_str());
+    let Some(row) = database.fetch_optional(select).await? else { return Ok(None) };
+    let stored = match row.parse_optional("notification_status")? {
+        None => None,
+        Some(status) => Some(Notification {
+            outcome: notification.outcome,
+            incident: notification.incident,
+            channel: notification.channel.clone(),
+            status,
+            attempts: row.count("attempts")?,
+            next_attempt_at: row.get("next_attempt_at")?,
+            sent_at: row.get("sent_at")?,
+            last_error: row.get("notification_error")?,
+        }),
+    };
+    let card = match cipher.map(|cipher| orders::read_card(cipher, &row)) {
+        None => Ok(None),
+        Some(Err(StoreError::Decryption(why))) => Err(why),
+        Some(read) => Ok(read?),
+    };
+    Ok(Some(ForAttempt { order: orders::read(&row)?, notification: stored, body: row.get("body")?, card }))
 }
 
 pub(super) async fn begin_attempt(

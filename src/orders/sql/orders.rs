@@ -6,7 +6,7 @@ use super::database::{Database, Transaction};
 use super::statement::{Row, Statement, sql, sql_built};
 use super::{details, events, history, json, read_json};
 use crate::orders::history::HANDED_OVER;
-use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError};
+use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError, contact};
 
 const TABLE: &str = "internet_orders";
 
@@ -15,48 +15,58 @@ pub(super) async fn track(
     request: &TrackTopup,
     now: Timestamp,
 ) -> Result<Order, StoreError> {
-    if let Some(order) = order(database, &request.topup_id).await? {
-        let told_more = (order.topup_ref.is_none() && request.topup_ref.is_some())
-            || (order.retry.is_none() && request.retry.is_some())
-            || (order.customer.is_none() && request.customer.is_some())
-            || (order.metadata.is_none() && request.metadata.is_some())
-            || (order.callback_url.is_none() && request.callback_url.is_some());
-        let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
-        let known_given_up = order.given_up.is_some() || order.discarded;
-        let repeated = order.cancelled_at.is_some()
-            || (known_given_up && request.tracked_at == Some(order.tracking.tracked_at));
-        // Only the first job after a message has a `message_id`. A later job that adds nothing skips the transaction.
-        if !told_more && (!given_up || repeated) && request.message_id.is_none() {
-            return Ok(order);
-        }
+    // Only the first job after a message carries the message's id. Later jobs add nothing and need no transaction.
+    if request.message_id.is_none()
+        && let Some(order) = order(database, &request.topup_id).await?
+        && !adds(request, &order)
+    {
+        return Ok(order);
     }
     let mut transaction = database.begin().await?;
-    let new = insert(&mut transaction, request, now).await?;
-    if new {
-        details::note_contact(&mut transaction, &request.topup_id, request.customer.as_ref()).await?;
+    let order = if let Some(order) = insert(&mut transaction, request, now).await? {
+        order
     } else {
         let merged = details::merge(&mut transaction, request).await?;
         take_up_again(&mut transaction, request, merged.newest, now).await?;
         if request.message_id.is_some() {
             begin(&mut transaction, &request.topup_id, now).await?;
         }
-    }
+        let row = transaction.fetch_optional(select(&request.topup_id)).await?;
+        read(&row.ok_or(StoreError::NotStored(TABLE))?)?
+    };
     transaction.commit().await?;
-    order(database, &request.topup_id).await?.ok_or(StoreError::Row("order"))
+    Ok(order)
 }
 
-/// Stores the order if it is new; returns whether it was new.
+/// Whether a request without a message adds a missing detail to an order, or resumes its tracking.
+fn adds(request: &TrackTopup, order: &Order) -> bool {
+    let told_more = (order.topup_ref.is_none() && request.topup_ref.is_some())
+        || (order.retry.is_none() && request.retry.is_some())
+        || (order.customer.is_none() && request.customer.is_some())
+        || (order.metadata.is_none() && request.metadata.is_some())
+        || (order.callback_url.is_none() && request.callback_url.is_some());
+    let given_up = order.tracking.next_check_at.is_none() && !order.tracking.status.is_final();
+    let known_given_up = order.given_up.is_some() || order.discarded;
+    let repeated = order.cancelled_at.is_some()
+        || (known_given_up && request.tracked_at == Some(order.tracking.tracked_at));
+    told_more || (given_up && !repeated)
+}
+
+/// Stores the order if it is new, and returns it then.
 pub(super) async fn insert(
     open: &mut Transaction,
     request: &TrackTopup,
     now: Timestamp,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Order>, StoreError> {
     let new = Tracking::new(now);
-    let insert = sql(
+    let (email, phone) = contact::of(request.customer.as_ref());
+    let insert = sql_built(format!(
         "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, retry, status,
-             tracked_at, polling_since, next_check_at, overdue, polls, delays, not_found, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0) ON CONFLICT (topup_id) DO NOTHING",
-    )
+             tracked_at, polling_since, next_check_at, overdue, contact_email, contact_phone, polls, delays, not_found,
+             version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, 0, 0, 0)
+         ON CONFLICT (topup_id) DO NOTHING RETURNING {COLUMNS}"
+    ))
     .bind(request.topup_id.as_str())
     .bind(request.topup_ref.as_deref())
     .bind(request.customer.as_ref().map(json))
@@ -68,15 +78,14 @@ pub(super) async fn insert(
     .bind(new.tracked_at)
     .bind(new.polling_since)
     .bind(new.next_check_at)
-    .bind(new.overdue);
+    .bind(new.overdue)
+    .bind(email)
+    .bind(phone);
     let stored =
         sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1").bind(request.topup_id.as_str());
-    if !open.insert(TABLE, insert, stored).await? {
-        return Ok(false);
-    }
-    let occurrence = handed_over(None, &new);
-    history::add(open, &request.topup_id, now, occurrence).await?;
-    Ok(true)
+    let Some(row) = open.insert(TABLE, insert, stored).await? else { return Ok(None) };
+    history::add(open, &request.topup_id, now, handed_over(None, &new)).await?;
+    read(&row).map(Some)
 }
 
 /// Sets the start of tracking to `now` if the order was never checked: a message may have stored it long before.

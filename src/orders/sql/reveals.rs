@@ -57,7 +57,7 @@ pub(super) async fn insert(
     expires_at: Timestamp,
 ) -> Result<(), StoreError> {
     let insert = sql("INSERT INTO reveals (token_hash, topup_id, channel, created_at, expires_at, tries)
-         VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (token_hash) DO NOTHING")
+         VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (token_hash) DO NOTHING RETURNING token_hash")
     .bind(token_hash)
     .bind(notification.topup_id.as_str())
     .bind(notification.channel.as_str())

@@ -109,7 +109,7 @@ async fn a_damaged_database_is_reported() {
     damaged.write_all_at(&vec![0xff; usize::try_from(size).unwrap()], (page - 1) * size).unwrap();
 
     let address = bed.serve_http();
-    let worker = bed.worker().await;
+    let worker = bed.starting_worker();
     let order = bed.order(Script::fulfilled_after(Duration::ZERO));
     bed.enqueue([&order]).await;
     readyz(&address, "not ready: the database is damaged").await;

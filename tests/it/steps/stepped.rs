@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{
-    Card, Event, Instruction, JobName, NotifyCustomer, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
+    Card, Instruction, JobName, NotifyCustomer, Outcome, ProviderOrder, Timestamp, TopupId, TrackTopup,
 };
 use topup_worker::notify::{CardForm, Channel, Delivery, SendError};
 use topup_worker::orders::{
-    Applied, Behind, BehindNotification, Change, Deleted, GivenUpNotification, GivenUpOrder, HistoryEntry,
-    Instructed, NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Rekeyed, Reveal,
-    RevealOutcome, StoreError, UncheckedOrder,
+    Applied, Behind, BehindNotification, Change, Deleted, ForAttempt, GivenUpNotification, GivenUpOrder,
+    HistoryEntry, Instructed, NewEvent, Notification, Order, OrderStore, Page, PendingNotification, Rekeyed,
+    Reveal, RevealOutcome, StoreError, UncheckedOrder,
 };
 use topup_worker::provider::{ApiError, OrderList, TopupApi};
 
@@ -109,8 +109,12 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.steps.around(self.inner.card(topup_id)).await
     }
 
-    async fn event(&self, notification: &NotifyCustomer) -> Result<Option<Event>, StoreError> {
-        self.steps.around(self.inner.event(notification)).await
+    async fn for_attempt(
+        &self,
+        notification: &NotifyCustomer,
+        with_card: bool,
+    ) -> Result<Option<ForAttempt>, StoreError> {
+        self.steps.around(self.inner.for_attempt(notification, with_card)).await
     }
 
     async fn notifications(&self, topup_id: &TopupId) -> Result<Vec<Notification>, StoreError> {
