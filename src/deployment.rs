@@ -39,7 +39,7 @@ const GONE_AFTER: Duration = Duration::from_mins(25);
 pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(26);
 /// Pause between two queries while a worker or a command waits for running workers to report or to join again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Running workers that `join.lua` has woken report to their queues within this time.
+/// After `join.lua` has woken the running workers, they report to their queues within this time.
 const REPORTS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a stopping worker waits until Redis has removed its entry from the set of workers.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
@@ -152,7 +152,7 @@ enum Answer {
     Fits,
     /// Another worker's encryption keys do not fit. Holds that worker's entry in the set of workers.
     Differs(String),
-    /// Redis names no database. Running workers were woken to report: if one does, Redis has lost its data.
+    /// Redis names no database: it is new or has lost its data. Workers were woken; if one reports, the data was lost.
     Unclaimed,
     /// Redis names no database, although other workers run. One of them will write the database's id again.
     OthersRun,
@@ -166,7 +166,7 @@ pub(crate) struct Membership {
     worker: String,
     /// Fingerprints of the worker's keys, the current one's first.
     keys: Vec<String>,
-    /// Beginning of scaled time, which starting workers read from Redis. This worker writes it again if Redis loses it.
+    /// When time scaled by `TIME_SCALE` began. Starting workers read it from Redis; this one restores it if it is lost.
     time_anchor: Option<Timestamp>,
 }
 
@@ -177,7 +177,7 @@ impl Membership {
         Self { connection, names, store, worker, keys, time_anchor: None }
     }
 
-    /// Makes this worker also write the beginning of scaled time again if Redis loses it.
+    /// Makes this worker also restore the time at which scaled time (`TIME_SCALE`) began, if Redis loses it.
     pub(crate) fn keeping_time_anchor(self, time_anchor: Option<Timestamp>) -> Self {
         Self { time_anchor, ..self }
     }
@@ -322,8 +322,8 @@ pub(crate) async fn keyrings(
     Ok(members(connection, names).await?.iter().map(|member| keys_of(member)).collect())
 }
 
-/// Returns the key fingerprints of a running worker that `suits` rejects. A killed worker may have left an entry with
-/// such fingerprints. So all such entries are removed, and live workers get up to half a minute to add theirs again.
+/// Looks for a running worker whose key fingerprints `suits` rejects, and returns them. A killed worker may have left
+/// its entry, so rejected entries are removed. One counts only if its worker adds it again within half a minute.
 pub(crate) async fn unsuited(
     connection: &Connection,
     names: &Names,

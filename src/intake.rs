@@ -30,9 +30,9 @@ const FIRST_ID: &[u8] = b"first-id";
 const MAX_READ: usize = 256;
 /// A read of the inbox ends once its messages have this number of bytes.
 const MAX_BYTES: usize = 1 << 20;
-/// Longest pause between two reads of the inbox while Redis announces new messages.
+/// Longest pause between two reads of the inbox while Redis reports changes of it. A report ends the pause.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
-/// Longest pause between two reads of the inbox while Redis does not announce new messages.
+/// Longest pause between two reads of the inbox while Redis cannot report changes of it.
 const LOOKED_AT_EVERY_UNTOLD: Duration = Duration::from_millis(100);
 /// Shortest time between two log lines about dropped rejected messages.
 const DROPPED_LOGGED_EVERY: Duration = Duration::from_mins(1);

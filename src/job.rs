@@ -21,8 +21,8 @@ pub trait Handler: Send + Sync + 'static {
     /// The name of the job, and of its queue.
     const NAME: JobName;
 
-    /// The id that this payload requires, if another program gave the job a different one. Under one id, a queue cannot
-    /// hold the same work twice. `None` if `_id` is right, or if the payload names no id or cannot be read.
+    /// The id that this payload requires, if another program gave the job a different one. With it, a queue cannot hold
+    /// the same work twice. `None` if `_id` is right, or if the payload names no id or cannot be read.
     #[must_use]
     fn other_id(_id: &[u8], _payload: &[u8]) -> Option<String> {
         None

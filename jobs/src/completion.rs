@@ -9,7 +9,7 @@ const SPANS: [u64; 22] =
     [2, 4, 6, 8, 10, 13, 16, 19, 22, 25, 28, 31, 35, 39, 43, 47, 55, 65, 90, 120, 180, 300];
 /// Number of age ranges in which final orders are counted.
 pub const SPAN_COUNT: usize = SPANS.len() + 1;
-/// The provider's page counts like this number of orders, spread evenly from `PAGE_FIRST` to `PAGE_LAST` seconds.
+/// Number of assumed orders that stand for the provider's page, spread evenly from `PAGE_FIRST` to `PAGE_LAST` seconds.
 const PAGE_WEIGHT: f64 = 20.0;
 const PAGE_FIRST: f64 = 3.0;
 const PAGE_LAST: f64 = 45.0;
@@ -45,7 +45,7 @@ impl Completions {
         if left <= f64::EPSILON { 0.0 } else { ((left - still) / left).clamp(0.0, 1.0) }
     }
 
-    /// Number of orders that took longer than `age` seconds: counted ones and those that stand for the provider's page.
+    /// How many orders took longer than `age` seconds, of the counted orders and the `PAGE_WEIGHT` assumed ones.
     fn after(&self, age: f64) -> f64 {
         let mut start = 0.0;
         let mut longer = 0.0;
@@ -63,7 +63,7 @@ fn end_of(span: usize) -> f64 {
     as_float(SPANS.get(span).copied().unwrap_or(24 * 3600))
 }
 
-/// The part of the range from `start` to `end` that lies below `age`, from 0 to 1.
+/// The fraction (0 to 1) of the range from `start` to `end` that lies below `age`.
 fn share(start: f64, end: f64, age: f64) -> f64 {
     ((age - start) / (end - start)).clamp(0.0, 1.0)
 }

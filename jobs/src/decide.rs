@@ -327,7 +327,7 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     record.status = OrderStatus::Delayed;
     record.failed_attempts = 0;
     let wait = match situation.tracking.next_check_at {
-        // The order is DELAYED already: this check is a repeat after a crash, which keeps the time of the recheck.
+        // A check that is repeated after a crash finds the order DELAYED already, and keeps the time of the recheck.
         Some(at) if situation.tracking.status == OrderStatus::Delayed && at > now => {
             (at - now).to_std().unwrap_or_default()
         }
@@ -340,8 +340,7 @@ fn delayed(situation: &Situation<'_>, mut record: Tracking, now: Timestamp) -> D
     Decision { record, next: Next::Recheck(wait), notify: Some(Outcome::Delayed), warning: None }
 }
 
-/// Decides for an order that the provider has never known. The provider's data may lag, or our environment
-/// setting may be wrong.
+/// Decides for an order that the provider has never known: its data may lag, or our environment setting may be wrong.
 fn not_found(mut record: Tracking, now: Timestamp) -> Decision {
     record.last_error = Some("the provider does not know this order".to_owned());
     // A check before `next_check_at`, such as a repeat after a crash, does not count towards `NOT_FOUND_LIMIT`.

@@ -11,7 +11,7 @@ use crate::Locale;
 pub struct Instruction {
     /// What to do with the order.
     pub kind: InstructionKind,
-    /// Whether a queue held the order's own job at intake. If so, the order is known even if the store lacks it.
+    /// Whether a queue held the order's poll or recheck when the message arrived. The store may lack such an order.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tracked: bool,
     /// The customer's language, if a correction names it.
@@ -65,13 +65,13 @@ impl InstructionKind {
 }
 
 impl Instruction {
-    /// An instruction about an order whose own job was in no queue at intake.
+    /// An instruction about an order whose poll or recheck was in no queue when the message arrived.
     #[must_use]
     pub const fn new(kind: InstructionKind) -> Self {
         Self { kind, tracked: false, locale: None }
     }
 
-    /// The same instruction, about an order whose own job was in a queue at intake.
+    /// The same instruction, about an order whose poll or recheck was in a queue when the message arrived.
     #[must_use]
     pub const fn of_tracked(self) -> Self {
         Self { tracked: true, ..self }

@@ -98,7 +98,7 @@ fn escape(text: &str, right: &mut String, oddities: &mut Vec<&'static str>) -> u
             return 6;
         }
         Some(_) => 6,
-        // The backslash and the character after it.
+        // Any other escape: the backslash and the character after it.
         None => 1 + text[1..].chars().next().map_or(0, char::len_utf8),
     };
     right.push_str(&text[..length]);

@@ -52,19 +52,19 @@ pub struct TrackTopup {
     pub instruction: Option<Instruction>,
 }
 
-/// How long an order has waited for permits, one for each request to the provider. That time does not count as fast
+/// How long an order has waited for permits (each request to the provider needs one). That time is not part of fast
 /// polling. It is in the job's payload and not in the store, because a check without a permit stores nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Waited {
-    /// Start of the present wait, if there is one.
+    /// Start of the present wait for a permit, if there is one.
     since: Option<Timestamp>,
-    /// Total length of the waits before the present one.
+    /// Total length of the earlier waits for permits.
     before_ms: u64,
 }
 
 impl Waited {
-    /// Begins a wait, or continues the present one.
+    /// Begins a wait for a permit, or continues the present one.
     #[must_use]
     pub fn on(self, now: Timestamp) -> Self {
         Self { since: self.since.or(Some(now)), ..self }

@@ -52,7 +52,7 @@ pub(super) async fn open_store(
     Ok(store)
 }
 
-/// Opens the existing database, without a migration, for an isolated process that runs suspects of a worker.
+/// Opens the existing database, without a migration, in a process for suspects (jobs that ran when their worker died).
 pub(super) async fn open_store_for_job(config: &Config) -> anyhow::Result<SqlStore> {
     let (url, cipher) = (config.database_url.expose_secret(), config.cipher.clone());
     let store = orders::open_existing(url, Some(cipher), Access::Write).await.map_err(store_error)?;

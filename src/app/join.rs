@@ -43,7 +43,7 @@ async fn join_now(
     let keys = config.cipher.fingerprints();
     let membership = Membership::new(connection.clone(), config.names.clone(), store_id.clone(), &keys);
     membership.join().await?;
-    // The worker records its current key in the database only after joining, so that a refused worker records none.
+    // Records the worker's current key in the database, after joining, so that a refused worker records none.
     if let Err(error) = health.at_start(store.admit_keys()).await {
         membership.leave().await;
         return Err(store_error(error));

@@ -182,7 +182,7 @@ async fn chosen(
     id: &str,
 ) -> anyhow::Result<Vec<Letter>> {
     let mut chosen = if id.contains('\\') {
-        // An id with escaped bytes is of another program and is found among all.
+        // Redis and the store hold ids without escapes, so all dead letters are read, and their shown ids compared.
         all(letters, store, job).await?
     } else {
         of_id(letters, store, job, id).await?
@@ -273,7 +273,7 @@ async fn show(letters: &DeadLetters, letter: &Letter) -> anyhow::Result<()> {
 /// What a job processes, read from its payload: an order, an instruction about an order, or a notification.
 enum Subject {
     Order(Box<TrackTopup>),
-    /// Id of the order to which the job applies an instruction, a message such as `check-topup`.
+    /// A message such as `check-topup`, which the job applies to the order with this id.
     Instruction(TopupId),
     Notification(NotifyCustomer),
 }
@@ -312,7 +312,7 @@ async fn replay(letters: &DeadLetters, store: &SqlStore, letter: &Letter) -> any
         {
             Some(NextJob::notify(&notification).payload)
         }
-        // The store needs no change, because a dead-lettered job has not applied its instruction.
+        // The store needs no change: the job has not applied its instruction yet, and applies it when it runs again.
         Subject::Instruction(_) => None,
         // The database lacks the order, as after a restored backup. The job runs again; its handler tracks the order.
         Subject::Notification(notification) if store.order(&notification.topup_id).await?.is_none() => None,

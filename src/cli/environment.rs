@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 
-/// The variables of the environment and of the file of `--env-file`. A non-empty one of the environment wins.
+/// The variables of the environment and of the file of `--env-file`. The environment wins, unless its value is empty.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
     /// The lines of the file in their sequence. If two lines set the same variable, the later line counts.

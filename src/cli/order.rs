@@ -103,7 +103,7 @@ fn not_stored(topup_id: &TopupId, in_redis: &InRedis) -> anyhow::Result<()> {
     )
 }
 
-/// Removes the `Begun` entry of each attempt whose result is in the history, so that the attempt is shown once.
+/// Removes the last `Begun` entry before each attempt's result. Earlier ones stay, because those runs were cut short.
 fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     let mut ended = HashSet::new();
     history.reverse();

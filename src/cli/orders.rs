@@ -114,7 +114,7 @@ impl Lines {
         if !settings.csv {
             return Ok(if settings.json { Self::Json { in_full } } else { Self::Text { in_full } });
         }
-        // The header is written at once, so that the output has a header even if no order matches.
+        // The header is written here and not with the first order, so that the output has one even if no order matches.
         let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(std::io::stdout());
         writer.write_record(Row::NAMES)?;
         Ok(Self::Csv { writer: Box::new(writer), in_full })

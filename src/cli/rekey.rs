@@ -39,7 +39,7 @@ pub(super) async fn rekey(settings: &RekeySettings) -> anyhow::Result<Exit> {
     if let Workers::EncryptWithAnother = workers {
         other_key = other_key_in_use(&settings.redis, &current_key).await?;
         if other_key.is_none() {
-            // The worker with the other key has ended, but may have stored a card after `encrypt_all` read that order.
+            // No worker uses another key any more, but one may have stored a card after `encrypt_all` read that order.
             done.encrypted += encrypt_all(&store).await?.encrypted;
         }
     }

@@ -50,7 +50,7 @@ impl InRedis {
         })
     }
 
-    /// Describes the message that names an order in no queue; `None` if no message names the order.
+    /// Describes the message, waiting or rejected, that names an order which no queue holds; `None` if there is none.
     pub(super) fn of_message(&self, topup_id: &TopupId) -> Option<String> {
         self.message.as_ref().map(|message| format!("order {topup_id} {message}"))
     }

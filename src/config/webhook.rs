@@ -72,7 +72,7 @@ impl WebhookSettings {
         secret: Option<&SecretString>,
     ) -> Result<Endpoint, SettingsError> {
         let url: Url = url.expose_secret().parse().map_err(|_| unusable(url_name, "it is not a URL"))?;
-        // Invalid networks give no guard. `RunSettings::validate` reports them, so the URL is not checked here then.
+        // Without valid networks there is no guard to check the URL. `RunSettings::validate` reports invalid networks.
         if let Ok(guard) = self.guard() {
             guard.check_url(&url).map_err(|refused| unusable(url_name, refused.to_string()))?;
         }

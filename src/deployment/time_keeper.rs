@@ -36,7 +36,7 @@ const HOST_IS_RIGHT: TimeDelta = TimeDelta::seconds(2);
 pub(crate) struct TimeKeeper {
     connection: Connection,
     names: Names,
-    /// Whether a difference of the host's wall clock was logged and still exists.
+    /// Whether a difference between the host's wall clock and the deployment's time was logged and still exists.
     host_differs: bool,
 }
 
@@ -118,8 +118,8 @@ impl TimeKeeper {
         Ok(())
     }
 
-    /// Makes a measurement. If an earlier one is given as `before`, this worker's time becomes the deployment's, unless
-    /// other workers agree with the present time of the deployment or the clock of Redis has jumped since `before`.
+    /// Makes a measurement. Given an earlier one as `before`, also sets the deployment's time to this worker's, but
+    /// not if any worker's time agrees with the deployment's or the clock of Redis has jumped since `before`.
     async fn ask(&self, time: Option<&SharedTime>, before: Option<&Measured>) -> RedisResult<Measured> {
         let mut call = scripts::CLOCK.key(self.names.clock());
         let asked = Instant::now();

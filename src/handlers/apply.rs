@@ -1,4 +1,4 @@
-//! The last step of a check: stores its decision and event. Stores rows of the list and given-up orders likewise.
+//! The last step of a check: stores its decision and event. Rows of the list and given-up orders are stored here, too.
 
 use topup_jobs::{
     DeadLetterReason, Decision, JobName, Next, Observation, Outcome, ProviderOrder, RetryPolicy, Situation,
@@ -25,7 +25,7 @@ pub(crate) async fn seen_in_list(
         return Ok(true);
     }
     if seen.status == TopupStatus::Queued && tracking.scheduled_at.is_some() {
-        // A QUEUED answer is stored already. This row repeats it, or is stale because the status has changed since.
+        // An earlier QUEUED answer is stored. This row repeats it, or is outdated because the status has changed since.
         return Ok(false);
     }
     let job = JobName::tracking(tracking.status);
@@ -76,7 +76,7 @@ pub(super) async fn apply(
     report(decision, observation);
     let tracking = &order.tracking;
     if record.status != tracking.status {
-        // `polls` is the number of requests so far, because rows of the list that show no change do not raise it.
+        // `polls` counts the answers to earlier polls, not rows of the list. A check by id adds one.
         let requests = tracking.polls + u32::from(source == RequestKind::CheckId);
         env.metrics.status_changed(tracking.status, record.status, requests);
     }
@@ -119,8 +119,8 @@ pub(crate) async fn give_up(
     }
 }
 
-/// Whether a check gave this dead-letter reason. A check stores that the order is given up before it dead-letters the
-/// job. So if the store tracks an order with such a dead letter, the operator has replayed the dead letter since.
+/// Whether a check, not the queue, gave this dead-letter reason. A check gives up the order in the store first and then
+/// dead-letters the job. So if the store still tracks the order, an operator has begun to replay the dead letter.
 pub(crate) fn is_by_a_check(reason: &str) -> bool {
     [
         DeadLetterReason::NotFound,

@@ -15,7 +15,7 @@ use crate::job::{Disposition, Job, NextJob, Settlement, encode};
 use crate::orders::{Order, StoreError};
 use crate::provider::RequestKind;
 
-/// The order's id, if the job has another `id`. `None` for a job with a message about a known order: it keeps its id.
+/// The order's id, if it must replace another `id` of the job. `None` for the job of a message about a known order.
 pub(super) fn other_id_of_order(id: &[u8], payload: &[u8]) -> Option<String> {
     if names_first(id, payload) {
         return None;
@@ -76,7 +76,7 @@ async fn try_check(
     };
     let handling = Observation::Answered(ProviderOrder::new(TopupStatus::Handling));
     let as_before = decide(&situation, &handling, now);
-    // The list may be stale, so the last check before fast polling ends must request the order itself.
+    // The list may be stale. If HANDLING would end fast polling, the order itself is requested and no row counts.
     let list_counts = matches!(as_before.next, Next::Poll(_));
     let (observation, source) = match observe(env, name, &order, list_counts).await {
         Observed::Answer(observation) => (observation, RequestKind::CheckId),
@@ -98,7 +98,7 @@ async fn try_check(
     if let (RequestKind::List, JobName::PollTopup, Next::Poll(wait)) = (source, name, &decision.next)
         && order.tracking.last_checked_at.is_some()
     {
-        // Each reading of the list repeats an unchanged order. Only its first row is stored, to prove that it is known.
+        // A row without news is stored only if it is the first answer: it proves that the provider knows the order.
         return Ok(stays(request, &order, waited, Disposition::Snooze(env.clock.real(*wait))));
     }
     if !apply(env, name, &order, (source, &observation), &decision, now).await? {
@@ -148,8 +148,8 @@ fn ended_before(order: &Order) -> Option<Disposition> {
     })
 }
 
-/// The follow-up jobs of an order that needs no request; `None` if one is needed. No request is needed if the order is
-/// final, or if its recheck is scheduled already, by a row of the list or by a check whose settlement was lost.
+/// The follow-up jobs of an order that needs no request; `None` if one is needed. A final order needs none. Nor does an
+/// order that is still polled although a row of the list, or a check that was not settled, has put it off to a recheck.
 fn decided_before(
     env: &Environment,
     name: JobName,

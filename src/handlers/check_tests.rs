@@ -184,7 +184,7 @@ async fn the_last_check_before_fast_polling_ends_is_not_left_to_the_list() {
         tracked.check_with(PermitDecision::Wait(SECOND)).await;
         let request = tracked.budget.requests.lock().unwrap().pop().unwrap();
         assert_eq!(request.list_counts, list_counts, "{:?}", request.age);
-        // Clearing `waited` makes the wait count as fast polling, so that fast polling comes to its end.
+        // Time in `waited` does not count as fast polling. It is cleared, so that fast polling approaches its end.
         tracked.payload.waited = Waited::default();
     }
 }
@@ -210,7 +210,7 @@ async fn the_job_of_an_order_that_was_given_up_is_dead_lettered_without_a_reques
     let (env, id) = (&tracked.env, &tracked.payload.topup_id);
     let reason = "poison: the process that ran it died 3 times";
     give_up(env, id, reason).await.unwrap();
-    // The scripted budget has no decision left: a request would panic.
+    // No decision is scripted for the budget, so `check` would panic if it requested a permit.
     let job = Job { id: ID.to_owned(), attempts_made: 0, payload: tracked.payload.clone() };
     let settlement = check(env, JobName::PollTopup, &job).await;
     assert_eq!(settlement.disposition, Disposition::DeadLetter(reason.to_owned()));
@@ -242,7 +242,7 @@ async fn the_job_of_a_cancelled_order_completes_without_a_request() {
     }
     assert_eq!(other_id_of_order(b"pushed", b"no JSON"), None);
     tracked.env.store.instruct(&request, cancel, tracked.clock.now()).await.unwrap().unwrap();
-    // The scripted budget has no decision left: a request would panic, with or without `force`.
+    // No decision is scripted for the budget, so `check` would panic if it requested a permit, even with `force`.
     for force in [false, true] {
         let payload = TrackTopup { force, ..tracked.payload.clone() };
         let job = Job { id: ID.to_owned(), attempts_made: 0, payload };

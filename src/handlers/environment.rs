@@ -52,7 +52,7 @@ pub fn random_jitter() -> Jitter {
 }
 
 impl Environment {
-    /// The client for the permit's API key. A missing key panics, but a budget grants permits for its own keys only.
+    /// The client for the permit's API key. There always is one, because a budget grants permits for its own keys only.
     pub(crate) fn api(&self, permit: &Permit) -> &Arc<dyn TopupApi> {
         &self.apis[permit.key]
     }

@@ -56,8 +56,8 @@ async fn carry_out(
     Ok(settlement)
 }
 
-/// The job that checks the order now; `None` if no check is needed, or if a queue held the order's job already when the
-/// message arrived: the intake has then made that job due.
+/// The job that checks the order now; `None` if no check is needed. None is needed either if the order was tracked all
+/// along and a queue held its job when the message arrived, because the intake has then made that job due.
 fn next_check(instructed: &Instructed, request: &TrackTopup, instruction: Instruction) -> Option<NextJob> {
     let Instructed { order, tracked_again } = instructed;
     let (check, status) = (instruction.kind == InstructionKind::Check, order.tracking.status);

@@ -27,13 +27,13 @@ use crate::orders::{DecryptionError, ForAttempt, Notification, NotificationStatu
 use crate::reveal;
 use crate::telemetry::UndeliveredReason;
 
-/// Shortest wait of a job for an open breaker, in real time, whatever the scale of the clock.
+/// Shortest wait of a job whose breaker is open, in real (not scaled) time.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Handler of `notify-customer`.
 pub struct NotifyCustomerHandler(pub Environment);
 
-/// Payload of `notify-customer`, with an attempt that is not stored yet.
+/// Payload of `notify-customer`: the notification, and possibly an attempt whose result is not stored yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NotificationJob {
     #[serde(flatten)]
@@ -92,7 +92,7 @@ impl Handler for NotifyCustomerHandler {
             }
         };
         if job.payload.made.is_some() && settlement.payload.is_none() {
-            // The store has the attempt now, so the payload drops it and the job's next run makes a new attempt.
+            // The attempt in the payload is stored now. If it stayed there, the next run would make no new attempt.
             let payload = Some(encode(&job.payload.notification));
             return Settlement { payload, ..settlement };
         }
@@ -164,7 +164,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     Ok(note(env, &order, notification, attempt, made).await)
 }
 
-/// Tracks an order again that the database lacks, perhaps since a backup was restored. Its events get their former ids.
+/// Tracks the order again, as the database lacks it (perhaps a backup was restored). Its events get their former ids.
 fn follow_anew(notification: &NotifyCustomer) -> Settlement {
     tracing::error!(
         event.id = %notification.event_id(),
@@ -263,7 +263,7 @@ const fn answered(sent: &Result<(), SendError>) -> Option<bool> {
     }
 }
 
-/// Records a failed attempt, because the card cannot be decrypted until its key is back in the settings.
+/// Records a failed attempt without sending: the card cannot be decrypted until its key is back in the settings.
 async fn no_card(
     env: &Environment,
     order: &Order,

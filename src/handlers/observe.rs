@@ -9,7 +9,7 @@ use crate::orders::Order;
 use crate::provider::{ApiError, Concern, RequestKind};
 use crate::rate_limit::{Checked, Meaning, PermitDecision, PermitRequest};
 
-/// Longest plausible time from an order's creation to its tracking. If an id gives an older time, the id is ignored.
+/// Longest plausible time from an order's creation to its tracking. An earlier creation time in its id is ignored.
 const MAX_HANDOVER: Duration = Duration::from_hours(7 * 24);
 
 /// Wait before the next recheck during an outage of the provider, in domain time.
@@ -21,18 +21,18 @@ const MAX_TRY: Duration = Duration::from_secs(2);
 /// Age from which an order belongs to the backlog: three times the limit of fast polling. The backlog gets fewer
 /// requests than newer orders.
 const BACKLOG_AGE: Duration = Duration::from_mins(15);
-/// How far the provider's clock may be ahead of ours. If an id gives a time further in the future, the id is ignored.
+/// How far the provider's clock may be ahead of ours. If the creation time in an id is further ahead, it is ignored.
 const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 /// What a check learned about the order.
 pub(super) enum Observed {
     Answer(Observation),
     SeenInList,
-    /// Nothing, because no permit was free, or a key or the provider is at fault. The wait is real (unscaled) time.
+    /// Nothing: no permit was free, or a key or the provider is at fault. Check again after this real (unscaled) time.
     Wait(Duration),
 }
 
-/// Asks the provider about the order. No request is made without a permit, or if the list has just shown the order.
+/// Asks the provider about the order if there is a permit. With `list_counts`, a recent row of the list suffices.
 pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list_counts: bool) -> Observed {
     let tracking = &order.tracking;
     let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
@@ -81,7 +81,7 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
     })
 }
 
-/// Requests the list after a check failed. If that request also fails, or gets no permit, the provider counts as down.
+/// Requests the list after a check failed. No permit, or any error but `Concern::Order`, counts as an outage.
 async fn provider_is_down(env: &Environment) -> bool {
     for _ in 0..MAX_TRIES_TO_VERIFY {
         match env.budget.acquire_to_verify().await {

@@ -91,7 +91,7 @@ pub(super) async fn give_up(
         );
         return given_up(env, order, &ended).await;
     }
-    // Another worker ended the notification during this attempt. The next run settles the job by the stored status.
+    // The notification got a final status during this attempt. The job runs again at once and acts on that status.
     Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)))
 }
 
@@ -119,8 +119,8 @@ pub(crate) async fn give_up_notification(
     env.jobs_to_notify(&order).await
 }
 
-/// Dead-letters the job of a notification that is given up, and enqueues the operator's event in the same step. If the
-/// operator has just replayed the notification, the store has it as pending, and a worker later enqueues its job again.
+/// Dead-letters the job of a given-up notification, and enqueues the operator's event in the same step. If the operator
+/// has replayed the notification meanwhile, it is pending in the store, so a worker later enqueues its job again.
 pub(super) async fn given_up(
     env: &Environment,
     order: &Order,
@@ -137,8 +137,8 @@ const REFUSED: &str = "refused";
 /// Beginning of the dead-letter reason if every attempt failed.
 const EXHAUSTED: &str = "undelivered after";
 
-/// The dead-letter reason of a notification, without personal data. If attempts were left, it was the queue that gave
-/// the notification up, and the queue's reason is stored as the last error.
+/// The dead-letter reason of a notification, without personal data. A notification that failed although attempts were
+/// left was given up by the queue, whose reason is then stored as the last error.
 pub(super) fn reason(ended: &Notification) -> String {
     if let (NotificationStatus::Failed, Some(why), Some(_)) =
         (ended.status, &ended.last_error, notify_wait(ended.attempts, Jitter::NONE))
@@ -156,8 +156,8 @@ pub(super) fn reason(ended: &Notification) -> String {
     }
 }
 
-/// Whether the handler gave this dead-letter reason. The handler stores that the notification is given up before it
-/// dead-letters the job. So if the store has the notification as pending, the operator has replayed it since.
+/// Whether this dead-letter reason is the handler's. The handler first stores that the notification is given up, and
+/// then dead-letters its job. So a notification with such a reason that is pending again was replayed by the operator.
 pub(crate) fn is_by_the_handler(reason: &str) -> bool {
     [REFUSED, EXHAUSTED].iter().any(|beginning| reason.starts_with(beginning))
 }

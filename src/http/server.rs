@@ -23,9 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// Longest body of a request, in bytes.
 const MAX_BODY: usize = 4 * 1024;
 /// Grace period for the answer on a connection that has reached its time limit.
 const TO_END: Duration = Duration::from_secs(10);

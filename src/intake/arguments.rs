@@ -18,7 +18,7 @@ pub(super) fn add(
 ) {
     let Accepted { job, order, delay, .. } = accepted;
     let position = match first_id {
-        // A message that was put back keeps its original position in the stream, where its producer first added it.
+        // A message that was put back does not count as newer: it keeps the position at which it was first added.
         Some(first_id) => format!("{first_id}@{}", first_id.split('-').next().unwrap_or_default()),
         None => format!("{message_id}@{}", clock.deployment_now().timestamp_millis()),
     };
@@ -38,7 +38,7 @@ pub(super) fn add(
     call.arg(where_followed.payload);
 }
 
-/// The word of `intake.lua` for this kind of message. Details make an `update`: only the store knows if they are new.
+/// The kind of the message for `intake.lua`. A repeat with details is an `update`, as they may be new to the store.
 fn what(order: &TrackTopup) -> &'static str {
     match order.instruction.map(|instruction| instruction.kind) {
         Some(InstructionKind::Correct) => "correct",

@@ -31,8 +31,8 @@ use crate::shutdown::Shutdown;
 const FEWEST: usize = 4;
 /// Domain time between the starts of two readings of the list, if a reading does not take longer.
 const INTERVAL: Duration = Duration::from_secs(8);
-/// Domain time after which a pass over the list is interrupted to read the newest orders again. It exceeds a whole pass
-/// at a thousand new orders a minute, because interrupting such a pass would only read its first pages twice.
+/// A pass over the list is interrupted after this domain time, to read the newest orders again. A whole pass takes less
+/// time even at a thousand new orders a minute: if it were interrupted, its first pages would only be read twice.
 const MAX_STRETCH: Duration = Duration::from_secs(24);
 /// Domain time between two checks whether a reading of the list is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,11 +41,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const LEASE: Duration = Duration::from_secs(30);
 /// A reading is given up if the next page would have to wait this long for its permit (real time, not domain time).
 const MAX_WAIT_FOR_PAGE: Duration = Duration::from_secs(10);
-/// An interrupted pass that is not continued within this domain time is dropped, because other orders wait by then.
+/// Domain time within which an interrupted pass may be continued. Later it is dropped: other orders wait by then.
 const REST_KEPT: Duration = Duration::from_mins(1);
 /// List polling is disabled after this number of readings in a row that failed or were useless (`is_useless`).
 const MAX_USELESS: u32 = 3;
-/// Domain time for which list polling is disabled after [`MAX_USELESS`] such readings.
+/// Domain time for which list polling is disabled after [`MAX_USELESS`] failed or useless readings in a row.
 const DISABLED_FOR: Duration = Duration::from_mins(10);
 /// What happens to a card of which the list shows only a part, if more such cards wait than can be checked soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,19 +65,19 @@ pub(crate) struct ListPoller {
     pub(crate) names: Names,
 }
 
-/// What a reading of the list has found. It reads the pages of the newest orders, then the rest of an interrupted pass.
+/// What one reading of the list found. A reading covers the newest orders, then continues an interrupted pass, if any.
 struct Reading {
     /// The reading has seen every listed order created since this time.
     seen_from: Timestamp,
     /// Number of waiting orders that the list showed.
     found: usize,
-    /// Whether a waiting order was missing at its creation time in the list, or too many pages in a row showed none.
+    /// Whether the list lacked a waiting order where it should be, or too many pages in a row showed no waiting order.
     is_useless: bool,
     /// Average number of listed orders that were created in one second.
     density: f64,
 }
 
-/// An interrupted pass, which continues after the newest orders are read again.
+/// An interrupted pass over older orders. The next reading continues it, after it has read the newest orders.
 struct Rest {
     pass: Pass,
     since: Instant,
@@ -89,7 +89,7 @@ impl ListPoller {
         let look = self.rate_limit.real(LOOK_INTERVAL).max(Duration::from_millis(20));
         // A density of 0 means that the density is unknown.
         let (mut density, mut useless, mut rest) = (0.0, 0, None);
-        // Whether at least `FEWEST` orders may wait. If not, Redis is not queried until an order is denied a permit.
+        // Whether at least `FEWEST` orders may wait. If not, Redis is asked only after an order is denied a permit.
         let mut waiting = true;
         loop {
             let pause = async {
@@ -237,7 +237,7 @@ impl ListPoller {
                     self.environment.budget.report(&permit, None, error).await;
                     return Ok(list?);
                 }
-                // During so long a wait the pages read so far become outdated, and another worker may begin a reading.
+                // So long a wait is no use: the pages read become outdated, and another worker may begin a reading.
                 Err(wait) if wait >= MAX_WAIT_FOR_PAGE => return Err(ListingError::GivenUp),
                 Err(wait) => tokio::select! {
                     () = shutdown.requested() => return Err(ListingError::GivenUp),
@@ -247,8 +247,8 @@ impl ListPoller {
         }
     }
 
-    /// Ends the reading in Redis. `from` is the reading's `seen_from`, or `None` if the reading failed. `off` is the
-    /// time for which list polling is disabled, if it is.
+    /// Ends the reading in Redis. `from` is the reading's `seen_from`, or `None` if the reading failed. If list
+    /// polling is now disabled, `off` is for how long.
     async fn end(&self, from: Option<Timestamp>, off: Option<Duration>) -> redis::RedisResult<()> {
         let real_ms = |wait| self.rate_limit.real_ms(wait);
         let mut call = scripts::LIST_END.prepare_invoke();

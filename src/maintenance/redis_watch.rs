@@ -49,7 +49,7 @@ impl RedisWatch {
         }
     }
 
-    /// Makes the checks for which Redis gives the data. If the Redis user may not run `INFO`, there are no checks.
+    /// Makes the checks whose data this Redis user may read: no checks at all if it may not run `INFO`.
     async fn look(&self) -> Vec<Check> {
         let mut connection = self.connection.get();
         let Ok(info) = redis::cmd("INFO").query_async::<String>(&mut connection).await else {

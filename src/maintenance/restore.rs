@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const MOST: u32 = 500;
 /// Maximum number of orders, or of notifications, that are read in one round. The next round continues after them.
 const MAX_READ: u32 = 20 * MOST;
-/// Rechecks are restored until as many wait as the provider answers in this number of minutes.
+/// Lost rechecks are restored while fewer rechecks wait than the provider answers in this number of minutes.
 const RECHECK_MINUTES: u32 = 2;
 /// Like [`RECHECK_MINUTES`], but for polls. The number is higher, because in a rush of orders many polls wait.
 const POLL_MINUTES: u32 = 10;
@@ -150,7 +150,7 @@ impl Restore {
         Ok(restored)
     }
 
-    /// Makes overdue jobs due that Redis holds for much later, because they were scheduled while its clock was ahead.
+    /// Makes overdue jobs due that Redis would run only much later, as they were scheduled while its clock was ahead.
     async fn hasten(
         &self,
         queues: &[JobName],

@@ -51,7 +51,7 @@ impl Retention {
         }
     }
 
-    /// Deletes the next orders. After the last ones, returns free pages of the file. Returns whether more is to do.
+    /// Deletes the next batch of orders; after the last, shrinks the database file. Returns whether more is to do.
     async fn delete(&self, behind: &mut Option<Behind>) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let deleted = self.store.delete_ended(now - self.keep, now, behind.as_ref(), MOST).await?;

@@ -1,7 +1,8 @@
 //! Checks every few seconds whether the database answers, can be written, and is still the one of this worker's start.
 //!
-//! A check is two small queries, and every 15 seconds a rehearsal of an order. Thanks to it, `/readyz` reports an unreachable database before a job fails on it.
-//! After a failed check the worker claims no jobs, because another worker may still reach the database.
+//! A check is two small queries and, every 15 seconds, a rehearsal: an order is stored, changed, read and deleted in a
+//! transaction that is rolled back. So `/readyz` reports an unusable database before a job fails on it. After a failed
+//! check the worker claims no jobs, because another worker may still reach the database.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +17,8 @@ use crate::orders::{NO_ANSWER, SqlStore, StoreError};
 
 /// Pause between two checks. `TIME_SCALE` changes no duration of this file.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Interval at which an order is rehearsed: stored, changed, read and deleted in a transaction that is rolled back. It
-/// is shorter than the pause after which `restore` has a notification sent again whose delivery is not recorded.
+/// Interval of the rehearsals: short enough to notice a database that cannot record deliveries before `restore` has a
+/// delivered notification sent again.
 const REHEARSAL: Duration = Duration::from_secs(15);
 /// Pause after a failed check.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ const ANSWERS_AT_START_WITHIN: Duration = Duration::from_secs(10);
 /// Whether the database is usable, according to the last check or call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoreHealth {
-    /// Why the database is unusable, in words.
+    /// Why the database is unusable, in words; `None` if it is usable.
     fault: Arc<Mutex<Option<&'static str>>>,
 }
 
@@ -85,7 +86,6 @@ impl StoreWatch {
         Self { store, store_id, health, claims: ClaimPause::default() }
     }
 
-    /// The pause of claims while the database is unusable.
     pub(crate) fn claim_pause(&self) -> ClaimPause {
         self.claims.clone()
     }
@@ -93,7 +93,7 @@ impl StoreWatch {
     /// Checks the database until the worker must stop using it, and returns the reason.
     pub(crate) async fn run(self) -> anyhow::Error {
         let (mut pause, mut calls_failed_at) = (INTERVAL, None::<Instant>);
-        // The worker has rehearsed an order before it joined.
+        // The first rehearsal took place when the worker started.
         let mut rehearsed_at = Some(Instant::now());
         loop {
             sleep(pause).await;
@@ -112,7 +112,7 @@ impl StoreWatch {
                 pause = INTERVAL;
             } else {
                 self.claims.pause_for(CLAIMS_PAUSE);
-                // Failed database calls of jobs have the same cause as this failed check, so they are not logged.
+                // Discards, unlogged, what jobs' database calls met: it has the same cause as this failed check.
                 self.store.take_fault();
                 (pause, calls_failed_at) = (AGAIN, None);
             }

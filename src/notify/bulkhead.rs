@@ -3,11 +3,11 @@
 //!
 //! | rule | effect |
 //! |---|---|
-//! | An endpoint takes at most half of the slots, and no more than it leaves free for others | one busy endpoint takes half, two take a third each |
+//! | An endpoint takes at most half of the slots, and another slot only while more are free than it holds | one busy endpoint takes half, two take a third each |
 //! | *Untrusted* endpoints together take at most half of the slots, divided by the same rule | however many endpoints hang, half of the slots remain for those that answer |
 //! | An attempt that takes longer than [`SLOW`] moves to a spare slot | while there are spare slots, attempts that only wait for an answer occupy no regular slot |
 //!
-//! A new endpoint is untrusted. An answer within [`SLOW`] makes it trusted; a failed or slower attempt makes it
+//! A new endpoint is untrusted. An answer within [`SLOW`] makes it trusted; a slower answer, or none, makes it
 //! untrusted again. A job that gets no slot is rescheduled. Rejected jobs return one by one, at the pace at which slots
 //! come free, because many jobs that returned at once would only be rejected again.
 //!
@@ -26,16 +26,16 @@ use crate::slots::{LentSlot, Slots};
 
 /// An attempt that takes longer makes its endpoint untrusted, and moves to a spare slot if one is free.
 pub const SLOW: Duration = Duration::from_millis(500);
-/// Number of consecutive failures that opens the breaker.
+/// Number of consecutive attempts without an answer that opens the breaker.
 const FAILURES: u32 = 5;
-/// How long a breaker stays open, in domain time (the time of orders, which demos scale). An event whose own five
-/// failures opened the breaker loses no time, because the next attempt of that event is hours away.
+/// How long a breaker stays open, in domain time (the time of orders, which demos scale). This delays no event that
+/// opened the breaker by five attempts of its own, because the next attempt of such an event is hours away anyway.
 const OPEN: Duration = Duration::from_secs(30);
-/// How long the endpoint's other jobs wait if they find one job probing the endpoint, in domain time.
+/// Wait of a job that finds another job probing its endpoint, in domain time.
 const FIRST_TRIES: Duration = Duration::from_secs(3);
-/// Least cycle (time since a slot last came free). In each cycle as many rejected jobs return as half the slots.
+/// Least cycle (time since a slot last came free). Rejected jobs return at intervals of cycle / (half the slots).
 const SLOT_CYCLE: Duration = Duration::from_millis(50);
-/// Greatest cycle (see [`SLOT_CYCLE`]). The cycle of an endpoint that frees no slots grows up to this limit.
+/// Longest cycle (see [`SLOT_CYCLE`]), even if the last slot came free longer ago.
 const MAX_SLOT_CYCLE: Duration = Duration::from_secs(15);
 /// Longest wait of a job that gets no slot.
 const MAX_WAIT: Duration = Duration::from_secs(15);
@@ -60,7 +60,7 @@ struct State {
     taken: usize,
     /// The part of `taken` that goes to untrusted endpoints.
     untrusted: usize,
-    /// Return times of jobs that got no slot because other endpoints occupied the slots, not the job's own endpoint.
+    /// Return times of jobs that got no slot because attempts at other endpoints, not at their own, held the slots.
     shared_queue: ReturnQueue,
 }
 
@@ -70,7 +70,7 @@ struct Endpoint {
     /// The part of `in_flight` that has moved to spare slots.
     lent: usize,
     trusted: bool,
-    /// Failures since the last answer.
+    /// Number of attempts without an answer since the last answer.
     failures: u32,
     open_until: Option<Instant>,
     queue: ReturnQueue,
@@ -80,7 +80,7 @@ struct Endpoint {
 #[derive(Debug, Default)]
 struct ReturnQueue {
     last_back: Option<Instant>,
-    /// Start of the present cycle: when a slot last came free, or when the first attempt after an idle time took one.
+    /// When a slot last came free, or when the first attempt after idle time took one: the beginning of the cycle.
     moved: Option<Instant>,
 }
 
@@ -138,7 +138,7 @@ impl Bulkhead {
             let queue = if others_fill_it { shared_queue } else { &mut endpoint.queue };
             return Err(Rejected::Busy(queue.back(now, self.half)));
         }
-        // The time since a slot last came free is counted from now, because no slot can come free in idle time.
+        // While no attempt ran, no slot could come free. So this idle time must not make the cycle longer.
         if endpoint.in_flight == 0 {
             endpoint.queue.moved = Some(now);
         }
@@ -171,7 +171,7 @@ impl State {
 }
 
 impl ReturnQueue {
-    /// Returns the wait of a rejected job. It ends (time since a slot last came free) / `places` after the wait before.
+    /// Returns the wait of a rejected job. The job returns 1/`places` of a cycle after the job rejected before it.
     fn back(&mut self, now: Instant, places: usize) -> Duration {
         let since = now.saturating_duration_since(*self.moved.get_or_insert(now));
         let turn = since.clamp(SLOT_CYCLE, MAX_SLOT_CYCLE) / u32::try_from(places).unwrap_or(u32::MAX);

@@ -73,7 +73,7 @@ pub enum SendError {
     Failed {
         /// The cause, for the log and the store.
         what: String,
-        /// The wait that the receiver's `Retry-After` asks for, by the machine's clock, not in the order's scaled time.
+        /// The wait that the receiver's `Retry-After` asks for, in real time (not scaled).
         retry_after: Option<Duration>,
     },
     /// No connection, or no answer in time. A retry may follow. Five such errors in a row open the endpoint's breaker.
@@ -181,8 +181,8 @@ impl Channels {
         wanting.map(|channel| channel.name().to_owned()).collect()
     }
 
-    /// Whether `Fulfilled`, `Scheduled` or `Refunded` reaches neither customer nor merchant, because no channel to them
-    /// wants it for this order. False for other outcomes, and if the deployment has no such channels.
+    /// Whether the deployment has channels to customers or merchants, but none of them wants this outcome of the order.
+    /// Always false for outcomes other than `Fulfilled`, `Scheduled` and `Refunded`.
     #[must_use]
     pub fn reach_no_receiver(&self, outcome: Outcome, order: &Order) -> bool {
         let due = matches!(outcome, Outcome::Fulfilled | Outcome::Scheduled | Outcome::Refunded);

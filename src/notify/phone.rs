@@ -43,7 +43,7 @@ impl Phone {
         Self { phone: given.to_owned(), ..self }
     }
 
-    /// Whether the number is valid.
+    /// Whether the number is valid, so that all formats are known.
     pub(super) const fn is_known(&self) -> bool {
         self.known.is_some()
     }

@@ -45,7 +45,7 @@ struct Variables<'a> {
     locale: Locale,
 }
 
-/// A phone with characters that a template must escape, as [`ODD_TEXT`] is such a text. Producers may send any phone.
+/// A phone number with characters that a template must escape. A producer may send such a number.
 const ODD_PHONE: &str = r#"+213 "661" \ & < % 223344"#;
 const ODD_TEXT: &str = r#"Code : 1234 & "5678" \ 100 % é ع"#;
 /// A common phone number. All its formats contain the digits [`PLAIN_DIGITS`].
@@ -133,7 +133,7 @@ impl SmsGateway {
         let Some((odd, filter)) = self.arriving(odd)? else { return Ok(()) };
         let plain = self.arriving(Phone::read(PLAIN_PHONE, self.country))?.unwrap_or_default().0;
         let has = |arriving: &[String], word: &str| arriving.iter().any(|value| value.contains(word));
-        // A template may send another format instead of `phone`; the odd phone must then add no value to the request.
+        // A template may send another format than `phone`. Both samples then have as many values; a bare `&` adds one.
         let phone = has(&odd, ODD_PHONE) || (odd.len() == plain.len() && has(&plain, PLAIN_DIGITS));
         for (name, arrives) in [("phone", phone), ("text", has(&odd, ODD_TEXT))] {
             if !arrives {

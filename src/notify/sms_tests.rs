@@ -141,7 +141,7 @@ fn a_template_can_use_the_number_in_every_format() {
     }
     let body = "to={{ phone_e164 | default(phone) | urlencode }}&text={{ text | urlencode }}";
     assert_eq!(sent(body, "none").unwrap(), "none");
-    // A phone sent by a producer must not add parameters to the request.
+    // Refused, because without `urlencode` a phone sent by a producer could add parameters to the request.
     let careless =
         gateway(Method::POST, FORM, "to={{ phone | replace('+', '00') }}&text={{ text | urlencode }}");
     assert!(careless.unwrap_err().contains("phone is missing or arrives altered"));

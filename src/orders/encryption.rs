@@ -208,8 +208,8 @@ impl CardCipher {
         tried.find(|tried| *tried != Err(DecryptionError::Key)).unwrap_or(Err(DecryptionError::Key))
     }
 
-    /// The token that each key gives for the link of this event on this channel, the current key's first. A token is a
-    /// keyed hash and not random, so every attempt sends the same link although only the token's hash is stored.
+    /// The tokens for the link of this event on this channel, one for each key, the current key's first. A token is a
+    /// keyed hash, so every attempt computes the same one again although only the token's hash is stored.
     pub(super) fn link_tokens(&self, notification: &NotifyCustomer) -> impl Iterator<Item = SecretString> {
         let keys = std::iter::once(&self.current).chain(&self.previous);
         keys.map(|key| key.link_token(notification).into())

@@ -94,13 +94,13 @@ pub enum StoreError {
          the file"
     )]
     OpenElsewhere(String),
-    /// The file has a second name (a hard link). A process that used it would keep a second write-ahead log there.
+    /// The file has a second name (a hard link). A process that used that name would keep a second log.
     #[error(
         "the database {0} has a second name (a hard link), and processes that use different names would destroy it: \
          remove the other name, which `find -samefile {0}` shows"
     )]
     SecondName(String),
-    /// The file `-opened` beside the database, which records the log in use, cannot be read or written.
+    /// The file `-opened` beside the database, which records the write-ahead log in use, cannot be read or written.
     #[error(
         "the file {0}, which the workers keep beside their database, cannot be used: stop every worker, remove it, and \
          let the user of the workers write to its folder"
@@ -209,7 +209,7 @@ impl StoreError {
         self.is_of_absence() || self.is_of_full_disk() || self.is_of_read_only() || self.is_of_unopened_file()
             || self.is_of_failing_disk()
             || self.is_of_definitions() || self.is_of_corruption()
-            // Each of these ends once the operator stops the processes that have the file open, or repairs the files.
+            // Each ends once the operator stops the processes that have the file open, or repairs files or tables.
             || matches!(self, Self::LogRemoved | Self::Replaced | Self::OpenElsewhere(_) | Self::SecondName(_) | Self::Note(_) | Self::NotStored(_))
     }
 
@@ -229,7 +229,7 @@ impl StoreError {
             Self::NotStored(_) => {
                 Some("a trigger, rule or view of the database suppresses or alters changes")
             }
-            // The code of such an error may be any that its author has chosen.
+            // Comes before all tests of codes, because a trigger or function may raise an error with any code.
             error if error.is_raised() => Some("a trigger or function of the database fails"),
             error if error.is_of_damage() => Some("the database is damaged"),
             error if error.is_of_full_disk() => Some("the disk of the database is full"),
@@ -282,7 +282,7 @@ impl StoreError {
 
     /// Whether the database cannot run a statement at all, whatever its values are.
     fn is_of_statement(&self) -> bool {
-        // PostgreSQL's classes for conflicts, time limits and locks are not: another call may succeed.
+        // After PostgreSQL's errors of conflicts, locks and time limits (40, 55, 57), another call may succeed.
         let passes = |code: &str| ["40", "55", "57"].iter().any(|class| code.starts_with(class));
         self.code().is_some_and(|code| if code.len() == 5 { !passes(&code) } else { code == SQLITE_ERROR })
     }

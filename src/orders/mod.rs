@@ -252,7 +252,7 @@ pub struct NewEvent {
     pub body: Event,
     /// Names of the channels that deliver the event.
     pub channels: Vec<String>,
-    /// The event for the operator, stored too if the channels of this event reach neither customer nor merchant.
+    /// A second event, if the channels of this one reach neither customer nor merchant: it tells the operator so.
     pub undelivered: Option<Box<NewEvent>>,
 }
 
@@ -353,10 +353,10 @@ impl std::str::FromStr for NotificationStatus {
 /// Stores orders, events and notifications. Each method returns [`StoreError`] if the database fails.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// Stores the order if it is new, and returns it. In a stored order, a message newer than the last one replaces the
-    /// customer, metadata and callback URL that it names; any other request only adds missing details. A given-up order
-    /// (not final, no next check) is tracked from the beginning again. The job that gave the order up may run again but
-    /// does not resume it: its message is not newer, or its `tracked_at` is that of the order. A cancelled order is
+    /// Stores the order if it is new, and returns it. In a stored order, each detail (customer, metadata, callback URL)
+    /// gets the value from the newest message that names it; a request without a message only adds missing details. A
+    /// given-up order (not final, no next check) is tracked from the beginning again, unless the request is of the job
+    /// that gave it up: then its message is not newer, or its `tracked_at` is that of the order. A cancelled order is
     /// resumed only by a newer message. A newer message that resumes an order also closes its incidents.
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError>;
 

@@ -16,7 +16,7 @@ use super::sql::migrations::SQLITE;
 /// SQLite's `SQLITE_CONSTRAINT_TRIGGER`: `RAISE` in a trigger.
 const RAISED_SQLITE: &str = "1811";
 
-/// An error of the database without its text: a trigger, function or constraint of the operator refuses something.
+/// A database error with its text replaced, because a trigger, function or constraint of the operator caused it.
 #[derive(Debug)]
 pub(super) struct Withheld {
     text: String,
@@ -46,10 +46,10 @@ pub(super) fn is_raised(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<Withheld>().is_some()
 }
 
-/// Whether code of the operator has failed: `RAISE` of PL/pgSQL (class P0) with any code, an error in a function, or a
-/// value (class 22) that a constraint or generated column cannot use. This program writes only values that fit.
+/// Whether code of the operator caused the error: it occurred in a function, is of PL/pgSQL (class P0), or is about a
+/// value (class 22) and so of a constraint or generated column, because this program writes only values that fit.
 fn is_foreign(error: &PgDatabaseError, code: &str) -> bool {
-    // Waits that end early (lock conflicts, time limits, shutdowns) have a context without any function, too.
+    // Lock conflicts, time limits and shutdowns (these classes) may have a context (`where`) although no function ran.
     let of_a_wait = ["40", "55", "57"].iter().any(|class| code.starts_with(class));
     // The source files of PL/pgSQL, PL/Python, PL/Perl and PL/Tcl are named pl….
     let of_a_language = error.file().is_some_and(|file| file.starts_with("pl"));
@@ -57,8 +57,8 @@ fn is_foreign(error: &PgDatabaseError, code: &str) -> bool {
     in_a_function || code.starts_with("P0") || code.starts_with("22")
 }
 
-/// Whether SQLite misses a table, column or function that no migration of this program names, so that a trigger or view
-/// of the operator must name it.
+/// Whether SQLite misses a table, column or function that only a trigger or view of the operator can have named: no
+/// migration of this program contains that name.
 fn names_another(error: &dyn DatabaseError, code: &str) -> bool {
     let Some((what, name)) = error.message().rsplit_once([':', ' ']) else { return false };
     let name = name.trim().rsplit('.').next().unwrap_or_default();

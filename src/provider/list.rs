@@ -16,7 +16,7 @@ pub(super) const PAGE_SIZE: u32 = 100;
 /// A page of the list of orders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderList {
-    /// The readable rows, in the provider's order.
+    /// The readable rows, in the provider's sequence.
     pub orders: Vec<ListedOrder>,
     /// The number of the next page, if one follows or may follow.
     pub next_page: Option<u32>,
@@ -53,8 +53,8 @@ pub(super) fn read_list(raw: &RawAnswer<'_>, page: u32) -> Result<OrderList, Api
     Ok(list)
 }
 
-/// Adapts an error of a request for the list. Only a 403 without a documented code means that the list alone is refused
-/// (source: the provider's list of errors).
+/// Returns what an error means if the request was for the list: a 403 refuses the list alone, unless it has one of the
+/// codes that the provider's list of errors documents for 403.
 pub(super) fn about_the_list(error: ApiError) -> ApiError {
     match error {
         // A request for the list is about no single order, so `NOT_FOUND` counts as a failure of the provider.

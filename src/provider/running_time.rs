@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// However long the process freezes, at most this time counts towards the limit.
+/// The step in which time is counted. A freeze of the process, however long, counts as at most one step.
 const TICK: Duration = Duration::from_millis(250);
 
 /// The remaining time of a limit. The steps of one request share it.

@@ -65,7 +65,7 @@ impl Backend for QueueBackend {
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
-        // There is nothing to close: the consumer removes the worker from the queue after the last lease.
+        // Nothing to do here: once all leases are dropped, the consumer removes the worker from the queue.
         Poll::Ready(Ok(()))
     }
 }
@@ -211,7 +211,7 @@ fn fault(what: &str, faults: u32) -> SettlingEnd {
     }
 }
 
-/// Adds an apalis worker that runs the handler to the monitor. The weak reference is dead once that worker has ended.
+/// Adds to the monitor an apalis worker that runs the handler. Once it has ended, the returned weak reference is dead.
 pub(super) fn register<H: Handler>(
     monitor: Monitor,
     jobs: UnboundedReceiver<ClaimedJob>,

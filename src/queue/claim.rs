@@ -162,7 +162,7 @@ impl Claim {
         Ok(Some(claimed))
     }
 
-    /// Renames jobs to the ids that their payloads require. If this fails, the jobs go back to their queue.
+    /// Gives jobs of other programs the ids that their payloads require. If this fails, they go back to their queue.
     async fn identify(&self, worker: &str, misnamed: Vec<(Vec<u8>, String)>) -> RedisResult<()> {
         if misnamed.is_empty() {
             return Ok(());

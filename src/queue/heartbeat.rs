@@ -62,8 +62,8 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                 connection.answered();
                 backoff = Backoff::new();
                 clock.reads(Reading { asked, answered: Instant::now(), shows });
-                // After a reconnect the server may be another one, so its clock may differ, and other workers may not
-                // report to it yet. If the reconnect came during this report, the next report is treated likewise.
+                // A reconnect may lead to another server, whose clock may differ and to which other workers may not
+                // report yet. So it counts as a change of the clock; one during this report counts at the next too.
                 clock.was_set |= connection.times_left() != times_left;
                 times_left = left_so_far;
                 if clock.was_set {
@@ -81,7 +81,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
             Err(error) => {
                 connection.failed_to_work(&error);
                 stable.interrupted();
-                // Redis may have lost its latest writes and count settled jobs as claimed, so these are given back.
+                // Redis may have lost settlements and still count those jobs as claimed. The next claim returns them.
                 for kept in &queues {
                     kept.shared.orphaned_claims.store(true, Ordering::Relaxed);
                 }
@@ -160,7 +160,7 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
     };
     acquit(kept).await?;
     let shared = &kept.shared;
-    // A claim or a settlement in progress may explain one answer with too many claims, but not two in a row.
+    // During a claim or a settlement Redis may count more claims than the worker holds, but not twice in a row.
     let unknown_claims = claimed > shared.worker_and_held().1;
     if unknown_claims && kept.unknown_claims {
         shared.orphaned_claims.store(true, Ordering::Relaxed);
@@ -215,7 +215,7 @@ mod tests {
     fn a_set_clock_is_noticed_and_a_slow_answer_is_not_mistaken_for_one() {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        // Seconds of the request, of the answer, and shown by the clock of Redis; whether that clock counts as changed.
+        // Seconds of request and answer by our clock, and by the clock of Redis; whether that clock counts as changed.
         let readings = [
             (0.0, 0.1, 100.0, false),
             (1.5, 1.6, 101.5, false),

@@ -12,7 +12,7 @@ use crate::redis::millis;
 
 #[derive(Debug)]
 pub(super) struct ClaimedJob {
-    /// Raw bytes, as another program may have chosen any id.
+    /// Bytes, not text, because another program may have chosen any id.
     pub(super) id: Vec<u8>,
     /// `None` if another program enqueued an id without a payload.
     pub(super) payload: Option<Vec<u8>>,
@@ -39,9 +39,9 @@ pub(super) struct Lease {
 /// The permits to run a job and to settle it.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Free again once the job has run.
+    /// Held while the job runs. Dropping it lets the worker run another job.
     pub(super) _running: OwnedSemaphorePermit,
-    /// Free again once Redis has settled the job. This bounds the claims while Redis is unreachable.
+    /// Held until Redis has settled the job. The number of these permits bounds the claims while Redis is unreachable.
     pub(super) unsettled: OwnedSemaphorePermit,
 }
 
@@ -79,7 +79,7 @@ impl Lease {
             let (worker, id) = (Arc::clone(&self.worker), std::mem::take(&mut self.id));
             let settling = Settling { worker, id, end, _unsettled: unsettled };
             if self.settle.send(settling).is_err() {
-                // The task that settles jobs ends only after the last lease, or with the process.
+                // Unexpected: the task that settles jobs ends only after the last lease, or with the process.
                 tracing::warn!("a result is lost, as the task that settles jobs ended; the job runs again");
             }
         }

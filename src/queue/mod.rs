@@ -190,7 +190,7 @@ impl Queues {
         }
         drop(working);
         if let Some(quarantine) = &self.quarantine {
-            // Jobs in isolated processes are back in their queues already, because the drop above ended their leases.
+            // Jobs in isolated processes are back in their queues already, because `drop(working)` ended their leases.
             quarantine.end().await;
         }
         let leave = async {
@@ -218,7 +218,7 @@ async fn first_end(
         _ = working => (true, true),
         () = died => (true, false),
     };
-    // A request to stop ends the work, too, and this task may see that end first. It is not a failure.
+    // A request to stop also ends the work. If that end is seen before the request itself, it is not a failure.
     let stopped = if failed && !shutdown.is_requested() { Stopped::Failed } else { Stopped::Drained };
     (stopped, ended)
 }

@@ -21,13 +21,13 @@ const BREATHER: Duration = Duration::from_millis(5);
 
 /// Interval, by this host's clock, at which some scheduled jobs are checked even if no change of the clock was noticed.
 const UNASKED_EVERY: Duration = Duration::from_secs(20);
-/// Number of calls for each queue in a check for which no change of the clock was noticed.
+/// Most calls per queue in a check for which no change of the clock was noticed. The next such check continues there.
 const UNASKED_GOES: usize = 5;
 
 /// The cursor at the first job of a queue.
 const BEGINNING: &str = "-inf";
 
-/// Checks all scheduled jobs of these queues when `asked` is notified, and some of them every [`UNASKED_EVERY`].
+/// Corrects due times in these queues: checks all when `asked` is notified, and some every [`UNASKED_EVERY`].
 pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, asked: Arc<Notify>) {
     let mut cursors = vec![BEGINNING.to_owned(); queues.len()];
     loop {
@@ -48,7 +48,7 @@ pub(super) async fn put_right(queues: Vec<Arc<Shared>>, connection: Connection, 
     }
 }
 
-/// Checks a queue from the cursor on with at most `goes` calls. Returns the number of jobs that were rescheduled.
+/// Corrects due times in a queue from the cursor on, with at most `goes` calls. Returns the number of corrected jobs.
 async fn put_queue_right(queue: &str, connection: &Connection, cursor: &mut String, goes: usize) -> u64 {
     let (mut moved, mut left, mut backoff) = (0, goes, Backoff::new());
     while left > 0 {

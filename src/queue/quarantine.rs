@@ -2,14 +2,15 @@
 //!
 //! An expired lease proves nothing: the worker may have been killed, frozen or cut off while it held dozens of jobs. So
 //! suspects run concurrently in one isolated process, where harmless jobs finish as fast as elsewhere. If the process
-//! dies while it runs several jobs, each half of them runs in a new process, and so on. The death of a process that ran
-//! only one job is a crash of that job. The job then runs alone, and its third crash makes it a dead letter. A death is
-//! not counted if the process was not set up yet (for lack of memory), got a signal to stop, or died while its worker
-//! stopped. A worker that was presumed dead but is alive clears its jobs of the suspicion (`acquit.lua`).
+//! dies while it runs several jobs, they run again in a new process. If that dies too, each half of them runs in a new
+//! one, and so on. The death of a process that ran only one job is a crash of that job. The job then runs alone, and
+//! its third crash makes it a dead letter. A death is not counted if the process was not set up yet (for lack of
+//! memory), got a signal to stop, or died while its worker stopped. A worker that was presumed dead but is alive clears
+//! its jobs of the suspicion (`acquit.lua`).
 //!
-//! A worker has at most two isolated processes, one for all suspects and one for the halves. Each takes some 15 MiB and
-//! connections of its own, and a host that has just run out of memory must not start many. Suspects take at most half
-//! of the worker's slots; further suspects go back to the queue and return one after another.
+//! A worker has at most two isolated processes: the common one, and one for jobs that run again or alone. Each takes
+//! some 15 MiB and connections of its own, and a host that has just run out of memory must not start many. Suspects
+//! take at most half of the worker's slots; further suspects go back to the queue and return one after another.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,7 @@ struct Shared {
     unavailable: Mutex<Option<Instant>>,
     /// Sends suspects to the task that runs them in the common process.
     common: UnboundedSender<Suspect>,
-    /// Sends groups of suspects whose process died to the task that runs each group in a new process.
+    /// Sends groups (suspects whose process died, or one that runs alone) to the task that runs each in a new process.
     narrowed: UnboundedSender<Vec<Suspect>>,
     stopping: AtomicBool,
     ended: CancellationToken,
@@ -77,7 +78,7 @@ impl Quarantine {
         Self(shared)
     }
 
-    /// Runs a suspect, either in the common process or `alone`, as it must after its first crash.
+    /// Runs a suspect in the common process or, after its first crash, `alone` in another one.
     pub(super) async fn run(&self, job: IsolatedJob, alone: bool) -> Verdict {
         let Ok(_place) = self.0.places.try_acquire() else { return Verdict::NoPlace(self.turn()) };
         let (end, ended) = oneshot::channel();
@@ -91,7 +92,7 @@ impl Quarantine {
         ended.await.unwrap_or_else(|_| Verdict::Inconclusive("the worker stops".to_owned()))
     }
 
-    /// Returns how long the next suspect without a place waits, so that such suspects return one after another.
+    /// Returns the wait of a suspect that finds no place. Each gets a later turn, so that they return one by one.
     fn turn(&self) -> Duration {
         let (now, mut last) = (Instant::now(), lock(&self.0.last_turn));
         *last = (*last + BETWEEN_TURNS).max(now + SHORTEST_TURN);
@@ -142,7 +143,7 @@ async fn run_common(shared: Arc<Shared>, isolation: Isolation, mut suspects: Unb
     }
 }
 
-/// Runs groups of suspects whose process died. If a group kills its process again, it is halved.
+/// Runs each group in a new process. If a process dies while it runs several jobs, these are halved into two groups.
 async fn run_narrowed(
     shared: Arc<Shared>,
     isolation: Isolation,
@@ -168,7 +169,8 @@ async fn run_narrowed(
 }
 
 impl Shared {
-    /// Sends verdicts on the unfinished jobs of a process. Returns the jobs to halve, and the jobs that had not begun.
+    /// Sends verdicts on the jobs that a process left unfinished. Returns those that run again: the jobs one of which
+    /// may have killed the process, and the jobs that had not begun.
     fn judge(&self, left: Left) -> (Vec<Suspect>, Vec<Suspect>) {
         match left {
             Left::NoJobs => {

@@ -20,8 +20,8 @@ pub(crate) enum Resent {
     Added,
 }
 
-/// Marks those jobs of these notifications that are dead letters. The command that replays them then makes the
-/// notifications pending in the database and the jobs due. If it dies before the end, a worker completes the replay.
+/// Marks the dead letters of these notifications as being replayed. After that, the command makes the notifications
+/// pending in the database and their jobs due. If the command dies before the end, a worker completes the replay.
 pub(crate) async fn mark_dead_letters(
     connection: &Connection,
     names: &Names,

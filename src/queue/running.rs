@@ -13,7 +13,7 @@ use crate::job::{Disposition, Handler, Job, Settlement};
 /// Timeout of a handler. For a longer wait, such as the one between two checks, the job is scheduled again.
 pub(super) const HANDLER_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Runs a handler for at most [`HANDLER_TIMEOUT`]. The error says whether it panicked, took too long or was not called.
+/// Runs a handler for at most [`HANDLER_TIMEOUT`]. The error says if it panicked, took too long or could not be called.
 pub(super) async fn carry_out<F, E>(handling: F) -> Result<Settlement, &'static str>
 where
     F: Future<Output = Result<Settlement, E>> + Send,

@@ -93,7 +93,7 @@ impl Shared {
         self.identity().held.contains_key(id)
     }
 
-    /// Removes a claim of a job under this name after Redis has confirmed its settlement.
+    /// Removes one claim of this job, whose settlement Redis has confirmed, if the worker still has this name.
     pub(super) fn forget(&self, worker: &str, id: &[u8]) {
         let mut identity = self.identity();
         if &*identity.worker == worker

@@ -16,7 +16,7 @@ pub(super) async fn listen(address: RedisAddress, listeners: Vec<Listener>) {
     loop {
         match listen_once(&address, &listeners).await {
             Ok(()) => (backoff, refused) = (Backoff::new(), false),
-            // Other errors are outages, which the commands of the queues log.
+            // Only this error is logged: others are outages, which the commands of the queues log.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
                 if !std::mem::replace(&mut refused, true) {
                     let error = describe(&error);

@@ -5,10 +5,10 @@ use topup_jobs::{JobName, Timestamp, TopupId};
 
 use crate::redis::{Connection, Names};
 
-/// Orders per round trip.
+/// Number of orders that one round trip looks up at most.
 const MAX_ASKED: usize = 200;
 const MAX_READ: usize = 500;
-/// Maximum messages of a stream that are searched, as a search of more would take too long.
+/// Number of messages of a stream that are searched at most; a search of more would take too long.
 const MAX_LOOKED_THROUGH: usize = 100_000;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -19,11 +19,10 @@ pub(crate) enum Whereabouts {
     UnderWay(JobName),
     /// The job is a dead letter for this reason.
     DeadLetter(String),
-    /// No queue holds the job.
     Nowhere,
 }
 
-/// The state of an order in one queue: has a payload, due time in seconds, is a dead letter, reason.
+/// What a queue holds of an order: whether a payload, the due time in seconds, whether a dead letter, and its reason.
 type Held = (bool, Option<f64>, bool, (Option<String>,));
 
 pub(crate) async fn whereabouts(
@@ -72,7 +71,6 @@ fn judge(held: Vec<Held>) -> Whereabouts {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Naming {
-    /// Id of the message in the stream.
     pub(crate) id: String,
     /// Why the message was rejected; `None` for a message in the inbox.
     pub(crate) reason: Option<String>,

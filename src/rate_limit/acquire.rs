@@ -28,7 +28,7 @@ impl RedisBudget {
         match self.request(purpose).await {
             PermitDecision::Granted(permit) => Ok(permit),
             PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => Err(wait),
-            // Unreachable: the script returns this for orders only.
+            // Unreachable: the script answers this only to the check of an order.
             PermitDecision::SeenInList => Err(UNKNOWN),
         }
     }

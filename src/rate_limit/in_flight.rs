@@ -60,7 +60,7 @@ async fn renew(requests: Requests, connection: Connection, budget: String) {
         call.key(&budget).arg(millis(LEASE));
         let none = {
             let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
-            // A task may end without reporting its request, so no request is renewed for longer than `REQUEST`.
+            // A task may end without a call of `ended`, so no request is renewed for longer than `REQUEST`.
             requests.retain(|_, request| request.began_at.elapsed() < REQUEST);
             for (permit, request) in &*requests {
                 call.arg(request.key.as_str()).arg(permit);

@@ -9,7 +9,7 @@ use topup_jobs::Completions;
 use super::RedisBudget;
 use crate::rate_limit::PermitRequest;
 
-/// Delay in the wait queue of an order that is almost certainly not final yet. A new order has no delay.
+/// Delay in the wait queue of an order that is almost certainly not final yet.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a worker reads the counts of completed orders, which all workers share.
 const LEARN_INTERVAL: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ pub(super) struct Learned {
 }
 
 impl RedisBudget {
-    /// Delay of this order in the wait queue: the less likely the order is final now, the longer. A new order has none.
+    /// Delay of this order in the wait queue: longer if less likely final; 0 in the backlog or before its first check.
     pub(super) fn patience(&self, request: &PermitRequest) -> Duration {
         if request.backlog {
             return Duration::ZERO;

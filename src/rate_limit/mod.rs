@@ -31,16 +31,16 @@
 //! | `waiting-new` | sorted set | wait queue of new orders, scored by when each becomes urgent | `acquire`, `list_seen` | 10 s after an order should have requested again |
 //! | `waiting-backlog` | sorted set | wait queue of the backlog, scored likewise | `acquire`, `list_seen` | likewise |
 //! | `new-since-backlog` | string | permits of new orders since the last one of the backlog, while the backlog waits | `acquire` | never |
-//! | `eligible-at` | sorted set | waiting orders, scored by when each should request again | `acquire`, `list_seen` | when the order leaves the queue |
+//! | `eligible-at` | sorted set | waiting orders, scored by when each should request again | `acquire`, `list_seen` | when the order leaves the queue, unless it then waits for the list |
 //! | `waiting-since` | hash | start of each waiting order's wait | `acquire` | when the order leaves the queue |
-//! | `created-at` | hash | creation time of each waiting new order; the list is read back to the oldest | `acquire` | when the order leaves the queue |
+//! | `created-at` | hash | creation time of each waiting new order; readings of the list go back to the oldest of these times | `acquire` | when the order leaves the queue, unless it then waits for the list |
 //! | `details-missing` | set | waiting new orders that the list showed FULFILLED without the whole card | `list_seen` | when the order leaves the queue |
 //! | `details-requested:<id>` | string | the order was added to `details-missing` and is not added again | `list_seen` | after a minute |
 //! | `seen-in-list` | sorted set | orders that the list showed HANDLING, scored by time | `list_seen` | each after a reading of the list |
 //! | `list-state` | hash | `begin` of the current reading of the list; `began`, `from`, `until`, `took` of the last complete reading; earliest start of the `next` reading | `list_begin`, `list_end` | never |
 //! | `list-lock` | string | a worker is reading the list | `list_begin`, `list_seen` | 30 s after its last page |
 //! | `list-reserved` | string | the next free request is reserved for a page of the list | `acquire` | when that request is free |
-//! | `list-served` | string | the last permit was for a page, so orders get the next | `acquire` | after the time of two or five requests |
+//! | `list-served` | string | the last permit was for a page, so orders get the next | `acquire` | after the time of two requests; of five while many orders lack card details |
 //! | `list-disabled` | string | the list is not read, since it does not show the waiting orders | `list_end` | after 10 minutes or a day |
 //! | `completions` | hash | number of orders that became final, by their age then | `learn` | never |
 //!
@@ -96,9 +96,9 @@ const REQUEST: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Wait before a job requests a permit again if Redis does not answer.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// Longer than `MAX_WAIT`, for the backlog (rechecks and old orders): its thousands of jobs would keep workers busy.
+/// As `MAX_WAIT`, for the backlog (rechecks, old orders): longer, or its thousands of jobs would keep workers busy.
 const MAX_BACKLOG_WAIT: Duration = Duration::from_mins(5);
-/// Number of counted final orders at which all counts are halved, so that recent orders weigh more.
+/// Once this many final orders are counted, all counts are halved, so that recent orders weigh more.
 const MAX_COUNTED: u32 = 4_000;
 
 /// The provider refused the key, but another key of the worker takes over: the order is checked again at once.
@@ -174,7 +174,7 @@ impl RedisBudget {
         }
     }
 
-    /// For a process that runs suspects (jobs that ran when their worker died). Other workers leave no jobs to it.
+    /// Removes the id, for a process of suspects (see `worker`): it claims no jobs, so others must leave no jobs to it.
     #[must_use]
     pub(crate) fn for_suspects(self) -> Self {
         Self { worker: String::new(), ..self }
@@ -253,7 +253,7 @@ impl Budget for RedisBudget {
         let refused = matches!(concern, Some(Concern::KeyRefused(_)));
         let said: Option<(String, u64)> = loop {
             match self.heard(call.invoke_async(&mut self.connection.get()).await) {
-                // Retries until Redis has stored the refusal and so stops all workers: five refusals block an address.
+                // The refusal must reach Redis, to stop all workers with this key: five refusals block an address.
                 None if refused => tokio::time::sleep(UNKNOWN).await,
                 said => break said,
             }
@@ -280,7 +280,7 @@ impl Budget for RedisBudget {
             "refused" | "address" => Meaning::SaysNothing(self.cannot_ask().await.unwrap_or(UNKNOWN)),
             "mistrusted" | "mistrusted-first" => Meaning::SaysNothing(self.leave_to_others(wait).await),
             "open" | "opened" => Meaning::SaysNothing(wait.min(self.rate_limit.real(MAX_WAIT))),
-            // Redis did not answer, or its word concerns neither the key nor the provider, so the error decides.
+            // Redis did not answer, or says nothing against the key or the provider. Then the error itself decides.
             _ => match error.and_then(ApiError::closes_for) {
                 Some(_) => Meaning::SaysNothing(UNKNOWN),
                 None => Meaning::AboutOrder,
@@ -307,7 +307,7 @@ mod tests {
         let (of_all, of_api_key) = include_str!("mod.rs").split_once("//! Of each API key").unwrap();
         let rows = |table: &str, suffix: &str| -> BTreeSet<String> {
             let rows = table.lines().filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "));
-            // Skips keys of single orders, which `Names::layout` does not list.
+            // Skips keys that contain an order's id (`<id>` in the table), because `Names::layout` does not list them.
             let rows = rows.filter(|(key, _)| !key.contains('<'));
             rows.map(|(key, row)| {
                 let kind = row.split(" |").next().unwrap().replace("sorted set", "zset");

@@ -51,8 +51,8 @@ pub struct Checked<'a> {
 pub enum Meaning {
     /// The answer, or the error, is about the order.
     AboutOrder,
-    /// There was no usable answer. The number counts the orders whose checks failed at any worker since the provider
-    /// last answered for an order; the list counts as one order.
+    /// There was no usable answer. The number counts the orders whose checks failed, at all workers, since the provider
+    /// last answered for an order; the list counts as one order. After an hour of failures the number is 1.
     Failing(u32),
     /// The answer says nothing about the order: check it again after this wait, in real (not scaled) time.
     SaysNothing(Duration),

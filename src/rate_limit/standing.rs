@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use crate::claim_pause::ClaimPause;
 use crate::provider::ApiError;
 
-/// How long this worker claims no jobs after it found that another worker can check orders.
+/// A worker that cannot check orders claims no jobs for this long, once it has found that another worker can.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Number of requests in a row that did not reach the provider, at which this host's network counts as at fault.
+/// After this many requests in a row that did not reach the provider, this host's network counts as at fault.
 const UNREACHED: u32 = 3;
 
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct State {
     /// Whether a request of this worker has ended, with an answer or an error.
     tried: bool,
     refusal: Option<Refusal>,
-    /// Whether the provider knows none of several orders that were checked with the keys of this worker.
+    /// Whether the provider knew none of several orders checked with this worker's keys, so "not found" is doubted.
     mistrusted: bool,
     unreached: u32,
 }

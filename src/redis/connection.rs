@@ -32,7 +32,7 @@ type Found = Shared<BoxFuture<'static, RedisResult<ConnectionManager>>>;
 #[derive(Clone)]
 struct Current {
     found: Found,
-    /// The failover epoch of the address when the search began.
+    /// Number of failovers that were known when the search began. After a further one the connection is replaced.
     failover_epoch: u64,
     /// Number of searches before this one.
     number: u64,
@@ -74,13 +74,13 @@ impl Connection {
         self.health.failed(error, false);
     }
 
-    /// Reports the failure of a command that all jobs need.
+    /// Like [`Self::failed`], for a command that all jobs need: if Redis refuses it, the worker is not ready.
     pub(crate) fn failed_to_work(&self, error: &RedisError) {
         self.health.failed(error, true);
     }
 
-    /// Asks the server for its role, and replaces all connections to this address if the server has become a replica: a
-    /// replica that accepts writes causes no error. Returns `false` if the server does not tell its role.
+    /// Asks the server for its role, and replaces all connections to this address if it has become a replica. Commands
+    /// may not reveal that, because a replica may accept writes. Returns `false` if the server does not tell its role.
     pub(crate) async fn leave_replica(&self) -> bool {
         let command = |mut server: ConnectionManager| async move { role(&mut server).await };
         let role = self.carry_out(command, |_| None).await;
@@ -119,8 +119,8 @@ impl Connection {
         }
     }
 
-    /// Waits for the search for the server. If a new search replaces it meanwhile, waits for the new one instead. After
-    /// [`FIND_TIMEOUT`] in total, only waits for the search that is then the latest, even if another replaces it.
+    /// Returns the result of the search for the server. If a newer search replaces it, waits for the newer one. After
+    /// [`FIND_TIMEOUT`] in total, stays with the search that is the newest by then, even if that is replaced, too.
     async fn server(&self) -> (Found, RedisResult<ConnectionManager>) {
         let end = Instant::now() + FIND_TIMEOUT;
         while Instant::now() < end {
@@ -191,7 +191,7 @@ fn refusal(answer: &Value) -> Option<RedisError> {
     }
 }
 
-/// The role of a server that is not known to be a replica.
+/// Answer of [`role`]. A replica has no value here, because `role` fails for it.
 enum Role {
     Master,
     /// The server does not tell it, for example because the user may not run `INFO`.

@@ -13,7 +13,7 @@ use super::refusal::{describe, is_read_only, stops_work};
 
 /// Minimum interval between two log lines about the same refusal.
 const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(30);
-/// A refusal that stops work makes a worker unready for this long, which outlasts the pause until the next try.
+/// How long a refused command that jobs need makes a worker unready: longer than the pause until the next try.
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
 /// Whether Redis answers and accepts commands. Clones share this state.
@@ -60,7 +60,7 @@ impl RedisHealth {
     pub(super) fn failed(&self, error: &RedisError, is_needed: bool) {
         let words = describe(error);
         match error.kind() {
-            // A login refused during an outage is logged as well, because `down` logs only the outage's first error.
+            // `down` logs only the first error of an outage, so a login that is then refused is logged here.
             ErrorKind::AuthenticationFailed if self.down.load(Ordering::Relaxed) => {
                 if !self.login_refused.swap(true, Ordering::Relaxed) {
                     tracing::error!(error = words, "Redis refuses the login of this worker; trying again");
@@ -95,8 +95,8 @@ impl RedisHealth {
     }
 }
 
-/// Since when every heartbeat has been answered, by the same server as far as known. After an interruption a worker
-/// must not presume other workers dead until they have had time to report again.
+/// Since when Redis has answered every heartbeat, as the same server as far as known. A worker asks this before it
+/// presumes other workers dead, because after an interruption they need time to report again.
 #[derive(Debug, Default)]
 pub(crate) struct StableSince {
     since: Option<Instant>,

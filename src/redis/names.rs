@@ -79,7 +79,7 @@ impl Names {
         format!("{}:budget", self.prefix)
     }
 
-    /// Keys that pause requests with the API key of this fingerprint while they exist. The first three pause all
+    /// Redis keys that, while they exist, pause requests with the API key of this fingerprint. The first three stop all
     /// requests, the last one only list pages and checks of the orders in the set `unknown`.
     #[must_use]
     pub(crate) fn breakers(&self, key: &str) -> [String; 4] {
@@ -110,13 +110,13 @@ impl Names {
         format!("{}:store", self.prefix)
     }
 
-    /// The workers and the fingerprints of their encryption keys.
+    /// Sorted set of the workers, each with the fingerprints of its encryption keys.
     #[must_use]
     pub(crate) fn keyrings(&self) -> String {
         format!("{}:keyrings", self.prefix)
     }
 
-    /// Returns the keys with fixed names, and their types in Redis. `fingerprints` are those of the workers' API keys.
+    /// Returns each fixed key name and its type. `fingerprints`, of the workers' API keys, occur in some names.
     #[must_use]
     pub(crate) fn layout(&self, fingerprints: &[&str]) -> Vec<(String, &'static str)> {
         const QUEUE: [(&str, &str); 5] = [

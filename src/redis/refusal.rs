@@ -6,7 +6,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 /// The beginning of the error if the ACL of Redis refuses a command within a script.
 const OF_ACL: &str = "The user executing the script";
 
-/// Returns the first error of a pipeline, because the client library has no text for several errors.
+/// Returns the first of a pipeline's errors, because the client library has no text for several. Keeps other errors.
 fn of_one_command(error: &RedisError) -> RedisError {
     let errors = error.clone().into_server_errors();
     let first = errors.and_then(|errors| errors.first().map(|(_, error)| error.clone().into()));
@@ -108,7 +108,7 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
     is_of_script(error, "-READONLY ")
 }
 
-/// Whether a command in a script caused the error, as Redis 6 reports it, and the text contains these words.
+/// Whether a command within a script failed with these words, in the form of Redis 6 (`Error running script …`).
 fn is_of_script(error: &RedisError, words: &str) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
         && detail(error).starts_with("Error running script")

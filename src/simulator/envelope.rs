@@ -143,7 +143,7 @@ impl ApiError {
         Self { details, ..Self::new(StatusCode::BAD_REQUEST, "ERR_VALIDATION", message) }
     }
 
-    /// A phone number that does not fit its kind. The message must not repeat the number.
+    /// A phone number that does not fit the kind of line (ADSL or 4G). The error message must not repeat the number.
     pub(super) fn phone() -> Self {
         let details = Some(json!({ "field": "number" }));
         Self {

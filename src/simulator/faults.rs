@@ -31,7 +31,7 @@ const SLOW_BYTE: Duration = Duration::from_secs(1);
 pub(super) struct Stopping(pub(super) watch::Receiver<bool>);
 
 impl Fault {
-    /// The fault's name in the record of calls: status and code, or a description if it has no code.
+    /// The fault's name in the record of calls: status and error code, or a description of a fault without a code.
     #[must_use]
     pub fn label(&self) -> String {
         match self {
@@ -126,7 +126,7 @@ fn truncated(order: OrderView, stamp: Stamp) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Half of the answer, then an error. Before the error other tasks run once, so that the head and the half are sent.
+/// Half of the answer, then an error. The yield before the error lets other tasks send the head and the half.
 fn broken_off(order: OrderView, stamp: Stamp) -> Response {
     let whole = Success::new(order, stamp).to_bytes();
     let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);

@@ -22,7 +22,7 @@ pub struct Mix {
     pub fulfilled: u32,
     /// `REFUNDED` within 40 seconds.
     pub refunded: u32,
-    /// `QUEUED` within 30 seconds, final about a day after that.
+    /// `QUEUED` within 30 seconds, final after 20 to 44 hours.
     pub queued: u32,
     /// `HANDLING` for more than the five minutes of fast polling, then `FULFILLED`.
     pub slow: u32,

@@ -119,7 +119,7 @@ impl Simulator {
         self.create_sample(Plan::Script(script))
     }
 
-    /// Like [`create`](Self::create), but with a script drawn from the mix. The creation is not counted as a request.
+    /// Like [`create`](Self::create), but with a script from the [`Mix`]. The creation is not counted as a request.
     #[expect(clippy::must_use_candidate, reason = "the order exists even if its id is not used")]
     pub fn create_drawn(&self) -> String {
         self.create_sample(Plan::Drawn(self.settings().mix))
@@ -288,7 +288,7 @@ pub async fn serve(
         stop.send_replace(true);
     });
     let too_late = async {
-        // An error means that the server has stopped; `served` then yields the result.
+        // The result is ignored: an error means that the server has stopped, and `served` then ends the `select!`.
         drop(stopped.wait_for(|stop| *stop).await);
         tokio::time::sleep(STOP_GRACE).await;
     };

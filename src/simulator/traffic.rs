@@ -87,8 +87,8 @@ impl Simulator {
         lock(&self.shared.access).traffic.refused_addresses
     }
 
-    /// Most refused keys in a row without an accepted one; at five the address is locked out. Requests during
-    /// a lockout do not count, because their key is not checked.
+    /// Largest number of refused keys without an accepted one between them; at five the address is locked out. Requests
+    /// during a lockout do not count, because their key is not checked.
     #[must_use]
     pub fn most_refused_keys_in_a_row(&self) -> u32 {
         lock(&self.shared.access).traffic.most_failures_in_a_row

@@ -36,8 +36,8 @@ pub(crate) fn init(format: LogFormat, directives: &str) {
         let _ = writeln!(std::io::stderr(), "RUST_LOG: {mistake}");
     }
     let level = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
-    // The filter decides anew at every event. sqlx asks whether a statement would be logged, but then logs nothing, and
-    // the answer "no" stays in the thread. With a cached decision, that "no" would drop the thread's next event.
+    // A dynamic filter decides anew at every event. sqlx asks whether a statement would be logged, then logs nothing.
+    // Its answer "no" stays in the thread, and would drop the next event there if the filter did not decide anew.
     let heard = level.and(dynamic_filter_fn(|metadata, _| may_be_heard(metadata)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -49,7 +49,7 @@ pub(crate) fn init(format: LogFormat, directives: &str) {
     tracing_subscriber::registry().with(lines).init();
 }
 
-/// Likely mistakes in `RUST_LOG`, such as a misspelt level, which the filter takes for the only module to log.
+/// Likely mistakes in `RUST_LOG`. For example, a misspelt level is taken for the name of the only module to log.
 fn mistakes(directives: &str) -> Vec<String> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_ours = |target: &str| target.starts_with("topup_");

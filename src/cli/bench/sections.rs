@@ -140,7 +140,7 @@ async fn recovery(
     let heir = spawn(bench, "heir", settings.slots, Duration::ZERO)?;
     let workers = bench.key("workers");
     bench.until("both workers run", async || Ok(bench.number(&["ZCARD", &workers]).await? == 2)).await?;
-    // A worker takes over jobs only after it has reported for a whole lease. The heir gets this time before the kill.
+    // The heir takes over jobs only once it has reported for a whole lease, so it gets that time before the kill.
     tokio::time::sleep(Duration::from_secs(8)).await;
     let killed = Instant::now();
     victim.kill().await?;

@@ -38,7 +38,7 @@ pub(super) struct Evidence<'a> {
     /// Problems found during the run.
     pub(super) problems: Vec<String>,
     pub(super) took: Duration,
-    /// The time `took`, converted to domain time.
+    /// Duration of the run in domain time; `took` is the same in real time.
     pub(super) domain: Duration,
 }
 

@@ -18,7 +18,7 @@ pub(super) const NAMES: [&str; 3] = [TYPES, QUEUES, INBOX];
 /// Keys per SCAN. A check stops after `MAX_SCANS` scans, because a shared Redis may hold millions of other keys.
 const SCANNED: usize = 1_000;
 const MAX_SCANS: usize = 1_000;
-/// Maximum number of streams that a finding names among those to which producers send by mistake.
+/// A finding names at most this many of the streams to which producers send by mistake.
 const MAX_NAMED: usize = 3;
 
 pub(super) async fn look(

@@ -251,7 +251,7 @@ local function try(...)
     end
     return not err
 end
--- A user that may not delete the key must not create it.
+-- A user that may not delete the key could not remove it after a command, so then no command is tried.
 if not try('DEL', KEYS[1]) then
     return refused
 end

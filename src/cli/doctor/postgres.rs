@@ -32,7 +32,7 @@ pub(super) fn unreachable(place: &str, error: &sqlx::Error) -> Check {
             "raise max_connections or the CONNECTION LIMIT of role or database; a worker opens DATABASE_CONNECTIONS",
         ),
         (Some("57P03"), _) => ("it is starting or stopping", "wait, and run this again"),
-        // A certificate that is not trusted is an error of the connection's data.
+        // An untrusted certificate is reported as an I/O error of the kind `InvalidData`.
         _ if is_of_tls(error) => (
             "no TLS connection came about",
             "check sslmode and sslrootcert in DATABASE_URL and the server's certificate",
@@ -52,7 +52,7 @@ fn is_of_tls(error: &sqlx::Error) -> bool {
     }
 }
 
-/// `is_made` says whether the tables exist.
+/// Reports why the database cannot be written. `is_made` says whether its tables exist.
 pub(super) fn unwritable(place: &str, error: &sqlx::Error, is_made: bool) -> Check {
     let (found, advice) = match code(error).as_deref() {
         Some("42501") if is_made => (

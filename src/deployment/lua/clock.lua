@@ -1,9 +1,9 @@
 -- Reads the deployment's time, which is the clock of Redis plus an offset. If the clock of Redis is set to another
 -- time, a worker corrects the offset, so that the deployment's time does not jump.
--- KEYS[1] hash, in ms: `offset`, `at` (when it was set), `agreed` (when a worker's time last was the deployment's)
+-- KEYS[1] hash, all in ms: `offset`, `at` (when it was set), `agreed` (when a worker last had the deployment's time)
 -- ARGV[1] time of the deployment according to the worker, in ms since 1970, or empty
--- ARGV[2] time in ms that the worker expects of Redis, or empty. If Redis is close to it and no worker has agreed
---         lately, ARGV[1] becomes the deployment's time.
+-- ARGV[2] time in ms that the worker expects the clock of Redis to show, or empty. If the clock is close to it and no
+--         worker has agreed lately, ARGV[1] becomes the deployment's time.
 -- Returns {clock of Redis in ms, time of the deployment in ms, verdict}. The verdict is 'agrees' if the worker's time
 --   is the deployment's, 'others-agree' if only other workers have agreed lately, 'alone' if none has.
 local TOLERATED_MS, LATELY_MS, EXPECTED_WITHIN_MS = 1000, 10000, 1000
@@ -24,7 +24,7 @@ if mine and math.abs(mine - time - offset) <= TOLERATED_MS then
 elseif time >= agreed and time - agreed < LATELY_MS then
     verdict = 'others-agree'
 elseif mine and expected and math.abs(time - expected) <= EXPECTED_WITHIN_MS then
-    -- The condition on `expected` excludes a call that was delayed on its way, because its value of `mine` is outdated.
+    -- A call that was delayed on its way, so that `mine` is outdated, is not accepted: `time` is later than `expected`.
     verdict = 'agrees'
     offset = mine - time
     redis.call('HSET', clock, 'offset', offset, 'at', time, 'agreed', time)

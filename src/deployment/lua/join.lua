@@ -11,10 +11,12 @@
 -- ARGV[6]   'join'; 'claim' to join after waiting for others to report; 'stay' to join again; 'look' to change nothing
 -- ARGV[7]   number of the worker's encryption keys
 -- ARGV[8..] fingerprints of these keys, the current one first
--- Returns {word, detail}: 'joined', or 'fits' for 'look'; 'layout' with a newer layout's version; 'store' with the id
---   of the jobs' database; 'keys' with the entry of a worker whose keys differ. The entries of such workers are
---   removed, except by 'look'; a living worker joins again. If Redis names no database, it may have lost its
---   data. Then 'join' wakes workers to report and returns 'unclaimed'; 'claim' returns 'others' if one has reported.
+-- Returns {word, detail}: 'joined' ('fits' for 'look'), or why the worker has not joined:
+--   'layout' with the newer layout's version, or 'store' with the id of the database that the jobs belong to
+--   'keys' with the entry of a worker whose keys differ. Such entries are removed, except by 'look', because their
+--     workers may be dead; a living one adds its entry again
+--   'unclaimed' for 'join': Redis names no database; it may have lost its data. Running workers are woken to report
+--   'others' for 'claim': Redis names no database, but a worker has reported, so Redis has lost its data
 local layout_key, store_key, members = KEYS[1], KEYS[2], KEYS[3]
 local layout, store, lease = tonumber(take()), take(), tonumber(take()) / 1000
 local reported_within, name, what = tonumber(take()) / 1000, take(), take()
@@ -77,7 +79,7 @@ if not joins then
 end
 if found < layout then
     redis.call('SET', layout_key, layout)
-    -- Workers that know only the older layout notice that their entries were removed, join again and are refused.
+    -- Workers that know only the older layout notice that their entries are gone, try to join and are refused.
     redis.call('DEL', members)
 end
 if not other_store then

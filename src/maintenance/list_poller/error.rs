@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::orders::StoreError;
 use crate::provider::{ApiError, Concern};
 
-/// Extra time to disable list polling if the provider refuses the list. Only a change of the merchant's account helps.
+/// Added to the usual pause of list polling if the list is forbidden, as only a change of the merchant's account helps.
 const REFUSED: Duration = Duration::from_hours(24);
 
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +21,8 @@ pub(super) enum ListingError {
 }
 
 impl ListingError {
-    /// Whether the provider refuses the list for a reason other than the key or the rate limit: the list is forbidden, or
-    /// the provider is unavailable (503 with `Retry-After`).
+    /// Whether the provider refuses the list for a reason other than the key or the rate limit: the list is forbidden,
+    /// or the provider is unavailable (503 with `Retry-After`).
     pub(super) fn refuses_the_list(&self) -> bool {
         matches!(self, Self::Provider(ApiError::ListForbidden(_) | ApiError::Unavailable { .. }))
     }
@@ -38,7 +38,7 @@ impl ListingError {
         }
     }
 
-    /// Extra time to disable list polling: a day if the list is refused, otherwise as long as all requests pause.
+    /// Time added to the usual pause of list polling: a day if the list is forbidden, else as long as requests pause.
     pub(super) fn disables_longer(&self) -> Duration {
         match self {
             Self::Provider(ApiError::ListForbidden(_)) => REFUSED,

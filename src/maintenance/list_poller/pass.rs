@@ -10,8 +10,8 @@ use topup_jobs::{Timestamp, TopupId};
 
 use crate::provider::OrderList;
 
-/// The window of creation times begins this long before the oldest order. If an order's id contains no time, the window
-/// is based on the time at which a worker received the order, which is a little later than its creation.
+/// The window of creation times begins this long before the oldest order's. If an order's id contains no time, the time
+/// at which a worker received the order is taken for its creation time, although it is a little later.
 const BEFORE: Duration = Duration::from_secs(15);
 /// Margin after a creation time that was read from an order's id. Such a time is exact only to a second.
 const AFTER: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// A gap is a part of the list without waiting orders. To reach the older waiting orders behind a gap, a pass reads the
 /// gap if it has at most this number of rows for each of them.
 const WORTH_ROWS: f64 = 50.0;
-/// While the rows per second are unknown, a gap is read if it lasts at most this long for each waiting order behind it.
+/// Takes the place of [`WORTH_ROWS`] while the rows per second are unknown: longest gap per waiting order behind it.
 const WORTH_TIME: Duration = Duration::from_mins(10);
 /// A pass that has found a waiting order ends after this many pages in a row without another one.
 const MAX_USELESS_PAGES: u32 = 3;
@@ -79,9 +79,8 @@ impl Wanted {
 /// What a pass does after a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Reads the next page.
     Next,
-    /// Ends, because no waiting order can be on a later page: each was shown or missed, or the window has ended.
+    /// Ends, because this was the last page, or the rest of the window has no waiting order that is still to be found.
     Whole,
     /// Ends, because too many pages in a row showed no waiting order.
     Left,
@@ -115,7 +114,7 @@ impl Pass {
         for row in &list.orders {
             wanted.0.remove(&row.topup_id);
             if let Some(at) = row.created_at {
-                // Rows that are only seconds apart may be in any order.
+                // Rows that are only seconds apart may come in any sequence.
                 self.unordered |= self.oldest.is_some_and(|oldest| at > oldest + AFTER);
                 self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
             }
@@ -152,12 +151,13 @@ impl Pass {
     }
 }
 
-/// Returns how far back the list is read: to the waiting order before the first gap that is too long to be read.
+/// Returns the creation time back to which the list is read. Seen from the newest waiting order, it is that of the last
+/// order on this side of the first gap that is too long to be read.
 fn reach(line: &Line, density: f64) -> Timestamp {
     let mut oldest = line.first().map(|(_, created_at)| *created_at).unwrap_or_default();
     for (n, (_, created_at)) in line.iter().enumerate() {
         let gap = (oldest - *created_at).to_std().unwrap_or_default();
-        // A pass that has read a gap finds the older waiting orders. The more there are, the longer the gap may be.
+        // Reading the gap leads to this number of waiting orders. The more there are, the longer the gap may be.
         let behind = u32::try_from(line.len() - n).unwrap_or(u32::MAX);
         let worth_rows = WORTH_ROWS * f64::from(behind);
         if density * gap.as_secs_f64() > worth_rows

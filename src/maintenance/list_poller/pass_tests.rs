@@ -1,11 +1,11 @@
-//! Tests of passes over lists of made-up rows.
+//! Tests of passes: readings of the provider's list in search of waiting orders. The lists are made up.
 
 use topup_jobs::{ProviderOrder, TopupStatus};
 
 use super::*;
 use crate::provider::ListedOrder;
 
-/// The second, since 1970, from which the tests count.
+/// Time 0 of the tests, in seconds since 1970.
 const START: i64 = 1_750_000_000;
 
 fn at(seconds: i64) -> Timestamp {
@@ -27,7 +27,7 @@ fn silent_line(seconds: &[i64]) -> Line {
     seconds.iter().enumerate().map(|(n, seconds)| (id(n), at(*seconds))).collect()
 }
 
-/// Pages of a hundred rows: one unrelated order a second from `newest` to `oldest`, with the `waiting` ones among them.
+/// A list in pages of a hundred rows: one other order a second from `newest` to `oldest`, and the `waiting` orders.
 fn pages(newest: i64, oldest: i64, waiting: &Line) -> Vec<OrderList> {
     let others = (oldest..=newest).map(|second| (id(second, 1_000_000), at(second)));
     let mut rows: Vec<_> = others.chain(waiting.iter().cloned()).collect();
@@ -80,7 +80,7 @@ fn a_pass_ends_once_all_waiting_orders_were_shown() {
 fn a_pass_that_stops_early_claims_only_what_it_has_seen() {
     let mut line = line(&[0, -1, -2]);
     let shown = line.clone();
-    // The list does not show this order.
+    // This waiting order is missing from the list.
     line.push((id(-5_000, 7), at(-5_000)));
     let window = Window { from: at(-5_015), to: at(5) };
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));
@@ -91,7 +91,7 @@ fn a_pass_that_stops_early_claims_only_what_it_has_seen() {
     assert!(seen_from >= oldest_row && seen_from <= oldest_row + AFTER * 3, "{seen_from} of {oldest_row}");
     assert_eq!(wanted.missed_since(seen_from, &window), 0, "the pass did not reach its place");
 
-    // A pass that is interrupted after its first page has seen only the orders of that page.
+    // A pass that is interrupted after its first page has seen no orders older than the rows of that page.
     let mut pass = Pass::new(window);
     let step = pass.take_in(&pages(0, -10_000, &shown)[0], &mut Wanted::new(&line));
     assert_eq!(step, Step::Next);
@@ -106,7 +106,7 @@ fn rows_newer_than_all_waiting_orders_do_not_end_a_pass_or_make_the_list_useless
     assert_eq!(read(&mut pass, &pages(0, -2_000, &line), &mut wanted), (5, Step::Whole));
     assert_eq!(wanted.len(), 0);
 
-    // After ten pages without a waiting order the pass ends, and the order does not count as missed.
+    // The order would be after the tenth page. The pass ends before it, so the order does not count as missed.
     let line = silent_line(&[-5_000]);
     let window = Window { from: at(-5_015), to: at(0) };
     let (mut pass, mut wanted) = (Pass::new(window), Wanted::new(&line));

@@ -17,7 +17,7 @@ use crate::maintenance::list_poller::CardDetails;
 use crate::provider::ListedOrder;
 use crate::redis::millis;
 
-/// A row that lacks part of the card makes its order due, for a check of the whole card, at most once per this time.
+/// An order whose row lacks part of the card is made due, for a check of the whole card, at most once in this time.
 const READY_ONCE: Duration = Duration::from_mins(1);
 /// Head start in the wait queue of an order without its whole card. It is short, so that other orders get a turn, too.
 const READY_LEAD: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ const SOON: Duration = Duration::from_secs(10);
 struct Asked {
     /// Orders that already wait for a check by id.
     ready: HashSet<String>,
-    /// Number of further orders that can be checked soon. `None` if all are checked (`CARD_DETAILS=complete`).
+    /// Number of further orders that can be checked soon. `None` with `CARD_DETAILS=complete`: then all are checked.
     room: Option<usize>,
 }
 
@@ -64,7 +64,7 @@ impl ListPoller {
         Ok(())
     }
 
-    /// The word for a row in the arguments of `list_seen.lua`, or `None` if there is nothing to do for the order.
+    /// The word that tells `list_seen.lua` what a row showed, or `None` if there is nothing to do for the order.
     async fn seen_order(
         &self,
         topup_id: &TopupId,
@@ -79,8 +79,8 @@ impl ListPoller {
         })
     }
 
-    /// Whether a FULFILLED order is checked by id. If not, its card is delivered as the row shows it, unless the order is
-    /// final or not stored.
+    /// Whether the FULFILLED order of a row is checked by id. If not, `seen_in_list` stores the card as the row shows
+    /// it, but nothing for an order that is final, cancelled or unknown.
     async fn is_asked_for(
         &self,
         topup_id: &TopupId,
@@ -95,7 +95,7 @@ impl ListPoller {
         if asked.ready.contains(topup_id.as_str()) {
             return Ok(true);
         }
-        // Most rows show final orders or orders of other programs, which need no check.
+        // Most orders of the list are final or of other programs. They need no check, so they take no `room`.
         let stored = self.environment.store.order(topup_id).await?;
         if stored.is_none_or(|order| order.tracking.status.is_final()) {
             return Ok(false);

@@ -1,9 +1,10 @@
 //! Handles dead letters whose order or notification is still pending in the store.
 //!
-//! - If the queue dead-lettered the job, because its process died repeatedly (poison) or its handler panicked, this
-//!   module marks the order or notification as given up and notifies the operator.
-//! - If the handler dead-lettered the job, it stored this beforehand. So a pending order or notification shows that an
-//!   operator's replay ended before it changed Redis, as does the mark of a replay. This module completes the replay.
+//! - The operator's replay of the dead letter was interrupted after it changed the store, before it changed the queue.
+//!   This module completes it. Two signs show it: the mark of a replay, or a reason that a handler gave. A handler
+//!   stores that it gives up before it dead-letters a job, so only a replay made the order or notification pending.
+//! - Otherwise the queue dead-lettered the job: its payload is unreadable, or its process died (poison) or its handler
+//!   failed repeatedly. This module marks the order or notification as given up and notifies the operator.
 
 use topup_jobs::JobName;
 

@@ -53,7 +53,7 @@ impl Restore {
         Ok(())
     }
 
-    /// Whether the stored order is final, discarded or cancelled. Stores the dead-letter reason if only Redis has it.
+    /// Whether the order is final, discarded or cancelled. Gives a given-up order without a reason the letter's reason.
     async fn is_stale_order(&self, letter: &DeadLetter) -> Result<bool, RestoreError> {
         let id = std::str::from_utf8(&letter.id).ok().and_then(|id| id.parse::<TopupId>().ok());
         let Some(topup_id) = id.filter(|_| !letter.reason.starts_with(UNREADABLE)) else { return Ok(false) };

@@ -56,7 +56,7 @@ struct State {
     most: usize,
     /// The last logged value of `granted`.
     logged: usize,
-    /// Time of the last refused connection; `None` if none was refused since `granted` was last raised by one.
+    /// When a connection was last refused; `None` again once `granted` is raised by one, until the next refusal.
     refused_at: Option<Instant>,
     pause: Duration,
     /// When the pool next tries to open one more connection.
@@ -189,7 +189,7 @@ impl State {
         true
     }
 
-    /// Logs a changed number of allowed connections, once the last refused connection is [`AT_ONCE`] ago.
+    /// Logs that the number of allowed connections has changed, once no connection was refused for [`AT_ONCE`].
     fn log(&mut self) {
         if self.refused_at.is_some_and(|at| at.elapsed() < AT_ONCE) {
             return;

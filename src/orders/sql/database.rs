@@ -66,7 +66,7 @@ impl Database {
     }
 
     /// Begins a transaction that writes. On SQLite it excludes all other writers from the start. On PostgreSQL writers
-    /// may run at once: each statement names the version or state of its row, so a conflicting one changes nothing.
+    /// may run at once: each statement requires a version or state of its row, so a conflicting one changes nothing.
     pub(in crate::orders) async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(match self {
             Self::Sqlite(file) => {
@@ -105,7 +105,7 @@ impl Database {
     pub(in crate::orders) async fn release_space(&self) -> Result<bool, StoreError> {
         match self {
             Self::Sqlite(file) => file.release_space().await,
-            // The server's autovacuum does so.
+            // PostgreSQL's autovacuum frees the space of deleted rows by itself.
             Self::Postgres(_) => Ok(false),
         }
     }
@@ -186,7 +186,7 @@ impl Transaction {
         }
     }
 
-    /// Inserts a row unless it exists, and returns what `insert` returns of a new row. `stored` selects the row.
+    /// Inserts a row unless it exists; returns what `insert` returns of the new row. If it exists, `stored` must find it.
     pub(in crate::orders) async fn insert(
         &mut self,
         table: &'static str,
@@ -199,8 +199,8 @@ impl Transaction {
         self.fetch_optional(stored).await?.map(|_| None).ok_or(StoreError::NotStored(table))
     }
 
-    /// Runs a statement that may rightly change nothing, and returns what it returns of the changed row of `table`.
-    /// `unchanged` selects a row if the statement should have changed it.
+    /// Runs a statement that changes a row of `table` if its condition holds; returns that row, or `None`. If nothing
+    /// changed although `unchanged` finds a row that meets the condition, this is an error: a trigger prevented it.
     pub(in crate::orders) async fn change_if(
         &mut self,
         table: &'static str,

@@ -21,7 +21,7 @@ struct Details {
 /// Maps the name of a detail to the newest message that named it.
 type NamedBy = BTreeMap<String, String>;
 
-/// Entry of [`NamedBy`] without a value: the newest message, corrections aside, decides whether the order is tracked.
+/// Key in [`NamedBy`] of the newest message that is no correction: it decides whether the order is tracked.
 const TRACKED: &str = "tracked";
 const CUSTOMER: [&str; 4] = ["name", "email", "phone", "locale"];
 const METADATA: &str = "metadata";
@@ -29,7 +29,7 @@ const CALLBACK_URL: &str = "callbackUrl";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// Whether the request's message is the newest of those that decide whether the order is tracked.
+    /// Whether the request's message is the newest that is no correction, and so decides whether the order is tracked.
     pub(super) newest: bool,
     /// The changed details, by their names in the history.
     pub(super) changed: Vec<&'static str>,
@@ -92,10 +92,11 @@ fn read(row: &Row) -> Result<Details, StoreError> {
     })
 }
 
-/// Workers take in messages in parallel. If two intake times differ by at most this, the stream ids decide instead.
+/// Of two messages the one with the later intake time is newer. If the times differ by at most this, the stream ids
+/// decide instead, because workers take in messages in parallel.
 const IDS_AGREE_MS: u64 = 10_000;
 
-/// Decides for each detail whether the request's message is the newest one.
+/// Decides which details a request sets, by the newest message that named each detail.
 struct Naming<'a> {
     by: NamedBy,
     message: Option<&'a str>,
@@ -112,8 +113,8 @@ impl<'a> Naming<'a> {
         Ok(Self { by, message, stored_message })
     }
 
-    /// Whether the request sets this detail: with a message, if that is the newest one for the detail, which is then
-    /// recorded; without a message, if the detail is missing.
+    /// Whether the request may set this detail. With a message it may if the message is newer than the last one that
+    /// named the detail; `by` then records the message. Without a message it may if the detail is `missing`.
     fn names(&mut self, detail: &str, missing: bool) -> bool {
         let Some(message) = self.message else { return missing };
         let decides = self.by.get(detail).is_none_or(|last| is_newer(message, last));
@@ -133,7 +134,7 @@ impl<'a> Naming<'a> {
             for ((stored, named), detail) in
                 fields.into_iter().zip([&named.name, &named.email, &named.phone]).zip(CUSTOMER)
             {
-                // A correction may name single fields; any other message names the whole customer.
+                // A correction changes only the fields that it names; any other message clears those that it lacks.
                 if (instruction.is_none() || named.is_some()) && self.names(detail, missing) {
                     *stored = named.clone().filter(|text| !text.reveal().is_empty());
                 }
@@ -167,7 +168,7 @@ impl<'a> Naming<'a> {
     }
 }
 
-/// Attributes all stored details to one message, because an older version stored only the last message of the order.
+/// Attributes all details to one message, for an order of an older version, which stored only the order's last message.
 fn all_by(message: &str, stored: &Details) -> NamedBy {
     let mut details = vec![TRACKED];
     details.extend(stored.customer.is_some().then_some(CUSTOMER).into_iter().flatten());
@@ -188,7 +189,7 @@ fn is_newer(position: &str, last: &str) -> bool {
         (Some((id, Some(taken))), Some((last, Some(last_taken))))
             if taken.abs_diff(last_taken) > IDS_AGREE_MS =>
         {
-            // The intake times decide: the ids may go back if Redis lost its stream, or its clock was moved back.
+            // The newer message may have the lower id: Redis lost its stream, or its clock was moved back.
             if id == last { false } else { taken > last_taken }
         }
         (Some((id, _)), Some((last, _))) => id > last,
@@ -204,12 +205,12 @@ mod tests {
     fn the_later_message_wins_even_if_the_ids_of_the_stream_went_back() {
         let (first, second) = ("1000-0@1000", "1000-1@1001");
         assert!(is_newer(second, first) && !is_newer(first, second) && !is_newer(first, first));
-        // Two workers with slightly different clocks took in the two messages.
+        // The newer message has the earlier intake time, because another worker's clock is slightly behind.
         assert!(is_newer("1000-2@990", second));
-        // The clock of Redis was an hour ahead; then it was corrected, and Redis lost its data.
+        // At `ahead` the clock of Redis was an hour ahead. Before `after` it was corrected, and Redis lost its data.
         let (ahead, after) = ("3601000-0@2000", "90000-0@90000");
         assert!(is_newer(after, ahead) && !is_newer(ahead, after));
-        // Ids stored by an older version have no intake time.
+        // An older version stored messages without intake time. Then the ids decide.
         assert!(is_newer("2000-0@2000", "1000-0") && !is_newer("1000-0", "2000-0@2000"));
         assert!(!is_newer("1000-0@99000", "1000-0@1000"), "the same message, put back");
     }

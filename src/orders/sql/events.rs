@@ -58,7 +58,7 @@ async fn insert_one(
     Ok(true)
 }
 
-/// The number for a new incident; `None` if an open incident has the same outcome and subject, or the order is unknown.
+/// The number for a new incident; `None` if the order is unknown, or has an open incident of this outcome and subject.
 async fn incident(
     open: &mut Transaction,
     topup_id: &TopupId,

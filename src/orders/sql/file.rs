@@ -21,7 +21,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;
 /// The value of `PRAGMA auto_vacuum` for incremental vacuum.
 const INCREMENTAL: i64 = 2;
-/// So many unused pages are kept in any case.
+/// If fewer pages than this are unused, none is returned to the file system.
 const KEPT_UNUSED: i64 = 1_000;
 /// Moves the last pages of the file, at most 250 (1 MiB), to unused places, and cuts the file.
 const RELEASE: &str = "PRAGMA incremental_vacuum(250)";
@@ -72,14 +72,14 @@ impl SqliteFile {
         self.open.note.release();
     }
 
-    /// Copies the write-ahead log into the file. A log removed from its path is lost with the last process that has it
-    /// open. SQLite itself copies the log when that process closes the file, but not if the process is killed or if two
-    /// processes close the file at once. This call uses a reader, because a command that only reads has no writer.
+    /// Copies the write-ahead log into the file. This saves a log that was removed from its path, which is lost once no
+    /// process has it open: SQLite copies it when the last process closes the file, but not if that is killed or two
+    /// processes close the file at once. Uses a reader, because a command that only reads opens no writer.
     pub(super) async fn checkpoint(&self) {
         drop(sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.open.readers).await);
     }
 
-    /// Returns unused pages to the file system if more than a quarter of the file is unused. New orders reuse the rest.
+    /// Returns unused pages to the file system if at least a quarter of the file is unused. New orders reuse the rest.
     /// Does nothing for a file that was created without incremental vacuum.
     pub(super) async fn release_space(&self) -> Result<bool, StoreError> {
         let open = self.current()?;
@@ -94,7 +94,7 @@ impl SqliteFile {
         Ok(true)
     }
 
-    /// Fails if another file or none is at the path, or if the log or index is not the opened one.
+    /// Fails if the path holds another file or none, or if the write-ahead log or its index is not the opened one.
     pub(super) fn must_be(&self, file: FileId) -> Result<(), StoreError> {
         match FileId::of(&self.path) {
             Ok(found) if found == file => {}
@@ -128,7 +128,7 @@ async fn open(options: SqliteConnectOptions, path: &Path, access: Access) -> Res
     let readers = pool(READERS).connect_with(options.clone()).await?;
     // The first read makes SQLite open the log, which is identified below.
     sqlx::query("SELECT 1 FROM sqlite_master").fetch_optional(&readers).await?;
-    // If the disk is full, SQLite ends a transaction that sqlx still counts as open. Its connection is not used again.
+    // If the disk is full, SQLite ends a transaction that sqlx still counts as open. Such a connection is not reused.
     let usable = |connection: &SqliteConnection| !connection.is_in_transaction();
     let writer = pool(1)
         .acquire_timeout(BUSY_TIMEOUT)

@@ -39,7 +39,7 @@ pub(crate) enum InspectError {
     /// The disk of the file is full or read-only.
     #[error("the disk of the file cannot be written")]
     Disk(#[source] std::io::Error),
-    /// The file is beside another file's write-ahead log, or the log that workers have open is gone.
+    /// `Note::open` refuses the file, for example because SQLite would use a wrong write-ahead log with it.
     #[error(transparent)]
     Log(StoreError),
     /// The database, the role or the connection does not meet the requirements.
@@ -212,7 +212,7 @@ async fn open_file(url: &str) -> Result<(SqliteConnection, PathBuf), InspectErro
     Note::open(options.get_filename(), Access::Read).map_err(InspectError::Log)?;
     let path = options.get_filename().to_owned();
     let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
-    // A full or read-only disk keeps SQLite from making its files, which it reports like a missing permission.
+    // SQLite reports a full or read-only disk like a missing permission, so the disk is tested with a separate file.
     let unopened = |error| match try_disk(&real(&path)) {
         Err(disk) if is_of_disk(&disk) => InspectError::Disk(disk),
         _ => InspectError::Open(error),

@@ -18,7 +18,7 @@ pub(super) async fn instruct(
     let topup_id = &request.topup_id;
     let mut transaction = database.begin().await?;
     if instruction.tracked {
-        // A queue held the order's job when the message arrived. If that job has never run, the order is stored here.
+        // The order's own job was in a queue when the message arrived. It stores the order, but may not have run yet.
         orders::insert(&mut transaction, &TrackTopup::new(topup_id.clone()), now).await?;
     }
     let merged = details::merge(&mut transaction, request).await?;
@@ -28,7 +28,7 @@ pub(super) async fn instruct(
     let mut tracked_again = false;
     match instruction.kind {
         InstructionKind::Cancel if merged.newest => cancel(&mut transaction, request, now).await?,
-        // A correction does not reach this arm, so it does not resume the tracking of an order.
+        // Not for a correction (`tracks` is false), so a correction does not resume the tracking of an order.
         kind if kind.tracks() && merged.newest => {
             tracked_again = orders::take_up_again(&mut transaction, request, true, now).await?;
         }

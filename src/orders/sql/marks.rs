@@ -29,7 +29,7 @@ impl Sample {
         }
     }
 
-    /// Whether no card could be decrypted, at least one of them because its key is missing.
+    /// Whether no card of the sample could be decrypted, and for at least one of them the key is missing.
     pub(crate) fn reads_none(&self) -> bool {
         self.unreadable > 0 && self.unreadable + self.malformed == self.cards
     }
@@ -83,7 +83,7 @@ pub(super) async fn note_key(database: &Database, cipher: &CardCipher) -> Result
     transaction.commit().await
 }
 
-/// Leaves the current key as the only recorded one.
+/// Makes the current key the only recorded one.
 pub(super) async fn forget_other_keys(database: &Database, cipher: &CardCipher) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
     let forget = sql("DELETE FROM store_keys WHERE fingerprint <> $1").bind(cipher.fingerprint());

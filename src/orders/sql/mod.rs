@@ -206,7 +206,7 @@ impl SqlStore {
 }
 
 impl SqlStore {
-    /// Finds up to `most` orders that meet all criteria, the newest first, from after the order `after`.
+    /// Finds up to `most` orders that meet all criteria, the newest first. With `after`, begins behind that order.
     ///
     /// # Errors
     /// [`StoreError`] if the database fails or a row cannot be read.
@@ -475,7 +475,7 @@ impl OrderStore for SqlStore {
 mod plans;
 
 fn json(value: &impl serde::Serialize) -> String {
-    // Invariant: the keys of all maps in customers, metadata and events are texts.
+    // Cannot fail: the keys of all maps in customers, metadata and events are texts, as JSON requires.
     serde_json::to_string(value).expect("stored values serialize")
 }
 

@@ -73,8 +73,8 @@ impl Log {
 }
 
 impl Note {
-    /// Refuses a file beside another file's write-ahead log, and a file that other processes have open with a log or
-    /// index that is gone. Otherwise holds a shared lock on the note until it is released or dropped.
+    /// Opens the note with a shared lock, held until it is released or dropped. Fails if the write-ahead log beside the
+    /// database belongs to another file, or if a process has the database open with a log or index that is gone.
     pub(in crate::orders) fn open(database: &Path, access: Access) -> Result<Self, StoreError> {
         let database = &real(database);
         if std::fs::metadata(database).is_ok_and(|file| file.nlink() > 1) {
@@ -99,7 +99,7 @@ impl Note {
                     }
                     return Ok(Self { path, file: None });
                 }
-                // The note belongs to another user, but no process has the database open. A worker replaces that note.
+                // Another user's note, closed to this process. No one has the database open, so a writer replaces it.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied && !is_open_elsewhere(database) => {
                     if access == Access::Read {
                         return Ok(Self { path, file: None });
@@ -198,7 +198,7 @@ fn check(note: &mut File, is_held: bool, database: &Path, path: &Path) -> Result
         _ => {}
     }
     if !is_held {
-        // If the ids differ, the note is cleared: files that it names may be gone, and new files may have their inodes.
+        // The note names other files than those present, so it is cleared: a new file may get the inode of a named one.
         if ids != there {
             let _ = note.set_len(0);
         }
@@ -208,7 +208,7 @@ fn check(note: &mut File, is_held: bool, database: &Path, path: &Path) -> Result
     Ok(())
 }
 
-/// Whether another process has the file open, but not with the log and index beside it.
+/// Whether another process has the database open, but with another log or index than those now beside the file.
 fn has_other_log(database: &Path) -> bool {
     let is_used = || is_locked_elsewhere(&beside(database, "-shm"), INDEX_IN_USE);
     is_open_elsewhere(database) && !(beside(database, "-wal").exists() && is_used())

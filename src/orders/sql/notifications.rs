@@ -181,7 +181,7 @@ pub(super) async fn record_attempt(
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
     let stands = update(&mut transaction, notification, attempt, now).await?;
-    // The history records every attempt, even if its result is not accepted.
+    // The history records every attempt, even if its result is not stored because the notification had ended before.
     let made = (attempt.attempts, attempt.status.into());
     note(&mut transaction, notification, made, attempt.last_error.clone(), now).await?;
     if let Some(event) = undelivered.filter(|_| stands) {
@@ -232,7 +232,7 @@ pub(super) async fn notify_again(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let mut transaction = database.begin().await?;
-    // If Redis loses the job, the job is restored from the store after `next_attempt_at`, so that time is set.
+    // `next_attempt_at` is set, because a job that Redis loses is restored from the store only after that time.
     let update = sql("UPDATE notifications
          SET status = 'pending', attempts = 0, next_attempt_at = $1, sent_at = NULL, last_error = $2,
              given_up_at = NULL

@@ -88,7 +88,7 @@ pub(super) async fn insert(
     read(&row).map(Some)
 }
 
-/// Sets the start of tracking to `now` if the order was never checked: a message may have stored it long before.
+/// If the order was never checked, sets the start of its tracking to `now`, as it may have been stored long before.
 async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
     let update = sql("UPDATE internet_orders SET tracked_at = $1, polling_since = $1, next_check_at = $1
          WHERE topup_id = $2 AND next_check_at IS NOT NULL AND last_checked_at IS NULL AND last_error IS NULL
@@ -97,9 +97,9 @@ async fn begin(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Re
 }
 
 /// Tracks a given-up or cancelled order from the beginning again; returns whether it did. A cancelled order needs a
-/// newer message. The job that gave the order up may run again because it was not settled; it changes nothing. That job
-/// is not recognised if an earlier version of this program gave the order up, so the order is tracked again. Its
-/// incidents then stay open, so that no outcome is reported twice; only a newer message closes incidents.
+/// newer message. For a given-up order, the job that gave it up changes nothing if it runs again because it was not
+/// settled. But if an earlier version of this program gave the order up, that job is not recognised and tracks it anew.
+/// Only a newer message closes incidents; otherwise they stay open, so that no outcome is reported twice.
 pub(super) async fn take_up_again(
     open: &mut Transaction,
     request: &TrackTopup,
@@ -348,7 +348,6 @@ fn is_told(before: &Tracking, record: &Tracking) -> bool {
     before.status != record.status || (rescheduled && !polled)
 }
 
-/// The card that a change stores.
 fn card_of<'a>(change: &Change<'a>) -> Option<&'a Card> {
     let card = change.seen.and_then(|seen| seen.card.as_ref());
     card.filter(|_| change.record.status == OrderStatus::Fulfilled)

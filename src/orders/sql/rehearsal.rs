@@ -2,7 +2,7 @@
 //!
 //! An operator may have changed the tables: a trigger, rule, constraint, view or column may refuse, suppress or alter
 //! what this program writes, with an error or without. The rehearsal runs the statements of the jobs and compares what
-//! it reads with what it wrote, before an order depends on it. Faults of some values or rows alone may still come later.
+//! it reads with what it wrote, before an order depends on it. A fault of single values or rows may still come later.
 
 use topup_jobs::{
     Card, Customer, Event, EventData, EventId, Incident, JobName, NotifyCustomer, OrderStatus, Outcome,
@@ -21,7 +21,7 @@ const ORDER: &str = "000000000000000000000000";
 const CHANNEL: &str = "log";
 const LINK: &str = "rehearsal";
 
-/// Without a cipher, the order has no card.
+/// Runs the rehearsal and rolls it back. Its order has a card only if there is a cipher.
 pub(super) async fn rehearse(database: &Database, cipher: Option<&CardCipher>) -> Result<(), StoreError> {
     let mut open = database.begin().await?;
     let rehearsed = run(database, &mut open, cipher).await;
@@ -196,7 +196,7 @@ fn must_be<T: PartialEq>(
     let found = rows.iter().map(read).collect::<Result<Vec<T>, _>>();
     match found {
         Ok(found) if found == written => Ok(found),
-        // A column of another type cannot be read.
+        // `NotStored` also covers an unreadable row, such as one with a column of another type.
         Err(error) if !error.is_of_one_row() => Err(error),
         _ => Err(StoreError::NotStored(table)),
     }

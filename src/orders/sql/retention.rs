@@ -2,8 +2,8 @@
 //! that no receiver has been notified of, is kept until the notification is delivered or the operator discards it.
 //!
 //! Each call examines the next orders along the index of their end times. Its cursor also passes kept orders, so that
-//! kept orders neither block later ones nor are examined again by the next call. Every statement finds its rows by the
-//! ids of these orders and an index, however old the statistics of the database are.
+//! kept orders neither block later ones nor are examined again by the next call. Every other statement finds its rows
+//! by the ids of these orders in an index, even if the statistics of the database are old.
 
 use std::collections::HashSet;
 
@@ -31,12 +31,12 @@ const TABLES: [(&str, &str); 5] = [
     ("internet_orders", "sqlite_autoindex_internet_orders_1"),
 ];
 
-/// Condition: the notification is undelivered. Refused and failed notifications count, except on the stream and the
-/// log, which get no card. No partial index of all undelivered notifications fits this condition.
+/// Condition: the notification is pending, or it has failed or was refused on a channel other than the stream and the
+/// log, which get no card. No partial index fits this condition, so the index by orders is used.
 const UNDELIVERED: &str =
     "status NOT IN ('sent', 'discarded') AND (status = 'pending' OR channel NOT IN ('events', 'log')) AND ";
-/// Condition: the event is an incident that no receiver was notified of. The stream notifies no person, so it does not
-/// count as a receiver. An event without a channel counts, because it has no notification.
+/// Condition: the event is an open incident that no receiver was notified of. The stream is not a receiver, because it
+/// notifies no person. An incident for which there is no channel meets the condition, because it has no notification.
 const UNACKNOWLEDGED: &str =
     "NOT closed AND (outcome = 'unresolved' OR (outcome = 'undelivered' AND about LIKE '%:none'))
          AND NOT EXISTS (SELECT 1 FROM notifications notification
@@ -77,7 +77,7 @@ async fn delete(database: &Database, mut ids: Vec<String>, now: Timestamp) -> Re
     }
     let locked = open.fetch(lock(database, &ids)).await?;
     ids = locked.iter().map(|row| row.get("topup_id")).collect::<Result<_, _>>()?;
-    // An order may have got a notification before it was locked.
+    // Between the first check and the lock, an order may have got a notification.
     remove_kept(database, &mut open, &mut ids, now).await?;
     if ids.is_empty() {
         return Ok(0);
@@ -123,7 +123,7 @@ async fn remove_kept(
     Ok(())
 }
 
-/// Statements that select those of these orders that must be kept.
+/// Statements that select, from these orders, the ones that must be kept.
 fn keeps(database: &Database, ids: &[String], now: Timestamp) -> [Statement; 3] {
     let select =
         |table, condition, now| of_orders(database, "SELECT topup_id FROM", table, condition, now, ids);
@@ -138,8 +138,8 @@ pub(super) fn deletions(database: &Database, ids: &[String]) -> [Statement; 5] {
     TABLES.map(|(table, _)| of_orders(database, "DELETE FROM", table, "", None, ids))
 }
 
-/// A statement about the rows of these orders that meet the condition, which is empty or ends with `AND`. `now` is the
-/// value of its `$1`, if it has one. SQLite has to be told the index: it would read the whole table if its statistics
+/// A statement about the rows of these orders. `condition` is empty or ends with `AND`; `now` is the value of its `$1`,
+/// if it has one. For SQLite the statement names the index, because SQLite would read the whole table if its statistics
 /// are older than most rows.
 fn of_orders(
     database: &Database,
@@ -161,7 +161,7 @@ fn of_orders(
     ids.iter().fold(statement, |statement, topup_id| statement.bind(topup_id.as_str()))
 }
 
-/// The database's plans for all statements of a page with these orders, in its own format.
+/// The query plans, in the database's own format, of all statements that select and delete a page of these orders.
 pub(super) async fn explain(
     database: &Database,
     before: Timestamp,

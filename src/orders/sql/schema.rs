@@ -118,7 +118,7 @@ pub(super) fn usable_as_it_is(tables: Tables) -> Result<(), StoreError> {
     }
 }
 
-/// Whether `least_migration` excludes a program that knows these migrations.
+/// Whether the store requires a newer migration (`least_migration`) than the newest of the `known` ones.
 pub(super) fn is_too_new(known: &Migrator, least_migration: i64) -> bool {
     least_migration > newest(known)
 }

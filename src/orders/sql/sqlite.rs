@@ -29,7 +29,7 @@ pub(super) async fn open(url: &str) -> Result<SqliteFile, StoreError> {
     let mut tries = 0;
     loop {
         match open_once(url).await {
-            // Another process may be closing its last connection, which removes the log; a later try then succeeds.
+            // Another process may be closing its last connection, which removes the WAL file. A later try succeeds.
             Err(error)
                 if (is_busy(&error)
                     || matches!(error, StoreError::LogRemoved | StoreError::OpenElsewhere(_)))

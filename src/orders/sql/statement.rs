@@ -49,7 +49,7 @@ impl Statement {
         self
     }
 
-    /// Adds a text of this program without placeholders.
+    /// Appends `end`, SQL without placeholders. It must be a text of this program, because values are bound.
     pub(in crate::orders) fn followed_by(mut self, end: &str) -> Self {
         self.text.to_mut().push_str(end);
         self

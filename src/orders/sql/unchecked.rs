@@ -106,7 +106,7 @@ pub(super) fn page<T, B>(
     Ok(Page { found, behind })
 }
 
-/// Logs a skipped row. The log line contains the order id only if it is valid.
+/// Logs that a row is skipped. Its order id is logged only if the id is valid.
 fn left_out(row: &Row, error: &StoreError) {
     let topup_id = row.parse::<TopupId>("topup_id").ok();
     let topup_id = topup_id.as_ref().map_or("unknown", TopupId::as_str);

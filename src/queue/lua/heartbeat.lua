@@ -7,7 +7,7 @@
 --   1 if the worker holds jobs of this queue
 -- Returns {ms since 1970, {for each queue {jobs in flight, ms until the next job or -1, 1 if a lease has expired}}}.
 --   The number of jobs in flight is -1 if the worker holds jobs but was presumed dead. It is 0 for a worker without
---   jobs, which is always registered again because it had no job to lose.
+--   jobs: even if that was presumed dead, it had no job to lose and is simply registered again.
 local lease, clock_was_set = tonumber(take()) / 1000, take() == '1'
 local results, lists, sets = {}, {}, {}
 for n, queue in ipairs(KEYS) do

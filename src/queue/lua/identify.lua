@@ -1,6 +1,6 @@
 -- Gives newly claimed jobs the ids that their payloads require. A program that pushes jobs by apalis-redis chooses
--- other ids, so the same order could be tracked twice. A renamed job is due again and replaces a dead letter of the
--- required id. If a queue already holds a job of that id to run it, the claimed job is dropped instead.
+-- other ids, so the same order could be tracked twice. A renamed job goes back to its queue, due at once, and replaces
+-- a dead letter of the required id. If a queue already has that id's job to run, the claimed job is dropped.
 -- KEYS[1]   queue
 -- KEYS[2..] other queues in which the same job may be
 -- ARGV[1]   worker

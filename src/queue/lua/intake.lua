@@ -25,7 +25,7 @@ local MAX_FIELDS = 1000
 -- value to KEPT_OF_PART bytes.
 local KEPT_WHOLE, KEPT_PARTS, KEPT_OF_PART = 65536, 32, 1024
 -- Lifetime of the mark of a cancelled order. The order's job ends at its next run, which is within a day. Until then a
--- message that repeats the order reverses the cancellation. Without the mark it would be dropped as a duplicate.
+-- message that repeats the order resumes it. Without the mark that message would be dropped as a duplicate.
 local CANCELLED_SECONDS = 2 * 86400
 -- Delay of the job of a cancelled order. Another job stores the cancellation meanwhile, so the order's job will see it.
 local CANCELLED_JOB_MS = 1000
@@ -179,7 +179,7 @@ end
 for data, values in pairs(payloads) do
     call_with('HSET', data, values)
 end
--- If the memory of Redis is full, the write of the payloads fails. Jobs are moved after it, so none is lost.
+-- If the memory of Redis is full, the script ends above, at the payloads. It moves jobs only below, so none is lost.
 for order, is in pairs(cancelled) do
     if is then
         redis.call('SET', cancelled_key(order), 1, 'EX', CANCELLED_SECONDS)

@@ -11,13 +11,13 @@ local function due_in(delay_ms)
     return (due_ms * 1000 + math.min(math.max(power, 1), LONGEST_POWER)) / 1000000
 end
 
--- Returns the longest wait in ms that was meant for a job with this due time; nil if another program set the due time.
+-- Reads from a due time (see above) how long its job was meant to wait at most, in ms; nil if another program set it.
 local function meant_wait_ms(due)
     local power = math.floor(due * 1000000 + 0.5) % 1000
     return power > 0 and math.floor(WAIT_BASE ^ power) or nil
 end
 
--- Jobs that `place` will enqueue, by queue: in `ready` the ids of due jobs, in `waiting` due times and ids in turn.
+-- Jobs that `place` will enqueue, by queue: `ready` lists the ids of due jobs; `waiting` alternates due times and ids.
 local ready, waiting = {}, {}
 
 local function list(of, queue)
@@ -54,7 +54,7 @@ local function place()
     end
     for queue, jobs in pairs(waiting) do
         call_with('ZADD', queue .. ':scheduled', jobs)
-        -- Compares due times, not ids: if several jobs are due at the same time, any of them may be the head.
+        -- The head may be another job with the same due time as a new one, so due times are compared, not ids.
         local head = redis.call('ZRANGE', queue .. ':scheduled', 0, 0, 'WITHSCORES')
         if tonumber(head[2]) >= jobs.first_due then
             wake[queue] = true
@@ -66,7 +66,7 @@ local function place()
     ready, waiting = {}, {}
 end
 
--- Returns a claimed job to the head of its queue. An entry in `ready` makes the next call of `place` wake the workers.
+-- Returns a claimed job to the head of its queue. The empty list put into `ready` makes `place` wake the workers.
 local function give_back(queue, id)
     redis.call('LPUSH', queue .. ':active', id)
     list(ready, queue)
@@ -93,8 +93,8 @@ local function push(queue, id, payload, delay_ms)
     return 1
 end
 
--- Makes a job a dead letter and keeps its payload. `by_queue` is true if the queue decided that, not the handler: the
--- handler may then still run on a worker that was presumed dead. If it completes the job, settle.lua accepts that.
+-- Makes a job a dead letter and keeps its payload. `by_queue` is true if the queue decided that, not the handler. Then
+-- the handler may still run on a worker that was presumed dead, and settle.lua lets it complete the job after all.
 local function dead_letter(queue, id, reason, by_queue)
     local meta = queue .. ':meta:' .. id
     redis.call('SADD', queue .. ':dead', id)

@@ -22,6 +22,6 @@ place()
 if #found < 2 * most then
     return { '', moved }
 end
--- Jobs with the same due time are all moved or all kept. So if the last job was kept, the next call begins after its
--- due time. If it was moved, unread jobs may have the same due time, so the next call begins at this due time.
+-- Unread jobs may have the due time of the last job read, and need the same as that job. If it was moved, the next call
+-- begins at this due time, to move them as well. If it was kept, the next call begins after it: `(` excludes it.
 return { (last_moved and '' or '(') .. found[#found], moved }

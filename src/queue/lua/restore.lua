@@ -1,8 +1,8 @@
 -- Restores jobs that are in the database but in no queue. Dead letters count as jobs in a queue.
--- KEYS[1]   queue in which the same job may be; the number of jobs that wait in this queue is limited
+-- KEYS[1]   queue in which the same job may be; ARGV[1] limits how many jobs wait in it
 -- KEYS[2..] other queues in which the same job may be
 -- ARGV[1]   maximum number of jobs that wait in the first queue (0: unlimited)
--- ARGV[2]   ms within which a job of that queue that waits for a permit runs again
+-- ARGV[2]   ms: a job of the first queue that is due within this time counts as waiting
 -- ARGV, then for each job:
 --   queue
 --   id

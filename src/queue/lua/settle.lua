@@ -58,8 +58,8 @@ local function finish(id, replaced)
     histories[#histories + 1] = queue .. ':meta:' .. id
 end
 
--- Enqueues the jobs that follow a job. Returns whether one of them has the same id and so replaces the job. A following
--- job may also have the id of a job that this batch completed. Its payload is still stored, so `push` would refuse it.
+-- Enqueues the jobs that follow a job. Returns whether one of them has the job's own id and so replaces the job. `push`
+-- refuses an id with a stored payload, so it is not used for that id, nor for the id of a job this batch has completed.
 local function enqueue_following(job)
     local replaced = false
     for _, following in ipairs(job.next or {}) do

@@ -43,9 +43,9 @@ local function breaker_open_for(budget, key)
     return math.max(lasts_for(budget .. ':breaker'), lasts_for(budget .. ':breaker:' .. key))
 end
 
--- Returns the Redis key of the probe, or nothing if no breaker is half-open for this API key. A key that was never
--- verified, or that is mistrusted, counts as half-open as well. While a breaker is half-open, only one request is in
--- flight, the probe. Its answer shows whether the provider works or the key is valid.
+-- While the breaker of the provider or of this API key is half-open, only one request is in flight, the probe. Its
+-- answer shows whether the provider works, or the API key is valid. Returns the Redis key that holds the probe, or
+-- nothing if none is needed. An API key that is not verified, or whose "not found" is not believed, needs one, too.
 local function probe_of(budget, key)
     if redis.call('EXISTS', budget .. ':half-open') == 1 then
         return budget .. ':probe'
@@ -55,10 +55,10 @@ local function probe_of(budget, key)
     end
 end
 
--- Records that this worker can check orders (its keys and address are accepted). Refused workers leave jobs to it.
+-- Records for ABLE_MS that this worker can check orders. Workers that the provider refuses leave jobs to such a worker.
 local ABLE_MS = 90000
 local function note_able(budget, worker, now_ms)
-    -- A process that runs only suspects (jobs that ran when their worker died) has no id: it takes no other jobs.
+    -- Empty for a process that runs only suspects (jobs whose worker died) or that knows that it cannot check orders.
     if worker == '' then
         return
     end

@@ -14,7 +14,7 @@ note_able(budget, worker, math.floor(now() * 1000))
 if breaker_open_for(budget, key) > 0 then
     return 0
 end
--- Checks the key in use and those before it, because the provider may accept a key again after its refusal expired.
+-- Includes the keys before the one in use: when the refusal of a key has expired, the provider may accept it again.
 for n = 1, number do
     if lasts_for(budget .. ':refused:' .. keys[n]) == 0 and probe_of(budget, keys[n]) then
         return 1

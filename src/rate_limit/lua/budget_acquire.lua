@@ -5,9 +5,9 @@
 --                          list, which shows whether the key is valid and the provider answers
 --   order                  id; empty for the other purposes
 --   created_at             when the order was created, in ms since 1970
---   seen_for               ms for which the order needs no request after the list showed it; the duration of a reading
---                          (one pass over the list) is added; 0 if a row of the list cannot replace the request
---   patience               delay of this order in the wait queue, in ms; 0 for a new order
+--   seen_for               ms (plus the duration of a reading, one pass over the list) for which an order that the list
+--                          showed needs no request; 0 if a row of the list cannot replace the request
+--   patience               delay of this order in the wait queue, in ms; 0 in the backlog, or if it was never checked
 --   in_backlog             1 for an order of the backlog: a recheck, or an order long past fast polling
 --   limit                  requests per window
 --   window                 in ms
@@ -53,7 +53,7 @@ if not number then
     return { 'refused', soonest }
 end
 if purpose == 'verification' then
-    -- Verify the first key that is neither verified nor refused.
+    -- The request verifies the first key that is neither verified nor refused.
     for n, unknown in ipairs(keys) do
         if lasts_for(budget .. ':refused:' .. unknown) == 0
             and redis.call('EXISTS', budget .. ':verified:' .. unknown) == 0 then
@@ -67,7 +67,7 @@ local function is_unknown()
     return redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1
 end
 if blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
-    -- While "not found" is not believed, pages and orders that got it wait. Other orders may prove the key valid.
+    -- While "not found" is not believed, pages wait, as do orders that got it. Another order may prove the key valid.
     blocked_for = lasts_for(budget .. ':mistrusted:' .. key)
     if blocked_for > 0 and purpose == 'order' then
         redis.call('HDEL', waiting_since, order)
@@ -142,7 +142,7 @@ local function may_probe()
     return wait_for(1) <= 0 and redis.call('EXISTS', probe) == 0
 end
 
--- Takes the order out of its queue. Its creation time stays, because the list is read back to the oldest one stored.
+-- Moves an order from its queue to a wait for the list. Its creation time stays stored, so the list is read that far.
 local function wait_for_list(ms)
     redis.call('ZREM', queue, order)
     redis.call('ZADD', eligible_at, now_ms + ms, order)
@@ -179,7 +179,7 @@ local function reserved_for_list()
     return lasts_for(budget .. ':list-reserved') > 0 and 1 or 0
 end
 
--- Returns how many permits are reserved for a page and for orders that come before the order at `rank` of its queue.
+-- Returns how many permits others get before the order at `rank` of its queue: a page, and orders of both queues.
 local function kept(rank)
     local ahead = asking(queue, rank, 0)
     local page = reserved_for_list()
@@ -191,14 +191,14 @@ end
 
 tidy_wait_queue(budget, now_ms)
 
--- `regular`: whether the list is read regularly, so that only orders that it does not show need requests. If the last
--- reading began after `now_ms`, the clock of Redis was moved back since, and that reading does not count.
+-- `regular`: whether the list is read regularly. If so, an order that it shows needs no request. A last reading that
+-- began after `now_ms` does not count: the clock of Redis was moved back since.
 local list_state = redis.call('HMGET', budget .. ':list-state', 'began', 'from', 'until', 'next', 'begin', 'took')
 local regular = list_state[1] and tonumber(list_state[1]) <= now_ms and tonumber(list_state[3]) > now_ms
 
--- A page shows many new orders, so the next permit is reserved for it, unless it is the backlog's turn. While the first
--- new order is urgent (its score has passed), pages and orders alternate. Four orders follow each page while the orders
--- that lack card details exceed a sixth of `limit`, because a page would only show more such orders.
+-- When a page of the list gets a permit: it shows many new orders, so the next permit is reserved for it, unless it is
+-- the backlog's turn. While a new order is urgent (its score has passed), one order follows each page. Four follow if
+-- the orders that lack card details exceed a sixth of `limit`, because a page would only show more such orders.
 local list_reserved, list_served = budget .. ':list-reserved', budget .. ':list-served'
 if purpose ~= 'order' then
     local wait = math.ceil(wait_for(1))
@@ -208,7 +208,7 @@ if purpose ~= 'order' then
         end
         return { 'wait', math.max(wait, look) }
     end
-    -- Until the first reading ends, pages go first, unless orders lack card details, which the list does not show.
+    -- Before the first reading ends, pages leave orders no turn, unless some lack card details, which no page shows.
     local in_turn = regular or redis.call('SCARD', details_missing) > 0
     local head = in_turn and redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES') or {}
     local others = redis.call('SCARD', details_missing) > limit / 6 and 4 or 1
@@ -229,13 +229,13 @@ if purpose ~= 'order' then
     return { 'wait', wait }
 end
 
--- An order that moves to the other queue keeps its score.
+-- An order that waited in the other queue moves to this one and keeps its score.
 local came = redis.call('ZSCORE', other_queue, order)
 redis.call('ZREM', other_queue, order)
--- 'LT' keeps the lower score. If the clock of Redis was moved back, the old score would put the order after new ones.
+-- 'LT' keeps the lower of the old and the new score. If the clock of Redis was moved back, the old one is too high.
 redis.call('ZADD', queue, 'LT', came or now_ms + patience, order)
 redis.call('HSETNX', waiting_since, order, now_ms)
--- The list is read back to the oldest stored time. The backlog stores none: its orders are days, thus many pages, back.
+-- The list is read back to the oldest time stored here. An order of the backlog may be days old: that is many pages.
 if in_backlog then
     redis.call('HDEL', created_at_of, order)
 else
@@ -249,8 +249,8 @@ local function join_wait_queue(at_least)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end
     local wait = capped(wait_for(turn))
-    -- A permit may become free before the estimated wait ends. For the first orders, `eligible-at` therefore leaves out
-    -- the wait for requests in flight, so that `asking` reserves the permit for them and no order behind gets it.
+    -- How long requests in flight last is only estimated; they may end earlier. So `eligible-at` of the first orders
+    -- omits that wait: `asking` then reserves the permit that becomes free for them, and no order behind them gets it.
     redis.call('ZADD', eligible_at, now_ms + (rank < max_in_flight and capped(allowed_in(turn)) or wait), order)
     return { 'wait', wait }
 end
@@ -262,7 +262,7 @@ end
 if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)[1] == 0 then
     local took = math.min(tonumber(list_state[6] or 0), window)
     local seen = tonumber(redis.call('ZSCORE', budget .. ':seen-in-list', order) or '-inf')
-    -- `took` (duration of the last reading) is added: an order may be first in one reading and last in the next.
+    -- One reading may show an order at its start and the next only at its end, so its duration, `took`, is added.
     if seen and seen <= now_ms and now_ms - seen <= seen_for + took then
         wait_for_list(longest)
         redis.call('HDEL', waiting_since, order)
@@ -272,7 +272,7 @@ if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)
     local reading = redis.call('EXISTS', budget .. ':list-lock') == 1
     if (reading or tonumber(list_state[4]) + second > now_ms)
         and tonumber(created_at) >= tonumber(list_state[2]) and began > tonumber(list_state[1]) then
-        -- Waits until this or the next reading ends, estimated from the last, or until a row shows a final status.
+        -- Waits until the estimated end of this reading, or else of the next. A row such as REFUNDED ends the wait.
         local ends = (reading and tonumber(list_state[5]) or tonumber(list_state[4])) + took
         local wait = math.ceil(math.min(math.max(ends - now_ms, took / 4, second, look), longest))
         wait_for_list(wait)

@@ -45,7 +45,7 @@ for _, probe in ipairs({ budget .. ':probe', of_key('probe') }) do
     end
 end
 
--- Opens a breaker for `ms`. The function `half_open` stores that it is half-open afterwards, until a usable answer.
+-- Opens the breaker `state` for `ms`. After that it is half-open until a usable answer, if `half_open` stores this.
 local function open(state, half_open, ms)
     if lasts_for(state) < ms then
         last_for(state, ms)
@@ -98,14 +98,14 @@ elseif verdict == 'failed' then
     elseif probe then
         return open(of_key('breaker'), key_is_half_open, ms)
     end
-    -- After an hour of failures the cause may be these orders, not the provider. The returned 1 looks like a failure of
-    -- one order, after which the caller requests the list to find out.
+    -- After an hour of failures the cause may be these orders, not the provider. So 1 is returned, as if only one order
+    -- had failed: a recheck then requests the list, which shows whether the provider answers.
     local since = tonumber(redis.call('GET', budget .. ':failing-since'))
     return { verdict, now_ms - since > 6 * memory and 1 or distinct }
 elseif verdict == 'unknown' then
     local many, first, longest, memory = tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take())
     if not known and redis.call('EXISTS', of_key('knows')) == 1 then
-        -- The provider knows other orders of this key. If "not found" is believed, the answer concerns only this order.
+        -- With this key the provider has known other orders, so it lacks only this one, unless mistrust has begun.
         if redis.call('EXISTS', of_key('mistrust-rounds')) == 0 then
             return { 'own', 0 }
         end
@@ -120,7 +120,7 @@ elseif verdict == 'unknown' then
     if few and (number == 0 or redis.call('EXISTS', of_key('knows')) == 1) then
         return { 'own', 0 }
     end
-    -- Only a second "not found" for the same order lengthens the pause, so that other orders can soon be tried.
+    -- Only a repeated "not found" for one order makes the mistrust last longer, so that other orders are tried soon.
     local rounds = fresh and tonumber(redis.call('GET', of_key('mistrust-rounds')) or '0')
         or redis.call('INCR', of_key('mistrust-rounds'))
     redis.call('SET', of_key('mistrust-rounds'), rounds, 'PX', memory)

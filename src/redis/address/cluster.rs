@@ -3,10 +3,10 @@
 //! Any node answers a command on a key of another node with `MOVED` and the address of the owner. So we find the owner
 //! by a plain read of one of our keys. Every worker has the permission for this read, and a replica can answer it, too.
 //!
-//! While a slot migrates, its keys are on two nodes, and a script would find only some of them. So no script may run
-//! then. If a key that a script declares is missing, the old node answers `ASK` and does not run the script. Every
-//! script declares all keys that it touches, or the name of its queue, under which no key ever exists. The new node
-//! serves only clients that follow an `ASK`, which this client never does. So work waits until the migration has ended.
+//! While a slot migrates, its keys are on two nodes, and no script may run that would find only some of them. The old
+//! node runs a script only if it has all keys that the script declares; otherwise it answers `ASK` or `TRYAGAIN`. So a
+//! script declares every key that it touches, or the name of its queue: no such key exists, so it cannot run then. The
+//! new node serves only clients that follow an `ASK`; this client never does. So work waits for the migration to end.
 
 use futures_util::StreamExt;
 use futures_util::stream;

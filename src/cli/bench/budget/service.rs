@@ -18,7 +18,7 @@ use super::load::{Load, Notified, Tracked};
 use crate::cli::private::Process;
 
 const WORKERS: u32 = 2;
-/// Outcomes whose event ends an order in this measurement. `delayed` is missing, as a delayed order is still checked.
+/// Outcomes whose event ends an order in this measurement. A delayed order is awaited further.
 const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
 
 pub(super) async fn track(

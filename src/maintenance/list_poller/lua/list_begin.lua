@@ -7,8 +7,8 @@
 -- ARGV[5]   lease in ms: how long no other reading may begin
 -- ARGV[6]   number of the worker's API keys
 -- ARGV[7..] fingerprints of these keys
--- Returns {1 if enough new orders wait for a reading soon, otherwise 0; if a reading begins: id and creation time, in
---   ms since 1970, of each waiting order}.
+-- Returns {1 if enough new orders wait, so that a reading may begin soon, otherwise 0; list of the waiting orders, for
+--   each its id and creation time in ms since 1970, which is empty unless a reading begins now}.
 local budget = KEYS[1]
 local fewest, limit, window, burst, lease, keys =
     tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), tonumber(take()), take_list()

@@ -1,6 +1,6 @@
 -- Ends a reading of the list of orders.
 -- KEYS[1] budget
--- ARGV[1] the reading saw every listed order created since this time, in ms since 1970; 0 if it failed
+-- ARGV[1] time in ms since 1970: the reading saw every listed order created since then; 0 if the reading failed
 -- ARGV[2] ms between the beginnings of two readings
 -- ARGV[3] ms for which the list counts as read regularly; after a failure: ms to disable list polling for, or 0
 -- ARGV[4] ms for which an order counts as seen in the list; absent after a failure

@@ -42,12 +42,12 @@ while at < #ARGV do
     local payload, polled = tracked(id)
     if not payload then
         if what == 'decided' then
-            -- The order has changed, so its dead letter is outdated. Jobs that it needs are restored from the store.
+            -- The order has changed, so its dead letter is outdated. The jobs it needs now are restored from the store.
             for n = 2, #KEYS do
                 forget_dead_letter(KEYS[n], id)
             end
         end
-        -- Any other row of an order without a job needs nothing: most such orders are final or of other programs.
+        -- Without a job, 'handling' and 'ready' need nothing: most such orders are final or of other programs.
     elseif what == 'handling' then
         redis.call('ZADD', budget .. ':seen-in-list', now_ms, id)
     elseif what == 'ready' then
@@ -57,14 +57,14 @@ while at < #ARGV do
                 redis.call('SADD', budget .. ':details-missing', id)
                 redis.call('ZADD', budget .. ':waiting-new', 'LT', now_ms - lead, id)
             else
-                -- Score 0 puts the order ahead of all in the backlog but other orders that the list showed FULFILLED.
+                -- With score 0 the order comes first in the backlog, with other orders that the list showed FULFILLED.
                 redis.call('ZADD', budget .. ':waiting-backlog', 0, id)
             end
             redis.call('ZADD', budget .. ':eligible-at', now_ms, id)
             wake(id)
         end
     elseif not string.find(payload, '"force":true', 1, true) then
-        -- An order with a forced check stays in the wait queue, because that check needs an answer to `check-id`.
+        -- The row answers the order's check, so the order needs no permit. (A forced check needs `check-id` itself.)
         leave_wait_queue(budget, id)
         wake(id)
     end

@@ -24,7 +24,7 @@ fn nested(depth: usize) -> String {
     "[".repeat(depth) + &"]".repeat(depth)
 }
 
-/// Like [`unreadable`], for an envelope with a request id.
+/// Like [`unreadable`], for an answer whose envelope has the request id `req_1`.
 fn unreadable_1(what: &str) -> Becomes {
     Becomes::Again(format!("the provider's answer cannot be read: {what} (HTTP 200 (req_1))"))
 }
