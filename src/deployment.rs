@@ -208,7 +208,9 @@ impl Membership {
                 }
                 // The script has removed the entries of workers whose keys differ. If one is alive, it joins again.
                 Answer::Differs(_) => {
-                    tracing::warn!("another worker has other encryption keys; waiting to see if it is alive");
+                    tracing::warn!(
+                        "another worker was registered with other encryption keys; this worker waits and ends if the other one is alive"
+                    );
                     let end = Instant::now() + BACK_WITHIN;
                     while Instant::now() < end {
                         sleep(LOOK_AGAIN).await;

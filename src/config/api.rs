@@ -30,8 +30,8 @@ pub struct ApiSettings {
     #[arg(long, env = "ONECLICKDZ_RATE_LIMIT", default_value_t = 120)]
     pub oneclickdz_rate_limit: u32,
 
-    /// Requests of all workers with one key that are in flight at once: a revoked key is refused that many times before
-    /// all workers know, and the provider blocks an address after five
+    /// Maximum number of requests with one key that all workers together have in flight. A revoked key is refused that
+    /// many times before all workers know, and the provider blocks an address after five
     #[arg(long, env = "ONECLICKDZ_MAX_IN_FLIGHT", default_value_t = 2)]
     pub oneclickdz_max_in_flight: u32,
 

@@ -113,7 +113,7 @@ fn certificates(name: &'static str, file: Option<&String>) -> Result<Option<Vec<
 /// Settings of the clock.
 #[derive(Debug, Clone, Args)]
 pub struct ClockSettings {
-    /// How many times as fast the domain's waits pass; for demos and tests
+    /// Factor by which the waits of orders are shortened, for demos and tests (60: a minute passes in a second)
     #[arg(long, env = "TIME_SCALE", default_value_t = 1.0)]
     pub time_scale: f64,
 }

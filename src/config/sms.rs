@@ -52,7 +52,7 @@ pub struct SmsSettings {
     #[arg(long, env = "SMS_COUNTRY", default_value = "DZ")]
     pub sms_country: String,
 
-    /// Words in the gateway's answer to a 400 or 422 that say that it can never send the message, separated by commas
+    /// Words in a 400 or 422 of the gateway by which it says that it can never send the message, separated by commas
     #[arg(long, env = "SMS_REFUSED_IF", value_delimiter = ',')]
     pub sms_refused_if: Vec<String>,
 

@@ -80,7 +80,9 @@ impl Lease {
             let settling = Settling { worker, id, end, _unsettled: unsettled };
             if self.settle.send(settling).is_err() {
                 // Unexpected: the task that settles jobs ends only after the last lease, or with the process.
-                tracing::warn!("a result is lost, as the task that settles jobs ended; the job runs again");
+                tracing::warn!(
+                    "the result of a job could not be recorded, because the worker is ending; the job runs again"
+                );
             }
         }
     }

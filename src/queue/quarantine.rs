@@ -199,7 +199,7 @@ impl Shared {
                     tracing::warn!(
                         jobs,
                         why,
-                        "an isolated process died; its jobs run again in two groups to find the one that kills it"
+                        "an isolated process died; its jobs run again, in smaller groups each time, to find the one that kills it"
                     );
                     return (running, waiting);
                 }

@@ -22,7 +22,7 @@ pub(super) async fn listen(address: RedisAddress, listeners: Vec<Listener>) {
                     let error = describe(&error);
                     tracing::warn!(
                         error,
-                        "the worker may not listen for new jobs; they start up to 3 s late"
+                        "Redis does not permit this worker to subscribe to news of new jobs; jobs start up to 3 s late"
                     );
                 }
             }

@@ -333,7 +333,8 @@ async fn a_missing_permission_is_logged_and_can_be_granted() {
     logs("the user or the password in REDIS_URL is refused").await;
     add_user(&bed.redis, "secret", &["+client|tracking", "+lpop", "+subscribe"], &[]).await;
     worker.ready().await;
-    logs("the worker may not listen for new jobs; they start up to 3 s late").await;
+    logs("Redis does not permit this worker to subscribe to news of new jobs; jobs start up to 3 s late")
+        .await;
     logs("NOPERM: the user in REDIS_URL lacks a permission: this user has no permissions to run the 'client")
         .await;
     logs("NOPERM: the user in REDIS_URL lacks a permission: The user executing the script can't run this")

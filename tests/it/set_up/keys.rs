@@ -104,7 +104,7 @@ async fn a_killed_worker_delays_a_new_key_for_seconds_only() {
     bed.set("ENCRYPTION_KEY", NEW_KEY);
     bed.set("ENCRYPTION_KEYS_PREVIOUS", ENCRYPTION_KEY);
     let mut worker = bed.worker().await;
-    let waiting = "another worker has other encryption keys; waiting to see if it is alive";
+    let waiting = "another worker was registered with other encryption keys; this worker waits and ends if the other one is alive";
     assert!(worker.log().contains(waiting), "{}", worker.log());
     assert!(worker.stop().await.success());
 }
