@@ -16,10 +16,8 @@ use crate::orders::{
     Applied, CardCipher, Change, NewEvent, Notification, NotificationStatus, Order, StoreError,
 };
 
-/// The order of the rehearsal. The provider gives no such id, because an id begins with the time of its order.
-const ORDER: &str = "000000000000000000000000";
 const CHANNEL: &str = "log";
-const LINK: &str = "rehearsal";
+const TEXT: &str = "rehearsal";
 
 /// Runs the rehearsal and rolls it back. Its order has a card only if there is a cipher.
 pub(super) async fn rehearse(database: &Database, cipher: Option<&CardCipher>) -> Result<(), StoreError> {
@@ -34,14 +32,18 @@ async fn run(
     open: &mut Transaction,
     cipher: Option<&CardCipher>,
 ) -> Result<(), StoreError> {
-    let topup_id: TopupId = ORDER.parse().map_err(|_| StoreError::Row("id of the rehearsal"))?;
+    // A new id for each rehearsal: a stored order or another worker's rehearsal must not have it.
+    let id = format!("{:024x}", u128::from(ulid::Ulid::generate()) >> 32);
+    let topup_id: TopupId = id.parse().map_err(|_| StoreError::Row("id of the rehearsal"))?;
     let now = Timestamp::from_timestamp_micros(1_700_000_000_123_456).unwrap_or_default();
     let order = track(open, &topup_id, now).await?;
     fulfill(open, cipher, &order, now).await?;
     notify(open, &topup_id, now).await?;
     link(open, &topup_id, now).await?;
-    open.change("store_keys", sql("INSERT INTO store_keys (fingerprint) VALUES ($1)").bind(LINK)).await?;
-    open.change("store_keys", sql("DELETE FROM store_keys WHERE fingerprint = $1").bind(LINK)).await?;
+    let insert = sql("INSERT INTO store_keys (fingerprint) VALUES ($1)");
+    open.change("store_keys", insert.bind(id.as_str())).await?;
+    let delete = sql("DELETE FROM store_keys WHERE fingerprint = $1");
+    open.change("store_keys", delete.bind(id.as_str())).await?;
     open.check_constraints().await?;
     for delete in retention::deletions(database, &[topup_id.to_string()]) {
         open.execute(delete).await?;
@@ -77,10 +79,10 @@ async fn fulfill(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let topup_id = &order.topup_id;
-    let card = Card { card_code: Secret::new("0"), num_trans: Some(LINK.to_owned()), date_traitement: None };
+    let card = Card { card_code: Secret::new("0"), num_trans: Some(TEXT.to_owned()), date_traitement: None };
     let seen = ProviderOrder {
         status: TopupStatus::Fulfilled,
-        topup_ref: Some(LINK.to_owned()),
+        topup_ref: Some(TEXT.to_owned()),
         kind: Some(TopupType::Adsl),
         number: Some(Secret::new("0")),
         topup_amount: Some(1),
@@ -96,7 +98,7 @@ async fn fulfill(
         delays: 1,
         not_found: 1,
         overdue: true,
-        last_error: Some(LINK.to_owned()),
+        last_error: Some(TEXT.to_owned()),
         ..order.tracking.clone()
     };
     let outcome = Outcome::Fulfilled;
@@ -163,7 +165,7 @@ async fn notify(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> R
         attempts: 1,
         next_attempt_at: None,
         sent_at: Some(now),
-        last_error: Some(LINK.to_owned()),
+        last_error: Some(TEXT.to_owned()),
         ..pending
     };
     notifications::update(open, &sent.payload(topup_id), &sent, now).await?;
@@ -178,11 +180,17 @@ async fn link(open: &mut Transaction, topup_id: &TopupId, now: Timestamp) -> Res
         incident: Incident::FIRST,
         channel: CHANNEL.to_owned(),
     };
-    reveals::insert(open, LINK, &notification, now, now).await?;
+    let token_hash = topup_id.as_str();
+    reveals::insert(open, token_hash, &notification, now, now).await?;
     let count = sql("UPDATE reveals SET tries = tries + 1, revealed_at = $1 WHERE token_hash = $2");
-    open.change("reveals", count.bind(now).bind(LINK)).await?;
+    open.change("reveals", count.bind(now).bind(token_hash)).await?;
     let read = |row: &Row| reveals::read(row).map(|link| (link.expires_at, link.tries, link.revealed_at));
-    must_be(&open.fetch(reveals::select(LINK.to_owned())).await?, read, &[(now, 1, Some(now))], "reveals")?;
+    must_be(
+        &open.fetch(reveals::select(token_hash.to_owned())).await?,
+        read,
+        &[(now, 1, Some(now))],
+        "reveals",
+    )?;
     Ok(())
 }
 
