@@ -66,7 +66,7 @@ impl Drop for LentSlot {
         if self.running.forget_permits(1) == 1 {
             return;
         }
-        // All slots are in use, so a task removes the next one that becomes free. Without a runtime, no job runs.
+        // All slots are in use, so a task removes the next one that becomes free. Without a runtime no job holds a slot.
         if let Ok(runtime) = Handle::try_current() {
             let running = Arc::clone(&self.running);
             runtime.spawn(async move {

@@ -43,10 +43,10 @@ pub(super) async fn open_store(
     let Sample { cards, unreadable, .. } = health.at_start(store.try_keys()).await.map_err(store_error)?;
     if unreadable > 0 {
         tracing::error!(
-            cards,
+            tried = cards,
             unreadable,
-            "stored cards cannot be decrypted with ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS; `topup-worker rekey` \
-             names their orders"
+            "some stored cards cannot be decrypted and are not sent: add their key to ENCRYPTION_KEYS_PREVIOUS; \
+             `topup-worker rekey` names their orders"
         );
     }
     Ok(store)

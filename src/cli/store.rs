@@ -36,7 +36,10 @@ pub(super) async fn must_belong_if_known(store: &SqlStore, redis: &RedisSettings
         Ok(Err(error)) => describe(&error),
         Err(_elapsed) => "no answer in time".to_owned(),
     };
-    tracing::warn!(error = why, "Redis could not be read; its jobs may belong to another database");
+    tracing::warn!(
+        error = why,
+        "Redis could not be read, so it was not checked that its jobs belong to this database"
+    );
     Ok(false)
 }
 

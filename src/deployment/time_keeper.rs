@@ -150,12 +150,12 @@ impl TimeKeeper {
             self.host_differs = true;
             tracing::warn!(
                 ahead_ms,
-                "the clock of this host is not that of the deployment, which follows Redis: synchronize both hosts by \
+                "the clock of this host differs from that of Redis, which the deployment follows: synchronize both hosts by \
                  NTP, because receivers refuse the webhooks of a host whose clock is 5 minutes off"
             );
         } else if self.host_differs && ahead.abs() < HOST_IS_RIGHT {
             self.host_differs = false;
-            tracing::info!(ahead_ms, "the clock of this host agrees with that of the deployment again");
+            tracing::info!(ahead_ms, "the clock of this host agrees with that of Redis again");
         }
     }
 }

@@ -76,7 +76,8 @@ async fn try_check(
     };
     let handling = Observation::Answered(ProviderOrder::new(TopupStatus::Handling));
     let as_before = decide(&situation, &handling, now);
-    // The list may be stale. If HANDLING would end fast polling, the order itself is requested and no row counts.
+    // The list may be stale, so a HANDLING row of it is used only if the next step is another poll. If HANDLING would make
+    // the order DELAYED, the provider is asked for the order itself.
     let list_counts = matches!(as_before.next, Next::Poll(_));
     let (observation, source) = match observe(env, name, &order, list_counts).await {
         Observed::Answer(observation) => (observation, RequestKind::CheckId),

@@ -82,5 +82,9 @@ pub(super) fn log_store_failure(error: &StoreError) {
         return;
     }
     *logged = (Some(Instant::now()), 0);
-    tracing::error!(error = chain(error), unlogged, "the store failed; the job waits and loses no attempt");
+    tracing::error!(
+        error = chain(error),
+        more_since_the_last_line = unlogged,
+        "the store failed; the job waits and loses no attempt"
+    );
 }

@@ -172,7 +172,7 @@ impl Restore {
         if hastened > 0 {
             tracing::warn!(
                 hastened,
-                "overdue jobs are due now; Redis had scheduled them for much later, perhaps before its clock went back"
+                "moved overdue jobs forward to now; Redis had scheduled them for much later, perhaps before its clock was set back"
             );
         }
         Ok(())

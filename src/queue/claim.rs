@@ -177,7 +177,12 @@ impl Claim {
             call.arg(id).arg(right);
         }
         let dropped: u64 = call.invoke_async(&mut shared.connection.get()).await?;
-        tracing::info!(queue = shared.queue, jobs, dropped, "corrected the ids of another program's jobs");
+        tracing::info!(
+            queue = shared.queue,
+            jobs,
+            dropped,
+            "jobs that a program pushed into the queue got the ids of their orders; those of orders tracked already were dropped"
+        );
         Ok(())
     }
 }

@@ -190,8 +190,8 @@ async fn acquit(kept: &mut Kept) -> RedisResult<()> {
         let acquitted = acquitted.inspect_err(|_| ids.extend(some))?;
         tracing::info!(
             queue = shared.queue,
-            acquitted,
-            "this worker was presumed dead but is alive; the jobs it held are no longer suspects"
+            jobs = acquitted,
+            "this worker was presumed dead but is alive; its jobs are no longer suspected of ending a process, and run as usual"
         );
     }
     Ok(())

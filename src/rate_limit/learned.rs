@@ -9,7 +9,7 @@ use topup_jobs::Completions;
 use super::RedisBudget;
 use crate::rate_limit::PermitRequest;
 
-/// Delay in the wait queue of an order that is almost certainly not final yet.
+/// Longest time by which an order is put back in the wait queue: if it is almost certainly not final yet.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a worker reads the counts of completed orders, which all workers share.
 const LEARN_INTERVAL: Duration = Duration::from_secs(5);

@@ -70,7 +70,7 @@ const ON_QUEUE: &[&str] = &[
     "EXISTS @:cancelled:i",
     "DEL @:cancelled:i",
 ];
-/// Commands outside the queues; `@` stands for the prefix.
+/// Commands on keys that belong to no queue; `@` stands for the prefix of the keys.
 const ON_PREFIX: &[&str] = &[
     "TIME",
     "GET @:layout",

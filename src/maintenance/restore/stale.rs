@@ -10,7 +10,7 @@ use crate::error_chain::chain;
 use crate::orders::{NotificationStatus, StoreError};
 use crate::queue::DeadLetter;
 
-/// Beginning of the reason for dead-lettering an unreadable payload of another program. The store has no such job.
+/// The reason of a dead letter begins with this word if another program pushed the job and its payload is unreadable.
 const UNREADABLE: &str = "unreadable";
 
 /// Where the scan of each queue continues.
