@@ -115,6 +115,9 @@ pub enum StoreError {
     /// The database, the role or the connection does not meet the requirements.
     #[error("the database cannot be used for the orders: {0}")]
     Unfit(String),
+    /// A column has another type than this program's tables have.
+    #[error("a column of the database has another type than this program created it with: undo that change")]
+    OtherColumn,
     /// A newer program has changed the tables so that this one must not use them.
     #[error(
         "a newer topup-worker has changed the tables of the database, and this version must not use them any more: run \
@@ -162,7 +165,7 @@ impl StoreError {
     fn is_of_full_disk(&self) -> bool {
         // SQLITE_FULL, and PostgreSQL's disk_full.
         self.has_code(&["13", "53100"])
-            || self.is_of_disk(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded])
+            || self.is_of_disk(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge])
     }
 
     fn is_of_disk(&self, kinds: &[ErrorKind]) -> bool {
@@ -225,6 +228,7 @@ impl StoreError {
             Self::NotMigrated => Some("the tables of the database are missing or older than this program"),
             Self::Foreign => Some("the tables of the database are not those of topup-worker"),
             Self::Keys(_) => Some("the encryption keys do not fit the database"),
+            Self::OtherColumn => Some("a column of the database has another type than it was created with"),
             Self::LogOfAnother(_) => Some("the write-ahead log of the database belongs to another file"),
             Self::NotStored(_) => {
                 Some("a trigger, rule or view of the database suppresses or alters changes")
@@ -267,7 +271,10 @@ impl StoreError {
 
     /// Whether an operator has changed the tables so that they refuse a row.
     pub(crate) fn is_of_definitions(&self) -> bool {
-        self.is_raised() || self.is_of_constraint() || self.is_of_other_tables()
+        self.is_raised()
+            || self.is_of_constraint()
+            || self.is_of_other_tables()
+            || matches!(self, Self::OtherColumn)
     }
 
     fn is_raised(&self) -> bool {

@@ -164,6 +164,11 @@ fn write(file: &str, written: Result<bool, StoreError>, is_made: bool) -> Check 
             format!("{file} does not store what is written to its table {table}, and returns no error"),
             "remove the trigger, rule or view that suppresses or alters it",
         ),
+        Err(StoreError::OtherColumn) => Check::fail(
+            STORE,
+            format!("a column of {file} has another type than it was created with"),
+            "undo the change of its tables",
+        ),
         Err(error) if error.is_of_definitions() => Check::fail(
             STORE,
             format!("{file} refuses a row of an order{}", in_its_words(&error)),

@@ -55,6 +55,13 @@ async fn insert_one(
         .bind(event.body.timestamp);
         open.change("notifications", insert).await?;
     }
+    if !event.channels.is_empty() {
+        // A trigger may have deleted them again after the insertion, and nothing else would show that.
+        let stored = sql("SELECT channel FROM notifications WHERE event_id = $1").bind(event_id.as_str());
+        if open.fetch(stored).await?.len() < event.channels.len() {
+            return Err(StoreError::NotStored("notifications"));
+        }
+    }
     Ok(true)
 }
 

@@ -100,7 +100,7 @@ impl Inspector {
     pub(crate) async fn open(url: &str) -> Result<Option<Self>, InspectError> {
         match Self::existing(url).await {
             Ok(inspector) => Ok(Some(inspector)),
-            Err(InspectError::Missing(file)) => try_disk(&file).map(|()| None).map_err(InspectError::Folder),
+            Err(InspectError::Missing(file)) => try_disk(&file).map(|()| None).map_err(unmade),
             Err(error) => Err(error),
         }
     }
@@ -239,9 +239,13 @@ impl From<InspectError> for StoreError {
     }
 }
 
+fn unmade(error: std::io::Error) -> InspectError {
+    if is_of_disk(&error) { InspectError::Disk(error) } else { InspectError::Folder(error) }
+}
+
 fn is_of_disk(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), FileTooLarge | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 /// Fails if no file can be created and written beside this one. Tries it with a file that is removed again.

@@ -166,7 +166,17 @@ pub(super) async fn begin_attempt(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut transaction = database.begin().await?;
-    update(&mut transaction, notification, attempt, now).await?;
+    if update(&mut transaction, notification, attempt, now).await? {
+        // A trigger may have undone the update after it. The attempts would then not be counted, and never end.
+        let stored =
+            sql("SELECT event_id FROM notifications WHERE event_id = $1 AND channel = $2 AND attempts = $3")
+                .bind(notification.event_id().as_str())
+                .bind(notification.channel.as_str())
+                .bind(attempt.attempts);
+        if transaction.fetch_optional(stored).await?.is_none() {
+            return Err(StoreError::NotStored("notifications"));
+        }
+    }
     // The history entry gets no error, because `last_error` still belongs to the previous attempt.
     note(&mut transaction, notification, (attempt.attempts, Attempt::Begun), None, now).await?;
     transaction.commit().await

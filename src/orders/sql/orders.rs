@@ -332,13 +332,15 @@ pub(super) async fn apply_in(
             history::add(transaction, topup_id, change.at, occurrence).await?;
         }
     }
-    let mut applied = Applied::Stored;
-    if let Some(event) = &change.event
-        && !events::insert(transaction, topup_id, event).await?
-    {
-        applied = Applied::Repeated;
+    let Some(event) = &change.event else { return Ok(Applied::Stored) };
+    if !events::insert(transaction, topup_id, event).await? {
+        return Ok(Applied::Repeated);
     }
-    Ok(applied)
+    // `RETURNING` does not show what a trigger does after the statement. An event must not be sent without its card.
+    if card_of(&change).is_some() && !has_card_in(transaction, topup_id).await? {
+        return Err(StoreError::NotStored(TABLE));
+    }
+    Ok(Applied::Stored)
 }
 
 /// Whether the history records this change. Fast polls that only move the next check are not recorded.
@@ -397,8 +399,16 @@ fn update(change: &Change<'_>, card_code: Option<&str>) -> Statement {
 }
 
 pub(super) async fn has_card(database: &Database, topup_id: &TopupId) -> Result<bool, StoreError> {
-    let select = sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1 AND card_code IS NOT NULL");
-    Ok(database.fetch_optional(select.bind(topup_id.as_str())).await?.is_some())
+    Ok(database.fetch_optional(select_with_card(topup_id)).await?.is_some())
+}
+
+async fn has_card_in(open: &mut Transaction, topup_id: &TopupId) -> Result<bool, StoreError> {
+    Ok(open.fetch_optional(select_with_card(topup_id)).await?.is_some())
+}
+
+fn select_with_card(topup_id: &TopupId) -> Statement {
+    sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1 AND card_code IS NOT NULL")
+        .bind(topup_id.as_str())
 }
 
 pub(super) async fn card(

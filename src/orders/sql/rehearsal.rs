@@ -22,7 +22,12 @@ const TEXT: &str = "rehearsal";
 /// Runs the rehearsal and rolls it back. Its order has a card only if there is a cipher.
 pub(super) async fn rehearse(database: &Database, cipher: Option<&CardCipher>) -> Result<(), StoreError> {
     let mut open = database.begin().await?;
-    let rehearsed = run(database, &mut open, cipher).await;
+    let rehearsed = run(database, &mut open, cipher).await.map_err(|error| match error {
+        StoreError::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
+            StoreError::OtherColumn
+        }
+        error => error,
+    });
     let rolled_back = open.rollback().await;
     rehearsed.and(rolled_back)
 }
@@ -32,6 +37,7 @@ async fn run(
     open: &mut Transaction,
     cipher: Option<&CardCipher>,
 ) -> Result<(), StoreError> {
+    open.read_schema().await?;
     // A new id for each rehearsal: a stored order or another worker's rehearsal must not have it.
     let id = format!("{:024x}", u128::from(ulid::Ulid::generate()) >> 32);
     let topup_id: TopupId = id.parse().map_err(|_| StoreError::Row("id of the rehearsal"))?;
@@ -204,8 +210,8 @@ fn must_be<T: PartialEq>(
     let found = rows.iter().map(read).collect::<Result<Vec<T>, _>>();
     match found {
         Ok(found) if found == written => Ok(found),
-        // `NotStored` also covers an unreadable row, such as one with a column of another type.
-        Err(error) if !error.is_of_one_row() => Err(error),
-        _ => Err(StoreError::NotStored(table)),
+        // What was written is of the right form, so a value of another form is not what was written.
+        Ok(_) | Err(StoreError::Row(_) | StoreError::Decryption(_)) => Err(StoreError::NotStored(table)),
+        Err(error) => Err(error),
     }
 }

@@ -8,7 +8,7 @@ use topup_worker::orders::{Change, Notification, NotificationStatus, OrderStore,
 
 use super::database::{TestDatabase, at, by_sms, event, fulfill, fulfilled, id, mark_sent};
 
-super::on_both!(a_call_fails_while_its_change_is_suppressed);
+super::on_both!(a_call_fails_while_its_change_is_suppressed, a_call_fails_while_a_trigger_undoes_its_change,);
 
 /// The calls in the order in which an order needs them, each with the changes that it depends on.
 const CALLS: [(Call, &[(&str, &str)]); 7] = [
@@ -124,4 +124,47 @@ async fn a_call_fails_while_its_change_is_suppressed(database: &TestDatabase) {
         make(call, &store, &id(1), at(10)).await.unwrap();
     }
     assert_eq!(store.order(&id(1)).await.unwrap(), None, "the last call has deleted the order");
+}
+
+/// The triggers run after the statements, so the statements themselves do not show what the triggers do.
+async fn a_call_fails_while_a_trigger_undoes_its_change(database: &TestDatabase) {
+    let store = database.store().await;
+    make(Call::Track, &store, &id(1), at(0)).await.unwrap();
+    for (call, table, when, undo) in [
+        (
+            Call::Apply,
+            "internet_orders",
+            "UPDATE ON internet_orders FOR EACH ROW WHEN (NEW.card_code IS NOT NULL)",
+            "UPDATE internet_orders SET card_code = NULL WHERE topup_id = NEW.topup_id",
+        ),
+        (
+            Call::Apply,
+            "notifications",
+            "INSERT ON notifications FOR EACH ROW",
+            "DELETE FROM notifications WHERE event_id = NEW.event_id",
+        ),
+        (
+            Call::BeginAttempt,
+            "notifications",
+            "UPDATE ON notifications FOR EACH ROW WHEN (NEW.attempts > OLD.attempts)",
+            "UPDATE notifications SET attempts = OLD.attempts WHERE event_id = NEW.event_id",
+        ),
+    ] {
+        if matches!(call, Call::BeginAttempt) {
+            make(Call::Apply, &store, &id(1), at(10)).await.unwrap();
+        }
+        let function = format!(
+            "CREATE OR REPLACE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {undo}; RETURN NULL; END'"
+        );
+        database
+            .execute(
+                &format!("CREATE TRIGGER added AFTER {when} BEGIN {undo}; END"),
+                &format!("{function}; CREATE TRIGGER added AFTER {when} EXECUTE FUNCTION undo()"),
+            )
+            .await;
+        let made = make(call, &store, &id(1), at(10)).await;
+        assert!(matches!(made, Err(StoreError::NotStored(named)) if named == table), "{when}: {made:?}");
+        database.execute("DROP TRIGGER added", &format!("DROP TRIGGER added ON {table}")).await;
+    }
+    make(Call::BeginAttempt, &store, &id(1), at(10)).await.unwrap();
 }
