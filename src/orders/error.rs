@@ -4,13 +4,10 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use super::DecryptionError;
-use super::withheld::{is_raised, withhold};
+use super::withheld::{SQLITE_ERROR, is_raised, withhold};
 
 /// The fault that `/readyz` and the log report while the database does not answer.
 pub(crate) const NO_ANSWER: &str = "the database does not answer";
-
-/// SQLite's code for an error in a statement, such as an unknown table.
-pub(super) const SQLITE_ERROR: &str = "1";
 
 /// The keys of a worker do not match the store, so it must not encrypt cards with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

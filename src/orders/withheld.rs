@@ -10,9 +10,10 @@ use std::fmt;
 use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::postgres::PgDatabaseError;
 
-use super::error::SQLITE_ERROR;
 use super::sql::migrations::SQLITE;
 
+/// SQLite's code for an error in a statement, such as an unknown table.
+pub(super) const SQLITE_ERROR: &str = "1";
 /// SQLite's `SQLITE_CONSTRAINT_TRIGGER`: `RAISE` in a trigger.
 const RAISED_SQLITE: &str = "1811";
 

@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Script, Value, pipe};
+use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, pipe};
 use topup_jobs::JobName;
 
-use super::redis::is_forbidden;
 use super::report::Check;
 use crate::redis::Names;
 
@@ -444,6 +443,10 @@ fn tell(refused: Refused, names: &Names, known: Check) -> Check {
         ),
         None => known,
     }
+}
+
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) async fn reach(address: &RedisAddress) -> (Check, Option<MultiplexedC
         match answer {
             // A refusal of PING also shows that Redis answers. `permissions` reports a user that may not run PING, and
             // `server` reports a Redis that cannot write to its disk (MISCONF).
-            Err(error) if !is_forbidden(&error) && error.code() != Some("MISCONF") => Err(error),
+            Err(error) if !permissions::is_forbidden(&error) && error.code() != Some("MISCONF") => Err(error),
             _ => Ok((connection, asked.elapsed())),
         }
     };
@@ -90,10 +90,6 @@ async fn clock(connection: &MultiplexedConnection) -> Check {
     }
 }
 
-pub(super) fn is_forbidden(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
-}
-
 fn silent() -> Check {
     Check::fail(
         NAME,
@@ -125,7 +121,7 @@ fn unreachable(error: &RedisError) -> Check {
             "add it to REDIS_URL: redis://:password@host:port, or user:password; that of the Sentinels is \
              ?sentinel_password=…",
         )
-    } else if is_forbidden(error) {
+    } else if permissions::is_forbidden(error) {
         (
             "this user may not use the database of REDIS_URL",
             "allow it SELECT, or leave the number of the database out of REDIS_URL",
