@@ -53,7 +53,7 @@ async fn one_host_is_off(by: &str, ahead: &str) {
     let orders = orders(&bed, 7);
     bed.enqueue(&orders).await;
     fulfilled_and_not_delayed(&bed, &orders).await;
-    off.logs("the clock of this host is not that of the deployment").await;
+    off.logs("the clock of this host differs from that of Redis").await;
     assert!(!right.log().contains("the clock of this host"), "{}", right.log());
     let metrics = get_from(&address, "/metrics").await;
     assert!(metrics.contains(&format!("topup_clock_ahead_seconds {ahead}")), "{metrics}");
