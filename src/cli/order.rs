@@ -74,7 +74,7 @@ pub(super) async fn order(settings: OrderSettings) -> anyhow::Result<()> {
         ))?;
     }
     say("history")?;
-    for entry in told_once(history) {
+    for entry in without_begun(history) {
         say(format_args!("{} {}", time(Some(entry.at)), entry.what))?;
     }
     Ok(())
@@ -104,7 +104,7 @@ fn not_stored(topup_id: &TopupId, in_redis: &InRedis) -> anyhow::Result<()> {
 }
 
 /// Removes the last `Begun` entry before each attempt's result. Earlier ones stay, because those runs were cut short.
-fn told_once(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
+fn without_begun(mut history: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     let mut ended = HashSet::new();
     history.reverse();
     history.retain(|entry| match &entry.what {
@@ -154,7 +154,7 @@ mod tests {
             notification(2, Attempt::Begun),
             notification(2, Attempt::Sent),
         ];
-        let shown = told_once(history);
+        let shown = without_begun(history);
         assert_eq!(shown, [cut_short, notification(1, Attempt::Retry), notification(2, Attempt::Sent)]);
         assert_eq!(shown[2].what.to_string(), "event fulfilled to webhook, attempt 2: sent");
     }

@@ -104,7 +104,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     let NotificationJob { notification, made } = &job.payload;
     let channel = env.channels.get(&notification.channel);
     let Some(read) = env.store.for_attempt(notification, carries_card(notification, channel)).await? else {
-        return Ok(follow_anew(notification));
+        return Ok(track_anew(notification));
     };
     let (event, ForAttempt { order, notification: stored, card, .. }) = (read.event(), read);
     let Some(stored) = stored else {
@@ -165,7 +165,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
 }
 
 /// Tracks the order again, as the database lacks it (perhaps a backup was restored). Its events get their former ids.
-fn follow_anew(notification: &NotifyCustomer) -> Settlement {
+fn track_anew(notification: &NotifyCustomer) -> Settlement {
     tracing::error!(
         event.id = %notification.event_id(),
         channel = notification.channel,

@@ -25,9 +25,9 @@ pub(super) fn add(
     let order = TrackTopup { message_id: Some(position), ..order };
     let what = what(&order);
     let instruction = order.instruction.unwrap_or(Instruction::new(InstructionKind::Update));
-    let where_followed =
+    let if_tracked =
         TrackTopup { force: false, instruction: Some(instruction.of_tracked()), ..order.clone() };
-    let where_followed = NextJob::instruct(where_followed, message_id);
+    let if_tracked = NextJob::instruct(if_tracked, message_id);
     let topup_id = order.topup_id.to_string();
     let next = match order.instruction {
         Some(_) => NextJob::instruct(order, message_id),
@@ -35,7 +35,7 @@ pub(super) fn add(
     };
     call.arg("accept").arg(what).arg(topup_id);
     call.arg(names.queue(next.job)).arg(next.id).arg(next.payload).arg(millis(next.delay));
-    call.arg(where_followed.payload);
+    call.arg(if_tracked.payload);
 }
 
 /// The kind of the message for `intake.lua`. A repeat with details is an `update`, as they may be new to the store.

@@ -85,9 +85,9 @@ fn a_channel_wants_only_what_concerns_its_reader() {
         Outcome::ALL.into_iter().filter(|outcome| email.wants(*outcome, order)).collect::<Vec<_>>()
     };
     assert_eq!(wanted(&customers(), &reachable), [Outcome::Fulfilled, Outcome::Scheduled, Outcome::Refunded]);
-    let told_of_delays = CustomerSettings { card: CardForm::Nothing, delayed: true };
-    let told_of_delays = Email::customers(&config(), Templates::load(None).unwrap(), told_of_delays);
-    assert!(told_of_delays.wants(Outcome::Delayed, &reachable));
+    let notified_of_delays = CustomerSettings { card: CardForm::Nothing, delayed: true };
+    let notified_of_delays = Email::customers(&config(), Templates::load(None).unwrap(), notified_of_delays);
+    assert!(notified_of_delays.wants(Outcome::Delayed, &reachable));
     for unreachable in [None, Some(customer(" ")), Some(Customer::default())] {
         let order = order(unreachable);
         assert_eq!(wanted(&customers(), &order), []);

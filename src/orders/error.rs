@@ -159,7 +159,7 @@ impl StoreError {
         self.has_code(&["11", "267", "523", "779", "XX001", "XX002"])
     }
 
-    fn is_of_full_disk(&self) -> bool {
+    pub(crate) fn is_of_full_disk(&self) -> bool {
         // SQLITE_FULL, and PostgreSQL's disk_full.
         self.has_code(&["13", "53100"])
             || self.is_of_disk(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge])

@@ -138,7 +138,7 @@ where
 }
 
 impl SettleLayer {
-    /// Returns a suspect in the form that an isolated process takes, with its number of crashes. `None` for other jobs.
+    /// Converts a suspect for an isolated process; also returns its number of crashes. `None` if the job is no suspect.
     fn suspect(&self, job: &ClaimedJob) -> Option<(Quarantine, IsolatedJob, u32)> {
         let quarantine = self.quarantine.clone().filter(|_| job.suspect || job.crashes > 0)?;
         let id = String::from_utf8_lossy(&job.id).into_owned();

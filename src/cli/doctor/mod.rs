@@ -86,7 +86,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
         };
         (reached, redis, shared, provider)
     };
-    let told_otherwise = is_told_otherwise(&config);
+    let delivered_otherwise = is_delivered_otherwise(&config);
     let notified_otherwise =
         config.webhook.is_some() || config.email.as_ref().is_some_and(|email| !email.operator.is_empty());
     let templates = settings::templates(&config.templates);
@@ -94,7 +94,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
     let ((reached, redis, shared, provider), (store, store_id), webhook, operator, email, sms, http, page) = tokio::join!(
         redis_then_provider,
         store::look(config.database_url.expose_secret(), &config.cipher),
-        webhook::merchant(config.webhook, &config.webhook_guard, told_otherwise),
+        webhook::merchant(config.webhook, &config.webhook_guard, delivered_otherwise),
         webhook::operator(config.operator_webhook, &config.webhook_guard, notified_otherwise),
         email::look(config.email),
         sms::look(config.sms.map(|gateway| gateway.url)),
@@ -115,7 +115,7 @@ async fn look(config: Config, client: &Client) -> Vec<Check> {
 }
 
 /// Whether cards are delivered without the merchant's webhook, that is, to customers or to callback URLs.
-fn is_told_otherwise(config: &Config) -> bool {
+fn is_delivered_otherwise(config: &Config) -> bool {
     let by_mail = config.email.as_ref().is_some_and(|email| email.card != CardForm::Nothing);
     let by_sms = config.sms.is_some() && config.sms_card != CardForm::Nothing;
     by_mail || by_sms || config.callbacks.is_some()
@@ -141,11 +141,11 @@ mod tests {
         run: RunSettings,
     }
 
-    fn told_otherwise(more: &[&str]) -> bool {
+    fn delivered_otherwise(more: &[&str]) -> bool {
         let key = "00112233445566778899aabbccddeeff".repeat(2);
         let good = ["x", "--oneclickdz-api-key", "k", "--encryption-key", &key];
         let settings = Command::try_parse_from(good.iter().chain(more)).unwrap().run;
-        is_told_otherwise(&settings.validate().unwrap())
+        is_delivered_otherwise(&settings.validate().unwrap())
     }
 
     #[test]
@@ -160,11 +160,11 @@ mod tests {
             "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         ];
         let linked = ["--email-card", "link", "--reveal-url", "https://shop.example"];
-        assert!(!told_otherwise(&[]));
-        assert!(!told_otherwise(&[&email[..], &sms[..]].concat()), "a notice without the card");
-        assert!(!told_otherwise(&["--sms-card", "code"]), "no SMS gateway is set");
-        assert!(told_otherwise(&[&email[..], &linked[..]].concat()));
-        assert!(told_otherwise(&[&sms[..], &["--sms-card", "code"]].concat()));
-        assert!(told_otherwise(&callbacks));
+        assert!(!delivered_otherwise(&[]));
+        assert!(!delivered_otherwise(&[&email[..], &sms[..]].concat()), "a notice without the card");
+        assert!(!delivered_otherwise(&["--sms-card", "code"]), "no SMS gateway is set");
+        assert!(delivered_otherwise(&[&email[..], &linked[..]].concat()));
+        assert!(delivered_otherwise(&[&sms[..], &["--sms-card", "code"]].concat()));
+        assert!(delivered_otherwise(&callbacks));
     }
 }

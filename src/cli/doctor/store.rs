@@ -154,11 +154,6 @@ fn write(file: &str, written: Result<bool, StoreError>, is_made: bool) -> Check 
             "find the frozen worker, and resume or kill it",
         ),
         Err(StoreError::Unfit(why)) => unfit(file, &why),
-        Err(StoreError::Database(error)) if is_of_full_disk(&error) => Check::fail(
-            STORE,
-            format!("{file} cannot grow: the disk is full"),
-            "free space or inodes on that disk",
-        ),
         Err(StoreError::NotStored(table)) => Check::fail(
             STORE,
             format!("{file} does not store what is written to its table {table}, and returns no error"),
@@ -178,6 +173,11 @@ fn write(file: &str, written: Result<bool, StoreError>, is_made: bool) -> Check 
         Err(StoreError::Database(error)) if postgres::code(&error).is_some() => {
             postgres::unwritable(file, &error, is_made)
         }
+        Err(error) if error.is_of_full_disk() => Check::fail(
+            STORE,
+            format!("{file} cannot grow: the disk is full"),
+            "free space or inodes on that disk",
+        ),
         Err(error) => Check::fail(
             STORE,
             format!("{file} cannot be written{}", in_its_words(&error)),
@@ -190,14 +190,6 @@ fn write(file: &str, written: Result<bool, StoreError>, is_made: bool) -> Check 
 fn in_its_words(error: &StoreError) -> String {
     let StoreError::Database(error) = error else { return String::new() };
     error.as_database_error().map(|error| format!(": {}", error.message())).unwrap_or_default()
-}
-
-fn is_of_full_disk(error: &sqlx::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    match error {
-        sqlx::Error::Io(error) => matches!(error.kind(), StorageFull | QuotaExceeded),
-        error => code(error).as_deref() == Some("13"),
-    }
 }
 
 /// SQLite's primary error code: the low byte of the extended code.

@@ -10,10 +10,14 @@ use crate::notify::{Blocked, Endpoint, NoAnswer, Sender, SsrfGuard};
 const MERCHANT: &str = "webhook";
 const OPERATOR: &str = "operator-webhook";
 
-/// Checks the merchant's receiver. `told_otherwise` means that another channel delivers cards.
-pub(super) async fn merchant(endpoint: Option<Endpoint>, guard: &SsrfGuard, told_otherwise: bool) -> Check {
+/// Checks the merchant's receiver. `delivered_otherwise` means that another channel delivers cards.
+pub(super) async fn merchant(
+    endpoint: Option<Endpoint>,
+    guard: &SsrfGuard,
+    delivered_otherwise: bool,
+) -> Check {
     let Some(endpoint) = endpoint else {
-        if told_otherwise {
+        if delivered_otherwise {
             return Check::ok(
                 MERCHANT,
                 "not set: cards go to customers or to the addresses that orders name, not to the merchant",

@@ -8,7 +8,7 @@ use super::connections::{Connection, Connections};
 use super::file::SqliteFile;
 use super::migrations::{POSTGRES, SQLITE};
 use super::note::FileId;
-use super::statement::{Row, Statement, sql};
+use super::statement::{Row, Statement};
 use super::{place, postgres, sqlite};
 use crate::orders::StoreError;
 
@@ -85,9 +85,11 @@ impl Database {
     /// Fails if the database is read-only, another process keeps it locked, or a table is missing; changes nothing.
     pub(in crate::orders) async fn can_be_written(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        transaction.read_schema().await?;
         match &mut transaction {
             Transaction::Sqlite(open, ..) => {
+                // Has SQLite read the definitions of tables again. It does not do so for a statement that it refuses by the
+                // definitions that it remembers.
+                (&mut **open).execute("SELECT name FROM sqlite_master LIMIT 1").await?;
                 (&mut **open).execute(place::CHANGE_NOTHING.as_str()).await?;
             }
             Transaction::Postgres(connection) => connection.execute(&place::CHANGE_NOTHING).await?,
@@ -215,15 +217,6 @@ impl Transaction {
             Some(_) => Err(StoreError::NotStored(table)),
             None => Ok(None),
         }
-    }
-
-    /// Has SQLite read the definitions of tables and views again if another process has changed them. It does not do so
-    /// by itself for a statement that it refuses by the definitions that it remembers.
-    pub(in crate::orders) async fn read_schema(&mut self) -> Result<(), StoreError> {
-        if let Self::Sqlite(..) = self {
-            self.fetch(sql("SELECT name FROM sqlite_master LIMIT 1")).await?;
-        }
-        Ok(())
     }
 
     /// Has PostgreSQL check now what it would check at the commit.

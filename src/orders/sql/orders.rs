@@ -40,7 +40,7 @@ pub(super) async fn track(
 
 /// Whether a request without a message adds a missing detail to an order, or resumes its tracking.
 fn adds(request: &TrackTopup, order: &Order) -> bool {
-    let told_more = (order.topup_ref.is_none() && request.topup_ref.is_some())
+    let adds_details = (order.topup_ref.is_none() && request.topup_ref.is_some())
         || (order.retry.is_none() && request.retry.is_some())
         || (order.customer.is_none() && request.customer.is_some())
         || (order.metadata.is_none() && request.metadata.is_some())
@@ -49,7 +49,7 @@ fn adds(request: &TrackTopup, order: &Order) -> bool {
     let known_given_up = order.given_up.is_some() || order.discarded;
     let repeated = order.cancelled_at.is_some()
         || (known_given_up && request.tracked_at == Some(order.tracking.tracked_at));
-    told_more || (given_up && !repeated)
+    adds_details || (given_up && !repeated)
 }
 
 /// Stores the order if it is new, and returns it then.
@@ -327,7 +327,7 @@ pub(super) async fn apply_in(
         {
             return Err(StoreError::NotStored(TABLE));
         }
-        if is_told(before, record) {
+        if is_recorded(before, record) {
             let occurrence = changed(change.job.as_str(), Some(before.status), record, change.given_up);
             history::add(transaction, topup_id, change.at, occurrence).await?;
         }
@@ -344,7 +344,7 @@ pub(super) async fn apply_in(
 }
 
 /// Whether the history records this change. Fast polls that only move the next check are not recorded.
-fn is_told(before: &Tracking, record: &Tracking) -> bool {
+fn is_recorded(before: &Tracking, record: &Tracking) -> bool {
     let rescheduled = before.next_check_at != record.next_check_at;
     let polled = record.status == OrderStatus::Handling && record.next_check_at.is_some();
     before.status != record.status || (rescheduled && !polled)

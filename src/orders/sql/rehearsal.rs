@@ -37,7 +37,6 @@ async fn run(
     open: &mut Transaction,
     cipher: Option<&CardCipher>,
 ) -> Result<(), StoreError> {
-    open.read_schema().await?;
     // A new id for each rehearsal: a stored order or another worker's rehearsal must not have it.
     let id = format!("{:024x}", u128::from(ulid::Ulid::generate()) >> 32);
     let topup_id: TopupId = id.parse().map_err(|_| StoreError::Row("id of the rehearsal"))?;

@@ -10,7 +10,7 @@
 -- Returns the number of jobs dropped.
 local queue, inflight = KEYS[1], KEYS[1] .. ':inflight:' .. take()
 
-local function is_followed(id)
+local function is_tracked(id)
     for n = 1, #KEYS do
         if redis.call('HEXISTS', KEYS[n] .. ':data', id) == 1
             and redis.call('SMISMEMBER', KEYS[n] .. ':dead', id)[1] == 0 then
@@ -24,7 +24,7 @@ while at < #ARGV do
     local claimed, id = take(), take()
     if redis.call('SMISMEMBER', inflight, claimed)[1] == 1 then
         local payload = redis.call('HMGET', queue .. ':data', claimed)[1]
-        if is_followed(id) then
+        if is_tracked(id) then
             dropped = dropped + 1
         else
             -- If the memory of Redis is full, this first write fails before anything is removed.

@@ -38,7 +38,7 @@ while at < #ARGV do
     else
         message.what, message.order = take(), take()
         message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
-        message.payload_where_followed = take()
+        message.payload_if_tracked = take()
         orders[#orders + 1] = message.order
     end
     messages[#messages + 1] = message
@@ -134,7 +134,7 @@ local function pass_on(message)
         end
         moves[order] = what == 'cancel' and CANCELLED_JOB_MS or 0
     end
-    put(KEYS[3], order .. '#' .. message.id, message.payload_where_followed, 0)
+    put(KEYS[3], order .. '#' .. message.id, message.payload_if_tracked, 0)
     return 'passed-on'
 end
 

@@ -9,7 +9,8 @@ use topup_jobs::{
     Timestamp, TopupId, TopupStatus, TopupType, TrackTopup, Tracking,
 };
 use topup_worker::orders::{
-    self, Applied, CardCipher, Change, NewEvent, Notification, NotificationStatus, OrderStore, SqlStore,
+    self, Applied, CardCipher, Change, NewEvent, Notification, NotificationStatus, Order, OrderStore,
+    SqlStore, StoreError,
 };
 
 use crate::support::ENCRYPTION_KEY;
@@ -163,6 +164,15 @@ pub(super) async fn change(
 /// Tracks an order and stores it as fulfilled, with a pending notification by `sms`.
 pub(super) async fn fulfill(store: &SqlStore, topup_id: &TopupId, now: Timestamp) {
     let order = store.track(&TrackTopup::new(topup_id.clone()), now).await.unwrap();
+    assert_eq!(try_fulfill(store, &order, now).await.unwrap(), Applied::Stored);
+}
+
+/// Stores a tracked order as fulfilled, with a pending notification by `sms`.
+pub(super) async fn try_fulfill(
+    store: &SqlStore,
+    order: &Order,
+    now: Timestamp,
+) -> Result<Applied, StoreError> {
     let record = Tracking {
         status: OrderStatus::Fulfilled,
         next_check_at: None,
@@ -174,13 +184,13 @@ pub(super) async fn fulfill(store: &SqlStore, topup_id: &TopupId, now: Timestamp
     let change = Change {
         job: JobName::PollTopup,
         at: now,
-        order: &order,
+        order,
         record: &record,
         seen: Some(&fulfilled()),
         given_up: None,
-        event: Some(event(topup_id, Outcome::Fulfilled, now)),
+        event: Some(event(&order.topup_id, Outcome::Fulfilled, now)),
     };
-    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+    store.apply(change).await
 }
 
 /// Records that the notification of the fulfilled order was sent by `sms`.

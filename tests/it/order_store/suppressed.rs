@@ -1,12 +1,10 @@
 //! A trigger of the operator suppresses changes without an error. A call that depends on such a change fails.
 
 use secrecy::ExposeSecret;
-use topup_jobs::{
-    Instruction, InstructionKind, JobName, OrderStatus, Outcome, Timestamp, TopupId, TrackTopup, Tracking,
-};
-use topup_worker::orders::{Change, Notification, NotificationStatus, OrderStore, SqlStore, StoreError};
+use topup_jobs::{Instruction, InstructionKind, Outcome, Timestamp, TopupId, TrackTopup};
+use topup_worker::orders::{Notification, NotificationStatus, OrderStore, SqlStore, StoreError};
 
-use super::database::{TestDatabase, at, by_sms, event, fulfill, fulfilled, id, mark_sent};
+use super::database::{TestDatabase, at, by_sms, fulfill, id, mark_sent, try_fulfill};
 
 super::on_both!(a_call_fails_while_its_change_is_suppressed, a_call_fails_while_a_trigger_undoes_its_change,);
 
@@ -54,22 +52,7 @@ async fn make(call: Call, store: &SqlStore, topup_id: &TopupId, now: Timestamp) 
         }
         Call::Apply => {
             let order = store.order(topup_id).await?.expect("the order is tracked");
-            let record = Tracking {
-                status: OrderStatus::Fulfilled,
-                next_check_at: None,
-                fulfilled_at: Some(now),
-                ..order.tracking.clone()
-            };
-            let change = Change {
-                job: JobName::PollTopup,
-                at: now,
-                order: &order,
-                record: &record,
-                seen: Some(&fulfilled()),
-                given_up: None,
-                event: Some(event(topup_id, Outcome::Fulfilled, now)),
-            };
-            store.apply(change).await.map(drop)
+            try_fulfill(store, &order, now).await.map(drop)
         }
         Call::BeginAttempt => {
             let attempt = Notification {
