@@ -9,6 +9,7 @@
 mod bench_redis;
 mod budget;
 mod handler;
+mod orders;
 mod report;
 mod sections;
 mod worker;
@@ -18,6 +19,7 @@ use secrecy::SecretString;
 
 use self::bench_redis::BenchRedis;
 use self::budget::BudgetSettings;
+use self::orders::OrdersSettings;
 use self::report::Report;
 pub(super) use self::worker::{BenchWorkerSettings, bench_job, bench_worker};
 
@@ -43,6 +45,8 @@ enum Section {
     Idle,
     /// Number of orders that end per request to the provider, compared with the loop of the provider's guide.
     Budget,
+    /// Whole orders, from the hand-over to the webhook: rate, processor time, commits, scripts and latency.
+    Orders,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +73,9 @@ pub(super) struct BenchSettings {
 
     #[command(flatten)]
     budget: BudgetSettings,
+
+    #[command(flatten)]
+    orders: OrdersSettings,
 
     /// Print JSON instead of a table
     #[arg(long)]

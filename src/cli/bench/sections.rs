@@ -11,7 +11,7 @@ use super::bench_redis::{BenchRedis, Due};
 use super::handler::BenchHandler;
 use super::report::{Report, percentile};
 use super::worker::{Worker, end, spawn, spawn_whole};
-use super::{BenchSettings, Section, budget};
+use super::{BenchSettings, Section, budget, orders};
 use crate::cli::private::Process;
 use crate::simulator::{Simulator, SimulatorSettings, serve};
 
@@ -47,6 +47,7 @@ pub(super) async fn measure(
         Section::Scaling => scaling(settings, bench, report).await,
         Section::Idle => idle(bench, report).await,
         Section::Budget => budget::budget(&settings.budget, bench, report).await,
+        Section::Orders => orders::orders(settings, bench, report).await,
     }
 }
 
@@ -191,7 +192,7 @@ async fn idle(bench: &mut BenchRedis, report: &mut Report) -> anyhow::Result<()>
 }
 
 /// Resident memory of a process in KiB; this form of `ps` works on Linux and macOS.
-async fn rss_kib(process: &Process) -> anyhow::Result<u64> {
+pub(super) async fn rss_kib(process: &Process) -> anyhow::Result<u64> {
     let pid = process.pid().context("the worker has ended")?.to_string();
     let output = tokio::process::Command::new("ps").args(["-o", "rss=", "-p", &pid]).output().await?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)

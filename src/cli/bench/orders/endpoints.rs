@@ -1,0 +1,153 @@
+//! The provider and the receiver of the webhooks. They do as little as possible, because they share the machine with
+//! what is measured, and note when each order got its final answer and its webhook.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The outcomes that end an order.
+const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
+
+const EMPTY_LIST: &str = r#"{"success":true,"data":{"items":[],"pagination":{"page":1,"pageSize":1,"totalPages":0,"totalResults":0}}}"#;
+
+/// What the provider answers: HANDLING for the first checks of an order, and then the final status.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answers {
+    pub(super) handling: u32,
+    pub(super) then: &'static str,
+}
+
+/// The served endpoints. Clones share the records.
+#[derive(Clone)]
+pub(super) struct Endpoints {
+    pub(super) api_url: String,
+    pub(super) webhook_url: String,
+    records: Arc<Mutex<Records>>,
+    refuses: Arc<AtomicBool>,
+    _serving: Arc<AbortOnDropHandle<std::io::Result<()>>>,
+}
+
+#[derive(Default)]
+struct Records {
+    checks: HashMap<String, u32>,
+    answered: HashMap<String, Instant>,
+    notified: HashMap<String, Instant>,
+}
+
+#[derive(Clone)]
+struct Served {
+    answers: Answers,
+    records: Arc<Mutex<Records>>,
+    refuses: Arc<AtomicBool>,
+}
+
+impl Endpoints {
+    pub(super) async fn serve(answers: Answers, refuses: bool) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let (records, refuses) = (Arc::default(), Arc::new(AtomicBool::new(refuses)));
+        let served = Served { answers, records: Arc::clone(&records), refuses: Arc::clone(&refuses) };
+        let router = Router::new()
+            .route("/v3/internet/check-id/{id}", get(check))
+            .route("/hook", post(receive))
+            // The worker verifies its key with the list.
+            .route("/v3/internet/list", get(|| async { ([(header::CONTENT_TYPE, "application/json")], EMPTY_LIST) }))
+            .fallback(|| async { (StatusCode::NOT_FOUND, "{}") })
+            .with_state(served);
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        Ok(Self {
+            webhook_url: format!("{url}/hook"),
+            api_url: url,
+            records,
+            refuses,
+            _serving: Arc::new(AbortOnDropHandle::new(serving)),
+        })
+    }
+
+    /// Lets the receiver accept webhooks from now on.
+    pub(super) fn accept(&self) {
+        self.refuses.store(false, Ordering::Relaxed);
+    }
+
+    /// Number of orders with a final answer.
+    pub(super) fn answered(&self) -> usize {
+        lock(&self.records).answered.len()
+    }
+
+    /// Number of orders with a webhook.
+    pub(super) fn notified(&self) -> usize {
+        lock(&self.records).notified.len()
+    }
+
+    pub(super) fn notified_at(&self, topup_id: &str) -> Option<Instant> {
+        lock(&self.records).notified.get(topup_id).copied()
+    }
+
+    /// First and last webhook.
+    pub(super) fn span(&self) -> Option<(Instant, Instant)> {
+        let records = lock(&self.records);
+        Some((*records.notified.values().min()?, *records.notified.values().max()?))
+    }
+
+    /// For each order, the µs from its final answer to its webhook, sorted.
+    pub(super) fn notified_after_us(&self) -> Vec<i64> {
+        let records = lock(&self.records);
+        let after = |(id, at): (&String, &Instant)| {
+            let after = at.duration_since(*records.answered.get(id)?);
+            i64::try_from(after.as_micros()).ok()
+        };
+        let mut all: Vec<i64> = records.notified.iter().filter_map(after).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn check(State(served): State<Served>, Path(id): Path<String>) -> impl IntoResponse {
+    let Answers { handling, then } = served.answers;
+    let status = {
+        let mut records = lock(&served.records);
+        let checks = records.checks.entry(id.clone()).or_default();
+        *checks += 1;
+        if *checks > handling { then } else { "HANDLING" }
+    };
+    let card = if status == "FULFILLED" {
+        r#","card_code":"123456789012345","num_trans":"AT-1","date_traitement":"2025-11-01T12:00:45.000Z""#
+    } else {
+        ""
+    };
+    let body = format!(
+        r#"{{"success":true,"data":{{"_id":"{id}","ref":"r-1","status":"{status}","type":"ADSL","number":"036362608","topup_amount":1000,"created_at":"2025-11-01T12:00:00.000Z"{card}}}}}"#
+    );
+    if status == then {
+        lock(&served.records).answered.entry(id).or_insert_with(Instant::now);
+    }
+    ([(header::CONTENT_TYPE, "application/json")], body)
+}
+
+async fn receive(State(served): State<Served>, headers: HeaderMap, _body: Bytes) -> StatusCode {
+    if served.refuses.load(Ordering::Relaxed) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    if let ["evt", topup_id, outcome] = id.split('_').collect::<Vec<_>>()[..]
+        && ENDS.contains(&outcome)
+    {
+        lock(&served.records).notified.entry(topup_id.to_owned()).or_insert_with(Instant::now);
+    }
+    StatusCode::NO_CONTENT
+}
