@@ -40,10 +40,11 @@ pub(crate) async fn seen_in_list(
     };
     let observation = Observation::Answered(seen);
     let decision = decide(&situation, &observation, now);
-    apply(env, job, &order, (RequestKind::List, &observation), &decision, now).await
+    Ok(apply(env, job, &order, (RequestKind::List, &observation), &decision, now).await?.is_some())
 }
 
-/// Stores a decision and logs it. Returns false, and stores nothing, if the order was changed since the check read it.
+/// Stores a decision and logs it. Returns the jobs that send the order's notifications. Returns `None`, and stores
+/// nothing, if the order was changed since the check read it.
 pub(super) async fn apply(
     env: &Environment,
     job: JobName,
@@ -51,7 +52,7 @@ pub(super) async fn apply(
     (source, observation): (RequestKind, &Observation),
     decision: &Decision,
     now: Timestamp,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Vec<NextJob>>, StoreError> {
     if let Some(warning) = &decision.warning {
         tracing::warn!(order.id = %order.topup_id, warning, "the provider gave an unexpected answer for the order");
     }
@@ -68,8 +69,9 @@ pub(super) async fn apply(
     let in_words = dead_letter.map(DeadLetterReason::in_words);
     let event = decision.notify.map(|outcome| env.announce(outcome, order, seen, record, in_words, now));
     let change = Change { job, at: now, order, record, seen, given_up, event: event.clone() };
-    match (env.store.apply(change).await?, &event) {
-        (Applied::Conflict, _) => return Ok(false),
+    let (applied, pending) = env.store.apply(change).await?;
+    match (applied, &event) {
+        (Applied::Conflict, _) => return Ok(None),
         (Applied::Stored, Some(event)) => env.report_unreachable(order, event),
         (Applied::Stored | Applied::Repeated, _) => {}
     }
@@ -84,7 +86,7 @@ pub(super) async fn apply(
         let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
         env.budget.completed(tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
     }
-    Ok(true)
+    Ok(Some(pending.iter().map(NextJob::notify).collect()))
 }
 
 /// Stores that an order is given up, after the queue has dead-lettered its job. Returns the jobs that notify of it.
@@ -110,13 +112,12 @@ pub(crate) async fn give_up(
         given_up: Some(reason),
         event: Some(event),
     };
-    match env.store.apply(change).await? {
-        Applied::Stored | Applied::Repeated => {
-            tracing::error!(order.id = %topup_id, reason, "the queue dead-lettered the job; the order is given up");
-            env.jobs_to_notify(&order).await
-        }
-        Applied::Conflict => Ok(Vec::new()),
+    let (applied, pending) = env.store.apply(change).await?;
+    if applied == Applied::Conflict {
+        return Ok(Vec::new());
     }
+    tracing::error!(order.id = %topup_id, reason, "the queue dead-lettered the job; the order is given up");
+    Ok(pending.iter().map(NextJob::notify).collect())
 }
 
 /// Whether a check, not the queue, gave this dead-letter reason. A check gives up the order in the store first and then

@@ -102,12 +102,12 @@ async fn try_check(
         // A row without news is stored only if it is the first answer: it proves that the provider knows the order.
         return Ok(stays(request, &order, waited, Disposition::Snooze(env.clock.real(*wait))));
     }
-    if !apply(env, name, &order, (source, &observation), &decision, now).await? {
+    let Some(jobs_to_notify) = apply(env, name, &order, (source, &observation), &decision, now).await? else {
         tracing::debug!("another worker or command changed the order during its check; it is checked again");
         return Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)));
-    }
+    };
     let mut settlement = settle(env, request, &order, decision);
-    settlement.next.extend(env.jobs_to_notify(&order).await?);
+    settlement.next.extend(jobs_to_notify);
     Ok(settlement)
 }
 

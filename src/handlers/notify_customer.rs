@@ -142,7 +142,9 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     let attempt = Notification { attempts: number, next_attempt_at, ..stored };
     // The attempt is stored before it is made, so that a store that refuses writes prevents the delivery. Otherwise the
     // event would be sent again at every run, because no delivery could be recorded.
-    env.store.begin_attempt(notification, &attempt, now).await?;
+    if !channel.is_some_and(|channel| channel.may_repeat()) {
+        env.store.begin_attempt(notification, &attempt, now).await?;
+    }
     let event_id = notification.event_id();
     let delivery = Delivery {
         event_id: &event_id,

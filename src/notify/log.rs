@@ -20,6 +20,10 @@ impl Channel for LogChannel {
         true
     }
 
+    fn may_repeat(&self) -> bool {
+        true
+    }
+
     fn reaches_receivers(&self) -> bool {
         false
     }

@@ -140,6 +140,12 @@ pub trait Channel: Send + Sync + 'static {
     /// Whether this channel delivers this outcome of this order.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
+    /// Whether a repeated delivery does no harm, as with the log and the event stream. Then an attempt is stored once,
+    /// after it was made.
+    fn may_repeat(&self) -> bool {
+        false
+    }
+
     /// Whether this channel sends to customers or merchants; false for the log, the event stream and the operator.
     fn reaches_receivers(&self) -> bool {
         true

@@ -38,6 +38,10 @@ impl Channel for EventStream {
         true
     }
 
+    fn may_repeat(&self) -> bool {
+        true
+    }
+
     fn reaches_receivers(&self) -> bool {
         false
     }

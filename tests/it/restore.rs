@@ -32,7 +32,7 @@ pub(crate) async fn track_lost_order(
         given_up: None,
         event: None,
     };
-    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+    assert_eq!(store.apply(change).await.unwrap().0, Applied::Stored);
 }
 
 #[tokio::test]

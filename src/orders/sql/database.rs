@@ -8,7 +8,7 @@ use super::connections::{Connection, Connections};
 use super::file::SqliteFile;
 use super::migrations::{POSTGRES, SQLITE};
 use super::note::FileId;
-use super::statement::{Row, Statement};
+use super::statement::{Row, Statement, Values, sql_of_rows};
 use super::{place, postgres, sqlite};
 use crate::orders::StoreError;
 
@@ -82,6 +82,15 @@ impl Database {
         })
     }
 
+    /// Begins a transaction for the writes of several orders. If another transaction has locked one of their rows, it soon
+    /// fails: until it ends, its own locks hold up the other orders.
+    pub(in crate::orders) async fn begin_batch(&self) -> Result<Transaction, StoreError> {
+        let Self::Postgres(connections) = self else { return self.begin().await };
+        let mut connection = connections.get().await?;
+        connection.execute("BEGIN; SET LOCAL lock_timeout = '500ms'").await?;
+        Ok(Transaction::Postgres(connection))
+    }
+
     /// Fails if the database is read-only, another process keeps it locked, or a table is missing; changes nothing.
     pub(in crate::orders) async fn can_be_written(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
@@ -143,6 +152,21 @@ impl Database {
         };
         let rows = self.fetch(statement.explained(explain)).await?;
         rows.iter().map(|row| row.get(column)).collect()
+    }
+
+    /// Runs a statement of [`sql_of_rows`] for any number of rows and returns the rows of its result.
+    pub(in crate::orders) async fn fetch_of(
+        &self,
+        text: &str,
+        mut rows: Vec<Values>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut found = Vec::new();
+        while !rows.is_empty() {
+            let rest = rows.split_off(part_of(rows.len()));
+            found.extend(self.fetch(sql_of_rows(text, rows)).await?);
+            rows = rest;
+        }
+        Ok(found)
     }
 
     /// Limits the connections to PostgreSQL; no effect on SQLite.
@@ -242,6 +266,39 @@ impl Transaction {
         Ok(self.fetch(statement).await?.pop())
     }
 
+    /// Runs a statement of [`sql_of_rows`] for any number of rows and returns the rows of its result.
+    pub(in crate::orders) async fn fetch_of(
+        &mut self,
+        text: &str,
+        mut rows: Vec<Values>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut found = Vec::new();
+        while !rows.is_empty() {
+            let rest = rows.split_off(part_of(rows.len()));
+            found.extend(self.fetch(sql_of_rows(text, rows)).await?);
+            rows = rest;
+        }
+        Ok(found)
+    }
+
+    /// Inserts rows into `table` with a statement of [`sql_of_rows`]; fails unless every row is inserted.
+    pub(in crate::orders) async fn insert_all(
+        &mut self,
+        table: &'static str,
+        text: &str,
+        mut rows: Vec<Values>,
+    ) -> Result<(), StoreError> {
+        while !rows.is_empty() {
+            let rest = rows.split_off(part_of(rows.len()));
+            let expected = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+            if self.execute(sql_of_rows(text, rows)).await? != expected {
+                return Err(StoreError::NotStored(table));
+            }
+            rows = rest;
+        }
+        Ok(())
+    }
+
     pub(in crate::orders) async fn rollback(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(open, ..) => open.rollback().await?,
@@ -267,6 +324,12 @@ impl Transaction {
         }
         Ok(())
     }
+}
+
+/// How many of so many rows one statement takes: a power of two, because the database prepares each number anew, and at
+/// most 32, because a statement with more values is not faster.
+fn part_of(rows: usize) -> usize {
+    1 << rows.min(32).ilog2()
 }
 
 fn sqlite_rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<Row> {

@@ -3,9 +3,9 @@
 use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
 
 use super::database::Transaction;
-use super::statement::{Row, Statement, sql};
+use super::statement::{Row, Statement, Values, sql, sql_of_rows};
 use super::{json, read_json};
-use crate::orders::{NewEvent, StoreError};
+use crate::orders::{NewEvent, NotificationStatus, StoreError};
 
 /// Stands for the channel's name if no channel delivers an event.
 const NO_CHANNEL: &str = "none";
@@ -30,31 +30,13 @@ async fn insert_one(
 ) -> Result<bool, StoreError> {
     let Some(incident) = incident(open, topup_id, event).await? else { return Ok(false) };
     let event_id = EventId::new(topup_id, event.outcome, incident);
-    let insert = sql("INSERT INTO events (event_id, topup_id, outcome, incident, about, recorded_at, body)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING RETURNING event_id")
-    .bind(event_id.as_str())
-    .bind(topup_id.as_str())
-    .bind(event.outcome.as_str())
-    .bind(incident.number())
-    .bind(event.about.as_str())
-    .bind(event.body.timestamp)
-    .bind(json(&event.body));
+    let insert = sql_of_rows(INSERT, vec![row(topup_id, event, incident)]);
     let stored = sql("SELECT event_id FROM events WHERE event_id = $1").bind(event_id.as_str());
     if open.insert("events", insert, stored).await?.is_none() {
         return Ok(false);
     }
-    for channel in &event.channels {
-        let insert = sql("INSERT INTO notifications
-                 (event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at)
-             VALUES ($1, $2, $3, $4, $5, 'pending', 0, $6)")
-        .bind(event_id.as_str())
-        .bind(topup_id.as_str())
-        .bind(event.outcome.as_str())
-        .bind(incident.number())
-        .bind(channel.as_str())
-        .bind(event.body.timestamp);
-        open.change("notifications", insert).await?;
-    }
+    let rows = notification_rows(topup_id, event, incident);
+    open.insert_all("notifications", INSERT_NOTIFICATIONS, rows).await?;
     if !event.channels.is_empty() {
         // A trigger may have deleted them again after the insertion, and nothing else would show that.
         let stored = sql("SELECT channel FROM notifications WHERE event_id = $1").bind(event_id.as_str());
@@ -63,6 +45,44 @@ async fn insert_one(
         }
     }
     Ok(true)
+}
+
+/// Inserts events and returns `event_id` of each new one. A stored event stays unchanged.
+pub(super) const INSERT: &str =
+    "INSERT INTO events (event_id, topup_id, outcome, incident, about, recorded_at, body)
+     VALUES {rows} ON CONFLICT (event_id) DO NOTHING RETURNING event_id";
+pub(super) const INSERT_NOTIFICATIONS: &str = "INSERT INTO notifications
+         (event_id, topup_id, outcome, incident, channel, status, attempts, next_attempt_at)
+     VALUES {rows}";
+
+/// The row of an event, for [`INSERT`].
+pub(super) fn row(topup_id: &TopupId, event: &NewEvent, incident: Incident) -> Values {
+    vec![
+        EventId::new(topup_id, event.outcome, incident).as_str().into(),
+        topup_id.as_str().into(),
+        event.outcome.as_str().into(),
+        incident.number().into(),
+        event.about.as_str().into(),
+        event.body.timestamp.into(),
+        json(&event.body).into(),
+    ]
+}
+
+/// The rows of an event's notifications, for [`INSERT_NOTIFICATIONS`].
+pub(super) fn notification_rows(topup_id: &TopupId, event: &NewEvent, incident: Incident) -> Vec<Values> {
+    let row = |channel: &String| {
+        vec![
+            EventId::new(topup_id, event.outcome, incident).as_str().into(),
+            topup_id.as_str().into(),
+            event.outcome.as_str().into(),
+            incident.number().into(),
+            channel.as_str().into(),
+            NotificationStatus::Pending.as_str().into(),
+            0_u32.into(),
+            event.body.timestamp.into(),
+        ]
+    };
+    event.channels.iter().map(row).collect()
 }
 
 /// The number for a new incident; `None` if the order is unknown, or has an open incident of this outcome and subject.

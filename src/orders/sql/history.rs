@@ -1,10 +1,16 @@
 //! The table `order_events`: the history of the orders. Its rows are never changed, and are deleted with their order.
 
-use topup_jobs::{Timestamp, TopupId};
+use topup_jobs::{Incident, OrderStatus, Timestamp, TopupId};
 
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, sql};
+use super::statement::{Row, Value, Values, sql};
 use crate::orders::{HistoryEntry, Occurrence, StoreError};
+
+const TABLE: &str = "order_events";
+const INSERT: &str =
+    "INSERT INTO order_events (topup_id, recorded_at, kind, cause, status_before, status_after,
+         next_check_at, polls, outcome, incident, channel, attempt, result, error)
+     VALUES {rows}";
 
 /// Adds an entry, in the transaction of the change that it records.
 pub(super) async fn add(
@@ -13,48 +19,64 @@ pub(super) async fn add(
     at: Timestamp,
     what: Occurrence,
 ) -> Result<(), StoreError> {
-    let statement = match what {
-        Occurrence::Changed { cause, before, after, next_check_at, polls, given_up, error } => insert(
-            "INSERT INTO order_events (topup_id, recorded_at, kind, cause, status_before, status_after,
-                 next_check_at, polls, result, error)
-             VALUES ($1, $2, 'order', $3, $4, $5, $6, $7, $8, $9)",
-            topup_id,
-            at,
-        )
-        .bind(cause)
-        .bind(before.map(topup_jobs::OrderStatus::as_str))
-        .bind(after.as_str())
-        .bind(next_check_at)
-        .bind(polls)
-        .bind(given_up)
-        .bind(error),
-        Occurrence::NotificationAttempt { outcome, incident, channel, attempt, result, error } => insert(
-            "INSERT INTO order_events (topup_id, recorded_at, kind, outcome, incident, channel, attempt, result, error)
-             VALUES ($1, $2, 'notification', $3, $4, $5, $6, $7, $8)",
-            topup_id,
-            at,
-        )
-        .bind(outcome.as_str())
-        .bind(incident.number())
-        .bind(channel)
-        .bind(attempt)
-        .bind(result.as_str())
-        .bind(error),
-        Occurrence::Asked { channel, tries, result } => insert(
-            "INSERT INTO order_events (topup_id, recorded_at, kind, channel, attempt, result)
-             VALUES ($1, $2, 'reveal', $3, $4, $5)",
-            topup_id,
-            at,
-        )
-        .bind(channel)
-        .bind(tries)
-        .bind(result),
-    };
-    open.change("order_events", statement).await
+    add_all(open, vec![row(topup_id, at, what)]).await
 }
 
-fn insert(text: &'static str, topup_id: &TopupId, at: Timestamp) -> Statement {
-    sql(text).bind(topup_id.as_str()).bind(at)
+/// Adds entries of any orders.
+pub(super) async fn add_all(open: &mut Transaction, rows: Vec<Values>) -> Result<(), StoreError> {
+    open.insert_all(TABLE, INSERT, rows).await
+}
+
+/// The row of an entry, for [`add_all`].
+pub(super) fn row(topup_id: &TopupId, at: Timestamp, what: Occurrence) -> Values {
+    let none = || Value::Text(None);
+    let first = || Incident::FIRST.number().into();
+    let what: [Value; 12] = match what {
+        Occurrence::Changed { cause, before, after, next_check_at, polls, given_up, error } => [
+            "order".into(),
+            cause.into(),
+            before.map(OrderStatus::as_str).into(),
+            after.as_str().into(),
+            next_check_at.into(),
+            polls.into(),
+            none(),
+            first(),
+            none(),
+            Value::Integer(None),
+            given_up.into(),
+            error.into(),
+        ],
+        Occurrence::NotificationAttempt { outcome, incident, channel, attempt, result, error } => [
+            "notification".into(),
+            none(),
+            none(),
+            none(),
+            Value::Time(None),
+            Value::Integer(None),
+            outcome.as_str().into(),
+            incident.number().into(),
+            channel.into(),
+            attempt.into(),
+            result.as_str().into(),
+            error.into(),
+        ],
+        Occurrence::Asked { channel, tries, result } => [
+            "reveal".into(),
+            none(),
+            none(),
+            none(),
+            Value::Time(None),
+            Value::Integer(None),
+            none(),
+            first(),
+            channel.into(),
+            tries.into(),
+            result.into(),
+            none(),
+        ],
+    };
+    let order: [Value; 2] = [topup_id.as_str().into(), at.into()];
+    order.into_iter().chain(what).collect()
 }
 
 pub(super) async fn of_order(

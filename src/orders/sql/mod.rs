@@ -5,6 +5,7 @@
 //! SQL that both databases understand, and name every column, because a newer worker may add one at any time.
 
 mod access;
+mod batches;
 pub(super) mod connections;
 mod database;
 mod details;
@@ -29,6 +30,7 @@ mod search;
 pub(super) mod sqlite;
 pub(super) mod statement;
 mod unchecked;
+mod writes;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,9 +39,13 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use topup_jobs::{Card, Instruction, JobName, NotifyCustomer, Timestamp, TopupId, TrackTopup};
 
+use self::batches::Batches;
 use self::database::Database;
 use self::inspect::Inspector;
+use self::notifications::ReadForAttempt;
+use self::orders::ReadOrder;
 use self::schema::Marks;
+use self::writes::{Write, Written};
 use super::{
     Applied, Behind, BehindNotification, CardCipher, Change, Deleted, ForAttempt, Found, GivenUpNotification,
     GivenUpOrder, HistoryEntry, Instructed, NewEvent, Notification, Order, OrderStore, Page,
@@ -91,6 +97,9 @@ pub async fn open_existing(
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     database: Database,
+    writes: Batches<Write>,
+    orders: Batches<ReadOrder>,
+    attempts: Batches<ReadForAttempt>,
     cipher: Option<CardCipher>,
     longest_call: Duration,
     /// The last fault of the whole database, until [`SqlStore::take_fault`] returns it.
@@ -99,7 +108,9 @@ pub struct SqlStore {
 
 impl SqlStore {
     fn new(database: Database, cipher: Option<CardCipher>) -> Self {
-        Self { database, cipher, longest_call: MAX_CALL, fault: Arc::default() }
+        let (writes, orders, attempts) =
+            (Batches::new(database.clone()), Batches::new(database.clone()), Batches::new(database.clone()));
+        Self { database, writes, orders, attempts, cipher, longest_call: MAX_CALL, fault: Arc::default() }
     }
 
     fn cipher(&self) -> Result<&CardCipher, StoreError> {
@@ -263,7 +274,21 @@ impl SqlStore {
 #[async_trait]
 impl OrderStore for SqlStore {
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError> {
-        self.in_time(orders::track(&self.database, request, now)).await
+        self.in_time(async {
+            if let Some(write) = Write::track(request, now)
+                && let Some(Written::Order(order)) = self.writes.carry_out(write).await
+            {
+                return Ok(*order);
+            }
+            if request.message_id.is_none()
+                && let Some(order) = self.orders.carry_out(ReadOrder::of(&request.topup_id)).await
+                && !orders::adds(request, &order)
+            {
+                return Ok(order);
+            }
+            orders::track(&self.database, request, now).await
+        })
+        .await
     }
 
     async fn instruct(
@@ -279,8 +304,22 @@ impl OrderStore for SqlStore {
         self.in_time(orders::order(&self.database, topup_id)).await
     }
 
-    async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError> {
-        self.in_time(orders::apply(&self.database, self.cipher.as_ref(), change)).await
+    async fn apply(&self, change: Change<'_>) -> Result<(Applied, Vec<NotifyCustomer>), StoreError> {
+        self.in_time(async {
+            let cipher = self.cipher.as_ref();
+            if let Some(write) = Write::apply(cipher, &change)?
+                && let Some(Written::Applied(pending)) = self.writes.carry_out(write).await
+            {
+                return Ok((Applied::Stored, pending));
+            }
+            let topup_id = &change.order.topup_id;
+            let applied = orders::apply(&self.database, cipher, change).await?;
+            if applied == Applied::Conflict {
+                return Ok((applied, Vec::new()));
+            }
+            Ok((applied, notifications::pending_of(&self.database, topup_id).await?))
+        })
+        .await
     }
 
     async fn card(&self, topup_id: &TopupId) -> Result<Option<Card>, StoreError> {
@@ -293,7 +332,13 @@ impl OrderStore for SqlStore {
         with_card: bool,
     ) -> Result<Option<ForAttempt>, StoreError> {
         let cipher = if with_card { Some(self.cipher()?) } else { None };
-        self.in_time(notifications::for_attempt(&self.database, cipher, notification)).await
+        self.in_time(async {
+            if let Some(row) = self.attempts.carry_out(ReadForAttempt::of(notification)).await {
+                return notifications::read_for_attempt(cipher, notification, &row).map(Some);
+            }
+            notifications::for_attempt(&self.database, cipher, notification).await
+        })
+        .await
     }
 
     async fn unchecked_orders(
@@ -368,7 +413,19 @@ impl OrderStore for SqlStore {
         attempt: &Notification,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.in_time(notifications::begin_attempt(&self.database, notification, attempt, now)).await
+        self.in_time(async {
+            let write = Write::attempt(
+                notification,
+                attempt,
+                notifications::begun_row(notification, attempt, now),
+                now,
+            );
+            if self.writes.carry_out(write).await.is_some() {
+                return Ok(());
+            }
+            notifications::begin_attempt(&self.database, notification, attempt, now).await
+        })
+        .await
     }
 
     async fn record_attempt(
@@ -378,8 +435,16 @@ impl OrderStore for SqlStore {
         undelivered: Option<&NewEvent>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.in_time(notifications::record_attempt(&self.database, notification, attempt, undelivered, now))
-            .await
+        self.in_time(async {
+            if undelivered.is_none() {
+                let made = notifications::made_row(notification, attempt, now);
+                if self.writes.carry_out(Write::attempt(notification, attempt, made, now)).await.is_some() {
+                    return Ok(true);
+                }
+            }
+            notifications::record_attempt(&self.database, notification, attempt, undelivered, now).await
+        })
+        .await
     }
 
     async fn notify_again(

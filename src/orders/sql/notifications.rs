@@ -1,9 +1,12 @@
 //! The table `notifications`: the delivery of each event by each of its channels.
 
+use std::collections::HashMap;
+
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
+use super::batches::Together;
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, sql, sql_built};
+use super::statement::{Row, Statement, Values, sql, sql_of_rows};
 use super::unchecked::page;
 use super::{events, history, orders};
 use crate::orders::history::Attempt;
@@ -12,6 +15,7 @@ use crate::orders::{
     NotificationStatus, Occurrence, Page, PendingNotification, StoreError,
 };
 
+const TABLE: &str = "notifications";
 pub(super) const UNTOLD: &str =
     "SELECT topup_id, outcome, incident, channel, attempts, next_attempt_at, event_id FROM notifications
      WHERE status = 'pending' AND next_attempt_at < $1
@@ -93,6 +97,16 @@ pub(super) async fn of_order(
     database.fetch(select_of(topup_id)).await?.iter().map(read).collect()
 }
 
+/// The notifications of an order that are still to be sent.
+pub(super) async fn pending_of(
+    database: &Database,
+    topup_id: &TopupId,
+) -> Result<Vec<NotifyCustomer>, StoreError> {
+    let all = of_order(database, topup_id).await?;
+    let pending = all.iter().filter(|notification| notification.status == NotificationStatus::Pending);
+    Ok(pending.map(|notification| notification.payload(topup_id)).collect())
+}
+
 /// Selects the notifications of an order for [`read`].
 pub(super) fn select_of(topup_id: &TopupId) -> Statement {
     sql(
@@ -117,27 +131,47 @@ pub(super) fn read(row: &Row) -> Result<Notification, StoreError> {
     })
 }
 
-/// Reads what an attempt to send a notification needs, in one statement.
+/// Reads what attempts to send notifications need, in one statement. `CROSS JOIN` makes SQLite begin with the few given
+/// orders.
+pub(super) fn for_attempt_text() -> String {
+    format!(
+        "SELECT new.column2 AS event_id, new.column3 AS channel, {columns}, body, card_code, num_trans, date_traitement,
+             notification_status, attempts, next_attempt_at, sent_at, notification_error
+         FROM (VALUES {{rows}}) AS new CROSS JOIN internet_orders
+         LEFT JOIN (SELECT event_id AS body_of, body FROM events) event ON body_of = new.column2
+         LEFT JOIN (SELECT event_id AS notified, channel AS notified_by, status AS notification_status, attempts,
+             next_attempt_at, sent_at, last_error AS notification_error FROM notifications) notification
+             ON notified = new.column2 AND notified_by = new.column3
+         WHERE topup_id = new.column1",
+        columns = orders::COLUMNS
+    )
+}
+
+fn for_attempt_row(notification: &NotifyCustomer) -> Values {
+    let event_id = notification.event_id();
+    vec![
+        notification.topup_id.as_str().into(),
+        event_id.as_str().into(),
+        notification.channel.as_str().into(),
+    ]
+}
+
 pub(super) async fn for_attempt(
     database: &Database,
     cipher: Option<&CardCipher>,
     notification: &NotifyCustomer,
 ) -> Result<Option<ForAttempt>, StoreError> {
-    let select = sql_built(format!(
-        "SELECT {columns}, body, card_code, num_trans, date_traitement, notification_status, attempts, next_attempt_at,
-             sent_at, notification_error
-         FROM internet_orders
-         LEFT JOIN (SELECT event_id AS body_of, body FROM events) event ON body_of = $2
-         LEFT JOIN (SELECT event_id AS notified, channel, status AS notification_status, attempts, next_attempt_at,
-             sent_at, last_error AS notification_error FROM notifications) notification
-             ON notified = $2 AND channel = $3
-         WHERE topup_id = $1",
-        columns = orders::COLUMNS
-    ))
-    .bind(notification.topup_id.as_str())
-    .bind(notification.event_id().as_str())
-    .bind(notification.channel.as_str());
+    let select = sql_of_rows(&for_attempt_text(), vec![for_attempt_row(notification)]);
     let Some(row) = database.fetch_optional(select).await? else { return Ok(None) };
+    read_for_attempt(cipher, notification, &row).map(Some)
+}
+
+/// Reads the row of an attempt that [`for_attempt`] or a batch of [`ReadForAttempt`] has selected.
+pub(super) fn read_for_attempt(
+    cipher: Option<&CardCipher>,
+    notification: &NotifyCustomer,
+    row: &Row,
+) -> Result<ForAttempt, StoreError> {
     let stored = match row.parse_optional("notification_status")? {
         None => None,
         Some(status) => Some(Notification {
@@ -151,12 +185,47 @@ pub(super) async fn for_attempt(
             last_error: row.get("notification_error")?,
         }),
     };
-    let card = match cipher.map(|cipher| orders::read_card(cipher, &row)) {
+    let card = match cipher.map(|cipher| orders::read_card(cipher, row)) {
         None => Ok(None),
         Some(Err(StoreError::Decryption(why))) => Err(why),
         Some(read) => Ok(read?),
     };
-    Ok(Some(ForAttempt { order: orders::read(&row)?, notification: stored, body: row.get("body")?, card }))
+    Ok(ForAttempt { order: orders::read(row)?, notification: stored, body: row.get("body")?, card })
+}
+
+/// A read of [`for_attempt`] in a batch; the result is its row.
+pub(super) struct ReadForAttempt {
+    event_id: String,
+    channel: String,
+    row: Values,
+}
+
+impl ReadForAttempt {
+    pub(super) fn of(notification: &NotifyCustomer) -> Self {
+        Self {
+            event_id: notification.event_id().to_string(),
+            channel: notification.channel.clone(),
+            row: for_attempt_row(notification),
+        }
+    }
+}
+
+impl Together for ReadForAttempt {
+    type Done = Row;
+
+    fn at_once(_: &Database) -> usize {
+        1
+    }
+
+    async fn carry_out(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Row>>, StoreError> {
+        let (keys, rows): (Vec<_>, _) =
+            batch.into_iter().map(|read| ((read.event_id, read.channel), read.row)).unzip();
+        let mut found = HashMap::new();
+        for row in database.fetch_of(&for_attempt_text(), rows).await? {
+            found.insert((row.get::<String>("event_id")?, row.get::<String>("channel")?), row);
+        }
+        Ok(keys.iter().map(|key| found.remove(key)).collect())
+    }
 }
 
 pub(super) async fn begin_attempt(
@@ -174,12 +243,22 @@ pub(super) async fn begin_attempt(
                 .bind(notification.channel.as_str())
                 .bind(attempt.attempts);
         if transaction.fetch_optional(stored).await?.is_none() {
-            return Err(StoreError::NotStored("notifications"));
+            return Err(StoreError::NotStored(TABLE));
         }
     }
-    // The history entry gets no error, because `last_error` still belongs to the previous attempt.
-    note(&mut transaction, notification, (attempt.attempts, Attempt::Begun), None, now).await?;
+    history::add_all(&mut transaction, vec![begun_row(notification, attempt, now)]).await?;
     transaction.commit().await
+}
+
+/// The history entry of an attempt that begins. It has no error, because `last_error` belongs to the previous attempt.
+pub(super) fn begun_row(notification: &NotifyCustomer, attempt: &Notification, now: Timestamp) -> Values {
+    history_row(notification, (attempt.attempts, Attempt::Begun), None, now)
+}
+
+/// The history entry of an attempt that was made.
+pub(super) fn made_row(notification: &NotifyCustomer, attempt: &Notification, now: Timestamp) -> Values {
+    let made = (attempt.attempts, attempt.status.into());
+    history_row(notification, made, attempt.last_error.clone(), now)
 }
 
 pub(super) async fn record_attempt(
@@ -192,8 +271,7 @@ pub(super) async fn record_attempt(
     let mut transaction = database.begin().await?;
     let stands = update(&mut transaction, notification, attempt, now).await?;
     // The history records every attempt, even if its result is not stored because the notification had ended before.
-    let made = (attempt.attempts, attempt.status.into());
-    note(&mut transaction, notification, made, attempt.last_error.clone(), now).await?;
+    history::add_all(&mut transaction, vec![made_row(notification, attempt, now)]).await?;
     if let Some(event) = undelivered.filter(|_| stands) {
         events::insert(&mut transaction, &notification.topup_id, event).await?;
     }
@@ -201,26 +279,38 @@ pub(super) async fn record_attempt(
     Ok(stands)
 }
 
-/// Updates a pending notification. `sent` also replaces a final state, because the event has been delivered.
+/// Updates pending notifications, and returns `event_id`, `channel`, `status` and `attempts` of each updated one. `sent`
+/// also replaces a final state, because the event has been delivered.
+pub(super) const UPDATE: &str = "UPDATE notifications
+     SET status = new.column1, attempts = new.column2, next_attempt_at = new.column3, sent_at = new.column4,
+         last_error = new.column5, given_up_at = new.column6
+     FROM (VALUES {rows}) AS new
+     WHERE event_id = new.column7 AND channel = new.column8
+         AND (status = 'pending' OR (new.column1 = 'sent' AND status <> 'sent'))
+     RETURNING event_id, channel, status, attempts";
+
+/// The row of an attempt, for [`UPDATE`].
+pub(super) fn attempt_row(notification: &NotifyCustomer, attempt: &Notification, now: Timestamp) -> Values {
+    let given_up = matches!(attempt.status, NotificationStatus::Failed | NotificationStatus::Refused);
+    vec![
+        attempt.status.as_str().into(),
+        attempt.attempts.into(),
+        attempt.next_attempt_at.into(),
+        attempt.sent_at.into(),
+        attempt.last_error.as_deref().into(),
+        given_up.then_some(now).into(),
+        notification.event_id().as_str().into(),
+        notification.channel.as_str().into(),
+    ]
+}
+
 pub(super) async fn update(
     open: &mut Transaction,
     notification: &NotifyCustomer,
     attempt: &Notification,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let given_up = matches!(attempt.status, NotificationStatus::Failed | NotificationStatus::Refused);
-    let update = sql("UPDATE notifications
-         SET status = $1, attempts = $2, next_attempt_at = $3, sent_at = $4, last_error = $5, given_up_at = $6
-         WHERE event_id = $7 AND channel = $8 AND (status = 'pending' OR ($1 = 'sent' AND status <> 'sent'))
-         RETURNING status, attempts")
-    .bind(attempt.status.as_str())
-    .bind(attempt.attempts)
-    .bind(attempt.next_attempt_at)
-    .bind(attempt.sent_at)
-    .bind(attempt.last_error.as_deref())
-    .bind(given_up.then_some(now))
-    .bind(notification.event_id().as_str())
-    .bind(notification.channel.as_str());
+    let update = sql_of_rows(UPDATE, vec![attempt_row(notification, attempt, now)]);
     let unchanged = sql(
         "SELECT event_id FROM notifications
          WHERE event_id = $1 AND channel = $2 AND (status = 'pending' OR ($3 = 'sent' AND status <> 'sent'))",
@@ -228,10 +318,10 @@ pub(super) async fn update(
     .bind(notification.event_id().as_str())
     .bind(notification.channel.as_str())
     .bind(attempt.status.as_str());
-    let Some(row) = open.change_if("notifications", update, unchanged).await? else { return Ok(false) };
+    let Some(row) = open.change_if(TABLE, update, unchanged).await? else { return Ok(false) };
     let is_stored =
         row.get::<String>("status")? == attempt.status.as_str() && row.count("attempts")? == attempt.attempts;
-    if is_stored { Ok(true) } else { Err(StoreError::NotStored("notifications")) }
+    if is_stored { Ok(true) } else { Err(StoreError::NotStored(TABLE)) }
 }
 
 pub(super) async fn notify_again(
@@ -322,12 +412,22 @@ pub(super) async fn hasten(
 async fn note(
     open: &mut Transaction,
     notification: &NotifyCustomer,
-    (attempt, result): (u32, Attempt),
+    made: (u32, Attempt),
     error: Option<String>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    history::add_all(open, vec![history_row(notification, made, error, now)]).await
+}
+
+/// The history entry of an attempt.
+fn history_row(
+    notification: &NotifyCustomer,
+    (attempt, result): (u32, Attempt),
+    error: Option<String>,
+    now: Timestamp,
+) -> Values {
     let (outcome, incident, channel) =
         (notification.outcome, notification.incident, notification.channel.clone());
     let what = Occurrence::NotificationAttempt { outcome, incident, channel, attempt, result, error };
-    history::add(open, &notification.topup_id, now, what).await
+    history::row(&notification.topup_id, now, what)
 }

@@ -1,9 +1,12 @@
 //! The table `internet_orders`: the orders with their tracking state and encrypted cards.
 
+use std::collections::HashMap;
+
 use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking};
 
+use super::batches::Together;
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, sql, sql_built};
+use super::statement::{Row, Statement, Values, sql, sql_built, sql_of_rows};
 use super::{details, events, history, json, read_json};
 use crate::orders::history::HANDED_OVER;
 use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError, contact};
@@ -39,7 +42,7 @@ pub(super) async fn track(
 }
 
 /// Whether a request without a message adds a missing detail to an order, or resumes its tracking.
-fn adds(request: &TrackTopup, order: &Order) -> bool {
+pub(super) fn adds(request: &TrackTopup, order: &Order) -> bool {
     let adds_details = (order.topup_ref.is_none() && request.topup_ref.is_some())
         || (order.retry.is_none() && request.retry.is_some())
         || (order.customer.is_none() && request.customer.is_some())
@@ -58,34 +61,48 @@ pub(super) async fn insert(
     request: &TrackTopup,
     now: Timestamp,
 ) -> Result<Option<Order>, StoreError> {
-    let new = Tracking::new(now);
-    let (email, phone) = contact::of(request.customer.as_ref());
-    let insert = sql_built(format!(
+    let stored =
+        sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1").bind(request.topup_id.as_str());
+    let insert = sql_of_rows(&insert_text(), vec![new_row(request, now)]);
+    let Some(row) = open.insert(TABLE, insert, stored).await? else { return Ok(None) };
+    history::add(open, &request.topup_id, now, handed_over(None, &Tracking::new(now))).await?;
+    read(&row).map(Some)
+}
+
+/// Inserts new orders and returns them in [`COLUMNS`]. Leaves stored orders as they are, and does not return them.
+pub(super) fn insert_text() -> String {
+    format!(
         "INSERT INTO internet_orders (topup_id, topup_ref, customer, metadata, callback_url, message_id, retry, status,
              tracked_at, polling_since, next_check_at, overdue, contact_email, contact_phone, polls, delays, not_found,
              version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, 0, 0, 0)
-         ON CONFLICT (topup_id) DO NOTHING RETURNING {COLUMNS}"
-    ))
-    .bind(request.topup_id.as_str())
-    .bind(request.topup_ref.as_deref())
-    .bind(request.customer.as_ref().map(json))
-    .bind(request.metadata.as_ref().map(json))
-    .bind(request.callback_url.as_ref().map(Secret::reveal))
-    .bind(request.message_id.as_deref())
-    .bind(request.retry.as_ref().map(json))
-    .bind(new.status.as_str())
-    .bind(new.tracked_at)
-    .bind(new.polling_since)
-    .bind(new.next_check_at)
-    .bind(new.overdue)
-    .bind(email)
-    .bind(phone);
-    let stored =
-        sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1").bind(request.topup_id.as_str());
-    let Some(row) = open.insert(TABLE, insert, stored).await? else { return Ok(None) };
-    history::add(open, &request.topup_id, now, handed_over(None, &new)).await?;
-    read(&row).map(Some)
+         VALUES {{rows}} ON CONFLICT (topup_id) DO NOTHING RETURNING {COLUMNS}"
+    )
+}
+
+/// The row of a new order, for [`insert_text`].
+pub(super) fn new_row(request: &TrackTopup, now: Timestamp) -> Values {
+    let new = Tracking::new(now);
+    let (email, phone) = contact::of(request.customer.as_ref());
+    vec![
+        request.topup_id.as_str().into(),
+        request.topup_ref.as_deref().into(),
+        request.customer.as_ref().map(json).into(),
+        request.metadata.as_ref().map(json).into(),
+        request.callback_url.as_ref().map(Secret::reveal).into(),
+        request.message_id.as_deref().into(),
+        request.retry.as_ref().map(json).into(),
+        new.status.as_str().into(),
+        new.tracked_at.into(),
+        new.polling_since.into(),
+        new.next_check_at.into(),
+        new.overdue.into(),
+        email.into(),
+        phone.into(),
+        0_u32.into(),
+        0_u32.into(),
+        0_u32.into(),
+        0_u32.into(),
+    ]
 }
 
 /// If the order was never checked, sets the start of its tracking to `now`, as it may have been stored long before.
@@ -216,7 +233,7 @@ pub(super) async fn note_given_up(
     Ok(noted)
 }
 
-fn handed_over(before: Option<OrderStatus>, record: &Tracking) -> Occurrence {
+pub(super) fn handed_over(before: Option<OrderStatus>, record: &Tracking) -> Occurrence {
     changed(HANDED_OVER, before, record, None)
 }
 
@@ -239,6 +256,42 @@ fn changed(
 
 pub(super) async fn order(database: &Database, topup_id: &TopupId) -> Result<Option<Order>, StoreError> {
     database.fetch_optional(select(topup_id)).await?.map(|row| read(&row)).transpose()
+}
+
+/// Selects orders for [`read`]. `CROSS JOIN` makes SQLite begin with the few given orders.
+pub(super) fn select_text() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM (VALUES {{rows}}) AS new CROSS JOIN internet_orders WHERE topup_id = new.column1"
+    )
+}
+
+/// A read of an order in a batch.
+pub(super) struct ReadOrder(TopupId);
+
+impl ReadOrder {
+    pub(super) fn of(topup_id: &TopupId) -> Self {
+        Self(topup_id.clone())
+    }
+}
+
+impl Together for ReadOrder {
+    type Done = Order;
+
+    fn at_once(_: &Database) -> usize {
+        1
+    }
+
+    async fn carry_out(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Order>>, StoreError> {
+        let rows = batch.iter().map(|read| vec![read.0.as_str().into()]).collect();
+        // A row that cannot be read is left to its caller.
+        let found = database.fetch_of(&select_text(), rows).await?;
+        let mut found: HashMap<TopupId, Order> = found
+            .iter()
+            .filter_map(|row| read(row).ok())
+            .map(|order| (order.topup_id.clone(), order))
+            .collect();
+        Ok(batch.iter().map(|read| found.remove(&read.0)).collect())
+    }
 }
 
 /// Selects an order for [`read`].
@@ -318,7 +371,7 @@ pub(super) async fn apply_in(
              WHERE topup_id = $1 AND version = $2 AND status NOT IN ('FULFILLED', 'REFUNDED')");
         let unchanged = unchanged.bind(topup_id.as_str()).bind(change.order.version);
         let card_code = card_code(cipher, &change)?;
-        let update = update(&change, card_code.as_deref());
+        let update = sql_of_rows(UPDATE, vec![changed_row(&change, card_code.as_deref())]);
         let Some(row) = transaction.change_if(TABLE, update, unchanged).await? else {
             return Ok(Applied::Conflict);
         };
@@ -327,10 +380,7 @@ pub(super) async fn apply_in(
         {
             return Err(StoreError::NotStored(TABLE));
         }
-        if is_recorded(before, record) {
-            let occurrence = changed(change.job.as_str(), Some(before.status), record, change.given_up);
-            history::add(transaction, topup_id, change.at, occurrence).await?;
-        }
+        history::add_all(transaction, history_row(&change).into_iter().collect()).await?;
     }
     let Some(event) = &change.event else { return Ok(Applied::Stored) };
     if !events::insert(transaction, topup_id, event).await? {
@@ -350,52 +400,70 @@ fn is_recorded(before: &Tracking, record: &Tracking) -> bool {
     before.status != record.status || (rescheduled && !polled)
 }
 
-fn card_of<'a>(change: &Change<'a>) -> Option<&'a Card> {
+pub(super) fn card_of<'a>(change: &Change<'a>) -> Option<&'a Card> {
     let card = change.seen.and_then(|seen| seen.card.as_ref());
     card.filter(|_| change.record.status == OrderStatus::Fulfilled)
 }
 
-fn card_code(cipher: Option<&CardCipher>, change: &Change<'_>) -> Result<Option<String>, StoreError> {
+pub(super) fn card_code(
+    cipher: Option<&CardCipher>,
+    change: &Change<'_>,
+) -> Result<Option<String>, StoreError> {
     let Some(card) = card_of(change) else { return Ok(None) };
     Ok(Some(cipher.ok_or(StoreError::NoKey)?.encrypt(&card.card_code)))
 }
 
-fn update(change: &Change<'_>, card_code: Option<&str>) -> Statement {
+/// Changes orders, and returns `topup_id`, `status` and `card_code` of each changed one.
+pub(super) const UPDATE: &str = "UPDATE internet_orders SET
+         topup_ref = coalesce(topup_ref, new.column1), type = coalesce(type, new.column2),
+         number = coalesce(number, new.column3), topup_amount = coalesce(topup_amount, new.column4),
+         card_code = new.column5, num_trans = new.column6, date_traitement = new.column7, status = new.column8,
+         polling_since = new.column9, polls = new.column10, last_checked_at = new.column11,
+         next_check_at = new.column12, scheduled_at = new.column13, fulfilled_at = new.column14,
+         refunded_at = new.column15, delays = new.column16, not_found = new.column17, overdue = new.column18,
+         last_error = new.column19, failed_attempts = new.column20, given_up = new.column21,
+         given_up_at = new.column22, version = version + 1
+     FROM (VALUES {rows}) AS new
+     WHERE topup_id = new.column23 AND version = new.column24 AND status NOT IN ('FULFILLED', 'REFUNDED')
+     RETURNING topup_id, status, card_code";
+
+/// The row of a change, for [`UPDATE`].
+pub(super) fn changed_row(change: &Change<'_>, card_code: Option<&str>) -> Values {
     let (order, record, seen) = (change.order, change.record, change.seen);
     let card = card_of(change);
-    sql("UPDATE internet_orders SET
-             topup_ref = coalesce(topup_ref, $1), type = coalesce(type, $2), number = coalesce(number, $3),
-             topup_amount = coalesce(topup_amount, $4), card_code = $5, num_trans = $6, date_traitement = $7,
-             status = $8, polling_since = $9, polls = $10, last_checked_at = $11, next_check_at = $12,
-             scheduled_at = $13, fulfilled_at = $14, refunded_at = $15, delays = $16, not_found = $17,
-             overdue = $18, last_error = $19, failed_attempts = $20, given_up = $21, given_up_at = $22,
-             version = version + 1
-         WHERE topup_id = $23 AND version = $24 AND status NOT IN ('FULFILLED', 'REFUNDED')
-         RETURNING status, card_code")
-    .bind(seen.and_then(|seen| seen.topup_ref.as_deref()))
-    .bind(seen.and_then(|seen| seen.kind.clone()).map(String::from))
-    .bind(seen.and_then(|seen| seen.number.as_ref()).map(Secret::reveal))
-    .bind(seen.and_then(|seen| seen.topup_amount))
-    .bind(card_code)
-    .bind(card.and_then(|card| card.num_trans.as_deref()))
-    .bind(card.and_then(|card| card.date_traitement.as_deref()))
-    .bind(record.status.as_str())
-    .bind(record.polling_since)
-    .bind(record.polls)
-    .bind(record.last_checked_at)
-    .bind(record.next_check_at)
-    .bind(record.scheduled_at)
-    .bind(record.fulfilled_at)
-    .bind(record.refunded_at)
-    .bind(record.delays)
-    .bind(record.not_found)
-    .bind(record.overdue)
-    .bind(record.last_error.as_deref())
-    .bind(record.failed_attempts)
-    .bind(change.dead_letter())
-    .bind(change.dead_letter().map(|_| change.at))
-    .bind(order.topup_id.as_str())
-    .bind(order.version)
+    vec![
+        seen.and_then(|seen| seen.topup_ref.as_deref()).into(),
+        seen.and_then(|seen| seen.kind.clone()).map(String::from).into(),
+        seen.and_then(|seen| seen.number.as_ref()).map(Secret::reveal).into(),
+        seen.and_then(|seen| seen.topup_amount).into(),
+        card_code.into(),
+        card.and_then(|card| card.num_trans.as_deref()).into(),
+        card.and_then(|card| card.date_traitement.as_deref()).into(),
+        record.status.as_str().into(),
+        record.polling_since.into(),
+        record.polls.into(),
+        record.last_checked_at.into(),
+        record.next_check_at.into(),
+        record.scheduled_at.into(),
+        record.fulfilled_at.into(),
+        record.refunded_at.into(),
+        record.delays.into(),
+        record.not_found.into(),
+        record.overdue.into(),
+        record.last_error.as_deref().into(),
+        record.failed_attempts.into(),
+        change.dead_letter().into(),
+        change.dead_letter().map(|_| change.at).into(),
+        order.topup_id.as_str().into(),
+        order.version.into(),
+    ]
+}
+
+/// The history entry of a change; `None` if the history does not record it.
+pub(super) fn history_row(change: &Change<'_>) -> Option<Values> {
+    let (before, record) = (&change.order.tracking, change.record);
+    let what = || changed(change.job.as_str(), Some(before.status), record, change.given_up);
+    is_recorded(before, record).then(|| history::row(&change.order.topup_id, change.at, what()))
 }
 
 pub(super) async fn has_card(database: &Database, topup_id: &TopupId) -> Result<bool, StoreError> {

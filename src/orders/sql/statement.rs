@@ -3,6 +3,7 @@
 //! Both databases understand `$1`, so each statement is written once. Only this module knows how values are bound.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -34,6 +35,29 @@ pub(in crate::orders) fn sql(text: &'static str) -> Statement {
 /// A statement built at run time from texts of this program. It must not contain values; values are bound.
 pub(in crate::orders) fn sql_built(text: String) -> Statement {
     Statement { text: Cow::Owned(text), values: Vec::new() }
+}
+
+/// Values of one row of a [`sql_of_rows`] statement.
+pub(in crate::orders) type Values = Vec<Value>;
+
+/// A statement about several rows of equal length: `{rows}` in the text becomes the list of their values. In `FROM
+/// (VALUES {rows}) AS new`, both databases name the columns `column1`, `column2` and so on.
+pub(in crate::orders) fn sql_of_rows(text: &str, rows: Vec<Values>) -> Statement {
+    let mut list = String::new();
+    let mut number = 0;
+    for (n, row) in rows.iter().enumerate() {
+        list.push_str(if n == 0 { "(" } else { ", (" });
+        for column in 0..row.len() {
+            number += 1;
+            // Writing to a String cannot fail.
+            let _ = write!(list, "{}${number}", if column == 0 { "" } else { ", " });
+        }
+        list.push(')');
+    }
+    Statement {
+        text: Cow::Owned(text.replace("{rows}", &list)),
+        values: rows.into_iter().flatten().collect(),
+    }
 }
 
 fn query<DB: Database>(text: Cow<'static, str>) -> Query<'static, DB, <DB as Database>::Arguments> {

@@ -158,7 +158,7 @@ pub(super) async fn change(
         given_up: None,
         event: None,
     };
-    store.apply(change).await.unwrap()
+    store.apply(change).await.unwrap().0
 }
 
 /// Tracks an order and stores it as fulfilled, with a pending notification by `sms`.
@@ -190,7 +190,7 @@ pub(super) async fn try_fulfill(
         given_up: None,
         event: Some(event(&order.topup_id, Outcome::Fulfilled, now)),
     };
-    store.apply(change).await
+    store.apply(change).await.map(|(applied, _)| applied)
 }
 
 /// Records that the notification of the fulfilled order was sent by `sms`.

@@ -30,7 +30,7 @@ async fn give_up(store: &SqlStore, order: &Order, reason: &str, now: u64) {
         given_up: Some(reason),
         event: Some(event(&order.topup_id, Outcome::Unresolved, at(now))),
     };
-    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+    assert_eq!(store.apply(change).await.unwrap().0, Applied::Stored);
 }
 
 async fn track(store: &SqlStore, number: u32) -> Order {
@@ -72,7 +72,7 @@ async fn a_given_up_order_is_listed_until_it_is_replayed_discarded_or_fulfilled(
         given_up: Some("stopped by the operator"),
         event: None,
     };
-    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+    assert_eq!(store.apply(change).await.unwrap().0, Applied::Stored);
 
     let found = all_given_up(&store).await;
     let expected = GivenUpOrder {
@@ -107,7 +107,7 @@ async fn a_given_up_order_is_listed_until_it_is_replayed_discarded_or_fulfilled(
         given_up: None,
         event: Some(event),
     };
-    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+    assert_eq!(store.apply(change).await.unwrap().0, Applied::Stored);
     assert_eq!(given_up_ids(&store).await, [5, 1].map(id));
     for number in [4, 9] {
         assert!(!store.discard_order(&id(number), "discarded", at(21)).await.unwrap());

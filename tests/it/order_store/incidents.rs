@@ -27,7 +27,7 @@ async fn store_event(store: &SqlStore, order: &Order, event: NewEvent) -> Applie
         given_up: None,
         event: Some(event),
     };
-    store.apply(change).await.unwrap()
+    store.apply(change).await.unwrap().0
 }
 
 /// The incident numbers of this outcome.
@@ -104,7 +104,7 @@ async fn a_new_message_begins_a_new_incident_and_a_repeated_job_does_not(databas
             given_up: Some("not-found"),
             event: Some(about(1, Outcome::Unresolved, "")),
         };
-        assert_ne!(store.apply(change).await.unwrap(), Applied::Conflict);
+        assert_ne!(store.apply(change).await.unwrap().0, Applied::Conflict);
         incidents(&store, 1, Outcome::Unresolved).await
     };
     assert_eq!(give_up(Some("1-0")).await, [1]);

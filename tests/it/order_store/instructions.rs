@@ -121,7 +121,11 @@ async fn a_check_in_flight_conflicts_with_a_correction(database: &TestDatabase) 
     let record = topup_jobs::Tracking { status: OrderStatus::Delayed, ..read.tracking.clone() };
     let (job, order) = (JobName::PollTopup, &read);
     let late = Change { job, at: at(2), order, record: &record, seen: None, given_up: None, event: None };
-    assert_eq!(store.apply(late).await.unwrap(), Applied::Conflict, "its event would carry the old customer");
+    assert_eq!(
+        store.apply(late).await.unwrap().0,
+        Applied::Conflict,
+        "its event would carry the old customer"
+    );
     let history = store.history(&id(1)).await.unwrap();
     let last = history.last().unwrap().what.to_string();
     assert!(last.contains("corrected: customer") && !last.contains("right@"), "{last}");
@@ -165,7 +169,7 @@ async fn a_cancelled_order_is_tracked_again_only_by_a_newer_message(database: &T
     let record = topup_jobs::Tracking { polls: 1, ..read.tracking.clone() };
     let (job, order) = (JobName::PollTopup, &read);
     let late = Change { job, at: at(6), order, record: &record, seen: None, given_up: None, event: None };
-    assert_eq!(store.apply(late).await.unwrap(), Applied::Conflict);
+    assert_eq!(store.apply(late).await.unwrap().0, Applied::Conflict);
     let correction =
         TrackTopup { customer: Some(customer("Zohra", "", Locale::Ar)), ..by(InstructionKind::Correct, 5) };
     for repeat in [&first, &first.continued(at(0)), &correction, &by(InstructionKind::Update, 2)] {

@@ -101,7 +101,7 @@ async fn incident(
         given_up: None,
         event: Some(event),
     };
-    assert_eq!(store.apply(change).await.unwrap(), Applied::Stored);
+    assert_eq!(store.apply(change).await.unwrap().0, Applied::Stored);
     for (channel, status) in ends {
         let notification = NotifyCustomer { channel: (*channel).to_owned(), ..by_sms(&id(number), outcome) };
         let pending = store.notification(&notification).await.unwrap().unwrap();

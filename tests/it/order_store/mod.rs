@@ -1,5 +1,6 @@
 //! The contract of the store, tested on SQLite and on PostgreSQL.
 
+mod batches;
 mod database;
 mod dead_letters;
 mod history;

@@ -139,7 +139,8 @@ async fn one_of_several_changes_to_the_same_version_is_stored(database: &TestDat
             event: Some(event(&id(1), Outcome::Delayed, at(1))),
         })
     });
-    let applied: Vec<Applied> = join_all(changes).await.into_iter().map(Result::unwrap).collect();
+    let applied: Vec<Applied> =
+        join_all(changes).await.into_iter().map(|applied| applied.unwrap().0).collect();
     let winners: Vec<usize> = (0..10).filter(|n| applied[*n] == Applied::Stored).collect();
     assert_eq!(winners.len(), 1, "{applied:?}");
     let order = stores[0].order(&id(1)).await.unwrap().unwrap();
@@ -174,7 +175,7 @@ async fn an_event_is_stored_once(database: &TestDatabase) {
         given_up: None,
         event: Some(event(&id(1), Outcome::Fulfilled, at(9))),
     };
-    assert_eq!(store.apply(again).await.unwrap(), Applied::Repeated);
+    assert_eq!(store.apply(again).await.unwrap().0, Applied::Repeated);
     let read = async |outcome| store.for_attempt(&by_sms(&id(1), outcome), false).await.unwrap().unwrap();
     let stored = read(Outcome::Fulfilled).await.event().unwrap().unwrap();
     assert_eq!(stored, event(&id(1), Outcome::Fulfilled, at(7)).body);

@@ -282,7 +282,7 @@ async fn a_worker_works_within_the_connection_limit_of_its_role() {
     let Some((mut bed, postgres)) = on_postgres(600.0).await else { return };
     assert!(bed.program(&["migrate"]).status.success());
     for statement in [
-        "CREATE ROLE few LOGIN CONNECTION LIMIT 3",
+        "CREATE ROLE few LOGIN CONNECTION LIMIT 2",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO few",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO few",
     ] {
@@ -291,8 +291,8 @@ async fn a_worker_works_within_the_connection_limit_of_its_role() {
     connect_as(&mut bed, "few");
     let worker = bed.worker().await;
     deliver(&bed, 200).await;
-    assert_eq!(connections(&postgres).await, 3);
-    worker.logs("calls share them connections=3 wanted=10").await;
+    assert_eq!(connections(&postgres).await, 2);
+    worker.logs("calls share them connections=2 wanted=10").await;
     assert!(!worker.log().contains("the store failed"), "{}", worker.log());
 }
 

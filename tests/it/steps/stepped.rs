@@ -101,7 +101,7 @@ impl OrderStore for Stepped<dyn OrderStore> {
         self.steps.around(self.inner.order(topup_id)).await
     }
 
-    async fn apply(&self, change: Change<'_>) -> Result<Applied, StoreError> {
+    async fn apply(&self, change: Change<'_>) -> Result<(Applied, Vec<NotifyCustomer>), StoreError> {
         self.steps.around(self.inner.apply(change)).await
     }
 
