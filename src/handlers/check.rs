@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use topup_jobs::{
     Decision, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, Secret, Situation,
-    TopupStatus, TrackTopup, Waited, decide,
+    TopupStatus, TrackTopup, Tracking, Waited, decide,
 };
 
 use super::announce::ANOTHER_CARD;
@@ -66,21 +66,23 @@ async fn try_check(
         // Time without a permit does not count as fast polling, so the start of polling moves forward by that time.
         order.tracking.polling_since += waited.total();
     }
-    let situation = Situation {
-        job: name,
-        tracking: &order.tracking,
-        attempts_made: job.attempts_made,
-        strategy: env.strategy,
-        retry: order.retry.or(request.retry).unwrap_or_default(),
-        jitter: (env.jitter)(),
+    let (retry, jitter) = (order.retry.or(request.retry).unwrap_or_default(), (env.jitter)());
+    let decide_on = |tracking: &Tracking, observation: &Observation, now| {
+        let (attempts_made, strategy) = (job.attempts_made, env.strategy);
+        decide(&Situation { job: name, tracking, attempts_made, strategy, retry, jitter }, observation, now)
     };
     let handling = Observation::Answered(ProviderOrder::new(TopupStatus::Handling));
-    let as_before = decide(&situation, &handling, now);
+    let as_before = decide_on(&order.tracking, &handling, now);
     // The list may be stale, so a HANDLING row of it is used only if the next step is another poll. If HANDLING would make
     // the order DELAYED, the provider is asked for the order itself.
     let list_counts = matches!(as_before.next, Next::Poll(_));
     let (observation, source) = match observe(env, name, &order, list_counts).await {
-        Observed::Answer(observation) => (observation, RequestKind::CheckId),
+        Observed::Answer(observation, waited) => {
+            if name == JobName::PollTopup {
+                order.tracking.polling_since += waited;
+            }
+            (observation, RequestKind::CheckId)
+        }
         Observed::SeenInList => (handling, RequestKind::List),
         // The check learned nothing about the order, so it stores nothing.
         Observed::Wait(wait) => {
@@ -89,7 +91,7 @@ async fn try_check(
     };
     let now = env.clock.now();
     let mut decision = match source {
-        RequestKind::CheckId => decide(&situation, &observation, now),
+        RequestKind::CheckId => decide_on(&order.tracking, &observation, now),
         RequestKind::List => as_before,
     };
     if shows_another_card(env, &order, &observation).await? {

@@ -14,7 +14,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::handlers::{give_up, seen_in_list};
 use crate::notify::{Bulkhead, Channels};
 use crate::orders::{self, CardCipher};
-use crate::provider::{ApiError, OrderList, TopupApi};
+use crate::provider::{Answer, ApiError, OrderList, TopupApi};
 use crate::rate_limit::{Budget, Checked, Meaning, Permit, PermitDecision, PermitRequest};
 use crate::slots::Slots;
 use crate::telemetry::Metrics;
@@ -23,10 +23,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const ID: &str = "6901616fe9e88196b4eb64b2";
 
 /// A budget with scripted decisions. After a request with API key 1, the budget reports that another key takes over.
-#[derive(Default)]
 struct Written {
     decisions: Mutex<VecDeque<PermitDecision>>,
     requests: Mutex<Vec<PermitRequest>>,
+    clock: Arc<ManualClock>,
 }
 
 #[async_trait]
@@ -48,6 +48,11 @@ impl Budget for Written {
         unreachable!("no handler reads the list")
     }
 
+    async fn wait_for_place(&self, _: Duration) -> bool {
+        self.clock.advance(1);
+        true
+    }
+
     async fn acquire_to_verify(&self) -> Result<Permit, Duration> {
         Ok(Permit { number: "2".to_owned(), key: 0, probe: false, waited: Duration::ZERO })
     }
@@ -61,6 +66,23 @@ impl Budget for Written {
     }
 
     async fn completed(&self, _: Duration, _: Duration) {}
+}
+
+struct Refusing;
+
+#[async_trait]
+impl TopupApi for Refusing {
+    async fn check_id(&self, _: &TopupId) -> Result<ProviderOrder, ApiError> {
+        Err(ApiError::Unauthorized(Answer::default()))
+    }
+
+    async fn list(&self, _: u32, _: Timestamp, _: Timestamp) -> Result<OrderList, ApiError> {
+        unreachable!("no handler reads the list")
+    }
+
+    async fn verify(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
 }
 
 struct Handling;
@@ -94,10 +116,14 @@ impl Tracked {
         let url = format!("sqlite://{}", folder.path().join("orders.db").display());
         let cipher = CardCipher::new(&CardCipher::generate_key()).unwrap();
         let clock = Arc::new(ManualClock::at(Timestamp::from_timestamp(1_750_000_000, 0).unwrap()));
-        let budget = Arc::new(Written::default());
+        let budget = Arc::new(Written {
+            decisions: Mutex::default(),
+            requests: Mutex::default(),
+            clock: Arc::clone(&clock),
+        });
         let env = Environment {
             store: Arc::new(orders::open(&url, cipher).await.unwrap()),
-            apis: vec![Arc::new(Handling), Arc::new(Handling)],
+            apis: vec![Arc::new(Handling), Arc::new(Refusing)],
             budget: Arc::clone(&budget) as Arc<dyn Budget>,
             metrics: Metrics::default(),
             channels: Channels::new(Vec::new()),
@@ -161,6 +187,20 @@ async fn time_without_a_permit_does_not_count_as_polling() {
     assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
     assert_eq!(tracked.polled_for().await, 3, "of 403 s");
     assert_eq!(tracked.payload.waited, Waited::default(), "the store holds the wait");
+}
+
+#[tokio::test]
+async fn an_order_waits_two_seconds_for_a_request_in_flight_to_end_and_this_time_does_not_count() {
+    let mut tracked = Tracked::new().await;
+    assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
+    tracked.clock.advance(3);
+    let full = || PermitDecision::Full(SECOND);
+    tracked.budget.decisions.lock().unwrap().extend([full(), full()]);
+    assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND, "it gets the place of an ended request");
+    assert_eq!(tracked.polled_for().await, 3, "of 5 s");
+    tracked.budget.decisions.lock().unwrap().extend([full(), full(), full()]);
+    assert_eq!(tracked.check_with(full()).await, SECOND, "it goes back to its queue");
+    assert_eq!(tracked.budget.requests.lock().unwrap().len(), 1 + 3 + 4);
 }
 
 #[tokio::test]

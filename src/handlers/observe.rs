@@ -1,5 +1,6 @@
 //! The request of a check: acquires a permit from the budget, then asks the provider about the order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use topup_jobs::{JobName, Observation, Timestamp};
@@ -18,6 +19,9 @@ const OUTAGE_PAUSE: Duration = Duration::from_mins(1);
 const MAX_TRIES_TO_VERIFY: u32 = 3;
 /// Longest wait between two of the `MAX_TRIES_TO_VERIFY` attempts, in real (not scaled) time.
 const MAX_TRY: Duration = Duration::from_secs(2);
+/// Longest time, in domain time, for which a job keeps its slot while it waits for a request in flight to end. Then it
+/// goes back to its queue, because the provider answers slowly.
+const MAX_WAIT_FOR_PLACE: Duration = Duration::from_secs(2);
 /// Age from which an order belongs to the backlog: three times the limit of fast polling. The backlog gets fewer
 /// requests than newer orders.
 const BACKLOG_AGE: Duration = Duration::from_mins(15);
@@ -26,7 +30,8 @@ const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 /// What a check learned about the order.
 pub(super) enum Observed {
-    Answer(Observation),
+    /// An answer, and how long the job waited for another request to end before it made its own, in domain time.
+    Answer(Observation, Duration),
     SeenInList,
     /// Nothing: no permit was free, or a key or the provider is at fault. Check again after this real (unscaled) time.
     Wait(Duration),
@@ -45,23 +50,43 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
         backlog: job == JobName::RecheckTopup || created_at + BACKLOG_AGE < now,
         list_counts,
     };
-    let permit = match env.budget.acquire(&request).await {
-        PermitDecision::Granted(permit) => permit,
-        PermitDecision::SeenInList => return Observed::SeenInList,
-        PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => return Observed::Wait(wait),
+    let waited = || (env.clock.now() - now).to_std().unwrap_or_default();
+    let permit = loop {
+        match env.budget.acquire(&request).await {
+            PermitDecision::Granted(permit) => break permit,
+            PermitDecision::SeenInList => return Observed::SeenInList,
+            PermitDecision::Full(wait) => {
+                if waited() > MAX_WAIT_FOR_PLACE || !env.budget.wait_for_place(wait).await {
+                    return Observed::Wait(wait);
+                }
+            }
+            PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => return Observed::Wait(wait),
+        }
     };
+    let waited = waited();
     env.metrics.waited(job, env.clock.domain(permit.waited));
     let answer = env.api(&permit).check_id(&order.topup_id).await;
     env.metrics.requested(RequestKind::CheckId, answer.as_ref().err());
-    let checked = Checked { topup_id: &order.topup_id, known: order.tracking.last_checked_at.is_some() };
-    let meaning = env.budget.report(&permit, Some(checked), answer.as_ref().err()).await;
+    let known = order.tracking.last_checked_at.is_some();
+    let error = match answer {
+        Ok(answer) => {
+            // Such an answer is always about the order, so the check goes on while the report is on its way.
+            let (budget, topup_id) = (Arc::clone(&env.budget), order.topup_id.clone());
+            tokio::spawn(async move {
+                budget.report(&permit, Some(Checked { topup_id: &topup_id, known }), None).await;
+            });
+            return Observed::Answer(Observation::Answered(answer), waited);
+        }
+        Err(error) => error,
+    };
+    let checked = Checked { topup_id: &order.topup_id, known };
+    let meaning = env.budget.report(&permit, Some(checked), Some(&error)).await;
     if let Meaning::SaysNothing(wait) = meaning {
         return Observed::Wait(wait);
     }
-    Observed::Answer(match answer {
-        Ok(order) => Observation::Answered(order),
-        Err(ApiError::NotFound(_)) => Observation::NotFound,
-        Err(error) => {
+    let observation = match error {
+        ApiError::NotFound(_) => Observation::NotFound,
+        error => {
             if let Meaning::Failing(distinct) = meaning
                 && job == JobName::RecheckTopup
                 && (distinct > 1 || provider_is_down(env).await)
@@ -78,7 +103,8 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
             }
             Observation::Failed(error.to_string())
         }
-    })
+    };
+    Observed::Answer(observation, waited)
 }
 
 /// Requests the list after a check failed. No permit, or any error but `Concern::Order`, counts as an outage.

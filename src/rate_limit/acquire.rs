@@ -27,7 +27,9 @@ impl RedisBudget {
     pub(super) async fn request_for_list(&self, purpose: Purpose<'_>) -> Result<Permit, Duration> {
         match self.request(purpose).await {
             PermitDecision::Granted(permit) => Ok(permit),
-            PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => Err(wait),
+            PermitDecision::Wait(wait) | PermitDecision::Full(wait) | PermitDecision::Blocked(wait) => {
+                Err(wait)
+            }
             // Unreachable: the script answers this only to the check of an order.
             PermitDecision::SeenInList => Err(UNKNOWN),
         }
@@ -132,6 +134,7 @@ impl Said {
             }),
             "seen-in-list" => PermitDecision::SeenInList,
             "wait" => PermitDecision::Wait(wait(1)?),
+            "full" => PermitDecision::Full(wait(1)?),
             "blocked" => PermitDecision::Blocked(wait(1)?),
             "refused" => return Some(Self::Refused(wait(1)?)),
             "mistrusted" => return Some(Self::Mistrusted(wait(1)?)),

@@ -29,6 +29,8 @@ struct Request {
 
 pub(super) struct InFlight {
     requests: Requests,
+    /// Wakes the orders that wait for a request to end, in the sequence in which they began to wait.
+    places: Notify,
     _renewing: AbortOnDropHandle<()>,
 }
 
@@ -37,7 +39,7 @@ impl InFlight {
     pub(super) fn renewed_by(connection: Connection, budget: String) -> Self {
         let requests = Requests::default();
         let renewing = tokio::spawn(renew(Arc::clone(&requests), connection, budget));
-        Self { requests, _renewing: AbortOnDropHandle::new(renewing) }
+        Self { requests, places: Notify::new(), _renewing: AbortOnDropHandle::new(renewing) }
     }
 
     pub(super) fn began(&self, permit: &str, key: &KeyFingerprint) {
@@ -49,6 +51,22 @@ impl InFlight {
 
     pub(super) fn ended(&self, permit: &str) {
         self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).remove(permit);
+    }
+
+    /// A request has ended, and its end is reported to Redis.
+    pub(super) fn left(&self) {
+        self.places.notify_one();
+    }
+
+    /// Waits until a request of this process has ended, at most this long. Returns false at once if none is in flight.
+    pub(super) async fn one_ends(&self, most: Duration) -> bool {
+        let ends = self.places.notified();
+        if self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return false;
+        }
+        // At the end of the time the order asks again, too: a request of another worker may have ended.
+        let _ = tokio::time::timeout(most, ends).await;
+        true
     }
 }
 

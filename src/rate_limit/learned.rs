@@ -1,6 +1,6 @@
 //! Learns how long orders take to become final, and derives how urgent the next check of an order is.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,6 +18,23 @@ const LEARN_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Learned {
     completions: Completions,
     read_at: Option<Instant>,
+}
+
+/// The age ranges of final orders that are to be counted in Redis. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Completed(Arc<Mutex<Vec<usize>>>);
+
+impl Completed {
+    /// Adds an order; returns whether it is the first one that waits.
+    pub(super) fn add(&self, span: usize) -> bool {
+        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.push(span);
+        spans.len() == 1
+    }
+
+    pub(super) fn take(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl RedisBudget {

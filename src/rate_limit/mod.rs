@@ -81,7 +81,7 @@ use topup_jobs::Completions;
 
 use self::acquire::Purpose;
 use self::in_flight::InFlight;
-use self::learned::Learned;
+use self::learned::{Completed, Learned};
 pub use self::permit::{Budget, Checked, Meaning, Permit, PermitDecision, PermitRequest};
 pub(crate) use self::scripts::SHARED;
 pub(crate) use self::standing::Standing;
@@ -100,6 +100,9 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 const MAX_BACKLOG_WAIT: Duration = Duration::from_mins(5);
 /// Once this many final orders are counted, all counts are halved, so that recent orders weigh more.
 const MAX_COUNTED: u32 = 4_000;
+
+/// Final orders are counted together, this long after the first of them. The counts of a worker that dies are lost.
+const COUNTED_AFTER: Duration = Duration::from_millis(100);
 
 /// The provider refused the key, but another key of the worker takes over: the order is checked again at once.
 const OTHER_KEY: Meaning = Meaning::SaysNothing(Duration::ZERO);
@@ -146,6 +149,7 @@ pub struct RedisBudget {
     rate_limit: RateLimit,
     keys: Vec<KeyFingerprint>,
     learned: Mutex<Learned>,
+    completed: Completed,
     contention: Notify,
     in_flight: InFlight,
     standing: Standing,
@@ -169,6 +173,7 @@ impl RedisBudget {
             rate_limit,
             keys,
             learned: Mutex::default(),
+            completed: Completed::default(),
             contention: Notify::new(),
             standing: Standing::default(),
         }
@@ -228,6 +233,10 @@ impl Budget for RedisBudget {
         self.standing.refused_for().is_some()
     }
 
+    async fn wait_for_place(&self, most: Duration) -> bool {
+        self.in_flight.one_ends(most).await
+    }
+
     async fn wait_for_contention(&self) {
         self.contention.notified().await;
     }
@@ -258,6 +267,8 @@ impl Budget for RedisBudget {
                 said => break said,
             }
         };
+        // Redis no longer counts the request, so an order that waits for its place gets it.
+        self.in_flight.left();
         let (became, number) = said.unwrap_or_default();
         let wait = Duration::from_millis(number);
         self.log_verdict(permit, &became, wait, error);
@@ -289,9 +300,22 @@ impl Budget for RedisBudget {
     }
 
     async fn completed(&self, last: Duration, age: Duration) {
-        let mut call = scripts::BUDGET_LEARN.prepare_invoke();
-        call.key(&self.key).arg(Completions::span(last, age)).arg(MAX_COUNTED);
-        self.heard(call.invoke_async::<()>(&mut self.connection.get()).await);
+        if !self.completed.add(Completions::span(last, age)) {
+            return;
+        }
+        let (completed, key, connection) =
+            (self.completed.clone(), self.key.clone(), self.connection.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(COUNTED_AFTER).await;
+            let mut call = scripts::BUDGET_LEARN.prepare_invoke();
+            call.key(&key).arg(MAX_COUNTED);
+            for span in completed.take() {
+                call.arg(span);
+            }
+            if let Err(error) = call.invoke_async::<()>(&mut connection.get()).await {
+                connection.failed(&error);
+            }
+        });
     }
 }
 

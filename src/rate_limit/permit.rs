@@ -33,6 +33,9 @@ pub enum PermitDecision {
     SeenInList,
     /// Other orders come first, or the budget is used up. The order waits in the queue; request again after this time.
     Wait(Duration),
+    /// Only requests in flight stand in the way. The order waits in the queue; request again when one ends, or after
+    /// this time, which is estimated.
+    Full(Duration),
     /// This worker, or every worker, may check no order now; request again after this time.
     Blocked(Duration),
 }
@@ -76,6 +79,10 @@ pub struct Permit {
 pub trait Budget: Send + Sync + 'static {
     /// Requests a permit. Without one the order joins the wait queue, and its job is rescheduled.
     async fn acquire(&self, request: &PermitRequest) -> PermitDecision;
+
+    /// Waits until a request of this process ends, at most this long in real time. Returns false at once if none is in
+    /// flight.
+    async fn wait_for_place(&self, most: Duration) -> bool;
 
     /// Requests a permit for a page of the list. A page comes before most orders, because it shows many of them.
     ///

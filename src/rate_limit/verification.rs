@@ -83,7 +83,7 @@ impl RedisBudget {
                         return;
                     }
                 }
-                PermitDecision::Wait(wait) => tokio::time::sleep(wait).await,
+                PermitDecision::Wait(wait) | PermitDecision::Full(wait) => tokio::time::sleep(wait).await,
                 PermitDecision::Blocked(_) | PermitDecision::SeenInList => {
                     // No verification is possible now, so the next check of an order verifies the key instead.
                     self.standing.tried();

@@ -129,7 +129,7 @@ impl WaitQueue {
         let ms = || decision[1].parse().unwrap();
         match decision[0].as_str() {
             "granted" => Decision::Granted(decision[1].clone()),
-            "wait" => Decision::Wait(ms()),
+            "wait" | "full" => Decision::Wait(ms()),
             "seen-in-list" => Decision::SeenInList,
             "blocked" => Decision::Blocked(ms()),
             other => panic!("{other}"),

@@ -22,6 +22,7 @@
 -- Returns one of
 --   {'granted', permit number, number of the API key (from 0), 1 for a probe, ms waited for the permit}
 --   {'wait', ms}           other orders come first, or the present or next reading of the list will show this order
+--   {'full', ms}           only requests in flight stand in the way; ms is estimated, as one may end at any time
 --   {'seen-in-list'}       the list has just shown the order HANDLING
 --   {'blocked', ms}        the breaker is open
 --   {'mistrusted', ms}     the answer "not found" with this API key is not believed
@@ -44,7 +45,15 @@ local eligible_at, waiting_since = budget .. ':eligible-at', budget .. ':waiting
 local new_since_backlog = budget .. ':new-since-backlog'
 local created_at_of, details_missing = budget .. ':created-at', budget .. ':details-missing'
 
-local number, key = key_in_use(budget, keys)
+-- Usually the first key is verified and nothing stands against it or the provider. Two commands then replace many.
+local first = keys[1]
+local is_clear = redis.call('EXISTS', budget .. ':refused:' .. first, budget .. ':breaker', budget .. ':breaker:' .. first,
+    budget .. ':half-open', budget .. ':mistrusted:' .. first, budget .. ':mistrust-rounds:' .. first) == 0
+    and redis.call('EXISTS', budget .. ':verified:' .. first) == 1
+local number, key = 1, first
+if not is_clear then
+    number, key = key_in_use(budget, keys)
+end
 if not number then
     local soonest = math.huge
     for _, refused in ipairs(keys) do
@@ -62,11 +71,12 @@ if purpose == 'verification' then
         end
     end
 end
-local blocked_for = breaker_open_for(budget, key)
+is_clear = is_clear and key == first
+local blocked_for = is_clear and 0 or breaker_open_for(budget, key)
 local function is_unknown()
     return redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1
 end
-if blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
+if not is_clear and blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
     -- While "not found" is not believed, pages wait, as do orders that got it. Another order may prove the key valid.
     blocked_for = lasts_for(budget .. ':mistrusted:' .. key)
     if blocked_for > 0 and purpose == 'order' then
@@ -81,7 +91,7 @@ if blocked_for > 0 then
     -- breaker early. The list needs no such limit: its reading ends when it is blocked.
     return { 'blocked', purpose == 'order' and math.min(blocked_for, longest) or blocked_for }
 end
-local probe = probe_of(budget, key)
+local probe = not is_clear and probe_of(budget, key)
 local window_log, in_flight = budget .. ':window-log:' .. key, budget .. ':in-flight:' .. key
 redis.call('ZREMRANGEBYSCORE', window_log, '-inf', now_ms)
 redis.call('ZREMRANGEBYSCORE', in_flight, '-inf', now_ms)
@@ -108,12 +118,18 @@ local function wait_for(requests)
     return math.max(allowed_in(requests), pace / 2 * (in_flight_now + requests - max_in_flight))
 end
 
+-- Whether an order is in a wait queue, or left something there when it began to wait for the list.
+local some_wait = redis.call('EXISTS', new_orders, backlog, eligible_at, waiting_since, created_at_of, details_missing) > 0
+
 local function grant()
-    local began = tonumber(redis.call('HGET', waiting_since, order) or now_ms)
-    leave_wait_queue(budget, order)
+    local began = now_ms
+    if some_wait then
+        began = tonumber(redis.call('HGET', waiting_since, order) or now_ms)
+        leave_wait_queue(budget, order)
+    end
     if in_backlog then
         redis.call('DEL', new_since_backlog)
-    elseif redis.call('EXISTS', backlog) == 1 then
+    elseif some_wait and redis.call('EXISTS', backlog) == 1 then
         redis.call('INCR', new_since_backlog)
     end
     local permit = redis.call('INCR', budget .. ':permit-number')
@@ -189,7 +205,9 @@ local function kept(rank)
     return ahead + (is_turn_of_backlog() and 0 or page + asking(new_orders, LOOKED_AT, soon))
 end
 
-tidy_wait_queue(budget, now_ms)
+if some_wait then
+    tidy_wait_queue(budget, now_ms)
+end
 
 -- `regular`: whether the list is read regularly. If so, an order that it shows needs no request. A last reading that
 -- began after `now_ms` does not count: the clock of Redis was moved back since.
@@ -229,6 +247,11 @@ if purpose ~= 'order' then
     return { 'wait', wait }
 end
 
+if not some_wait and not probe and not regular and wait_for(reserved_for_list() + 1) <= 0 then
+    return grant()
+end
+some_wait = true
+
 -- An order that waited in the other queue moves to this one and keeps its score.
 local came = redis.call('ZSCORE', other_queue, order)
 redis.call('ZREM', other_queue, order)
@@ -243,7 +266,7 @@ else
 end
 local rank = redis.call('ZRANK', queue, order)
 
-local function join_wait_queue(at_least)
+local function join_wait_queue(at_least, answer)
     local turn = rank + 1 + reserved_for_list() + (in_backlog and redis.call('ZCARD', new_orders) or 0)
     local function capped(wait)
         return math.min(math.max(math.ceil(wait), at_least), longest)
@@ -252,11 +275,11 @@ local function join_wait_queue(at_least)
     -- How long requests in flight last is only estimated; they may end earlier. So `eligible-at` of the first orders
     -- omits that wait: `asking` then reserves the permit that becomes free for them, and no order behind them gets it.
     redis.call('ZADD', eligible_at, now_ms + (rank < max_in_flight and capped(allowed_in(turn)) or wait), order)
-    return { 'wait', wait }
+    return { answer, wait }
 end
 
 if probe then
-    return may_probe() and grant() or join_wait_queue(look)
+    return may_probe() and grant() or join_wait_queue(look, 'wait')
 end
 
 if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)[1] == 0 then
@@ -279,7 +302,8 @@ if seen_for > 0 and regular and redis.call('SMISMEMBER', details_missing, order)
         return { 'wait', wait }
     end
 end
-if wait_for(kept(rank) + 1) <= 0 then
+local needed = kept(rank) + 1
+if wait_for(needed) <= 0 then
     return grant()
 end
-return join_wait_queue(1)
+return join_wait_queue(1, allowed_in(needed) <= 0 and 'full' or 'wait')

@@ -39,9 +39,12 @@ end
 redis.call('ZREM', of_key('in-flight'), permit)
 -- The provider may have counted the request just now. Its clock may be slower than that of Redis, so 0.1 % is added.
 redis.call('ZADD', of_key('window-log'), 'XX', now_ms + 1 + math.ceil(window * 1.001), permit)
-for _, probe in ipairs({ budget .. ':probe', of_key('probe') }) do
-    if redis.call('GET', probe) == permit then
-        redis.call('DEL', probe)
+local probes = { budget .. ':probe', of_key('probe') }
+if redis.call('EXISTS', unpack(probes)) > 0 then
+    for _, probe in ipairs(probes) do
+        if redis.call('GET', probe) == permit then
+            redis.call('DEL', probe)
+        end
     end
 end
 
@@ -63,7 +66,8 @@ end
 if verdict == 'usable' or (verdict == 'own' and order == '') then
     local ms = tonumber(take() or '0')
     -- A refusal or an open breaker may have begun after this request was sent, so this answer does not end it.
-    if lasts_for(of_key('refused')) > 0 or breaker_open_for(budget, key) > 0 then
+    local closed = { of_key('refused'), budget .. ':breaker', of_key('breaker') }
+    if redis.call('EXISTS', unpack(closed)) > 0 and (lasts_for(closed[1]) > 0 or breaker_open_for(budget, key) > 0) then
         return { verdict, 0 }
     end
     if verdict == 'usable' then

@@ -147,6 +147,9 @@ async fn an_idle_worker_sends_redis_at_most_five_commands_a_second() {
     bed.enqueue([&order]).await;
     bed.delivered(&order, "fulfilled").await;
     bed.idle().await;
+    // The order is counted as final a moment after its job.
+    let counted = async || bed.redis::<bool>(&["EXISTS", "{topup}:budget:completions"]).await.then_some(());
+    until("the order is counted", counted).await;
     let mut connection = bed.connection().await;
     let mut processed = async || -> u64 {
         let stats: redis::InfoDict =
