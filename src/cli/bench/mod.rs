@@ -1,6 +1,6 @@
-//! `topup-worker bench`: measures the queue with jobs that do nothing, and the use of the provider's rate limit. A
-//! measurement of the queue covers the whole path of a job: XADD, the intake, the consumer with its leases and scripts,
-//! apalis, a handler that reads the payload, and the settlement. Without `--redis-url` the bench starts a private
+//! `topup-worker bench`: measures the queue with jobs that do nothing, the use of the provider's rate limit, and orders
+//! end to end. A measurement of the queue covers the path of a job: XADD, the intake, the consumer with its leases and
+//! scripts, apalis, a handler that reads the payload, and the settlement. Without `--redis-url` the bench starts a private
 //! Redis, configured as for production.
 //!
 //! The bench must not touch a Redis that holds data. It prints figures without a pass or fail, because they depend on
@@ -45,7 +45,7 @@ enum Section {
     Idle,
     /// Number of orders that end per request to the provider, compared with the loop of the provider's guide.
     Budget,
-    /// Whole orders, from the hand-over to the webhook: rate, processor time, commits, scripts and latency.
+    /// Orders end to end, from the hand-over to the webhook: rate, CPU time, commits, scripts and latency.
     Orders,
 }
 

@@ -1,4 +1,4 @@
-//! Measures whole orders: hand-over, checks at the provider, stored changes, and a webhook for each order. The worker,
+//! Measures orders end to end: hand-over, checks at the provider, stored changes, and a webhook for each order. The worker,
 //! or a peer given by its command, is a separate process; provider and receiver are served by the bench.
 
 mod endpoints;
@@ -15,7 +15,7 @@ use super::report::Report;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct OrdersSettings {
-    /// Orders of each load, for `orders`; loads with waits have fewer
+    /// Orders of each load, for `orders`; `third-check` has a tenth of them, `alone` 300 at most
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     orders: u32,
 
@@ -56,15 +56,15 @@ pub(super) async fn orders(
             continue;
         }
         for (name, server) in &databases {
+            if settings.orders_peer.is_some() && !load.suits_a_peer() {
+                continue;
+            }
             bench.clear().await?;
             let database = match server {
                 Some(url) => Some(database_of_its_own(url).await?),
                 None => None,
             };
             let tracker = Tracker { peer: settings.orders_peer.as_deref(), database: database.as_ref() };
-            if tracker.peer.is_some() && !load.suits_a_peer() {
-                continue;
-            }
             let measured = load.measure(settings, &tracker, bench).await?;
             if let Some(database) = database {
                 database.drop().await?;

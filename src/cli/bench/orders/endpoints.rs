@@ -1,5 +1,5 @@
-//! The provider and the receiver of the webhooks. They do as little as possible, because they share the machine with
-//! what is measured, and note when each order got its final answer and its webhook.
+//! The provider and the receiver of the webhooks. They record when each order got its last status and its webhook. They
+//! do little else, because they use the CPU of the measured program.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -16,12 +16,12 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The outcomes that end an order.
+/// The outcomes that end the measurement of an order.
 const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
 
 const EMPTY_LIST: &str = r#"{"success":true,"data":{"items":[],"pagination":{"page":1,"pageSize":1,"totalPages":0,"totalResults":0}}}"#;
 
-/// What the provider answers: HANDLING for the first checks of an order, and then the final status.
+/// What the provider answers: HANDLING for the first `handling` checks of an order, then the status `then`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answers {
     pub(super) handling: u32,

@@ -14,9 +14,9 @@ use super::endpoints::{Answers, Endpoints};
 use super::tracker::{Tracker, cpu_ms};
 use crate::cli::private::Process;
 
-/// Longest wait for the webhooks of a load.
+/// Longest wait for the webhooks of a load, or for one order.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// Orders that are measured one after the other.
+/// Most orders of the load `alone`.
 const ALONE: u32 = 300;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,7 +27,7 @@ pub(super) enum Load {
     Queued,
     /// Orders that are FULFILLED at the third check; a tenth of `--orders`.
     ThirdCheck,
-    /// Orders whose webhooks wait for a receiver that refuses, until all have been checked.
+    /// The receiver answers 503 until all webhooks wait. The rate is that from the first delivery on.
     Waiting,
     /// One order at a time.
     Alone,
@@ -46,7 +46,7 @@ impl Load {
         }
     }
 
-    /// A peer is measured only where it does the same work: it keeps no failed webhook, and hands over many orders.
+    /// Whether a peer does the same work. It does not retry webhooks, and it hands over orders only in bulk.
     pub(super) fn suits_a_peer(self) -> bool {
         !matches!(self, Self::Waiting | Self::Alone)
     }
@@ -93,7 +93,7 @@ impl Load {
     ) -> anyhow::Result<Figures> {
         let scripts_before = scripts(bench).await?;
         let mut cpu_before = cpu_ms(worker);
-        let mut began = tracker.hand_over(orders, bench).await?;
+        let began = tracker.hand_over(orders, bench).await?;
         if self == Self::Waiting {
             until(worker, async || endpoints.answered() >= orders as usize).await?;
             let scheduled = format!("{}:scheduled", bench.names.queue(topup_jobs::JobName::NotifyCustomer));
@@ -102,7 +102,6 @@ impl Load {
             until(worker, waiting).await?;
             cpu_before = cpu_ms(worker);
             endpoints.accept();
-            began = Instant::now();
         }
         let rss_kib = until(worker, async || endpoints.notified() >= orders as usize).await?;
         let cpu = cpu_before.zip(cpu_ms(worker)).map(|(before, now)| now - before);
@@ -138,7 +137,7 @@ async fn alone(orders: u32, endpoints: &Endpoints, bench: &mut BenchRedis) -> an
             if let Some(at) = endpoints.notified_at(&topup_id) {
                 break at;
             }
-            anyhow::ensure!(began.elapsed() < PATIENCE, "an order got no webhook");
+            anyhow::ensure!(began.elapsed() < PATIENCE, "the order {topup_id} got no webhook");
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         all.push(i64::try_from((notified - began).as_micros())?);
@@ -159,7 +158,7 @@ async fn alone(orders: u32, endpoints: &Endpoints, bench: &mut BenchRedis) -> an
 async fn until(worker: &mut Process, mut done: impl AsyncFnMut() -> bool) -> anyhow::Result<u64> {
     let (end, mut most, mut asked) = (Instant::now() + PATIENCE, 0, None::<Instant>);
     while !done().await {
-        anyhow::ensure!(Instant::now() < end, "the bench waited {PATIENCE:?}, and gave up");
+        anyhow::ensure!(Instant::now() < end, "the bench waited {PATIENCE:?} for the webhooks of a load");
         if asked.is_none_or(|asked| asked.elapsed() > Duration::from_millis(500)) {
             worker.must_run()?;
             most = most.max(rss_kib(worker).await?);

@@ -1,4 +1,4 @@
-//! The measured program: `topup-worker run`, or a peer. Its costs are read from the system, Redis and PostgreSQL.
+//! The measured program: `topup-worker run`, or a peer. Reads its commits and CPU time; `loads` reads the rest.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::OrdersSettings;
 use super::endpoints::Endpoints;
 use crate::cli::private::Process;
 
-/// Requests per minute that are never reached, so that the rate limit does not bind.
+/// Requests per minute, more than the loads need by default, so that the rate limit does not bind.
 const NO_RATE_LIMIT: &str = "100000";
 
 pub(super) struct Tracker<'a> {
@@ -39,7 +39,7 @@ pub(super) async fn database_of_its_own(server: &str) -> anyhow::Result<OwnDatab
 }
 
 impl OwnDatabase {
-    /// Number of transactions committed so far. A server counts those of a connection once it is closed or idle.
+    /// Number of committed transactions. PostgreSQL counts them late: when a connection is closed or idle.
     pub(super) async fn commits(&self) -> anyhow::Result<i64> {
         let mut connection = PgConnection::connect(&self.server).await?;
         let count = sqlx::query_scalar("SELECT xact_commit FROM pg_stat_database WHERE datname = $1");
@@ -124,7 +124,7 @@ fn program(peer: &str) -> Command {
     command
 }
 
-/// Processor time that a process has used, in ms; `None` where the system has no `/proc`.
+/// CPU time that a process has used, in ms; `None` where the system has no `/proc`.
 pub(super) fn cpu_ms(process: &Process) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()?)).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
