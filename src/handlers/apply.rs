@@ -43,8 +43,8 @@ pub(crate) async fn seen_in_list(
     Ok(apply(env, job, &order, (RequestKind::List, &observation), &decision, now).await?.is_some())
 }
 
-/// Stores a decision and logs it. Returns the jobs that send the order's notifications. Returns `None`, and stores
-/// nothing, if the order was changed since the check read it.
+/// Stores a decision, logs it, and returns the jobs of the order's pending notifications. Stores nothing and returns
+/// `None` if the order has changed since the check read it.
 pub(super) async fn apply(
     env: &Environment,
     job: JobName,

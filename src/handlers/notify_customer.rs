@@ -140,9 +140,9 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     let wait = notify_wait(number, (env.jitter)());
     let next_attempt_at = Some(now + wait.unwrap_or_default());
     let attempt = Notification { attempts: number, next_attempt_at, ..stored };
-    // The attempt is stored before it is made, so that a store that refuses writes prevents the delivery. Otherwise the
-    // event would be sent again at every run, because no delivery could be recorded.
-    if !channel.is_some_and(|channel| channel.may_repeat()) {
+    // The attempt is stored before it is made, so that a store that refuses writes prevents the delivery. A channel whose
+    // deliveries may repeat needs no such write.
+    if !channel.is_some_and(|channel| channel.repeat_is_harmless()) {
         env.store.begin_attempt(notification, &attempt, now).await?;
     }
     let event_id = notification.event_id();

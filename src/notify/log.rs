@@ -20,7 +20,7 @@ impl Channel for LogChannel {
         true
     }
 
-    fn may_repeat(&self) -> bool {
+    fn repeat_is_harmless(&self) -> bool {
         true
     }
 

@@ -140,9 +140,9 @@ pub trait Channel: Send + Sync + 'static {
     /// Whether this channel delivers this outcome of this order.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
-    /// Whether a repeated delivery does no harm, as with the log and the event stream. Then an attempt is stored once,
-    /// after it was made.
-    fn may_repeat(&self) -> bool {
+    /// Whether a repeated delivery does no harm. Then an attempt is stored only after it was made. True for the log and
+    /// the event stream.
+    fn repeat_is_harmless(&self) -> bool {
         false
     }
 

@@ -38,7 +38,7 @@ impl Channel for EventStream {
         true
     }
 
-    fn may_repeat(&self) -> bool {
+    fn repeat_is_harmless(&self) -> bool {
         true
     }
 

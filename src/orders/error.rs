@@ -49,6 +49,9 @@ pub enum StoreError {
     /// The call exceeded its time limit; the database may have carried it out nevertheless.
     #[error("the database did not answer within {} s", .0.as_secs_f64())]
     TooSlow(std::time::Duration),
+    /// The database did not confirm a commit, for example because the connection broke.
+    #[error("the database did not confirm a commit, and may or may not have carried it out")]
+    Unconfirmed,
     /// There is no database at this path, and the command must not create one.
     #[error(
         "there is no database {0}: set DATABASE_URL to the value that the workers use (a relative path starts at the \
@@ -190,7 +193,7 @@ impl StoreError {
     }
 
     /// Whether the database cannot be reached now, so that waiting may help.
-    fn is_of_absence(&self) -> bool {
+    pub(super) fn is_of_absence(&self) -> bool {
         let away = |error: &sqlx::Error| {
             // PostgreSQL's shutdown codes, cannot_connect_now, too_many_connections, and the connection exceptions.
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
@@ -201,7 +204,7 @@ impl StoreError {
             let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
             busy || broken || matches!(error, sqlx::Error::PoolTimedOut)
         };
-        matches!(self, Self::TooSlow(_)) || self.of_database().is_some_and(away)
+        matches!(self, Self::TooSlow(_) | Self::Unconfirmed) || self.of_database().is_some_and(away)
     }
 
     /// Whether the fault may end by itself or by an operator's repair, so that waiting may help.

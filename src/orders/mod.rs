@@ -372,8 +372,8 @@ pub trait OrderStore: Send + Sync + 'static {
     /// Reads an order; `None` if it is unknown.
     async fn order(&self, topup_id: &TopupId) -> Result<Option<Order>, StoreError>;
 
-    /// Stores a change with its event, unless the order has changed since it was read. Also returns the notifications
-    /// of the order that are still to be sent.
+    /// Stores a change with its event, unless the order has changed since it was read. Also returns the order's pending
+    /// notifications; none after a conflict.
     async fn apply(&self, change: Change<'_>) -> Result<(Applied, Vec<NotifyCustomer>), StoreError>;
 
     /// The decrypted card of a fulfilled order; `None` if no card is stored.

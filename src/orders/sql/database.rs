@@ -8,7 +8,7 @@ use super::connections::{Connection, Connections};
 use super::file::SqliteFile;
 use super::migrations::{POSTGRES, SQLITE};
 use super::note::FileId;
-use super::statement::{Row, Statement, Values, sql_of_rows};
+use super::statement::{Row, Statement, Values, sql_with_rows};
 use super::{place, postgres, sqlite};
 use crate::orders::StoreError;
 
@@ -82,8 +82,8 @@ impl Database {
         })
     }
 
-    /// Begins a transaction for the writes of several orders. If another transaction has locked one of their rows, it soon
-    /// fails: until it ends, its own locks hold up the other orders.
+    /// Begins a transaction for writes of several orders. On PostgreSQL, a statement of it fails after 500 ms at a row that
+    /// is locked elsewhere, because the rows that the transaction itself has locked hold up other orders.
     pub(in crate::orders) async fn begin_batch(&self) -> Result<Transaction, StoreError> {
         let Self::Postgres(connections) = self else { return self.begin().await };
         let mut connection = connections.get().await?;
@@ -154,16 +154,16 @@ impl Database {
         rows.iter().map(|row| row.get(column)).collect()
     }
 
-    /// Runs a statement of [`sql_of_rows`] for any number of rows and returns the rows of its result.
-    pub(in crate::orders) async fn fetch_of(
+    /// Runs a statement of [`sql_with_rows`] for any number of rows and returns the rows of its result.
+    pub(in crate::orders) async fn fetch_rows(
         &self,
         text: &str,
         mut rows: Vec<Values>,
     ) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
         while !rows.is_empty() {
-            let rest = rows.split_off(part_of(rows.len()));
-            found.extend(self.fetch(sql_of_rows(text, rows)).await?);
+            let rest = rows.split_off(rows_per_statement(rows.len()));
+            found.extend(self.fetch(sql_with_rows(text, rows)).await?);
             rows = rest;
         }
         Ok(found)
@@ -266,22 +266,22 @@ impl Transaction {
         Ok(self.fetch(statement).await?.pop())
     }
 
-    /// Runs a statement of [`sql_of_rows`] for any number of rows and returns the rows of its result.
-    pub(in crate::orders) async fn fetch_of(
+    /// Runs a statement of [`sql_with_rows`] for any number of rows and returns the rows of its result.
+    pub(in crate::orders) async fn fetch_rows(
         &mut self,
         text: &str,
         mut rows: Vec<Values>,
     ) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
         while !rows.is_empty() {
-            let rest = rows.split_off(part_of(rows.len()));
-            found.extend(self.fetch(sql_of_rows(text, rows)).await?);
+            let rest = rows.split_off(rows_per_statement(rows.len()));
+            found.extend(self.fetch(sql_with_rows(text, rows)).await?);
             rows = rest;
         }
         Ok(found)
     }
 
-    /// Inserts rows into `table` with a statement of [`sql_of_rows`]; fails unless every row is inserted.
+    /// Inserts rows into `table` with a statement of [`sql_with_rows`]; fails unless every row is inserted.
     pub(in crate::orders) async fn insert_all(
         &mut self,
         table: &'static str,
@@ -289,9 +289,9 @@ impl Transaction {
         mut rows: Vec<Values>,
     ) -> Result<(), StoreError> {
         while !rows.is_empty() {
-            let rest = rows.split_off(part_of(rows.len()));
+            let rest = rows.split_off(rows_per_statement(rows.len()));
             let expected = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-            if self.execute(sql_of_rows(text, rows)).await? != expected {
+            if self.execute(sql_with_rows(text, rows)).await? != expected {
                 return Err(StoreError::NotStored(table));
             }
             rows = rest;
@@ -326,9 +326,9 @@ impl Transaction {
     }
 }
 
-/// How many of so many rows one statement takes: a power of two, because the database prepares each number anew, and at
-/// most 32, because a statement with more values is not faster.
-fn part_of(rows: usize) -> usize {
+/// Number of `rows` that one statement takes: a power of two up to 32, so that each text has only six variants to prepare.
+/// Larger statements are not faster.
+fn rows_per_statement(rows: usize) -> usize {
     1 << rows.min(32).ilog2()
 }
 

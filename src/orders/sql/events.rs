@@ -3,7 +3,7 @@
 use topup_jobs::{Event, EventId, Incident, NotifyCustomer, Outcome, TopupId};
 
 use super::database::Transaction;
-use super::statement::{Row, Statement, Values, sql, sql_of_rows};
+use super::statement::{Row, Statement, Values, sql, sql_with_rows};
 use super::{json, read_json};
 use crate::orders::{NewEvent, NotificationStatus, StoreError};
 
@@ -30,7 +30,7 @@ async fn insert_one(
 ) -> Result<bool, StoreError> {
     let Some(incident) = incident(open, topup_id, event).await? else { return Ok(false) };
     let event_id = EventId::new(topup_id, event.outcome, incident);
-    let insert = sql_of_rows(INSERT, vec![row(topup_id, event, incident)]);
+    let insert = sql_with_rows(INSERT, vec![row(topup_id, event, incident)]);
     let stored = sql("SELECT event_id FROM events WHERE event_id = $1").bind(event_id.as_str());
     if open.insert("events", insert, stored).await?.is_none() {
         return Ok(false);

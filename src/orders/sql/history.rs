@@ -30,6 +30,7 @@ pub(super) async fn add_all(open: &mut Transaction, rows: Vec<Values>) -> Result
 /// The row of an entry, for [`add_all`].
 pub(super) fn row(topup_id: &TopupId, at: Timestamp, what: Occurrence) -> Values {
     let none = || Value::Text(None);
+    // The column is NOT NULL, and 1 where there is no incident.
     let first = || Incident::FIRST.number().into();
     let what: [Value; 12] = match what {
         Occurrence::Changed { cause, before, after, next_check_at, polls, given_up, error } => [

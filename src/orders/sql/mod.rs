@@ -57,7 +57,7 @@ pub use self::database::DatabaseKind;
 pub use self::rekey::Rekeyed;
 
 /// Time limit of a database call of a job. A job makes up to seven such calls, and one request to a receiver or to the
-/// provider. Together they stay below the time limit of the job's handler.
+/// provider. BatchCall they stay below the time limit of the job's handler.
 const MAX_CALL: Duration = Duration::from_secs(10);
 
 /// Opens a database and migrates its tables; creates a missing SQLite file. Any number of processes may do so at once.
@@ -98,8 +98,8 @@ pub async fn open_existing(
 pub struct SqlStore {
     database: Database,
     writes: Batches<Write>,
-    orders: Batches<ReadOrder>,
-    attempts: Batches<ReadForAttempt>,
+    order_reads: Batches<ReadOrder>,
+    attempt_reads: Batches<ReadForAttempt>,
     cipher: Option<CardCipher>,
     longest_call: Duration,
     /// The last fault of the whole database, until [`SqlStore::take_fault`] returns it.
@@ -108,9 +108,17 @@ pub struct SqlStore {
 
 impl SqlStore {
     fn new(database: Database, cipher: Option<CardCipher>) -> Self {
-        let (writes, orders, attempts) =
+        let (writes, order_reads, attempt_reads) =
             (Batches::new(database.clone()), Batches::new(database.clone()), Batches::new(database.clone()));
-        Self { database, writes, orders, attempts, cipher, longest_call: MAX_CALL, fault: Arc::default() }
+        Self {
+            database,
+            writes,
+            order_reads,
+            attempt_reads,
+            cipher,
+            longest_call: MAX_CALL,
+            fault: Arc::default(),
+        }
     }
 
     fn cipher(&self) -> Result<&CardCipher, StoreError> {
@@ -203,7 +211,7 @@ impl SqlStore {
     }
 
     /// Ends a call at the time limit, so that a slow database does not count as a fault of the job. The transaction of
-    /// an ended call is rolled back, unless its commit has already reached the database.
+    /// an ended call is rolled back, unless its commit has already reached the database or it is that of a batch.
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let slow = |_elapsed| Err(StoreError::TooSlow(self.longest_call));
         let done = tokio::time::timeout(self.longest_call, call).await.unwrap_or_else(slow);
@@ -276,12 +284,12 @@ impl OrderStore for SqlStore {
     async fn track(&self, request: &TrackTopup, now: Timestamp) -> Result<Order, StoreError> {
         self.in_time(async {
             if let Some(write) = Write::track(request, now)
-                && let Some(Written::Order(order)) = self.writes.carry_out(write).await
+                && let Some(Written::Order(order)) = self.writes.carry_out(write).await?
             {
                 return Ok(*order);
             }
             if request.message_id.is_none()
-                && let Some(order) = self.orders.carry_out(ReadOrder::of(&request.topup_id)).await
+                && let Some(order) = self.order_reads.carry_out(ReadOrder::of(&request.topup_id)).await?
                 && !orders::adds(request, &order)
             {
                 return Ok(order);
@@ -308,16 +316,11 @@ impl OrderStore for SqlStore {
         self.in_time(async {
             let cipher = self.cipher.as_ref();
             if let Some(write) = Write::apply(cipher, &change)?
-                && let Some(Written::Applied(pending)) = self.writes.carry_out(write).await
+                && let Some(Written::Applied(pending)) = self.writes.carry_out(write).await?
             {
                 return Ok((Applied::Stored, pending));
             }
-            let topup_id = &change.order.topup_id;
-            let applied = orders::apply(&self.database, cipher, change).await?;
-            if applied == Applied::Conflict {
-                return Ok((applied, Vec::new()));
-            }
-            Ok((applied, notifications::pending_of(&self.database, topup_id).await?))
+            orders::apply(&self.database, cipher, change).await
         })
         .await
     }
@@ -333,7 +336,7 @@ impl OrderStore for SqlStore {
     ) -> Result<Option<ForAttempt>, StoreError> {
         let cipher = if with_card { Some(self.cipher()?) } else { None };
         self.in_time(async {
-            if let Some(row) = self.attempts.carry_out(ReadForAttempt::of(notification)).await {
+            if let Some(row) = self.attempt_reads.carry_out(ReadForAttempt::of(notification)).await? {
                 return notifications::read_for_attempt(cipher, notification, &row).map(Some);
             }
             notifications::for_attempt(&self.database, cipher, notification).await
@@ -417,10 +420,10 @@ impl OrderStore for SqlStore {
             let write = Write::attempt(
                 notification,
                 attempt,
-                notifications::begun_row(notification, attempt, now),
+                notifications::begun_history_row(notification, attempt, now),
                 now,
             );
-            if self.writes.carry_out(write).await.is_some() {
+            if self.writes.carry_out(write).await?.is_some() {
                 return Ok(());
             }
             notifications::begin_attempt(&self.database, notification, attempt, now).await
@@ -437,8 +440,8 @@ impl OrderStore for SqlStore {
     ) -> Result<bool, StoreError> {
         self.in_time(async {
             if undelivered.is_none() {
-                let made = notifications::made_row(notification, attempt, now);
-                if self.writes.carry_out(Write::attempt(notification, attempt, made, now)).await.is_some() {
+                let made = notifications::made_history_row(notification, attempt, now);
+                if self.writes.carry_out(Write::attempt(notification, attempt, made, now)).await?.is_some() {
                     return Ok(true);
                 }
             }

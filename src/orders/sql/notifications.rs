@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
-use super::batches::Together;
+use super::batches::BatchCall;
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, Values, sql, sql_of_rows};
+use super::statement::{Row, Statement, Values, sql, sql_with_rows};
 use super::unchecked::page;
 use super::{events, history, orders};
 use crate::orders::history::Attempt;
@@ -97,12 +97,9 @@ pub(super) async fn of_order(
     database.fetch(select_of(topup_id)).await?.iter().map(read).collect()
 }
 
-/// The notifications of an order that are still to be sent.
-pub(super) async fn pending_of(
-    database: &Database,
-    topup_id: &TopupId,
-) -> Result<Vec<NotifyCustomer>, StoreError> {
-    let all = of_order(database, topup_id).await?;
+/// The pending ones of an order's notifications, which [`select_of`] has selected.
+pub(super) fn pending(topup_id: &TopupId, rows: &[Row]) -> Result<Vec<NotifyCustomer>, StoreError> {
+    let all = rows.iter().map(read).collect::<Result<Vec<Notification>, _>>()?;
     let pending = all.iter().filter(|notification| notification.status == NotificationStatus::Pending);
     Ok(pending.map(|notification| notification.payload(topup_id)).collect())
 }
@@ -161,7 +158,7 @@ pub(super) async fn for_attempt(
     cipher: Option<&CardCipher>,
     notification: &NotifyCustomer,
 ) -> Result<Option<ForAttempt>, StoreError> {
-    let select = sql_of_rows(&for_attempt_text(), vec![for_attempt_row(notification)]);
+    let select = sql_with_rows(&for_attempt_text(), vec![for_attempt_row(notification)]);
     let Some(row) = database.fetch_optional(select).await? else { return Ok(None) };
     read_for_attempt(cipher, notification, &row).map(Some)
 }
@@ -193,7 +190,7 @@ pub(super) fn read_for_attempt(
     Ok(ForAttempt { order: orders::read(row)?, notification: stored, body: row.get("body")?, card })
 }
 
-/// A read of [`for_attempt`] in a batch; the result is its row.
+/// One call of [`for_attempt`] in a batch; returns its row.
 pub(super) struct ReadForAttempt {
     event_id: String,
     channel: String,
@@ -210,18 +207,27 @@ impl ReadForAttempt {
     }
 }
 
-impl Together for ReadForAttempt {
+impl BatchCall for ReadForAttempt {
     type Done = Row;
+    type Open = Database;
 
-    fn at_once(_: &Database) -> usize {
+    fn max_concurrent(_: &Database) -> usize {
         1
     }
 
-    async fn carry_out(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Row>>, StoreError> {
+    async fn open(database: &Database) -> Result<Database, StoreError> {
+        Ok(database.clone())
+    }
+
+    async fn close(_: Database, _: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn run(database: &mut Database, batch: Vec<Self>) -> Result<Vec<Option<Row>>, StoreError> {
         let (keys, rows): (Vec<_>, _) =
             batch.into_iter().map(|read| ((read.event_id, read.channel), read.row)).unzip();
         let mut found = HashMap::new();
-        for row in database.fetch_of(&for_attempt_text(), rows).await? {
+        for row in database.fetch_rows(&for_attempt_text(), rows).await? {
             found.insert((row.get::<String>("event_id")?, row.get::<String>("channel")?), row);
         }
         Ok(keys.iter().map(|key| found.remove(key)).collect())
@@ -246,17 +252,25 @@ pub(super) async fn begin_attempt(
             return Err(StoreError::NotStored(TABLE));
         }
     }
-    history::add_all(&mut transaction, vec![begun_row(notification, attempt, now)]).await?;
+    history::add_all(&mut transaction, vec![begun_history_row(notification, attempt, now)]).await?;
     transaction.commit().await
 }
 
 /// The history entry of an attempt that begins. It has no error, because `last_error` belongs to the previous attempt.
-pub(super) fn begun_row(notification: &NotifyCustomer, attempt: &Notification, now: Timestamp) -> Values {
+pub(super) fn begun_history_row(
+    notification: &NotifyCustomer,
+    attempt: &Notification,
+    now: Timestamp,
+) -> Values {
     history_row(notification, (attempt.attempts, Attempt::Begun), None, now)
 }
 
 /// The history entry of an attempt that was made.
-pub(super) fn made_row(notification: &NotifyCustomer, attempt: &Notification, now: Timestamp) -> Values {
+pub(super) fn made_history_row(
+    notification: &NotifyCustomer,
+    attempt: &Notification,
+    now: Timestamp,
+) -> Values {
     let made = (attempt.attempts, attempt.status.into());
     history_row(notification, made, attempt.last_error.clone(), now)
 }
@@ -271,7 +285,7 @@ pub(super) async fn record_attempt(
     let mut transaction = database.begin().await?;
     let stands = update(&mut transaction, notification, attempt, now).await?;
     // The history records every attempt, even if its result is not stored because the notification had ended before.
-    history::add_all(&mut transaction, vec![made_row(notification, attempt, now)]).await?;
+    history::add_all(&mut transaction, vec![made_history_row(notification, attempt, now)]).await?;
     if let Some(event) = undelivered.filter(|_| stands) {
         events::insert(&mut transaction, &notification.topup_id, event).await?;
     }
@@ -310,7 +324,7 @@ pub(super) async fn update(
     attempt: &Notification,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let update = sql_of_rows(UPDATE, vec![attempt_row(notification, attempt, now)]);
+    let update = sql_with_rows(UPDATE, vec![attempt_row(notification, attempt, now)]);
     let unchanged = sql(
         "SELECT event_id FROM notifications
          WHERE event_id = $1 AND channel = $2 AND (status = 'pending' OR ($3 = 'sent' AND status <> 'sent'))",

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
-use topup_jobs::{Card, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking};
+use topup_jobs::{
+    Card, NotifyCustomer, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
+};
 
-use super::batches::Together;
+use super::batches::BatchCall;
 use super::database::{Database, Transaction};
-use super::statement::{Row, Statement, Values, sql, sql_built, sql_of_rows};
-use super::{details, events, history, json, read_json};
+use super::statement::{Row, Statement, Values, sql, sql_built, sql_with_rows};
+use super::{details, events, history, json, notifications, read_json};
 use crate::orders::history::HANDED_OVER;
 use crate::orders::{Applied, CardCipher, Change, Occurrence, Order, StoreError, contact};
 
@@ -63,7 +65,7 @@ pub(super) async fn insert(
 ) -> Result<Option<Order>, StoreError> {
     let stored =
         sql("SELECT topup_id FROM internet_orders WHERE topup_id = $1").bind(request.topup_id.as_str());
-    let insert = sql_of_rows(&insert_text(), vec![new_row(request, now)]);
+    let insert = sql_with_rows(&insert_text(), vec![new_row(request, now)]);
     let Some(row) = open.insert(TABLE, insert, stored).await? else { return Ok(None) };
     history::add(open, &request.topup_id, now, handed_over(None, &Tracking::new(now))).await?;
     read(&row).map(Some)
@@ -274,17 +276,26 @@ impl ReadOrder {
     }
 }
 
-impl Together for ReadOrder {
+impl BatchCall for ReadOrder {
     type Done = Order;
+    type Open = Database;
 
-    fn at_once(_: &Database) -> usize {
+    fn max_concurrent(_: &Database) -> usize {
         1
     }
 
-    async fn carry_out(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Order>>, StoreError> {
+    async fn open(database: &Database) -> Result<Database, StoreError> {
+        Ok(database.clone())
+    }
+
+    async fn close(_: Database, _: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn run(database: &mut Database, batch: Vec<Self>) -> Result<Vec<Option<Order>>, StoreError> {
         let rows = batch.iter().map(|read| vec![read.0.as_str().into()]).collect();
-        // A row that cannot be read is left to its caller.
-        let found = database.fetch_of(&select_text(), rows).await?;
+        // A row that cannot be read is read again alone by its caller, which gets the error.
+        let found = database.fetch_rows(&select_text(), rows).await?;
         let mut found: HashMap<TopupId, Order> = found
             .iter()
             .filter_map(|row| read(row).ok())
@@ -341,21 +352,27 @@ pub(super) fn read(row: &Row) -> Result<Order, StoreError> {
     })
 }
 
+/// Applies a change; also returns the order's pending notifications.
 pub(super) async fn apply(
     database: &Database,
     cipher: Option<&CardCipher>,
     change: Change<'_>,
-) -> Result<Applied, StoreError> {
-    let (before, record) = (&change.order.tracking, change.record);
-    if record == before && change.event.is_none() {
-        return Ok(Applied::Stored);
+) -> Result<(Applied, Vec<NotifyCustomer>), StoreError> {
+    let order = change.order;
+    let topup_id = &order.topup_id;
+    if *change.record == change.order.tracking && change.event.is_none() {
+        let rows = database.fetch(notifications::select_of(topup_id)).await?;
+        return Ok((Applied::Stored, notifications::pending(topup_id, &rows)?));
     }
     let mut transaction = database.begin().await?;
     let applied = apply_in(&mut transaction, cipher, change).await?;
-    if applied != Applied::Conflict {
-        transaction.commit().await?;
+    if applied == Applied::Conflict {
+        return Ok((applied, Vec::new()));
     }
-    Ok(applied)
+    let rows = transaction.fetch(notifications::select_of(topup_id)).await?;
+    let pending = notifications::pending(topup_id, &rows)?;
+    transaction.commit().await?;
+    Ok((applied, pending))
 }
 
 /// As [`apply`], in an open transaction.
@@ -371,7 +388,7 @@ pub(super) async fn apply_in(
              WHERE topup_id = $1 AND version = $2 AND status NOT IN ('FULFILLED', 'REFUNDED')");
         let unchanged = unchanged.bind(topup_id.as_str()).bind(change.order.version);
         let card_code = card_code(cipher, &change)?;
-        let update = sql_of_rows(UPDATE, vec![changed_row(&change, card_code.as_deref())]);
+        let update = sql_with_rows(UPDATE, vec![update_row(&change, card_code.as_deref())]);
         let Some(row) = transaction.change_if(TABLE, update, unchanged).await? else {
             return Ok(Applied::Conflict);
         };
@@ -428,7 +445,7 @@ pub(super) const UPDATE: &str = "UPDATE internet_orders SET
      RETURNING topup_id, status, card_code";
 
 /// The row of a change, for [`UPDATE`].
-pub(super) fn changed_row(change: &Change<'_>, card_code: Option<&str>) -> Values {
+pub(super) fn update_row(change: &Change<'_>, card_code: Option<&str>) -> Values {
     let (order, record, seen) = (change.order, change.record, change.seen);
     let card = card_of(change);
     vec![

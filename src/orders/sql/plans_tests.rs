@@ -35,8 +35,8 @@ async fn every_statement_about_several_rows_finds_them_by_index() {
         (notifications::UPDATE.to_owned(), 8),
         (orders::select_text(), 1),
         (notifications::for_attempt_text(), 3),
-        (writes::RESULT_OF_CHANGES.to_owned(), 1),
-        (writes::RESULT_OF_ATTEMPTS.to_owned(), 2),
+        (writes::SELECT_CHANGED.to_owned(), 1),
+        (writes::SELECT_ATTEMPTS.to_owned(), 2),
     ] {
         let row = format!("({})", vec!["?"; columns].join(", "));
         let statement = statement.replace("{rows}", &format!("{row}, {row}"));

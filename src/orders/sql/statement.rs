@@ -37,12 +37,12 @@ pub(in crate::orders) fn sql_built(text: String) -> Statement {
     Statement { text: Cow::Owned(text), values: Vec::new() }
 }
 
-/// Values of one row of a [`sql_of_rows`] statement.
+/// Values of one row of a [`sql_with_rows`] statement.
 pub(in crate::orders) type Values = Vec<Value>;
 
-/// A statement about several rows of equal length: `{rows}` in the text becomes the list of their values. In `FROM
+/// A statement with rows of equal length: `{rows}` in the text becomes their placeholders, `($1, $2), ($3, $4)`. In `FROM
 /// (VALUES {rows}) AS new`, both databases name the columns `column1`, `column2` and so on.
-pub(in crate::orders) fn sql_of_rows(text: &str, rows: Vec<Values>) -> Statement {
+pub(in crate::orders) fn sql_with_rows(text: &str, rows: Vec<Values>) -> Statement {
     let mut list = String::new();
     let mut number = 0;
     for (n, row) in rows.iter().enumerate() {

@@ -1,28 +1,30 @@
 //! The writes of jobs that can be carried out together: one transaction, and one statement for each kind of row.
 //!
-//! A batch covers only what is usual: a new order, a change with at most one event that cannot recur, an attempt. What
-//! turns out otherwise, such as an order that is stored already, is left to its caller, which writes alone by the
-//! functions of the other modules. Those decide; this module must not.
+//! A batch covers only the usual case: a new order, a change with at most one event, which cannot recur, or an attempt.
+//! Any other write, such as that of an order that is already stored, gets no result. Its caller then writes alone with
+//! the functions of `orders` and `notifications`, which hold the rules.
 
 use std::collections::HashMap;
 
 use topup_jobs::{EventId, Incident, NotifyCustomer, Timestamp, TopupId, TrackTopup, Tracking};
 
-use super::batches::Together;
+use super::batches::BatchCall;
 use super::database::{Database, Transaction};
 use super::statement::{Row, Values};
 use super::{events, history, notifications, orders};
 use crate::orders::{CardCipher, Change, NewEvent, Notification, NotificationStatus, Order, StoreError};
 
-/// Batches that run at once on PostgreSQL: while the server carries out one, the next is prepared. SQLite has one writer.
-const AT_ONCE_ON_POSTGRES: usize = 2;
+/// Most batches that run at once on PostgreSQL: while one waits for its commit, another runs. SQLite has one writer.
+const MAX_CONCURRENT_ON_POSTGRES: usize = 2;
 
-/// Joins the tables of one order. `CROSS JOIN` makes SQLite begin with the few given orders.
-pub(super) const RESULT_OF_CHANGES: &str = "SELECT internet_orders.topup_id, card_code IS NOT NULL AS has_card, outcome, incident, channel
+/// Given orders, one row for each pending notification. `CROSS JOIN` makes SQLite begin with the given orders.
+pub(super) const SELECT_CHANGED: &str =
+    "SELECT internet_orders.topup_id, internet_orders.card_code IS NOT NULL AS has_card, notifications.outcome,
+         notifications.incident, notifications.channel
      FROM (VALUES {rows}) AS new CROSS JOIN internet_orders
      LEFT JOIN notifications ON notifications.topup_id = internet_orders.topup_id AND notifications.status = 'pending'
      WHERE internet_orders.topup_id = new.column1";
-pub(super) const RESULT_OF_ATTEMPTS: &str = "SELECT event_id, channel, attempts
+pub(super) const SELECT_ATTEMPTS: &str = "SELECT event_id, channel, attempts
      FROM (VALUES {rows}) AS new CROSS JOIN notifications
      WHERE event_id = new.column1 AND channel = new.column2";
 
@@ -62,7 +64,7 @@ pub(super) enum Written {
 }
 
 impl Write {
-    /// A new order. `None` for a request whose order is probably stored already.
+    /// A new order. `None` without a message id: only the first job after a message has one.
     pub(super) fn track(request: &TrackTopup, now: Timestamp) -> Option<Self> {
         request.message_id.as_ref()?;
         let handed_over = orders::handed_over(None, &Tracking::new(now));
@@ -73,7 +75,7 @@ impl Write {
         })
     }
 
-    /// A change. `None` if it changes nothing, or its event may recur or is accompanied by another.
+    /// A change. `None` if the order stays the same, or if its event may recur or brings a second one.
     pub(super) fn apply(
         cipher: Option<&CardCipher>,
         change: &Change<'_>,
@@ -87,7 +89,7 @@ impl Write {
         Ok(Some(Self::Apply(Apply {
             topup_id: topup_id.to_string(),
             status: change.record.status.as_str(),
-            row: orders::changed_row(change, card_code.as_deref()),
+            row: orders::update_row(change, card_code.as_deref()),
             card_code,
             history: orders::history_row(change),
             event: change.event.as_ref().map(|event| EventRows {
@@ -99,7 +101,7 @@ impl Write {
         })))
     }
 
-    /// The begin or the result of an attempt to send a notification; `history` is its entry in the history.
+    /// The start or result of an attempt to send a notification; `history` is its row in `order_events`.
     pub(super) fn attempt(
         notification: &NotifyCustomer,
         attempt: &Notification,
@@ -116,32 +118,34 @@ impl Write {
     }
 }
 
-impl Together for Write {
+impl BatchCall for Write {
     type Done = Written;
+    type Open = Transaction;
 
-    fn at_once(database: &Database) -> usize {
+    fn max_concurrent(database: &Database) -> usize {
         match database {
             Database::Sqlite(_) => 1,
-            Database::Postgres(_) => AT_ONCE_ON_POSTGRES,
+            Database::Postgres(_) => MAX_CONCURRENT_ON_POSTGRES,
         }
     }
 
-    async fn carry_out(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Written>>, StoreError> {
-        let mut transaction = database.begin_batch().await?;
-        match Batch::new(batch).carry_out(&mut transaction).await {
-            Ok(results) => transaction.commit().await.map(|()| results),
-            Err(error) => {
-                transaction.rollback().await?;
-                Err(error)
-            }
-        }
+    async fn open(database: &Database) -> Result<Transaction, StoreError> {
+        database.begin_batch().await
+    }
+
+    async fn run(open: &mut Transaction, batch: Vec<Self>) -> Result<Vec<Option<Written>>, StoreError> {
+        Batch::new(batch).run(open).await
+    }
+
+    async fn close(open: Transaction, commit: bool) -> Result<(), StoreError> {
+        if commit { open.commit().await } else { open.rollback().await }
     }
 }
 
 #[derive(Default)]
 struct Batch {
     results: Vec<Option<Written>>,
-    /// By id, the place in `results`.
+    /// By id, the index in `results` and what is still needed.
     tracks: HashMap<String, (usize, Values)>,
     applies: HashMap<String, (usize, Apply)>,
     attempts: HashMap<AttemptKey, (usize, u32, NotificationStatus, Values)>,
@@ -153,26 +157,26 @@ struct Batch {
 impl Batch {
     fn new(writes: Vec<Write>) -> Self {
         let mut batch = Self::default();
-        for (place, write) in writes.into_iter().enumerate() {
+        for (index, write) in writes.into_iter().enumerate() {
             batch.results.push(None);
             // A second write of the same row is left to its caller.
             match write {
                 Write::Track { topup_id, order, history } => {
                     if !batch.tracks.contains_key(&topup_id) {
                         batch.orders.push(order);
-                        batch.tracks.insert(topup_id, (place, history));
+                        batch.tracks.insert(topup_id, (index, history));
                     }
                 }
                 Write::Apply(mut apply) => {
                     if !batch.applies.contains_key(&apply.topup_id) {
                         batch.changes.push(std::mem::take(&mut apply.row));
-                        batch.applies.insert(apply.topup_id.clone(), (place, apply));
+                        batch.applies.insert(apply.topup_id.clone(), (index, apply));
                     }
                 }
                 Write::Attempt { key, number, status, row, history } => {
                     if !batch.attempts.contains_key(&key) {
                         batch.attempt_rows.push(row);
-                        batch.attempts.insert(key, (place, number, status, history));
+                        batch.attempts.insert(key, (index, number, status, history));
                     }
                 }
             }
@@ -180,72 +184,72 @@ impl Batch {
         batch
     }
 
-    async fn carry_out(mut self, open: &mut Transaction) -> Result<Vec<Option<Written>>, StoreError> {
+    async fn run(mut self, open: &mut Transaction) -> Result<Vec<Option<Written>>, StoreError> {
         let mut entries = Vec::new();
-        for row in open.fetch_of(&orders::insert_text(), std::mem::take(&mut self.orders)).await? {
+        for row in open.fetch_rows(&orders::insert_text(), std::mem::take(&mut self.orders)).await? {
             let order = orders::read(&row)?;
-            let (place, history) =
-                self.tracks.remove(order.topup_id.as_str()).ok_or(other("internet_orders"))?;
+            let (index, history) =
+                self.tracks.remove(order.topup_id.as_str()).ok_or(not_stored("internet_orders"))?;
             entries.push(history);
-            self.results[place] = Some(Written::Order(Box::new(order)));
+            self.results[index] = Some(Written::Order(Box::new(order)));
         }
         let (mut applied, mut event_rows, mut notification_rows) = (HashMap::new(), Vec::new(), Vec::new());
-        for row in open.fetch_of(orders::UPDATE, std::mem::take(&mut self.changes)).await? {
+        for row in open.fetch_rows(orders::UPDATE, std::mem::take(&mut self.changes)).await? {
             let topup_id: String = row.get("topup_id")?;
-            let (place, mut apply) = self.applies.remove(&topup_id).ok_or(other("internet_orders"))?;
+            let (index, mut apply) = self.applies.remove(&topup_id).ok_or(not_stored("internet_orders"))?;
             if row.get::<String>("status")? != apply.status
                 || row.get::<Option<String>>("card_code")? != apply.card_code
             {
-                return Err(other("internet_orders"));
+                return Err(not_stored("internet_orders"));
             }
             entries.extend(apply.history.take());
             if let Some(event) = &mut apply.event {
                 event_rows.push(std::mem::take(&mut event.row));
                 notification_rows.append(&mut event.notifications);
             }
-            applied.insert(topup_id, (place, apply));
+            applied.insert(topup_id, (index, apply));
         }
         let mut begun = HashMap::new();
-        for row in open.fetch_of(notifications::UPDATE, std::mem::take(&mut self.attempt_rows)).await? {
+        for row in open.fetch_rows(notifications::UPDATE, std::mem::take(&mut self.attempt_rows)).await? {
             let key = key_of(&row)?;
-            let (place, number, status, history) =
-                self.attempts.remove(&key).ok_or(other("notifications"))?;
+            let (index, number, status, history) =
+                self.attempts.remove(&key).ok_or(not_stored("notifications"))?;
             if row.get::<String>("status")? != status.as_str() || row.count("attempts")? != number {
-                return Err(other("notifications"));
+                return Err(not_stored("notifications"));
             }
             entries.push(history);
-            self.results[place] = Some(Written::Attempt);
+            self.results[index] = Some(Written::Attempt);
             if status == NotificationStatus::Pending {
                 begun.insert(key, number);
             }
         }
         let events = event_rows.len();
-        if open.fetch_of(events::INSERT, event_rows).await?.len() != events {
-            return Err(other("events"));
+        if open.fetch_rows(events::INSERT, event_rows).await?.len() != events {
+            return Err(not_stored("events"));
         }
         open.insert_all("notifications", events::INSERT_NOTIFICATIONS, notification_rows).await?;
         history::add_all(open, entries).await?;
-        must_be_begun(open, begun).await?;
-        for (place, pending) in must_be_applied(open, applied).await? {
-            self.results[place] = Some(Written::Applied(pending));
+        check_attempts_stored(open, begun).await?;
+        for (index, pending) in check_changes_stored(open, applied).await? {
+            self.results[index] = Some(Written::Applied(pending));
         }
         Ok(self.results)
     }
 }
 
-/// Reads the changed orders again: a trigger may have undone what the statements returned, or deleted notifications.
-/// Returns, with the place of each change, the notifications of its order that are to be sent.
-async fn must_be_applied(
+/// Reads the changed orders again: a trigger may have deleted an order, its card or its notifications since. Returns, by
+/// the index in `results`, the pending notifications of each order.
+async fn check_changes_stored(
     open: &mut Transaction,
     applied: HashMap<String, (usize, Apply)>,
 ) -> Result<Vec<(usize, Vec<NotifyCustomer>)>, StoreError> {
     let ids = applied.keys().map(|topup_id| vec![topup_id.as_str().into()]).collect();
     let mut pending: HashMap<String, Vec<NotifyCustomer>> = HashMap::new();
-    for row in open.fetch_of(RESULT_OF_CHANGES, ids).await? {
+    for row in open.fetch_rows(SELECT_CHANGED, ids).await? {
         let topup_id: TopupId = row.parse("topup_id")?;
         let Some((_, apply)) = applied.get(topup_id.as_str()) else { continue };
         if apply.event.is_some() && apply.card_code.is_some() && !row.get::<bool>("has_card")? {
-            return Err(other("internet_orders"));
+            return Err(not_stored("internet_orders"));
         }
         let of_order = pending.entry(topup_id.to_string()).or_default();
         if let Some(outcome) = row.parse_optional("outcome")? {
@@ -253,38 +257,38 @@ async fn must_be_applied(
             of_order.push(NotifyCustomer { topup_id, outcome, incident, channel });
         }
     }
-    let result = |(topup_id, (place, apply)): (String, (usize, Apply))| {
-        let pending = pending.remove(&topup_id).ok_or(other("internet_orders"))?;
+    let result = |(topup_id, (index, apply)): (String, (usize, Apply))| {
+        let pending = pending.remove(&topup_id).ok_or(not_stored("internet_orders"))?;
         let is_pending = |event: &EventRows, channel: &String| {
             pending.iter().any(|it| it.channel == *channel && it.event_id().as_str() == event.event_id)
         };
         let all =
             apply.event.iter().all(|event| event.channels.iter().all(|channel| is_pending(event, channel)));
-        if all { Ok((place, pending)) } else { Err(other("notifications")) }
+        if all { Ok((index, pending)) } else { Err(not_stored("notifications")) }
     };
     applied.into_iter().map(result).collect()
 }
 
-/// Reads the begun attempts again: if a trigger had undone an update, its attempts would not be counted, and never end.
-async fn must_be_begun(
+/// Checks that the count of each attempt is stored. If a trigger undid it, the notification would be tried without end.
+async fn check_attempts_stored(
     open: &mut Transaction,
     mut begun: HashMap<AttemptKey, u32>,
 ) -> Result<(), StoreError> {
     let keys =
         begun.keys().map(|(event_id, channel)| vec![event_id.as_str().into(), channel.as_str().into()]);
-    for row in open.fetch_of(RESULT_OF_ATTEMPTS, keys.collect()).await? {
+    for row in open.fetch_rows(SELECT_ATTEMPTS, keys.collect()).await? {
         if begun.remove(&key_of(&row)?) != Some(row.count("attempts")?) {
-            return Err(other("notifications"));
+            return Err(not_stored("notifications"));
         }
     }
-    if begun.is_empty() { Ok(()) } else { Err(other("notifications")) }
+    if begun.is_empty() { Ok(()) } else { Err(not_stored("notifications")) }
 }
 
 fn key_of(row: &Row) -> Result<AttemptKey, StoreError> {
     Ok((row.get("event_id")?, row.get("channel")?))
 }
 
-/// The database returned something else than was written to this table.
-fn other(table: &'static str) -> StoreError {
+/// The database did not store what was written to this table.
+fn not_stored(table: &'static str) -> StoreError {
     StoreError::NotStored(table)
 }

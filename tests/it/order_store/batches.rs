@@ -71,7 +71,7 @@ async fn calls_at_the_same_time_store_what_single_calls_store(database: &TestDat
 async fn a_call_that_fails_does_not_affect_those_beside_it(database: &TestDatabase) {
     let store = database.store().await;
     let orders = join_all((1..=40).map(|number| track(&store, number))).await;
-    // The order was changed since it was read, was fulfilled since, or is not stored.
+    // 7 is changed after it was read, 8 is fulfilled, and 999 is not stored.
     change(&store, &id(7), at(1), |record| record.polls += 1).await;
     fulfill(&store, &id(8), at(1)).await;
     let mut orders = orders;
@@ -142,7 +142,7 @@ async fn a_call_whose_caller_is_gone_is_not_made(database: &TestDatabase) {
     let notification = by_sms(&order.topup_id, Outcome::Fulfilled);
     let stored = store.notifications(&order.topup_id).await.unwrap().remove(0);
     let begun = Notification { attempts: 1, next_attempt_at: Some(at(9)), ..stored };
-    // Dropped at its first wait, as the handler of a job is at its time limit. The batch has not begun.
+    // Dropped while it waits, like a handler at its time limit, and before the batch begins.
     let mut calling = Box::pin(store.begin_attempt(&notification, &begun, at(3)));
     let first = poll_fn(|context| Poll::Ready(calling.as_mut().poll(context).is_pending())).await;
     assert!(first);
@@ -159,6 +159,28 @@ async fn a_call_whose_caller_is_gone_is_not_made(database: &TestDatabase) {
     assert_eq!(begun, [at(4)]);
 }
 
+/// Number of commits in a SQLite file's write-ahead log: a frame that ends a commit names the size of the database.
+fn commits(database: &TestDatabase) -> usize {
+    let log = std::fs::read(format!("{}-wal", database.url().trim_start_matches("sqlite://"))).unwrap();
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+    let (page, salts) = (number(&log[8..12]) as usize, &log[16..24]);
+    log[32..]
+        .chunks_exact(24 + page)
+        .filter(|frame| &frame[8..16] == salts && number(&frame[4..8]) > 0)
+        .count()
+}
+
+#[tokio::test]
+async fn writes_at_the_same_time_share_commits() {
+    let database = TestDatabase::sqlite();
+    let store = database.store().await;
+    track(&store, MANY + 1).await;
+    let before = commits(&database);
+    join_all((1..=MANY).map(|number| track(&store, number))).await;
+    let commits = commits(&database) - before;
+    assert!((1..=10).contains(&commits), "{commits} commits for {MANY} writes");
+}
+
 /// Another program locks the row of one order. The writes of the other orders do not wait until it releases the row.
 #[tokio::test]
 async fn a_locked_row_holds_up_only_its_own_call() {
@@ -169,7 +191,7 @@ async fn a_locked_row_holds_up_only_its_own_call() {
     let mut locked = other.begin().await.unwrap();
     let lock = sqlx::query("SELECT 1 FROM internet_orders WHERE topup_id = $1 FOR UPDATE");
     lock.bind(id(11).to_string()).execute(&mut *locked).await.unwrap();
-    // The locked row is amid the others: what the transaction has locked before that row must be free again soon.
+    // The locked row is in the middle: rows that the batch locked before it must soon be free again.
     let mut calls: FuturesUnordered<_> = orders
         .iter()
         .map(|order| async { (order.topup_id == id(11), try_fulfill(&store, order, at(2)).await) })

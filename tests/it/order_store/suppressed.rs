@@ -41,7 +41,11 @@ enum Call {
 async fn make(call: Call, store: &SqlStore, topup_id: &TopupId, now: Timestamp) -> Result<(), StoreError> {
     let notification = by_sms(topup_id, Outcome::Fulfilled);
     match call {
-        Call::Track => store.track(&TrackTopup::new(topup_id.clone()), now).await.map(drop),
+        Call::Track => {
+            let message_id = Some("1000-0@1000".to_owned());
+            let request = TrackTopup { message_id, ..TrackTopup::new(topup_id.clone()) };
+            store.track(&request, now).await.map(drop)
+        }
         Call::Correct => {
             let request = TrackTopup {
                 message_id: Some("1000-1".to_owned()),

@@ -78,6 +78,10 @@ impl Channel for Stepped<dyn Channel> {
         self.inner.reaches_receivers()
     }
 
+    fn repeat_is_harmless(&self) -> bool {
+        self.inner.repeat_is_harmless()
+    }
+
     fn card_form(&self) -> CardForm {
         self.inner.card_form()
     }
