@@ -10,7 +10,7 @@ use topup_jobs::{
 use super::announce::ANOTHER_CARD;
 use super::apply::apply;
 use super::environment::{Environment, TROUBLE_PAUSE, log_store_failure};
-use super::observe::{Observed, observe};
+use super::observe::{Answered, Observed, observe};
 use crate::job::{Disposition, Job, NextJob, Settlement, encode};
 use crate::orders::{Order, StoreError};
 use crate::provider::RequestKind;
@@ -76,19 +76,20 @@ async fn try_check(
     // The list may be stale, so a HANDLING row of it is used only if the next step is another poll. If HANDLING would make
     // the order DELAYED, the provider is asked for the order itself.
     let list_counts = matches!(as_before.next, Next::Poll(_));
-    let (observation, source) = match observe(env, name, &order, list_counts).await {
-        Observed::Answer(observation, waited) => {
-            if name == JobName::PollTopup {
-                order.tracking.polling_since += waited;
-            }
-            (observation, RequestKind::CheckId)
+    let (observation, source, waited_in_slot, reporting) = match observe(env, name, &order, list_counts).await
+    {
+        Observed::Answer(Answered { observation, waited, reporting }) => {
+            (observation, RequestKind::CheckId, waited, reporting)
         }
-        Observed::SeenInList => (handling, RequestKind::List),
+        Observed::SeenInList(waited) => (handling, RequestKind::List, waited, None),
         // The check learned nothing about the order, so it stores nothing.
         Observed::Wait(wait) => {
             return Ok(stays(request, &order, request.waited.on(now), Disposition::Snooze(wait)));
         }
     };
+    if name == JobName::PollTopup {
+        order.tracking.polling_since += waited_in_slot;
+    }
     let now = env.clock.now();
     let mut decision = match source {
         RequestKind::CheckId => decide_on(&order.tracking, &observation, now),
@@ -104,7 +105,12 @@ async fn try_check(
         // A row without news is stored only if it is the first answer: it proves that the provider knows the order.
         return Ok(stays(request, &order, waited, Disposition::Snooze(env.clock.real(*wait))));
     }
-    let Some(jobs_to_notify) = apply(env, name, &order, (source, &observation), &decision, now).await? else {
+    let applied = apply(env, name, &order, (source, &observation), &decision, now).await?;
+    if let Some(reporting) = reporting {
+        // A panic there ends only the report.
+        let _ = reporting.await;
+    }
+    let Some(jobs_to_notify) = applied else {
         tracing::debug!("another worker or command changed the order during its check; it is checked again");
         return Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)));
     };

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use topup_jobs::{
     Instruction, InstructionKind, Jitter, PollStrategy, ProviderOrder, Timestamp, TopupId, TopupStatus,
 };
@@ -48,9 +49,15 @@ impl Budget for Written {
         unreachable!("no handler reads the list")
     }
 
-    async fn wait_for_place(&self, _: Duration) -> bool {
+    /// Every wait for a request to end takes a second.
+    fn has_request_in_flight(&self) -> bool {
         self.clock.advance(1);
         true
+    }
+
+    /// Without a sender, so that a wait ends at once.
+    fn ended_requests(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
     }
 
     async fn acquire_to_verify(&self) -> Result<Permit, Duration> {
@@ -194,13 +201,14 @@ async fn an_order_waits_two_seconds_for_a_request_in_flight_to_end_and_this_time
     let mut tracked = Tracked::new().await;
     assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND);
     tracked.clock.advance(3);
-    let full = || PermitDecision::Full(SECOND);
-    tracked.budget.decisions.lock().unwrap().extend([full(), full()]);
+    let full = |wait| PermitDecision::Full(wait);
+    tracked.budget.decisions.lock().unwrap().extend([full(SECOND), full(SECOND)]);
     assert_eq!(tracked.check_with(ask(0)).await, 3 * SECOND, "it gets the place of an ended request");
-    assert_eq!(tracked.polled_for().await, 3, "of 5 s");
-    tracked.budget.decisions.lock().unwrap().extend([full(), full(), full()]);
-    assert_eq!(tracked.check_with(full()).await, SECOND, "it goes back to its queue");
-    assert_eq!(tracked.budget.requests.lock().unwrap().len(), 1 + 3 + 4);
+    assert_eq!(tracked.polled_for().await, 3, "2 of 5 s waited");
+    tracked.budget.decisions.lock().unwrap().extend([full(SECOND), full(SECOND)]);
+    assert_eq!(tracked.check_with(full(SECOND)).await, SECOND, "it goes back to its queue");
+    assert_eq!(tracked.check_with(full(3 * SECOND)).await, 3 * SECOND, "it would wait too long");
+    assert_eq!(tracked.budget.requests.lock().unwrap().len(), 1 + 3 + 3 + 1);
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use topup_jobs::{JobName, Observation, Timestamp};
+use tracing::Instrument as _;
 
 use super::environment::Environment;
 use crate::orders::Order;
@@ -21,7 +23,7 @@ const MAX_TRIES_TO_VERIFY: u32 = 3;
 const MAX_TRY: Duration = Duration::from_secs(2);
 /// Longest time, in domain time, for which a job keeps its slot while it waits for a request in flight to end. Then it
 /// goes back to its queue, because the provider answers slowly.
-const MAX_WAIT_FOR_PLACE: Duration = Duration::from_secs(2);
+const MAX_WAIT_IN_SLOT: Duration = Duration::from_secs(2);
 /// Age from which an order belongs to the backlog: three times the limit of fast polling. The backlog gets fewer
 /// requests than newer orders.
 const BACKLOG_AGE: Duration = Duration::from_mins(15);
@@ -30,11 +32,19 @@ const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 /// What a check learned about the order.
 pub(super) enum Observed {
-    /// An answer, and how long the job waited for another request to end before it made its own, in domain time.
-    Answer(Observation, Duration),
-    SeenInList,
+    Answer(Answered),
+    /// A recent row of the list shows the order; contains the wait, see [`Answered::waited`].
+    SeenInList(Duration),
     /// Nothing: no permit was free, or a key or the provider is at fault. Check again after this real (unscaled) time.
     Wait(Duration),
+}
+
+pub(super) struct Answered {
+    pub(super) observation: Observation,
+    /// How long the job waited, with its slot, for another request to end, in domain time.
+    pub(super) waited: Duration,
+    /// Reports the answer to the budget meanwhile. The job must not end before.
+    pub(super) reporting: Option<JoinHandle<()>>,
 }
 
 /// Asks the provider about the order if there is a permit. With `list_counts`, a recent row of the list suffices.
@@ -51,14 +61,20 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
         list_counts,
     };
     let waited = || (env.clock.now() - now).to_std().unwrap_or_default();
+    let mut ended_requests = env.budget.ended_requests();
     let permit = loop {
+        // A request that ends from now on, even before the budget has answered, ends the wait below.
+        ended_requests.mark_unchanged();
         match env.budget.acquire(&request).await {
             PermitDecision::Granted(permit) => break permit,
-            PermitDecision::SeenInList => return Observed::SeenInList,
+            PermitDecision::SeenInList => return Observed::SeenInList(waited()),
             PermitDecision::Full(wait) => {
-                if waited() > MAX_WAIT_FOR_PLACE || !env.budget.wait_for_place(wait).await {
+                let is_long = waited() + env.clock.domain(wait) > MAX_WAIT_IN_SLOT;
+                if is_long || !env.budget.has_request_in_flight() {
                     return Observed::Wait(wait);
                 }
+                // After this time the order asks again, too: a request of another worker may have ended.
+                let _ = tokio::time::timeout(wait, ended_requests.changed()).await;
             }
             PermitDecision::Wait(wait) | PermitDecision::Blocked(wait) => return Observed::Wait(wait),
         }
@@ -70,12 +86,14 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
     let known = order.tracking.last_checked_at.is_some();
     let error = match answer {
         Ok(answer) => {
-            // Such an answer is always about the order, so the check goes on while the report is on its way.
+            // A usable answer is always about the order, so the check does not wait for its report.
             let (budget, topup_id) = (Arc::clone(&env.budget), order.topup_id.clone());
-            tokio::spawn(async move {
+            let report = async move {
                 budget.report(&permit, Some(Checked { topup_id: &topup_id, known }), None).await;
-            });
-            return Observed::Answer(Observation::Answered(answer), waited);
+            };
+            let reporting = Some(tokio::spawn(report.in_current_span()));
+            let observation = Observation::Answered(answer);
+            return Observed::Answer(Answered { observation, waited, reporting });
         }
         Err(error) => error,
     };
@@ -104,7 +122,7 @@ pub(super) async fn observe(env: &Environment, job: JobName, order: &Order, list
             Observation::Failed(error.to_string())
         }
     };
-    Observed::Answer(observation, waited)
+    Observed::Answer(Answered { observation, waited, reporting: None })
 }
 
 /// Requests the list after a check failed. No permit, or any error but `Concern::Order`, counts as an outage.

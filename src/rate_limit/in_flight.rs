@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,8 +29,7 @@ struct Request {
 
 pub(super) struct InFlight {
     requests: Requests,
-    /// Wakes the orders that wait for a request to end, in the sequence in which they began to wait.
-    places: Notify,
+    ended: watch::Sender<()>,
     _renewing: AbortOnDropHandle<()>,
 }
 
@@ -39,7 +38,7 @@ impl InFlight {
     pub(super) fn renewed_by(connection: Connection, budget: String) -> Self {
         let requests = Requests::default();
         let renewing = tokio::spawn(renew(Arc::clone(&requests), connection, budget));
-        Self { requests, places: Notify::new(), _renewing: AbortOnDropHandle::new(renewing) }
+        Self { requests, ended: watch::Sender::new(()), _renewing: AbortOnDropHandle::new(renewing) }
     }
 
     pub(super) fn began(&self, permit: &str, key: &KeyFingerprint) {
@@ -49,24 +48,19 @@ impl InFlight {
         changed.notify_one();
     }
 
+    /// Redis no longer counts this request as in flight.
     pub(super) fn ended(&self, permit: &str) {
         self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).remove(permit);
+        self.ended.send_replace(());
     }
 
-    /// A request has ended, and its end is reported to Redis.
-    pub(super) fn left(&self) {
-        self.places.notify_one();
+    /// Changes whenever a request has ended.
+    pub(super) fn ended_requests(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
     }
 
-    /// Waits until a request of this process has ended, at most this long. Returns false at once if none is in flight.
-    pub(super) async fn one_ends(&self, most: Duration) -> bool {
-        let ends = self.places.notified();
-        if self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
-            return false;
-        }
-        // At the end of the time the order asks again, too: a request of another worker may have ended.
-        let _ = tokio::time::timeout(most, ends).await;
-        true
+    pub(super) fn has_any(&self) -> bool {
+        !self.requests.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 

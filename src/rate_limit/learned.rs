@@ -20,12 +20,12 @@ pub(super) struct Learned {
     read_at: Option<Instant>,
 }
 
-/// The age ranges of final orders that are to be counted in Redis. Clones share them.
+/// Age ranges of final orders that are not yet counted in Redis. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Completed(Arc<Mutex<Vec<usize>>>);
+pub(super) struct Uncounted(Arc<Mutex<Vec<usize>>>);
 
-impl Completed {
-    /// Adds an order; returns whether it is the first one that waits.
+impl Uncounted {
+    /// Adds an order; returns whether there was none before.
     pub(super) fn add(&self, span: usize) -> bool {
         let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         spans.push(span);

@@ -76,12 +76,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{RedisResult, ScriptInvocation};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use topup_jobs::Completions;
 
 use self::acquire::Purpose;
 use self::in_flight::InFlight;
-use self::learned::{Completed, Learned};
+use self::learned::{Learned, Uncounted};
 pub use self::permit::{Budget, Checked, Meaning, Permit, PermitDecision, PermitRequest};
 pub(crate) use self::scripts::SHARED;
 pub(crate) use self::standing::Standing;
@@ -101,8 +101,8 @@ const MAX_BACKLOG_WAIT: Duration = Duration::from_mins(5);
 /// Once this many final orders are counted, all counts are halved, so that recent orders weigh more.
 const MAX_COUNTED: u32 = 4_000;
 
-/// Final orders are counted together, this long after the first of them. The counts of a worker that dies are lost.
-const COUNTED_AFTER: Duration = Duration::from_millis(100);
+/// Final orders are counted in one call, this long after the first. If the worker ends before, they are not counted.
+const COUNT_DELAY: Duration = Duration::from_millis(100);
 
 /// The provider refused the key, but another key of the worker takes over: the order is checked again at once.
 const OTHER_KEY: Meaning = Meaning::SaysNothing(Duration::ZERO);
@@ -149,7 +149,7 @@ pub struct RedisBudget {
     rate_limit: RateLimit,
     keys: Vec<KeyFingerprint>,
     learned: Mutex<Learned>,
-    completed: Completed,
+    uncounted: Uncounted,
     contention: Notify,
     in_flight: InFlight,
     standing: Standing,
@@ -173,7 +173,7 @@ impl RedisBudget {
             rate_limit,
             keys,
             learned: Mutex::default(),
-            completed: Completed::default(),
+            uncounted: Uncounted::default(),
             contention: Notify::new(),
             standing: Standing::default(),
         }
@@ -233,8 +233,12 @@ impl Budget for RedisBudget {
         self.standing.refused_for().is_some()
     }
 
-    async fn wait_for_place(&self, most: Duration) -> bool {
-        self.in_flight.one_ends(most).await
+    fn ended_requests(&self) -> watch::Receiver<()> {
+        self.in_flight.ended_requests()
+    }
+
+    fn has_request_in_flight(&self) -> bool {
+        self.in_flight.has_any()
     }
 
     async fn wait_for_contention(&self) {
@@ -250,7 +254,6 @@ impl Budget for RedisBudget {
     }
 
     async fn report(&self, permit: &Permit, order: Option<Checked<'_>>, error: Option<&ApiError>) -> Meaning {
-        self.in_flight.ended(&permit.number);
         let mut call = scripts::BUDGET_REPORT.prepare_invoke();
         call.key(&self.key).arg(&permit.number).arg(permit.key);
         call.arg(millis(self.rate_limit.minute)).arg(&self.worker);
@@ -267,8 +270,7 @@ impl Budget for RedisBudget {
                 said => break said,
             }
         };
-        // Redis no longer counts the request, so an order that waits for its place gets it.
-        self.in_flight.left();
+        self.in_flight.ended(&permit.number);
         let (became, number) = said.unwrap_or_default();
         let wait = Duration::from_millis(number);
         self.log_verdict(permit, &became, wait, error);
@@ -300,16 +302,16 @@ impl Budget for RedisBudget {
     }
 
     async fn completed(&self, last: Duration, age: Duration) {
-        if !self.completed.add(Completions::span(last, age)) {
+        if !self.uncounted.add(Completions::span(last, age)) {
             return;
         }
-        let (completed, key, connection) =
-            (self.completed.clone(), self.key.clone(), self.connection.clone());
+        let (uncounted, key, connection) =
+            (self.uncounted.clone(), self.key.clone(), self.connection.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(COUNTED_AFTER).await;
+            tokio::time::sleep(COUNT_DELAY).await;
             let mut call = scripts::BUDGET_LEARN.prepare_invoke();
             call.key(&key).arg(MAX_COUNTED);
-            for span in completed.take() {
+            for span in uncounted.take() {
                 call.arg(span);
             }
             if let Err(error) = call.invoke_async::<()>(&mut connection.get()).await {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use topup_jobs::{Timestamp, TopupId};
 
 use crate::provider::ApiError;
@@ -33,8 +34,8 @@ pub enum PermitDecision {
     SeenInList,
     /// Other orders come first, or the budget is used up. The order waits in the queue; request again after this time.
     Wait(Duration),
-    /// Only requests in flight stand in the way. The order waits in the queue; request again when one ends, or after
-    /// this time, which is estimated.
+    /// As [`PermitDecision::Wait`], for one of the first orders in the queue, if only requests in flight keep it from a
+    /// permit. It may request again as soon as one ends.
     Full(Duration),
     /// This worker, or every worker, may check no order now; request again after this time.
     Blocked(Duration),
@@ -77,12 +78,14 @@ pub struct Permit {
 /// Permits for requests to the provider, shared by all workers.
 #[async_trait]
 pub trait Budget: Send + Sync + 'static {
-    /// Requests a permit. Without one the order joins the wait queue, and its job is rescheduled.
+    /// Requests a permit. After `Wait` or `Full` the order is in the wait queue.
     async fn acquire(&self, request: &PermitRequest) -> PermitDecision;
 
-    /// Waits until a request of this process ends, at most this long in real time. Returns false at once if none is in
-    /// flight.
-    async fn wait_for_place(&self, most: Duration) -> bool;
+    /// Changes whenever a request of this process has ended and a permit may be free.
+    fn ended_requests(&self) -> watch::Receiver<()>;
+
+    /// Whether a request of this process is in flight.
+    fn has_request_in_flight(&self) -> bool;
 
     /// Requests a permit for a page of the list. A page comes before most orders, because it shows many of them.
     ///

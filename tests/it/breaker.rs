@@ -383,7 +383,7 @@ async fn requests_in_flight_end_with_the_lease_of_their_worker() {
     // While the worker lives, it renews the leases of its requests.
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert!(matches!(acquire(&other, 4).await, PermitDecision::Full(_)), "two are in flight");
-    assert!(!other.wait_for_place(MINUTE).await, "none of them is its own");
+    assert!(!other.has_request_in_flight(), "none of them is its own");
     drop(killed);
     let began = Instant::now();
     permit(&other, 4).await;
@@ -398,14 +398,17 @@ async fn waiting_orders_get_the_place_of_a_request_as_soon_as_it_ends() {
     let (second, third) = (permit(&budget, 2).await, permit(&budget, 3).await);
     let estimated = [acquire(&budget, 4).await, acquire(&budget, 5).await];
     assert!(estimated.iter().all(|decision| matches!(decision, PermitDecision::Full(_))), "{estimated:?}");
-    // Nothing but the end of a request ends these waits.
-    let (long, both) = (Duration::from_hours(1), async {
-        (report(&budget, &second, 2, None).await, report(&budget, &third, 3, None).await)
-    });
-    let (fourth, fifth, _) = tokio::join!(budget.wait_for_place(long), budget.wait_for_place(long), both);
-    assert!(fourth && fifth);
-    for order in [4, 5] {
-        assert!(matches!(acquire(&budget, order).await, PermitDecision::Granted(_)), "order {order}");
+    assert!(budget.has_request_in_flight());
+    let mut ended = budget.ended_requests();
+    for (permit, of, waiting) in [(&second, 2, 4), (&third, 3, 5)] {
+        ended.mark_unchanged();
+        let reported = async { report(&budget, permit, of, None).await };
+        let granted = async {
+            ended.changed().await.expect("the budget is open");
+            acquire(&budget, waiting).await
+        };
+        let (_, decision) = tokio::join!(reported, granted);
+        assert!(matches!(decision, PermitDecision::Granted(_)), "{decision:?}");
     }
 }
 

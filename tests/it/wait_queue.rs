@@ -51,6 +51,8 @@ enum Decision {
 struct WaitQueue {
     connection: MultiplexedConnection,
     now: u64,
+    /// Whether the last order had to wait for requests in flight only.
+    is_full: bool,
     /// Kept alive for the test.
     _server: TestRedis,
 }
@@ -61,7 +63,7 @@ impl WaitQueue {
         let server = TestRedis::start().await;
         let connection = connect(&server.url()).await.unwrap();
         assert!(PRELUDE.contains(TIME), "the scripts would read another clock");
-        let mut queue = Self { connection, now: START_MS, _server: server };
+        let mut queue = Self { connection, now: START_MS, is_full: false, _server: server };
         queue.at(START_MS).await;
         queue.run::<()>(&["SET", &key("verified:key"), "1"]).await;
         queue
@@ -127,6 +129,7 @@ impl WaitQueue {
         ];
         let decision: Vec<String> = self.call(ACQUIRE, &arguments).await;
         let ms = || decision[1].parse().unwrap();
+        self.is_full = decision[0] == "full";
         match decision[0].as_str() {
             "granted" => Decision::Granted(decision[1].clone()),
             "wait" | "full" => Decision::Wait(ms()),
@@ -392,6 +395,31 @@ async fn a_later_order_does_not_overtake_orders_that_wait_for_a_request_in_fligh
     assert!(matches!(queue.acquire("fourth").await, Decision::Wait(_)), "it is the turn of the third order");
     queue.later(PACE_MS / 2).await;
     assert!(matches!(queue.acquire("third").await, Decision::Granted(_)));
+}
+
+#[tokio::test]
+async fn only_the_first_orders_wait_for_requests_in_flight_with_their_slots() {
+    let mut queue = WaitQueue::new().await;
+    let Decision::Granted(first) = queue.acquire("first").await else { panic!("the budget is full") };
+    assert!(matches!(queue.acquire("second").await, Decision::Granted(_)));
+    // The first four: twice as many as requests may be in flight. The burst would allow all of them.
+    for (order, is_full) in [("a", true), ("b", true), ("c", true), ("d", true), ("e", false), ("a", true)] {
+        assert!(matches!(queue.acquire(order).await, Decision::Wait(_)), "{order}");
+        assert_eq!(queue.is_full, is_full, "{order}");
+    }
+    queue.usable(&first).await;
+    assert!(matches!(queue.acquire("a").await, Decision::Granted(_)));
+}
+
+#[tokio::test]
+async fn an_order_kept_waiting_by_the_rate_limit_gives_its_slot_back() {
+    let mut queue = WaitQueue::new().await;
+    for n in 0..BURST {
+        let Decision::Granted(permit) = queue.acquire(&format!("order {n}")).await else { panic!("{n}") };
+        queue.usable(&permit).await;
+    }
+    assert!(matches!(queue.acquire("next").await, Decision::Wait(_)));
+    assert!(!queue.is_full);
 }
 
 #[tokio::test]

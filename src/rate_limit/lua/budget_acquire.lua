@@ -22,7 +22,7 @@
 -- Returns one of
 --   {'granted', permit number, number of the API key (from 0), 1 for a probe, ms waited for the permit}
 --   {'wait', ms}           other orders come first, or the present or next reading of the list will show this order
---   {'full', ms}           only requests in flight stand in the way; ms is estimated, as one may end at any time
+--   {'full', ms}           only requests in flight keep this order, one of the first, from a permit; ms is estimated
 --   {'seen-in-list'}       the list has just shown the order HANDLING
 --   {'blocked', ms}        the breaker is open
 --   {'mistrusted', ms}     the answer "not found" with this API key is not believed
@@ -45,13 +45,13 @@ local eligible_at, waiting_since = budget .. ':eligible-at', budget .. ':waiting
 local new_since_backlog = budget .. ':new-since-backlog'
 local created_at_of, details_missing = budget .. ':created-at', budget .. ':details-missing'
 
--- Usually the first key is verified and nothing stands against it or the provider. Two commands then replace many.
+-- Usual case: the first key is verified, and no refusal, breaker or mistrust exists. Two commands then suffice.
 local first = keys[1]
-local is_clear = redis.call('EXISTS', budget .. ':refused:' .. first, budget .. ':breaker', budget .. ':breaker:' .. first,
+local unrestricted = redis.call('EXISTS', budget .. ':refused:' .. first, budget .. ':breaker', budget .. ':breaker:' .. first,
     budget .. ':half-open', budget .. ':mistrusted:' .. first, budget .. ':mistrust-rounds:' .. first) == 0
     and redis.call('EXISTS', budget .. ':verified:' .. first) == 1
 local number, key = 1, first
-if not is_clear then
+if not unrestricted then
     number, key = key_in_use(budget, keys)
 end
 if not number then
@@ -71,12 +71,12 @@ if purpose == 'verification' then
         end
     end
 end
-is_clear = is_clear and key == first
-local blocked_for = is_clear and 0 or breaker_open_for(budget, key)
+unrestricted = unrestricted and key == first
+local blocked_for = unrestricted and 0 or breaker_open_for(budget, key)
 local function is_unknown()
     return redis.call('SISMEMBER', budget .. ':unknown:' .. key, order) == 1
 end
-if not is_clear and blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
+if not unrestricted and blocked_for == 0 and purpose ~= 'verification' and (purpose ~= 'order' or is_unknown()) then
     -- While "not found" is not believed, pages wait, as do orders that got it. Another order may prove the key valid.
     blocked_for = lasts_for(budget .. ':mistrusted:' .. key)
     if blocked_for > 0 and purpose == 'order' then
@@ -91,7 +91,7 @@ if blocked_for > 0 then
     -- breaker early. The list needs no such limit: its reading ends when it is blocked.
     return { 'blocked', purpose == 'order' and math.min(blocked_for, longest) or blocked_for }
 end
-local probe = not is_clear and probe_of(budget, key)
+local probe = not unrestricted and probe_of(budget, key)
 local window_log, in_flight = budget .. ':window-log:' .. key, budget .. ':in-flight:' .. key
 redis.call('ZREMRANGEBYSCORE', window_log, '-inf', now_ms)
 redis.call('ZREMRANGEBYSCORE', in_flight, '-inf', now_ms)
@@ -118,18 +118,18 @@ local function wait_for(requests)
     return math.max(allowed_in(requests), pace / 2 * (in_flight_now + requests - max_in_flight))
 end
 
--- Whether an order is in a wait queue, or left something there when it began to wait for the list.
-local some_wait = redis.call('EXISTS', new_orders, backlog, eligible_at, waiting_since, created_at_of, details_missing) > 0
+-- Whether Redis holds data of any waiting order, in a wait queue or waiting for the list.
+local any_waiting = redis.call('EXISTS', new_orders, backlog, eligible_at, waiting_since, created_at_of, details_missing) > 0
 
 local function grant()
     local began = now_ms
-    if some_wait then
+    if any_waiting then
         began = tonumber(redis.call('HGET', waiting_since, order) or now_ms)
         leave_wait_queue(budget, order)
     end
     if in_backlog then
         redis.call('DEL', new_since_backlog)
-    elseif some_wait and redis.call('EXISTS', backlog) == 1 then
+    elseif any_waiting and redis.call('EXISTS', backlog) == 1 then
         redis.call('INCR', new_since_backlog)
     end
     local permit = redis.call('INCR', budget .. ':permit-number')
@@ -205,7 +205,7 @@ local function kept(rank)
     return ahead + (is_turn_of_backlog() and 0 or page + asking(new_orders, LOOKED_AT, soon))
 end
 
-if some_wait then
+if any_waiting then
     tidy_wait_queue(budget, now_ms)
 end
 
@@ -247,10 +247,11 @@ if purpose ~= 'order' then
     return { 'wait', wait }
 end
 
-if not some_wait and not probe and not regular and wait_for(reserved_for_list() + 1) <= 0 then
+if not any_waiting and not probe and not regular and wait_for(reserved_for_list() + 1) <= 0 then
     return grant()
 end
-some_wait = true
+-- This order now joins a queue.
+any_waiting = true
 
 -- An order that waited in the other queue moves to this one and keeps its score.
 local came = redis.call('ZSCORE', other_queue, order)
@@ -266,8 +267,9 @@ else
 end
 local rank = redis.call('ZRANK', queue, order)
 
-local function join_wait_queue(at_least, answer)
+local function join_wait_queue(at_least, answer, needed)
     local turn = rank + 1 + reserved_for_list() + (in_backlog and redis.call('ZCARD', new_orders) or 0)
+    turn = math.max(turn, needed or 0)
     local function capped(wait)
         return math.min(math.max(math.ceil(wait), at_least), longest)
     end
@@ -306,4 +308,6 @@ local needed = kept(rank) + 1
 if wait_for(needed) <= 0 then
     return grant()
 end
-return join_wait_queue(1, allowed_in(needed) <= 0 and 'full' or 'wait')
+-- Only the first orders are told so: their jobs then wait with their slots, and all of them ask when a request ends.
+local is_among_first = rank < 2 * max_in_flight
+return join_wait_queue(1, is_among_first and allowed_in(needed) <= 0 and 'full' or 'wait', needed)

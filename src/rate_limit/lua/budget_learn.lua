@@ -1,8 +1,7 @@
--- Counts orders that became final, by their age. Once ARGV[1] orders are counted, all counts are halved, so recent orders
--- weigh more.
+-- Counts orders that became final, by their age. All counts are halved at a limit, so that recent orders weigh more.
 -- KEYS[1] budget
--- ARGV[1] number of counted orders at which all counts are halved
--- ARGV, then for each order: number of its age range (`Completions::span`)
+-- ARGV: number of counted orders at which all counts are halved, then for each order: number of the age range
+--   (`Completions::span`)
 -- Returns nothing
 local completions, most = KEYS[1] .. ':completions', tonumber(take())
 local all = 0

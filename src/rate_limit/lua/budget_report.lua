@@ -66,8 +66,8 @@ end
 if verdict == 'usable' or (verdict == 'own' and order == '') then
     local ms = tonumber(take() or '0')
     -- A refusal or an open breaker may have begun after this request was sent, so this answer does not end it.
-    local closed = { of_key('refused'), budget .. ':breaker', of_key('breaker') }
-    if redis.call('EXISTS', unpack(closed)) > 0 and (lasts_for(closed[1]) > 0 or breaker_open_for(budget, key) > 0) then
+    local blocking = { of_key('refused'), budget .. ':breaker', of_key('breaker') }
+    if redis.call('EXISTS', unpack(blocking)) > 0 and (lasts_for(blocking[1]) > 0 or breaker_open_for(budget, key) > 0) then
         return { verdict, 0 }
     end
     if verdict == 'usable' then
