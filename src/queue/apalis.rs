@@ -138,7 +138,8 @@ where
 }
 
 impl SettleLayer {
-    /// Converts a suspect for an isolated process; also returns its number of crashes. `None` if the job is no suspect.
+    /// Builds the job of an isolated process from a suspect, and returns it with the suspect's number of crashes. Returns
+    /// `None` for any other job.
     fn suspect(&self, job: &ClaimedJob) -> Option<(Quarantine, IsolatedJob, u32)> {
         let quarantine = self.quarantine.clone().filter(|_| job.suspect || job.crashes > 0)?;
         let id = String::from_utf8_lossy(&job.id).into_owned();

@@ -11,7 +11,7 @@ use self::loads::Load;
 use self::tracker::{Tracker, database_of_its_own};
 use super::BenchSettings;
 use super::bench_redis::BenchRedis;
-use super::report::Report;
+use super::report::{Report, figure_name};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct OrdersSettings {
@@ -70,7 +70,7 @@ pub(super) async fn orders(
                 database.drop().await?;
             }
             for (figure, value) in measured {
-                report.add(format!("orders_{}_{name}_{figure}", load.name()), value);
+                report.add(format!("orders_{}_{name}_{figure}", figure_name(load)), value);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 /// One figure; its name contains the unit.
@@ -41,6 +42,12 @@ impl Report {
         table.truncate(table.trim_end().len());
         table
     }
+}
+
+/// The name of a clap value in the names of figures: with `_` for `-`.
+pub(super) fn figure_name(value: &impl ValueEnum) -> String {
+    // Invariant: clap hides no such value, so each has a name.
+    value.to_possible_value().expect("a name").get_name().replace('-', "_")
 }
 
 /// Returns the value below which `share` (0 to 1) of the sorted values lie; NaN for an empty slice.

@@ -44,6 +44,38 @@ pub(super) trait BatchCall: Sized + Send + 'static {
     fn close(open: Self::Open, commit: bool) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
+/// A call that only reads. One batch runs at once, and it needs no transaction.
+pub(super) trait BatchRead: Sized + Send + 'static {
+    type Done: Send + 'static;
+
+    /// As [`BatchCall::run`].
+    fn read(
+        database: &Database,
+        batch: Vec<Self>,
+    ) -> impl Future<Output = Result<Vec<Option<Self::Done>>, StoreError>> + Send;
+}
+
+impl<R: BatchRead> BatchCall for R {
+    type Done = R::Done;
+    type Open = Database;
+
+    fn max_concurrent(_: &Database) -> usize {
+        1
+    }
+
+    async fn open(database: &Database) -> Result<Database, StoreError> {
+        Ok(database.clone())
+    }
+
+    async fn run(database: &mut Database, batch: Vec<Self>) -> Result<Vec<Option<R::Done>>, StoreError> {
+        R::read(database, batch).await
+    }
+
+    async fn close(_: Database, _: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
 /// The batches of one kind of call. Clones share them.
 pub(super) struct Batches<C: BatchCall>(Arc<Inner<C>>);
 

@@ -158,13 +158,11 @@ impl Database {
     pub(in crate::orders) async fn fetch_rows(
         &self,
         text: &str,
-        mut rows: Vec<Values>,
+        rows: Vec<Values>,
     ) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows_per_statement(rows.len()));
-            found.extend(self.fetch(sql_with_rows(text, rows)).await?);
-            rows = rest;
+        for part in parts(rows) {
+            found.extend(self.fetch(sql_with_rows(text, part)).await?);
         }
         Ok(found)
     }
@@ -270,13 +268,11 @@ impl Transaction {
     pub(in crate::orders) async fn fetch_rows(
         &mut self,
         text: &str,
-        mut rows: Vec<Values>,
+        rows: Vec<Values>,
     ) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows_per_statement(rows.len()));
-            found.extend(self.fetch(sql_with_rows(text, rows)).await?);
-            rows = rest;
+        for part in parts(rows) {
+            found.extend(self.fetch(sql_with_rows(text, part)).await?);
         }
         Ok(found)
     }
@@ -286,15 +282,13 @@ impl Transaction {
         &mut self,
         table: &'static str,
         text: &str,
-        mut rows: Vec<Values>,
+        rows: Vec<Values>,
     ) -> Result<(), StoreError> {
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows_per_statement(rows.len()));
-            let expected = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-            if self.execute(sql_with_rows(text, rows)).await? != expected {
+        for part in parts(rows) {
+            let expected = u64::try_from(part.len()).unwrap_or(u64::MAX);
+            if self.execute(sql_with_rows(text, part)).await? != expected {
                 return Err(StoreError::NotStored(table));
             }
-            rows = rest;
         }
         Ok(())
     }
@@ -326,10 +320,13 @@ impl Transaction {
     }
 }
 
-/// Number of `rows` that one statement takes: a power of two up to 32, so that each text has only six variants to prepare.
-/// Larger statements are not faster.
-fn rows_per_statement(rows: usize) -> usize {
-    1 << rows.min(32).ilog2()
+/// Splits rows into parts that one statement each takes. The size of a part is a power of two up to 32, so that each text
+/// has only six variants to prepare. Larger statements are not faster.
+fn parts(mut rows: Vec<Values>) -> impl Iterator<Item = Vec<Values>> {
+    std::iter::from_fn(move || {
+        let size = 1 << rows.len().min(32).checked_ilog2()?;
+        Some(rows.drain(..size).collect())
+    })
 }
 
 fn sqlite_rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<Row> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use topup_jobs::{NotifyCustomer, Timestamp, TopupId};
 
-use super::batches::BatchCall;
+use super::batches::BatchRead;
 use super::database::{Database, Transaction};
 use super::statement::{Row, Statement, Values, sql, sql_with_rows};
 use super::unchecked::page;
@@ -207,23 +207,10 @@ impl ReadForAttempt {
     }
 }
 
-impl BatchCall for ReadForAttempt {
+impl BatchRead for ReadForAttempt {
     type Done = Row;
-    type Open = Database;
 
-    fn max_concurrent(_: &Database) -> usize {
-        1
-    }
-
-    async fn open(database: &Database) -> Result<Database, StoreError> {
-        Ok(database.clone())
-    }
-
-    async fn close(_: Database, _: bool) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn run(database: &mut Database, batch: Vec<Self>) -> Result<Vec<Option<Row>>, StoreError> {
+    async fn read(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Row>>, StoreError> {
         let (keys, rows): (Vec<_>, _) =
             batch.into_iter().map(|read| ((read.event_id, read.channel), read.row)).unzip();
         let mut found = HashMap::new();
@@ -333,9 +320,18 @@ pub(super) async fn update(
     .bind(notification.channel.as_str())
     .bind(attempt.status.as_str());
     let Some(row) = open.change_if(TABLE, update, unchanged).await? else { return Ok(false) };
-    let is_stored =
-        row.get::<String>("status")? == attempt.status.as_str() && row.count("attempts")? == attempt.attempts;
-    if is_stored { Ok(true) } else { Err(StoreError::NotStored(TABLE)) }
+    must_be_updated(&row, attempt.status, attempt.attempts)?;
+    Ok(true)
+}
+
+/// Fails unless a row that [`UPDATE`] returns holds this status and number of attempts.
+pub(super) fn must_be_updated(
+    row: &Row,
+    status: NotificationStatus,
+    attempts: u32,
+) -> Result<(), StoreError> {
+    let is_stored = row.get::<String>("status")? == status.as_str() && row.count("attempts")? == attempts;
+    if is_stored { Ok(()) } else { Err(StoreError::NotStored(TABLE)) }
 }
 
 pub(super) async fn notify_again(

@@ -6,7 +6,7 @@ use topup_jobs::{
     Card, NotifyCustomer, OrderStatus, Secret, Timestamp, TopupId, TopupType, TrackTopup, Tracking,
 };
 
-use super::batches::BatchCall;
+use super::batches::BatchRead;
 use super::database::{Database, Transaction};
 use super::statement::{Row, Statement, Values, sql, sql_built, sql_with_rows};
 use super::{details, events, history, json, notifications, read_json};
@@ -276,23 +276,10 @@ impl ReadOrder {
     }
 }
 
-impl BatchCall for ReadOrder {
+impl BatchRead for ReadOrder {
     type Done = Order;
-    type Open = Database;
 
-    fn max_concurrent(_: &Database) -> usize {
-        1
-    }
-
-    async fn open(database: &Database) -> Result<Database, StoreError> {
-        Ok(database.clone())
-    }
-
-    async fn close(_: Database, _: bool) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn run(database: &mut Database, batch: Vec<Self>) -> Result<Vec<Option<Order>>, StoreError> {
+    async fn read(database: &Database, batch: Vec<Self>) -> Result<Vec<Option<Order>>, StoreError> {
         let rows = batch.iter().map(|read| vec![read.0.as_str().into()]).collect();
         // A row that cannot be read is read again alone by its caller, which gets the error.
         let found = database.fetch_rows(&select_text(), rows).await?;
@@ -392,11 +379,7 @@ pub(super) async fn apply_in(
         let Some(row) = transaction.change_if(TABLE, update, unchanged).await? else {
             return Ok(Applied::Conflict);
         };
-        if row.get::<String>("status")? != record.status.as_str()
-            || row.get::<Option<String>>("card_code")? != card_code
-        {
-            return Err(StoreError::NotStored(TABLE));
-        }
+        must_be_updated(&row, record.status.as_str(), card_code.as_deref())?;
         history::add_all(transaction, history_row(&change).into_iter().collect()).await?;
     }
     let Some(event) = &change.event else { return Ok(Applied::Stored) };
@@ -443,6 +426,13 @@ pub(super) const UPDATE: &str = "UPDATE internet_orders SET
      FROM (VALUES {rows}) AS new
      WHERE topup_id = new.column23 AND version = new.column24 AND status NOT IN ('FULFILLED', 'REFUNDED')
      RETURNING topup_id, status, card_code";
+
+/// Fails unless a row that [`UPDATE`] returns holds this status and card.
+pub(super) fn must_be_updated(row: &Row, status: &str, card_code: Option<&str>) -> Result<(), StoreError> {
+    let (stored, stored_card) = (row.get::<String>("status")?, row.get::<Option<String>>("card_code")?);
+    let is_stored = stored == status && stored_card.as_deref() == card_code;
+    if is_stored { Ok(()) } else { Err(StoreError::NotStored(TABLE)) }
+}
 
 /// The row of a change, for [`UPDATE`].
 pub(super) fn update_row(change: &Change<'_>, card_code: Option<&str>) -> Values {

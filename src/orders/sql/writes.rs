@@ -188,20 +188,19 @@ impl Batch {
         let mut entries = Vec::new();
         for row in open.fetch_rows(&orders::insert_text(), std::mem::take(&mut self.orders)).await? {
             let order = orders::read(&row)?;
-            let (index, history) =
-                self.tracks.remove(order.topup_id.as_str()).ok_or(not_stored("internet_orders"))?;
+            let (index, history) = self
+                .tracks
+                .remove(order.topup_id.as_str())
+                .ok_or(StoreError::NotStored("internet_orders"))?;
             entries.push(history);
             self.results[index] = Some(Written::Order(Box::new(order)));
         }
         let (mut applied, mut event_rows, mut notification_rows) = (HashMap::new(), Vec::new(), Vec::new());
         for row in open.fetch_rows(orders::UPDATE, std::mem::take(&mut self.changes)).await? {
             let topup_id: String = row.get("topup_id")?;
-            let (index, mut apply) = self.applies.remove(&topup_id).ok_or(not_stored("internet_orders"))?;
-            if row.get::<String>("status")? != apply.status
-                || row.get::<Option<String>>("card_code")? != apply.card_code
-            {
-                return Err(not_stored("internet_orders"));
-            }
+            let (index, mut apply) =
+                self.applies.remove(&topup_id).ok_or(StoreError::NotStored("internet_orders"))?;
+            orders::must_be_updated(&row, apply.status, apply.card_code.as_deref())?;
             entries.extend(apply.history.take());
             if let Some(event) = &mut apply.event {
                 event_rows.push(std::mem::take(&mut event.row));
@@ -213,10 +212,8 @@ impl Batch {
         for row in open.fetch_rows(notifications::UPDATE, std::mem::take(&mut self.attempt_rows)).await? {
             let key = key_of(&row)?;
             let (index, number, status, history) =
-                self.attempts.remove(&key).ok_or(not_stored("notifications"))?;
-            if row.get::<String>("status")? != status.as_str() || row.count("attempts")? != number {
-                return Err(not_stored("notifications"));
-            }
+                self.attempts.remove(&key).ok_or(StoreError::NotStored("notifications"))?;
+            notifications::must_be_updated(&row, status, number)?;
             entries.push(history);
             self.results[index] = Some(Written::Attempt);
             if status == NotificationStatus::Pending {
@@ -225,7 +222,7 @@ impl Batch {
         }
         let events = event_rows.len();
         if open.fetch_rows(events::INSERT, event_rows).await?.len() != events {
-            return Err(not_stored("events"));
+            return Err(StoreError::NotStored("events"));
         }
         open.insert_all("notifications", events::INSERT_NOTIFICATIONS, notification_rows).await?;
         history::add_all(open, entries).await?;
@@ -249,7 +246,7 @@ async fn check_changes_stored(
         let topup_id: TopupId = row.parse("topup_id")?;
         let Some((_, apply)) = applied.get(topup_id.as_str()) else { continue };
         if apply.event.is_some() && apply.card_code.is_some() && !row.get::<bool>("has_card")? {
-            return Err(not_stored("internet_orders"));
+            return Err(StoreError::NotStored("internet_orders"));
         }
         let of_order = pending.entry(topup_id.to_string()).or_default();
         if let Some(outcome) = row.parse_optional("outcome")? {
@@ -258,13 +255,13 @@ async fn check_changes_stored(
         }
     }
     let result = |(topup_id, (index, apply)): (String, (usize, Apply))| {
-        let pending = pending.remove(&topup_id).ok_or(not_stored("internet_orders"))?;
+        let pending = pending.remove(&topup_id).ok_or(StoreError::NotStored("internet_orders"))?;
         let is_pending = |event: &EventRows, channel: &String| {
             pending.iter().any(|it| it.channel == *channel && it.event_id().as_str() == event.event_id)
         };
         let all =
             apply.event.iter().all(|event| event.channels.iter().all(|channel| is_pending(event, channel)));
-        if all { Ok((index, pending)) } else { Err(not_stored("notifications")) }
+        if all { Ok((index, pending)) } else { Err(StoreError::NotStored("notifications")) }
     };
     applied.into_iter().map(result).collect()
 }
@@ -278,17 +275,12 @@ async fn check_attempts_stored(
         begun.keys().map(|(event_id, channel)| vec![event_id.as_str().into(), channel.as_str().into()]);
     for row in open.fetch_rows(SELECT_ATTEMPTS, keys.collect()).await? {
         if begun.remove(&key_of(&row)?) != Some(row.count("attempts")?) {
-            return Err(not_stored("notifications"));
+            return Err(StoreError::NotStored("notifications"));
         }
     }
-    if begun.is_empty() { Ok(()) } else { Err(not_stored("notifications")) }
+    if begun.is_empty() { Ok(()) } else { Err(StoreError::NotStored("notifications")) }
 }
 
 fn key_of(row: &Row) -> Result<AttemptKey, StoreError> {
     Ok((row.get("event_id")?, row.get("channel")?))
-}
-
-/// The database did not store what was written to this table.
-fn not_stored(table: &'static str) -> StoreError {
-    StoreError::NotStored(table)
 }

@@ -308,6 +308,7 @@ local needed = kept(rank) + 1
 if wait_for(needed) <= 0 then
     return grant()
 end
--- Only the first orders are told so: their jobs then wait with their slots, and all of them ask when a request ends.
+-- Only one of the first orders gets 'full'. Its job then waits in its slot, and requests a permit again when a request
+-- ends.
 local is_among_first = rank < 2 * max_in_flight
 return join_wait_queue(1, is_among_first and allowed_in(needed) <= 0 and 'full' or 'wait', needed)

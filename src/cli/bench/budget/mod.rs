@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 
 use self::load::{Load, Tracked};
 use super::bench_redis::BenchRedis;
-use super::report::Report;
+use super::report::{Report, figure_name};
 use crate::simulator::ListCard;
 
 /// Requests per minute that the provider allows one API key.
@@ -94,9 +94,7 @@ pub(super) async fn budget(
                     service::track(&load, bench, "auto", "complete").await?
                 }
             };
-            // Invariant: clap hides no variant of `Tracker`, so each variant has a name.
-            let tracker_name = tracker.to_possible_value().expect("a name").get_name().replace('-', "_");
-            let name = format!("budget_{arrivals}_per_minute_{tracker_name}");
+            let name = format!("budget_{arrivals}_per_minute_{}", figure_name(tracker));
             note(report, &name, &tracked);
             if settings.rechecks > 0 {
                 let (answered, a_minute) = tracked.rechecks_answered;

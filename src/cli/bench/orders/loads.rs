@@ -36,16 +36,6 @@ pub(super) enum Load {
 type Figures = Vec<(&'static str, f64)>;
 
 impl Load {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Fulfilled => "fulfilled",
-            Self::Queued => "queued",
-            Self::ThirdCheck => "third_check",
-            Self::Waiting => "waiting",
-            Self::Alone => "alone",
-        }
-    }
-
     /// Whether a peer does the same work. It does not retry webhooks, and it hands over orders only in bulk.
     pub(super) fn suits_a_peer(self) -> bool {
         !matches!(self, Self::Waiting | Self::Alone)
