@@ -19,6 +19,7 @@ pub mod maintenance;
 pub mod notify;
 mod open_files;
 pub mod orders;
+mod pace;
 pub mod provider;
 pub mod queue;
 pub mod rate_limit;

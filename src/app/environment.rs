@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::ExposeSecret;
+use tokio_util::task::TaskTracker;
 use topup_jobs::{Outcome, Timestamp};
 
 use crate::clock::{Clock, ScaledClock, SharedTime};
@@ -98,6 +99,7 @@ pub(super) fn environment(
         strategy: config.poll_strategy,
         links: config.reveal.as_ref().map(|reveal| reveal.links.clone()),
         jitter: random_jitter,
+        recordings: TaskTracker::new(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::TaskTracker;
 use topup_jobs::JobName;
 
 use super::environment::{budget, environment, open_store_for_job, scaled_clock};
@@ -48,13 +49,18 @@ pub(crate) async fn run_jobs(config: &Config) -> anyhow::Result<()> {
     let environment = tokio::time::timeout(MAX_SET_UP, environment).await;
     let environment = environment.context("the database or Redis did not answer in time")??;
     let run = |job: IsolatedJob| {
-        let environment = environment.clone();
+        // The process may end with the job, so the job waits for its own recordings.
+        let recordings = TaskTracker::new();
+        let environment = Environment { recordings: recordings.clone(), ..environment.clone() };
         async move {
-            match job.name {
+            let settlement = match job.name {
                 JobName::PollTopup => job.run(&PollTopupHandler(environment)).await,
                 JobName::RecheckTopup => job.run(&RecheckTopupHandler(environment)).await,
                 JobName::NotifyCustomer => job.run(&NotifyCustomerHandler(environment)).await,
-            }
+            };
+            recordings.close();
+            recordings.wait().await;
+            settlement
         }
     };
     Ok(run_isolated(run).await?)

@@ -61,13 +61,14 @@ pub async fn run_with(
     };
     change(&mut parts.environment);
     let Parts { membership, watch, environment } = parts;
+    let recordings = environment.recordings.clone();
     let shutdown_timeout = config.shutdown_timeout;
     let queues = Box::pin(base.spawn(config, environment, &watch, &mut tasks, &shutdown)).await?;
     base.health.started();
     tracing::info!("the worker is ready for work");
     // The queues run on a thread of the pool, because the main thread would have to be woken for every job.
     let queues = tokio::spawn(queues.run(shutdown.clone(), shutdown_timeout));
-    Box::pin(supervise::supervise(queues, tasks, membership, watch, &shutdown)).await
+    Box::pin(supervise::supervise(queues, tasks, recordings, membership, watch, &shutdown)).await
 }
 
 /// Parts of a worker that can be built while Redis and the database do not answer.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::task::TaskTracker;
 
 use crate::deployment::Membership;
 use crate::maintenance::store_watch::StoreWatch;
@@ -18,6 +19,7 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 pub(super) async fn supervise(
     mut queues: JoinHandle<Stopped>,
     mut tasks: JoinSet<()>,
+    recordings: TaskTracker,
     membership: Membership,
     watch: StoreWatch,
     shutdown: &Shutdown,
@@ -39,7 +41,7 @@ pub(super) async fn supervise(
         }
     };
     shutdown.request();
-    end(&membership, &database).await;
+    end(&recordings, &membership, &database).await;
     if let Some(why) = refusal {
         return Err(why);
     }
@@ -47,10 +49,16 @@ pub(super) async fn supervise(
     Ok(stopped)
 }
 
-/// Leaves the deployment and closes the database. Tasks that still use the database end with the process.
-async fn end(membership: &Membership, database: &SqlStore) {
+/// Leaves the deployment, waits for the last recordings and closes the database. Tasks that still use the database end
+/// with the process.
+async fn end(recordings: &TaskTracker, membership: &Membership, database: &SqlStore) {
     membership.leave().await;
-    drop(tokio::time::timeout(CLOSED_WITHIN, database.close()).await);
+    recordings.close();
+    let close = async {
+        recordings.wait().await;
+        database.close().await;
+    };
+    drop(tokio::time::timeout(CLOSED_WITHIN, close).await);
 }
 
 /// Waits until the deployment refuses this worker or its database must not be used any longer. Returns the reason.

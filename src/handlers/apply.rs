@@ -1,13 +1,13 @@
 //! The last step of a check: stores its decision and event. Rows of the list and given-up orders are stored here, too.
 
 use topup_jobs::{
-    DeadLetterReason, Decision, JobName, Next, Observation, Outcome, ProviderOrder, RetryPolicy, Situation,
-    Timestamp, TopupId, TopupStatus, Tracking, decide,
+    DeadLetterReason, Decision, JobName, Next, NotifyCustomer, Observation, Outcome, ProviderOrder,
+    RetryPolicy, Situation, Timestamp, TopupId, TopupStatus, Tracking, decide,
 };
 
 use super::environment::Environment;
 use crate::job::NextJob;
-use crate::orders::{Applied, Change, Order, StoreError};
+use crate::orders::{Applied, Change, NewEvent, Order, StoreError};
 use crate::provider::RequestKind;
 
 /// Stores what a row of the provider's list shows about an order. Returns whether the order's job should run now.
@@ -43,8 +43,13 @@ pub(crate) async fn seen_in_list(
     Ok(apply(env, job, &order, (RequestKind::List, &observation), &decision, now).await?.is_some())
 }
 
-/// Stores a decision, logs it, and returns the jobs of the order's pending notifications. Stores nothing and returns
-/// `None` if the order has changed since the check read it.
+/// The event that a change stored, if it stored one, and the order's pending notifications.
+pub(super) struct Stored {
+    pub(super) event: Option<NewEvent>,
+    pub(super) pending: Vec<NotifyCustomer>,
+}
+
+/// Stores a decision and logs it. Stores nothing and returns `None` if the order has changed since the check read it.
 pub(super) async fn apply(
     env: &Environment,
     job: JobName,
@@ -52,7 +57,7 @@ pub(super) async fn apply(
     (source, observation): (RequestKind, &Observation),
     decision: &Decision,
     now: Timestamp,
-) -> Result<Option<Vec<NextJob>>, StoreError> {
+) -> Result<Option<Stored>, StoreError> {
     if let Some(warning) = &decision.warning {
         tracing::warn!(order.id = %order.topup_id, warning, "the provider gave an unexpected answer for the order");
     }
@@ -86,7 +91,8 @@ pub(super) async fn apply(
         let age = |at: Timestamp| (at - tracking.tracked_at).to_std().unwrap_or_default();
         env.budget.completed(tracking.last_checked_at.map(age).unwrap_or_default(), age(now)).await;
     }
-    Ok(Some(pending.iter().map(NextJob::notify).collect()))
+    let event = event.filter(|_| applied == Applied::Stored);
+    Ok(Some(Stored { event, pending }))
 }
 
 /// Stores that an order is given up, after the queue has dead-lettered its job. Returns the jobs that notify of it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use topup_jobs::{
     Decision, JobName, Next, Observation, OrderStatus, Outcome, ProviderOrder, Secret, Situation,
     TopupStatus, TrackTopup, Tracking, Waited, decide,
@@ -105,12 +106,16 @@ async fn try_check(
         // A row without news is stored only if it is the first answer: it proves that the provider knows the order.
         return Ok(stays(request, &order, waited, Disposition::Snooze(env.clock.real(*wait))));
     }
-    let applied = apply(env, name, &order, (source, &observation), &decision, now).await?;
-    if let Some(reporting) = reporting {
-        // A panic there ends only the report.
-        let _ = reporting.await;
-    }
-    let Some(jobs_to_notify) = applied else {
+    let stored = apply(env, name, &order, (source, &observation), &decision, now).await?;
+    let notifying = async {
+        match stored {
+            Some(stored) => Some(env.notify(&order, stored).await),
+            None => None,
+        }
+    };
+    // A panic in `reporting` ends only the report.
+    let (jobs_to_notify, _) = tokio::join!(notifying, OptionFuture::from(reporting));
+    let Some(jobs_to_notify) = jobs_to_notify else {
         tracing::debug!("another worker or command changed the order during its check; it is checked again");
         return Ok(Settlement::new(Disposition::Snooze(Duration::ZERO)));
     };

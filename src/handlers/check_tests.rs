@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use topup_jobs::{
     Instruction, InstructionKind, Jitter, PollStrategy, ProviderOrder, Timestamp, TopupId, TopupStatus,
 };
@@ -13,8 +14,8 @@ use topup_jobs::{
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::handlers::{give_up, seen_in_list};
-use crate::notify::{Bulkhead, Channels};
-use crate::orders::{self, CardCipher};
+use crate::notify::{Bulkhead, CardForm, Channel, Channels, Delivery, SendError};
+use crate::orders::{self, CardCipher, NotificationStatus};
 use crate::provider::{Answer, ApiError, OrderList, TopupApi};
 use crate::rate_limit::{Budget, Checked, Meaning, Permit, PermitDecision, PermitRequest};
 use crate::slots::Slots;
@@ -139,6 +140,7 @@ impl Tracked {
             strategy: PollStrategy::Adaptive,
             links: None,
             jitter: || Jitter::new(0.0),
+            recordings: TaskTracker::new(),
         };
         Self { env, clock, budget, payload: TrackTopup::new(ID.parse().unwrap()), _folder: folder }
     }
@@ -297,4 +299,91 @@ async fn the_job_of_a_cancelled_order_completes_without_a_request() {
         assert_eq!(check(&tracked.env, JobName::PollTopup, &job).await.disposition, Disposition::Complete);
     }
     assert_eq!(give_up(&tracked.env, &request.topup_id, "poison").await.unwrap(), []);
+}
+
+/// The provider answers REFUNDED.
+struct Refunded;
+
+#[async_trait]
+impl TopupApi for Refunded {
+    async fn check_id(&self, _: &TopupId) -> Result<ProviderOrder, ApiError> {
+        Ok(ProviderOrder::new(TopupStatus::Refunded))
+    }
+
+    async fn list(&self, _: u32, _: Timestamp, _: Timestamp) -> Result<OrderList, ApiError> {
+        unreachable!("no handler reads the list")
+    }
+
+    async fn verify(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+/// A channel that records the events it gets, or fails.
+struct Recording {
+    name: &'static str,
+    is_local: bool,
+    fails: bool,
+    sent: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl Channel for Recording {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn wants(&self, _: Outcome, _: &Order) -> bool {
+        true
+    }
+
+    fn repeat_is_harmless(&self) -> bool {
+        self.is_local
+    }
+
+    fn card_form(&self) -> CardForm {
+        CardForm::Nothing
+    }
+
+    async fn send(&self, delivery: Delivery<'_>) -> Result<(), SendError> {
+        if self.fails {
+            return Err(SendError::Failed { what: "it fails".to_owned(), retry_after: None });
+        }
+        self.sent.lock().unwrap().push(format!("{} {}", self.name, delivery.event_id));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn local_channels_get_an_event_within_the_job_that_stores_it_and_other_channels_get_a_job() {
+    let mut tracked = Tracked::new().await;
+    let sent: Arc<Mutex<Vec<String>>> = Arc::default();
+    let channel = |name, is_local, fails| {
+        Arc::new(Recording { name, is_local, fails, sent: Arc::clone(&sent) }) as Arc<dyn Channel>
+    };
+    let channels =
+        vec![channel("events", true, false), channel("log", true, true), channel("webhook", false, false)];
+    tracked.env.channels = Channels::new(channels);
+    tracked.env.apis = vec![Arc::new(Refunded)];
+    tracked.budget.decisions.lock().unwrap().push_back(ask(0));
+    let job = || Job { id: ID.to_owned(), attempts_made: 0, payload: tracked.payload.clone() };
+    let settlement = check(&tracked.env, JobName::PollTopup, &job()).await;
+    let jobs = |settlement: &Settlement| settlement.next.iter().map(|job| job.id.clone()).collect::<Vec<_>>();
+    let of = |channel: &str| format!("{ID}:refunded:{channel}");
+    assert_eq!(jobs(&settlement), [of("log"), of("webhook")]);
+    assert_eq!(*sent.lock().unwrap(), [format!("events evt_{ID}_refunded")]);
+    // The job runs again after a crash: as long as the result is not recorded, a job sends the event once more.
+    let again = check(&tracked.env, JobName::PollTopup, &job()).await;
+    assert_eq!(jobs(&again), [of("events"), of("log"), of("webhook")]);
+    tracked.env.recordings.close();
+    tracked.env.recordings.wait().await;
+    let stored = tracked.env.store.notifications(&tracked.payload.topup_id).await.unwrap();
+    let status = |channel: &str| {
+        let it = stored.iter().find(|it| it.channel == channel).unwrap();
+        (it.status, it.attempts, it.sent_at)
+    };
+    assert_eq!(status("events"), (NotificationStatus::Sent, 1, Some(tracked.clock.now())));
+    assert_eq!(status("log"), (NotificationStatus::Pending, 0, None));
+    let at_last = check(&tracked.env, JobName::PollTopup, &job()).await;
+    assert_eq!(jobs(&at_last), [of("log"), of("webhook")]);
 }

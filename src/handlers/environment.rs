@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use topup_jobs::{Jitter, PollStrategy};
 
 use crate::clock::Clock;
@@ -39,6 +40,8 @@ pub struct Environment {
     pub links: Option<Links>,
     /// Draws the random part of a wait.
     pub jitter: fn() -> Jitter,
+    /// Records the results of local channels in the background. Wait for these tasks before the store is closed.
+    pub recordings: TaskTracker,
 }
 
 /// How long a job waits after a failure of the store, in real (not scaled) time. The job loses no attempt.

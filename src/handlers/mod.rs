@@ -1,13 +1,15 @@
 //! The handlers, one file per job: load → ask → decide → apply. They know neither apalis nor Redis nor HTTP.
 //!
 //! A handler commits to the store before its job is settled. After a crash between the two, the job runs again: the
-//! store ignores the repeated change, and the job enqueues the notifications that are still pending in the store.
+//! store ignores the repeated change, and the job enqueues the notifications that are still pending in the store. The
+//! event stream and the log get an event before the settlement, without a job, see `local_channels`.
 
 mod announce;
 mod apply;
 mod check;
 mod environment;
 mod instruct;
+mod local_channels;
 mod notify_customer;
 mod observe;
 mod poll_topup;

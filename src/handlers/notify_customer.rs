@@ -1,4 +1,5 @@
-//! `notify-customer`: sends the event of one outcome over one channel.
+//! `notify-customer`: sends the event of one outcome over one channel. The event stream and the log need this job only if
+//! `local_channels` could not send the event.
 //!
 //! The event comes from the store, so every attempt has the same id and body. The store records the delivery before
 //! the job ends. After a crash between delivery and record, the event is sent again. If the store fails after an
@@ -123,7 +124,7 @@ async fn notify(env: &Environment, job: &Job<NotificationJob>) -> Result<Settlem
     if let Some(made) = made {
         return Ok(note(env, &order, notification, stored, made.clone()).await);
     }
-    let mut slot = match try_acquire(env, channel, &order) {
+    let mut slot = match acquire(env, channel, &order).await {
         Ok(slot) => slot,
         Err(wait) => return Ok(Settlement::new(Disposition::Snooze(wait))),
     };
@@ -216,13 +217,13 @@ async fn note(
 }
 
 /// Acquires a slot at the receiver's endpoint, if the channel has one. `Err` is the wait in real (not scaled) time.
-fn try_acquire(
+async fn acquire(
     env: &Environment,
     channel: Option<&Arc<dyn Channel>>,
     order: &Order,
 ) -> Result<Option<EndpointSlot>, Duration> {
     let Some(endpoint) = channel.and_then(|channel| channel.endpoint(order)) else { return Ok(None) };
-    env.bulkhead.try_acquire(endpoint, Instant::now()).map(Some).map_err(|rejected| match rejected {
+    env.bulkhead.acquire(endpoint).await.map(Some).map_err(|rejected| match rejected {
         Rejected::Busy(wait) => wait,
         // The breaker's own wait, lengthened by 20 % and varied by a tenth, so that the jobs do not all run at once.
         Rejected::Open(wait) => (env.jitter)().apply(wait.mul_f64(1.2)).max(SHORTEST_PAUSE),

@@ -8,7 +8,8 @@
 //! | An attempt that takes longer than [`SLOW`] moves to a spare slot | while there are spare slots, attempts that only wait for an answer occupy no regular slot |
 //!
 //! A new endpoint is untrusted. An answer within [`SLOW`] makes it trusted; a slower answer, or none, makes it
-//! untrusted again. A job that gets no slot is rescheduled. Rejected jobs return one by one, at the pace at which slots
+//! untrusted again. A job that gets no slot at a trusted endpoint waits a moment, because a slot comes free soon. Any other
+//! job without a slot is rescheduled. Rejected jobs return one by one, at the pace at which slots
 //! come free, because many jobs that returned at once would only be rejected again.
 //!
 //! While a breaker is open, the endpoint's jobs wait in the queue and lose no attempt. After [`OPEN`] one job probes
@@ -20,6 +21,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::slots::{LentSlot, Slots};
@@ -39,6 +41,8 @@ const SLOT_CYCLE: Duration = Duration::from_millis(50);
 const MAX_SLOT_CYCLE: Duration = Duration::from_secs(15);
 /// Longest wait of a job that gets no slot.
 const MAX_WAIT: Duration = Duration::from_secs(15);
+/// Longest time for which a job keeps its place in the worker while it waits for a slot at a trusted endpoint.
+const MAX_WAIT_IN_PLACE: Duration = Duration::from_millis(100);
 /// Above this number, even a trusted endpoint is forgotten when idle: callback URLs may name any number of hosts.
 const MAX_REMEMBERED: usize = 10_000;
 
@@ -74,6 +78,8 @@ struct Endpoint {
     failures: u32,
     open_until: Option<Instant>,
     queue: ReturnQueue,
+    /// Notified when an attempt at this endpoint ends.
+    freed: Arc<Notify>,
 }
 
 /// Spreads rejected jobs over time: each job returns a little later than the job rejected before it.
@@ -117,23 +123,51 @@ impl Bulkhead {
         &self.slots
     }
 
+    /// As [`Bulkhead::try_acquire`], but waits a moment for a slot if the endpoint is trusted.
+    ///
+    /// # Errors
+    /// [`Rejected`] if the breaker is open, or if no slot comes free.
+    pub async fn acquire(self: &Arc<Self>, name: String) -> Result<EndpointSlot, Rejected> {
+        let end = Instant::now() + MAX_WAIT_IN_PLACE;
+        while let Some(freed) = self.trusted_but_full(&name)
+            && tokio::time::timeout_at(end, freed.notified()).await.is_ok()
+        {}
+        self.try_acquire(name, Instant::now())
+    }
+
+    /// If no slot is free at a trusted endpoint, returns the notifier of its next free slot.
+    fn trusted_but_full(&self, name: &str) -> Option<Arc<Notify>> {
+        let state = self.state();
+        let endpoint = state.endpoints.get(name)?;
+        let is_full =
+            endpoint.in_flight > 0 && endpoint.open_until.is_none() && !self.has_room(&state, endpoint);
+        (endpoint.trusted && is_full).then(|| Arc::clone(&endpoint.freed))
+    }
+
+    /// Whether another attempt at this endpoint may begin.
+    fn has_room(&self, state: &State, endpoint: &Endpoint) -> bool {
+        let free = self.slots.size().saturating_sub(state.taken);
+        let left = if endpoint.trusted { free } else { free.min(self.half.saturating_sub(state.untrusted)) };
+        endpoint.in_flight < self.half && endpoint.in_flight - endpoint.lent < left
+    }
+
     /// Acquires a slot for one attempt at this endpoint; `name` is the key of its breaker.
     ///
     /// # Errors
     /// [`Rejected`] if the breaker is open or no slot is free.
     pub fn try_acquire(self: &Arc<Self>, name: String, now: Instant) -> Result<EndpointSlot, Rejected> {
         let mut state = self.state();
-        let State { endpoints, taken, untrusted, shared_queue } = &mut *state;
-        let endpoint = endpoints.entry(name.clone()).or_default();
+        let endpoint = state.endpoints.entry(name.clone()).or_default();
         match endpoint.open_until {
             Some(until) if now < until => return Err(Rejected::Open(until - now)),
             Some(_) if endpoint.in_flight > 0 => return Err(Rejected::Open(self.first_tries)),
             _ => {}
         }
-        let free = self.slots.size().saturating_sub(*taken);
-        let left = if endpoint.trusted { free } else { free.min(self.half.saturating_sub(*untrusted)) };
-        let here = endpoint.in_flight - endpoint.lent;
-        if endpoint.in_flight >= self.half || here >= left {
+        let has_room = state.endpoints.get(&name).is_some_and(|endpoint| self.has_room(&state, endpoint));
+        let State { endpoints, taken, untrusted, shared_queue } = &mut *state;
+        let endpoint = endpoints.entry(name.clone()).or_default();
+        if !has_room {
+            let here = endpoint.in_flight - endpoint.lent;
             let others_fill_it = here == 0 && endpoint.in_flight < self.half;
             let queue = if others_fill_it { shared_queue } else { &mut endpoint.queue };
             return Err(Rejected::Busy(queue.back(now, self.half)));
@@ -251,6 +285,7 @@ impl Drop for EndpointSlot {
         let Some(endpoint) = endpoints.get_mut(&self.name) else { return };
         let moved = Some(Instant::now());
         endpoint.queue.moved = moved;
+        endpoint.freed.notify_one();
         endpoint.in_flight -= 1;
         if self.lent.is_some() {
             endpoint.lent -= 1;

@@ -178,3 +178,27 @@ async fn an_answer_resets_the_count_of_failures() {
         answer(&bulkhead, SHOP, now);
     }
 }
+
+#[tokio::test]
+async fn a_job_waits_a_moment_for_a_slot_at_a_trusted_endpoint_only() {
+    let bulkhead = bulkhead(8, 0);
+    answer(&bulkhead, SHOP, Instant::now());
+    let mut held = fill(&bulkhead, SHOP, Instant::now());
+    assert_eq!(held.len(), 4);
+    let acquire = || {
+        let bulkhead = Arc::clone(&bulkhead);
+        tokio::spawn(async move { bulkhead.acquire(SHOP.to_owned()).await })
+    };
+    let (first, second) = (acquire(), acquire());
+    tokio::task::yield_now().await;
+    assert!(!first.is_finished() && !second.is_finished());
+    assert_eq!(held.pop().unwrap().ended(true, Instant::now()), None);
+    let acquired = first.await.unwrap().unwrap();
+    assert!(matches!(second.await.unwrap(), Err(Rejected::Busy(_))), "no other slot came free");
+    held.push(acquired);
+    // An endpoint that does not answer loses the trust, and jobs for it return to their queue at once.
+    assert_eq!(held.pop().unwrap().ended(false, Instant::now()), None);
+    held.extend(fill(&bulkhead, SHOP, Instant::now()));
+    assert!(bulkhead.trusted_but_full(SHOP).is_none());
+    assert!(matches!(bulkhead.acquire(SHOP.to_owned()).await, Err(Rejected::Busy(_))));
+}

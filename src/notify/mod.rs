@@ -140,8 +140,8 @@ pub trait Channel: Send + Sync + 'static {
     /// Whether this channel delivers this outcome of this order.
     fn wants(&self, outcome: Outcome, order: &Order) -> bool;
 
-    /// Whether a repeated delivery does no harm. Then an attempt is stored only after it was made. True for the log and
-    /// the event stream.
+    /// Whether a repeated delivery does no harm, and takes no receiver's time. Then the job that stores an event also sends
+    /// it, and an attempt is stored only after it was made. True for the log and the event stream.
     fn repeat_is_harmless(&self) -> bool {
         false
     }

@@ -1,6 +1,6 @@
 //! Heartbeats renew the leases of a worker. The process reports for all its queues at once, whatever its handlers do,
-//! and takes over the jobs of workers that stopped reporting. The answer shows whether a lease has expired, and when
-//! the next job is due (a message on `:wake` may be lost). So an idle worker sends no other command to Redis.
+//! and takes over the jobs of workers that stopped reporting. The answer shows when a lease expires, and when the next
+//! job is due (a message on `:wake` may be lost). So an idle worker sends no other command to Redis.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,9 +16,9 @@ use super::scripts;
 use super::shared::{LEASE, Shared};
 use crate::redis::{Backoff, Connection, StableSince, millis};
 
-/// Pause between two reports of a worker that holds jobs.
+/// Longest pause between two reports of a worker that holds jobs.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
-/// Pause between two reports of a worker without jobs, which has no lease to renew.
+/// Longest pause between two reports of a worker without jobs, which has no lease to renew.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(3);
 /// Timeout of a report, short enough for a second try before the lease expires.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -26,8 +26,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 const CLOCK_MAY_GAIN: Duration = Duration::from_secs(1);
 const MAX_REAPED: usize = 1_000;
 
-/// The answer for one queue: jobs in flight, ms until the next job is due, 1 if a lease has expired.
-type Report = (i64, i64, u64);
+/// The answer of `heartbeat.lua` for one queue: jobs in flight, ms until the next job is due, ms until a lease expires.
+type Report = (i64, i64, i64);
 
 struct Kept {
     shared: Arc<Shared>,
@@ -57,6 +57,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
             return;
         }
         let (asked, left_so_far) = (Instant::now(), connection.times_left());
+        let pause;
         match heartbeat(&queues, &connection, clock.was_set).await {
             Ok((shows, reports)) => {
                 connection.answered();
@@ -71,6 +72,10 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
                     clock_was_set.notify_one();
                 }
                 stable.answered();
+                // A report right after a lease expires lets its jobs run again without delay.
+                let expiries = reports.iter().filter_map(|(.., expires_ms)| u64::try_from(*expires_ms).ok());
+                let soonest = expiries.filter(|ms| *ms > 0).min();
+                pause = soonest.map_or(IDLE_HEARTBEAT, |ms| Duration::from_millis(ms + 1));
                 for (kept, report) in queues.iter_mut().zip(reports) {
                     let same_server = connection.times_left() == times_left;
                     if let Err(error) = attend(kept, report, same_server && stable.lasts_for(LEASE)).await {
@@ -91,7 +96,7 @@ pub(super) async fn keep_leases(queues: Vec<Arc<Shared>>, connection: Connection
         }
         let busy = queues.iter().any(|kept| kept.shared.worker_and_held().1 > 0);
         tokio::select! {
-            () = tokio::time::sleep(if busy { HEARTBEAT } else { IDLE_HEARTBEAT }) => {}
+            () = tokio::time::sleep(pause.min(if busy { HEARTBEAT } else { IDLE_HEARTBEAT })) => {}
             () = report_now.notified() => {}
         }
     }
@@ -104,7 +109,7 @@ async fn heartbeat(
     clock_was_set: bool,
 ) -> RedisResult<(i64, Vec<Report>)> {
     let mut call = scripts::HEARTBEAT.prepare_invoke();
-    call.arg(millis(LEASE)).arg(i32::from(clock_was_set));
+    call.arg(millis(LEASE)).arg(millis(IDLE_HEARTBEAT)).arg(i32::from(clock_was_set));
     for Kept { shared, .. } in queues {
         let (worker, held) = shared.worker_and_held();
         call.key(&shared.queue).arg(&*worker).arg(i32::from(held > 0));
@@ -149,7 +154,7 @@ impl ClockOfRedis {
 }
 
 /// Acts on the answer for a queue. Jobs of dead workers are taken over only if `reap` is set.
-async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: bool) -> RedisResult<()> {
+async fn attend(kept: &mut Kept, (claimed, next_due_ms, expires_ms): Report, reap: bool) -> RedisResult<()> {
     let shared = &kept.shared;
     let Ok(claimed) = usize::try_from(claimed) else {
         // The worker was frozen or cut off for longer than its lease, and other workers may have taken over its jobs.
@@ -171,7 +176,7 @@ async fn attend(kept: &mut Kept, (claimed, next_due_ms, expired): Report, reap: 
     if next_due.is_some_and(|due| due < IDLE_HEARTBEAT) || shared.orphaned_claims.load(Ordering::Relaxed) {
         shared.wake.notify_one();
     }
-    if expired > 0 && reap { take_over(shared).await } else { Ok(()) }
+    if expires_ms == 0 && reap { take_over(shared).await } else { Ok(()) }
 }
 
 /// Clears the jobs that became suspects because this worker was presumed dead: it is alive, so they did not kill it.

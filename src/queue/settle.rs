@@ -2,22 +2,38 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redis::RedisResult;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use super::lease::Settling;
 use super::scripts;
 use super::shared::{MAX_CRASHES, Shared};
+use crate::pace::Pace;
 use crate::redis::Backoff;
 
 pub(super) const MAX_SETTLED: usize = 256;
 
+/// Least time between two batches of several jobs.
+const INTERVAL: Duration = Duration::from_millis(2);
+
 /// Sends settlements to Redis in batches until no lease is left, then removes the worker from the queue.
 pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedReceiver<Settling>) {
     let mut received = Vec::with_capacity(MAX_SETTLED);
-    let mut number = 0_u64;
+    let (mut number, mut pace) = (0_u64, Pace::default());
     while settlings.recv_many(&mut received, MAX_SETTLED).await > 0 {
+        let wait = pace.wait(INTERVAL, Instant::now());
+        if !wait.is_zero() && received.len() < MAX_SETTLED / 2 {
+            tokio::time::sleep(wait).await;
+            while received.len() < MAX_SETTLED
+                && let Ok(more) = settlings.try_recv()
+            {
+                received.push(more);
+            }
+        }
+        pace.called(received.len(), Instant::now());
         // A job is settled under the worker name under which it was claimed.
         for batch in received.chunk_by(|one, other| one.worker == other.worker) {
             number += 1;

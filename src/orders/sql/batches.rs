@@ -1,7 +1,8 @@
 //! Calls of jobs that run at the same time, carried out together.
 //!
 //! A call starts a batch at once, unless `max_concurrent` batches run already. Calls that arrive meanwhile form the next
-//! batch, so an idle worker adds no delay, and a busy one needs few statements. If a batch fails or skips a call, its
+//! batch, which begins some milliseconds after the previous one. So an idle worker adds no delay, and a busy one needs few
+//! statements. If a batch fails or skips a call, its
 //! caller carries it out alone and gets any error.
 
 use std::fmt;
@@ -9,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::database::Database;
 use crate::error_chain::chain;
 use crate::orders::StoreError;
+use crate::pace::Pace;
 
 /// Most calls of a batch, so that one does not hold up the next for long.
 const MAX_BATCH: usize = 64;
@@ -20,6 +23,9 @@ const MAX_BATCH: usize = 64;
 const BATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit of the commit of a batch. The callers do not wait longer.
 const COMMIT_TIMEOUT: Duration = super::MAX_CALL;
+
+/// Least time between the beginnings of two batches of several calls.
+const INTERVAL: Duration = Duration::from_millis(3);
 
 /// A call that can be part of a batch.
 pub(super) trait BatchCall: Sized + Send + 'static {
@@ -87,6 +93,7 @@ struct Inner<C: BatchCall> {
 struct State<C: BatchCall> {
     waiting: Vec<Waiting<C>>,
     running: usize,
+    pace: Pace,
 }
 
 struct Waiting<C: BatchCall> {
@@ -109,7 +116,7 @@ impl<C: BatchCall> fmt::Debug for Batches<C> {
 
 impl<C: BatchCall> Batches<C> {
     pub(super) fn new(database: Database) -> Self {
-        let state = Mutex::new(State { waiting: Vec::new(), running: 0 });
+        let state = Mutex::new(State { waiting: Vec::new(), running: 0, pace: Pace::default() });
         Self(Arc::new(Inner { database, state }))
     }
 
@@ -155,10 +162,26 @@ impl<C: BatchCall> Running<C> {
         self.counts
     }
 
+    /// Waits before the next batch, unless enough calls wait for it.
+    async fn pace(&self) {
+        let wait = {
+            let state = self.batches.state();
+            if state.waiting.len() < MAX_BATCH / 2 {
+                state.pace.wait(INTERVAL, Instant::now())
+            } else {
+                Duration::ZERO
+            }
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// The calls of the next batch, without cancelled ones.
     fn next(&self) -> Vec<Waiting<C>> {
         let mut state = self.batches.state();
         let most = state.waiting.len().min(MAX_BATCH);
+        state.pace.called(most, Instant::now());
         state.waiting.drain(..most).filter(|call| !call.done.is_closed()).collect()
     }
 }
@@ -177,6 +200,7 @@ impl<C: BatchCall> Drop for Running<C> {
 /// Carries out batches until no call waits. Where a call is dropped, its caller carries it out alone.
 async fn run<C: BatchCall>(mut running: Running<C>) {
     while running.has_calls() {
+        running.pace().await;
         let mut open = match C::open(&running.batches.database).await {
             Ok(open) => open,
             Err(error) => {

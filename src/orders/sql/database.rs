@@ -320,12 +320,14 @@ impl Transaction {
     }
 }
 
-/// Splits rows into parts that one statement each takes. The size of a part is a power of two up to 32, so that each text
-/// has only six variants to prepare. Larger statements are not faster.
+/// Splits rows into parts that one statement each takes. A part has 32 rows at most, because larger statements are not
+/// faster. Sizes from 8 on are rounded down to three significant binary digits (8, 10, 12, 14, 16, 20, …), so that each text
+/// has only sixteen variants to prepare, and most batches still need one or two statements.
 fn parts(mut rows: Vec<Values>) -> impl Iterator<Item = Vec<Values>> {
     std::iter::from_fn(move || {
-        let size = 1 << rows.len().min(32).checked_ilog2()?;
-        Some(rows.drain(..size).collect())
+        let most = rows.len().min(32);
+        let digits = most.checked_ilog2()?.saturating_sub(2);
+        Some(rows.drain(..most >> digits << digits).collect())
     })
 }
 
@@ -335,4 +337,25 @@ fn sqlite_rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<Row> {
 
 fn postgres_rows(rows: Vec<sqlx::postgres::PgRow>) -> Vec<Row> {
     rows.into_iter().map(Row::Postgres).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn few_sizes_of_statements_cover_any_number_of_rows() {
+        let mut sizes = BTreeSet::new();
+        for number in 0..=64_u32 {
+            let rows = (0..number).map(|row| vec![row.into()]).collect();
+            let of_parts: Vec<usize> = parts(rows).map(|part| part.len()).collect();
+            assert_eq!(of_parts.iter().sum::<usize>(), number as usize);
+            assert!(of_parts.len() <= 4, "{number}: {of_parts:?}");
+            sizes.extend(of_parts);
+        }
+        assert_eq!(sizes.len(), 16, "{sizes:?}");
+        assert_eq!(sizes.last(), Some(&32));
+    }
 }

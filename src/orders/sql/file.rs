@@ -14,6 +14,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::access::Access;
 use super::note::{FileId, Log, Note, real};
+use super::statement::PREPARED_STATEMENTS;
 use crate::orders::StoreError;
 
 /// How long a write waits for the write of another process.
@@ -114,6 +115,7 @@ impl SqliteFile {
 /// Options that never create the file: if it was moved away, an empty one must not take its place.
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     let options = SqliteConnectOptions::from_str(url)?.create_if_missing(false);
+    let options = options.statement_cache_capacity(PREPARED_STATEMENTS);
     Ok(options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT).foreign_keys(true))
 }
 

@@ -12,6 +12,7 @@ use super::access::Access;
 use super::connections::Connections;
 use super::place;
 use super::schema::{self, Link, Tables};
+use super::statement::PREPARED_STATEMENTS;
 use crate::orders::StoreError;
 
 /// Settings that the statements rely on; they override those of the database and the role. Each change names the
@@ -39,7 +40,10 @@ const READ_ONLY: &str = "SET default_transaction_read_only = on";
 pub(in crate::orders) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?;
     // PgBouncer refuses a connection that sets `extra_float_digits`, and no statement reads a float.
-    Ok(options.application_name("topup-worker").extra_float_digits(None))
+    let options = options.application_name("topup-worker").extra_float_digits(None);
+    // A pooler that cannot keep prepared statements needs a 0 in the address.
+    let is_set = url.contains("statement-cache-capacity=");
+    Ok(if is_set { options } else { options.statement_cache_capacity(PREPARED_STATEMENTS) })
 }
 
 pub(super) fn usable(url: &str) -> bool {

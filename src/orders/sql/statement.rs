@@ -13,6 +13,9 @@ use topup_jobs::{Incident, Timestamp};
 
 use crate::orders::StoreError;
 
+/// Prepared statements that a connection keeps. Those with rows have one variant for each number of rows.
+pub(super) const PREPARED_STATEMENTS: usize = 256;
+
 /// A value to bind. It has no `Debug`, because it may contain data of a customer, which must not reach a log.
 pub(in crate::orders) enum Value {
     Text(Option<String>),
@@ -25,39 +28,28 @@ pub(in crate::orders) enum Value {
 pub(in crate::orders) struct Statement {
     text: Cow<'static, str>,
     values: Vec<Value>,
+    /// Number of values of each row, for `{rows}` in the text; 0 without rows.
+    columns: usize,
 }
 
 /// A statement without values.
 pub(in crate::orders) fn sql(text: &'static str) -> Statement {
-    Statement { text: Cow::Borrowed(text), values: Vec::new() }
+    Statement { text: Cow::Borrowed(text), values: Vec::new(), columns: 0 }
 }
 
 /// A statement built at run time from texts of this program. It must not contain values; values are bound.
 pub(in crate::orders) fn sql_built(text: String) -> Statement {
-    Statement { text: Cow::Owned(text), values: Vec::new() }
+    Statement { text: Cow::Owned(text), values: Vec::new(), columns: 0 }
 }
 
 /// Values of one row of a [`sql_with_rows`] statement.
 pub(in crate::orders) type Values = Vec<Value>;
 
-/// A statement with rows of equal length: `{rows}` in the text becomes their placeholders, `($1, $2), ($3, $4)`. In `FROM
-/// (VALUES {rows}) AS new`, both databases name the columns `column1`, `column2` and so on.
+/// A statement with rows of equal length: `{rows}` in the text becomes their placeholders, `($1, $2), ($3, $4)`. The text
+/// has no other placeholder. In `FROM (VALUES {rows}) AS new`, both databases name the columns `column1`, `column2`, ….
 pub(in crate::orders) fn sql_with_rows(text: &str, rows: Vec<Values>) -> Statement {
-    let mut list = String::new();
-    let mut number = 0;
-    for (n, row) in rows.iter().enumerate() {
-        list.push_str(if n == 0 { "(" } else { ", (" });
-        for column in 0..row.len() {
-            number += 1;
-            // Writing to a String cannot fail.
-            let _ = write!(list, "{}${number}", if column == 0 { "" } else { ", " });
-        }
-        list.push(')');
-    }
-    Statement {
-        text: Cow::Owned(text.replace("{rows}", &list)),
-        values: rows.into_iter().flatten().collect(),
-    }
+    let columns = rows.first().map_or(0, Vec::len);
+    Statement { text: Cow::Owned(text.to_owned()), values: rows.into_iter().flatten().collect(), columns }
 }
 
 fn query<DB: Database>(text: Cow<'static, str>) -> Query<'static, DB, <DB as Database>::Arguments> {
@@ -84,8 +76,28 @@ impl Statement {
         Self { text: Cow::Owned(format!("{explain} {}", self.text)), ..self }
     }
 
+    /// Replaces `{rows}` in the text by the placeholders of all rows.
+    fn with_placeholders(mut self, placeholder: impl Fn(&mut String, usize)) -> Self {
+        if self.columns > 0 {
+            let mut list = String::with_capacity(6 * self.values.len());
+            for n in 0..self.values.len() {
+                list.push_str(match n % self.columns {
+                    0 if n == 0 => "(",
+                    0 => "), (",
+                    _ => ", ",
+                });
+                placeholder(&mut list, n + 1);
+            }
+            list.push(')');
+            self.text = Cow::Owned(self.text.replace("{rows}", &list));
+        }
+        self
+    }
+
     pub(in crate::orders) fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
-        self.values.into_iter().fold(query(self.text), |query, value| match value {
+        // SQLite searches the name of each numbered placeholder in a list, which takes long for many rows.
+        let statement = self.with_placeholders(|list, _| list.push('?'));
+        statement.values.into_iter().fold(query(statement.text), |query, value| match value {
             Value::Text(text) => query.bind(text),
             Value::Integer(integer) => query.bind(integer),
             Value::Boolean(boolean) => query.bind(boolean),
@@ -96,7 +108,11 @@ impl Statement {
     /// Converts the statement for PostgreSQL. U+FFFD replaces U+0000, which PostgreSQL's texts cannot contain:
     /// otherwise an order whose producer sent U+0000 could never be stored.
     pub(in crate::orders) fn postgres(self) -> Query<'static, Postgres, PgArguments> {
-        self.values.into_iter().fold(query(self.text), |query, value| match value {
+        let statement = self.with_placeholders(|list, number| {
+            // Writing to a String cannot fail.
+            let _ = write!(list, "${number}");
+        });
+        statement.values.into_iter().fold(query(statement.text), |query, value| match value {
             Value::Text(text) => query.bind(text.map(|text| text.replace('\0', "\u{FFFD}"))),
             Value::Integer(integer) => query.bind(integer),
             Value::Boolean(boolean) => query.bind(boolean),

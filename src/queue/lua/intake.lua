@@ -32,13 +32,12 @@ local CANCELLED_JOB_MS = 1000
 
 local messages, message_ids, orders = {}, {}, {}
 while at < #ARGV do
-    local message = { id = take(), verdict = take() }
-    if message.verdict == 'reject' then
-        message.reason = take()
+    local id, message = take(), nil
+    if take() == 'reject' then
+        message = { id = id, reason = take() }
     else
-        message.what, message.order = take(), take()
-        message.queue, message.job, message.payload, message.delay_ms = take(), take(), take(), tonumber(take())
-        message.payload_if_tracked = take()
+        message = { id = id, what = take(), order = take(), queue = take(), job = take(), payload = take(),
+            delay_ms = tonumber(take()), payload_if_tracked = take() }
         orders[#orders + 1] = message.order
     end
     messages[#messages + 1] = message
@@ -194,5 +193,8 @@ for _, job in ipairs(jobs) do
     schedule(job.queue, job.id, job.delay_ms)
 end
 place()
-redis.call('XDEL', inbox, unpack(message_ids))
+-- The messages are the oldest of the inbox. Redis trims whole blocks of them at once, but XDEL searches each message.
+local last = message_ids[#message_ids]
+redis.call('XTRIM', inbox, 'MINID', last)
+redis.call('XDEL', inbox, last)
 return results

@@ -97,6 +97,7 @@ pub(super) enum Call {
     Settle(Batch),
     Heartbeat {
         lease_ms: u64,
+        pause_ms: u64,
         clock_was_set: bool,
         reports: Vec<Report>,
     },
@@ -241,9 +242,9 @@ impl Call {
                 arguments.extend(others.iter().flat_map(settlement_arguments));
                 (keys, arguments)
             }
-            Self::Heartbeat { lease_ms, clock_was_set, reports } => {
+            Self::Heartbeat { lease_ms, pause_ms, clock_was_set, reports } => {
                 let of_each = reports.iter().flat_map(|report| [report.worker.clone(), flag(report.holds)]);
-                let first = [lease_ms.to_string(), flag(*clock_was_set)];
+                let first = [lease_ms.to_string(), pause_ms.to_string(), flag(*clock_was_set)];
                 let arguments = first.into_iter().chain(of_each).collect();
                 (reports.iter().map(|report| text(report.queue)).collect(), arguments)
             }

@@ -11,6 +11,7 @@ use super::system::System;
 
 /// A worker that has not reported for this long is presumed dead.
 const LEASE_MS: u64 = 5_000;
+const PAUSE_MS: u64 = 3_000;
 /// How far ahead of Redis the clock of a producer may be.
 const AHEAD_MS: u64 = 700;
 const MAX_WORKERS: usize = 9;
@@ -167,9 +168,9 @@ impl<'a> Case<'a> {
             Op::Heartbeat { workers, clock_was_set } => self.heartbeat(*workers, *clock_was_set)?,
             Op::Crowd => {
                 let report = |n| Report { queue: QUEUES[0], worker: format!("x{n:02}"), holds: false };
-                let lease_ms = self.system.scaled(LEASE_MS);
+                let (lease_ms, pause_ms) = (self.system.scaled(LEASE_MS), self.system.scaled(PAUSE_MS));
                 let reports = (0..CROWD).map(report).collect();
-                self.call(&Call::Heartbeat { lease_ms, clock_was_set: false, reports })?;
+                self.call(&Call::Heartbeat { lease_ms, pause_ms, clock_was_set: false, reports })?;
             }
             Op::Pass { ms } => self.system.pass(*ms),
             Op::SetBack { ms } => self.system.set_back(*ms),
@@ -280,9 +281,9 @@ impl<'a> Case<'a> {
         if reports.is_empty() {
             return Ok(());
         }
-        let lease_ms = self.system.scaled(LEASE_MS);
-        let Answer::List(mut answer) = self.call(&Call::Heartbeat { lease_ms, clock_was_set, reports })?
-        else {
+        let (lease_ms, pause_ms) = (self.system.scaled(LEASE_MS), self.system.scaled(PAUSE_MS));
+        let heartbeat = Call::Heartbeat { lease_ms, pause_ms, clock_was_set, reports };
+        let Answer::List(mut answer) = self.call(&heartbeat)? else {
             return Err("no list".to_owned());
         };
         let Some(Answer::List(answers)) = answer.pop() else { return Err("no reports".to_owned()) };

@@ -68,8 +68,9 @@ impl Model {
             Call::Restore { queues, jobs } => self.restore(queues, jobs),
             Call::Claim { queue, worker, limit, holds } => self.claim(queue, worker, *limit, *holds),
             Call::Settle(batch) => self.settle(batch),
-            Call::Heartbeat { lease_ms, clock_was_set, reports } => {
-                let report = |report| self.report(report, seconds(*lease_ms), *clock_was_set);
+            Call::Heartbeat { lease_ms, pause_ms, clock_was_set, reports } => {
+                let times = (seconds(*lease_ms), seconds(*pause_ms));
+                let report = |report| self.report(report, times, *clock_was_set);
                 let reports = reports.iter().map(report).collect();
                 Answer::List(vec![Answer::Number(whole_milliseconds(now)), Answer::List(reports)])
             }

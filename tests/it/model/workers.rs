@@ -9,6 +9,8 @@ use super::snapshot::{Answer, Fields, Snapshot, list, members, number, text};
 
 /// Maximum number of workers that one call reaps.
 const MAX_REAPED_WORKERS: usize = 16;
+/// Maximum number of workers whose leases a heartbeat looks at.
+const MAX_LATE: usize = 8;
 /// Counts of the history that a claim returns.
 const COUNTS: [&str; 3] = ["attempts", "faults", "crashes"];
 
@@ -66,7 +68,12 @@ impl Model {
         ])
     }
 
-    pub(super) fn report(&mut self, report: &Report, lease: f64, clock_was_set: bool) -> Answer {
+    pub(super) fn report(
+        &mut self,
+        report: &Report,
+        (lease, pause): (f64, f64),
+        clock_was_set: bool,
+    ) -> Answer {
         let Report { queue, worker, holds } = report;
         let now = self.now;
         let queue = self.queues.get_mut(queue).unwrap();
@@ -84,9 +91,20 @@ impl Model {
         }
         let held = queue.inflight.get(worker).filter(|_| *holds).map_or(0, BTreeSet::len);
         let next_due = if queue.active.is_empty() { queue.next_due_ms(now) } else { 0 };
-        let expired = queue.workers.values().any(|seen| *seen <= now - lease);
+        let mut late: Vec<(f64, &String)> = queue.workers.iter().map(|(name, seen)| (*seen, name)).collect();
+        late.retain(|(seen, _)| *seen <= now - lease + pause);
+        late.sort_by(|one, other| one.partial_cmp(other).unwrap());
+        let mut lefts = late.into_iter().take(MAX_LATE).filter_map(|(seen, worker)| {
+            #[expect(clippy::cast_possible_truncation, reason = "seconds at most")]
+            let left = f64::max(0.0, ((seen + lease - now) * 1000.0).ceil()) as i64;
+            let holds = queue.inflight.get(worker).is_some_and(|held| !held.is_empty());
+            (left == 0 || holds).then_some(left)
+        });
+        let expires = lefts.next();
+        self.happened
+            .extend(expires.filter(|ms| *ms > 0).map(|_| "lease of a worker with jobs soon expires"));
         let held = if lost { Answer::Number(-1) } else { number(held) };
-        Answer::List(vec![held, Answer::Number(next_due), number(usize::from(expired))])
+        Answer::List(vec![held, Answer::Number(next_due), Answer::Number(expires.unwrap_or(-1))])
     }
 
     pub(super) fn reap(&mut self, name: &str, lease: f64, limit: usize, found: &Snapshot) -> Answer {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,11 +12,14 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The outcomes that end the measurement of an order.
 const ENDS: [&str; 3] = ["fulfilled", "refunded", "scheduled"];
+
+/// Connections that may wait to be accepted by the receiver.
+const BACKLOG: u32 = 1024;
 
 const EMPTY_LIST: &str = r#"{"success":true,"data":{"items":[],"pagination":{"page":1,"pageSize":1,"totalPages":0,"totalResults":0}}}"#;
 
@@ -34,8 +36,9 @@ pub(super) struct Endpoints {
     pub(super) api_url: String,
     pub(super) webhook_url: String,
     records: Arc<Mutex<Records>>,
-    refuses: Arc<AtomicBool>,
-    _serving: Arc<AbortOnDropHandle<std::io::Result<()>>>,
+    /// The port of the webhooks, until the receiver listens on it. Connections to it are refused.
+    closed: Arc<Mutex<Option<TcpSocket>>>,
+    serving: Arc<Mutex<Vec<AbortOnDropHandle<std::io::Result<()>>>>>,
 }
 
 #[derive(Default)]
@@ -49,35 +52,40 @@ struct Records {
 struct Served {
     answers: Answers,
     records: Arc<Mutex<Records>>,
-    refuses: Arc<AtomicBool>,
 }
 
 impl Endpoints {
-    pub(super) async fn serve(answers: Answers, refuses: bool) -> anyhow::Result<Self> {
+    /// Serves the provider. The receiver of the webhooks does not listen yet, see [`Endpoints::listen`].
+    pub(super) async fn serve(answers: Answers) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let (records, refuses) = (Arc::default(), Arc::new(AtomicBool::new(refuses)));
-        let served = Served { answers, records: Arc::clone(&records), refuses: Arc::clone(&refuses) };
+        let api_url = format!("http://{}", listener.local_addr()?);
+        let records: Arc<Mutex<Records>> = Arc::default();
         let router = Router::new()
             .route("/v3/internet/check-id/{id}", get(check))
-            .route("/hook", post(receive))
             // The worker verifies its key with the list.
             .route("/v3/internet/list", get(|| async { ([(header::CONTENT_TYPE, "application/json")], EMPTY_LIST) }))
             .fallback(|| async { (StatusCode::NOT_FOUND, "{}") })
-            .with_state(served);
-        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+            .with_state(Served { answers, records: Arc::clone(&records) });
+        let serving = AbortOnDropHandle::new(tokio::spawn(axum::serve(listener, router).into_future()));
+        let closed = TcpSocket::new_v4()?;
+        closed.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok(Self {
-            webhook_url: format!("{url}/hook"),
-            api_url: url,
+            webhook_url: format!("http://{}/hook", closed.local_addr()?),
+            api_url,
             records,
-            refuses,
-            _serving: Arc::new(AbortOnDropHandle::new(serving)),
+            closed: Arc::new(Mutex::new(Some(closed))),
+            serving: Arc::new(Mutex::new(vec![serving])),
         })
     }
 
     /// Lets the receiver accept webhooks from now on.
-    pub(super) fn accept(&self) {
-        self.refuses.store(false, Ordering::Relaxed);
+    pub(super) fn listen(&self) -> anyhow::Result<()> {
+        let Some(closed) = lock(&self.closed).take() else { return Ok(()) };
+        let listener = closed.listen(BACKLOG)?;
+        let router = Router::new().route("/hook", post(receive)).with_state(Arc::clone(&self.records));
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        lock(&self.serving).push(AbortOnDropHandle::new(serving));
+        Ok(())
     }
 
     /// Number of orders with a final answer.
@@ -94,10 +102,11 @@ impl Endpoints {
         lock(&self.records).notified.get(topup_id).copied()
     }
 
-    /// First and last webhook.
-    pub(super) fn span(&self) -> Option<(Instant, Instant)> {
-        let records = lock(&self.records);
-        Some((*records.notified.values().min()?, *records.notified.values().max()?))
+    /// The times of all webhooks, sorted.
+    pub(super) fn notified_times(&self) -> Vec<Instant> {
+        let mut times: Vec<Instant> = lock(&self.records).notified.values().copied().collect();
+        times.sort_unstable();
+        times
     }
 
     /// For each order, the µs from its final answer to its webhook, sorted.
@@ -113,8 +122,8 @@ impl Endpoints {
     }
 }
 
-fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
-    records.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn check(State(served): State<Served>, Path(id): Path<String>) -> impl IntoResponse {
@@ -139,15 +148,12 @@ async fn check(State(served): State<Served>, Path(id): Path<String>) -> impl Int
     ([(header::CONTENT_TYPE, "application/json")], body)
 }
 
-async fn receive(State(served): State<Served>, headers: HeaderMap, _body: Bytes) -> StatusCode {
-    if served.refuses.load(Ordering::Relaxed) {
-        return StatusCode::SERVICE_UNAVAILABLE;
-    }
+async fn receive(State(records): State<Arc<Mutex<Records>>>, headers: HeaderMap, _body: Bytes) -> StatusCode {
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     if let ["evt", topup_id, outcome] = id.split('_').collect::<Vec<_>>()[..]
         && ENDS.contains(&outcome)
     {
-        lock(&served.records).notified.entry(topup_id.to_owned()).or_insert_with(Instant::now);
+        lock(&records).notified.entry(topup_id.to_owned()).or_insert_with(Instant::now);
     }
     StatusCode::NO_CONTENT
 }
