@@ -8,9 +8,9 @@
 //! | An attempt that takes longer than [`SLOW`] moves to a spare slot | while there are spare slots, attempts that only wait for an answer occupy no regular slot |
 //!
 //! A new endpoint is untrusted. An answer within [`SLOW`] makes it trusted; a slower answer, or none, makes it
-//! untrusted again. A job that gets no slot at a trusted endpoint waits a moment, because a slot comes free soon. Any other
-//! job without a slot is rescheduled. Rejected jobs return one by one, at the pace at which slots
-//! come free, because many jobs that returned at once would only be rejected again.
+//! untrusted again. A job that gets no slot at a trusted endpoint waits a moment, because a slot comes free soon. Any
+//! other job without a slot is rescheduled. Rejected jobs return one by one, at the pace at which slots come free,
+//! because many jobs that returned at once would only be rejected again.
 //!
 //! While a breaker is open, the endpoint's jobs wait in the queue and lose no attempt. After [`OPEN`] one job probes
 //! the endpoint, and an answer closes the breaker. `SendError::Refused` leaves the breaker unchanged, because a channel

@@ -1,15 +1,12 @@
 //! Claims as many due jobs as the worker has free slots, and none in advance.
-//!
-//! While claims leave due jobs over, a second claim is on its way when the first one's jobs begin to run. A job waits at
-//! Redis until a slot is free, whichever claim takes it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Mutex, RwLock, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +21,7 @@ use crate::redis::Backoff;
 const MAX_SLEEP: Duration = Duration::from_mins(10);
 /// Least time between two claims of several jobs, if no job is left over.
 const INTERVAL: Duration = Duration::from_millis(2);
-pub(super) const MAX_CLAIMED: usize = 256;
+const MAX_CLAIMED: usize = 256;
 
 pub(super) struct Claim {
     pub(super) shared: Arc<Shared>,
@@ -36,21 +33,6 @@ pub(super) struct Claim {
     /// Receives the settlements of claimed jobs.
     pub(super) settle: UnboundedSender<Settling>,
     pub(super) pauses: Vec<ClaimPause>,
-    /// A quarter of the slots, see [`Claim::free_slots`].
-    pub(super) quarter: u32,
-    pub(super) overlap: Overlap,
-}
-
-/// Lets two claims overlap while due jobs are left over, so that Redis works on one while the jobs of the other run.
-#[derive(Default)]
-pub(super) struct Overlap {
-    /// Held while a claim gathers its slots.
-    gathering: Mutex<()>,
-    /// A claim holds it for reading. Orphaned claims are given back only while no claim runs.
-    claiming: RwLock<()>,
-    running: watch::Sender<usize>,
-    /// Whether the last claim left due jobs over.
-    backlog: watch::Sender<bool>,
 }
 
 /// The result of `claim.lua`: ms until the next scheduled job or -1, number of due jobs left, ids, payloads, counts.
@@ -64,22 +46,18 @@ struct Claimed {
 
 impl Claim {
     pub(super) async fn run(self, stop: CancellationToken) {
-        tokio::join!(self.claim_all(&stop), self.claim_backlog(&stop));
-    }
-
-    /// Claims jobs until `stop`, and sleeps while no job is due.
-    async fn claim_all(&self, stop: &CancellationToken) {
         let (mut backoff, mut pace) = (Backoff::new(), Pace::default());
-        while let Some(slots) = self.free_slots(stop).await {
+        while let Some(slots) = self.free_slots(&stop).await {
             let asked = slots.len();
-            match self.claim(slots, stop).await {
-                Some(claimed) => {
+            match self.claim(slots, &stop).await {
+                Ok(Some(claimed)) => {
+                    self.shared.connection.answered();
                     backoff = Backoff::new();
                     // While due jobs are left, claims again at once: even the shortest sleep takes a millisecond.
                     let more = claimed.waiting > 0 || claimed.next_due == Some(Duration::ZERO);
                     pace.called(claimed.jobs, Instant::now());
                     if claimed.waiting == 0 && (claimed.jobs < asked || !more) {
-                        let was_woken = self.sleep(claimed.next_due, stop).await;
+                        let was_woken = self.sleep(claimed.next_due, &stop).await;
                         // New jobs come in a row, so more will be due in a moment.
                         let wait =
                             if was_woken { pace.wait(INTERVAL, Instant::now()) } else { Duration::ZERO };
@@ -88,60 +66,45 @@ impl Claim {
                         }
                     }
                 }
-                None => backoff.wait().await,
+                Ok(None) => {
+                    self.shared.report_now.notify_one();
+                    backoff.wait().await;
+                }
+                Err(error) => {
+                    self.shared.connection.failed_to_work(&error);
+                    self.shared.orphaned_claims.store(true, Ordering::Relaxed);
+                    backoff.wait().await;
+                }
             }
         }
     }
 
-    /// Claims jobs as well while claims leave due jobs over.
-    async fn claim_backlog(&self, stop: &CancellationToken) {
-        let mut backlog = self.overlap.backlog.subscribe();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = backlog.wait_for(|left_over| *left_over) => {}
-            }
-            let Some(slots) = self.free_slots(stop).await else { return };
-            self.claim(slots, stop).await;
-        }
-    }
-
-    /// Waits for a free slot and takes all free slots, up to [`MAX_CLAIMED`]. Returns `None` on `stop`. While another
-    /// claim runs, waits until a quarter of the slots is free, because many small claims cost more than a few large ones.
+    /// Waits for a free slot and takes all free slots, up to [`MAX_CLAIMED`]. Returns `None` on `stop`.
     async fn free_slots(&self, stop: &CancellationToken) -> Option<Vec<Slot>> {
-        let gather = async {
-            let _gathering = self.overlap.gathering.lock().await;
+        let permits = async {
+            let unsettled = Arc::clone(&self.unsettled).acquire_owned().await.ok()?;
+            let running = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+            Some(Slot { _running: running, unsettled })
+        };
+        let free = async {
             for pause in &self.pauses {
                 pause.over().await;
             }
-            let mut slots = self.wait_for_slots(1).await?;
-            let mut running = self.overlap.running.subscribe();
-            tokio::select! {
-                biased;
-                more = self.wait_for_slots(self.quarter) => slots.extend(more?),
-                _ = running.wait_for(|running| *running == 0) => {}
-            }
-            while slots.len() < MAX_CLAIMED
-                && let Ok(running) = Arc::clone(&self.slots).try_acquire_owned()
-                && let Ok(unsettled) = Arc::clone(&self.unsettled).try_acquire_owned()
-            {
-                slots.push(Slot { _running: running, unsettled });
-            }
-            Some(slots)
+            permits.await
         };
-        tokio::select! {
+        let first = tokio::select! {
             biased;
-            () = stop.cancelled() => None,
-            slots = gather => slots,
+            () = stop.cancelled() => return None,
+            slot = free => slot?,
+        };
+        let mut slots = vec![first];
+        while slots.len() < MAX_CLAIMED
+            && let Ok(running) = Arc::clone(&self.slots).try_acquire_owned()
+            && let Ok(unsettled) = Arc::clone(&self.unsettled).try_acquire_owned()
+        {
+            slots.push(Slot { _running: running, unsettled });
         }
-    }
-
-    async fn wait_for_slots(&self, number: u32) -> Option<Vec<Slot>> {
-        let mut unsettled = Arc::clone(&self.unsettled).acquire_many_owned(number).await.ok()?;
-        let mut running = Arc::clone(&self.slots).acquire_many_owned(number).await.ok()?;
-        let slots =
-            std::iter::from_fn(|| Some(Slot { _running: running.split(1)?, unsettled: unsettled.split(1)? }));
-        Some(slots.collect())
+        Some(slots)
     }
 
     /// Sleeps until the next job is due. Returns whether a message woke it earlier.
@@ -154,35 +117,14 @@ impl Claim {
         }
     }
 
-    /// Claims up to one job per slot. Returns `None` if Redis fails, or if the worker was presumed dead.
-    async fn claim(&self, slots: Vec<Slot>, stop: &CancellationToken) -> Option<Claimed> {
-        let shared = &self.shared;
-        self.overlap.running.send_modify(|running| *running += 1);
-        let claimed = self.try_claim(slots, stop).await;
-        self.overlap.running.send_modify(|running| *running -= 1);
-        match &claimed {
-            Ok(Some(_)) => shared.connection.answered(),
-            Ok(None) => shared.report_now.notify_one(),
-            Err(error) => {
-                shared.connection.failed_to_work(error);
-                shared.orphaned_claims.store(true, Ordering::Relaxed);
-            }
-        }
-        let claimed = claimed.ok().flatten();
-        let left_over = claimed.as_ref().is_some_and(|claimed| claimed.waiting > 0);
-        self.overlap.backlog.send_if_modified(|backlog| std::mem::replace(backlog, left_over) != left_over);
-        claimed
-    }
-
-    async fn try_claim(&self, slots: Vec<Slot>, stop: &CancellationToken) -> RedisResult<Option<Claimed>> {
+    /// Claims up to one job per slot. Returns `None` if the worker was presumed dead.
+    async fn claim(&self, slots: Vec<Slot>, stop: &CancellationToken) -> RedisResult<Option<Claimed>> {
         let (worker, held) = self.shared.worker_and_held();
         let mut connection = self.shared.connection.get();
         if self.shared.orphaned_claims.load(Ordering::Relaxed) {
-            let _alone = self.overlap.claiming.write().await;
             give_back(&self.shared, &worker).await?;
             self.shared.orphaned_claims.store(false, Ordering::Relaxed);
         }
-        let _claiming = self.overlap.claiming.read().await;
         let answer: Option<Answer> = scripts::CLAIM
             .key(&self.shared.queue)
             .arg(&*worker)
@@ -271,87 +213,4 @@ async fn give_back(shared: &Shared, worker: &str) -> RedisResult<()> {
     let given: u64 = call.arg(worker).arg(claimed).invoke_async(&mut connection).await?;
     tracing::info!(queue = shared.queue, given, "gave back claimed jobs that this worker does not hold");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex as StdMutex;
-    use std::sync::atomic::AtomicBool;
-
-    use tokio::sync::Notify;
-    use tokio::sync::mpsc::unbounded_channel;
-    use topup_jobs::JobName;
-
-    use super::*;
-    use crate::queue::shared::Identity;
-    use crate::redis::{Connection, Names, RedisAddress, RedisHealth};
-
-    /// A claim task with eight slots, which never connects.
-    fn claim() -> Claim {
-        let names: Names = "{topup}".parse().unwrap();
-        let address = RedisAddress::parse("redis://127.0.0.1:1", &names).unwrap();
-        let shared = Shared {
-            queue: names.queue(JobName::PollTopup),
-            siblings: Vec::new(),
-            other_id: |_, _| None,
-            last_batch: String::new(),
-            connection: Connection::new(&address, &RedisHealth::default()),
-            wake: Arc::default(),
-            report_now: Arc::new(Notify::new()),
-            identity: StdMutex::new(Identity::new("worker".into())),
-            orphaned_claims: AtomicBool::new(false),
-            some_wait: AtomicBool::new(false),
-            left: AtomicBool::new(false),
-            names,
-        };
-        Claim {
-            shared: Arc::new(shared),
-            slots: Arc::new(Semaphore::new(8)),
-            unsettled: Arc::new(Semaphore::new(100)),
-            jobs: unbounded_channel().0,
-            settle: unbounded_channel().0,
-            pauses: Vec::new(),
-            quarter: 2,
-            overlap: Overlap::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_second_claim_begins_when_a_quarter_of_the_slots_is_free_or_the_first_has_ended() {
-        let (claim, stop) = (claim(), CancellationToken::new());
-        let mut held = claim.free_slots(&stop).await.unwrap();
-        assert_eq!(held.len(), 8, "no other claim runs");
-        let soon = Duration::from_millis(20);
-        claim.overlap.running.send_replace(1);
-        for (freed, gathered) in [(1, None), (2, None), (3, Some(3)), (5, Some(5))] {
-            let free: Vec<Slot> = held.drain(..freed).collect();
-            drop(free);
-            let patience = if gathered.is_some() { Duration::from_secs(10) } else { soon };
-            let slots = tokio::time::timeout(patience, claim.free_slots(&stop)).await.ok().flatten();
-            assert_eq!(slots.as_ref().map(Vec::len), gathered, "{freed} free");
-            held.extend(slots.unwrap_or_default());
-            // Slots that were not gathered are taken again.
-            while held.len() < 8 {
-                held.extend(claim.wait_for_slots(1).await.unwrap());
-            }
-        }
-        held.pop();
-        let (slots, ()) = tokio::join!(claim.free_slots(&stop), async {
-            tokio::time::sleep(soon).await;
-            claim.overlap.running.send_replace(0);
-        });
-        assert_eq!(slots.unwrap().len(), 1, "the first claim has ended");
-        assert_eq!(claim.unsettled.available_permits(), 100 - held.len());
-    }
-
-    #[tokio::test]
-    async fn the_backlog_is_claimed_only_while_jobs_are_left_over() {
-        let (claim, stop) = (claim(), CancellationToken::new());
-        let wait = Duration::from_millis(20);
-        assert!(tokio::time::timeout(wait, claim.claim_backlog(&stop)).await.is_err());
-        assert_eq!(claim.slots.available_permits(), 8);
-        assert_eq!(*claim.overlap.running.borrow(), 0);
-        stop.cancel();
-        claim.claim_backlog(&stop).await;
-    }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::{Claim, MAX_CLAIMED, Overlap};
+use super::claim::Claim;
 use super::lease::ClaimedJob;
 use super::settle::{MAX_SETTLED, settle_all};
 use super::shared::{Identity, Shared};
@@ -66,8 +66,6 @@ impl Consumer {
             jobs,
             settle,
             pauses,
-            quarter: u32::try_from((slots.size() / 4).clamp(1, MAX_CLAIMED / 2)).unwrap_or(1),
-            overlap: Overlap::default(),
         };
         let consumer = Self {
             claim: tokio::spawn(claim.run(stop.clone())),

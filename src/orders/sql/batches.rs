@@ -1,9 +1,8 @@
 //! Calls of jobs that run at the same time, carried out together.
 //!
 //! A call starts a batch at once, unless `max_concurrent` batches run already. Calls that arrive meanwhile form the next
-//! batch, which begins some milliseconds after the previous one. So an idle worker adds no delay, and a busy one needs few
-//! statements. If a batch fails or skips a call, its
-//! caller carries it out alone and gets any error.
+//! batch, which begins some milliseconds after the previous one. So an idle worker adds no delay, and a busy one needs
+//! few statements. If a batch fails or skips a call, its caller carries it out alone and gets any error.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -60,6 +60,11 @@ async fn a_retry_after_of_a_year_waits_a_day_and_resend_sends_at_once() {
     let stored = stored as f64 / 1e6;
     assert!((before + DAY - 1.0..=after + DAY + 1.0).contains(&stored), "stored as {stored}, due at {due}");
 
+    until("the event stream is recorded", async || {
+        let by_stream = notification(&bed, &id, Outcome::Fulfilled, "events").await?;
+        (by_stream.status == NotificationStatus::Sent).then_some(())
+    })
+    .await;
     recovered.store(true, Ordering::SeqCst);
     let shown = resend(&bed, &[&id]);
     assert_eq!(
