@@ -24,6 +24,13 @@ impl Pace {
     }
 }
 
+/// Sleeps for this time. Zero ends at once, although the shortest sleep of the runtime takes a millisecond.
+pub(crate) async fn rest(wait: Duration) {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -93,12 +93,13 @@ impl TopupApi for Refusing {
     }
 }
 
-struct Handling;
+/// Answers every check with this status.
+struct Answering(TopupStatus);
 
 #[async_trait]
-impl TopupApi for Handling {
+impl TopupApi for Answering {
     async fn check_id(&self, _: &TopupId) -> Result<ProviderOrder, ApiError> {
-        Ok(ProviderOrder::new(TopupStatus::Handling))
+        Ok(ProviderOrder::new(self.0.clone()))
     }
 
     async fn list(&self, _: u32, _: Timestamp, _: Timestamp) -> Result<OrderList, ApiError> {
@@ -131,7 +132,7 @@ impl Tracked {
         });
         let env = Environment {
             store: Arc::new(orders::open(&url, cipher).await.unwrap()),
-            apis: vec![Arc::new(Handling), Arc::new(Refusing)],
+            apis: vec![Arc::new(Answering(TopupStatus::Handling)), Arc::new(Refusing)],
             budget: Arc::clone(&budget) as Arc<dyn Budget>,
             metrics: Metrics::default(),
             channels: Channels::new(Vec::new()),
@@ -301,24 +302,6 @@ async fn the_job_of_a_cancelled_order_completes_without_a_request() {
     assert_eq!(give_up(&tracked.env, &request.topup_id, "poison").await.unwrap(), []);
 }
 
-/// The provider answers REFUNDED.
-struct Refunded;
-
-#[async_trait]
-impl TopupApi for Refunded {
-    async fn check_id(&self, _: &TopupId) -> Result<ProviderOrder, ApiError> {
-        Ok(ProviderOrder::new(TopupStatus::Refunded))
-    }
-
-    async fn list(&self, _: u32, _: Timestamp, _: Timestamp) -> Result<OrderList, ApiError> {
-        unreachable!("no handler reads the list")
-    }
-
-    async fn verify(&self) -> Result<(), ApiError> {
-        Ok(())
-    }
-}
-
 /// A channel that records the events it gets, or fails.
 struct Recording {
     name: &'static str,
@@ -364,7 +347,7 @@ async fn local_channels_get_an_event_within_the_job_that_stores_it_and_other_cha
     let channels =
         vec![channel("events", true, false), channel("log", true, true), channel("webhook", false, false)];
     tracked.env.channels = Channels::new(channels);
-    tracked.env.apis = vec![Arc::new(Refunded)];
+    tracked.env.apis = vec![Arc::new(Answering(TopupStatus::Refunded))];
     tracked.budget.decisions.lock().unwrap().push_back(ask(0));
     let job = || Job { id: ID.to_owned(), attempts_made: 0, payload: tracked.payload.clone() };
     let settlement = check(&tracked.env, JobName::PollTopup, &job()).await;

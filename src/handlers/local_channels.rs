@@ -13,7 +13,7 @@ use super::Environment;
 use super::apply::Stored;
 use crate::error_chain::chain;
 use crate::job::NextJob;
-use crate::notify::{CardForm, Channel, Delivery};
+use crate::notify::{CardForm, Delivery};
 use crate::orders::{NewEvent, Notification, NotificationStatus, Order};
 
 /// Most results that are recorded in the background. If more come, the jobs record theirs themselves.
@@ -44,11 +44,10 @@ impl Environment {
 
     /// Sends an event if the notification's channel is local. Returns whether it was sent.
     async fn send_locally(&self, order: &Order, event: &NewEvent, notification: &NotifyCustomer) -> bool {
-        let is_local =
-            |channel: &dyn Channel| channel.repeat_is_harmless() && channel.card_form() == CardForm::Nothing;
-        let Some(channel) = self.channels.get(&notification.channel).filter(|it| is_local(&***it)) else {
+        let Some(channel) = self.channels.get(&notification.channel) else { return false };
+        if !channel.repeat_is_harmless() || channel.card_form() != CardForm::Nothing {
             return false;
-        };
+        }
         let event_id = notification.event_id();
         let (outcome, event) = (notification.outcome, &event.body);
         channel.send(Delivery { event_id: &event_id, outcome, event, order, reveal_link: None }).await.is_ok()

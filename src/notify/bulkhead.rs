@@ -139,15 +139,16 @@ impl Bulkhead {
     fn trusted_but_full(&self, name: &str) -> Option<Arc<Notify>> {
         let state = self.state();
         let endpoint = state.endpoints.get(name)?;
-        let is_full =
-            endpoint.in_flight > 0 && endpoint.open_until.is_none() && !self.has_room(&state, endpoint);
+        let is_full = endpoint.in_flight > 0
+            && endpoint.open_until.is_none()
+            && !self.has_room(endpoint, state.taken, state.untrusted);
         (endpoint.trusted && is_full).then(|| Arc::clone(&endpoint.freed))
     }
 
-    /// Whether another attempt at this endpoint may begin.
-    fn has_room(&self, state: &State, endpoint: &Endpoint) -> bool {
-        let free = self.slots.size().saturating_sub(state.taken);
-        let left = if endpoint.trusted { free } else { free.min(self.half.saturating_sub(state.untrusted)) };
+    /// Whether another attempt at this endpoint may begin; for `taken` and `untrusted` see [`State`].
+    fn has_room(&self, endpoint: &Endpoint, taken: usize, untrusted: usize) -> bool {
+        let free = self.slots.size().saturating_sub(taken);
+        let left = if endpoint.trusted { free } else { free.min(self.half.saturating_sub(untrusted)) };
         endpoint.in_flight < self.half && endpoint.in_flight - endpoint.lent < left
     }
 
@@ -157,16 +158,14 @@ impl Bulkhead {
     /// [`Rejected`] if the breaker is open or no slot is free.
     pub fn try_acquire(self: &Arc<Self>, name: String, now: Instant) -> Result<EndpointSlot, Rejected> {
         let mut state = self.state();
-        let endpoint = state.endpoints.entry(name.clone()).or_default();
+        let State { endpoints, taken, untrusted, shared_queue } = &mut *state;
+        let endpoint = endpoints.entry(name.clone()).or_default();
         match endpoint.open_until {
             Some(until) if now < until => return Err(Rejected::Open(until - now)),
             Some(_) if endpoint.in_flight > 0 => return Err(Rejected::Open(self.first_tries)),
             _ => {}
         }
-        let has_room = state.endpoints.get(&name).is_some_and(|endpoint| self.has_room(&state, endpoint));
-        let State { endpoints, taken, untrusted, shared_queue } = &mut *state;
-        let endpoint = endpoints.entry(name.clone()).or_default();
-        if !has_room {
+        if !self.has_room(endpoint, *taken, *untrusted) {
             let here = endpoint.in_flight - endpoint.lent;
             let others_fill_it = here == 0 && endpoint.in_flight < self.half;
             let queue = if others_fill_it { shared_queue } else { &mut endpoint.queue };

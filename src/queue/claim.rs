@@ -14,7 +14,7 @@ use super::lease::{ClaimedJob, Lease, Settling, Slot};
 use super::scripts;
 use super::shared::Shared;
 use crate::claim_pause::ClaimPause;
-use crate::pace::Pace;
+use crate::pace::{Pace, rest};
 use crate::redis::Backoff;
 
 /// Longest sleep between two claims. A message on `:wake` or a heartbeat ends the sleep if a job is due.
@@ -56,14 +56,10 @@ impl Claim {
                     // While due jobs are left, claims again at once: even the shortest sleep takes a millisecond.
                     let more = claimed.waiting > 0 || claimed.next_due == Some(Duration::ZERO);
                     pace.called(claimed.jobs, Instant::now());
-                    if claimed.waiting == 0 && (claimed.jobs < asked || !more) {
-                        let was_woken = self.sleep(claimed.next_due, &stop).await;
+                    let none_left = claimed.waiting == 0 && (claimed.jobs < asked || !more);
+                    if none_left && self.sleep(claimed.next_due, &stop).await {
                         // New jobs come in a row, so more will be due in a moment.
-                        let wait =
-                            if was_woken { pace.wait(INTERVAL, Instant::now()) } else { Duration::ZERO };
-                        if !wait.is_zero() {
-                            tokio::time::sleep(wait).await;
-                        }
+                        rest(pace.wait(INTERVAL, Instant::now())).await;
                     }
                 }
                 Ok(None) => {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::lease::Settling;
 use super::scripts;
 use super::shared::{MAX_CRASHES, Shared};
-use crate::pace::Pace;
+use crate::pace::{Pace, rest};
 use crate::redis::Backoff;
 
 pub(super) const MAX_SETTLED: usize = 256;
@@ -23,15 +23,12 @@ const INTERVAL: Duration = Duration::from_millis(2);
 pub(super) async fn settle_all(shared: Arc<Shared>, mut settlings: UnboundedReceiver<Settling>) {
     let mut received = Vec::with_capacity(MAX_SETTLED);
     let (mut number, mut pace) = (0_u64, Pace::default());
-    while settlings.recv_many(&mut received, MAX_SETTLED).await > 0 {
-        let wait = pace.wait(INTERVAL, Instant::now());
-        if !wait.is_zero() && received.len() < MAX_SETTLED / 2 {
-            tokio::time::sleep(wait).await;
-            while received.len() < MAX_SETTLED
-                && let Ok(more) = settlings.try_recv()
-            {
-                received.push(more);
-            }
+    loop {
+        if settlings.len() < MAX_SETTLED / 2 {
+            rest(pace.wait(INTERVAL, Instant::now())).await;
+        }
+        if settlings.recv_many(&mut received, MAX_SETTLED).await == 0 {
+            break;
         }
         pace.called(received.len(), Instant::now());
         // A job is settled under the worker name under which it was claimed.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::database::Database;
 use crate::error_chain::chain;
 use crate::orders::StoreError;
-use crate::pace::Pace;
+use crate::pace::{Pace, rest};
 
 /// Most calls of a batch, so that one does not hold up the next for long.
 const MAX_BATCH: usize = 64;
@@ -171,9 +171,7 @@ impl<C: BatchCall> Running<C> {
                 Duration::ZERO
             }
         };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        rest(wait).await;
     }
 
     /// The calls of the next batch, without cancelled ones.

@@ -2,8 +2,7 @@
 //!
 //! The programs are those of the system (`/usr/lib/postgresql/*/bin`, as Debian installs them, or `PATH`). A shell
 //! starts the server. When the process of the test has ended, even by a kill, the shell ends the server and removes
-//! the folder. PostgreSQL refuses to run as root. If a test runs as root, its server runs as the user `postgres`
-//! or `nobody`.
+//! the folder. PostgreSQL refuses to run as root. If a test runs as root, its server runs as an unprivileged user.
 //!
 //! Without PostgreSQL its tests print a line and are skipped; `TOPUP_TEST_REQUIRE_POSTGRES=1` makes them fail.
 

@@ -30,15 +30,14 @@ pub(super) struct Answers {
     pub(super) then: &'static str,
 }
 
-/// The served endpoints. Clones share the records.
-#[derive(Clone)]
+/// The served endpoints.
 pub(super) struct Endpoints {
     pub(super) api_url: String,
     pub(super) webhook_url: String,
     records: Arc<Mutex<Records>>,
     /// The port of the webhooks, until the receiver listens on it. Connections to it are refused.
-    closed: Arc<Mutex<Option<TcpSocket>>>,
-    serving: Arc<Mutex<Vec<AbortOnDropHandle<std::io::Result<()>>>>>,
+    closed: Option<TcpSocket>,
+    serving: Vec<AbortOnDropHandle<std::io::Result<()>>>,
 }
 
 #[derive(Default)]
@@ -73,18 +72,18 @@ impl Endpoints {
             webhook_url: format!("http://{}/hook", closed.local_addr()?),
             api_url,
             records,
-            closed: Arc::new(Mutex::new(Some(closed))),
-            serving: Arc::new(Mutex::new(vec![serving])),
+            closed: Some(closed),
+            serving: vec![serving],
         })
     }
 
     /// Lets the receiver accept webhooks from now on.
-    pub(super) fn listen(&self) -> anyhow::Result<()> {
-        let Some(closed) = lock(&self.closed).take() else { return Ok(()) };
+    pub(super) fn listen(&mut self) -> anyhow::Result<()> {
+        let Some(closed) = self.closed.take() else { return Ok(()) };
         let listener = closed.listen(BACKLOG)?;
         let router = Router::new().route("/hook", post(receive)).with_state(Arc::clone(&self.records));
         let serving = tokio::spawn(axum::serve(listener, router).into_future());
-        lock(&self.serving).push(AbortOnDropHandle::new(serving));
+        self.serving.push(AbortOnDropHandle::new(serving));
         Ok(())
     }
 
@@ -122,8 +121,8 @@ impl Endpoints {
     }
 }
 
-fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn check(State(served): State<Served>, Path(id): Path<String>) -> impl IntoResponse {

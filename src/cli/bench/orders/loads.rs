@@ -53,7 +53,7 @@ impl Load {
             Self::ThirdCheck => (2, "FULFILLED"),
             Self::Fulfilled | Self::Waiting | Self::Alone => (0, "FULFILLED"),
         };
-        let endpoints = Endpoints::serve(Answers { handling, then }).await?;
+        let mut endpoints = Endpoints::serve(Answers { handling, then }).await?;
         if self != Self::Waiting {
             endpoints.listen()?;
         }
@@ -67,7 +67,7 @@ impl Load {
         let mut figures = if self == Self::Alone {
             alone(orders, &endpoints, bench).await?
         } else {
-            self.together(orders, tracker, &endpoints, bench, &mut worker).await?
+            self.together(orders, tracker, &mut endpoints, bench, &mut worker).await?
         };
         end(worker).await?;
         if let (Some(before), Some(now)) = (commits_before, commits(tracker).await?) {
@@ -81,7 +81,7 @@ impl Load {
         self,
         orders: u32,
         tracker: &Tracker<'_>,
-        endpoints: &Endpoints,
+        endpoints: &mut Endpoints,
         bench: &mut BenchRedis,
         worker: &mut Process,
     ) -> anyhow::Result<Figures> {
